@@ -1,0 +1,127 @@
+# What one does with htc_tf, from a clean clone. Every target sets up the environment that it needs;
+# `make` alone lists them. Wanted: make, a POSIX shell, Python 3.10 or 3.11.
+
+## EXTRA    which TensorFlow: cpu or gpu
+EXTRA ?= cpu
+## VENV     the virtual environment, one for each EXTRA
+VENV ?= .venv
+## PYTHON   what creates it: the first of these that is fit
+PYTHON ?= python3.11 python3.10 python3
+## DEMO     where `make demo` leaves its data set, records and run
+DEMO ?= runs/demo
+## SAMPLE   a small data set in COCO's layout, for `make coco_sample`
+SAMPLE ?= ../shared/data/coco_sample
+## ARGS     more arguments: make test ARGS="tests/ops -x", make constraints ARGS=--upgrade
+ARGS ?=
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+STAMP := $(VENV)/.installed-$(EXTRA)
+
+ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
+$(error EXTRA must be cpu or gpu, not '$(EXTRA)')
+endif
+
+.PHONY: help env test lint demo coco_sample constraints clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "variables (make TARGET NAME=value):"
+	@sed -n 's/^## /  /p' $(firstword $(MAKEFILE_LIST))
+
+# ---- the environment --------------------------------------------------------------------------------------
+
+env: $(STAMP) ## create the virtual environment and install htc_tf with the versions of constraints.txt
+
+# An environment that already works is kept, whoever made it.
+FIT := import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 12))
+$(UV):
+	@$(PY) -m pip --version >/dev/null 2>&1 && exit; \
+	for python in $(PYTHON); do \
+	    $$python -c '$(FIT)' 2>/dev/null && echo "$$python -m venv $(VENV)" && exec $$python -m venv $(VENV); \
+	done; \
+	echo "error: none of '$(PYTHON)' is a Python 3.10 or 3.11 with its venv module:" \
+	    "install one, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+
+# The two TensorFlow wheels share one folder: removing either breaks the other, so they never meet.
+# Where Python may write no bytecode later, compile it now: TensorFlow's import takes 10 CPU-seconds without, 4 with.
+OTHER := $(if $(filter gpu,$(EXTRA)),tensorflow_cpu,tensorflow)
+$(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
+	@if ls -d $(VENV)/lib/python3.*/site-packages/$(OTHER)-[0-9]*.dist-info >/dev/null 2>&1; then \
+	    echo "error: $(VENV) holds the other TensorFlow wheel ($(OTHER)), which cannot live beside EXTRA=$(EXTRA):" \
+	        "name another folder (make env EXTRA=$(EXTRA) VENV=.venv-$(EXTRA)) or 'make clean' first" >&2; exit 2; \
+	fi
+	$(UV) pip install --python $(PY) -c constraints.txt --build-constraints constraints.txt \
+	    $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) -e ".[$(EXTRA),test]"
+	@touch $@
+
+# Keeps the versions it finds and adds what is missing; ARGS=--upgrade takes the newest that setup.cfg allows.
+COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra test --universal --python-version 3.10
+constraints: $(UV) ## write constraints.txt anew from setup.cfg
+	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
+	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
+
+clean: ## remove the environment and the caches (runs/ stays)
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find htc_tf pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- checks -----------------------------------------------------------------------------------------------
+
+test: env ## run the test suite
+	$(PY) -m pytest $(ARGS)
+
+lint: env ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# ---- the main job -----------------------------------------------------------------------------------------
+
+demo: env ## the main job on drawn scenes: data set, records, training, evaluation, pictures, export
+	# Draw 2000 scenes to learn from and 200 that training never sees, in COCO's layout.
+	$(PY) -m pipelines.shapes --output $(DEMO)/shapes --train 2000 --val 200 --seed 0
+	# Convert them to TFRecords with Apache Beam.
+	$(PY) -m pipelines.coco_to_tfrecord --annotations $(DEMO)/shapes/annotations/instances_train2017.json \
+	    --images $(DEMO)/shapes/train2017 --stuff $(DEMO)/shapes/stuffthingmaps/train2017 \
+	    --output $(DEMO)/records/train
+	$(PY) -m pipelines.coco_to_tfrecord --annotations $(DEMO)/shapes/annotations/instances_val2017.json \
+	    --images $(DEMO)/shapes/val2017 --stuff $(DEMO)/shapes/stuffthingmaps/val2017 \
+	    --output $(DEMO)/records/val
+	# Look at the records: counts, and a contact sheet with boxes and masks.
+	$(PY) -m pipelines.inspect_records --records $(DEMO)/records/train --output $(DEMO)/contact_sheet.png
+	# Train. Follow it with: tensorboard --logdir $(DEMO)
+	$(PY) -m htc_tf.train --gin_file gin/htc_shapes.gin --workdir $(DEMO) \
+	    --train_records $(DEMO)/records/train --val_records $(DEMO)/records/val
+	# Box and mask AP on the unseen scenes.
+	$(PY) -m htc_tf.eval --checkpoint $(DEMO) --records $(DEMO)/records/val \
+	    --annotations $(DEMO)/shapes/annotations/instances_val2017.json --output $(DEMO)/metrics.json
+	# Draw what it sees on a dozen of them.
+	$(PY) -m htc_tf.predict --checkpoint $(DEMO) --input '$(DEMO)/shapes/val2017/*0[0-3][369].jpg' \
+	    --output $(DEMO)/pictures
+	# Export a SavedModel.
+	$(PY) -m htc_tf.export --checkpoint $(DEMO) --output $(DEMO)/export
+
+COCO_SAMPLE := runs/coco_sample
+coco_sample: have_sample env ## 300 training steps and pictures on a small part of COCO (SAMPLE)
+	# Convert the photos to TFRecords.
+	$(PY) -m pipelines.coco_to_tfrecord --annotations $(SAMPLE)/annotations/instances_train2017.json \
+	    --images $(SAMPLE)/train2017 --output $(COCO_SAMPLE)/records/train
+	$(PY) -m pipelines.coco_to_tfrecord --annotations $(SAMPLE)/annotations/instances_val2017.json \
+	    --images $(SAMPLE)/val2017 --output $(COCO_SAMPLE)/records/val
+	# Train the paper's configuration on small images, long enough to see the losses fall.
+	$(PY) -m htc_tf.train --gin_file gin/htc_r50_fpn_1x_coco.gin --gin_file gin/options/small_images.gin \
+	    --gin_param STEPS=300 --gin_param BATCH_SIZE=2 --workdir $(COCO_SAMPLE) \
+	    --train_records $(COCO_SAMPLE)/records/train --val_records $(COCO_SAMPLE)/records/val
+	# Draw what it sees. The photos' licences forbid altered copies: keep these pictures to yourself.
+	$(PY) -m htc_tf.predict --checkpoint $(COCO_SAMPLE) --input '$(SAMPLE)/val2017/0000000[0-4]*.jpg' \
+	    --output $(COCO_SAMPLE)/pictures
+
+.PHONY: have_sample
+have_sample:
+	@test -f $(SAMPLE)/annotations/instances_train2017.json || { \
+	    echo "error: no $(SAMPLE)/annotations/instances_train2017.json: name a folder in COCO's layout" \
+	        "(annotations/, train2017/, val2017/): make coco_sample SAMPLE=/path/to/it" >&2; exit 2; }

@@ -1,0 +1,1 @@
+"""From files to tensors: the record's schema, the data sets, the augmentations, the batches."""

@@ -1,0 +1,173 @@
+"""A data set: a folder of record shards and the `dataset_info.json` that says what is in it.
+
+Before it: `pipelines.coco_to_tfrecord`, which writes the folder and, last of all, the info: a folder without
+one is unfinished. After it: `data.input` reads the shards; `engine.evaluator` takes the truth from
+`coco_from_records`, so that evaluation needs no annotation file.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+from htc_tf.data import schema
+from htc_tf.errors import UserError
+
+INFO_FILE = "dataset_info.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Category:
+    """A thing class: COCO's id and name."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A TFRecord file, its name relative to the folder."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Stuff:
+    """The semantic maps: whether there are any, and S, the number of their labels."""
+
+    present: bool
+    labels: int
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset_info.json` says. Class index i of the network is `categories[i]`."""
+
+    folder: str
+    categories: tuple[Category, ...]
+    stuff: Stuff
+    masks: bool
+    images: int
+    objects: int
+    crowd: int
+    shards: tuple[Shard, ...]
+    counters: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.categories)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        return tuple(category.id for category in self.categories)
+
+    @property
+    def shard_paths(self) -> tuple[str, ...]:
+        return tuple(os.path.join(self.folder, shard.file) for shard in self.shards)
+
+    @property
+    def records(self) -> int:
+        return sum(shard.records for shard in self.shards)
+
+
+def load_info(folder: str | os.PathLike) -> DatasetInfo:
+    """Reads the info of a data set and checks that its shards are there and of the right size.
+
+    Raises:
+      UserError: the folder or its info is missing, unreadable or of another version, or a shard is missing or cut.
+    """
+    folder = os.fspath(folder)
+    path = os.path.join(folder, INFO_FILE)
+    if not tf.io.gfile.isdir(folder):
+        raise UserError(f"{folder}: no such folder of records; make it with python -m pipelines.coco_to_tfrecord")
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            content = json.load(file)
+    except tf.errors.NotFoundError:
+        raise UserError(f"{folder} holds no {INFO_FILE}: the preparation did not finish; run it again") from None
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(f"{path} is unreadable: {error}") from None
+    info = _from_json(folder, path, content)
+    for shard, shard_path in zip(info.shards, info.shard_paths, strict=True):
+        try:
+            size = tf.io.gfile.stat(shard_path).length
+        except tf.errors.OpError:
+            raise UserError(f"{shard_path} is missing, but {path} lists it; prepare the data again") from None
+        if size != shard.bytes:
+            raise UserError(f"{shard_path} has {size} bytes, not {shard.bytes}; prepare the data again")
+    return info
+
+
+def read_shard(path: str, records: int) -> Iterator[bytes]:
+    """The serialised records of one shard.
+
+    Raises:
+      UserError: the shard is damaged, or holds another number than `records`. TensorFlow itself ends a file
+        that is cut between two records, or empty, without an error.
+    """
+    count = 0
+    try:
+        for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            count += 1
+            yield serialized
+    except tf.errors.OpError as error:
+        raise UserError(f"{path} is damaged after record {count}: {error.message}; prepare the data again") from None
+    if count != records:
+        raise UserError(f"{path} holds {count} records, not {records}; prepare the data again")
+
+
+def coco_from_records(info: DatasetInfo) -> dict[str, Any]:
+    """The data set's truth as a COCO annotations dict, for pycocotools.
+
+    Segmentations are compressed RLE and are absent where the data has no masks; boxes are [x, y, w, h] in pixels.
+    """
+    images, annotations = [], []
+    for path, shard in zip(info.shard_paths, info.shards, strict=True):
+        for serialized in read_shard(path, shard.records):
+            image, objects, _ = schema.unpack(serialized)
+            height, width = image.height, image.width
+            images.append({"id": image.source_id, "file_name": image.filename, "height": height, "width": width})
+            for item in objects:
+                left, top = item.xmin * width, item.ymin * height
+                annotation = {
+                    "id": item.id,
+                    "image_id": image.source_id,
+                    "category_id": item.label,
+                    "bbox": [left, top, item.xmax * width - left, item.ymax * height - top],
+                    "area": item.area,
+                    "iscrowd": item.is_crowd,
+                }
+                if item.mask_rle:
+                    annotation["segmentation"] = {"size": [height, width], "counts": item.mask_rle.decode()}
+                annotations.append(annotation)
+    categories = [{"id": category.id, "name": category.name} for category in info.categories]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _from_json(folder, path, content) -> DatasetInfo:
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version}, this program reads {VERSION}; prepare the data again")
+    try:
+        return DatasetInfo(
+            folder=folder,
+            categories=tuple(Category(**category) for category in content["categories"]),
+            stuff=Stuff(**content["stuff"]),
+            shards=tuple(Shard(**shard) for shard in content["shards"]),
+            **{key: content[key] for key in ("masks", "images", "objects", "crowd", "counters", "options", "inputs")},
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not what the preparation writes: {error}; prepare the data again") from None

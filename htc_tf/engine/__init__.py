@@ -1,0 +1,1 @@
+"""Everything that happens over time: training, optimisation, checkpoints, evaluation, pictures, export."""

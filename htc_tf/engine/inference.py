@@ -1,0 +1,116 @@
+"""A trained model at work: restore it from a run, detect, evaluate a folder of records.
+
+Comes after training; the commands eval, predict and export, and training's own evaluations, start here.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.data.datasets import coco_from_records, load_info
+from htc_tf.data.resize import pad_to, padded_shapes, resize_to_fit
+from htc_tf.engine.checkpoint import Checkpoints
+from htc_tf.engine.evaluator import evaluate_results
+from htc_tf.engine.monitor import progress
+from htc_tf.engine.results import coco_results, image_results
+from htc_tf.engine.visualize import draw, side_by_side
+from htc_tf.errors import UserError
+from htc_tf.structures import Detections
+
+PICTURES = 8
+PICTURE_THRESHOLD = 0.3
+
+
+def build_variables(model, divisor=32):
+    """Runs the model once on nothing, so that all its variables exist before a checkpoint is restored."""
+    side = 2 * divisor
+    model(tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]], tf.float32))
+
+
+def restore(experiment, run, seed=0):
+    """-> a Detector with the newest weights of a Run.
+
+    Raises:
+        UserError: there is no checkpoint, or it does not fit the configuration.
+    """
+    experiment.check_classes(run.read_categories(), run.folder)
+    experiment.prepare_runtime(seed)
+    model = experiment.build_model()
+    build_variables(model)
+    if Checkpoints(run, model).restore_latest() is None:
+        raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another --checkpoint")
+    return Detector(model, experiment)
+
+
+class Detector:
+    """Images in, detections out: the model, compiled once per padded shape."""
+
+    def __init__(self, model, experiment):
+        self.model, self.input = model, experiment.eval_input
+        self.kinds = ("bbox", "segm") if model.masks else ("bbox",)
+        self._detect = tf.function(lambda images, sizes: model(images, sizes), jit_compile=experiment.xla)
+
+    def detect(self, images, sizes):
+        """images [B, H, W, 3] uint8, sizes [B, 2] -> Detections as NumPy arrays, in pixels of the padded input."""
+        return Detections(*(None if x is None else x.numpy() for x in self._detect(images, sizes)))
+
+    def detect_image(self, image):
+        """image [H, W, 3] uint8, of any size -> its ImageResult, in its own pixels."""
+        resized, size = resize_to_fit(tf.constant(image), self.input.min_side, self.input.max_side)
+        height, width = fitting_shape(self.input, *resized.shape[:2])
+        detections = self.detect(pad_to(resized, height, width)[tf.newaxis], size[tf.newaxis])
+        return image_results(detections, size[tf.newaxis], np.array([image.shape[:2]]))[0]
+
+
+def fitting_shape(settings, height, width):
+    """The padded shape that an image of this (resized) size goes into."""
+    shapes = padded_shapes(settings.min_side, settings.max_side, settings.size_divisor)
+    return next(shape for shape in shapes if height <= shape[0] and width <= shape[1])
+
+
+def detect_records(detector, info, pictures=0):
+    """Detects in a whole folder of records.
+
+    Returns:
+        (results in COCO's format, ids of the images, up to `pictures` drawings of truth beside prediction)
+    """
+    results, image_ids, drawings = [], [], []
+    dataset = detector.input.dataset(info.folder, seed=0)
+    with progress(total=info.images, unit="img", desc="detect") as bar:
+        for batch in dataset:
+            found = image_results(detector.detect(batch.images, batch.sizes), batch.sizes, batch.original_sizes)
+            ids = batch.image_ids.numpy().tolist()
+            results += coco_results(found, ids, info.category_ids)
+            image_ids += [i for i in ids if i >= 0]
+            for row in range(min(pictures - len(drawings), len(ids))):
+                drawings.append(draw_row(batch, found[row], row, info.class_names))
+            bar.update(sum(i >= 0 for i in ids))
+    return results, image_ids, drawings
+
+
+def evaluate_records(detector, info, annotations=None, pictures=0):
+    """-> (metrics, results, pictures). The truth is the records' own unless an annotation file is given."""
+    results, image_ids, drawings = detect_records(detector, info, pictures)
+    truth = coco_from_records(info) if annotations is None else annotations
+    metrics = evaluate_results(truth, results, info.category_ids, image_ids, detector.kinds)
+    return metrics, results, drawings
+
+
+def draw_row(batch, result, row, class_names):
+    """Truth beside prediction, for TensorBoard: a row of a Batch, at its resized size."""
+    height, width = batch.sizes[row].numpy().astype(int)
+    image = batch.images[row].numpy()[:height, :width]
+    valid = batch.truth.valid[row].numpy()
+    boxes, classes = batch.truth.boxes[row].numpy()[valid], batch.truth.classes[row].numpy()[valid]
+    scale = batch.sizes[row].numpy() / batch.original_sizes[row].numpy()
+    truth = draw(image, boxes, classes, class_names)
+    prediction = draw(
+        image, result.boxes * np.tile(scale, 2), result.classes, class_names, result.scores, None, PICTURE_THRESHOLD
+    )
+    return side_by_side(truth, prediction)
+
+
+def load_fitting(experiment, folder):
+    """The DatasetInfo of a folder whose classes are the configuration's."""
+    info = load_info(folder)
+    experiment.check_classes(info.categories, folder)
+    return info

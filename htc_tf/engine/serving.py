@@ -1,0 +1,85 @@
+"""The SavedModel: encoded image bytes in, detections in original pixels out, nothing else needed.
+
+Comes after training; `htc_tf.client` and TensorFlow Serving ask it. Decoding and resizing are inside and are
+prediction's own, so that the answers are too.
+"""
+
+import functools
+import shutil
+
+import tensorflow as tf
+
+from htc_tf.data.resize import choose_shape, pad_to, padded_shapes, resize_to_fit
+from htc_tf.errors import UserError
+
+
+class ServingModule(tf.Module):
+    """What is exported: the model and its signatures."""
+
+    def __init__(self, detector, class_names):
+        super().__init__()
+        self.model, self.input = detector.model, detector.input
+        self.class_names = tf.constant(list(class_names))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve_bytes(self, image_bytes):
+        """A batch of JPEG, PNG, GIF or BMP bytes, of any sizes in one batch.
+
+        Returns:
+            boxes [B, D, 4] float32 (y1, x1, y2, x2 in pixels of the picture), scores [B, D] float32, classes [B, D]
+            int32, class_names [B, D] string, num_detections [B] int32, and, if the model has masks, masks
+            [B, D, 28, 28] float32: probabilities inside the box. Rows from num_detections on are padding.
+        """
+        specs = {
+            "boxes": tf.TensorSpec([None, 4], tf.float32),
+            "scores": tf.TensorSpec([None], tf.float32),
+            "classes": tf.TensorSpec([None], tf.int32),
+            "num_detections": tf.TensorSpec([], tf.int32),
+        }
+        if self.model.masks:
+            specs["masks"] = tf.TensorSpec([None, 28, 28], tf.float32)
+        answers = tf.map_fn(self.detect_bytes, image_bytes, fn_output_signature=specs)
+        return {**answers, "class_names": tf.gather(self.class_names, answers["classes"])}
+
+    def detect_bytes(self, encoded):
+        """One picture, so that its sizes stand in no other's way."""
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image = tf.ensure_shape(image, [None, None, 3])
+        original = tf.cast(tf.shape(image)[:2], tf.float32)
+        image, size = resize_to_fit(image, self.input.min_side, self.input.max_side)
+        shapes = padded_shapes(self.input.min_side, self.input.max_side, self.input.size_divisor)
+
+        def detect(shape):
+            return self.model(pad_to(image, *shape)[tf.newaxis], size[tf.newaxis])
+
+        # The graph holds the model once for each padded shape; the weights are shared.
+        fits = choose_shape(tf.cast(size, tf.int32), shapes)
+        found = tf.switch_case(tf.cast(fits, tf.int32), [functools.partial(detect, shape) for shape in shapes])
+        limits = tf.tile(original, [2])
+        answer = {
+            "boxes": tf.clip_by_value(found.boxes[0] / tf.tile(size / original, [2]), 0.0, limits),
+            "scores": found.scores[0],
+            "classes": found.classes[0],
+            "num_detections": tf.reduce_sum(tf.cast(found.valid[0], tf.int32)),
+        }
+        if self.model.masks:
+            answer["masks"] = found.masks[0]
+        return answer
+
+
+def export(detector, class_names, folder):
+    """Writes `folder`/1: aside first, then renamed, so that a server never sees half a model.
+
+    Raises:
+        UserError: there is a version 1 already.
+    """
+    version = folder / "1"
+    if version.exists():
+        raise UserError(f"{version} exists; name another --output or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / ".unfinished"
+    shutil.rmtree(aside, ignore_errors=True)
+    module = ServingModule(detector, class_names)
+    tf.saved_model.save(module, str(aside), signatures={"serving_default": module.serve_bytes})
+    aside.rename(version)
+    return version

@@ -1,0 +1,145 @@
+"""Training, told top to bottom: data, model, checkpoint, then step after step until STEPS.
+
+One code path for any number of devices: `tf.distribute.MirroredStrategy`, also over a single one. Every loss is
+divided by its count over the global batch, and gradients are summed over replicas, so that N replicas learn what one
+would.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.engine.checkpoint import Checkpoints
+from htc_tf.engine.inference import PICTURES, Detector, build_variables, evaluate_records, load_fitting
+from htc_tf.engine.monitor import Monitor
+
+
+def train(experiment, config, train_records, val_records, run, seed=0, devices=None):
+    """Trains until `experiment.steps`, resuming from the newest checkpoint in `run` if there is one.
+
+    Args:
+        experiment: Experiment.
+        config: the resolved gin, as text, saved as RUN/config.gin.
+        train_records, val_records: folders of records; the latter may be None.
+        run: the Run that everything is written to.
+        seed: of the weights, the order of the data and every random choice.
+        devices: names of the devices, or None for all GPUs (the CPU where there is none).
+    Raises:
+        UserError: records and configuration do not fit.
+        FloatingPointError: a loss or a gradient is not finite; the update was not applied.
+    """
+    train_info = load_fitting(experiment, train_records)
+    val_info = load_fitting(experiment, val_records) if val_records else None
+    experiment.prepare_runtime(seed)
+    strategy = tf.distribute.MirroredStrategy(devices)
+    run.create(config, [{"id": c.id, "name": c.name} for c in train_info.categories])
+
+    with strategy.scope():
+        model = experiment.build_model()
+        build_variables(model)
+        optimizer = experiment.optimizer.build()
+        optimizer.build(model.trainable_variables)
+        step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        checkpoints = Checkpoints(run, model, optimizer, step, experiment.keep_checkpoints)
+        restored = checkpoints.restore_latest()
+    if restored:
+        print(f"resuming from {restored}, step {int(step)}")
+
+    first_step = int(step)
+    dataset = experiment.train_input.dataset(train_records, seed, start_step=first_step)
+    batches = iter(strategy.experimental_distribute_dataset(dataset))
+    train_step = make_train_step(experiment, strategy, model, optimizer, step, seed)
+    detector = Detector(model, experiment)
+    monitor = Monitor(run, config, first_step, experiment.steps, experiment.batch_size)
+
+    def due(every, number):
+        return every and number % every == 0
+
+    for number in range(first_step + 1, experiment.steps + 1):
+        numbers = train_step(next(batches))
+        if not numbers["finite"]:
+            raise FloatingPointError(describe_failure(number, numbers))
+        monitor.advance()
+        last = number == experiment.steps
+        if due(experiment.log_every, number) or last:
+            numbers.pop("finite")
+            monitor.log(number, {name: float(value) for name, value in numbers.items()})
+        if due(experiment.checkpoint_every, number) or last:
+            checkpoints.save(number)
+        if val_info is not None and due(experiment.evaluate_every, number):
+            metrics, _, pictures = evaluate_records(detector, val_info, pictures=PICTURES)
+            monitor.log_evaluation(number, metrics, pictures)
+    if first_step == 0 and experiment.steps == 0:
+        checkpoints.save(0)
+    monitor.close()
+
+
+def make_train_step(experiment, strategy, model, optimizer, step, seed):
+    """-> a compiled function: distributed Batch -> {name: scalar}, after one update of the weights."""
+    variables = model.trainable_variables
+    replicas = strategy.num_replicas_in_sync
+
+    def forward_and_backward(batch, random_seed):
+        with tf.GradientTape() as tape:
+            outputs = model(batch.images, batch.sizes, batch.truth, random_seed)
+            named = experiment.objective(outputs, batch.truth, batch.sizes, random_seed)
+            losses = normalise(named, replicas, inside_xla=experiment.xla)
+            losses["total"] = tf.add_n(list(losses.values()))
+        return losses, tape.gradient(losses["total"], variables)
+
+    if experiment.xla:
+        # Only the inner part compiles: an update of mirrored variables must stay outside of XLA.
+        forward_and_backward = tf.function(forward_and_backward, jit_compile=True)
+
+    def replica_step(batch):
+        context = tf.distribute.get_replica_context()
+        random_seed = tf.stack([tf.constant(seed, tf.int32), tf.cast(step, tf.int32)])
+        random_seed = tf.random.experimental.stateless_fold_in(random_seed, context.replica_id_in_sync_group)
+        losses, gradients = forward_and_backward(batch, random_seed)
+        gradients = [
+            tf.zeros_like(v) if g is None else tf.convert_to_tensor(g)
+            for g, v in zip(gradients, variables, strict=True)
+        ]
+        if replicas > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            losses = context.all_reduce(tf.distribute.ReduceOp.SUM, losses)
+        norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(losses["total"])
+        scale = 1.0
+        if experiment.clip_norm is not None:
+            scale = experiment.clip_norm / tf.maximum(norm + 1e-6, experiment.clip_norm)
+        gradients = [tf.where(finite, g * scale, 0.0) for g in gradients]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
+        rate = tf.convert_to_tensor(optimizer.learning_rate)
+        return {**losses, "learning_rate": rate, "gradient_norm": norm, "finite": finite}
+
+    @tf.function
+    def train_step(batch):
+        results = strategy.run(replica_step, args=(batch,))
+        step.assign_add(1)
+        return {name: strategy.experimental_local_results(value)[0] for name, value in results.items()}
+
+    return train_step
+
+
+def normalise(named, replicas, inside_xla):
+    """{name: Loss} -> {name: scalar}: each replica's share of the global loss; the shares' sum is the loss."""
+    counts = [loss.count for loss in named.values()]
+    share = 1.0
+    if replicas > 1 and not inside_xla:
+        counts = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
+    elif replicas > 1:
+        # XLA on one replica cannot hear from the others: the mean of the replicas' own losses, as mmdetection's.
+        share = 1.0 / replicas
+    return {
+        name: share * loss.weight * loss.total / tf.maximum(count, 1.0)
+        for (name, loss), count in zip(named.items(), counts, strict=True)
+    }
+
+
+def describe_failure(number, numbers):
+    bad = [name for name, value in numbers.items() if name != "finite" and not np.isfinite(value)]
+    rate = float(numbers["learning_rate"])
+    return (
+        f"step {number} (learning rate {rate:.2e}): not finite: {', '.join(bad)}. The update was not applied; "
+        "the last checkpoint is good. A lower BASE_LEARNING_RATE or a clip_norm may help."
+    )

@@ -1,0 +1,30 @@
+"""A stage's box head: from pooled RoI features to class logits and box deltas."""
+
+import gin
+import tensorflow as tf
+
+
+@gin.register
+class BoxHead(tf.keras.layers.Layer):
+    """features [R, 7, 7, C] -> class logits [R, K + 1] (background last), class-agnostic deltas [R, 4], float32."""
+
+    def __init__(self, num_classes, channels=1024, norm=False, name="box_head"):
+        """
+        Args:
+            num_classes: K.
+            channels: of the two hidden layers.
+            norm: whether layer norm follows each of them: learning from scratch needs it, trained weights have none.
+        """
+        super().__init__(name=name)
+        normal = tf.keras.initializers.RandomNormal
+        self.hidden = [tf.keras.layers.Dense(channels, name=f"hidden{i}") for i in (1, 2)]
+        self.norms = [tf.keras.layers.LayerNormalization(name=f"norm{i}") if norm else None for i in (1, 2)]
+        self.classifier = tf.keras.layers.Dense(num_classes + 1, kernel_initializer=normal(stddev=0.01), name="logits")
+        self.regressor = tf.keras.layers.Dense(4, kernel_initializer=normal(stddev=0.001), name="deltas")
+
+    def call(self, features):
+        x = tf.reshape(features, [-1, features.shape[1] * features.shape[2] * features.shape[3]])
+        for dense, norm in zip(self.hidden, self.norms, strict=True):
+            x = dense(x)
+            x = tf.nn.relu(x if norm is None else norm(x))
+        return tf.cast(self.classifier(x), tf.float32), tf.cast(self.regressor(x), tf.float32)

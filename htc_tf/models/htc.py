@@ -1,0 +1,169 @@
+"""The walk: from images to outputs (given the truth) or to detections. Read this file first.
+
+Hybrid Task Cascade, arXiv:1901.07518: stages refine boxes one after the other; each stage's mask branch works on the
+boxes that its box branch has just refined (interleaved), and receives the features of the mask branch before it (mask
+information flow); a semantic branch adds context to every RoI.
+"""
+
+import gin
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.models.mask_head import run_trunks
+from htc_tf.models.targets import RoISampler
+from htc_tf.ops import boxes as box_ops
+from htc_tf.ops.masks import select_class
+from htc_tf.structures import Outputs, RoIs, StageOutput
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@gin.register
+class Stage(tf.keras.layers.Layer):
+    """One stage of the cascade: its heads and its numbers."""
+
+    def __init__(self, box_head, mask_head=None, iou_threshold=0.5, stds=(0.1, 0.1, 0.2, 0.2), name="stage"):
+        """
+        Args:
+            box_head, mask_head: a BoxHead; a MaskHead, or None for boxes only.
+            iou_threshold: a RoI is positive from here, negative below.
+            stds: units of the deltas (y, x, height, width).
+        """
+        super().__init__(name=name)
+        self.box_head, self.mask_head = box_head, mask_head
+        self.iou_threshold, self.stds = iou_threshold, tuple(stds)
+
+
+@gin.register
+class HTC(tf.keras.Model):
+    """images [B, H, W, 3] -> Outputs or Detections; H and W are static multiples of 32."""
+
+    def __init__(
+        self,
+        backbone,
+        neck,
+        rpn,
+        roi_align,
+        stages,
+        postprocess,
+        semantic_head=None,
+        roi_sampler=None,
+        num_stages=3,
+        masks=True,
+        interleaved=True,
+        mask_info_flow=True,
+        semantic=True,
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
+        name="htc",
+    ):
+        """
+        Args:
+            backbone: images -> {2: C2 ... 5: C5}.
+            neck: -> {2: P2 ... 6: P6}.
+            rpn, roi_align, postprocess: RPN, RoIAlign, Postprocess.
+            stages: Stages, at least `num_stages`.
+            semantic_head: a SemanticHead, or None for none.
+            roi_sampler: a RoISampler; the paper's by default.
+            num_stages: how many of the stages there are: 1 is Mask R-CNN, 3 the paper's cascade.
+            masks: whether there are mask branches.
+            interleaved: whether a stage's masks are learnt on the boxes that the stage has refined, or, as in Cascade
+                Mask R-CNN, on those that it started from.
+            mask_info_flow: whether each mask head receives the features of the one before.
+            semantic: whether the semantic branch takes part.
+            pixel_mean, pixel_std: of RGB, in 0 ... 255.
+        """
+        super().__init__(name=name)
+        if not 1 <= num_stages <= len(stages):
+            raise UserError(f"HTC.num_stages = {num_stages!r}, but HTC.stages has {len(stages)}; choose from 1 to that")
+        if masks and any(stage.mask_head is None for stage in stages[:num_stages]):
+            raise UserError("HTC.masks = True, but a stage has no Stage.mask_head; bind one, or set HTC.masks = False")
+        self.backbone, self.neck, self.rpn = backbone, neck, rpn
+        self.roi_align, self.stages, self.postprocess = roi_align, list(stages[:num_stages]), postprocess
+        self.semantic_head = semantic_head if semantic else None
+        self.roi_sampler = roi_sampler or RoISampler()
+        self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+
+    def call(self, images, sizes, truth=None, seed=None):
+        """
+        Args:
+            images: [B, H, W, 3] uint8 RGB (or float32 of the same range), padded at the bottom and the right.
+            sizes: [B, 2] float32, the height and width without padding.
+            truth: Truth, in training.
+            seed: int32 [2], in training: what the samplers' choices depend on, and nothing else.
+        Returns:
+            Outputs if truth is given, else Detections.
+        """
+        training = truth is not None
+        pyramid = self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
+        rpn = self.rpn(pyramid, sizes, training)
+        semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
+        features = self.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
+
+        stages = []
+        boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
+        for index, stage in enumerate(self.stages):
+            rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)
+            output = self.box_branch(stage, features, rois, sizes)
+            boxes, valid = output.boxes, rois.valid
+            if training:
+                # A truth box is added afresh by every sampling; refined, it would count twice.
+                valid &= ~rois.is_truth
+                if self.masks:
+                    output = self.mask_branch(index, features, output, valid, truth, seed)
+            stages.append(output)
+
+        if training:
+            return Outputs(rpn, tuple(stages), None if semantic is None else semantic.logits)
+        detections = self.postprocess(stages)
+        return detections._replace(masks=self.final_masks(features, detections)) if self.masks else detections
+
+    def normalize(self, images, sizes):
+        """Mean and deviation of the pixels; the padding is zero afterwards, as the public weights have it."""
+        images = (tf.cast(images, tf.float32) - tf.constant(self.pixel_mean)) / tf.constant(self.pixel_std)
+        height, width = images.shape[1:3]
+        rows = tf.range(height, dtype=tf.float32) < sizes[:, :1]
+        columns = tf.range(width, dtype=tf.float32) < sizes[:, 1:]
+        inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
+        return tf.where(inside[..., tf.newaxis], images, 0.0)
+
+    def sample_rois(self, boxes, valid, truth, stage, seed, branch):
+        """Without truth all boxes are RoIs; with it they are matched and sampled at the stage's threshold."""
+        if truth is None:
+            return RoIs(boxes, valid)
+        seed = tf.random.experimental.stateless_fold_in(seed, branch)
+        return self.roi_sampler(boxes, valid, truth, stage.iou_threshold, seed)
+
+    def box_branch(self, stage, features, rois, sizes):
+        """Classifies and refines the RoIs of a stage. No gradient flows into boxes."""
+        logits, deltas = stage.box_head(self.roi_align.pool_boxes(features, rois))
+        count = rois.boxes.shape[1]
+        logits = tf.reshape(logits, [-1, count, logits.shape[-1]])
+        deltas = tf.reshape(deltas, [-1, count, 4])
+        boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.stds, sizes)
+        return StageOutput(rois, stage.stds, logits, deltas, boxes)
+
+    def mask_branch(self, index, features, output, valid, truth, seed):
+        """Adds the mask logits of stage `index` on its positives: sampled anew among the boxes just refined, or not."""
+        rois = output.rois
+        if self.interleaved:
+            rois = self.sample_rois(output.boxes, valid, truth, self.stages[index], seed, branch=2 * index + 1)
+        rois = self.roi_sampler.positives(rois)
+        first = 0 if self.mask_info_flow else index
+        heads = [stage.mask_head for stage in self.stages[first : index + 1]]
+        pooled = self.roi_align.pool_masks(features, rois)
+        logits = heads[-1](run_trunks(heads, pooled, self.mask_info_flow, training=True)[-1])
+        logits = tf.reshape(logits, [-1, rois.boxes.shape[1], *logits.shape[1:]])
+        return output._replace(mask_rois=rois, mask_logits=logits)
+
+    def final_masks(self, features, detections):
+        """[B, D, 28, 28]: the mean of the probabilities that all stages' mask heads give the detection's class."""
+        rois = RoIs(detections.boxes, detections.valid)
+        heads = [stage.mask_head for stage in self.stages]
+        trunks = run_trunks(heads, self.roi_align.pool_masks(features, rois), self.mask_info_flow)
+        classes = tf.reshape(detections.classes, [-1])
+        masks = [tf.sigmoid(select_class(head(trunk), classes)) for head, trunk in zip(heads, trunks, strict=True)]
+        mean = tf.add_n(masks) / len(masks)
+        return tf.reshape(mean, [-1, detections.boxes.shape[1], *mean.shape[1:]])

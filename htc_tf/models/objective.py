@@ -1,0 +1,115 @@
+"""The objective: from the walk's outputs and the truth to named losses (paper, section 3.3).
+
+A loss is kept as a sum and a count, so that the trainer can divide by the count of the whole global batch: then any
+number of replicas has one replica's losses and gradients.
+"""
+
+from typing import NamedTuple
+
+import gin
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.models.rpn import UNIT
+from htc_tf.models.targets import AnchorSampler
+from htc_tf.ops import boxes as box_ops
+from htc_tf.ops import losses
+from htc_tf.ops.masks import mask_targets, select_class
+from htc_tf.structures import IGNORED_LABEL
+
+
+class Loss(NamedTuple):
+    """weight * total / max(count, 1), once the counts of all replicas are summed."""
+
+    total: tf.Tensor  # [] float32
+    count: tf.Tensor  # [] float32
+    weight: float
+
+
+def total_where(values, mask):
+    """Sums the values where the mask holds; whatever stands elsewhere, NaN included, does not matter."""
+    return tf.reduce_sum(tf.where(mask, values, 0.0))
+
+
+def count_where(mask):
+    return tf.reduce_sum(tf.cast(mask, tf.float32))
+
+
+@gin.register
+class Objective:
+    """Outputs, Truth -> {name: Loss}; names are rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
+
+    def __init__(
+        self,
+        anchor_sampler=None,
+        stage_weights=(1.0, 0.5, 0.25),
+        semantic_weight=0.2,
+        semantic_mean="all",
+        rpn_beta=1 / 9,
+        box_beta=1.0,
+    ):
+        """
+        Args:
+            anchor_sampler: an AnchorSampler; the paper's by default.
+            stage_weights: one weight a stage, on all its losses.
+            semantic_weight: of the semantic loss.
+            semantic_mean: "all" divides by all pixels, the ignored ones included (mmdetection 3); "valid" by the
+                labelled ones (mmdetection 1, Paddle).
+            rpn_beta, box_beta: where smooth L1 turns from square to linear, in units of the deltas.
+        """
+        if semantic_mean not in ("all", "valid"):
+            raise UserError(f"Objective.semantic_mean = {semantic_mean!r}; choose 'all' or 'valid'")
+        self.anchor_sampler = anchor_sampler or AnchorSampler()
+        self.stage_weights, self.semantic_weight = tuple(stage_weights), semantic_weight
+        self.semantic_mean, self.rpn_beta, self.box_beta = semantic_mean, rpn_beta, box_beta
+
+    def __call__(self, outputs, truth, sizes, seed):
+        named = self.rpn(outputs.rpn, truth, sizes, seed)
+        for number, (stage, weight) in enumerate(zip(outputs.stages, self.stage_weights, strict=False), start=1):
+            for name, loss in self.stage(stage, truth).items():
+                named[f"stage{number}_{name}"] = loss._replace(weight=weight)
+        if outputs.semantic is not None:
+            named["semantic"] = self.semantic(outputs.semantic, truth.semantic)
+        return named
+
+    def rpn(self, rpn, truth, sizes, seed):
+        targets = self.anchor_sampler(rpn.anchors, truth, sizes, seed)
+        sampled = targets.positive | targets.negative
+        objectness = losses.sigmoid_cross_entropy(rpn.logits, tf.cast(targets.positive, tf.float32))
+        matched = tf.gather(truth.boxes, targets.matches, batch_dims=1)
+        deltas = box_ops.encode(matched, rpn.anchors[tf.newaxis], UNIT)
+        distance = tf.reduce_sum(losses.smooth_l1(rpn.deltas, deltas, self.rpn_beta), -1)
+        count = count_where(sampled)
+        return {
+            "rpn_class": Loss(total_where(objectness, sampled), count, 1.0),
+            "rpn_box": Loss(total_where(distance, targets.positive), count, 1.0),
+        }
+
+    def stage(self, stage, truth):
+        rois = stage.rois
+        background = stage.logits.shape[-1] - 1
+        classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), background)
+        matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)
+        deltas = box_ops.encode(matched, rois.boxes, stage.stds)
+        distance = tf.reduce_sum(losses.smooth_l1(stage.deltas, deltas, self.box_beta), -1)
+        count = count_where(rois.valid)
+        named = {
+            "class": Loss(total_where(losses.softmax_cross_entropy(stage.logits, classes), rois.valid), count, 1.0),
+            "box": Loss(total_where(distance, rois.positive), count, 1.0),
+        }
+        if stage.mask_logits is not None:
+            named["mask"] = self.mask(stage.mask_rois, stage.mask_logits, truth)
+        return named
+
+    def mask(self, rois, logits, truth):
+        side = logits.shape[2]
+        targets = mask_targets(truth.masks, truth.mask_frames, rois.boxes, rois.matches, side)
+        logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))
+        cross_entropy = tf.reduce_mean(losses.sigmoid_cross_entropy(logits, targets), [-2, -1])
+        return Loss(total_where(cross_entropy, rois.valid), count_where(rois.valid), 1.0)
+
+    def semantic(self, logits, labels):
+        known = labels != IGNORED_LABEL
+        cross_entropy = losses.softmax_cross_entropy(logits, tf.where(known, labels, 0))
+        counted = known if self.semantic_mean == "valid" else tf.ones_like(known)
+        return Loss(total_where(cross_entropy, known), count_where(counted), self.semantic_weight)

@@ -1,0 +1,91 @@
+"""The backbone: a ResNet, from normalised images to the feature maps C2 ... C5 that the FPN takes.
+
+The 'pytorch' style: the stride of a bottleneck sits in its 3x3 convolution (He et al., arXiv:1512.03385, as trained
+by torchvision and mmdetection).
+"""
+
+import gin
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.models.layers import Convolution
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BOTTLENECK_FROM = 50
+
+
+class Block(tf.keras.layers.Layer):
+    """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1 that ends four times as wide."""
+
+    def __init__(self, channels, stride, bottleneck, project, norm, name):
+        super().__init__(name=name)
+        if bottleneck:
+            self.body = [
+                Convolution(channels, 1, norm=norm, relu=True, name="conv1"),
+                Convolution(channels, 3, stride, norm=norm, relu=True, name="conv2"),
+                Convolution(4 * channels, 1, norm=norm, name="conv3"),
+            ]
+        else:
+            self.body = [
+                Convolution(channels, 3, stride, norm=norm, relu=True, name="conv1"),
+                Convolution(channels, 3, norm=norm, name="conv2"),
+            ]
+        width = 4 * channels if bottleneck else channels
+        self.shortcut = Convolution(width, 1, stride, norm=norm, name="shortcut") if project else None
+
+    def call(self, x, training=None):
+        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+        for layer in self.body:
+            x = layer(x, training=training)
+        return tf.nn.relu(x + shortcut)
+
+
+@gin.register
+class ResNet(tf.keras.layers.Layer):
+    """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32."""
+
+    def __init__(self, depth=50, width=64, norm="frozen_batch", frozen_stages=1, name="backbone"):
+        """
+        Args:
+            depth: 18, 34, 50, 101 or 152.
+            width: channels of the stem; 64 is the published network.
+            norm: a kind that `layers.make_norm` knows.
+            frozen_stages: how many leading stages, the stem before them included, do not train; -1 trains all.
+        """
+        super().__init__(name=name)
+        if depth not in BLOCKS:
+            raise UserError(f"ResNet.depth = {depth!r} is unknown; choose one of {sorted(BLOCKS)}")
+        bottleneck = depth >= BOTTLENECK_FROM
+        self.stem = Convolution(width, 7, 2, norm=norm, relu=True, name="stem")
+        self.stages = []
+        for stage, blocks in enumerate(BLOCKS[depth]):
+            channels = width * 2**stage
+            self.stages.append(
+                [
+                    Block(
+                        channels,
+                        stride=2 if stage > 0 and block == 0 else 1,
+                        bottleneck=bottleneck,
+                        project=block == 0 and (bottleneck or stage > 0),
+                        norm=norm,
+                        name=f"stage{stage + 1}_block{block + 1}",
+                    )
+                    for block in range(blocks)
+                ]
+            )
+        if frozen_stages >= 0:
+            self.stem.trainable = False
+        for blocks in self.stages[: max(frozen_stages, 0)]:
+            for block in blocks:
+                block.trainable = False
+
+    def call(self, images, training=None):
+        x = self.stem(images, training=training)
+        # Zeros pad as well as minus infinity would, since the stem ends in a ReLU.
+        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        features = {}
+        for level, blocks in enumerate(self.stages, start=2):
+            for block in blocks:
+                x = block(x, training=training)
+            features[level] = x
+        return features

@@ -1,0 +1,116 @@
+"""Targets: which object an anchor or a RoI is to find, and which of them a loss looks at.
+
+`sample_rois` is the walk's first question in training; `sample_anchors` serves the objective.
+"""
+
+from typing import NamedTuple
+
+import gin
+import tensorflow as tf
+
+from htc_tf.ops import anchors as anchor_ops
+from htc_tf.ops import boxes as box_ops
+from htc_tf.ops.matching import choose_randomly, match, sample
+from htc_tf.structures import RoIs
+
+
+class AnchorTargets(NamedTuple):
+    positive: tf.Tensor  # [B, A] bool
+    negative: tf.Tensor  # [B, A] bool
+    matches: tf.Tensor  # [B, A] int32
+
+
+@gin.register
+class AnchorSampler:
+    """Which anchors the RPN learns from (Ren et al., arXiv:1506.01497, section 3.1.2)."""
+
+    def __init__(
+        self,
+        positive_iou=0.7,
+        negative_iou=0.3,
+        minimum_iou=0.3,
+        limit=256,
+        positive_fraction=0.5,
+        inside_only=True,
+        choose=choose_randomly,
+    ):
+        """
+        Args:
+            positive_iou, negative_iou: an anchor is positive from the one, negative below the other.
+            minimum_iou: every object's best anchors are positive too, from this IoU.
+            limit: anchors an image that take part.
+            positive_fraction: of them, at most.
+            inside_only: whether only anchors inside the unpadded image take part.
+            choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
+        """
+        self.thresholds = (positive_iou, negative_iou, minimum_iou)
+        self.limit, self.positive_fraction = limit, positive_fraction
+        self.inside_only, self.choose = inside_only, choose
+
+    def __call__(self, anchors, truth, sizes, seed):
+        """anchors [A, 4], truth, sizes [B, 2], seed int32 [2] -> AnchorTargets."""
+        candidates = None
+        if self.inside_only:
+            candidates = anchor_ops.inside(anchors, sizes)
+        overlaps = box_ops.iou(anchors[tf.newaxis], truth.boxes)
+        matches = match(overlaps, truth.valid, *self.thresholds, candidates=candidates)
+        positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))
+        return AnchorTargets(positive, negative, matches.index)
+
+
+@gin.register
+class RoISampler:
+    """Which boxes a stage learns from: matched at the stage's IoU, positives first, the truth among them."""
+
+    def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, choose=choose_randomly):
+        """
+        Args:
+            limit: RoIs an image.
+            positive_fraction: of them, at most.
+            mask_limit: positives an image that the mask branch learns from; all of them if None.
+            choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
+        """
+        self.limit, self.positive_fraction, self.choose = limit, positive_fraction, choose
+        positives = int(limit * positive_fraction)
+        self.mask_limit = positives if mask_limit is None else min(mask_limit, positives)
+
+    def __call__(self, boxes, valid, truth, iou_threshold, seed):
+        """
+        Args:
+            boxes, valid: [B, P, 4], [B, P], without gradient.
+            truth: Truth.
+            iou_threshold: positive from here, negative below.
+            seed: int32 [2].
+        Returns:
+            RoIs with N = limit.
+        """
+        boxes = tf.concat([truth.boxes, boxes], axis=1)
+        valid = tf.concat([truth.valid, valid], axis=1)
+        overlaps = box_ops.iou(boxes, truth.boxes)
+        matches = match(overlaps, truth.valid, iou_threshold, iou_threshold, iou_threshold, candidates=valid)
+        positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))
+        # Stable among equals, so that positives keep their order and come first.
+        rank = 2 * tf.cast(positive, tf.int32) + tf.cast(negative, tf.int32)
+        missing = max(0, self.limit - rank.shape[1])
+        rank, boxes, positive, index = (
+            tf.pad(x, [[0, 0], [0, missing]] + [[0, 0]] * (len(x.shape) - 2))
+            for x in (rank, boxes, positive, matches.index)
+        )
+        rank, order = tf.math.top_k(rank, self.limit)
+        chosen = rank > 0
+
+        def pick(x):
+            return tf.gather(x, order, batch_dims=1)
+
+        return RoIs(
+            boxes=tf.where(chosen[..., tf.newaxis], pick(boxes), 0.0),
+            valid=chosen,
+            positive=pick(positive),
+            matches=tf.where(chosen, pick(index), 0),
+            is_truth=chosen & (order < truth.boxes.shape[1]),
+        )
+
+    def positives(self, rois: RoIs):
+        """The positives alone, as the mask branch takes them: N = mask_limit."""
+        first = RoIs(*(x[:, : self.mask_limit] for x in rois))
+        return first._replace(valid=first.positive)

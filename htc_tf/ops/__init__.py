@@ -1,0 +1,1 @@
+"""Pure functions on tensors: no variables, no configuration, no input or output."""

@@ -1,0 +1,1 @@
+"""Apache Beam jobs and their neighbours: COCO in, TFRecords out."""

@@ -1,0 +1,75 @@
+"""Anchors of maps small enough to write down, and mmdetection's, to the last bit."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.ops import anchors
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def test_one_cell():
+    tall, wide = 16 * np.sqrt(2), 8 * np.sqrt(2)
+    expected = [[-wide, -tall, wide, tall], [-16, -16, 16, 16], [-tall, -wide, tall, wide]]
+    np.testing.assert_allclose(anchors.level_anchors(1, 1, 4), expected, rtol=1e-6)
+
+
+def test_two_by_two_cells_go_row_column_ratio():
+    result = anchors.level_anchors(2, 2, 10, scale=1.0, ratios=(1.0, 4.0))
+    square, tall = np.array([-5, -5, 5, 5]), np.array([-10, -2.5, 10, 2.5])
+    down, right = np.array([10, 0, 10, 0]), np.array([0, 10, 0, 10])
+    expected = [
+        *(square, tall),
+        *(square + right, tall + right),
+        *(square + down, tall + down),
+        *(square + down + right, tall + down + right),
+    ]
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_pyramid_is_level_after_level():
+    result = anchors.pyramid_anchors([(2, 3), (1, 2)], [4, 8])
+    assert result.shape == [(6 + 2) * 3, 4] and result.dtype == tf.float32
+    np.testing.assert_array_equal(result[18:], anchors.level_anchors(1, 2, 8))
+
+
+def test_levels_and_strides_must_pair_up():
+    with pytest.raises(ValueError):
+        anchors.pyramid_anchors([(2, 3)], [4, 8])
+
+
+def test_shape_may_be_a_tensor():
+    build = tf.function(lambda shape: anchors.level_anchors(shape[0], shape[1], 8), autograph=False)
+    np.testing.assert_array_equal(build(tf.constant([3, 5])), anchors.level_anchors(3, 5, 8))
+
+
+def test_compiled_is_the_same():
+    build = tf.function(lambda: anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]), jit_compile=True)
+    np.testing.assert_array_equal(build(), anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]))
+
+
+def test_anchors_equal_mmdetection_to_the_last_bit(reference):
+    arrays = reference("op_anchors")
+    for case, every in (("a", 1), ("b", 997)):
+        for level, stride in enumerate(STRIDES):
+            result = anchors.level_anchors(*arrays[f"sizes_{case}"][level], stride).numpy()
+            expected = arrays[f"anchors_{case}_{level}"][:, [1, 0, 3, 2]]
+            np.testing.assert_array_equal(result[::every], expected)
+
+
+def test_touching_the_bottom_or_right_edge_is_outside():
+    given = tf.constant([[0.0, 0, 9, 19], [0, 0, 10, 19], [0, 0, 9, 20], [-1, 0, 9, 19], [0, -1, 9, 19]])
+    sizes = tf.constant([[10.0, 20.0], [11.0, 21.0]])
+    np.testing.assert_array_equal(
+        anchors.inside(given, sizes), [[True, False, False, False, False], [True, True, True, False, False]]
+    )
+
+
+def test_inside_equals_mmdetection(reference):
+    arrays = reference("op_anchors")
+    given = anchors.pyramid_anchors(arrays["sizes_a"].tolist(), STRIDES)
+    sizes = tf.constant([[120.0, 150.0], [1e6, 1e6]])
+    result = tf.function(anchors.inside, jit_compile=True)(given, sizes).numpy()
+    np.testing.assert_array_equal(result[0], arrays["inside_a_img120x150"] & arrays["valid_a"])
+    assert result[0].sum() < result[1].sum()

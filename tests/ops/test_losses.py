@@ -1,0 +1,87 @@
+"""The elementary losses by hand, and as the terms of mmdetection's losses."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.ops import losses
+
+WAYS = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
+
+
+@pytest.fixture(params=WAYS)
+def compiled(request):
+    return WAYS[request.param]
+
+
+def test_sigmoid_cross_entropy_golden():
+    result = losses.sigmoid_cross_entropy(tf.constant([0.0, 0.0, 100.0, -100.0]), tf.constant([0, 1, 1, 1]))
+    np.testing.assert_allclose(result, [np.log(2), np.log(2), 0, 100], rtol=1e-6, atol=1e-6)
+
+
+def test_softmax_cross_entropy_golden():
+    logits = tf.constant([[[0.0, 0.0, 0.0], [np.log(2.0), 0.0, 0.0]]])
+    result = losses.softmax_cross_entropy(logits, tf.constant([[2, 0]]))
+    np.testing.assert_allclose(result, [[np.log(3), np.log(2)]], rtol=1e-6)
+
+
+def test_smooth_l1_golden():
+    difference = tf.constant([0.0, 0.5, -0.5, 1.0, -3.0])
+    np.testing.assert_allclose(losses.smooth_l1(difference, tf.zeros([5]), 1.0), [0, 0.125, 0.125, 0.5, 2.5])
+    np.testing.assert_allclose(losses.smooth_l1(difference, tf.zeros([5]), 0.25), [0, 0.375, 0.375, 0.875, 2.875])
+
+
+def test_smooth_l1_gradient():
+    difference = tf.constant([0.0, 0.5, -0.5, 1.0, -3.0])
+    with tf.GradientTape() as tape:
+        tape.watch(difference)
+        loss = losses.smooth_l1(difference, tf.zeros([5]), 1.0)
+    np.testing.assert_allclose(tape.gradient(loss, difference), [0, 0.5, -0.5, 1, -1])
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    logits, half = tf.constant([[3.0, -2.0]]), tf.constant([[3.0, -2.0]], dtype)
+    labels = tf.constant([[1, 0]])
+    for loss in (losses.sigmoid_cross_entropy, lambda a, b: losses.smooth_l1(a, b, 1.0)):
+        assert loss(half, labels).dtype == tf.float32
+        np.testing.assert_array_equal(loss(half, labels), loss(logits, labels))
+    result = losses.softmax_cross_entropy(half, labels[:, 0])
+    np.testing.assert_array_equal(result, losses.softmax_cross_entropy(logits, labels[:, 0]))
+
+
+def test_box_losses_equal_mmdetection(reference, compiled):
+    arrays = reference("op_losses")
+    classes = compiled(losses.softmax_cross_entropy)(arrays["box_cls"], arrays["box_labels"])
+    np.testing.assert_allclose(np.mean(classes), arrays["box_loss_cls"], rtol=1e-6)
+    boxes = compiled(lambda a, b: losses.smooth_l1(a, b, 1.0))(arrays["box_reg"], arrays["box_tgt"]).numpy()
+    positive = arrays["box_labels"] < 80
+    np.testing.assert_allclose(boxes[positive].sum() / len(positive), arrays["box_loss_bbox"], rtol=1e-6)
+
+
+def test_mask_loss_equals_mmdetection(reference, compiled):
+    arrays = reference("op_losses")
+    target = np.unpackbits(arrays["mask_target"], axis=-1)[..., :28]
+    result = compiled(losses.sigmoid_cross_entropy)(arrays["mask_logits"], target)
+    np.testing.assert_allclose(np.mean(result), arrays["mask_loss"][0], rtol=1e-6)
+
+
+def test_semantic_loss_equals_mmdetection(reference, compiled):
+    arrays = reference("op_losses")
+    logits, labels = arrays["sem_logits"][0].transpose(1, 2, 0), arrays["sem_labels_down"][0, 0].astype(np.int32)
+    counted = labels != 255
+    result = compiled(losses.softmax_cross_entropy)(logits, np.where(counted, labels, 0)).numpy()
+    np.testing.assert_allclose(0.2 * (result * counted).mean(), arrays["sem_loss"], rtol=1e-6)
+
+
+def test_rpn_losses_equal_mmdetection(reference, compiled):
+    arrays = reference("op_losses")
+    logits = arrays["rpn_cls"][0].transpose(1, 2, 0).reshape(-1)
+    deltas = arrays["rpn_reg"][0].transpose(1, 2, 0).reshape(-1, 4)
+    is_object, weight = arrays["rpn_labels"][0] == 0, arrays["rpn_label_weights"][0]
+    sampled = arrays["rpn_avg_factor"]
+
+    scores = compiled(losses.sigmoid_cross_entropy)(logits, is_object).numpy()
+    np.testing.assert_allclose((scores * weight).sum() / sampled, arrays["rpn_loss_cls"], rtol=1e-6)
+    boxes = compiled(lambda a, b: losses.smooth_l1(a, b, 1 / 9))(deltas, arrays["rpn_tgt"][0]).numpy()
+    np.testing.assert_allclose(boxes[is_object & (weight > 0)].sum() / sampled, arrays["rpn_loss_bbox"], rtol=1e-6)

@@ -1,0 +1,340 @@
+"""COCO to records, from the command line to the bytes: a tiny set drawn here, and real COCO where it is at hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing import test_pipeline
+from apache_beam.testing.util import assert_that, equal_to
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from htc_tf.data.datasets import coco_from_records, load_info, read_shard
+from htc_tf.data.schema import unpack
+from pipelines import coco_to_tfrecord, files, shards
+from pipelines.plan import Options, Plan, make_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = [(20, 30), (30, 20), (24, 24), (16, 40), (20, 20), (32, 18), (20, 30)]
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Seven images and their stuff maps; polygons, both kinds of run lengths, a crowd, an image without objects."""
+    random = np.random.RandomState(0)
+    content = {"images": [], "annotations": [], "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    for folder in ("images", "stuff"):
+        (tmp_path / folder).mkdir()
+    for index, (height, width) in enumerate(SIZES):
+        name = f"{index:03d}.jpg"
+        pixels = random.randint(0, 255, (height, width, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / "images" / name)
+        stuff = np.full((height, width), 5, np.uint8)
+        stuff[:4] = 255
+        PIL.Image.fromarray(stuff).save(tmp_path / "stuff" / name.replace("jpg", "png"))
+        content["images"].append({"id": 100 + index, "file_name": name, "height": height, "width": width})
+        for number in range(index):
+            content["annotations"].append(make_annotation(random, 10 * index + number + 1, 100 + index, height, width))
+    return write(tmp_path, content)
+
+
+def make_annotation(random, identifier, image_id, height, width):
+    mask = np.zeros((height, width), np.uint8, order="F")
+    top, left = random.randint(0, 8, 2)
+    mask[top : top + 6, left : left + 9] = 1
+    segmentation = [[left, top, left + 9, top, left + 9, top + 6, left, top + 6]]
+    if identifier % 3 == 1:
+        segmentation = coco_mask.encode(mask)
+        segmentation["counts"] = segmentation["counts"].decode()
+    elif identifier % 3 == 2:
+        flat = np.concatenate([[0], mask.flatten(order="F")])
+        runs = np.diff([0, *np.flatnonzero(np.diff(flat)), mask.size])
+        segmentation = {"size": [height, width], "counts": runs}
+    return {
+        "id": identifier,
+        "image_id": image_id,
+        "category_id": 9 if identifier % 2 else 2,
+        "bbox": [left, top, 9, 6],
+        "area": 54.0,
+        "iscrowd": int(identifier % 3 == 2),
+        "segmentation": segmentation,
+    }
+
+
+def write(folder, content):
+    (folder / "instances.json").write_text(json.dumps(content, default=lambda value: value.tolist()))
+    return folder
+
+
+def edit(folder, change):
+    """Lets `change` alter the annotation file's content."""
+    content = json.loads((folder / "instances.json").read_text())
+    change(content)
+    return write(folder, content)
+
+
+def arguments(folder, output="records", stuff=False, **flags):
+    words = [f"--annotations={folder / 'instances.json'}", f"--images={folder / 'images'}"]
+    words += [f"--stuff={folder / 'stuff'}"] * stuff
+    return [*words, f"--output={folder / output}", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def prepare(folder, output="records", stuff=False, **flags):
+    coco_to_tfrecord.main(arguments(folder, output, stuff, **flags))
+    return load_info(folder / output)
+
+
+def refuse(capsys, folder, *stray, **flags):
+    """The one line on standard error of a command that must end with status 2."""
+    with pytest.raises(SystemExit) as end:
+        coco_to_tfrecord.main([*arguments(folder, **flags), *stray])
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def report(folder):
+    rows = [json.loads(line) for line in (folder / "records" / "rejected.jsonl").read_text().splitlines()]
+    return json.loads((folder / "records" / "report.json").read_text())["counters"], rows
+
+
+def contents(folder):
+    """Every file that readers of the data set see, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def records(info):
+    pairs = zip(info.shard_paths, info.shards, strict=True)
+    return [unpack(row) for path, shard in pairs for row in read_shard(path, shard.records)]
+
+
+def check_truth(info, annotations):
+    """The records' truth against the annotation file, as pycocotools reads it."""
+    expected, made = COCO(annotations), coco_from_records(info)
+    keys = ("id", "file_name", "height", "width")
+    images = [sorted(tuple(row[key] for key in keys) for row in side["images"]) for side in (made, expected.dataset)]
+    assert images[0] == images[1]
+    assert len(made["annotations"]) == len(expected.anns)
+    for row in made["annotations"]:
+        listed = expected.anns[row["id"]]
+        for key in ("image_id", "category_id", "iscrowd"):
+            assert row[key] == listed[key]
+        np.testing.assert_allclose(row["bbox"], listed["bbox"], atol=1e-3)
+        np.testing.assert_allclose(row["area"], listed["area"], rtol=1e-6)
+        counts = expected.annToRLE(listed)["counts"]
+        assert row["segmentation"]["counts"].encode() == (counts.encode() if isinstance(counts, str) else counts)
+
+
+def test_records_hold_what_the_files_say(tiny):
+    info = prepare(tiny, shards=3, stuff=True)
+    check_truth(info, tiny / "instances.json")
+    assert (info.class_names, info.category_ids, info.num_classes) == (("dog", "cat"), (2, 9), 2)
+    assert (info.images, info.records, info.objects, info.crowd) == (7, 7, 21, 7)
+    assert (info.masks, info.stuff.present, info.stuff.labels) == (True, True, 6)
+    assert sorted(shard.records for shard in info.shards) == [2, 2, 3]
+    assert info.counters["images_without_objects"] == 1
+    for record in records(info):
+        name = record.image.filename
+        assert record.image.encoded == (tiny / "images" / name).read_bytes()
+        assert record.semantic == (tiny / "stuff" / name.replace("jpg", "png")).read_bytes()
+        assert all(item.text == {9: "cat", 2: "dog"}[item.label] for item in record.objects)
+
+
+def test_real_coco(coco_sample, tmp_path):
+    annotations = coco_sample / "annotations" / "instances_val2017.json"
+    words = [f"--annotations={annotations}", f"--images={coco_sample / 'val2017'}", f"--output={tmp_path}"]
+    coco_to_tfrecord.main(words)
+    info = load_info(tmp_path)
+    assert (info.images, info.objects, info.crowd, info.num_classes) == (148, 1225, 15, 80)
+    assert info.counters["images_without_objects"] == 2
+    check_truth(info, annotations)
+
+
+def test_real_stuff_maps(coco_sample, tmp_path):
+    folder = coco_sample / "panoptic"
+    annotations = folder / "annotations" / "instances_val2017.json"
+    words = [f"--annotations={annotations}", f"--images={folder / 'val2017'}", f"--output={tmp_path}"]
+    coco_to_tfrecord.main([*words, f"--stuff={folder / 'stuffthingmaps' / 'val2017'}", "--stuff_labels=183"])
+    info = load_info(tmp_path)
+    assert (info.stuff.present, info.stuff.labels, info.images) == (True, 183, 3)
+    for record in records(info):
+        labels = tf.io.decode_png(record.semantic, channels=1)
+        assert labels.shape == (record.image.height, record.image.width, 1)
+
+
+def test_same_bytes_in_this_process_and_in_several(tiny):
+    prepare(tiny, "one", shards=3)
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    command = [sys.executable, "-m", "pipelines.coco_to_tfrecord", *arguments(tiny, "two", shards=3), *workers]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "7/7" in done.stderr and "image/s" in done.stderr
+    assert contents(tiny / "one") == contents(tiny / "two")
+
+
+def test_order_is_of_the_seed(tiny):
+    orders = [[record.image.source_id for record in records(prepare(tiny, f"s{s}", seed=s))] for s in (0, 1)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(100, 107))
+
+
+def test_a_rerun_does_only_what_is_unfinished(tiny):
+    prepare(tiny, shards=3)
+    folder = tiny / "records"
+    before = contents(folder)
+    (folder / "00001-of-00003.tfrecord").unlink()
+    (folder / "dataset_info.json").unlink()
+    (folder / "00002-of-00003.tfrecord.tmp-0123").write_bytes(b"half")
+    untouched = (folder / "00000-of-00003.tfrecord").stat().st_mtime_ns
+    prepare(tiny, shards=3)
+    assert contents(folder) == before
+    assert (folder / "00000-of-00003.tfrecord").stat().st_mtime_ns == untouched
+
+
+def test_a_rerun_finds_the_images_that_were_missing(tiny, capsys):
+    (tiny / "images" / "003.jpg").rename(tiny / "003.jpg")
+    assert "image_missing 1" in refuse(capsys, tiny)
+    assert not (tiny / "records" / "dataset_info.json").exists()
+    (tiny / "003.jpg").rename(tiny / "images" / "003.jpg")
+    assert prepare(tiny).images == 7
+
+
+def test_a_folder_of_other_records_is_left_alone(tiny, capsys):
+    prepare(tiny, shards=3)
+    before = contents(tiny / "records")
+    line = refuse(capsys, tiny, shards=4)
+    assert "shards was 3, is 4" in line and str(tiny / "records") in line
+    assert contents(tiny / "records") == before
+
+
+def test_rejections_are_counted_and_listed(tiny):
+    def spoil(content):
+        content["annotations"][0]["category_id"] = 77
+        content["annotations"][1]["image_id"] = 999
+        content["annotations"][2]["id"] = content["annotations"][3]["id"]
+        content["annotations"][4]["bbox"] = [1, 1, 0, 5]
+        content["annotations"][5]["segmentation"] = [[1e9, 0, 5, 5, 0, 5]]
+        content["annotations"][6]["id"] = 0
+        content["annotations"] += [None, {"id": "x"}]
+        content["images"] += [{"id": 106, "file_name": "again.jpg", "height": 2, "width": 2}, {"file_name": "?"}]
+        content["images"] += [{"id": 200, "file_name": "../secret.jpg", "height": 2, "width": 2}]
+
+    (tiny / "images" / "006.jpg").write_bytes((tiny / "images" / "006.jpg").read_bytes()[:300])
+    info = prepare(edit(tiny, spoil), max_bad_fraction=1)
+    counters, rows = report(tiny)
+    expected = {
+        "category_unknown": 1,
+        "image_unknown": 1,
+        "annotation_duplicate": 1,
+        "box_empty": 1,
+        "polygon_far_outside": 1,
+        "annotation_malformed": 2,
+        "image_duplicate": 1,
+        "image_malformed": 1,
+        "image_outside_root": 1,
+        "image_unreadable": 1,
+    }
+    assert {row["reason"]: counters[row["reason"]] for row in rows} == expected
+    assert len(rows) == sum(expected.values())
+    assert counters["ids_renumbered"] == 1 and counters["objects_of_rejected_images"] == 6
+    assert (info.images, info.objects) == (6, 21 - 5 - 6)
+    assert {"reason", "detail", "image_id", "file_name"} <= rows[0].keys()
+    assert next(row["file_name"] for row in rows if row["reason"] == "image_unreadable") == "006.jpg"
+    assert 67 in {row["id"] for row in coco_from_records(info)["annotations"]}  # 66 was the largest
+
+
+def test_unknown_categories_are_named(tiny, capsys):
+    def spoil(content):
+        for row, category in zip(content["annotations"], (77, 78, 77), strict=False):
+            row["category_id"] = category
+
+    line = refuse(capsys, edit(tiny, spoil))
+    assert "instances.json" in line and "category ids 77, 78" in line and "rejected.jsonl" in line
+    assert [row["category_id"] for row in report(tiny)[1]] == [77, 78, 77]
+    assert not list((tiny / "records").glob("*.tfrecord"))
+
+
+def test_boxes_only(tiny):
+    def drop_masks(content):
+        for row in content["annotations"]:
+            del row["segmentation"]
+
+    info = prepare(edit(tiny, drop_masks))
+    assert not info.masks and not info.stuff.present and info.objects == 21
+    assert all("segmentation" not in row for row in coco_from_records(info)["annotations"])
+
+
+def without(key):
+    def change(text):
+        content = json.loads(text)
+        del content[key]
+        return json.dumps(content)
+
+    return change
+
+
+def emptied(key):
+    return lambda text: json.dumps(json.loads(text) | {key: []})
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda text: "", "is empty (0 bytes)"),
+        (lambda text: text[:-9], "is no JSON"),
+        (lambda text: "\ufeff", "is no JSON"),
+        (lambda text: "[]", "holds a list"),
+        (lambda text: "{}", "no list 'images'"),
+        (without("categories"), "no list 'categories'"),
+        (without("annotations"), "no list 'annotations'"),
+        (emptied("images"), "its list 'images' is empty"),
+        (emptied("annotations"), "its list 'annotations' is empty"),
+        (emptied("categories"), "its list 'categories' is empty"),
+        (
+            lambda text: text.replace('"id": 9, "name": "cat"', '"id": 2, "name": "cat"'),
+            "category id 2 is defined twice",
+        ),
+        (lambda text: text.replace('"id": 9, "name": "cat"', '"name": "cat"'), "lacks an integer id or a name"),
+        (lambda text: text.replace('"height"', '"rows"'), "none of its 7 images is usable"),
+    ],
+)
+def test_unusable_annotation_files(tiny, capsys, change, said):
+    path = tiny / "instances.json"
+    path.write_text(change(path.read_text()))
+    line = refuse(capsys, tiny)
+    assert said in line and str(path) in line
+    assert not (tiny / "records").exists()
+
+
+def test_missing_inputs_and_mistaken_flags(tiny, capsys):
+    assert "knows --ouput" in refuse(capsys, tiny, "--ouput=there")
+    assert "knows there" in refuse(capsys, tiny, "there")
+    assert "--direct_num_workers" in refuse(capsys, tiny, "--num_workers=2")
+    assert "--shards 8 is more than the 7 images" in refuse(capsys, tiny, shards=8)
+    assert "no such folder" in refuse(capsys, tiny, f"--stuff={tiny / 'nowhere'}")
+    assert "no such folder" in refuse(capsys, tiny, f"--images={tiny / 'nowhere'}")
+    (tiny / "instances.json").unlink()
+    assert "no such file" in refuse(capsys, tiny)
+    assert not (tiny / "records").exists()
+
+
+def test_the_beam_step(tiny):
+    make_plan(tiny / "instances.json", tiny / "records", Options(shards=3))
+    plan = Plan(**files.read_json(tiny / "records" / "plan.json"))
+    job = shards.Job(plan, str(tiny / "images"), None, str(tiny / "records"))
+    pipeline = test_pipeline.TestPipeline(runner=FnApiRunner())
+    written = pipeline | beam.Create([0, 2]) | shards.WriteShards(job)
+    assert_that(written, equal_to(["00000-of-00003.tfrecord", "00002-of-00003.tfrecord"]))
+    result = pipeline.run()
+    result.wait_until_finish()
+    counted = {row.key.metric.name: row.committed for row in result.metrics().query()["counters"]}
+    assert counted["images"] == sum(plan.images[shard] for shard in (0, 2))
+    assert [shards.is_finished(tiny / "records", plan, shard) for shard in range(3)] == [True, False, True]

@@ -1,0 +1,128 @@
+"""The inspection counts what is there, draws it, and notices what is damaged."""
+
+import io
+import itertools
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from pycocotools import mask as coco_mask
+
+from htc_tf.data import schema
+from pipelines import contact_sheet, files, inspect_records
+
+HEIGHT, WIDTH = 40, 60
+CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}, {"id": 9, "name": "eel"}]
+
+
+def record(identifier, objects, color=(90, 90, 90)):
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (WIDTH, HEIGHT), color).save(stream, "PNG")
+    image = schema.Image(stream.getvalue(), "png", HEIGHT, WIDTH, f"{identifier}.png", identifier)
+    return schema.example(image, objects)
+
+
+def square(identifier, label, text, is_crowd=0):
+    """An object whose mask fills the left half of its box, and whose box fills the right half of the image."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    mask[:, 30:45] = 1
+    return schema.Object(identifier, 0, 0.5, 1, 1, label, text, is_crowd, 600, coco_mask.encode(mask)["counts"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two shards: an image without objects, one with a cat and a crowd of dogs, one with two cats."""
+    import tensorflow as tf
+
+    images = [
+        [record(1, []), record(2, [square(1, 3, "cat"), square(2, 8, "dog", 1)])],
+        [record(3, [square(3, 3, "cat"), square(4, 3, "cat")])],
+    ]
+    shards = []
+    for index, rows in enumerate(images):
+        path = tmp_path / f"{index:05d}-of-00002.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for row in rows:
+                writer.write(row)
+        sizes = {"records": len(rows), "bytes": path.stat().st_size, "sha256": files.sha256(path)}
+        shards.append({"file": path.name, **sizes})
+    info = {"version": 1, "categories": CATEGORIES, "stuff": {"present": False, "labels": 0}, "masks": True}
+    info |= {"images": 3, "objects": 4, "crowd": 1, "shards": shards, "counters": {}, "options": {}, "inputs": {}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    return tmp_path
+
+
+def refuse(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        inspect_records.main(list(map(str, arguments)))
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def rows_of(text):
+    """The histograms' counts by name."""
+    rows = (line.rstrip("█ ").rsplit(maxsplit=1) for line in text.splitlines() if line.startswith("  "))
+    return {name.strip(): int(number) for name, number in rows}
+
+
+def test_counts(folder, capsys):
+    inspect_records.main(["--records", str(folder), "--verify"])
+    printed = capsys.readouterr().out
+    assert "3 images, 4 objects (1 crowd regions), 3 classes" in printed
+    assert "masks; no stuff maps" in printed
+    counts = rows_of(printed)
+    assert (counts["cat"], counts["dog"]) == (3, 1)
+    assert (counts["0"], counts["1"], counts["2 to 3"], counts["32 or more"]) == (1, 0, 2, 0)
+    assert "1.3 on average, at most 2" in printed
+    assert "without an object: eel" in printed
+    assert "verified: 2 checksums, 3 records, 4 objects" in printed
+
+
+def test_sheet(folder):
+    sheet = folder / "pictures" / "sheet.png"
+    inspect_records.main(["--records", str(folder), "--output", str(sheet), "--images", "2"])
+    picture = PIL.Image.open(sheet)
+    cell = contact_sheet.CELL + contact_sheet.GAP
+    assert picture.size[0] == contact_sheet.GAP + 2 * cell
+    center = contact_sheet.HEADER + contact_sheet.CELL // 2
+    colors = [picture.getpixel((contact_sheet.GAP + contact_sheet.CELL // 4, center))]
+    left = contact_sheet.GAP + cell
+    colors += [picture.getpixel((left + contact_sheet.CELL * part // 16, center)) for part in (4, 10, 14)]
+    empty, outside, masked, beside = colors
+    assert empty == outside == beside == (90, 90, 90)
+    assert masked != (90, 90, 90)
+
+
+def test_class_colors_are_distinct():
+    colors = [contact_sheet.class_color(index) for index in range(80)]
+    assert len(set(colors)) == 80
+    assert all(np.abs(np.subtract(a, b)).max() > 40 for a, b in itertools.pairwise(colors))
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_is_named(folder, capsys):
+    shard = folder / "00001-of-00002.tfrecord"
+    flip(shard, 100)
+    assert str(shard) in refuse(capsys, "--records", folder)
+    line = refuse(capsys, "--records", folder, "--verify")
+    assert str(shard) in line and "sha256" in line
+    shard.write_bytes(shard.read_bytes()[:50])
+    assert str(shard) in refuse(capsys, "--records", folder)
+
+
+def test_wrong_counts_are_named(folder, capsys):
+    path = folder / "dataset_info.json"
+    path.write_text(path.read_text().replace('"objects": 4', '"objects": 5'))
+    assert "lists 5 objects, the records hold 4" in refuse(capsys, "--records", folder, "--verify")
+
+
+def test_mistaken_flags(folder, capsys):
+    assert "no such folder" in refuse(capsys, "--records", folder / "nowhere")
+    assert "must end in .png" in refuse(capsys, "--records", folder, "--output", "sheet.txt")
+    assert "--images 0" in refuse(capsys, "--records", folder, "--images", "0")

@@ -1,0 +1,223 @@
+"""Imports run one way, so that the walk can be read from any file downwards; and the small rules of the tree.
+
+    structures, ops <- models <- engine <- commands        structures, ops <- data <- engine
+    data.schema, data.datasets <- pipelines                engine, run <- config <- commands; errors <- all
+
+Read from the syntax trees: an import inside a function counts like any other.
+"""
+
+import ast
+import configparser
+import graphlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("htc_tf", "pipelines")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+FOLDERS = {"ops", "models", "data", "engine"}
+SINGLES = {"errors", "structures", "run", "config"}
+COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in FOLDERS | SINGLES)
+
+# A layer is named by its folder or file; "root" is htc_tf/__init__.py, "commands" every other file of htc_tf/.
+MAY_IMPORT = {
+    "root": set(),
+    "errors": set(),
+    "run": {"errors"},
+    "structures": {"errors"},
+    "ops": {"errors", "structures", "ops"},
+    "models": {"errors", "structures", "ops", "models"},
+    "data": {"errors", "structures", "ops", "data"},
+    "engine": {"errors", "structures", "ops", "models", "data", "engine"},
+    "config": {"errors", "run", "models", "data", "engine"},
+    "commands": {"errors", "run", "structures", "ops", "models", "data", "engine", "config"},
+    "pipelines": {"errors", "data", "pipelines"},
+}
+SHARED_WITH_PIPELINES = {"htc_tf.data", "htc_tf.data.schema", "htc_tf.data.datasets"}
+
+
+def layer(module):
+    """The layer of one of our modules: `htc_tf.ops.boxes` -> `ops`."""
+    package, _, rest = module.partition(".")
+    part = rest.partition(".")[0]
+    if package == "pipelines":
+        return package
+    return part if part in FOLDERS | SINGLES else "commands" if part else "root"
+
+
+def imports(module, text, is_package=False):
+    """Every module that the source text of `module` imports, by its absolute name; of ours, the very file."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".") + ["_"] * is_package
+            base = (
+                ".".join(parents[: -node.level] + ([node.module] if node.module else [])) if node.level else node.module
+            )
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if name in FILES} or {base}
+    return found
+
+
+IMPORTS = {module: imports(module, path.read_text(), path.name == "__init__.py") for module, path in FILES.items()}
+
+
+def ours(module):
+    return module.partition(".")[0] in ("htc_tf", "pipelines")
+
+
+def importers(*packages):
+    """The modules that import one of the outer packages."""
+    return {module for module, names in IMPORTS.items() if any(n.partition(".")[0] in packages for n in names)}
+
+
+def reach(module):
+    """All that is loaded with a module: what it imports, their packages, and so on."""
+    loaded, todo = set(), {module}
+    while todo:
+        name = todo.pop()
+        loaded.add(name)
+        parents = {name.rpartition(".")[0]} - {""}
+        todo |= (IMPORTS.get(name, set()) | (parents if ours(name) else set())) - loaded
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import htc_tf.errors as e", {"htc_tf.errors"}),
+        ("from htc_tf import errors, __version__", {"htc_tf.errors"}),
+        ("from htc_tf.errors import UserError", {"htc_tf.errors"}),
+        ("def f():\n    from ..structures import Batch", {"htc_tf.structures"}),
+        ("from .. import structures", {"htc_tf.structures"}),
+        ("import gin.tf", {"gin.tf"}),
+    ],
+)
+def test_reader_of_imports(text, expected):
+    assert imports("htc_tf.ops.boxes", text) == expected
+
+
+def test_imports_run_one_way():
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        for name in names
+        if ours(name) and layer(name) not in MAY_IMPORT[layer(module)] | {"root"}
+    ]
+    assert not wrong
+
+
+def test_no_import_cycle():
+    graph = {module: {name for name in names if ours(name)} - {module} for module, names in IMPORTS.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_only_the_record_is_shared_with_pipelines():
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        if layer(module) == "pipelines"
+        for name in names
+        if ours(name) and layer(name) == "data" and name not in SHARED_WITH_PIPELINES
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if layer(m) == "pipelines"])
+def test_a_beam_worker_loads_no_network_and_no_gin(module):
+    loaded = reach(module)
+    assert not {name for name in loaded if ours(name) and layer(name) in {"models", "engine", "config", "commands"}}
+    assert not {name for name in loaded if re.match(r"gin\b|keras|tensorflow_addons|tensorflow\.keras", name)}
+
+
+def test_ops_are_pure_and_models_read_no_file():
+    assert not {m for m in importers("gin") if layer(m) in {"ops", "structures", "errors", "pipelines", "root"}}
+    wrong = []
+    for module, path in FILES.items():
+        effects = {"ops": r"tf\.Variable|tf\.keras|tf\.summary|", "models": ""}.get(layer(module))
+        if effects is None:
+            continue
+        pattern = re.compile(effects + r"tf\.io\.(gfile|read_file|write_file|TFRecord\w+)|tf\.data\b")
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            opens = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+            if opens or pattern.fullmatch(name):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name or 'open'}")
+    assert not wrong
+
+
+def test_losses_are_computed_by_models_alone():
+    wrong = [m for m, names in IMPORTS.items() if "htc_tf.ops.losses" in names and layer(m) not in {"models", "ops"}]
+    assert not wrong
+
+
+def test_addons_stay_where_they_cannot_reach_an_export():
+    """tensorflow-addons and keras-cv end their lives: few files may know them. Custom ops: none, see the export."""
+    wrong = {m for m in importers("tensorflow_addons", "keras_cv") if layer(m) != "models"} - {"htc_tf.engine.optim"}
+    assert not wrong
+
+
+def loaded_by(*arguments):
+    """What a fresh Python imports when called like that; the call must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_the_package_alone_loads_no_tensorflow():
+    loaded = loaded_by("-c", "import htc_tf")
+    assert "htc_tf" in loaded
+    assert "tensorflow" not in loaded
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_loads_no_tensorflow(module):
+    loaded = loaded_by("-m", module, "--help")
+    assert "argparse" in loaded
+    assert "tensorflow" not in loaded
+
+
+def test_no_file_is_long():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES.values()}
+    assert not {name: length for name, length in lengths.items() if length > 300}
+
+
+def test_the_folder_of_gin_files_is_no_package_and_ships_whole():
+    assert not list((ROOT / "gin").rglob("*.py"))  # gin/__init__.py would shadow the gin package
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    shipped = {pattern.strip() for pattern in setup["options.data_files"].values()}
+    assert {f"{path.parent.relative_to(ROOT).as_posix()}/*.gin" for path in (ROOT / "gin").rglob("*.gin")} <= shipped
+
+
+def test_no_file_knows_a_machine_or_a_registry():
+    """Read from what git tracks or would add: it is that which travels."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    private = re.compile(r"(?<![\w.}$*-])/(work|root|home|Users)/|pypi\.org|pythonhosted\.org|(index|find)-(url|links)")
+    wrong = []
+    for name in filter(None, listing.stdout.split("\0")):
+        path = ROOT / name
+        try:
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        except UnicodeDecodeError:
+            continue  # a picture or an array
+        wrong += [f"{name}:{i}: {line.strip()}" for i, line in enumerate(text.splitlines(), 1) if private.search(line)]
+    assert not wrong
