@@ -104,6 +104,8 @@ demo: env ## the main job on drawn scenes: data set, records, training, evaluati
 	    --output $(DEMO)/pictures
 	# Export a SavedModel.
 	$(PY) -m htc_tf.export --checkpoint $(DEMO) --output $(DEMO)/export
+	# Ask the SavedModel, in a process that has TensorFlow and nothing of ours.
+	$(PY) -m htc_tf.client --export $(DEMO)/export --input $(DEMO)/shapes/val2017/000001000003.jpg
 
 COCO_SAMPLE := runs/coco_sample
 coco_sample: have_sample env ## 300 training steps and pictures on a small part of COCO (SAMPLE)
@@ -114,7 +116,7 @@ coco_sample: have_sample env ## 300 training steps and pictures on a small part 
 	    --images $(SAMPLE)/val2017 --output $(COCO_SAMPLE)/records/val
 	# Train the paper's configuration on small images, long enough to see the losses fall.
 	$(PY) -m htc_tf.train --gin_file gin/htc_r50_fpn_1x_coco.gin --gin_file gin/options/small_images.gin \
-	    --gin_param STEPS=300 --gin_param BATCH_SIZE=2 --workdir $(COCO_SAMPLE) \
+	    --gin_file gin/options/no_semantic.gin --workdir $(COCO_SAMPLE) \
 	    --train_records $(COCO_SAMPLE)/records/train --val_records $(COCO_SAMPLE)/records/val
 	# Draw what it sees. The photos' licences forbid altered copies: keep these pictures to yourself.
 	$(PY) -m htc_tf.predict --checkpoint $(COCO_SAMPLE) --input '$(SAMPLE)/val2017/0000000[0-4]*.jpg' \

@@ -37,7 +37,9 @@ def main():
         try:
             answer = predict(image_bytes=tf.constant([Path(name).read_bytes()]))
         except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"{name}: not a picture that the model decodes ({error.message.splitlines()[0]})") from error
+            raise UserError(
+                f"{name}: not a picture that the model decodes ({error.message.splitlines()[0]})"
+            ) from error
         found = [
             {"class": label.decode(), "score": round(float(score), 4), "box": [round(float(x), 2) for x in box]}
             for label, score, box in zip(

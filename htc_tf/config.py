@@ -4,15 +4,34 @@ Flags come first, without TensorFlow, so that --help is quick; `load` then impor
 Experiment. Every mistake becomes a UserError of one line, before any device work.
 """
 
+import functools
+import logging
 import os
 import re
 import sys
 from pathlib import Path
 
 from htc_tf.errors import UserError
-from htc_tf.run import Run
 
 ROOTS = (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "htc_tf")
+
+# The macros that every run file has: type, and the least value of a number.
+KNOBS = {
+    "NUM_CLASSES": (int, 1),
+    "BATCH_SIZE": (int, 1),
+    "BASE_LEARNING_RATE": (float, 0),
+    "STEPS": (int, 0),
+    "IMAGE_MIN_SIDE": (int, 1),
+    "IMAGE_MAX_SIDE": (int, 1),
+    "MAX_OBJECTS": (int, 1),
+    "PRECISION": (str, None),
+    "XLA": (bool, None),
+    "LOG_EVERY": (int, 0),
+    "CHECKPOINT_EVERY": (int, 0),
+    "EVALUATE_EVERY": (int, 0),
+    "DETERMINISTIC": (bool, None),
+}
+KINDS = {int: "a whole number", float: "a number", str: "a string in quotes", bool: "True or False"}
 
 
 def add_flags(parser):
@@ -41,15 +60,42 @@ def load(gin_files, gin_params, run=None):
     Raises:
         UserError: a missing file, an unknown name, a misspelt parameter, a binding that nothing used.
     """
+    gin = import_gin()
+    from htc_tf.engine.experiment import Experiment
+
+    if run is None and not gin_files:
+        raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
+    gin.clear_config()
+    try:
+        if run is not None:
+            gin.parse_config(run.read_config())
+        gin.parse_config_files_and_bindings(gin_files, gin_params, finalize_config=True)
+    except (ValueError, SyntaxError, OSError, TypeError, AttributeError) as error:
+        raise UserError(f"gin configuration: {shorten(error)}") from error
+    check_knobs(gin)
+    try:
+        experiment = Experiment()
+        experiment.build_model()
+    except UserError as error:
+        raise UserError(shorten(error)) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"gin configuration: {shorten(error)}") from error
+    check_all_used(gin)
+    return experiment, gin.config_str()
+
+
+@functools.cache
+def import_gin():
+    """gin, told where to look for files, and every building block that a gin file may name."""
     # Read when TensorFlow starts: keep big buffers rather than give them back to the system after every step, which
     # costs a third of the time on a CPU; and no notes about the build.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import gin
 
-    # Registers every building block that a gin file may name.
     import htc_tf.data.augment
     import htc_tf.data.input
+    import htc_tf.engine.experiment
     import htc_tf.engine.optim
     import htc_tf.models.box_head
     import htc_tf.models.fpn
@@ -61,28 +107,36 @@ def load(gin_files, gin_params, run=None):
     import htc_tf.models.roi_features
     import htc_tf.models.rpn
     import htc_tf.models.semantic_head  # noqa: F401
-    from htc_tf.engine.experiment import Experiment
 
-    if run is None and not gin_files:
-        raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
-    gin.clear_config()
     for root in ROOTS:
         gin.add_config_file_search_path(str(root))
-    try:
-        if run is not None:
-            gin.parse_config(run.read_config())
-        gin.parse_config_files_and_bindings(gin_files, gin_params, finalize_config=True)
-    except (ValueError, SyntaxError, OSError, TypeError, AttributeError) as error:
-        raise UserError(f"gin configuration: {error}") from error
-    try:
-        experiment = Experiment()
-        experiment.build_model()
-    except UserError:
-        raise
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"gin configuration: {error}") from error
-    check_all_used(gin)
-    return experiment, gin.config_str()
+    # gin logs an error for each place where a file is not, before it looks in the next.
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Path not found: "))
+    return gin
+
+
+def shorten(error):
+    """An error of gin's in a line that says where, without the class and the whole configuration that gin adds."""
+    message, *configurables = re.split(r"\s+In call to configurable '([\w.]+)' \(<class [^\n]*", str(error))[:2]
+    message = re.split(r" in config string:|\. Searched config paths", message)[0]
+    if isinstance(error, SyntaxError):
+        return f"{message}: {(error.text or '').strip()}"
+    return message if isinstance(error, UserError) else ": ".join([*configurables, message])
+
+
+def check_knobs(gin):
+    """A knob reaches many parts, each of which would complain in its own words about a value of the wrong type."""
+    for name, (kind, least) in KNOBS.items():
+        try:
+            value = gin.query_parameter(f"{name}/macro.value")
+        except ValueError:
+            continue  # not bound
+        if isinstance(value, gin.config.ConfigurableReference):
+            continue  # one macro that stands for another
+        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+        if not fits or (least is not None and not value >= least):
+            limit = "" if least is None else f", at least {least}"
+            raise UserError(f"{name} = {value!r}: must be {KINDS[kind]}{limit}")
 
 
 def check_all_used(gin):
@@ -92,7 +146,11 @@ def check_all_used(gin):
         # What was built in the scope a/b took its bindings from none, a and a/b.
         *scopes, parameter = name.split("/")
         used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
-    unused = bound_names(gin.config_str()) - used
+    bound = bound_names(gin.config_str())
+    # What is handed over as @name, without parentheses, such as an augmentation, is called only later.
+    later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", gin.operative_config_str()))
+    used |= {name for name in bound if name.split("/")[-1].rpartition(".")[0] in later}
+    unused = bound - used
     if unused:
         names = ", ".join(sorted(unused))
         raise UserError(f"gin configuration: nothing used {names}; misspelt, or a part that this run does not have?")

@@ -18,7 +18,7 @@ def parse():
     config.add_flags(parser)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
     parser.add_argument(
-        "--input", required=True, action="append", metavar="GLOB", help="a picture, a folder or a quoted glob; repeatable"
+        "--input", required=True, action="append", metavar="GLOB", help="picture, folder or quoted glob; repeatable"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where pictures and predictions.json go")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw (default: 0.3)")
@@ -50,8 +50,9 @@ def main():
     from htc_tf.engine.pictures import predict_pictures
 
     categories = run.read_categories()
-    results, skipped = predict_pictures(restore(experiment, run), categories, pictures, Path(flags.output), flags.threshold)
-    (Path(flags.output) / "predictions.json").write_text(json.dumps(results) + "\n")
+    output = Path(flags.output)
+    results, skipped = predict_pictures(restore(experiment, run), categories, pictures, output, flags.threshold)
+    (output / "predictions.json").write_text(json.dumps(results) + "\n")
     for path, reason in skipped:
         print(f"skipped {path}: {reason}", file=sys.stderr)
     print(f"{len(pictures) - len(skipped)} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")

@@ -69,7 +69,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.coco_to_tfrecord",
         description="COCO annotations and images to TFRecords.",
-        epilog=f"Other flags are Apache Beam's, as --direct_running_mode=multi_processing --direct_num_workers=2; --runner is {RUNNER} by default.",
+        epilog=f"Other flags are Apache Beam's; --runner is {RUNNER} by default. For several local processes: "
+        "--direct_running_mode=multi_processing --direct_num_workers=N",
         allow_abbrev=False,
     )
     parser.add_argument("--annotations", type=Path, required=True, help="COCO's instances_*.json")

@@ -92,7 +92,8 @@ def photometric(sample, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05
 def _colour_map(brightness, contrast, saturation, hue):
     """The matrix [3, 3] and the offset [] that apply saturation and hue, then contrast, then brightness."""
     to_yiq, to_rgb = (tf.constant(matrix, tf.float32) for matrix in (_TO_YIQ, _TO_RGB))
-    cos, sin = tf.cos(2.0 * math.pi * hue), tf.sin(2.0 * math.pi * hue)
-    turn = tf.stack([[1.0, 0.0, 0.0], [0.0, saturation * cos, -saturation * sin], [0.0, saturation * sin, saturation * cos]])
+    cos = saturation * tf.cos(2.0 * math.pi * hue)
+    sin = saturation * tf.sin(2.0 * math.pi * hue)
+    turn = tf.stack([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
     matrix = contrast * tf.matmul(tf.matmul(to_rgb, turn), to_yiq)
     return matrix, 127.5 * (1.0 - contrast) + 255.0 * brightness

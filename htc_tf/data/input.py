@@ -59,7 +59,9 @@ class Input:
         if max_side < min_side:
             raise UserError(f"Input.max_side = {max_side} is less than Input.min_side = {min_side}")
         if size_divisor % semantic_stride:
-            raise UserError(f"Input.size_divisor = {size_divisor} is no multiple of semantic_stride = {semantic_stride}")
+            raise UserError(
+                f"Input.size_divisor = {size_divisor} is no multiple of its semantic_stride {semantic_stride}"
+            )
         self.batch_size = batch_size
         self.min_side = min_side
         self.max_side = max_side

@@ -30,8 +30,7 @@ class Entry(NamedTuple):
 def training_entries(paths, seed, shuffle_buffer):
     """All records, epoch after epoch, without end: in file order, or shuffled.
 
-    Shuffled are the shards of an epoch, and then the records in blocks of `shuffle_buffer`: all of them where they
-    are no more than that.
+    Shuffled are the shards of an epoch, and then the records through a buffer.
 
     Args:
       paths: the shards.
@@ -39,15 +38,25 @@ def training_entries(paths, seed, shuffle_buffer):
       shuffle_buffer: serialised records held in memory; 0 or 1 for file order.
     """
 
+    def fold(stream, epoch):
+        return tf.random.experimental.stateless_fold_in(tf.constant([seed, stream], tf.int64), epoch, alg="philox")
+
+    def draw(stream, epoch):
+        return tf.random.stateless_uniform([], fold(stream, epoch), None, None, tf.int64, alg="philox")
+
     def read_epoch(epoch):
+        # Dataset.shuffle mixes its seed with the graph's, which tf.random.set_seed reaches: this is the graph of
+        # read_epoch alone.
+        tf.compat.v1.set_random_seed(1)
         numbers = tf.range(len(paths), dtype=tf.int64)
         if shuffle_buffer > 1:
-            numbers = _shuffled(numbers, _fold(seed, _SHARD_ORDER, epoch))
-        records = _read(paths, numbers, SHARDS_AT_A_TIME if shuffle_buffer > 1 else 1)
-        if shuffle_buffer > 1:
-            records = _shuffle_blocks(records, shuffle_buffer, _fold(seed, _RECORD_ORDER, epoch))
-        seeds = _fold(seed, _AUGMENTATION, epoch)
-        return records.enumerate().map(lambda index, record: Entry(*record, seed=_fold_in(seeds, index), real=True))
+            numbers = tf.random.experimental.stateless_shuffle(numbers, fold(_SHARD_ORDER, epoch), alg="philox")
+            records = _read(paths, numbers, SHARDS_AT_A_TIME)
+            records = records.shuffle(shuffle_buffer, draw(_RECORD_ORDER, epoch), reshuffle_each_iteration=False)
+        else:
+            records = _read(paths, numbers, 1)
+        key = draw(_AUGMENTATION, epoch)
+        return records.enumerate().map(lambda index, record: Entry(*record, seed=tf.stack([key, index]), real=True))
 
     return tf.data.Dataset.counter(dtype=tf.int64).flat_map(read_epoch)
 
@@ -91,27 +100,4 @@ def _read(paths, numbers, cycle_length):
     def read_shard(number):
         return tf.data.TFRecordDataset(paths[number]).map(lambda serialized: (number, serialized))
 
-    return tf.data.Dataset.from_tensor_slices(numbers).interleave(
-        read_shard, cycle_length=cycle_length, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-
-
-def _shuffle_blocks(records, size, seed):
-    # Not Dataset.shuffle: its order also depends on the global seed, and inside flat_map it is the same every epoch.
-    def permute(block, record):
-        order = _shuffled(tf.range(tf.shape(record[0])[0]), _fold_in(seed, block))
-        return tuple(tf.gather(values, order) for values in record)
-
-    return records.batch(size).enumerate().map(permute).unbatch()
-
-
-def _shuffled(values, seed):
-    return tf.random.experimental.stateless_shuffle(values, seed, alg="philox")
-
-
-def _fold(seed, stream, epoch):
-    return _fold_in(tf.constant([seed, stream], tf.int64), epoch)
-
-
-def _fold_in(seed, number):
-    return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64), alg="philox")
+    return tf.data.Dataset.from_tensor_slices(numbers).interleave(read_shard, cycle_length=cycle_length)

@@ -82,7 +82,7 @@ class SampleReader:
             objects = objects[: self._max_objects]
         unknown = set(categories[objects].tolist()) - set(self._classes)
         if unknown:
-            raise UserError(f"{name}: its dataset_info.json knows no category {sorted(unknown)}; prepare the data again")
+            raise UserError(f"{name}: dataset_info.json knows no category {sorted(unknown)}; prepare the data again")
         classes = np.array([self._classes[category] for category in categories[objects].tolist()], np.int32)
         masks, frames = crop_masks(rles[objects], height, width, self._mask_size)
         return image, labels, boxes[objects], classes, masks, frames
@@ -107,5 +107,6 @@ def _decode_pixels(encoded, channels, height, width, name):
     except tf.errors.OpError as error:
         raise UserError(f"{name}: does not decode ({error.message}); prepare the data again") from None
     if image.shape != (height, width, channels):
-        raise UserError(f"{name}: is of shape {image.shape}, its record says {height} x {width}; prepare the data again")
+        size = " x ".join(str(side) for side in image.shape[:2])
+        raise UserError(f"{name}: is {size}, but its record says {height} x {width}; prepare the data again")
     return image

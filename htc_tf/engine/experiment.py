@@ -50,19 +50,6 @@ class Experiment:
             log_every, checkpoint_every, evaluate_every: in steps; 0 is never (a last checkpoint is always written).
             keep_checkpoints: how many of the newest stay.
         """
-        for name, value, least in (
-            ("NUM_CLASSES", num_classes, 1),
-            ("BATCH_SIZE", batch_size, 1),
-            ("STEPS", steps, 0),
-            ("LOG_EVERY", log_every, 0),
-            ("CHECKPOINT_EVERY", checkpoint_every, 0),
-            ("EVALUATE_EVERY", evaluate_every, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} = {value!r}: must be a whole number, at least {least}")
-        for name, value in (("XLA", xla), ("DETERMINISTIC", deterministic)):
-            if not isinstance(value, bool):
-                raise UserError(f"{name} = {value!r}: must be True or False")
         if precision not in PRECISIONS:
             raise UserError(f"PRECISION = {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer

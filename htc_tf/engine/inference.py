@@ -47,7 +47,9 @@ class Detector:
     def __init__(self, model, experiment):
         self.model, self.input = model, experiment.eval_input
         self.kinds = ("bbox", "segm") if model.masks else ("bbox",)
-        self._detect = tf.function(lambda images, sizes: model(images, sizes), jit_compile=experiment.xla)
+        self._detect = tf.function(
+            lambda images, sizes: model(images, sizes), jit_compile=experiment.xla, autograph=False
+        )
 
     def detect(self, images, sizes):
         """images [B, H, W, 3] uint8, sizes [B, 2] -> Detections as NumPy arrays, in pixels of the padded input."""

@@ -10,7 +10,6 @@ import shutil
 import tensorflow as tf
 
 from htc_tf.data.resize import choose_shape, pad_to, padded_shapes, resize_to_fit
-from htc_tf.errors import UserError
 
 
 class ServingModule(tf.Module):
@@ -21,7 +20,7 @@ class ServingModule(tf.Module):
         self.model, self.input = detector.model, detector.input
         self.class_names = tf.constant(list(class_names))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes):
         """A batch of JPEG, PNG, GIF or BMP bytes, of any sizes in one batch.
 
@@ -68,14 +67,10 @@ class ServingModule(tf.Module):
 
 
 def export(detector, class_names, folder):
-    """Writes `folder`/1: aside first, then renamed, so that a server never sees half a model.
-
-    Raises:
-        UserError: there is a version 1 already.
-    """
-    version = folder / "1"
-    if version.exists():
-        raise UserError(f"{version} exists; name another --output or remove it")
+    """Writes folder/1, or the next version where there are some: aside first, then renamed in one go, so that a
+    server never sees half a model. Returns the version's folder."""
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    version = folder / str(max(versions, default=0) + 1)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".unfinished"
     shutil.rmtree(aside, ignore_errors=True)

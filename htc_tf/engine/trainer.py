@@ -8,6 +8,7 @@ would.
 import numpy as np
 import tensorflow as tf
 
+from htc_tf.data.input import named_errors
 from htc_tf.engine.checkpoint import Checkpoints
 from htc_tf.engine.inference import PICTURES, Detector, build_variables, evaluate_records, load_fitting
 from htc_tf.engine.monitor import Monitor
@@ -42,9 +43,9 @@ def train(experiment, config, train_records, val_records, run, seed=0, devices=N
         checkpoints = Checkpoints(run, model, optimizer, step, experiment.keep_checkpoints)
         restored = checkpoints.restore_latest()
     if restored:
-        print(f"resuming from {restored}, step {int(step)}")
+        print(f"resuming from {restored}")
 
-    first_step = int(step)
+    first_step = int(step.numpy())
     dataset = experiment.train_input.dataset(train_records, seed, start_step=first_step)
     batches = iter(strategy.experimental_distribute_dataset(dataset))
     train_step = make_train_step(experiment, strategy, model, optimizer, step, seed)
@@ -55,7 +56,9 @@ def train(experiment, config, train_records, val_records, run, seed=0, devices=N
         return every and number % every == 0
 
     for number in range(first_step + 1, experiment.steps + 1):
-        numbers = train_step(next(batches))
+        with named_errors(train_records):
+            batch = next(batches)
+        numbers = train_step(batch)
         if not numbers["finite"]:
             raise FloatingPointError(describe_failure(number, numbers))
         monitor.advance()
@@ -88,7 +91,7 @@ def make_train_step(experiment, strategy, model, optimizer, step, seed):
 
     if experiment.xla:
         # Only the inner part compiles: an update of mirrored variables must stay outside of XLA.
-        forward_and_backward = tf.function(forward_and_backward, jit_compile=True)
+        forward_and_backward = tf.function(forward_and_backward, jit_compile=True, autograph=False)
 
     def replica_step(batch):
         context = tf.distribute.get_replica_context()
@@ -112,7 +115,8 @@ def make_train_step(experiment, strategy, model, optimizer, step, seed):
         rate = tf.convert_to_tensor(optimizer.learning_rate)
         return {**losses, "learning_rate": rate, "gradient_norm": norm, "finite": finite}
 
-    @tf.function
+    # AutoGraph has nothing to convert here, and takes longer over looking than the whole trace does without it.
+    @tf.function(autograph=False)
     def train_step(batch):
         results = strategy.run(replica_step, args=(batch,))
         step.assign_add(1)

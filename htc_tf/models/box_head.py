@@ -3,22 +3,24 @@
 import gin
 import tensorflow as tf
 
+from htc_tf.models.layers import make_norm
+
 
 @gin.register
 class BoxHead(tf.keras.layers.Layer):
     """features [R, 7, 7, C] -> class logits [R, K + 1] (background last), class-agnostic deltas [R, 4], float32."""
 
-    def __init__(self, num_classes, channels=1024, norm=False, name="box_head"):
+    def __init__(self, num_classes, channels=1024, norm=None, name="box_head"):
         """
         Args:
             num_classes: K.
             channels: of the two hidden layers.
-            norm: whether layer norm follows each of them: learning from scratch needs it, trained weights have none.
+            norm: "layer" has layer norm follow each of them, which helps to learn from scratch; None for none.
         """
         super().__init__(name=name)
         normal = tf.keras.initializers.RandomNormal
         self.hidden = [tf.keras.layers.Dense(channels, name=f"hidden{i}") for i in (1, 2)]
-        self.norms = [tf.keras.layers.LayerNormalization(name=f"norm{i}") if norm else None for i in (1, 2)]
+        self.norms = [make_norm(norm) for _ in self.hidden]
         self.classifier = tf.keras.layers.Dense(num_classes + 1, kernel_initializer=normal(stddev=0.01), name="logits")
         self.regressor = tf.keras.layers.Dense(4, kernel_initializer=normal(stddev=0.001), name="deltas")
 

@@ -19,16 +19,19 @@ class Block(tf.keras.layers.Layer):
 
     def __init__(self, channels, stride, bottleneck, project, norm, name):
         super().__init__(name=name)
+        # Norms on stored statistics do not hold the features of an untrained network, which would double with every
+        # block; so there a block starts as the identity (arXiv:1706.02677, section 5.1).
+        last = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
         if bottleneck:
             self.body = [
                 Convolution(channels, 1, norm=norm, relu=True, name="conv1"),
                 Convolution(channels, 3, stride, norm=norm, relu=True, name="conv2"),
-                Convolution(4 * channels, 1, norm=norm, name="conv3"),
+                Convolution(4 * channels, 1, name="conv3", **last),
             ]
         else:
             self.body = [
                 Convolution(channels, 3, stride, norm=norm, relu=True, name="conv1"),
-                Convolution(channels, 3, norm=norm, name="conv2"),
+                Convolution(channels, 3, name="conv2", **last),
             ]
         width = 4 * channels if bottleneck else channels
         self.shortcut = Convolution(width, 1, stride, norm=norm, name="shortcut") if project else None

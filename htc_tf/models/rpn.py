@@ -1,4 +1,4 @@
-"""The region proposal network (Ren et al., arXiv:1506.01497): from the pyramid to the boxes that stage 1 starts with."""
+"""The region proposal network (arXiv:1506.01497): from the pyramid to the boxes that stage 1 starts with."""
 
 import gin
 import tensorflow as tf

@@ -2,10 +2,10 @@
 
 `roi_align` comes before it, with RoIs in cells of their own level; the heads come after it.
 
-With a fixed number of samples a RoI is one crop of all its samples, and the mean of each bin. Adaptive sampling takes
-another idea. RoIAlign averages gy x gx samples in each of the P x P bins of a RoI. Sample (i, j) of every bin, taken
-together, is a regular grid again, so a RoI is gy * gx interleaved crops of P x P, whatever gy and gx are: all crops
-of a level have one size, no RoI is too large, and the mean over a RoI's crops is its answer.
+The idea. RoIAlign averages gy x gx samples in each of the P x P bins of a RoI. Where their number is fixed, one crop
+holds all samples of a RoI. Where it is adaptive, crops would be of many sizes; but sample (i, j) of every bin, taken
+together, is a regular grid again, so a RoI is gy * gx interleaved crops of P x P. All crops have one size, no RoI is
+too large, and the mean over a RoI's crops is its answer.
 
 crop_and_resize counts what lies outside of the map as 0 where RoIAlign repeats the edge for one more cell; on a map
 that was padded by one cell of its own edge the two are equal.
@@ -13,14 +13,19 @@ that was padded by one cell of its own edge the two are equal.
 On a CPU the gradient of crop_and_resize has a data race: threads add to the same cell without a lock, so that it
 differs from run to run and now and then loses a contribution
 (https://github.com/tensorflow/tensorflow/issues/42033).
-`tf.config.experimental.enable_op_determinism()` makes it single-threaded and right. On a GPU there is no race, and
-the same switch makes this gradient raise UnimplementedError.
+`tf.config.experimental.enable_op_determinism()` makes it single-threaded and right. On a GPU the kernel adds
+atomically, and the same switch makes this gradient raise UnimplementedError.
+
+TensorFlow logs "Error in PredictCost() for the op: CropAndResize" once per call and graph, since the number of crops
+is not known beforehand (https://github.com/tensorflow/tensorflow/issues/56904). It concerns an estimate of cost only.
 """
 
 import tensorflow as tf
 
 # How many float32 the crops of one piece of the RoIs may have (128 MB): what bounds the memory.
 _PIECE = 2**25
+# Cell k's centre is at k + 1/2 in cells, and at k + 1 among the padded map's rows and columns.
+_CENTRE = 0.5
 
 
 def prepare(maps):
@@ -48,26 +53,26 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
         rows.append(tf.cast(chosen, tf.int32))
         level_boxes, level_images = tf.gather(boxes, chosen), tf.gather(images, chosen)
         if sampling_ratio:
-            pooled.append(_crop_level(padded, level_boxes, level_images, output_size * sampling_ratio))
+            pooled.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
         else:
-            pooled.append(_pool_level(padded, level_boxes, level_images, output_size))
-    pooled = tf.dynamic_stitch(rows, pooled)
-    return tf.nn.avg_pool2d(pooled, sampling_ratio, sampling_ratio, "VALID") if sampling_ratio > 1 else pooled
+            pooled.append(_pool_adaptive(padded, level_boxes, level_images, output_size))
+    return tf.dynamic_stitch(rows, pooled)
 
 
-def _crop_level(padded, boxes, images, side):
-    """The samples of RoIs with side x side of them, on one map: [R, side, side, C]. A single crop holds them all."""
+def _pool_fixed(padded, boxes, images, output_size, samples):
+    """RoIAlign on one map with samples x samples of them in every bin: [R, P, P, C]."""
+    side = output_size * samples
     step = (boxes[:, 2:] - boxes[:, :2]) / side
-    first = boxes[:, :2] + 0.5 + 0.5 * step
-    corners = tf.concat([first, first + (side - 1) * step], axis=-1)
-    scale = tf.cast(tf.shape(padded)[1:3] - 1, tf.float32)
-    return tf.image.crop_and_resize(padded, corners / tf.tile(scale, [2]), images, [side, side])
+    first = boxes[:, :2] + _CENTRE + 0.5 * step
+    corners = _normalize(tf.concat([first, first + (side - 1) * step], axis=-1), padded)
+    crops = tf.image.crop_and_resize(padded, corners, images, [side, side])
+    return tf.nn.avg_pool2d(crops, samples, samples, "VALID") if samples > 1 else crops
 
 
-def _pool_level(padded, boxes, images, output_size):
-    """Adaptive RoIAlign on one map: [R, P, P, C]."""
+def _pool_adaptive(padded, boxes, images, output_size):
+    """RoIAlign on one map with as many samples as a bin has cells, rounded up: [R, P, P, C]."""
     shape = tf.shape(padded)
-    # As many samples as a bin has cells, rounded up; an empty RoI has none.
+    # An empty RoI has none.
     samples = tf.cast(tf.math.ceil((boxes[:, 2:] - boxes[:, :2]) / output_size), tf.int32)
     bounds = _cut(samples, tf.maximum(_PIECE // (output_size**2 * shape[-1]), 1))
     pieces = tf.size(bounds) - 1
@@ -75,8 +80,7 @@ def _pool_level(padded, boxes, images, output_size):
     def crops(piece):
         rois = tf.range(bounds[piece], bounds[piece + 1])
         owners, corners = _interleaved_crops(tf.gather(boxes, rois), tf.gather(samples, rois), output_size)
-        scale = tf.cast(shape[1:3] - 1, tf.float32)
-        return tf.size(rois), owners, corners / tf.concat([scale, scale], 0), tf.gather(tf.gather(images, rois), owners)
+        return tf.size(rois), owners, _normalize(corners, padded), tf.gather(tf.gather(images, rois), owners)
 
     def shares(piece):
         """What one crop counts in its RoI's mean: [rois of the piece, 1, 1, 1]."""
@@ -144,6 +148,10 @@ def _interleaved_crops(boxes, samples, output_size):
 
     boxes = tf.gather(boxes, owners)
     bins = (boxes[:, 2:] - boxes[:, :2]) / output_size
-    # Cell k's centre is k + 1/2 in cells, k + 1 in the padded map.
-    first = boxes[:, :2] + 0.5 + (tf.cast(sample, tf.float32) + 0.5) / tf.cast(samples, tf.float32) * bins
+    first = boxes[:, :2] + _CENTRE + (tf.cast(sample, tf.float32) + 0.5) / tf.cast(samples, tf.float32) * bins
     return owners, tf.concat([first, first + (output_size - 1) * bins], axis=-1)
+
+
+def _normalize(corners, padded):
+    """Rows and columns of the padded map -> crop_and_resize's coordinates, in which the last one is 1."""
+    return corners / tf.cast(tf.tile(tf.shape(padded)[1:3] - 1, [2]), tf.float32)

@@ -56,6 +56,8 @@ def prepare(maps):
 def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
     """RoIAlign of a flat list of RoIs. The maps get a gradient, the boxes none.
 
+    XLA refuses to gather from nothing, so there may be no RoI only if that is known when traced.
+
     Args:
       prepared: what `prepare` returns.
       boxes: [R, 4] in cells of the RoI's level.
@@ -75,7 +77,7 @@ def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
     @tf.custom_gradient
     def pooled(cells):
         def gradient(upstream):
-            summed = _scatter(upstream, tf.shape(cells)[0] , rois, output_size, sampling_ratio)
+            summed = _scatter(upstream, tf.shape(cells)[0], rois, output_size, sampling_ratio)
             return tf.reshape(summed, tf.shape(cells))
 
         return _gather(cells, rois, output_size, sampling_ratio), gradient
@@ -88,13 +90,12 @@ def _gather(cells, rois, output_size, sampling_ratio):
     """The forward direction: [S, C] -> [R, P, P, C]."""
 
     def step(pooled, members, taps, _):
-        columns = tf.unstack(taps.columns[:, None], axis=-1)
+        rows, columns = tf.unstack(taps.rows[:, :, None], axis=-1), tf.unstack(taps.columns[:, None], axis=-1)
+        row_weights = tf.unstack(taps.row_weights[:, :, None, None], axis=-1)
         column_weights = tf.unstack(taps.column_weights[:, None, :, None], axis=-1)
         total = 0.0
-        for row, row_weight in zip(
-            tf.unstack(taps.rows[:, :, None], axis=-1), tf.unstack(taps.row_weights[:, :, None, None], axis=-1)
-        ):
-            pairs = zip(columns, column_weights)
+        for row, row_weight in zip(rows, row_weights, strict=True):
+            pairs = zip(columns, column_weights, strict=True)
             total += row_weight * tf.add_n([weight * tf.gather(cells, row + column) for column, weight in pairs])
         return tf.tensor_scatter_nd_add(pooled, members[:, None], total)
 
@@ -110,9 +111,8 @@ def _scatter(upstream, count, rois, output_size, sampling_ratio):
         part = tf.gather(upstream, members)
 
         def add_pair(pair, summed):
-            row, row_weight, column, column_weight = (
-                tf.gather(field, tap, axis=2) for field, tap in zip(taps, [pair // used[1]] * 2 + [pair % used[1]] * 2)
-            )
+            row, row_weight = (tf.gather(field, pair // used[1], axis=2) for field in taps[:2])
+            column, column_weight = (tf.gather(field, pair % used[1], axis=2) for field in taps[2:])
             weight = row_weight[:, :, None] * column_weight[:, None, :]
             cell = row[:, :, None] + column[:, None, :]
             return pair + 1, tf.tensor_scatter_nd_add(summed, cell[..., None], part * weight[..., None])
@@ -157,7 +157,7 @@ def _walk(rois, output_size, sampling_ratio, step, state):
             taps = _Taps(rows, row_weights * weight, columns, column_weights)
             return step(state, members, taps, tf.minimum(tf.gather(needs, chunk) - first, width))
 
-        if width < _TAPS[-1]:
+        if sampling_ratio or width < widths[-1]:
             return chunk + 1, block(state, (0, 0))
         blocks = -(-tf.gather(needs, chunk) // width)
         return chunk + 1, tf.while_loop(

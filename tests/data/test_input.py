@@ -1,0 +1,331 @@
+"""From records on disk to batches: what is in them, that they repeat bit by bit, and what damage says."""
+
+import hashlib
+import io
+import json
+import logging
+import subprocess
+import sys
+import textwrap
+
+import gin
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tensorflow.python.framework import config as tf_config
+
+from htc_tf import structures
+from htc_tf.data import augment, input, schema
+from htc_tf.errors import UserError
+
+CATEGORIES = {3: "cup", 90: "brush"}
+
+
+def encode_image(pixels, format="png"):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def rectangle(number, y1, x1, y2, x2, label, size, crowd=0):
+    """One object of an image of that (height, width)."""
+    height, width = size
+    bitmap = np.zeros(size, np.uint8, order="F")
+    bitmap[y1:y2, x1:x2] = 1
+    sides = (y1 / height, x1 / width, y2 / height, x2 / width)
+    rle = coco_mask.encode(bitmap)["counts"]
+    return schema.Object(number, *sides, label, CATEGORIES.get(label, "?"), crowd, float(bitmap.sum()), rle)
+
+
+def record(image_id, size, objects=(), pixels=None, encoded=None, semantic=b"", format="png"):
+    if encoded is None:
+        generator = np.random.default_rng(image_id)
+        pixels = generator.integers(0, 256, (*size, 3)).astype(np.uint8) if pixels is None else pixels
+        encoded = encode_image(pixels, format)
+    image = schema.Image(encoded, format, *size, f"photos/{image_id}.{format}", image_id)
+    return schema.example(image, objects, semantic)
+
+
+def write_dataset(folder, records, shards=1, crowd=0):
+    """A data set of those records, dealt out to the shards in turn."""
+    folder.mkdir(exist_ok=True)
+    listed = []
+    for number in range(shards):
+        path = folder / f"{number:05d}-of-{shards:05d}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for serialized in records[number::shards]:
+                writer.write(serialized)
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        count = len(records[number::shards])
+        listed.append({"file": path.name, "records": count, "bytes": len(content), "sha256": digest})
+    info = {
+        "version": 1,
+        "categories": [{"id": number, "name": name} for number, name in CATEGORIES.items()],
+        "stuff": {"present": False, "labels": 0},
+        **{"masks": True, "images": len(records), "objects": 0, "crowd": crowd, "shards": listed},
+        **{"counters": {}, "options": {}, "inputs": {}},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Eleven images, seven of them landscape, with 0 to 2 objects, in three shards."""
+    records = []
+    for number in range(11):
+        size = (24, 36) if number % 3 else (45, 30)
+        objects = [rectangle(2 * number + k + 1, 4 + k, 6, 20, 24, (3, 90)[k], size) for k in range(number % 3)]
+        semantic = encode_image(np.full(size, number, np.uint8))
+        records.append(record(number + 1, size, objects, semantic=semantic))
+    return write_dataset(tmp_path_factory.mktemp("mixed"), records, shards=3)
+
+
+def make(**kwargs):
+    settings = {"batch_size": 2, "min_side": 48, "max_side": 64, "max_objects": 4, "mask_size": 16}
+    return input.Input(**{**settings, **kwargs})
+
+
+def batches(folder, count, seed=0, start_step=0, **kwargs):
+    return list(make(**kwargs).dataset(folder, seed, start_step).take(count).as_numpy_iterator())
+
+
+def assert_equal(one, other):
+    for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_image(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[5:10, 6:18] = (200, 100, 50)
+    labels = np.where(pixels[..., 0] > 0, 7, 9).astype(np.uint8)
+    objects = [
+        rectangle(1, 0, 0, 20, 30, 3, (20, 30), crowd=1),
+        rectangle(2, 5, 6, 10, 18, 90, (20, 30)),
+    ]
+    written = record(139, (20, 30), objects, pixels, semantic=encode_image(labels))
+    folder = write_dataset(tmp_path, [written], crowd=1)
+    (batch,) = batches(folder, 1, training=False, batch_size=1, min_side=40, max_side=64)
+    assert isinstance(batch, structures.Batch) and isinstance(batch.truth, structures.Truth)
+    assert batch.images.shape == (1, 64, 64, 3) and batch.images.dtype == np.uint8
+    np.testing.assert_array_equal(batch.sizes, [[40, 60]])
+    np.testing.assert_array_equal(batch.original_sizes, [[20, 30]])
+    np.testing.assert_array_equal(batch.image_ids, [139])
+    np.testing.assert_array_equal(batch.images[0, 14, 20], (200, 100, 50))
+    assert not batch.images[0, 40:].any() and not batch.images[0, :, 60:].any()
+    truth = batch.truth
+    np.testing.assert_array_equal(truth.valid, [[True, False, False, False]])
+    np.testing.assert_allclose(truth.boxes[0], [[10, 12, 20, 36], *np.zeros((3, 4))], atol=1e-5)
+    np.testing.assert_array_equal(truth.classes, [[1, 0, 0, 0]])
+    assert truth.masks.shape == (1, 4, 16, 16) and truth.masks.dtype == np.uint8
+    # 12 pixels and one and a half cells on each side: 12 / 13 of a pixel a cell, times the scale 2.
+    margins = 2 * np.array([1.0, 1.5 * 12 / 13])
+    frame = [10 - margins[0], 12 - margins[1], 20 + margins[0], 36 + margins[1]]
+    np.testing.assert_allclose(truth.mask_frames[0, 0], frame, rtol=1e-5)
+    cell = (frame[2] - frame[0]) * (frame[3] - frame[1]) / 16**2
+    assert truth.masks[0, 0].sum() / 255 * cell == pytest.approx(10 * 24, rel=0.02)
+    semantic = np.full((8, 8), 255)
+    semantic[:5, :8] = 9
+    semantic[2, 2:5] = 7  # Of rows 10 ... 19 and columns 12 ... 35: row 16, columns 16, 24, 32.
+    np.testing.assert_array_equal(truth.semantic[0], semantic)
+
+
+def test_static_shapes(mixed):
+    spec = make(max_side=48).dataset(mixed, 0).element_spec
+    assert spec.images.shape == (2, 64, 64, 3) and spec.truth.semantic.shape == (2, 8, 8)
+    assert spec.truth.masks.shape == (2, 4, 16, 16)
+    assert all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec))
+    spec = make(max_side=80).dataset(mixed, 0).element_spec
+    assert all(part.shape[0] == 2 for part in tf.nest.flatten(spec))
+    shapes = {batch.images.shape[1:3] for batch in batches(mixed, 12, max_side=80)}
+    assert shapes == {(64, 96), (96, 64)}
+
+
+def test_grey_images_get_three_channels(tmp_path):
+    pixels = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+    written = [record(1, (20, 30), pixels=pixels), record(2, (20, 30), pixels=pixels, format="jpeg")]
+    (batch,) = batches(write_dataset(tmp_path, written), 1, min_side=20, max_side=30, training=False)
+    np.testing.assert_array_equal(batch.images[0, :20, :30], np.repeat(pixels[..., None], 3, axis=2))
+    assert np.ptp(batch.images[1].astype(int), axis=-1).max() == 0 and batch.images[1].any()
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_images_without_objects_or_with_only_crowd(tmp_path, crowd):
+    objects = [rectangle(1, 2, 2, 9, 9, 3, (20, 30), crowd=1)] if crowd else []
+    folder = write_dataset(tmp_path, [record(1, (20, 30), objects)], crowd=len(objects))
+    for batch in batches(folder, 2, augment=(augment.flip, augment.photometric)):
+        assert not batch.truth.valid.any() and not batch.truth.masks.any() and not batch.truth.boxes.any()
+        assert (batch.truth.semantic == 255).all() and batch.images.any()
+
+
+def test_more_objects_than_fit_are_counted(tmp_path, caplog):
+    objects = [rectangle(k + 1, k, k, k + 8, k + 8, 3, (20, 30)) for k in range(7)]
+    folder = write_dataset(tmp_path, [record(k, (20, 30), objects) for k in range(1, 5)])
+    with caplog.at_level(logging.WARNING, "htc_tf"):
+        (batch,) = batches(folder, 1, min_side=20, max_side=30)
+    assert batch.truth.valid.all()
+    np.testing.assert_allclose(batch.truth.boxes[0], [[k, k, k + 8, k + 8] for k in range(4)], atol=1e-5)
+    (message,) = [entry.getMessage() for entry in caplog.records]
+    assert "photos/" in message and "7 objects" in message and "first 4" in message
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 6, 100])
+def test_resuming_repeats_every_bit(mixed, shuffle_buffer):
+    settings = {"augment": (augment.flip, augment.photometric), "max_side": 80, "shuffle_buffer": shuffle_buffer}
+    whole = batches(mixed, 14, seed=3, **settings)
+    for start_step in (1, 5, 9):
+        assert_equal(whole[start_step:], batches(mixed, 14 - start_step, 3, start_step, **settings))
+    assert len({batch.images.tobytes() for batch in whole + batches(mixed, 14, 4, **settings)}) == 28
+
+
+def test_operations_may_be_required_to_be_deterministic(mixed):
+    settings = {"augment": (augment.flip, augment.photometric), "shuffle_buffer": 6}
+    expected = batches(mixed, 8, **settings)
+    tf_config.enable_op_determinism()
+    try:
+        found = batches(mixed, 8, **settings)
+    finally:
+        tf_config.disable_op_determinism()
+    assert_equal(found, expected)
+
+
+def test_multi_scale_stays_inside_the_padded_shape(mixed):
+    def scale(sample):
+        return augment.multi_scale(sample, (32, 40, 48))
+
+    sizes = np.concatenate([batch.sizes for batch in batches(mixed, 20, augment=(scale,))])
+    assert set(sizes.min(axis=1)) == {32, 40, 48} and sizes.max() <= 64
+
+
+def test_flipping_moves_image_and_truth_alike(mixed):
+    def flip(sample):
+        return augment.flip(sample, probability=1.0)
+
+    settings = {"shuffle_buffer": 0, "max_side": 80, "min_side": 48}
+    for plain, flipped in zip(
+        batches(mixed, 8, **settings), batches(mixed, 8, augment=(flip,), **settings), strict=True
+    ):
+        for row, (height, width) in enumerate(plain.sizes.astype(int)):
+            image = plain.images[row, :height, :width]
+            np.testing.assert_allclose(flipped.images[row, :height, :width], image[:, ::-1].astype(int), atol=1)
+            valid = plain.truth.valid[row]
+            y1, x1, y2, x2 = plain.truth.boxes[row, valid].T
+            mirrored = np.stack([y1, width - x2, y2, width - x1], axis=-1)
+            np.testing.assert_allclose(flipped.truth.boxes[row, valid], mirrored, atol=1e-4)
+            np.testing.assert_array_equal(flipped.truth.masks[row], plain.truth.masks[row, :, :, ::-1])
+
+
+def test_evaluation_sees_every_image_once(mixed):
+    found = batches(mixed, -1, training=False, batch_size=4, max_side=80)
+    ids = np.concatenate([batch.image_ids for batch in found])
+    assert sorted(ids[ids >= 0]) == list(range(1, 12))
+    assert len(ids) == 12 and not any(batch.truth.valid[batch.image_ids < 0].any() for batch in found)
+    (one,) = batches(mixed, -1, training=False, batch_size=16, max_side=48)
+    # Three shards were dealt the images in turn.
+    np.testing.assert_array_equal(one.image_ids, [1, 4, 7, 10, 2, 5, 8, 11, 3, 6, 9, -1, -1, -1, -1, -1])
+
+
+def test_batches_can_be_distributed(mixed):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    distributed = iter(strategy.experimental_distribute_dataset(make(max_side=48).dataset(mixed, 0)))
+    (expected,) = batches(mixed, 1, max_side=48)
+    found = next(distributed)
+    assert isinstance(found, structures.Batch) and found.images.shape == (2, 64, 64, 3)
+    assert_equal(found, expected)
+
+
+def test_gin_builds_it(mixed):
+    gin.parse_config("Input.augment = [@flip, @multi_scale]\nflip.probability = 1.0\nmulti_scale.min_sides = (32,)")
+    try:
+        configured = gin.get_configurable(input.Input)(2, 48, 64, 4, 16)
+        batch = next(configured.dataset(mixed, 0).as_numpy_iterator())
+    finally:
+        gin.clear_config()
+    assert (batch.sizes.min(axis=1) == 32).all()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"batch_size": 0}, r"Input\.batch_size = 0"),
+        ({"max_side": 40}, r"Input\.max_side = 40.*Input\.min_side = 48"),
+        ({"mask_size": 3}, r"Input\.mask_size = 3"),
+        ({"semantic_stride": 7}, r"Input\.size_divisor = 32.*7"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(**settings)
+
+
+def test_an_impossible_augmentation_is_refused_before_the_first_batch(mixed):
+    def scale(sample):
+        return augment.multi_scale(sample, (32, 500))
+
+    with pytest.raises(UserError) as error:
+        make(augment=(scale,)).dataset(mixed, 0)
+    assert "\n" not in str(error.value) and "500" in str(error.value)
+
+
+def read_all(folder):
+    with input.named_errors(folder):
+        for _ in make(training=False).dataset(folder, 0):
+            pass
+
+
+def broken_jpeg(cut):
+    return encode_image(np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8), "jpeg")[:cut]
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (record(7, (20, 30), encoded=broken_jpeg(400), format="jpeg"), r"00001-of-00002\.tfrecord: photos/7\.jpeg"),
+        (record(7, (20, 30), encoded=b"no image", format="jpeg"), r"00001-of-00002\.tfrecord: photos/7\.jpeg"),
+        (record(7, (20, 31), encoded=encode_image(np.zeros((20, 30, 3), np.uint8))), "photos/7.*20 x 30.*20 x 31"),
+        (record(7, (20, 30), semantic=b"no map"), r"photos/7\.png, semantic map"),
+        (record(7, (20, 30), [rectangle(1, 2, 2, 9, 9, 5, (20, 30))]), r"photos/7\.png.*category \[5\]"),
+        (b"\xff\xff", r"00001-of-00002\.tfrecord: record 0"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path, bad, message):
+    folder = write_dataset(tmp_path, [record(1, (20, 30)), bad, record(3, (20, 30))], shards=2)
+    with pytest.raises(UserError, match=message) as error:
+        read_all(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    folder = write_dataset(tmp_path, [record(k, (20, 30)) for k in range(1, 7)], shards=2)
+    path = tmp_path / "00001-of-00002.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord"):
+        read_all(folder)
+    path.write_bytes(content[:-40])
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord"):
+        make().dataset(folder, 0)
+
+
+def test_an_empty_data_set(tmp_path):
+    with pytest.raises(UserError, match="no images"):
+        make().dataset(write_dataset(tmp_path, []), 0)
+
+
+def test_other_errors_pass_unchanged(mixed):
+    with pytest.raises(tf.errors.ResourceExhaustedError), input.named_errors(mixed):
+        raise tf.errors.ResourceExhaustedError(None, None, "too large")
+
+
+def test_a_program_that_holds_an_iterator_ends(mixed):
+    program = f"""
+        from htc_tf.data.input import Input
+        iterator = iter(Input(2, 48, 64, 4, 16).dataset({mixed!r}, 0))
+        for _ in range(20):
+            next(iterator)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=120, check=True)

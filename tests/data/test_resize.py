@@ -1,0 +1,87 @@
+"""Sizes as mmcv computes them, pixels as bilinear interpolation gives them, shapes that hold every image."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.data import resize
+
+
+@pytest.mark.parametrize(
+    "size, sides, expected",
+    [
+        ((480, 640), (800, 1333), (800, 1067)),
+        ((427, 640), (800, 1333), (800, 1199)),
+        ((640, 427), (800, 1333), (1199, 800)),
+        ((500, 1500), (800, 1333), (444, 1333)),
+        ((192, 192), (192, 192), (192, 192)),
+        ((1, 10000), (800, 1333), (1, 1333)),
+    ],
+)
+def test_fitted_size(size, sides, expected):
+    assert tuple(resize.fitted_size(*size, *sides).numpy()) == expected
+
+
+def test_fitted_size_is_mmcvs_and_fits_a_padded_shape():
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(20, 900, (200, 2)).tolist():
+        scale = min(1333 / max(height, width), 800 / min(height, width))
+        expected = int(height * scale + 0.5), int(width * scale + 0.5)
+        size = resize.fitted_size(tf.constant(height), tf.constant(width), 800, 1333)
+        assert tuple(size.numpy()) == expected
+        shapes = resize.padded_shapes(800, 1333)
+        shape = shapes[int(resize.choose_shape(size, shapes))]
+        assert expected[0] <= shape[0] and expected[1] <= shape[1]
+
+
+def test_padded_shapes():
+    assert resize.padded_shapes(800, 1333) == [(800, 1344), (1344, 800)]
+    assert resize.padded_shapes(192, 192) == [(192, 192)]
+    assert resize.padded_shapes(180, 192) == [(192, 192)]
+    assert resize.padded_shapes(100, 150, divisor=64) == [(128, 192), (192, 128)]
+
+
+def test_resize_of_a_ramp():
+    ramp = np.uint8([[[0], [100]]])
+    np.testing.assert_array_equal(resize.resize(tf.constant(ramp), [1, 4])[0, :, 0], [0, 25, 75, 100])
+    np.testing.assert_array_equal(resize.resize(tf.constant(ramp), [1, 1])[0, :, 0], [50])
+
+
+@pytest.mark.parametrize("size", [(31, 47), (9, 14), (23, 17)])
+def test_resize_is_bilinear_between_pixel_centres(size):
+    image = np.random.default_rng(1).integers(0, 256, (17, 23, 3)).astype(np.uint8)
+
+    def weights(old, new):
+        at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)))
+
+    exact = np.einsum("yh,hwc,xw->yxc", weights(17, size[0]), image, weights(23, size[1]))
+    resized = resize.resize(tf.constant(image), size).numpy()
+    # Rounded to the nearest grey level; an exact half may go either way.
+    assert np.abs(resized - exact).max() <= 0.5 + 1e-3
+
+
+def test_resize_keeps_every_grey_level():
+    for level in (0, 1, 127, 254, 255):
+        image = tf.fill([5, 7, 3], tf.constant(level, tf.uint8))
+        assert np.unique(resize.resize(image, [13, 4])).tolist() == [level]
+
+
+def test_resize_to_fit_and_pad_in_a_graph():
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+    def prepare(image):
+        fitted, size = resize.resize_to_fit(image, 64, 96)
+        return fitted, size, resize.pad_to(fitted, 64, 96)
+
+    fitted, size, padded = prepare(tf.fill([30, 40, 3], tf.constant(9, tf.uint8)))
+    assert fitted.shape == (64, 85, 3) and size.dtype == tf.float32
+    np.testing.assert_array_equal(size, [64, 85])
+    assert prepare.get_concrete_function().output_shapes[2] == (64, 96, 3)
+    np.testing.assert_array_equal(padded[:, :85], fitted)
+    assert not np.any(padded[:, 85:])
+
+
+def test_pad_to_pads_below_and_to_the_right():
+    padded = resize.pad_to(tf.constant(np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3)), 3, 4).numpy()
+    np.testing.assert_array_equal(padded[1, 1], [10, 11, 12])
+    assert padded.sum() == 78 and padded.shape == (3, 4, 3)
