@@ -1,4 +1,4 @@
-"""python -m htc_tf.client: asks an exported SavedModel about pictures, with TensorFlow alone: no gin, none of our code."""
+"""python -m htc_tf.client: asks an exported SavedModel about pictures, with TensorFlow and none of our model's code."""
 
 import argparse
 import json

@@ -12,7 +12,9 @@ def parse():
     parser = argparse.ArgumentParser(prog="python -m htc_tf.export", description=__doc__)
     config.add_flags(parser)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
-    parser.add_argument("--output", required=True, metavar="EXPORT", help="the model is written to EXPORT/1, the next time to EXPORT/2")
+    parser.add_argument(
+        "--output", required=True, metavar="EXPORT", help="the model is written to EXPORT/1, the next time to EXPORT/2"
+    )
     return parser.parse_args()
 
 

@@ -1,7 +1,11 @@
-"""Shared fixtures: the reference arrays, the COCO sample where there is one."""
+"""Shared fixtures: the reference arrays, the COCO sample where there is one, and the tiny data, model and run.
+
+What is tiny is drawn, converted and trained once a session, in seconds: six scenes, tests/tiny.gin, four steps.
+"""
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
+TINY = str(HERE / "tiny.gin")
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +33,111 @@ def coco_sample():
     if not folder.is_dir():
         pytest.skip("the COCO sample is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Six drawn scenes: `images`, `annotations` and `records`. One has no object, one has a crowd too."""
+    from pipelines import coco_to_tfrecord, shapes
+
+    folder, split, seed = tmp_path_factory.mktemp("tiny_data"), "train2017", 4
+    shapes.make_folders(folder, split)
+    annotations = shapes.annotations_path(folder, split)
+    shapes.write_annotations(annotations, seed, [shapes.write_scene(folder, split, seed, i) for i in range(6)])
+    data = SimpleNamespace(images=folder / split, annotations=annotations, records=folder / "records")
+    flags = {"annotations": annotations, "images": data.images, "stuff": folder / "stuffthingmaps" / split}
+    flags |= {"output": data.records, "shards": 2}
+    coco_to_tfrecord.main([f"--{name}={value}" for name, value in flags.items()])
+    return data
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment():
+    """tiny_experiment("NUM_STAGES=1", ...) -> the Experiment of tests/tiny.gin with other values."""
+    from htc_tf import config
+
+    return lambda *params: config.load([TINY], params)[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_experiment):
+    """tiny_model("NUM_STAGES=1", ...) -> its Experiment and its model, variables and all; the same numbers each time."""
+    from htc_tf.engine.inference import build_variables
+
+    def build(*params):
+        experiment = tiny_experiment(*params)
+        experiment.prepare_runtime(seed=0)
+        model = experiment.build_model()
+        build_variables(model)
+        return experiment, model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def drawn_batch(tiny_data, tiny_experiment):
+    """A Batch of two images of 64 pixels, both with objects."""
+    batches = tiny_experiment().eval_input.dataset(tiny_data.records, seed=0)
+    return next(batch for batch in batches if batch.truth.valid.numpy().any(axis=1).all())
+
+
+@pytest.fixture(scope="session")
+def make_learner():
+    """make_learner(experiment, model) -> a function from Batch to ({name: loss}, the trainable variables' gradients)."""
+    import tensorflow as tf
+
+    from htc_tf.engine.trainer import normalise
+
+    def make(experiment, model):
+        def learn(batch, seed=(0, 1)):
+            with tf.GradientTape() as tape:
+                outputs = model(batch.images, batch.sizes, batch.truth, tf.constant(seed))
+                named = experiment.objective(outputs, batch.truth, batch.sizes, tf.constant(seed))
+                losses = normalise(named, replicas=1, inside_xla=False)
+                losses["total"] = tf.add_n(list(losses.values()))
+            return losses, tape.gradient(losses["total"], model.trainable_variables)
+
+        return learn
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_learner(tiny_model, make_learner):
+    """A learner of two stages, `eager` and `traced`; `proposals.assign(False)` takes all proposals away."""
+    import tensorflow as tf
+
+    experiment, model = tiny_model("NUM_STAGES=2")
+    proposals, propose = tf.Variable(True, trainable=False), model.rpn.propose
+
+    def propose_or_not(*arguments):
+        found = propose(*arguments)
+        return found._replace(valid=found.valid & proposals)
+
+    model.rpn.propose = propose_or_not
+    learn = make_learner(experiment, model)
+    traced = tf.function(learn, autograph=False)
+    return SimpleNamespace(model=model, proposals=proposals, eager=learn, traced=traced)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data, tmp_path_factory):
+    """A trained Run: four steps, each logged, a checkpoint every two, an evaluation at the end."""
+    from htc_tf import config
+    from htc_tf.engine.trainer import train
+    from htc_tf.run import Run
+
+    run = Run(tmp_path_factory.mktemp("tiny") / "run")
+    experiment, resolved = config.load([TINY], ["EVALUATE_EVERY=4"])
+    train(experiment, resolved, tiny_data.records, tiny_data.records, run, seed=0)
+    return run
+
+
+@pytest.fixture
+def eagerly():
+    """No function is traced, which takes longer than it takes to run a few times."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

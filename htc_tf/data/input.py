@@ -11,12 +11,16 @@ import re
 
 import gin
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from htc_tf.data import datasets, order, resize, schema, truth
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+# What reading a damaged or foreign shard raises.
+_DAMAGE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError, UnicodeDecodeError)
 
 
 @gin.register
@@ -149,11 +153,12 @@ def named_errors(folder):
     """
     try:
         yield
-    except tf.errors.OpError as error:
-        named = re.search(r"UserError: (.*)", error.message)
+    # TensorFlow quotes a record that it cannot parse, and Python may be unable to decode the quotation.
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        named = re.search(r"UserError: (.*)", str(error))
         if named:
             raise UserError(named[1]) from None
-        if isinstance(error, (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)):
+        if isinstance(error, _DAMAGE):
             _find_damage(datasets.load_info(folder))
         raise
 
@@ -163,5 +168,5 @@ def _find_damage(info):
         for index, serialized in enumerate(datasets.read_shard(path, shard.records)):
             try:
                 schema.unpack(serialized)
-            except Exception as error:
+            except (DecodeError, IndexError, ValueError) as error:
                 raise UserError(f"{path}: record {index} is none of ours ({error}); prepare the data again") from None

@@ -84,7 +84,10 @@ class SampleReader:
         if unknown:
             raise UserError(f"{name}: dataset_info.json knows no category {sorted(unknown)}; prepare the data again")
         classes = np.array([self._classes[category] for category in categories[objects].tolist()], np.int32)
-        masks, frames = crop_masks(rles[objects], height, width, self._mask_size)
+        try:
+            masks, frames = crop_masks(rles[objects], height, width, self._mask_size)
+        except ValueError as error:
+            raise UserError(f"{name}: a mask's run lengths do not decode ({error}); prepare the data again") from None
         return image, labels, boxes[objects], classes, masks, frames
 
     def _warn_of_crowded_image(self, name, objects):

@@ -41,7 +41,9 @@ def mismatches(path, checkpoints):
         stored = tf.train.list_variables(path)
     except (tf.errors.OpError, ValueError, IndexError) as error:
         return f"unreadable ({str(error).splitlines()[0]})"
-    shapes = sorted(tuple(shape) for name, shape in stored if name.startswith("model/") and "OPTIMIZER_SLOT" not in name)
+    shapes = sorted(
+        tuple(shape) for name, shape in stored if name.startswith("model/") and "OPTIMIZER_SLOT" not in name
+    )
     model = checkpoints.checkpoint.model
     wanted = sorted((tuple(v.shape), v.name) for v in model.variables)
     missing = []

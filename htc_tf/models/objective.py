@@ -37,7 +37,7 @@ def count_where(mask):
 
 @gin.register
 class Objective:
-    """Outputs, Truth -> {name: Loss}; names are rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
+    """Outputs, Truth -> {name: Loss}: rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
 
     def __init__(
         self,
@@ -64,6 +64,9 @@ class Objective:
         self.semantic_mean, self.rpn_beta, self.box_beta = semantic_mean, rpn_beta, box_beta
 
     def __call__(self, outputs, truth, sizes, seed):
+        if len(outputs.stages) > len(self.stage_weights):
+            count = len(outputs.stages)
+            raise UserError(f"Objective.stage_weights = {self.stage_weights}: give one for each of {count} stages")
         named = self.rpn(outputs.rpn, truth, sizes, seed)
         for number, (stage, weight) in enumerate(zip(outputs.stages, self.stage_weights, strict=False), start=1):
             for name, loss in self.stage(stage, truth).items():

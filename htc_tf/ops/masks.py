@@ -9,6 +9,8 @@ small matrix products, whatever the sizes.
 
 import tensorflow as tf
 
+from htc_tf.ops.sampling import count_samples
+
 
 def mask_targets(masks, frames, boxes, matches, size=28):
     """What the mask head should say inside each box: the matched truth mask, pooled by RoIAlign and cut at 0.5.
@@ -53,8 +55,8 @@ def _pooling_weights(box, frame, cells, size):
     extent = frame[..., 1:] - frame[..., :1]
     scale = tf.math.divide_no_nan(float(cells), tf.maximum(extent, 0.0))
     edges = (box - frame[..., :1]) * scale - 0.5  # in units of cells, 0 is the first cell's centre
-    bin_length = (edges[..., 1:] - edges[..., :1])[..., None] / size  # [B, N, 1, 1]
-    samples = tf.math.ceil(bin_length)
+    length = (edges[..., 1:] - edges[..., :1])[..., None]  # [B, N, 1, 1]
+    bin_length, samples = length / size, count_samples(length, size)
     step = bin_length / tf.maximum(samples, 1.0)
     starts = edges[..., :1, None] + tf.range(size, dtype=tf.float32)[:, None] * bin_length  # [B, N, size, 1]
     centres = tf.range(cells, dtype=tf.float32)

@@ -22,6 +22,8 @@ is not known beforehand (https://github.com/tensorflow/tensorflow/issues/56904).
 
 import tensorflow as tf
 
+from htc_tf.ops.sampling import count_samples
+
 # How many float32 the crops of one piece of the RoIs may have (128 MB): what bounds the memory.
 _PIECE = 2**25
 # Cell k's centre is at k + 1/2 in cells, and at k + 1 among the padded map's rows and columns.
@@ -73,7 +75,7 @@ def _pool_adaptive(padded, boxes, images, output_size):
     """RoIAlign on one map with as many samples as a bin has cells, rounded up: [R, P, P, C]."""
     shape = tf.shape(padded)
     # An empty RoI has none.
-    samples = tf.cast(tf.math.ceil((boxes[:, 2:] - boxes[:, :2]) / output_size), tf.int32)
+    samples = tf.cast(count_samples(boxes[:, 2:] - boxes[:, :2], output_size), tf.int32)
     bounds = _cut(samples, tf.maximum(_PIECE // (output_size**2 * shape[-1]), 1))
     pieces = tf.size(bounds) - 1
 

@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from htc_tf.ops.sampling import count_samples
+
 _CHUNK = 32
 _TAPS = (3, 5, 9)
 # Samples of one bin that can lie within a cell of a given cell: they are more than 1/2 apart. One more for rounding
@@ -135,7 +137,8 @@ def _walk(rois, output_size, sampling_ratio, step, state):
     if sampling_ratio:
         needs, widths = tf.fill([total, 2], 2 * sampling_ratio), (2 * sampling_ratio,)
     else:
-        needs, widths = tf.minimum(_count_samples(rois.boxes, output_size) + 1, rois.sizes), _TAPS
+        samples = tf.cast(count_samples(rois.boxes[:, 2:] - rois.boxes[:, :2], output_size), tf.int32)
+        needs, widths = tf.minimum(samples + 1, rois.sizes), _TAPS
     order = tf.argsort(tf.reduce_max(needs, axis=-1), stable=True)
     order = tf.reshape(tf.pad(order, [[0, chunks * _CHUNK - total]]), [chunks, _CHUNK])
     real = tf.reshape(tf.range(chunks * _CHUNK) < total, [chunks, _CHUNK])
@@ -178,11 +181,6 @@ def _walk(rois, output_size, sampling_ratio, step, state):
     return state
 
 
-def _count_samples(boxes, output_size):
-    """Adaptive samples per bin and axis: [R, 2] int32."""
-    return tf.cast(tf.math.ceil((boxes[:, 2:] - boxes[:, :2]) / output_size), tf.int32)
-
-
 def _fixed_taps(ends, size, output_size, samples):
     """Taps of a fixed number of samples, two a sample.
 
@@ -214,7 +212,7 @@ def _adaptive_taps(ends, size, output_size, first, width):
     Args and returns as `_fixed_taps`; cells and weights are [n, P, width].
     """
     bins = (ends[:, 1:] - ends[:, :1]) / output_size
-    samples = tf.math.ceil(bins)
+    samples = count_samples(ends[:, 1:] - ends[:, :1], output_size)
     apart = tf.math.divide_no_nan(bins, samples)
     place = ends[:, :1] - 0.5 + 0.5 * apart + tf.range(output_size, dtype=tf.float32) * bins
     cell = tf.floor(_clamp(place, size[:, None])[1])[..., None] + tf.cast(first + tf.range(width), tf.float32)

@@ -1,0 +1,190 @@
+"""The walk: shapes, switches, what is learnt from what, and that it learns."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.structures import Detections, Outputs
+
+SEED = tf.constant([0, 1])
+ANCHORS = 3 * (16**2 + 8**2 + 4**2 + 2**2 + 1)
+
+
+def run(model, batch):
+    """Outputs and Detections."""
+    return model(batch.images, batch.sizes, batch.truth, SEED), model(batch.images, batch.sizes)
+
+
+@pytest.fixture(scope="module")
+def full(tiny_model, drawn_batch):
+    """The whole network, what it gives, and which of its variables learn from what."""
+    _, model = tiny_model()
+    with tf.GradientTape(persistent=True) as tape:
+        outputs, detections = run(model, drawn_batch)
+    return model, outputs, detections, tape
+
+
+def shapes(structure):
+    return tf.nest.map_structure(lambda x: (tuple(x.shape), x.dtype), structure)
+
+
+def test_outputs(full):
+    model, outputs, _, _ = full
+    assert isinstance(outputs, Outputs) and len(outputs.stages) == 3
+    assert shapes(outputs.rpn._replace(proposals=outputs.rpn.proposals._asdict())._asdict()) == {
+        "anchors": ((ANCHORS, 4), tf.float32),
+        "logits": ((2, ANCHORS), tf.float32),
+        "deltas": ((2, ANCHORS, 4), tf.float32),
+        "proposals": {
+            "boxes": ((2, 24, 4), tf.float32),
+            "scores": ((2, 24), tf.float32),
+            "valid": ((2, 24), tf.bool),
+        },
+    }
+    for stage in outputs.stages:
+        rois = {"boxes": ((2, 16, 4), tf.float32), "valid": ((2, 16), tf.bool), "positive": ((2, 16), tf.bool)}
+        rois |= {"matches": ((2, 16), tf.int32), "is_truth": ((2, 16), tf.bool)}
+        assert shapes(stage.rois._asdict()) == rois
+        assert shapes(stage.logits) == ((2, 16, 9), tf.float32)
+        assert shapes(stage.deltas) == shapes(stage.boxes) == ((2, 16, 4), tf.float32)
+        assert shapes(stage.mask_rois.boxes) == ((2, 4, 4), tf.float32)
+        assert shapes(stage.mask_logits) == ((2, 4, 28, 28, 8), tf.float32)
+    assert [stage.stds for stage in outputs.stages] == [stage.stds for stage in model.stages]
+    assert shapes(outputs.semantic) == ((2, 8, 8, 13), tf.float32)
+
+
+def test_detections(full, drawn_batch):
+    _, _, detections, _ = full
+    assert isinstance(detections, Detections)
+    assert shapes(detections._asdict()) == {
+        "boxes": ((2, 10, 4), tf.float32),
+        "scores": ((2, 10), tf.float32),
+        "classes": ((2, 10), tf.int32),
+        "valid": ((2, 10), tf.bool),
+        "masks": ((2, 10, 28, 28), tf.float32),
+    }
+    valid = detections.valid.numpy()
+    assert valid.any(axis=1).all()
+    boxes, scores = detections.boxes.numpy(), detections.scores.numpy()
+    assert (boxes[valid] >= 0).all() and (boxes <= tf.tile(drawn_batch.sizes, [1, 2])[:, None]).numpy()[valid].all()
+    assert (np.diff(scores)[valid[:, 1:]] <= 0).all() and (scores[valid] > 0.001).all()
+    masks = detections.masks.numpy()[valid]
+    assert (masks >= 0).all() and (masks <= 1).all() and masks.std() > 0
+
+
+def test_refined_truth_boxes_do_not_come_back(full, drawn_batch):
+    _, outputs, _, _ = full
+
+    def rows(boxes, keep):
+        return {tuple(box) for box in boxes.numpy()[keep.numpy()].tolist()}
+
+    truth = rows(drawn_batch.truth.boxes, drawn_batch.truth.valid)
+    for before, after in zip(outputs.stages, outputs.stages[1:], strict=False):
+        refined = rows(before.boxes, before.rois.valid & ~before.rois.is_truth)
+        dropped = rows(before.boxes, before.rois.is_truth) - refined
+        assert dropped
+        for rois in (after.rois, before.mask_rois):
+            assert rows(rois.boxes, rois.is_truth) <= truth
+            others = rows(rois.boxes, rois.valid & ~rois.is_truth)
+            assert others <= refined and not others & dropped
+    assert all(rows(stage.rois.boxes, stage.rois.is_truth) for stage in outputs.stages)
+
+
+def test_boxes_get_no_gradient(full):
+    model, outputs, _, tape = full
+    stages = outputs.stages
+    boxes = [outputs.rpn.proposals.boxes, *(stage.boxes for stage in stages), *(stage.rois.boxes for stage in stages)]
+    assert not any(g is not None for box in boxes for g in tape.gradient(box, model.trainable_variables))
+    # The RPN's boxes learn from the RPN's own loss alone, a stage's deltas from its own.
+    later = [stage.logits for stage in stages] + [stage.mask_logits for stage in stages]
+    early = [*model.rpn.deltas.trainable_variables, *model.stages[0].box_head.regressor.trainable_variables]
+    assert not any(g is not None for g in tape.gradient(later, early))
+
+
+def test_every_weight_learns(full):
+    model, outputs, _, tape = full
+    everything = [outputs.rpn.logits, outputs.rpn.deltas, outputs.semantic]
+    everything += [field for stage in outputs.stages for field in (stage.logits, stage.deltas, stage.mask_logits)]
+    gradients = tape.gradient(everything, model.trainable_variables)
+    assert not [v.name for v, g in zip(model.trainable_variables, gradients, strict=True) if g is None]
+
+
+def test_masks_carry_gradients_through_the_information_flow(full):
+    model, outputs, _, tape = full
+    heads = [stage.mask_head for stage in model.stages]
+    assert [len(head.receive.trainable_variables) for head in heads] == [0, 2, 2]
+    trunk = heads[0].convolutions[0].trainable_variables
+    assert all(g is not None for g in tape.gradient(outputs.stages[2].mask_logits, trunk))
+    # Its own upsampling comes after what it hands on.
+    assert not any(
+        g is not None for g in tape.gradient(outputs.stages[2].mask_logits, heads[0].upsample.trainable_variables)
+    )
+
+
+def test_padding_is_zero_after_normalisation(full):
+    model = full[0]
+    pixels = model.normalize(tf.fill([1, 2, 3, 3], tf.constant(255, tf.uint8)), tf.constant([[1.0, 2.0]])).numpy()
+    white = [(255 - mean) / std for mean, std in zip((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), strict=True)]
+    np.testing.assert_allclose(pixels[0, 0, 1], white, rtol=1e-5)
+    assert not pixels[0, 1].any() and not pixels[0, 0, 2].any()
+
+
+def count(*parts):
+    return sum(len(part.variables) for part in parts)
+
+
+@pytest.mark.parametrize("switches", [["NUM_STAGES=1"], ["MASKS=False"], ["SEMANTIC=False"]])
+def test_switches_that_take_parts_away(full, tiny_model, drawn_batch, switches):
+    whole = full[0]
+    _, model = tiny_model(*switches)
+    gone = {
+        "NUM_STAGES=1": whole.stages[1:],
+        "MASKS=False": [stage.mask_head for stage in whole.stages],
+        "SEMANTIC=False": [whole.semantic_head],
+    }[switches[0]]
+    assert count(model) == count(whole) - count(*gone) < count(whole)
+    outputs, detections = run(model, drawn_batch)
+    assert len(outputs.stages) == len(model.stages) == (1 if switches == ["NUM_STAGES=1"] else 3)
+    assert (outputs.semantic is None) == (switches == ["SEMANTIC=False"])
+    masks = [detections.masks, *(stage.mask_logits for stage in outputs.stages)]
+    assert {mask is None for mask in masks} == {switches == ["MASKS=False"]}
+    assert detections.valid.numpy().any()
+
+
+def test_cascade_mask_rcnn(full, tiny_model, drawn_batch):
+    _, model = tiny_model("INTERLEAVED=False", "MASK_INFO_FLOW=False")
+    assert count(model) == count(full[0]) - 4  # two 1x1 convolutions
+    outputs, detections = run(model, drawn_batch)
+    assert detections.masks.shape == (2, 10, 28, 28)
+    for stage in outputs.stages:
+        np.testing.assert_array_equal(stage.mask_rois.boxes, stage.rois.boxes[:, :4])
+        np.testing.assert_array_equal(stage.mask_rois.valid, stage.rois.positive[:, :4])
+    # Interleaved, at least one mask is learnt on a box that its stage has moved.
+    assert any((s.mask_rois.boxes.numpy() != s.rois.boxes[:, :4].numpy()).any() for s in full[1].stages)
+
+
+def test_bfloat16_keeps_boxes_and_losses_in_float32(tiny_model, drawn_batch, make_learner):
+    try:
+        experiment, model = tiny_model("PRECISION='bfloat16'")
+        outputs, detections = run(model, drawn_batch)
+        losses, gradients = make_learner(experiment, model)(drawn_batch)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    floating = [x for x in tf.nest.flatten((outputs, detections)) if tf.is_tensor(x) and x.dtype.is_floating]
+    assert {x.dtype for x in floating} == {tf.float32}
+    assert model.neck(model.backbone(tf.zeros([1, 64, 64, 3])))[2].dtype == tf.bfloat16
+    assert all(np.isfinite(value) for value in losses.values())
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_two_images_are_learnt(tiny_learner, drawn_batch):
+    model = tiny_learner.model
+    before = model.get_weights()
+    optimizer = tf.keras.optimizers.Adam(3e-3)
+    totals = []
+    for _ in range(25):
+        losses, gradients = tiny_learner.traced(drawn_batch)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        totals.append(float(losses["total"]))
+    model.set_weights(before)
+    assert min(totals[-5:]) < 0.6 * totals[0], totals

@@ -1,0 +1,148 @@
+"""Which anchors and RoIs training looks at: golden cases on a handful of boxes."""
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.models.targets import AnchorSampler, RoISampler
+from htc_tf.ops.matching import choose_evenly
+from htc_tf.structures import Truth
+
+SEED = tf.constant([1, 2])
+SIZES = tf.constant([[100.0, 100.0]])
+
+
+def evenly(seed):
+    return choose_evenly
+
+
+def make_truth(boxes, valid):
+    boxes = tf.constant(boxes, tf.float32)
+    batch, count = boxes.shape[:2]
+    classes = tf.zeros([batch, count], tf.int32)
+    return Truth(boxes, classes, tf.constant(valid), tf.zeros([batch, count, 4, 4], tf.uint8), boxes, None)
+
+
+ANCHORS = tf.constant(
+    [
+        [0, 0, 10, 10],  # the first object itself
+        [0, 0, 10, 20],  # half of it is the first object: neither positive nor negative
+        [50, 50, 60, 60],  # 0.4 with the second object, whose best it is
+        [95, 95, 105, 105],  # beyond the image
+        [0, 0, 20, 20],  # 0.25 with the first object
+    ],
+    tf.float32,
+)
+# The third is padding, although it would fit the second anchor.
+OBJECTS = make_truth([[[0, 0, 10, 10], [50, 50, 60, 75], [0, 0, 10, 20]]], [[True, True, False]])
+
+
+def test_anchors():
+    targets = AnchorSampler(choose=evenly)(ANCHORS, OBJECTS, SIZES, SEED)
+    assert targets.positive.numpy().tolist() == [[True, False, True, False, False]]
+    assert targets.negative.numpy().tolist() == [[False, False, False, False, True]]
+    assert targets.matches.numpy()[0, [0, 2]].tolist() == [0, 1]
+
+
+def test_anchors_beyond_the_image_may_take_part():
+    targets = AnchorSampler(choose=evenly, inside_only=False)(ANCHORS, OBJECTS, SIZES, SEED)
+    assert targets.negative.numpy().tolist() == [[False, False, False, True, True]]
+
+
+def test_anchor_thresholds_and_limits():
+    targets = AnchorSampler(choose=evenly, minimum_iou=0.45)(ANCHORS, OBJECTS, SIZES, SEED)
+    assert targets.positive.numpy().tolist() == [[True, False, False, False, False]]
+    targets = AnchorSampler(choose=evenly, positive_iou=0.5, negative_iou=0.2)(ANCHORS, OBJECTS, SIZES, SEED)
+    assert targets.positive.numpy().tolist() == [[True, True, True, False, False]]
+    assert not targets.negative.numpy().any()
+    targets = AnchorSampler(choose=evenly, limit=2)(ANCHORS, OBJECTS, SIZES, SEED)
+    assert (targets.positive.numpy().sum(), targets.negative.numpy().sum()) == (1, 1)
+
+
+def test_an_image_without_objects_has_negatives_only():
+    nothing = OBJECTS._replace(valid=tf.zeros([1, 3], tf.bool))
+    targets = AnchorSampler(choose=evenly)(ANCHORS, nothing, SIZES, SEED)
+    assert not targets.positive.numpy().any()
+    assert targets.negative.numpy().tolist() == [[True, True, True, False, True]]
+
+
+TRUTH = make_truth([[[10, 10, 30, 30], [0, 0, 5, 5]]], [[True, False]])
+PROPOSALS = tf.constant(
+    [
+        [
+            [50, 50, 60, 60],
+            [10, 10, 30, 50],  # 0.5
+            [10, 10, 30, 28],  # 0.9, but not valid
+            [11, 10, 30, 30],  # 0.95
+            [0, 0, 5, 5],  # a padding object's box
+        ]
+    ],
+    tf.float32,
+)
+VALID = tf.constant([[True, True, False, True, True]])
+
+
+def sample(iou_threshold=0.5, **arguments):
+    sampler = RoISampler(**{"limit": 8, "positive_fraction": 0.5, "choose": evenly} | arguments)
+    rois = sampler(PROPOSALS, VALID, TRUTH, iou_threshold, SEED)
+    return sampler, rois, [tuple(box) for box in rois.boxes.numpy()[0].astype(int).tolist()]
+
+
+def test_rois_are_positives_with_the_truth_first_then_negatives_then_padding():
+    _, rois, boxes = sample()
+    assert boxes[:3] == [(10, 10, 30, 30), (10, 10, 30, 50), (11, 10, 30, 30)]
+    assert boxes[3:5] == [(50, 50, 60, 60), (0, 0, 5, 5)]
+    assert boxes[5:] == [(0, 0, 0, 0)] * 3
+    assert rois.positive.numpy()[0].tolist() == [True] * 3 + [False] * 5
+    assert rois.valid.numpy()[0].tolist() == [True] * 5 + [False] * 3
+    assert rois.is_truth.numpy()[0].tolist() == [True] + [False] * 7
+    assert rois.matches.numpy()[0].tolist() == [0] * 8
+
+
+def test_the_threshold_is_the_stages():
+    _, rois, boxes = sample(iou_threshold=0.6)
+    assert boxes[:5] == [(10, 10, 30, 30), (11, 10, 30, 30), (50, 50, 60, 60), (10, 10, 30, 50), (0, 0, 5, 5)]
+    assert rois.positive.numpy()[0].tolist() == [True] * 2 + [False] * 6
+
+
+def test_limits():
+    _, rois, boxes = sample(limit=3, positive_fraction=0.34)
+    assert boxes == [(10, 10, 30, 30), (50, 50, 60, 60), (0, 0, 5, 5)]
+    assert rois.positive.numpy()[0].tolist() == [True, False, False]
+    # Few positives leave their room to negatives, few negatives leave theirs empty.
+    _, rois, _ = sample(limit=6, positive_fraction=0.2)
+    assert (rois.positive.numpy().sum(), rois.valid.numpy().sum()) == (1, 3)
+
+
+def test_the_mask_branch_takes_the_first_positives():
+    sampler, rois, boxes = sample(mask_limit=2)
+    first = sampler.positives(rois)
+    assert first.boxes.numpy()[0].astype(int).tolist() == [list(box) for box in boxes[:2]]
+    assert first.valid.numpy().tolist() == first.positive.numpy().tolist() == [[True, True]]
+    assert sample(mask_limit=100)[0].mask_limit == 4
+    sampler, rois, _ = sample()
+    assert sampler.positives(rois).valid.numpy()[0].tolist() == [True] * 3 + [False]
+
+
+def test_nothing_to_sample():
+    sampler = RoISampler(limit=4, choose=evenly)
+    nothing = TRUTH._replace(valid=tf.zeros([1, 2], tf.bool))
+    rois = sampler(PROPOSALS, VALID, nothing, 0.5, SEED)
+    assert not rois.positive.numpy().any() and not rois.is_truth.numpy().any() and rois.valid.numpy().all()
+    rois = sampler(PROPOSALS, tf.zeros_like(VALID), nothing, 0.5, SEED)
+    assert not rois.valid.numpy().any() and not rois.positive.numpy().any()
+    assert not rois.boxes.numpy().any() and not rois.matches.numpy().any()
+
+
+def test_images_do_not_mix_and_the_seed_decides():
+    boxes = tf.random.stateless_uniform([2, 60, 4], [3, 4], 0.0, 40.0)
+    boxes = tf.concat([boxes[..., :2], boxes[..., :2] + 5.0 + boxes[..., 2:]], -1)
+    truth = make_truth([[[10, 10, 30, 30]], [[20, 20, 60, 60]]], [[True], [False]])
+    sampler = RoISampler(limit=16, positive_fraction=0.25)
+    one, again, other = (sampler(boxes, tf.ones([2, 60], tf.bool), truth, 0.3, seed) for seed in (SEED, SEED, SEED + 1))
+    for a, b in zip(one, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(one.boxes, other.boxes)
+    assert one.positive.numpy().sum(1).tolist() == [4, 0]
+    for row in range(2):
+        mine = {tuple(box) for box in np.concatenate([boxes.numpy()[row], truth.boxes.numpy()[row]]).tolist()}
+        assert {tuple(box) for box in one.boxes.numpy()[row].tolist()} <= mine

@@ -1,0 +1,180 @@
+"""Every gin file builds, every knob is a knob, and every mistake is named in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from htc_tf import config
+from htc_tf.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = "gin/htc_r50_fpn_1x_coco.gin"
+FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "gin").rglob("*.gin"))
+RUNS = [name for name in FILES if name.split("/")[1] not in ("base", "options")] + ["tests/tiny.gin"]
+OVERLAYS = [name for name in FILES if name.startswith("gin/options/")]
+KNOBS = (
+    "NUM_CLASSES BATCH_SIZE BASE_LEARNING_RATE STEPS IMAGE_MIN_SIDE IMAGE_MAX_SIDE MAX_OBJECTS PRECISION XLA LOG_EVERY"
+)
+KNOBS = [*KNOBS.split(), "CHECKPOINT_EVERY", "EVALUATE_EVERY", "DETERMINISTIC"]
+
+
+def names(resolved):
+    return {line.partition(" = ")[0] for line in resolved.splitlines()}
+
+
+def test_there_are_files():
+    assert PAPER in RUNS and len(RUNS) >= 6 and OVERLAYS
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_files_build_and_have_every_knob(name):
+    experiment, resolved = config.load([name], [])
+    assert set(KNOBS) <= names(resolved)
+    assert experiment.num_classes >= 1
+
+
+@pytest.fixture(scope="module")
+def papers():
+    return config.load([PAPER], [])
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_build_on_the_papers_configuration(name, papers):
+    _, changed = config.load([PAPER, name], [])
+    assert names(changed) >= names(papers[1]) and changed != papers[1]
+
+
+def test_the_papers_numbers(papers):
+    experiment, _ = papers
+    model, objective = experiment.build_model(), experiment.objective
+    assert (experiment.num_classes, experiment.batch_size, experiment.steps) == (80, 16, 88716)
+    assert experiment.clip_norm is None and not experiment.xla and experiment.precision == "float32"
+    assert [stage.iou_threshold for stage in model.stages] == [0.5, 0.6, 0.7]
+    assert [stage.stds for stage in model.stages] == [
+        (0.1, 0.1, 0.2, 0.2),
+        (0.05, 0.05, 0.1, 0.1),
+        (0.033, 0.033, 0.067, 0.067),
+    ]
+    assert model.masks and model.interleaved and model.mask_info_flow and model.semantic_head is not None
+    assert (objective.stage_weights, objective.semantic_weight) == ((1.0, 0.5, 0.25), 0.2)
+    assert (objective.rpn_beta, objective.box_beta, objective.semantic_mean) == (1 / 9, 1.0, "all")
+    sampler = objective.anchor_sampler
+    assert (sampler.thresholds, sampler.limit, sampler.positive_fraction) == ((0.7, 0.3, 0.3), 256, 0.5)
+    assert sampler.inside_only
+    assert (model.roi_sampler.limit, model.roi_sampler.positive_fraction, model.roi_sampler.mask_limit) == (
+        512,
+        0.25,
+        128,
+    )
+    assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.nms_threshold == 0.7
+    post = model.postprocess
+    assert (post.score_threshold, post.nms_threshold, post.keep) == (0.001, 0.5, 100)
+    assert (model.roi_align.sampling_ratio, model.roi_align.finest) == (0, 56.0)
+    assert (experiment.train_input.min_side, experiment.train_input.max_side) == (800, 1333)
+    schedule = experiment.optimizer.schedule
+    assert (experiment.optimizer.momentum, experiment.optimizer.decay, schedule.peak) == (0.9, 1e-4, 0.02)
+
+
+def test_knobs_reach_their_parts_and_the_later_wins():
+    params = ["STEPS=7", "BATCH_SIZE=3", "BASE_LEARNING_RATE=0.16", "MAX_OBJECTS=5", "XLA=True", "STEPS=9"]
+    params += ["IMAGE_MIN_SIDE=100", "IMAGE_MAX_SIDE=120", "NUM_CLASSES=2", "LOG_EVERY=2", "CHECKPOINT_EVERY=3"]
+    params += ["EVALUATE_EVERY=4", "PRECISION='bfloat16'", "DETERMINISTIC=True"]
+    experiment, resolved = config.load([PAPER, "gin/options/schedule_20e.gin"], params)
+    model = experiment.build_model()
+    assert (experiment.steps, experiment.batch_size, experiment.num_classes) == (9, 3, 2)
+    assert (experiment.log_every, experiment.checkpoint_every, experiment.evaluate_every) == (2, 3, 4)
+    assert (experiment.precision, experiment.xla, experiment.deterministic) == ("bfloat16", True, True)
+    assert experiment.train_input.batch_size == 3 and experiment.train_input.max_objects == 5
+    for settings in (experiment.train_input, experiment.eval_input):
+        assert (settings.min_side, settings.max_side) == (100, 120)
+    assert experiment.optimizer.schedule.peak == pytest.approx(0.16 * 3 / 16)
+    assert model.roi_align.implementation == model.rpn.nms == model.postprocess.nms == "xla"
+    assert "STEPS = 9" in resolved
+
+
+def test_a_saved_configuration_is_read_first(tmp_path):
+    from htc_tf.run import Run
+
+    run = Run(tmp_path)
+    run.create(config.load(["tests/tiny.gin"], ["STEPS=5"])[1], [])
+    experiment, _ = config.load([], ["MAX_OBJECTS=3"], run)
+    assert (experiment.steps, experiment.eval_input.max_objects, experiment.num_classes) == (5, 3, 8)
+
+
+def test_files_are_found_from_any_folder(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gin").write_text(f"include '{PAPER}'\nSTEPS = 2\n")
+    assert config.load(["mine.gin"], [])[0].steps == 2
+    assert not caplog.records
+
+
+def test_a_binding_of_what_is_called_later_counts_as_used():
+    assert "flip.probability = 0.25" in config.load([PAPER], ["flip.probability=0.25"])[1]
+
+
+@pytest.mark.parametrize(
+    "param, named",
+    [
+        ("HTC.num_stagez=2", "num_stagez"),
+        ("Nonsense.value=1", "Nonsense"),
+        ("HTC.backbone=@Nonsense()", "Nonsense"),
+        ("AdamW.decay=0.1", "AdamW.decay"),
+        ("multi_scale.min_sides=[8]", "multi_scale.min_sides"),
+        ("stage4/Stage.iou_threshold=0.8", "stage4/Stage.iou_threshold"),
+        ("STEPZ=3", "STEPZ"),
+        ("STEPS=%NOWHERE", "NOWHERE"),
+        ("STEPS='abc'", "STEPS = 'abc'"),
+        ("STEPS=2.5", "STEPS = 2.5"),
+        ("STEPS=-1", "STEPS = -1"),
+        ("BATCH_SIZE='abc'", "BATCH_SIZE = 'abc'"),
+        ("BATCH_SIZE=True", "BATCH_SIZE = True"),
+        ("BASE_LEARNING_RATE='abc'", "BASE_LEARNING_RATE = 'abc'"),
+        ("IMAGE_MIN_SIDE='abc'", "IMAGE_MIN_SIDE = 'abc'"),
+        ("IMAGE_MAX_SIDE=1", "Input.max_side = 1"),
+        ("MAX_OBJECTS=0", "MAX_OBJECTS = 0"),
+        ("PRECISION='half'", "PRECISION = 'half'"),
+        ("PRECISION=bfloat16", "PRECISION=bfloat16"),
+        ("XLA='yes'", "XLA = 'yes'"),
+        ("NUM_STAGES=4", "num_stages = 4"),
+        ("NUM_STAGES='x'", "HTC"),
+        ("ResNet.depth=7", "ResNet.depth = 7"),
+        ("ResNet.norm='nonsense'", "'nonsense'"),
+        ("RoIAlign.implementation='nonsense'", "RoIAlign.implementation = 'nonsense'"),
+        ("Objective.semantic_mean='nonsense'", "Objective.semantic_mean = 'nonsense'"),
+        ("STEPS=3 4", "STEPS=3 4"),
+    ],
+)
+def test_mistakes_are_named(param, named):
+    with pytest.raises(UserError) as error:
+        config.load([PAPER], [param])
+    message = str(error.value)
+    assert named in message and "<class" not in message and len(message) < 300
+
+
+def test_missing_files_are_named(tmp_path, caplog):
+    with pytest.raises(UserError, match=r"gin/nowhere\.gin"):
+        config.load(["gin/nowhere.gin"], [])
+    (tmp_path / "mine.gin").write_text("include 'gin/no_such_base.gin'\n")
+    with pytest.raises(UserError, match=r"gin/no_such_base\.gin"):
+        config.load([str(tmp_path / "mine.gin")], [])
+    with pytest.raises(UserError, match="--gin_file"):
+        config.load([], [])
+    assert not caplog.records
+
+
+def test_a_command_ends_with_status_2_and_one_line(tmp_path):
+    flags = ["--gin_file", PAPER, "--gin_param", "HTC.num_stagez=2", "--train_records", "nowhere"]
+    done = subprocess.run(
+        [sys.executable, "-m", "htc_tf.train", *flags, "--workdir", tmp_path / "run"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and "num_stagez" in line
+    assert not (tmp_path / "run").exists()
