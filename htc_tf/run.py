@@ -18,9 +18,12 @@ class Run:
 
     def create(self, config, categories):
         """Writes what identifies the run: the resolved gin and the classes [{"id": ..., "name": ...}, ...]."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(config)
-        self.classes.write_text(json.dumps({"categories": list(categories)}, indent=1) + "\n")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.config.write_text(config)
+            self.classes.write_text(json.dumps({"categories": list(categories)}, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}): name another folder") from error
 
     def read_config(self):
         return self._read(self.config)

@@ -28,8 +28,8 @@ def draw(sample, count):
     Returns:
       [count] float32, uniform in [0, 1), and the sample with the seed that the next draw will use.
     """
-    seed, following = tf.unstack(tf.random.experimental.stateless_split(sample["seed"], 2, alg="philox"))
-    return tf.random.stateless_uniform([count], seed, alg="philox"), {**sample, "seed": following}
+    seed, following = tf.unstack(tf.random.experimental.stateless_split(sample["seed"], 2))
+    return tf.random.stateless_uniform([count], seed), {**sample, "seed": following}
 
 
 @gin.register

@@ -39,10 +39,10 @@ def training_entries(paths, seed, shuffle_buffer):
     """
 
     def fold(stream, epoch):
-        return tf.random.experimental.stateless_fold_in(tf.constant([seed, stream], tf.int64), epoch, alg="philox")
+        return tf.random.experimental.stateless_fold_in(tf.constant([seed, stream], tf.int64), epoch)
 
     def draw(stream, epoch):
-        return tf.random.stateless_uniform([], fold(stream, epoch), None, None, tf.int64, alg="philox")
+        return tf.random.stateless_uniform([], fold(stream, epoch), None, None, tf.int64)
 
     def read_epoch(epoch):
         # Dataset.shuffle mixes its seed with the graph's, which tf.random.set_seed reaches: this is the graph of
@@ -50,7 +50,7 @@ def training_entries(paths, seed, shuffle_buffer):
         tf.compat.v1.set_random_seed(1)
         numbers = tf.range(len(paths), dtype=tf.int64)
         if shuffle_buffer > 1:
-            numbers = tf.random.experimental.stateless_shuffle(numbers, fold(_SHARD_ORDER, epoch), alg="philox")
+            numbers = tf.random.experimental.stateless_shuffle(numbers, fold(_SHARD_ORDER, epoch))
             records = _read(paths, numbers, SHARDS_AT_A_TIME)
             records = records.shuffle(shuffle_buffer, draw(_RECORD_ORDER, epoch), reshuffle_each_iteration=False)
         else:

@@ -8,13 +8,16 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
 
 class Checkpoints:
     """Saves and restores a model, and in training its optimiser and step."""
 
     def __init__(self, run, model, optimizer=None, step=None, keep=3):
         tracked = {"model": model}
-        if optimizer is not None:
+        self.training = optimizer is not None
+        if self.training:
             tracked |= {"optimizer": optimizer, "step": step}
         self.checkpoint = tf.train.Checkpoint(**tracked)
         self.manager = tf.train.CheckpointManager(self.checkpoint, str(run.checkpoints), max_to_keep=keep)
@@ -28,31 +31,39 @@ class Checkpoints:
         if path is None:
             return None
         try:
-            # A checkpoint of training also holds the optimiser, which other commands leave alone.
-            self.checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+            status = self.checkpoint.restore(path).assert_existing_objects_matched()
+            if self.training:
+                # A smaller network would find all that it asks for, and its optimiser the moments of other weights.
+                status.assert_consumed()
+            else:
+                status.expect_partial()
         except (AssertionError, ValueError, tf.errors.OpError, IndexError) as error:
             raise UserError(f"checkpoint {path} does not fit this configuration: {mismatches(path, self)}") from error
         return path
 
 
 def mismatches(path, checkpoints):
-    """One line that says which variables of the model the checkpoint lacks or holds in another shape."""
+    """One line that says which variables of the model the checkpoint lacks, has more, or holds in another shape."""
     try:
         stored = tf.train.list_variables(path)
     except (tf.errors.OpError, ValueError, IndexError) as error:
         return f"unreadable ({str(error).splitlines()[0]})"
-    shapes = sorted(
-        tuple(shape) for name, shape in stored if name.startswith("model/") and "OPTIMIZER_SLOT" not in name
-    )
-    model = checkpoints.checkpoint.model
-    wanted = sorted((tuple(v.shape), v.name) for v in model.variables)
+    rest = [
+        (tuple(shape), name) for name, shape in stored if name.startswith("model/") and "OPTIMIZER_SLOT" not in name
+    ]
     missing = []
-    for shape, name in wanted:
-        if shape in shapes:
-            shapes.remove(shape)
-        else:
+    for shape, name in sorted((tuple(v.shape), v.name) for v in checkpoints.checkpoint.model.variables):
+        match = next((other for other in rest if other[0] == shape), None)
+        if match is None:
             missing.append(f"{name} {list(shape)}")
-    if not missing:
-        return "its variables are arranged otherwise"
-    listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-    return f"it lacks {listed}"
+        else:
+            rest.remove(match)
+    if missing:
+        return f"it lacks {listed(missing)}"
+    if rest:
+        return f"it also has {listed([f'{name.removesuffix(SUFFIX)} {list(shape)}' for shape, name in rest])}"
+    return "its parts are arranged otherwise, or its optimiser is another"
+
+
+def listed(names, limit=8):
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

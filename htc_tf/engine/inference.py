@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.data.datasets import coco_from_records, load_info
-from htc_tf.data.resize import pad_to, padded_shapes, resize_to_fit
+from htc_tf.data.input import named_errors
+from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
 from htc_tf.engine.checkpoint import Checkpoints
 from htc_tf.engine.evaluator import evaluate_results
 from htc_tf.engine.monitor import progress
@@ -58,15 +59,9 @@ class Detector:
     def detect_image(self, image):
         """image [H, W, 3] uint8, of any size -> its ImageResult, in its own pixels."""
         resized, size = resize_to_fit(tf.constant(image), self.input.min_side, self.input.max_side)
-        height, width = fitting_shape(self.input, *resized.shape[:2])
+        height, width = self.input.shapes[choose_shape(resized.shape[:2], self.input.shapes)]
         detections = self.detect(pad_to(resized, height, width)[tf.newaxis], size[tf.newaxis])
         return image_results(detections, size[tf.newaxis], np.array([image.shape[:2]]))[0]
-
-
-def fitting_shape(settings, height, width):
-    """The padded shape that an image of this (resized) size goes into."""
-    shapes = padded_shapes(settings.min_side, settings.max_side, settings.size_divisor)
-    return next(shape for shape in shapes if height <= shape[0] and width <= shape[1])
 
 
 def detect_records(detector, info, pictures=0):
@@ -77,15 +72,15 @@ def detect_records(detector, info, pictures=0):
     """
     results, image_ids, drawings = [], [], []
     dataset = detector.input.dataset(info.folder, seed=0)
-    with progress(total=info.images, unit="img", desc="detect") as bar:
+    with progress(total=info.images, unit="img", desc="detect") as bar, named_errors(info.folder):
         for batch in dataset:
             found = image_results(detector.detect(batch.images, batch.sizes), batch.sizes, batch.original_sizes)
             ids = batch.image_ids.numpy().tolist()
             results += coco_results(found, ids, info.category_ids)
-            image_ids += [i for i in ids if i >= 0]
-            for row in range(min(pictures - len(drawings), len(ids))):
-                drawings.append(draw_row(batch, found[row], row, info.class_names))
-            bar.update(sum(i >= 0 for i in ids))
+            real = [row for row, image_id in enumerate(ids) if image_id >= 0]
+            image_ids += [ids[row] for row in real]
+            drawings += [draw_row(batch, found[row], row, info.class_names) for row in real[: pictures - len(drawings)]]
+            bar.update(len(real))
     return results, image_ids, drawings
 
 

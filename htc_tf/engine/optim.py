@@ -21,14 +21,15 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
             base: learning rate for a batch of 16 images; it scales linearly with the batch.
             batch_size: global.
             steps: of the whole run; the schedule ends with them.
-            warmup_steps, warmup_factor: the first step has `warmup_factor` of the rate, the last of them all of it.
+            warmup_steps, warmup_factor: the first step has `warmup_factor` of the rate, the last of them all of it; 0
+                for none.
         """
         self.peak = base * batch_size / REFERENCE_BATCH
         self.steps, self.warmup_steps, self.warmup_factor = steps, warmup_steps, warmup_factor
 
     def __call__(self, step):
         step = tf.cast(step, tf.float32)
-        ramp = tf.minimum(step / max(self.warmup_steps - 1, 1), 1.0)
+        ramp = tf.minimum(step / (self.warmup_steps - 1), 1.0) if self.warmup_steps > 1 else 1.0
         warmup = self.warmup_factor + (1 - self.warmup_factor) * ramp
         return self.peak * warmup * self.factor(step / self.steps)
 

@@ -1,13 +1,16 @@
 """Prediction on picture files: read, detect, draw, save. What cannot be read is skipped and reported."""
 
+import itertools
 import re
 
 import numpy as np
-from PIL import Image, ImageOps
+import tensorflow as tf
+from PIL import ExifTags, Image, ImageOps
 
 from htc_tf.engine.monitor import progress
 from htc_tf.engine.results import coco_results
 from htc_tf.engine.visualize import draw
+from htc_tf.errors import UserError
 
 
 def predict_pictures(detector, categories, paths, output, threshold):
@@ -21,17 +24,26 @@ def predict_pictures(detector, categories, paths, output, threshold):
         threshold: lowest score that is drawn.
     Returns:
         (results in COCO's format, each also with its file_name; [(path, reason)] of what was skipped)
+    Raises:
+        UserError: a drawing would replace one of the pictures.
     """
-    output.mkdir(parents=True, exist_ok=True)
     names = [category["name"] for category in categories]
     ids = [category["id"] for category in categories]
     results, skipped = [], []
     drawings = drawing_names(paths)
+    inputs = {path.resolve() for path in paths}
+    for name in drawings:
+        if (output / name).resolve() in inputs:
+            raise UserError(
+                f"--output {output}: the drawing {name} would replace a picture of --input; name another folder"
+            )
+    output.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(progress(paths, unit="img", desc="predict")):
         try:
             image = read_picture(path)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            skipped.append((path, str(error)))
+        except (OSError, ValueError, tf.errors.OpError, Image.DecompressionBombError) as error:
+            # Of TensorFlow's message the sentence, without the name of the operation before and after it.
+            skipped.append((path, re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip()))
             continue
         found = detector.detect_image(image)
         image_id = id_from_name(path, number)
@@ -42,9 +54,16 @@ def predict_pictures(detector, categories, paths, output, threshold):
 
 
 def read_picture(path):
-    """-> [H, W, 3] uint8 RGB, turned as its EXIF orientation says."""
+    """-> [H, W, 3] uint8 RGB, turned as its EXIF orientation says.
+
+    TensorFlow decodes it, as in training and in the exported model: other decoders differ by a few grey levels.
+    """
     with Image.open(path) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    upright = Image.fromarray(tf.io.decode_image(path.read_bytes(), 3, expand_animations=False).numpy())
+    if orientation is not None:
+        upright.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(upright))
 
 
 def id_from_name(path, number):
@@ -54,8 +73,8 @@ def id_from_name(path, number):
 
 def drawing_names(paths):
     """name.png for each picture; where pictures of several folders share a name, the later ones get a number."""
-    names, seen = [], {}
+    names = {}
     for path in paths:
-        seen[path.stem] = seen.get(path.stem, 0) + 1
-        names.append(f"{path.stem}.png" if seen[path.stem] == 1 else f"{path.stem}_{seen[path.stem]}.png")
-    return names
+        candidates = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
+        names[next(f"{name}.png" for name in candidates if f"{name}.png" not in names)] = path
+    return list(names)

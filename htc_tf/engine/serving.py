@@ -9,7 +9,7 @@ import shutil
 
 import tensorflow as tf
 
-from htc_tf.data.resize import choose_shape, pad_to, padded_shapes, resize_to_fit
+from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
 
 
 class ServingModule(tf.Module):
@@ -17,12 +17,16 @@ class ServingModule(tf.Module):
 
     def __init__(self, detector, class_names):
         super().__init__()
-        self.model, self.input = detector.model, detector.input
+        # Only the weights are tracked. A tracked Keras model would be saved once more, layer by layer, and Keras
+        # cannot save layers that pass the pyramid on as a dict of levels.
+        self.weights = detector.model.variables
+        self.detector = lambda: detector
+        self.input = detector.input
         self.class_names = tf.constant(list(class_names))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes):
-        """A batch of JPEG, PNG, GIF or BMP bytes, of any sizes in one batch.
+        """A batch of JPEG, PNG, GIF or BMP bytes, of any sizes in one batch. An EXIF orientation is not heeded.
 
         Returns:
             boxes [B, D, 4] float32 (y1, x1, y2, x2 in pixels of the picture), scores [B, D] float32, classes [B, D]
@@ -35,25 +39,26 @@ class ServingModule(tf.Module):
             "classes": tf.TensorSpec([None], tf.int32),
             "num_detections": tf.TensorSpec([], tf.int32),
         }
-        if self.model.masks:
+        if self.detector().model.masks:
             specs["masks"] = tf.TensorSpec([None, 28, 28], tf.float32)
         answers = tf.map_fn(self.detect_bytes, image_bytes, fn_output_signature=specs)
         return {**answers, "class_names": tf.gather(self.class_names, answers["classes"])}
 
     def detect_bytes(self, encoded):
         """One picture, so that its sizes stand in no other's way."""
+        model = self.detector().model
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         image = tf.ensure_shape(image, [None, None, 3])
         original = tf.cast(tf.shape(image)[:2], tf.float32)
         image, size = resize_to_fit(image, self.input.min_side, self.input.max_side)
-        shapes = padded_shapes(self.input.min_side, self.input.max_side, self.input.size_divisor)
 
         def detect(shape):
-            return self.model(pad_to(image, *shape)[tf.newaxis], size[tf.newaxis])
+            return model(pad_to(image, *shape)[tf.newaxis], size[tf.newaxis])
 
         # The graph holds the model once for each padded shape; the weights are shared.
-        fits = choose_shape(tf.cast(size, tf.int32), shapes)
-        found = tf.switch_case(tf.cast(fits, tf.int32), [functools.partial(detect, shape) for shape in shapes])
+        fits = choose_shape(tf.cast(size, tf.int32), self.input.shapes)
+        ways = [functools.partial(detect, shape) for shape in self.input.shapes]
+        found = tf.switch_case(tf.cast(fits, tf.int32), ways) if len(ways) > 1 else ways[0]()
         limits = tf.tile(original, [2])
         answer = {
             "boxes": tf.clip_by_value(found.boxes[0] / tf.tile(size / original, [2]), 0.0, limits),
@@ -61,7 +66,7 @@ class ServingModule(tf.Module):
             "classes": found.classes[0],
             "num_detections": tf.reduce_sum(tf.cast(found.valid[0], tf.int32)),
         }
-        if self.model.masks:
+        if model.masks:
             answer["masks"] = found.masks[0]
         return answer
 

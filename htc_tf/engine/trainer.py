@@ -12,6 +12,7 @@ from htc_tf.data.input import named_errors
 from htc_tf.engine.checkpoint import Checkpoints
 from htc_tf.engine.inference import PICTURES, Detector, build_variables, evaluate_records, load_fitting
 from htc_tf.engine.monitor import Monitor
+from htc_tf.errors import UserError
 
 
 def train(experiment, config, train_records, val_records, run, seed=0, devices=None):
@@ -31,11 +32,11 @@ def train(experiment, config, train_records, val_records, run, seed=0, devices=N
     train_info = load_fitting(experiment, train_records)
     val_info = load_fitting(experiment, val_records) if val_records else None
     experiment.prepare_runtime(seed)
-    strategy = tf.distribute.MirroredStrategy(devices)
-    run.create(config, [{"id": c.id, "name": c.name} for c in train_info.categories])
+    strategy = make_strategy(devices, experiment.batch_size)
 
     with strategy.scope():
         model = experiment.build_model()
+        check_labels(model, train_info)
         build_variables(model)
         optimizer = experiment.optimizer.build()
         optimizer.build(model.trainable_variables)
@@ -44,6 +45,8 @@ def train(experiment, config, train_records, val_records, run, seed=0, devices=N
         restored = checkpoints.restore_latest()
     if restored:
         print(f"resuming from {restored}")
+    # Only now: a run that cannot go on keeps what describes it.
+    run.create(config, [{"id": c.id, "name": c.name} for c in train_info.categories])
 
     first_step = int(step.numpy())
     dataset = experiment.train_input.dataset(train_records, seed, start_step=first_step)
@@ -74,6 +77,28 @@ def train(experiment, config, train_records, val_records, run, seed=0, devices=N
     if first_step == 0 and experiment.steps == 0:
         checkpoints.save(0)
     monitor.close()
+
+
+def make_strategy(devices, batch_size):
+    """MirroredStrategy on the devices named, such as GPU:0, or on all GPUs, or else on the CPU."""
+    known = [device.name.rpartition("device:")[2] for device in tf.config.list_logical_devices()]
+    for name in devices or ():
+        if name.upper().removeprefix("/").removeprefix("DEVICE:") not in known:
+            raise UserError(f"--devices {name}: no such device; there are {', '.join(known)}")
+    strategy = tf.distribute.MirroredStrategy(devices)
+    if batch_size % strategy.num_replicas_in_sync:
+        raise UserError(f"BATCH_SIZE = {batch_size} is no multiple of the {strategy.num_replicas_in_sync} devices")
+    return strategy
+
+
+def check_labels(model, info):
+    """A label that the semantic branch does not know would stop a step, or make it NaN."""
+    head = model.semantic_head
+    if head is not None and info.stuff.present and info.stuff.labels > head.num_labels:
+        raise UserError(
+            f"{info.folder} has {info.stuff.labels} semantic labels, but NUM_LABELS = {head.num_labels}: "
+            f"add --gin_param NUM_LABELS={info.stuff.labels}"
+        )
 
 
 def make_train_step(experiment, strategy, model, optimizer, step, seed):

@@ -36,7 +36,8 @@ class GroupNormalization(tf.keras.layers.Layer):
     def call(self, x):
         spatial = list(range(1, len(x.shape) - 1))
         channels = x.shape[-1]
-        mean, variance = tf.nn.moments(tf.cast(x, tf.float32), spatial) if spatial else (x, tf.zeros_like(x))
+        wide = tf.cast(x, tf.float32)
+        mean, variance = tf.nn.moments(wide, spatial) if spatial else (wide, tf.zeros_like(wide))
         mean = tf.reshape(mean, [-1, self.groups, channels // self.groups])
         variance = tf.reshape(variance, tf.shape(mean))
         group_mean, spread = tf.nn.moments(mean, [2], keepdims=True)

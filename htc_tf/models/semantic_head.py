@@ -33,6 +33,7 @@ class SemanticHead(tf.keras.layers.Layer):
             norm: a kind that `layers.make_norm` knows.
         """
         super().__init__(name=name)
+        self.num_labels = num_labels
         self.laterals = [Convolution(channels, 1, norm=norm, relu=True, name=f"lateral{i}") for i in range(2, 7)]
         self.convolutions = [
             Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(convolutions)

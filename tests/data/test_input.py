@@ -138,10 +138,12 @@ def test_static_shapes(mixed):
     assert spec.images.shape == (2, 64, 64, 3) and spec.truth.semantic.shape == (2, 8, 8)
     assert spec.truth.masks.shape == (2, 4, 16, 16)
     assert all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec))
-    spec = make(max_side=80).dataset(mixed, 0).element_spec
-    assert all(part.shape[0] == 2 for part in tf.nest.flatten(spec))
-    shapes = {batch.images.shape[1:3] for batch in batches(mixed, 12, max_side=80)}
-    assert shapes == {(64, 96), (96, 64)}
+
+
+def test_a_batch_is_of_one_shape(mixed):
+    dataset = make(max_side=80).dataset(mixed, 0)
+    assert all(part.shape[0] == 2 for part in tf.nest.flatten(dataset.element_spec))
+    assert {batch.images.shape for batch in dataset.take(12)} == {(2, 64, 96, 3), (2, 96, 64, 3)}
 
 
 def test_grey_images_get_three_channels(tmp_path):
@@ -172,13 +174,13 @@ def test_more_objects_than_fit_are_counted(tmp_path, caplog):
     assert "photos/" in message and "7 objects" in message and "first 4" in message
 
 
-@pytest.mark.parametrize("shuffle_buffer", [0, 6, 100])
+@pytest.mark.parametrize("shuffle_buffer", [0, 6])
 def test_resuming_repeats_every_bit(mixed, shuffle_buffer):
     settings = {"augment": (augment.flip, augment.photometric), "max_side": 80, "shuffle_buffer": shuffle_buffer}
+    # Eleven images, two a batch: the second and the third epoch begin in batches 5 and 11.
     whole = batches(mixed, 14, seed=3, **settings)
-    for start_step in (1, 5, 9):
-        assert_equal(whole[start_step:], batches(mixed, 14 - start_step, 3, start_step, **settings))
-    assert len({batch.images.tobytes() for batch in whole + batches(mixed, 14, 4, **settings)}) == 28
+    assert_equal(whole[4:], batches(mixed, 10, 3, start_step=4, **settings))
+    assert len({batch.images.tobytes() for batch in whole}) == 14
 
 
 def test_operations_may_be_required_to_be_deterministic(mixed):
