@@ -61,7 +61,7 @@ def tiny_experiment():
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_experiment):
-    """tiny_model("NUM_STAGES=1", ...) -> its Experiment and its model, variables and all; the same numbers each time."""
+    """tiny_model("NUM_STAGES=1", ...) -> its Experiment and its model with variables, the same each time."""
     from htc_tf.engine.inference import build_variables
 
     def build(*params):
@@ -83,7 +83,7 @@ def drawn_batch(tiny_data, tiny_experiment):
 
 @pytest.fixture(scope="session")
 def make_learner():
-    """make_learner(experiment, model) -> a function from Batch to ({name: loss}, the trainable variables' gradients)."""
+    """make_learner(experiment, model) -> a function: Batch -> ({name: loss}, gradients of trainable variables)."""
     import tensorflow as tf
 
     from htc_tf.engine.trainer import normalise

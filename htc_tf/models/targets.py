@@ -84,17 +84,20 @@ class RoISampler:
         Returns:
             RoIs with N = limit.
         """
-        boxes = tf.concat([truth.boxes, boxes], axis=1)
-        valid = tf.concat([truth.valid, valid], axis=1)
         overlaps = box_ops.iou(boxes, truth.boxes)
         matches = match(overlaps, truth.valid, iou_threshold, iou_threshold, iou_threshold, candidates=valid)
-        positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))
+        # The truth joins only now, each matched to itself: matched with the others, it would be every object's best
+        # box, and no object would take the proposal that overlaps it best.
+        own = tf.broadcast_to(tf.range(truth.boxes.shape[1]), tf.shape(truth.valid))
+        boxes = tf.concat([truth.boxes, boxes], axis=1)
+        label = tf.concat([tf.where(truth.valid, 1, -1), matches.label], axis=1)
+        index = tf.concat([own, matches.index], axis=1)
+        positive, negative = sample(label, self.limit, self.positive_fraction, self.choose(seed))
         # Stable among equals, so that positives keep their order and come first.
         rank = 2 * tf.cast(positive, tf.int32) + tf.cast(negative, tf.int32)
         missing = max(0, self.limit - rank.shape[1])
         rank, boxes, positive, index = (
-            tf.pad(x, [[0, 0], [0, missing]] + [[0, 0]] * (len(x.shape) - 2))
-            for x in (rank, boxes, positive, matches.index)
+            tf.pad(x, [[0, 0], [0, missing]] + [[0, 0]] * (len(x.shape) - 2)) for x in (rank, boxes, positive, index)
         )
         rank, order = tf.math.top_k(rank, self.limit)
         chosen = rank > 0

@@ -2,7 +2,8 @@
 
 The arrays are tests/reference/train_tiny.npz: the reference's proposals take the place of the RPN's, and every
 sampler takes evenly spaced candidates, so that nothing is left to chance. The RoI samplers have fewer candidates (65)
-and positives (44) than the paper's limits, so limits just above change nothing but the time.
+and positives (44) than the paper's limits, so limits just above change nothing but the time. What the sampler makes of
+given boxes is also compared in the medium case (train_medium_samples.npz), where objects compete.
 """
 
 from pathlib import Path
@@ -100,6 +101,25 @@ def test_samples(step, expected):
                 if branch == "box":
                     negatives = rois.valid[row].numpy().sum() - positive.sum()
                     assert negatives == len(expected[f"{name}_neg_inds"]), name
+
+
+@pytest.mark.parametrize("branch", ["box", "mask"])
+@pytest.mark.parametrize(("stage", "threshold"), [(0, 0.5), (1, 0.6), (2, 0.7)])
+def test_samples_of_given_boxes(reference, stage, threshold, branch):
+    """Here objects take boxes that overlap another object more: the truth itself must not compete for them."""
+    expected = reference("train_medium_samples")
+    name = f"s{stage}_{branch}_0"
+    objects = tf.constant(expected["gt_boxes_0"][np.newaxis, :, SWAP])
+    boxes = tf.constant(expected[f"{name}_priors"][np.newaxis, :, SWAP])
+    truth = Truth(objects, None, tf.ones(objects.shape[:2], tf.bool), None, None, None)
+    sampler = RoISampler(limit=120, positive_fraction=1.0, choose=evenly)
+    rois = sampler(boxes, tf.ones(boxes.shape[:2], tf.bool), truth, threshold, seed=None)
+    everything = tf.concat([objects, boxes], axis=1)[0].numpy()
+    positive, valid = rois.positive[0].numpy(), rois.valid[0].numpy()
+    np.testing.assert_array_equal(rois.boxes[0].numpy()[positive], everything[expected[f"{name}_pos_inds"]])
+    np.testing.assert_array_equal(rois.boxes[0].numpy()[valid & ~positive], everything[expected[f"{name}_neg_inds"]])
+    np.testing.assert_array_equal(rois.matches[0].numpy()[positive], expected[f"{name}_pos_assigned"])
+    np.testing.assert_array_equal(np.flatnonzero(rois.is_truth[0]), np.arange(objects.shape[1]))
 
 
 def test_losses(step, expected):

@@ -1,0 +1,194 @@
+"""The commands, from their flags to their files, on a tiny trained run; and the exported model without our code."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import htc_tf.client
+import htc_tf.eval
+import htc_tf.export
+import htc_tf.predict
+import htc_tf.train
+from htc_tf.engine.results import encode_pasted
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """call(htc_tf.eval, "--checkpoint", ...): the command in this process."""
+
+    def run(module, *flags):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
+        module.main()
+
+    return run
+
+
+@pytest.fixture
+def refused(call, capsys):
+    """refused(module, flags ...) -> the one line on standard error of a command that ends with status 2."""
+
+    def run(module, *flags):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            call(module, *flags)
+        assert ended.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    return run
+
+
+def test_eval(call, tiny_run, tiny_data, tmp_path, eagerly, capsys):
+    output = tmp_path / "new" / "metrics.json"
+    flags = ["--checkpoint", tiny_run.folder, "--records", tiny_data.records, "--output", output]
+    call(htc_tf.eval, *flags, "--annotations", tiny_data.annotations, "--gin_param", "eval/Input.batch_size=1")
+    metrics = json.loads(output.read_text())
+    figures = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    assert set(metrics) == {f"{kind}/{name}" for kind in ("bbox", "segm") for name in figures} | {"per_class", "notes"}
+    assert len(metrics["per_class"]) == 8
+    assert all(set(row) == {"bbox/AP", "segm/AP"} for row in metrics["per_class"].values())
+    assert all(-1 <= metrics[f"{kind}/{name}"] <= 1 for kind in ("bbox", "segm") for name in figures)
+    assert "| box" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def photos(tiny_data, tmp_path_factory):
+    """Two scenes, one of them as PNG, and two files that are no pictures."""
+    folder = tmp_path_factory.mktemp("photos")
+    shutil.copy(tiny_data.images / f"{1:012d}.jpg", folder / "7.jpg")
+    Image.open(tiny_data.images / f"{2:012d}.jpg").save(folder / "scene.png")
+    (folder / "broken.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
+    (folder / "text.png").write_text("not a picture")
+    return folder
+
+
+def test_predict(call, tiny_run, photos, tmp_path, eagerly, capsys):
+    output = tmp_path / "out"
+    call(htc_tf.predict, "--checkpoint", tiny_run.folder, "--input", photos, "--output", output, "--threshold", 0.05)
+    assert sorted(path.name for path in output.iterdir()) == ["7.png", "predictions.json", "scene.png"]
+    for drawing, photo in (("7.png", "7.jpg"), ("scene.png", "scene.png")):
+        drawn, plain = (np.asarray(Image.open(path).convert("RGB")) for path in (output / drawing, photos / photo))
+        assert drawn.shape == plain.shape and (drawn != plain).any()
+    results = json.loads((output / "predictions.json").read_text())
+    assert {(result["file_name"], result["image_id"]) for result in results} == {("7.jpg", 7), ("scene.png", 2)}
+    assert set(results[0]) == {"image_id", "category_id", "bbox", "score", "segmentation", "file_name"}
+    assert {result["category_id"] for result in results} <= set(range(1, 9))
+    printed = capsys.readouterr()
+    skipped = [line for line in printed.err.splitlines() if line.startswith("skipped ")]
+    assert [Path(line.split(":")[0]).name for line in skipped] == ["broken.jpg", "text.png"]
+    assert "{" not in "".join(skipped) and "2 pictures" in printed.out and "2 skipped" in printed.out
+
+
+def test_predict_refuses(refused, tiny_run, photos, tmp_path, eagerly):
+    flags = ["--checkpoint", tiny_run.folder, "--output", tmp_path / "out", "--input"]
+    assert "nowhere/*.jpg" in refused(htc_tf.predict, *flags, "nowhere/*.jpg")
+    assert "no picture" in refused(htc_tf.predict, *flags, photos / "text.png")
+
+
+FRESH = """
+import sys, pathlib
+import numpy as np, tensorflow as tf
+
+model = tf.saved_model.load(sys.argv[1] + "/1")
+predict = model.signatures["serving_default"]
+encoded = [pathlib.Path(name).read_bytes() for name in sys.argv[3:]]
+answer = predict(image_bytes=tf.constant(encoded))
+ours = {"htc_tf", "gin", "keras_cv", "tensorflow_addons", "pycocotools", "PIL"} & {m.split(".")[0] for m in sys.modules}
+assert not ours, ours
+np.savez(sys.argv[2], **{name: value.numpy() for name, value in answer.items()})
+
+import htc_tf.client
+sys.argv = ["client", "--export", sys.argv[1], "--threshold", "0.05", "--input", *sys.argv[3:]]
+htc_tf.client.main()
+"""
+
+
+def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_path, capsys):
+    from htc_tf import config
+    from htc_tf.engine.inference import restore
+    from htc_tf.engine.pictures import read_picture
+
+    export, answers = tmp_path / "export", tmp_path / "answers.npz"
+    call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export)
+    assert str(export / "1") in capsys.readouterr().out
+    pictures = [photos / "7.jpg", photos / "scene.png"]
+    # From another folder, and yet with the client, which is ours, at the end.
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(export), str(answers), *map(str, pictures)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    detector = restore(config.load([], [], tiny_run)[0], tiny_run)
+    answer = np.load(answers)
+    names = [row["name"] for row in tiny_run.read_categories()]
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["file"] for row in told] == list(map(str, pictures))
+    for row, picture in enumerate(pictures):
+        image = read_picture(picture)
+        found = detector.detect_image(image)
+        count = answer["num_detections"][row]
+        assert count == len(found.scores) > 3
+        np.testing.assert_allclose(answer["boxes"][row, :count], found.boxes, atol=1e-3)
+        np.testing.assert_allclose(answer["scores"][row, :count], found.scores, atol=1e-4)
+        np.testing.assert_array_equal(answer["classes"][row, :count], found.classes)
+        assert [name.decode() for name in answer["class_names"][row, :count]] == [names[i] for i in found.classes]
+        pasted = [
+            encode_pasted(mask, box, *image.shape[:2])
+            for mask, box in zip(answer["masks"][row, :count], answer["boxes"][row, :count], strict=True)
+        ]
+        assert agreement(pasted, found.masks) > 0.999
+        wanted = [score for score in found.scores if score >= 0.05]
+        assert len(told[row]["detections"]) == len(wanted) > 0
+        first = told[row]["detections"][0]
+        assert first["class"] == names[found.classes[0]] and first["score"] == pytest.approx(found.scores[0], abs=1e-3)
+
+
+def agreement(masks, others):
+    """The share of pixels that both rows of COCO masks have alike."""
+    from pycocotools import mask as coco_mask
+
+    return np.mean([(coco_mask.decode(a) == coco_mask.decode(b)).mean() for a, b in zip(masks, others, strict=True)])
+
+
+def test_client_refuses(refused, tmp_path):
+    assert str(tmp_path) in refused(htc_tf.client, "--export", tmp_path, "--input", "x.jpg")
+    (tmp_path / "1").mkdir()
+    assert "x.jpg" in refused(htc_tf.client, "--export", tmp_path, "--input", "x.jpg")
+
+
+@pytest.mark.parametrize("module", [htc_tf.eval, htc_tf.predict, htc_tf.export])
+def test_a_missing_run_is_named(refused, module, tmp_path, photos):
+    flags = ["--checkpoint", tmp_path / "nowhere", "--output", tmp_path / "out"]
+    if module is htc_tf.eval:
+        flags += ["--records", tmp_path]
+    if module is htc_tf.predict:
+        flags += ["--input", photos]
+    line = refused(module, *flags)
+    assert str(tmp_path / "nowhere") in line and "--checkpoint" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_starts_from_its_flags(call, refused, monkeypatch, tiny_data, tmp_path):
+    seen = []
+    monkeypatch.setattr("htc_tf.engine.trainer.train", lambda *args, **kwargs: seen.append((args, kwargs)))
+    flags = ["--gin_file", ROOT / "tests" / "tiny.gin", "--gin_param", "STEPS=3", "--gin_param", "STEPS=5"]
+    flags += ["--train_records", tiny_data.records, "--workdir", tmp_path, "--seed", 3, "--devices", "CPU:0", "CPU:1"]
+    call(htc_tf.train, *flags)
+    ((experiment, resolved, train_records, val_records, run), options) = seen[0]
+    assert experiment.steps == 5 and "STEPS = 5" in resolved
+    assert (train_records, val_records, run.folder) == (str(tiny_data.records), None, tmp_path)
+    assert options == {"seed": 3, "devices": ["CPU:0", "CPU:1"]}
+    monkeypatch.undo()
+    assert "--gin_file" in refused(htc_tf.train, "--train_records", "x", "--workdir", tmp_path)
+    assert "nowhere" in refused(htc_tf.train, *flags[:2], "--train_records", "nowhere", "--workdir", tmp_path)
