@@ -115,7 +115,7 @@ class Input:
             return self._make_row(reader, entry)
 
         rows = entries.map(make_row, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return rows.batch(self.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return rows.batch(self.batch_size, drop_remainder=True).prefetch(2)
 
     def _make_row(self, reader, entry):
         sample = reader.read(entry.shard, entry.serialized)
@@ -148,8 +148,8 @@ class Input:
 def named_errors(folder):
     """Turns TensorFlow's error about a record of the folder, raised while a dataset is iterated, into a UserError.
 
-    TensorFlow tells neither which shard nor which image is damaged; `sample` says it of an image, and of a shard
-    it is looked for here, which reads the whole data set once.
+    TensorFlow tells neither which shard nor which image is damaged. It is looked for here, by decoding record after
+    record until one fails.
     """
     try:
         yield
@@ -164,9 +164,23 @@ def named_errors(folder):
 
 
 def _find_damage(info):
-    for path, shard in zip(info.shard_paths, info.shards, strict=True):
-        for index, serialized in enumerate(datasets.read_shard(path, shard.records)):
-            try:
-                schema.unpack(serialized)
-            except (DecodeError, IndexError, ValueError) as error:
-                raise UserError(f"{path}: record {index} is none of ours ({error}); prepare the data again") from None
+    reader = SampleReader(info, max_objects=1, mask_size=4)
+    for number, path in enumerate(info.shard_paths):
+        entries = order.evaluation_entries([path])
+
+        @tf.autograph.experimental.do_not_convert
+        def decode(entry, number=number):
+            sample = reader.read(tf.constant(number, tf.int64), entry.serialized)
+            return tf.size(sample["image"]) + tf.size(sample["semantic"]) + tf.size(sample["masks"])
+
+        count = 0
+        try:
+            for _ in entries.map(decode, tf.data.AUTOTUNE, deterministic=True):
+                count += 1
+        except tf.errors.OpError as error:
+            reason = error.message
+        except UnicodeDecodeError:
+            reason = "it is none of ours"
+        else:
+            continue
+        raise UserError(f"{path}: record {count} does not decode ({reason}); prepare the data again")

@@ -82,5 +82,6 @@ def _sample(bitmap, cells):
     canvas[left : left + w, top : top + h] = bitmap
     # The bitmap lies in memory column by column, so its columns are Pillow's rows.
     frame = (top - rows, left - columns, top + h + rows, left + w + columns)
-    sampled = Image.fromarray(canvas).resize((cells, cells), Image.Resampling.BILINEAR, box=frame)
+    image = Image.frombuffer("L", canvas.shape[::-1], canvas, "raw", "L", 0, 1)
+    sampled = image.resize((cells, cells), Image.Resampling.BILINEAR, box=frame)
     return np.asarray(sampled).T, (columns, rows)

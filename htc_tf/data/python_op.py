@@ -1,6 +1,6 @@
 """Python code inside a tf.data graph, such that the program can still end.
 
-`data.sample` needs it for what TensorFlow has no operation for: COCO's run lengths, and errors that name an image.
+`data.sample` needs it for what TensorFlow has no operation for: COCO's run lengths.
 """
 
 import atexit

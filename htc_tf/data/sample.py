@@ -33,11 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 class SampleReader:
-    """Decodes the records of one data set, and names the record that does not decode."""
+    """Decodes the records of one data set."""
 
     def __init__(self, info, max_objects, mask_size):
         """info: DatasetInfo; max_objects: the most objects of a sample; mask_size: M, cells along a mask's side."""
         self._paths = info.shard_paths
+        self._has_labels = info.stuff.present
         self._classes = {category: index for index, category in enumerate(info.category_ids)}
         self._max_objects = max_objects
         self._mask_size = mask_size
@@ -52,43 +53,57 @@ class SampleReader:
           serialized: [] string.
         """
         record = schema.parse(serialized)
-        keys = ("encoded", "semantic", "filename", "height", "width", "boxes", "categories", "is_crowd", "mask_rle")
-        image, semantic, boxes, classes, masks, frames = python_op(
-            self._decode,
-            [shard, *(record[key] for key in keys)],
-            [tf.uint8, tf.uint8, tf.float32, tf.int32, tf.uint8, tf.float32],
-        )
+        size = tf.stack([record["height"], record["width"]])
+        image = tf.io.decode_image(record["encoded"], channels=3, expand_animations=False)
+        semantic = self._decode_labels(record["semantic"], size)
+        objects = tf.where(~record["is_crowd"])[:, 0]
+        kept = objects[: self._max_objects]
+        arguments = {
+            "shard": shard,
+            "filename": record["filename"],
+            "size": size,
+            "decoded": tf.stack([tf.shape(image)[:2], tf.shape(semantic)]),
+            "objects": tf.size(objects),
+            "categories": tf.gather(record["categories"], kept),
+            "rles": tf.gather(record["mask_rle"], kept),
+        }
+        classes, masks, frames = python_op(self._describe, list(arguments.values()), [tf.int32, tf.uint8, tf.float32])
         return {
             "image": tf.ensure_shape(image, [None, None, 3]),
             "semantic": tf.ensure_shape(semantic, [None, None]),
-            "boxes": tf.ensure_shape(boxes, [None, 4]),
+            "boxes": tf.ensure_shape(tf.gather(record["boxes"], kept), [None, 4]),
             "classes": tf.ensure_shape(classes, [None]),
             "masks": tf.ensure_shape(masks, [None, self._mask_size, self._mask_size]),
             "mask_frames": tf.ensure_shape(frames, [None, 4]),
             "image_id": record["image_id"],
-            "original_size": tf.stack([record["height"], record["width"]]),
+            "original_size": size,
         }
 
-    def _decode(self, shard, encoded, semantic, filename, height, width, boxes, categories, is_crowd, rles):
+    def _decode_labels(self, encoded, size):
+        def blank():
+            return tf.fill(size, tf.constant(IGNORED_LABEL, tf.uint8))
+
+        def decode():
+            return tf.io.decode_png(encoded, channels=1)[..., 0]
+
+        return tf.cond(encoded == "", blank, decode) if self._has_labels else blank()
+
+    def _describe(self, shard, filename, size, decoded, objects, categories, rles):
+        """The classes [G], masks [G, M, M] and mask frames [G, 4] of the objects that are used, as arrays."""
         name = f"{self._paths[shard]}: {filename.decode(errors='replace')}"
-        image = _decode_pixels(encoded, 3, height, width, name)
-        if semantic:
-            labels = _decode_pixels(semantic, 1, height, width, f"{name}, semantic map")[..., 0]
-        else:
-            labels = np.full((height, width), IGNORED_LABEL, np.uint8)
-        objects = np.flatnonzero(~is_crowd)
-        if len(objects) > self._max_objects:
-            self._warn_of_crowded_image(name, len(objects))
-            objects = objects[: self._max_objects]
-        unknown = set(categories[objects].tolist()) - set(self._classes)
+        if np.any(decoded != size):
+            found = ", its semantic map ".join(f"{height} x {width}" for height, width in decoded)
+            raise UserError(f"{name}: is {found}, but its record says {size[0]} x {size[1]}; prepare the data again")
+        if objects > self._max_objects:
+            self._warn_of_crowded_image(name, objects)
+        unknown = set(categories.tolist()) - set(self._classes)
         if unknown:
             raise UserError(f"{name}: dataset_info.json knows no category {sorted(unknown)}; prepare the data again")
-        classes = np.array([self._classes[category] for category in categories[objects].tolist()], np.int32)
+        classes = np.array([self._classes[category] for category in categories.tolist()], np.int32)
         try:
-            masks, frames = crop_masks(rles[objects], height, width, self._mask_size)
+            return classes, *crop_masks(rles, *size.tolist(), self._mask_size)
         except ValueError as error:
             raise UserError(f"{name}: a mask's run lengths do not decode ({error}); prepare the data again") from None
-        return image, labels, boxes[objects], classes, masks, frames
 
     def _warn_of_crowded_image(self, name, objects):
         with self._lock:
@@ -100,16 +115,3 @@ class SampleReader:
                 "%s has %d objects; its first %d are used (max_objects). %d such so far",
                 *(name, objects, self._max_objects, count),
             )
-
-
-def _decode_pixels(encoded, channels, height, width, name):
-    """The decoded image [height, width, channels] uint8, or a UserError that names it."""
-    try:
-        with tf.device("CPU:0"):
-            image = tf.io.decode_image(encoded, channels, expand_animations=False).numpy()
-    except tf.errors.OpError as error:
-        raise UserError(f"{name}: does not decode ({error.message}); prepare the data again") from None
-    if image.shape != (height, width, channels):
-        size = " x ".join(str(side) for side in image.shape[:2])
-        raise UserError(f"{name}: is {size}, but its record says {height} x {width}; prepare the data again")
-    return image
