@@ -11,9 +11,8 @@ import re
 
 import gin
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 
-from htc_tf.data import datasets, order, resize, schema, truth
+from htc_tf.data import datasets, order, resize, truth
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError
 

@@ -9,7 +9,6 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from htc_tf.data.datasets import load_info
-from htc_tf.data.resize import choose_shape
 from htc_tf.engine.inference import Detector, detect_records, evaluate_records, restore
 from htc_tf.engine.pictures import drawing_names, predict_pictures, read_picture
 from htc_tf.errors import UserError
