@@ -11,8 +11,9 @@ import re
 
 import gin
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
-from htc_tf.data import datasets, order, resize, truth
+from htc_tf.data import datasets, order, resize, schema, truth
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError
 
@@ -165,21 +166,28 @@ def named_errors(folder):
 def _find_damage(info):
     reader = SampleReader(info, max_objects=1, mask_size=4)
     for number, path in enumerate(info.shard_paths):
-        entries = order.evaluation_entries([path])
 
         @tf.autograph.experimental.do_not_convert
-        def decode(entry, number=number):
-            sample = reader.read(tf.constant(number, tf.int64), entry.serialized)
+        def decode(serialized, number=number):
+            sample = reader.read(tf.constant(number, tf.int64), serialized)
             return tf.size(sample["image"]) + tf.size(sample["semantic"]) + tf.size(sample["masks"])
 
         count = 0
         try:
-            for _ in entries.map(decode, tf.data.AUTOTUNE, deterministic=True):
+            for _ in tf.data.TFRecordDataset(path).map(decode, tf.data.AUTOTUNE, deterministic=True):
                 count += 1
         except tf.errors.OpError as error:
-            reason = error.message
+            reason = re.sub(r"\{\{.*?\}\}", "", error.message).strip().partition("\n")[0]
+            raise UserError(f"{_name(path, count)} does not decode ({reason}); prepare the data again") from None
         except UnicodeDecodeError:
-            reason = "it is none of ours"
-        else:
-            continue
-        raise UserError(f"{path}: record {count} does not decode ({reason}); prepare the data again")
+            raise UserError(f"{_name(path, count)} is none of ours; prepare the data again") from None
+
+
+def _name(path, index):
+    """The image of a record by its name, or by its number if the record cannot be read."""
+    record = tf.data.TFRecordDataset(path).skip(index).take(1)
+    try:
+        (serialized,) = record.as_numpy_iterator()
+        return f"{path}: {schema.unpack(serialized).image.filename}"
+    except (tf.errors.OpError, DecodeError, IndexError, ValueError):
+        return f"{path}: record {index}"

@@ -48,7 +48,7 @@ def record(image_id, size, objects=(), pixels=None, encoded=None, semantic=b"", 
     return schema.example(image, objects, semantic)
 
 
-def write_dataset(folder, records, shards=1, crowd=0):
+def write_dataset(folder, records, shards=1, crowd=0, stuff=True):
     """A data set of those records, dealt out to the shards in turn."""
     folder.mkdir(exist_ok=True)
     listed = []
@@ -64,7 +64,7 @@ def write_dataset(folder, records, shards=1, crowd=0):
     info = {
         "version": 1,
         "categories": [{"id": number, "name": name} for number, name in CATEGORIES.items()],
-        "stuff": {"present": False, "labels": 0},
+        "stuff": {"present": stuff, "labels": 12},
         **{"masks": True, "images": len(records), "objects": 0, "crowd": crowd, "shards": listed},
         **{"counters": {}, "options": {}, "inputs": {}},
     }
@@ -157,7 +157,7 @@ def test_grey_images_get_three_channels(tmp_path):
 @pytest.mark.parametrize("crowd", [False, True])
 def test_images_without_objects_or_with_only_crowd(tmp_path, crowd):
     objects = [rectangle(1, 2, 2, 9, 9, 3, (20, 30), crowd=1)] if crowd else []
-    folder = write_dataset(tmp_path, [record(1, (20, 30), objects)], crowd=len(objects))
+    folder = write_dataset(tmp_path, [record(1, (20, 30), objects)], crowd=len(objects), stuff=False)
     for batch in batches(folder, 2, augment=(augment.flip, augment.photometric)):
         assert not batch.truth.valid.any() and not batch.truth.masks.any() and not batch.truth.boxes.any()
         assert (batch.truth.semantic == 255).all() and batch.images.any()
@@ -287,8 +287,12 @@ def broken_jpeg(cut):
     [
         (record(7, (20, 30), encoded=broken_jpeg(400), format="jpeg"), r"00001-of-00002\.tfrecord: photos/7\.jpeg"),
         (record(7, (20, 30), encoded=b"no image", format="jpeg"), r"00001-of-00002\.tfrecord: photos/7\.jpeg"),
-        (record(7, (20, 31), encoded=encode_image(np.zeros((20, 30, 3), np.uint8))), "photos/7.*20 x 30.*20 x 31"),
-        (record(7, (20, 30), semantic=b"no map"), r"photos/7\.png, semantic map"),
+        (
+            record(7, (20, 31), encoded=encode_image(np.zeros((20, 30, 3), np.uint8))),
+            r"photos/7.*20 x 30, its.*20 x 31",
+        ),
+        (record(7, (20, 30), semantic=b"no map"), r"00001-of-00002\.tfrecord: photos/7\.png"),
+        (record(7, (20, 30), semantic=encode_image(np.zeros((20, 31), np.uint8))), r"map 20 x 31.*20 x 30"),
         (record(7, (20, 30), [rectangle(1, 2, 2, 9, 9, 5, (20, 30))]), r"photos/7\.png.*category \[5\]"),
         (b"\xff\xff", r"00001-of-00002\.tfrecord: record 0"),
     ],
