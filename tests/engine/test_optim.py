@@ -91,3 +91,17 @@ def test_adamw_spares_norms_and_biases_sgd_does_not(tiny_model):
     assert len(decayed) == sum(len(v.shape) > 1 for v in model.trainable_variables)
     assert not [name for name, _ in decayed if "gamma" in name or "beta" in name or "bias" in name]
     assert len(still_moving(SGD(StepSchedule(**constant)), model)) == len(model.trainable_variables)
+
+
+def test_adamw_steps_as_keras_own():
+    schedule = CosineSchedule(base=0.1, batch_size=16, steps=20, warmup_steps=5)
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(3, 4)).astype(np.float32)
+    ours, keras = tf.Variable(start), tf.Variable(start)
+    optimizers = (AdamW(schedule, decay=0.05).build(), tf.keras.optimizers.AdamW(schedule, 0.05, jit_compile=False))
+    for _ in range(20):
+        gradient = tf.constant(rng.normal(size=(3, 4)), tf.float32)
+        for optimizer, variable in zip(optimizers, (ours, keras), strict=True):
+            optimizer.apply_gradients([(gradient, variable)])
+    np.testing.assert_allclose(ours, keras, rtol=1e-4, atol=1e-5)
+    assert np.abs(ours - start).min() > 0.01

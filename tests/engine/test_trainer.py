@@ -180,7 +180,7 @@ def test_losses_are_divided_by_their_counts():
 TWO_DEVICES = """
 import sys, tensorflow as tf
 from htc_tf import config
-from htc_tf.engine.optim import SGD, StepSchedule
+from htc_tf.engine.optim import SGD, AdamW, StepSchedule
 from htc_tf.engine.trainer import train
 from htc_tf.errors import UserError
 from htc_tf.ops.matching import choose_evenly
@@ -209,6 +209,15 @@ try:
     start("three", ["CPU:0", "CPU:1"], "BATCH_SIZE=3")
 except UserError as error:
     print(error)
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    variable = tf.Variable(0.0)
+    optimizer = AdamW(StepSchedule(base=0.5, batch_size=16, steps=9, warmup_steps=0)).build()
+    optimizer.build([variable])
+apply = lambda: optimizer.apply_gradients([(tf.constant(2.0), variable)], skip_gradients_aggregation=True)
+tf.function(lambda: strategy.run(apply))()
+print("moved to", [round(float(value), 4) for value in strategy.experimental_local_results(variable)])
 """
 
 
@@ -223,3 +232,4 @@ def test_two_devices_learn_what_one_does(tiny_data, tmp_path):
         for name in a.keys() - {"images_per_second"}:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6, err_msg=name)
     assert "BATCH_SIZE = 3" in done.stdout and not (tmp_path / "three").exists()
+    assert "moved to [-0.5, -0.5]" in done.stdout
