@@ -10,7 +10,14 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.layers import Convolution
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 BOTTLENECK_FROM = 50
 
 
@@ -50,7 +57,7 @@ class ResNet(tf.keras.layers.Layer):
     def __init__(self, depth=50, width=64, norm="frozen_batch", frozen_stages=1, name="backbone"):
         """
         Args:
-            depth: 18, 34, 50, 101 or 152.
+            depth: 10 (half of 18), 18, 34, 50, 101 or 152.
             width: channels of the stem; 64 is the published network.
             norm: a kind that `layers.make_norm` knows.
             frozen_stages: how many leading stages, the stem before them included, do not train; -1 trains all.
