@@ -44,7 +44,7 @@ def train(experiment, config, train_records, val_records, run, seed=0, devices=N
         checkpoints = Checkpoints(run, model, optimizer, step, experiment.keep_checkpoints)
         restored = checkpoints.restore_latest()
     if restored:
-        print(f"resuming from {restored}")
+        print(f"{'resuming' if int(step.numpy()) else 'starting'} from {restored}")
     # Only now: a run that cannot go on keeps what describes it.
     run.create(config, [{"id": c.id, "name": c.name} for c in train_info.categories])
 

@@ -54,6 +54,9 @@ class HTC(tf.keras.Model):
         interleaved=True,
         mask_info_flow=True,
         semantic=True,
+        average_masks=True,
+        drop_refined_truth=True,
+        drop_empty=False,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
         name="htc",
@@ -72,6 +75,12 @@ class HTC(tf.keras.Model):
                 Mask R-CNN, on those that it started from.
             mask_info_flow: whether each mask head receives the features of the one before.
             semantic: whether the semantic branch takes part.
+            average_masks: whether a detection's mask is the mean over the stages (the paper, section 4.1) or the last
+                stage's alone (mmdetection 3, https://github.com/open-mmlab/mmdetection/issues/10210).
+            drop_refined_truth: in training, whether the refined truth boxes end with their stage, since every sampling
+                adds the truth afresh (mmdetection), or go on as proposals (Paddle).
+            drop_empty: whether a box that was refined to nothing ends with its stage (Paddle), or goes on, its features
+                zero (mmdetection).
             pixel_mean, pixel_std: of RGB, in 0 ... 255.
         """
         super().__init__(name=name)
@@ -84,6 +93,7 @@ class HTC(tf.keras.Model):
         self.semantic_head = semantic_head if semantic else None
         self.roi_sampler = roi_sampler or RoISampler()
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
+        self.average_masks, self.drop_refined_truth, self.drop_empty = average_masks, drop_refined_truth, drop_empty
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
 
     def call(self, images, sizes, truth=None, seed=None):
@@ -107,17 +117,14 @@ class HTC(tf.keras.Model):
         for index, stage in enumerate(self.stages):
             rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)
             output = self.box_branch(stage, features, rois, sizes)
-            boxes, valid = output.boxes, rois.valid
-            if training:
-                # A truth box is added afresh by every sampling; refined, it would count twice.
-                valid &= ~rois.is_truth
-                if self.masks:
-                    output = self.mask_branch(index, features, output, valid, truth, seed)
+            boxes, valid = output.boxes, self.goes_on(output)
+            if training and self.masks:
+                output = self.mask_branch(index, features, output, valid, truth, seed)
             stages.append(output)
 
         if training:
             return Outputs(rpn, tuple(stages), None if semantic is None else semantic.logits)
-        detections = self.postprocess(stages)
+        detections = self.postprocess(stages, valid)
         return detections._replace(masks=self.final_masks(features, detections)) if self.masks else detections
 
     def normalize(self, images, sizes):
@@ -145,6 +152,15 @@ class HTC(tf.keras.Model):
         boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.stds, sizes)
         return StageOutput(rois, stage.stds, logits, deltas, boxes)
 
+    def goes_on(self, output):
+        """Which of a stage's boxes [B, N] are there for what comes after it."""
+        valid = output.rois.valid
+        if self.drop_refined_truth and output.rois.is_truth is not None:
+            valid &= ~output.rois.is_truth
+        if self.drop_empty:
+            valid &= box_ops.exceeds(output.boxes, 0.0)
+        return valid
+
     def mask_branch(self, index, features, output, valid, truth, seed):
         """Adds the mask logits of stage `index` on its positives: sampled anew among the boxes just refined, or not."""
         rois = output.rois
@@ -159,11 +175,12 @@ class HTC(tf.keras.Model):
         return output._replace(mask_rois=rois, mask_logits=logits)
 
     def final_masks(self, features, detections):
-        """[B, D, 28, 28]: the mean of the probabilities that all stages' mask heads give the detection's class."""
+        """[B, D, 28, 28]: the probabilities that all stages' mask heads, or the last, give the detection's class."""
         rois = RoIs(detections.boxes, detections.valid)
         heads = [stage.mask_head for stage in self.stages]
         trunks = run_trunks(heads, self.roi_align.pool_masks(features, rois), self.mask_info_flow)
         classes = tf.reshape(detections.classes, [-1])
-        masks = [tf.sigmoid(select_class(head(trunk), classes)) for head, trunk in zip(heads, trunks, strict=True)]
+        pairs = list(zip(heads, trunks, strict=True))[0 if self.average_masks else -1 :]
+        masks = [tf.sigmoid(select_class(head(trunk), classes)) for head, trunk in pairs]
         mean = tf.add_n(masks) / len(masks)
         return tf.reshape(mean, [-1, detections.boxes.shape[1], *mean.shape[1:]])

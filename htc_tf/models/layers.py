@@ -51,7 +51,10 @@ class GroupNormalization(tf.keras.layers.Layer):
 
 
 def make_norm(kind, groups=16, scale="ones"):
-    """A normalisation layer by name: "frozen_batch", "batch", "sync_batch", "group", "layer", or None for none.
+    """A normalisation layer by name, or None for none.
+
+    "frozen_batch" has stored statistics and a scale and offset that learn (mmdetection), in "constant_batch" nothing
+    learns (Paddle); then there are "batch", "sync_batch", "group" and "layer".
 
     scale: initialiser of its scale.
     """
@@ -61,6 +64,8 @@ def make_norm(kind, groups=16, scale="ones"):
     batch = {"momentum": 0.9, **common}
     if kind == "frozen_batch":
         return FrozenBatchNormalization(**batch)
+    if kind == "constant_batch":
+        return FrozenBatchNormalization(trainable=False, **batch)
     if kind == "batch":
         return tf.keras.layers.BatchNormalization(**batch)
     if kind == "sync_batch":
@@ -70,7 +75,8 @@ def make_norm(kind, groups=16, scale="ones"):
     if kind == "layer":
         return GroupNormalization(1, **common)
     raise UserError(
-        f"norm = {kind!r} is unknown; choose 'frozen_batch', 'batch', 'sync_batch', 'group', 'layer' or None"
+        f"norm = {kind!r} is unknown; choose 'frozen_batch', 'constant_batch', 'batch', 'sync_batch', 'group', 'layer' "
+        "or None"
     )
 
 

@@ -22,11 +22,13 @@ class Postprocess:
         self.score_threshold, self.nms_threshold, self.keep = score_threshold, nms_threshold, keep
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
 
-    def __call__(self, stages):
+    def __call__(self, stages, valid=None):
+        """valid: [B, N] bool, which of the last stage's boxes may be detections; by default those of its RoIs."""
         # The mean of the logits, not of the probabilities, as both public implementations have it.
         logits = tf.add_n([stage.logits for stage in stages]) / len(stages)
         scores = tf.nn.softmax(logits)[..., :-1]
         last = stages[-1]
+        valid = last.rois.valid if valid is None else valid
         return select_detections(
-            last.boxes, scores, last.rois.valid, self.score_threshold, self.nms_threshold, self.keep, self.nms
+            last.boxes, scores, valid, self.score_threshold, self.nms_threshold, self.keep, self.nms
         )

@@ -23,6 +23,7 @@ class RPN(tf.keras.layers.Layer):
         anchor_ratios=(0.5, 1.0, 2.0),
         training_proposals=2000,
         inference_proposals=1000,
+        minimum_size=0.0,
         nms_threshold=0.7,
         nms="auto",
         xla=False,
@@ -35,6 +36,7 @@ class RPN(tf.keras.layers.Layer):
             anchor_ratios: height / width.
             training_proposals, inference_proposals: the best so many of each level go into NMS, and of what is
                 left the best so many over all levels come out.
+            minimum_size: pixels that a proposal's height and width exceed; Paddle has 1.
             nms_threshold: IoU above which the lower box goes.
             nms: "combined", "xla", or "auto": "xla" where `xla` is set.
             xla: whether the model will be compiled by XLA, which has no combined NMS.
@@ -46,7 +48,7 @@ class RPN(tf.keras.layers.Layer):
 
         self.anchor_scale, self.anchor_ratios = anchor_scale, tuple(anchor_ratios)
         self.proposals = {True: training_proposals, False: inference_proposals}
-        self.nms_threshold = nms_threshold
+        self.minimum_size, self.nms_threshold = minimum_size, nms_threshold
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
         self.shared = Convolution(channels, 3, relu=True, initializer=normal(), name="shared")
         self.objectness = Convolution(len(self.anchor_ratios), 1, initializer=normal(), name="objectness")
@@ -81,7 +83,7 @@ class RPN(tf.keras.layers.Layer):
                 sizes,
             )
             # A box that lies outside the image has been clipped to nothing.
-            valid = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+            valid = box_ops.exceeds(boxes, self.minimum_size)
             padding = keep - count
             candidates.append(
                 (

@@ -32,6 +32,7 @@ class AnchorSampler:
         limit=256,
         positive_fraction=0.5,
         inside_only=True,
+        reassign=True,
         choose=choose_randomly,
     ):
         """
@@ -41,11 +42,13 @@ class AnchorSampler:
             limit: anchors an image that take part.
             positive_fraction: of them, at most.
             inside_only: whether only anchors inside the unpadded image take part.
+            reassign: whether an object's best anchor learns that object (mmdetection), or the one that it overlaps
+                most, which may be another (Paddle).
             choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
         """
         self.thresholds = (positive_iou, negative_iou, minimum_iou)
         self.limit, self.positive_fraction = limit, positive_fraction
-        self.inside_only, self.choose = inside_only, choose
+        self.inside_only, self.reassign, self.choose = inside_only, reassign, choose
 
     def __call__(self, anchors, truth, sizes, seed):
         """anchors [A, 4], truth, sizes [B, 2], seed int32 [2] -> AnchorTargets."""
@@ -53,7 +56,7 @@ class AnchorSampler:
         if self.inside_only:
             candidates = anchor_ops.inside(anchors, sizes)
         overlaps = box_ops.iou(anchors[tf.newaxis], truth.boxes)
-        matches = match(overlaps, truth.valid, *self.thresholds, candidates=candidates)
+        matches = match(overlaps, truth.valid, *self.thresholds, reassign=self.reassign, candidates=candidates)
         positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))
         return AnchorTargets(positive, negative, matches.index)
 
@@ -62,15 +65,18 @@ class AnchorSampler:
 class RoISampler:
     """Which boxes a stage learns from: matched at the stage's IoU, positives first, the truth among them."""
 
-    def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, choose=choose_randomly):
+    def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, low_quality=True, choose=choose_randomly):
         """
         Args:
             limit: RoIs an image.
             positive_fraction: of them, at most.
             mask_limit: positives an image that the mask branch learns from; all of them if None.
+            low_quality: whether a box that overlaps an object best of all boxes, and enough, is given to it even if it
+                overlaps another object more (mmdetection; Paddle does not).
             choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
         """
-        self.limit, self.positive_fraction, self.choose = limit, positive_fraction, choose
+        self.limit, self.positive_fraction = limit, positive_fraction
+        self.low_quality, self.choose = low_quality, choose
         positives = int(limit * positive_fraction)
         self.mask_limit = positives if mask_limit is None else min(mask_limit, positives)
 
@@ -85,7 +91,8 @@ class RoISampler:
             RoIs with N = limit.
         """
         overlaps = box_ops.iou(boxes, truth.boxes)
-        matches = match(overlaps, truth.valid, iou_threshold, iou_threshold, iou_threshold, candidates=valid)
+        thresholds = [iou_threshold] * 3
+        matches = match(overlaps, truth.valid, *thresholds, low_quality=self.low_quality, candidates=valid)
         # The truth joins only now, each matched to itself: matched with the others, it would be every object's best
         # box, and no object would take the proposal that overlaps it best.
         own = tf.broadcast_to(tf.range(truth.boxes.shape[1]), tf.shape(truth.valid))

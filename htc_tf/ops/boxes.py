@@ -38,6 +38,11 @@ def iou(a, b):
     return overlap / tf.maximum(union, 1e-6)
 
 
+def exceeds(boxes, size):
+    """Which boxes [..., 4] are higher and wider than `size` pixels: [...] bool."""
+    return tf.reduce_all(boxes[..., 2:] - boxes[..., :2] > size, axis=-1)
+
+
 def clip(boxes, sizes):
     """Boxes [B, ..., 4] cut off at the image: y to 0 ... height, x to 0 ... width.
 

@@ -18,19 +18,20 @@ class Matches(NamedTuple):
     iou: tf.Tensor  # [B, N] float32, the best overlap with any object; 0 if there is none
 
 
-def match(iou, valid, positive, negative, minimum, low_quality=True, candidates=None):
+def match(iou, valid, positive, negative, minimum, low_quality=True, reassign=True, candidates=None):
     """Gives boxes to objects by overlap; source: `MaxIoUAssigner` of mmdetection.
 
     A box whose best overlap reaches `positive` is positive and goes to that object (the first one on a tie); below
     `negative` it is negative, in between ignored. With `low_quality`, every object then takes the boxes that
-    overlap it best (all that tie), where that overlap reaches `minimum`, even from another object. If two objects
-    take the same box, the later one has it.
+    overlap it best (all that tie), where that overlap reaches `minimum`: they are positive, and with `reassign` they
+    go to it even from an object that they overlap more. If two objects take the same box, the later one has it.
 
     Args:
         iou: [B, N, G] float32, G >= 1.
         valid: [B, G] bool, which objects are not padding. Where none is valid, all candidates are negative.
         positive, negative, minimum: thresholds of the IoU, 0 < negative <= positive, 0 < minimum.
         low_quality: whether objects take their best boxes.
+        reassign: whether a box that is taken goes to the taker, or stays with the object that it overlaps most.
         candidates: [B, N] bool; the others are ignored and are nobody's best. None: all are candidates.
 
     Returns:
@@ -52,7 +53,8 @@ def match(iou, valid, positive, negative, minimum, low_quality=True, candidates=
         objects = tf.range(tf.shape(iou)[2])
         taken_by = tf.reduce_max(tf.where(iou == objects_best, objects, -1), axis=2)
         label = tf.where(taken_by >= 0, 1, label)
-        index = tf.where(taken_by >= 0, taken_by, index)
+        if reassign:
+            index = tf.where(taken_by >= 0, taken_by, index)
 
     if candidates is not None:
         label = tf.where(candidates, label, -1)

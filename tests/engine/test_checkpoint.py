@@ -52,6 +52,18 @@ def test_other_commands_take_the_model_alone(run):
     assert all(abs(v.numpy() - 0.9).max() < 1e-4 for v in model.variables)
 
 
+def test_training_starts_from_weights_alone(tmp_path):
+    """What a conversion saves: no step, and no optimiser, which may then be any."""
+    Checkpoints(Run(tmp_path), make_model(value=3.0)).save(0)
+    model, optimizer, step, checkpoints = make_training(Run(tmp_path))
+    assert checkpoints.restore_latest().endswith("ckpt-0")
+    assert (int(step), int(optimizer.iterations)) == (0, 0)
+    assert all((v.numpy() == 3).all() for v in model.variables)
+    *_, checkpoints = make_training(Run(tmp_path), sizes=(3,))
+    with pytest.raises(UserError, match="it also has"):
+        checkpoints.restore_latest()
+
+
 def test_only_the_newest_stay(tmp_path):
     *_, checkpoints = make_training(Run(tmp_path), keep=2)
     for step in (1, 2, 3):

@@ -1,11 +1,14 @@
-"""The tables between mmdetection's names and our variables, on a small model; R50's are in test_parity_mmdet.py."""
+"""The tables between others' names and our variables, on a small model; R50's names are in tests/reference."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from htc_tf.engine.inference import build_variables
-from htc_tf.engine.weights import Unmatched, entries, load_mmdet, mmdet_arrays
+from htc_tf.engine.weights import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays
+from htc_tf.engine.weights.names import Framework, Index
 from htc_tf.models.box_head import BoxHead
 from htc_tf.models.fpn import FPN
 from htc_tf.models.htc import HTC, Stage
@@ -15,6 +18,10 @@ from htc_tf.models.resnet import ResNet
 from htc_tf.models.roi_features import RoIAlign
 from htc_tf.models.rpn import RPN
 from htc_tf.models.semantic_head import SemanticHead
+
+REFERENCE = Path(__file__).resolve().parent.parent / "reference"
+# The demo's network has norms that mmdetection's has not.
+PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 
 
 def make_model(depth=18, norm=None, **switches):
@@ -38,15 +45,20 @@ def model():
     return make_model()
 
 
-@pytest.fixture
-def arrays(model):
-    """Weights for the model, all values different."""
+def numbered(shapes):
+    """Arrays in the shapes of others, all values different."""
     arrays, count = {}, 0
-    for name, array in mmdet_arrays(model).items():
+    for name, array in shapes.items():
         if array.ndim:
             arrays[name] = np.arange(count, count + array.size, dtype=np.float32).reshape(array.shape)
             count += array.size
     return arrays
+
+
+@pytest.fixture
+def arrays(model):
+    """Weights for the model, under mmdetection's names."""
+    return numbered(mmdet_arrays(model))
 
 
 def test_round_trip_covers_every_variable(model, arrays):
@@ -56,6 +68,57 @@ def test_round_trip_covers_every_variable(model, arrays):
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array, err_msg=name)
     assert {name.rsplit(".", 1)[-1] for name in back.keys() - arrays.keys()} == {"num_batches_tracked"}
+
+
+def test_round_trip_of_paddle(model):
+    arrays = numbered(paddle_arrays(model))
+    assert len(entries(model, Framework.PADDLE)) == len(arrays) == len(model.variables)
+    assert load_paddle(model, arrays) == Unmatched([], [], [])
+    back = paddle_arrays(model)
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
+def test_paddle_lays_matrices_the_other_way(model, arrays):
+    load_mmdet(model, arrays)
+    theirs = paddle_arrays(model)
+    for name, same in (
+        ("bbox_head.head.1.fc6.weight", "roi_head.bbox_head.1.shared_fcs.0.weight"),  # (channel, y, x) in both
+        ("bbox_head.head.1.fc7.weight", "roi_head.bbox_head.1.shared_fcs.1.weight"),
+        ("bbox_head.bbox_score_stage0.weight", "roi_head.bbox_head.0.fc_cls.weight"),
+        ("bbox_head.bbox_delta_stage0.weight", "roi_head.bbox_head.0.fc_reg.weight"),
+    ):
+        np.testing.assert_array_equal(theirs[name], arrays[same].T)
+    for name, same in (
+        ("backbone.res4.res4b.branch2a.conv.weight", "backbone.layer3.1.conv1.weight"),
+        ("backbone.res5.res5a.short.norm._variance", "backbone.layer4.0.downsample.1.running_var"),
+        ("rpn_head.rpn_rois_delta.weight", "rpn_head.rpn_reg.weight"),
+        ("bbox_head.mask_head.head.1.conv_res.conv.bias", "roi_head.mask_head.1.conv_res.conv.bias"),
+        ("bbox_head.mask_head.head.0.upsample.weight", "roi_head.mask_head.0.upsample.weight"),
+        ("fused_semantic_head.conv_embedding.weight", "roi_head.semantic_head.conv_embedding.conv.weight"),
+    ):
+        np.testing.assert_array_equal(theirs[name], arrays[same])
+
+
+@pytest.mark.parametrize("framework", Framework)
+def test_names_of_the_whole_network(tiny_model, framework):
+    """Every line of both state dicts, but for sizes: a narrow R50 has the same names."""
+    _, model = tiny_model("ResNet.depth=50", "MaskHead.convolutions=4", "SemanticHead.convolutions=4", *PLAIN)
+    ours = (mmdet_arrays, paddle_arrays)[framework](model).keys()
+    listing = REFERENCE / ("mmdet_state_dict.txt", "paddle_state_dict.txt")[framework]
+    assert ours == {line.split()[0] for line in listing.read_text().splitlines() if not line.startswith("#")}
+
+
+def test_placeholders():
+    assert [f"{Index(i, 3)} {Index(i, 3):1} {Index(i, 3):2} {Index(i, 3):a}" for i in range(3)] == [
+        "0 1 2 a",
+        "1 2 3 b",
+        "2 3 4 c",
+    ]
+    # Stages of up to ten blocks have letters: ResNet-50's, and the first ones of the deep networks.
+    assert f"{Index(9, 10):a}" == "j"
+    assert [f"{Index(i, 23):a}" for i in (0, 1, 22)] == ["a", "b1", "b22"]
 
 
 def test_layouts(model, arrays):
@@ -102,6 +165,13 @@ def test_what_a_model_lacks_has_no_name():
     names = mmdet_arrays(make_model(masks=False, semantic=False))
     assert not [name for name in names if "mask_head" in name or "semantic_head" in name]
     assert "roi_head.bbox_head.1.fc_cls.weight" in names
+
+
+def test_what_nothing_reads_is_not_unexpected(model, arrays):
+    arrays["roi_head.mask_head.0.conv_res.conv.weight"] = np.zeros([16, 16, 1, 1])  # mmdetection 1 has it
+    arrays["backbone.bn1.num_batches_tracked"] = np.zeros([], np.int64)
+    arrays["roi_head.mask_head.1.conv_res.conv.weigth"] = np.zeros([1])
+    assert load_mmdet(model, arrays).unexpected == ["roi_head.mask_head.1.conv_res.conv.weigth"]
 
 
 def test_bottlenecks():

@@ -1,0 +1,142 @@
+"""Writers of checkpoint files, byte for byte as PyTorch and Paddle lay them out, without either of them."""
+
+import contextlib
+import io
+import pickle
+import struct
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
+STORAGES = {
+    np.dtype("f8"): "DoubleStorage",
+    np.dtype("f4"): "FloatStorage",
+    np.dtype("f2"): "HalfStorage",
+    BFLOAT16: "BFloat16Storage",
+    np.dtype("i8"): "LongStorage",
+    np.dtype("i4"): "IntStorage",
+    np.dtype("u1"): "ByteStorage",
+    np.dtype("?"): "BoolStorage",
+}
+ZIP_MAGIC, LEGACY_MAGIC = b"PK\x03\x04", 0x1950A86A20F9469CFC6C
+
+
+class View(NamedTuple):
+    """A tensor: part of a flat array."""
+
+    flat: np.ndarray
+    offset: int
+    shape: tuple
+    strides: tuple
+    parameter: bool = False
+
+
+class Flat(NamedTuple):
+    """A storage, which PyTorch pickles as a reference."""
+
+    array: np.ndarray
+
+
+@contextlib.contextmanager
+def torch_by_name():
+    """Modules with the names that PyTorch's pickles refer to, while one is written."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    for name in STORAGES.values():
+        setattr(torch, name, type(name, (), {"__module__": "torch"}))
+    for name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
+        function = types.FunctionType((lambda *args: None).__code__, {}, name)
+        function.__module__, function.__qualname__ = "torch._utils", name
+        setattr(utils, name, function)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch", torch)
+        patch.setitem(sys.modules, "torch._utils", utils)
+        yield torch, utils
+
+
+def pickle_tensors(content, *view_metadata):
+    """-> (the pickle of an object in which arrays and Views are tensors, its storages in order)"""
+    flats, file = {}, io.BytesIO()
+    with torch_by_name() as (torch, utils):
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, item):
+                if not isinstance(item, Flat):
+                    return None
+                key, _ = flats.setdefault(id(item.array), (str(len(flats)), item.array))
+                kind = getattr(torch, STORAGES[item.array.dtype])
+                return ("storage", kind, key, "cpu", item.array.size, *view_metadata)
+
+            def reducer_override(self, item):
+                if isinstance(item, np.ndarray):
+                    flat = np.ascontiguousarray(item).reshape(-1)
+                    kept.append(flat)
+                    strides = tuple(stride // item.itemsize for stride in np.ascontiguousarray(item).strides)
+                    item = View(flat, 0, item.shape, strides[: item.ndim])
+                if not isinstance(item, View):
+                    return NotImplemented
+                parts = (Flat(item.flat), item.offset, item.shape, item.strides, item.parameter, OrderedDict())
+                if item.parameter:
+                    return utils._rebuild_parameter, (item._replace(parameter=False), True, OrderedDict())
+                return utils._rebuild_tensor_v2, parts
+
+        kept = []  # so that no two arrays share an id
+        Pickler(file, 2).dump(content)
+    return file.getvalue(), [array for _, array in flats.values()]
+
+
+def pytorch_zip(path, content, folder="archive", byteorder="little"):
+    """The format since PyTorch 1.6."""
+    pickled, storages = pickle_tensors(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{folder}/data.pkl", pickled)
+        archive.writestr(f"{folder}/byteorder", byteorder)
+        for key, array in enumerate(storages):
+            archive.writestr(f"{folder}/data/{key}", array.tobytes())
+        archive.writestr(f"{folder}/version", "3\n")
+
+
+def pytorch_legacy(path, content):
+    """The format before."""
+    pickled, storages = pickle_tensors(content, None)
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    with open(path, "wb") as file:
+        for head in (LEGACY_MAGIC, 1001, machine):
+            pickle.dump(head, file, 2)
+        file.write(pickled)
+        pickle.dump([str(key) for key in range(len(storages))], file, 2)
+        for array in storages:
+            file.write(struct.pack("<q", array.size) + array.tobytes())
+
+
+def paddle_arrays(path, named, protocol=4):
+    """paddle.save of a state dict: arrays, and a table of the tensors' inner names."""
+    table = {name: f"conv2d_{i}.w_0" for i, name in enumerate(named)}
+    path.write_bytes(pickle.dumps({**named, "StructuredToParameterName@@": table}, protocol))
+
+
+class PaddleTensor(NamedTuple):
+    inner: str
+    array: np.ndarray
+
+    def __reduce__(self):
+        return tuple, ((self.inner, self.array),)
+
+
+def paddle_tuples(path, named, protocol=4):
+    """paddle.save of anything else: each tensor as (inner name, array)."""
+    named = {name: PaddleTensor(f"conv2d_{i}.w_0", array) for i, (name, array) in enumerate(named.items())}
+    path.write_bytes(pickle.dumps(named, protocol))
+
+
+@pytest.fixture(scope="session")
+def write():
+    """write.pytorch_zip(path, content), ...: the writers by name; write.View is a tensor that is part of another."""
+    writers = (pytorch_zip, pytorch_legacy, paddle_arrays, paddle_tuples, View)
+    return types.SimpleNamespace(**{writer.__name__: writer for writer in writers}, BFLOAT16=BFLOAT16)
