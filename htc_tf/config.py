@@ -75,6 +75,7 @@ def load(gin_files, gin_params, run=None):
     check_knobs(gin)
     try:
         experiment = Experiment()
+        experiment.set_threads()
         experiment.build_model()
     except UserError as error:
         raise UserError(shorten(error)) from error
