@@ -24,7 +24,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lint demo coco_sample constraints clean
+.PHONY: help env test lint parity demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -78,6 +78,11 @@ test: env ## run the test suite
 lint: env ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+# mmdet/ and paddle/ with the whole arrays; without such a folder those in tests/reference serve.
+REFERENCE := $(wildcard ../shared/reference)
+parity: env ## compare every number with mmdetection's and Paddle's, and write docs/parity.md (minutes)
+	$(PY) -m tests.parity --output docs/parity.md $(if $(REFERENCE),--reference $(REFERENCE))
 
 # ---- the main job -----------------------------------------------------------------------------------------
 

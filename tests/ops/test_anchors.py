@@ -49,13 +49,13 @@ def test_compiled_is_the_same():
     np.testing.assert_array_equal(build(), anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]))
 
 
-def test_anchors_equal_mmdetection_to_the_last_bit(reference):
+def test_anchors_equal_mmdetection_to_the_last_bit(reference, compare):
     arrays = reference("op_anchors")
     for case, every in (("a", 1), ("b", 997)):
         for level, stride in enumerate(STRIDES):
             result = anchors.level_anchors(*arrays[f"sizes_{case}"][level], stride).numpy()
             expected = arrays[f"anchors_{case}_{level}"][:, [1, 0, 3, 2]]
-            np.testing.assert_array_equal(result[::every], expected)
+            compare("anchors, pixels", result[::every], expected)
 
 
 def test_touching_the_bottom_or_right_edge_is_outside():
@@ -66,10 +66,10 @@ def test_touching_the_bottom_or_right_edge_is_outside():
     )
 
 
-def test_inside_equals_mmdetection(reference):
+def test_inside_equals_mmdetection(reference, compare):
     arrays = reference("op_anchors")
     given = anchors.pyramid_anchors(arrays["sizes_a"].tolist(), STRIDES)
     sizes = tf.constant([[120.0, 150.0], [1e6, 1e6]])
     result = tf.function(anchors.inside, jit_compile=True)(given, sizes).numpy()
-    np.testing.assert_array_equal(result[0], arrays["inside_a_img120x150"] & arrays["valid_a"])
+    compare("anchors inside the image", result[0], arrays["inside_a_img120x150"] & arrays["valid_a"])
     assert result[0].sum() < result[1].sum()

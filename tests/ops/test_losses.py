@@ -50,31 +50,31 @@ def test_half_precision_is_computed_in_float32(dtype):
     np.testing.assert_array_equal(result, losses.softmax_cross_entropy(logits, labels[:, 0]))
 
 
-def test_box_losses_equal_mmdetection(reference, compiled):
+def test_box_losses_equal_mmdetection(reference, compiled, compare):
     arrays = reference("op_losses")
     classes = compiled(losses.softmax_cross_entropy)(arrays["box_cls"], arrays["box_labels"])
-    np.testing.assert_allclose(np.mean(classes), arrays["box_loss_cls"], rtol=1e-6)
+    compare("box head: class loss", np.mean(classes), arrays["box_loss_cls"], rtol=1e-6)
     boxes = compiled(lambda a, b: losses.smooth_l1(a, b, 1.0))(arrays["box_reg"], arrays["box_tgt"]).numpy()
     positive = arrays["box_labels"] < 80
-    np.testing.assert_allclose(boxes[positive].sum() / len(positive), arrays["box_loss_bbox"], rtol=1e-6)
+    compare("box head: box loss", boxes[positive].sum() / len(positive), arrays["box_loss_bbox"], rtol=1e-6)
 
 
-def test_mask_loss_equals_mmdetection(reference, compiled):
+def test_mask_loss_equals_mmdetection(reference, compiled, compare):
     arrays = reference("op_losses")
     target = np.unpackbits(arrays["mask_target"], axis=-1)[..., :28]
     result = compiled(losses.sigmoid_cross_entropy)(arrays["mask_logits"], target)
-    np.testing.assert_allclose(np.mean(result), arrays["mask_loss"][0], rtol=1e-6)
+    compare("mask loss", np.mean(result), arrays["mask_loss"][0], rtol=1e-6)
 
 
-def test_semantic_loss_equals_mmdetection(reference, compiled):
+def test_semantic_loss_equals_mmdetection(reference, compiled, compare):
     arrays = reference("op_losses")
     logits, labels = arrays["sem_logits"][0].transpose(1, 2, 0), arrays["sem_labels_down"][0, 0].astype(np.int32)
     counted = labels != 255
     result = compiled(losses.softmax_cross_entropy)(logits, np.where(counted, labels, 0)).numpy()
-    np.testing.assert_allclose(0.2 * (result * counted).mean(), arrays["sem_loss"], rtol=1e-6)
+    compare("semantic loss", 0.2 * (result * counted).mean(), arrays["sem_loss"], rtol=1e-6)
 
 
-def test_rpn_losses_equal_mmdetection(reference, compiled):
+def test_rpn_losses_equal_mmdetection(reference, compiled, compare):
     arrays = reference("op_losses")
     logits = arrays["rpn_cls"][0].transpose(1, 2, 0).reshape(-1)
     deltas = arrays["rpn_reg"][0].transpose(1, 2, 0).reshape(-1, 4)
@@ -82,6 +82,6 @@ def test_rpn_losses_equal_mmdetection(reference, compiled):
     sampled = arrays["rpn_avg_factor"]
 
     scores = compiled(losses.sigmoid_cross_entropy)(logits, is_object).numpy()
-    np.testing.assert_allclose((scores * weight).sum() / sampled, arrays["rpn_loss_cls"], rtol=1e-6)
+    compare("RPN: class loss", (scores * weight).sum() / sampled, arrays["rpn_loss_cls"], rtol=1e-6)
     boxes = compiled(lambda a, b: losses.smooth_l1(a, b, 1 / 9))(deltas, arrays["rpn_tgt"][0]).numpy()
-    np.testing.assert_allclose(boxes[is_object & (weight > 0)].sum() / sampled, arrays["rpn_loss_bbox"], rtol=1e-6)
+    compare("RPN: box loss", boxes[is_object & (weight > 0)].sum() / sampled, arrays["rpn_loss_bbox"], rtol=1e-6)

@@ -50,14 +50,14 @@ def blobs(*shape, seed=0):
     return np.uint8(np.clip(128 + 200 * value, 0, 255))
 
 
-def test_targets_equal_mmdetection(reference, compiled):
+def test_targets_equal_mmdetection(reference, compiled, compare):
     arrays = reference("op_mask_target")
     height, width = arrays["shape"]
     bitmaps = 255 * np.unpackbits(arrays["gt_masks"], axis=-1)[None, ..., :width]
     frames = np.tile(np.float32([0, 0, height, width]), (1, len(bitmaps[0]), 1))
     boxes, matches = arrays["rois"][None][..., [1, 0, 3, 2]], arrays["inds"][None].astype(np.int32)
     targets = compiled(masks.mask_targets)(*map(tf.constant, (bitmaps, frames, boxes, matches)))
-    np.testing.assert_array_equal(targets[0], np.unpackbits(arrays["target"], axis=-1)[..., :28])
+    compare("mask targets", targets[0], np.unpackbits(arrays["target"], axis=-1)[..., :28])
     assert 0.2 < targets.numpy().mean() < 0.8
 
 
@@ -137,13 +137,13 @@ def test_targets_of_empty_boxes_are_zero(compiled):
     np.testing.assert_array_equal(tf.reduce_mean(targets, [2, 3]), [[0, 0, 0, 1]])
 
 
-def test_paste_equals_mmdetection(reference, compiled):
+def test_paste_equals_mmdetection(reference, compiled, compare):
     arrays = reference("op_mask_paste")
     height, width = map(int, arrays["img_shape"])
     pasted = compiled(lambda *x: masks.paste(*x, height, width))(arrays["masks"], arrays["boxes"][:, [1, 0, 3, 2]])
     expected = np.unpackbits(arrays["binary"], axis=-1)[..., :width].astype(bool)
     assert expected.any(axis=(1, 2)).sum() > 10
-    np.testing.assert_array_equal(pasted, expected)
+    compare("pasted masks", pasted, expected)
 
 
 def test_paste_at_its_own_size_is_the_mask(compiled):

@@ -68,6 +68,16 @@ def test_low_quality_takes_a_box_from_its_best_object(compiled):
     np.testing.assert_array_equal(found.index, [1, 0])
 
 
+def test_low_quality_without_reassigning(compiled):
+    # Object 1's best box has the label only; it stays with object 0, which it overlaps more.
+    found = match(compiled, tf.constant([[[0.98, 0.79], [0.0, 0.1]]]), ALL[:, :2], (0.5, 0.5, 0.5), reassign=False)
+    np.testing.assert_array_equal(found.label, [1, 0])
+    np.testing.assert_array_equal(found.index, [0, 0])
+    found = match(compiled, tf.constant([[[0.2, 0.1], [0.0, 0.15]]]), ALL[:, :2], (0.5, 0.5, 1e-6), reassign=False)
+    np.testing.assert_array_equal(found.label, [1, 1])
+    np.testing.assert_array_equal(found.index, [0, 1])
+
+
 def test_thresholds_are_reached_by_equality(compiled):
     found = match(compiled, tf.constant([[[0.7], [0.3], [0.9]]]), ALL[:, :1], (0.7, 0.3, 0.3), low_quality=False)
     np.testing.assert_array_equal(found.label, [1, -1, 1])
@@ -111,24 +121,24 @@ def test_match_equals_the_loop():
 
 
 @pytest.mark.parametrize("name", ASSIGNERS)
-def test_match_equals_mmdetection(reference, compiled, name):
+def test_match_equals_mmdetection(reference, compiled, compare, name):
     arrays, (thresholds, _, _) = reference("op_assign_sample"), ASSIGNERS[name]
     iou = tf.constant(arrays["iou"].T[None])
     found = match(compiled, iou, tf.ones([1, 7], bool), thresholds)
-    np.testing.assert_array_equal(as_mmdetection(found), arrays[f"{name}_gt_inds"])
-    np.testing.assert_array_equal(found.iou, arrays[f"{name}_max_iou"])
+    compare("objects that boxes are matched to", as_mmdetection(found), arrays[f"{name}_gt_inds"])
+    compare("best IoU of each box", found.iou, arrays[f"{name}_max_iou"])
 
     found = match(compiled, iou, tf.zeros([1, 7], bool), thresholds)
-    np.testing.assert_array_equal(as_mmdetection(found), arrays[f"{name}_nogt_gt_inds"])
-    np.testing.assert_array_equal(found.iou, arrays[f"{name}_nogt_max_iou"])
+    compare("objects that boxes are matched to", as_mmdetection(found), arrays[f"{name}_nogt_gt_inds"])
+    compare("best IoU of each box", found.iou, arrays[f"{name}_nogt_max_iou"])
 
     found = match(compiled, tf.constant(arrays["lq_iou"].T[None]), ALL, thresholds)
-    np.testing.assert_array_equal(as_mmdetection(found), arrays[f"lq_{name}_gt_inds"])
+    compare("objects that boxes are matched to", as_mmdetection(found), arrays[f"lq_{name}_gt_inds"])
 
 
 @pytest.mark.parametrize("limit", [512, 32])
 @pytest.mark.parametrize("name", ASSIGNERS)
-def test_sample_equals_mmdetection(reference, name, limit):
+def test_sample_equals_mmdetection(reference, compare, name, limit):
     arrays, (thresholds, fraction, truth_in_front) = reference("op_assign_sample"), ASSIGNERS[name]
     iou = tf.constant(arrays["iou"].T[None])
     for case, valid in (("", True), ("nogt_", False)):
@@ -136,8 +146,8 @@ def test_sample_equals_mmdetection(reference, name, limit):
         if truth_in_front and valid:
             label = tf.concat([tf.ones([1, 7], tf.int32), label], axis=1)
         positive, negative = matching.sample(label, limit, fraction, matching.choose_evenly)
-        np.testing.assert_array_equal(np.flatnonzero(positive[0]), arrays[f"{name}_{case}n{limit}_pos_inds"])
-        np.testing.assert_array_equal(np.flatnonzero(negative[0]), arrays[f"{name}_{case}n{limit}_neg_inds"])
+        compare("positives sampled", np.flatnonzero(positive[0]), arrays[f"{name}_{case}n{limit}_pos_inds"])
+        compare("negatives sampled", np.flatnonzero(negative[0]), arrays[f"{name}_{case}n{limit}_neg_inds"])
         objects = tf.boolean_mask(matching.match(iou, tf.fill([1, 7], valid), *thresholds).index, positive[:, -200:])
         skip = len(arrays[f"{name}_{case}n{limit}_pos_assigned"]) - len(objects)
         np.testing.assert_array_equal(objects, arrays[f"{name}_{case}n{limit}_pos_assigned"][skip:])

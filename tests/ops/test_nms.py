@@ -127,7 +127,7 @@ def test_proposals_equal_greedy_on_each_level(way, keep):
 
 @pytest.mark.parametrize("way", [*BOTH, ("xla", "eager")])
 @pytest.mark.parametrize("case", "ab")
-def test_proposals_equal_mmdetection(reference, way, case):
+def test_proposals_equal_mmdetection(reference, compare, way, case):
     arrays = reference("op_nms")
     groups, expected = arrays[f"b_idx_{case}"], arrays[f"b_dets_{case}"]
     levels, length = groups.max() + 1, np.bincount(groups).max()
@@ -140,16 +140,23 @@ def test_proposals_equal_mmdetection(reference, way, case):
         valid[0, level, : rows.sum()] = True
     selected = select_proposals(way, boxes, scores, valid, 0.7, 500)
     assert_selected(selected, 0, expected[:, [1, 0, 3, 2]], expected[:, 4])
+    count = len(expected)
+    compare("NMS on each level: boxes, pixels", selected.boxes[0, :count], expected[:, [1, 0, 3, 2]])
+    compare("NMS on each level: scores", selected.scores[0, :count], expected[:, 4])
 
 
 @pytest.mark.parametrize("way", [*BOTH, ("xla", "eager")])
 @pytest.mark.parametrize("case", "ab")
-def test_detections_equal_mmdetection(reference, way, case):
+def test_detections_equal_mmdetection(reference, compare, way, case):
     arrays = reference("op_nms")
-    boxes, scores = arrays[f"mc_boxes_{case}"][:, [1, 0, 3, 2]], arrays[f"mc_scores_{case}"]
+    boxes, scores = arrays[f"mc_boxes_{case}"][:, [1, 0, 3, 2]], arrays[f"mc_scores_{case}"][:, :80]
     selected = select_detections(way, boxes[None], scores[None], np.ones((1, len(boxes)), bool), 0.001, 0.5, 100)
     expected = arrays[f"mc_dets_{case}"]
     assert_selected(selected, 0, expected[:, [1, 0, 3, 2]], expected[:, 4], arrays[f"mc_labels_{case}"])
+    count = len(expected)
+    compare("NMS on each class: boxes, pixels", selected.boxes[0, :count], expected[:, [1, 0, 3, 2]])
+    compare("NMS on each class: scores", selected.scores[0, :count], expected[:, 4])
+    compare("NMS on each class: classes", selected.classes[0, :count], arrays[f"mc_labels_{case}"])
 
 
 @pytest.mark.parametrize("way", BOTH)

@@ -68,7 +68,7 @@ def second_way(maps, strides, boxes, level, size, ratio, upstream):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("ratio", (0, 2))
 @pytest.mark.parametrize("size, strides", ((7, (4, 8, 32)), (14, (4, 32))))
-def test_equals_mmcv(reference, size, strides, ratio, implementation, monkeypatch):
+def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, monkeypatch):
     if size == 14:
         monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))  # less to compile; size 7 takes the real ones
     arrays = reference("op_roi_align")
@@ -83,16 +83,15 @@ def test_equals_mmcv(reference, size, strides, ratio, implementation, monkeypatc
     upstream = None
     if size == 7:
         # Every RoI is pooled from both images: only its own image's share has a gradient.
-        upstream = np.zeros((2, len(rois), size, size, 2), np.float32)
+        upstream = np.zeros((2, len(rois), size, size, maps[0].shape[-1]), np.float32)
         upstream[image, rows] = channels_last("gout")
     boxes, level = np.stack([rois[:, [2, 1, 4, 3]]] * 2), np.stack([level] * 2)
     pooled, gradients = pool(maps, strides, boxes, level, size, ratio, implementation, upstream)
 
-    expected = channels_last("out")
-    np.testing.assert_allclose(pooled[image, rows], expected, atol=1e-4 * np.abs(expected).max())
+    case = f"{implementation}, {size} x {size}, sampling ratio {ratio}"
+    compare(case, pooled[image, rows], channels_last("out"), rtol=1e-4)
     if upstream is not None:
-        expected = channels_last("gin")
-        np.testing.assert_allclose(np.concatenate(gradients), expected, atol=1e-4 * np.abs(expected).max())
+        compare(f"{case}: gradient of the features", np.concatenate(gradients), channels_last("gin"), rtol=1e-4)
 
 
 @pytest.mark.parametrize("ratio", (0, 2))
@@ -197,10 +196,10 @@ def test_gradient_is_the_same_every_time_under_xla():
     np.testing.assert_array_equal(first[0], second[0])
 
 
-def test_levels(reference):
+def test_levels(reference, compare):
     arrays = reference("op_roi_levels")
     boxes = arrays["rois"][:, [2, 1, 4, 3]]
-    np.testing.assert_array_equal(levels(tf.constant(boxes)), arrays["level"])
+    compare("level of a RoI", levels(tf.constant(boxes)), arrays["level"])
 
 
 def test_levels_double_at_112_pixels():
