@@ -123,9 +123,10 @@ coco_sample: have_sample env ## 300 training steps and pictures on a small part 
 	$(PY) -m htc_tf.train --gin_file gin/htc_r50_fpn_1x_coco.gin --gin_file gin/options/small_images.gin \
 	    --gin_file gin/options/no_semantic.gin --workdir $(COCO_SAMPLE) \
 	    --train_records $(COCO_SAMPLE)/records/train --val_records $(COCO_SAMPLE)/records/val
-	# Draw what it sees. The photos' licences forbid altered copies: keep these pictures to yourself.
+	# Draw its best guesses, faint ones after so short a training. The photos' licences forbid altered copies: keep
+	# these pictures to yourself.
 	$(PY) -m htc_tf.predict --checkpoint $(COCO_SAMPLE) --input '$(SAMPLE)/val2017/0000000[0-4]*.jpg' \
-	    --output $(COCO_SAMPLE)/pictures
+	    --output $(COCO_SAMPLE)/pictures --threshold 0.08
 
 .PHONY: have_sample
 have_sample:

@@ -69,7 +69,8 @@ class CosineSchedule(Schedule):
 class CoupledSGD(tf.keras.optimizers.Optimizer):
     """g += decay * w; v = momentum * v + g; w -= rate * v.
 
-    Keras' own SGD keeps the rate inside the velocity, which is another step while the rate changes.
+    Keras' own SGD keeps the rate inside the velocity, which is another step while the rate changes. The last two are a
+    single operation of TensorFlow's for each variable.
     """
 
     def __init__(self, learning_rate, momentum, decay, name="SGD"):
@@ -85,8 +86,13 @@ class CoupledSGD(tf.keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable):
         velocity = self.velocities[self._index_dict[self._var_key(variable)]]
-        velocity.assign(self.momentum * velocity + tf.convert_to_tensor(gradient) + self.decay * variable)
-        variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * velocity)
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=velocity.handle,
+            lr=tf.cast(self.learning_rate, variable.dtype),
+            grad=tf.convert_to_tensor(gradient) + self.decay * variable,
+            momentum=self.momentum,
+        )
 
     def get_config(self):
         rate = self._serialize_hyperparameter(self._learning_rate)
