@@ -86,7 +86,7 @@ def make_learner():
     """make_learner(experiment, model) -> a function: Batch -> ({name: loss}, gradients of trainable variables)."""
     import tensorflow as tf
 
-    from htc_tf.engine.trainer import normalise
+    from htc_tf.engine.step import normalise
 
     def make(experiment, model):
         def learn(batch, seed=(0, 1)):

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
-from htc_tf.engine.trainer import normalise, train
+from htc_tf.engine.step import normalise
+from htc_tf.engine.trainer import train
 from htc_tf.errors import UserError
 from htc_tf.models.objective import Loss
 from htc_tf.run import Run
