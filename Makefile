@@ -81,7 +81,7 @@ lint: env ## check style and formatting
 
 # mmdet/ and paddle/ with the whole arrays; without such a folder those in tests/reference serve.
 REFERENCE := $(wildcard ../shared/reference)
-parity: env ## compare every number with mmdetection's and Paddle's, and write docs/parity.md (minutes)
+parity: env ## compare every number with mmdetection's and Paddle's, and write docs/parity.md (half an hour)
 	$(PY) -m tests.parity --output docs/parity.md $(if $(REFERENCE),--reference $(REFERENCE))
 
 # ---- the main job -----------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ tests and writes down what they noted, so that the table and the tests cannot di
 
     python -m tests.parity --output docs/parity.md [--reference ../shared/reference]
 
-That takes minutes: training of the medium case and all trajectories are among them, which `make test` leaves out. With
---reference the whole arrays of that folder (mmdet/ and paddle/ in it) take the place of those in tests/reference, which
-are thinned out.
+That takes 25 CPU-minutes: training of the medium case and all trajectories are among them, which `make test` leaves
+out. With --reference the whole arrays of that folder (mmdet/ and paddle/ in it) take the place of those in
+tests/reference, which are thinned out.
 """
 
 import argparse

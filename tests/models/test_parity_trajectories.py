@@ -37,6 +37,7 @@ MOVED = {"clip": (1e-1, 5e-3, 3e-3, 3e-3, 3e-3), "warmup": (5e-3, 5e-3, 3e-3, 3e
 for table in (SINGLE, TOTAL, NORM):
     table["const"] = table["clip"]
 MOVED["const"] = MOVED["warmup"]
+CROSSED = 3e-3  # a box across a threshold moves the total by up to 0.2 % in mmdetection itself
 MOMENTUM = {1: 3e-2, 4: 0.1, 12: 0.3}
 CLEAN = re.compile(r"rpn_cls|rpn_reg|conv_logits|fc_cls|fc_reg|upsample")
 # Two steps of one trajectory, of which the second has a velocity and another rate; `make parity` takes all.
@@ -131,8 +132,9 @@ def each(run):
 
 
 def test_samples(run):
-    """As long as mmdetection agrees with itself (`assigned` of float32 and float64)."""
-    assert same_boxes(run, {"warmup": 3, "clip": 8, "const": 4}[run.name])
+    """Until a proposal comes closer to an IoU threshold than float32 can tell after some steps (`assign_margin`)."""
+    close = run.expected["assign_margin"].reshape(12, -1).min(axis=1) < 1e-4
+    assert same_boxes(run, min(int(np.argmax(close)), len(run.records)))
 
 
 def test_losses(run, compare):
@@ -140,7 +142,9 @@ def test_losses(run, compare):
     for record, title, row in each(run):
         for ours, theirs in LOSSES.items():
             tolerance = allowed(TOTAL if ours == "total" else SINGLE, run, record.number)
-            if tolerance is None or not (ours == "total" or same_boxes(run, record.number)):
+            if not same_boxes(run, record.number):
+                tolerance = max(tolerance, CROSSED) if ours == "total" else None
+            if tolerance is None:
                 continue
             columns = [i for i, name in enumerate(names) if name == theirs or name.rstrip("01234") == theirs]
             expected = run.expected["losses"][row, columns].sum()
