@@ -1,8 +1,8 @@
 """Why something is left out of the records or changed on the way, by name, and the tally of it.
 
-The rules themselves are in `pipelines.plan` (ids), `pipelines.images` (files) and `pipelines.objects` (boxes and
-masks). What cannot be used is rejected with one of the reasons below and goes to rejected.jsonl; what has one
-right reading is repaired and counted. Nothing is dropped silently.
+The rules themselves are in `pipelines.coco` (ids), `pipelines.images` and `pipelines.stuff` (files) and
+`pipelines.objects` (boxes and masks). What cannot be used is rejected with one of the reasons below and goes to
+rejected.jsonl; what has one right reading is repaired and counted. Nothing is dropped silently.
 """
 
 from collections import Counter
@@ -18,9 +18,10 @@ IMAGE_REASONS = {
     "image_mode": "pixels that are no 8- or 16-bit colours (floating point, 32-bit)",
     "image_size_differs": "width and height are not those of the annotation file, turned by EXIF or not",
     "stuff_missing": "--stuff has no map for the image",
-    "stuff_unreadable": "the stuff map is no readable PNG of 8-bit labels",
+    "stuff_unreadable": "the stuff map is no readable PNG of 8-bit labels, or of panoptic segments",
     "stuff_size_differs": "the stuff map is not of the image's size",
-    "stuff_label_unknown": "the stuff map holds labels outside 0 ... stuff_labels - 1 that are not 255",
+    "stuff_label_unknown": "the stuff map holds a label that is none of 0 ... stuff_labels - 1 and 255, or a panoptic "
+    "segment that is not listed",
 }
 ANNOTATION_REASONS = {
     "annotation_malformed": "the entry lacks an integer id, or iscrowd is not 0 or 1",
@@ -64,6 +65,7 @@ class Tally:
     def __init__(self):
         self.counters = Counter()
         self.rejected = []
+        self.objects_per_image = Counter()  # number of objects -> images
 
     def count(self, name: str, number: int = 1) -> None:
         self.counters[name] += number

@@ -4,53 +4,58 @@ Called by `pipelines.plan`. A file that cannot mean anything is the user's mista
 entry is rejected and tallied. Boxes and masks are checked later, by the workers (`pipelines.objects`).
 """
 
+import io
 import json
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from htc_tf.errors import UserError
+from pipelines import files
 from pipelines.checks import Rejected, Tally
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+LISTS = ("images", "annotations", "categories")
 INT64 = 1 << 63
 
 
-def check_file(path: Path) -> None:
+def check_file(path: str, flag: str = "--annotations") -> None:
     """Raises UserError unless there is a file with something in it."""
-    if not path.is_file():
-        raise UserError(f"--annotations {path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"--annotations {path} is empty (0 bytes)")
+    number = files.size(path)
+    if number is None:
+        raise UserError(f"{flag} {path}: no such file")
+    if number == 0:
+        raise UserError(f"{flag} {path} is empty (0 bytes)")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The file's content, with lists of images, annotations and categories, none of them empty."""
+def read(path: str, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
+    """The file's content, with the lists that `keys` name, none of them empty; `flag` is where the user named it."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with io.TextIOWrapper(files.open_to_read(path), encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
-        raise UserError(f"--annotations {path}: {error.strerror}") from None
+        raise UserError(f"{flag} {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--annotations {path} is no JSON: {error}") from None
+        raise UserError(f"{flag} {path} is no JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"--annotations {path} is no COCO annotation file: it holds a {type(content).__name__}")
-    for key in ("images", "annotations", "categories"):
+        raise UserError(f"{flag} {path} is no COCO annotation file: it holds a {type(content).__name__}")
+    for key in keys:
         if not isinstance(content.get(key), list):
-            raise UserError(f"--annotations {path} has no list '{key}': it is no COCO annotation file for objects")
+            raise UserError(f"{flag} {path} has no list '{key}': it is no COCO annotation file of this kind")
         if not content[key]:
-            raise UserError(f"--annotations {path}: its list '{key}' is empty")
+            raise UserError(f"{flag} {path}: its list '{key}' is empty")
     return content
 
 
-def check_categories(categories: list[Any], path: Path) -> list[dict[str, Any]]:
+def check_categories(categories: list[Any], path: str, flag: str = "--annotations") -> list[dict[str, Any]]:
     """The thing classes in the order of their ids, as {"id", "name"}."""
     checked = {}
     for entry in categories:
         if not (isinstance(entry, dict) and _is_id(entry.get("id")) and isinstance(entry.get("name"), str)):
-            raise UserError(f"--annotations {path}: category {str(entry)[:80]} lacks an integer id or a name")
+            raise UserError(f"{flag} {path}: category {str(entry)[:80]} lacks an integer id or a name")
         if entry["id"] in checked:
-            raise UserError(f"--annotations {path}: category id {entry['id']} is defined twice")
+            raise UserError(f"{flag} {path}: category id {entry['id']} is defined twice")
         checked[entry["id"]] = {"id": entry["id"], "name": entry["name"]}
     return [checked[key] for key in sorted(checked)]
 

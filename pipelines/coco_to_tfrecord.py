@@ -1,6 +1,6 @@
 """COCO annotations and images to a folder of TFRecords: the first command of the walk.
 
-    python -m pipelines.coco_to_tfrecord --annotations FILE --images DIR [--stuff DIR] --output DIR
+    python -m pipelines.coco_to_tfrecord --annotations FILE --images DIR [--stuff DIR|FILE] --output DIR
 
     pipelines.plan     annotation file -> plan/NNNNN.jsonl, one for each shard     (here, in this process)
     pipelines.shards   plan/NNNNN.jsonl and images -> NNNNN-of-MMMMM.tfrecord      (Beam, a worker for a shard)
@@ -8,14 +8,15 @@
 
 After it: `htc_tf.data.input` reads the records. Stopped at any time, the same command goes on where it was.
 Flags that are not its own are Beam's: --direct_running_mode=multi_processing --direct_num_workers=4, --runner=….
-The default runner works in this process and needs no download, which Beam's own default (Prism) would.
+The default runner works in this process and needs no download, which Beam's own default (Prism) would. Every path may
+be of a store that Beam reaches: gs://…, s3://…, hdfs://… (`pipelines.files`). All about it: docs/data.md.
 """
 
 import argparse
 import dataclasses
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterable
 
 from htc_tf.errors import UserError, command
 from pipelines import coco, files, progress
@@ -26,18 +27,52 @@ from pipelines.plan import Options, Plan, make_plan
 @command
 def main(arguments: list[str] | None = None) -> None:
     flags, beam_arguments = parse(arguments)
-    coco.check_file(flags.annotations)
-    for flag, folder in (("--images", flags.images), ("--stuff", flags.stuff)):
-        if folder and not folder.is_dir():
-            raise UserError(f"{flag} {folder}: no such folder")
     beam_options = parse_beam(beam_arguments)
+    paths = (flags.annotations, flags.images, flags.stuff, flags.output)
+    open_stores(filter(None, paths), beam_options)
+    panoptic_file = flags.stuff if flags.stuff and flags.stuff.endswith(".json") else None
+    # A panoptic file's PNGs lie in the folder of its name beside it, as COCO ships them.
+    stuff = flags.stuff.removesuffix(".json") if panoptic_file else flags.stuff
+    coco.check_file(flags.annotations)
+    if panoptic_file:
+        coco.check_file(panoptic_file, "--stuff")
+    for flag, folder in (("--images", flags.images), ("--stuff", stuff)):
+        if folder and not files.is_folder(folder):
+            raise UserError(f"{flag} {folder}: no such folder")
     print(f"reading {flags.annotations}", flush=True)
-    options = Options(flags.shards, flags.seed, flags.max_pixels, flags.stuff is not None, flags.stuff_labels)
-    plan = make_plan(flags.annotations, flags.output, options)
-    write_records(flags, plan, beam_options)
+    options = Options(
+        shards=flags.shards,
+        seed=flags.seed,
+        max_pixels=flags.max_pixels,
+        stuff=stuff is not None,
+        stuff_labels=flags.stuff_labels,
+        masks=flags.masks,
+        decode=flags.decode,
+    )
+    plan = make_plan(flags.annotations, flags.output, options, panoptic_file)
+    write_records(flags, stuff, plan, beam_options)
 
 
-def write_records(flags: argparse.Namespace, plan: Plan, beam_options) -> None:
+def open_stores(paths: Iterable[str], beam_options) -> None:
+    """Gives Beam's FileSystems their options, if any path is of a store.
+
+    Raises:
+      UserError: no installed file system has the path's scheme.
+    """
+    remote = [path for path in paths if files.is_remote(path)]
+    if not remote:
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    FileSystems.set_options(beam_options)
+    for path in remote:
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam_options) -> None:
     """Runs the Beam job for the shards that are not finished, then reports and completes the data set."""
     # Beam and TensorFlow take seconds to import: not before the flags and the annotation file are known to be good.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -45,20 +80,22 @@ def write_records(flags: argparse.Namespace, plan: Plan, beam_options) -> None:
 
     report.conclude(flags.output, plan, [], flags.max_bad_fraction)
     files.remove_temporaries(flags.output)
-    pending = [shard for shard in range(len(plan.tokens)) if not shards.is_finished(flags.output, plan, shard)]
+    sidecars = shards.read_sidecars(flags.output, plan)
+    pending = [shard for shard, sidecar in enumerate(sidecars) if not shards.is_finished(sidecar)]
     if pending:
-        (flags.output / report.INFO_FILE).unlink(missing_ok=True)
-        job = shards.Job(
-            plan=dataclasses.replace(plan, rejected=[]),
-            images=os.path.realpath(flags.images),
-            stuff=os.path.realpath(flags.stuff) if flags.stuff else None,
-            output=os.path.realpath(flags.output),
-        )
+        files.remove(files.join(flags.output, report.INFO_FILE))
         total = sum(plan.images)
         done = total - sum(plan.images[shard] for shard in pending)
-        with progress.show_progress(shards.progress_path(flags.output, 0).parent, total, done):
+        with progress.show_progress(total, done) as folder:
+            job = shards.Job(
+                plan=dataclasses.replace(plan, rejected=[]),
+                images=files.resolve(flags.images),
+                stuff=stuff and files.resolve(stuff),
+                output=files.resolve(flags.output),
+                progress=folder,
+            )
             shards.run(job, pending, beam_options)
-    sidecars = report.read_sidecars(flags.output, plan)
+    sidecars = report.collect(flags.output, plan)
     counters = report.conclude(flags.output, plan, sidecars, flags.max_bad_fraction)
     info = report.write_info(flags.output, plan, sidecars, counters)
     print(report.describe(flags.output, info))
@@ -73,10 +110,26 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--direct_running_mode=multi_processing --direct_num_workers=N",
         allow_abbrev=False,
     )
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO's instances_*.json")
-    parser.add_argument("--images", type=Path, required=True, help="the folder that file_name starts from")
-    parser.add_argument("--stuff", type=Path, help="folder of stuff-thing maps, PNG, named as the images")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--annotations", required=True, help="COCO's instances_*.json")
+    parser.add_argument("--images", required=True, help="the folder that file_name starts from")
+    parser.add_argument(
+        "--stuff",
+        help="folder of stuff-thing maps, PNG, named as the images; or COCO's panoptic_*.json, the folder of its PNGs "
+        "beside it under the same name",
+    )
+    parser.add_argument("--output", required=True, help="folder of the records")
+    parser.add_argument(
+        "--masks",
+        choices=("rle", "png", "none"),
+        default=Options.masks,
+        help="rle: COCO's compressed run lengths (default); png: these and, for Model Garden's parser, a PNG of each",
+    )
+    parser.add_argument(
+        "--decode",
+        choices=("full", "header"),
+        default=Options.decode,
+        help="full: read every image to its end (default); header: see only its header and that it has an end",
+    )
     parser.add_argument("--shards", type=positive, help="number of files; default: one for 100 images, at most 256")
     parser.add_argument("--seed", type=int, default=0, help="of the images' order; default 0")
     parser.add_argument("--max_bad_fraction", type=fraction, default=0.001, help="of rejected input; default 0.001")

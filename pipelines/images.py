@@ -6,16 +6,17 @@ dropped, as OpenCV drops it). The pixels count as stored: EXIF's rotation is app
 size says that the annotators saw it applied.
 """
 
+import functools
 import io
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import tensorflow as tf
 
+from pipelines import files
 from pipelines.checks import Rejected, Tally
 
 # --max_pixels takes the place of Pillow's own limit.
@@ -25,18 +26,24 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # MPO is a camera's JPEG with a preview behind it; Pillow finds it by JPEG's reader.
 STORED = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 EXIF_ORIENTATION = 0x0112
-PNG_BIT_DEPTH = 24  # the byte of the file that holds it
-IGNORED_LABEL = 255
+JPEG_RATIO = 8
+END_OF_JPEG = b"\xff\xd9"
 
 
-def load_image(root: str, file_name: str, height: int, width: int, max_pixels: int, tally: Tally) -> tuple[bytes, str]:
+def load_image(
+    root: str, file_name: str, height: int, width: int, max_pixels: int, decode: str, tally: Tally
+) -> tuple[bytes, str]:
     """The bytes to store and their format, 'jpeg' or 'png'. `root` is a real path; sizes are in pixels.
+
+    Args:
+      decode: "full" reads the image to its end with what training decodes it with; "header" believes its header, and
+        sees only that it has an end: a flipped bit shows in training.
 
     Raises:
       Rejected: with the reason.
     """
-    encoded = read_inside(root, file_name)
-    picture = _open(encoded, "image_unreadable")
+    encoded = original = read_inside(root, file_name)
+    picture = open_image(encoded, "image_unreadable")
     if picture.width * picture.height > max_pixels:
         raise Rejected("image_too_large", f"{picture.width} x {picture.height} pixels, the limit is {max_pixels}")
     orientation = _orientation(picture)
@@ -49,60 +56,40 @@ def load_image(root: str, file_name: str, height: int, width: int, max_pixels: i
         encoded, stored = _to_png(picture, turned), "png"
     elif orientation != 1:
         tally.count("exif_ignored")
-    _decode(encoded, height, width)
+    if decode == "full":
+        _decode(encoded, stored, height, width)
+    elif encoded is original:
+        _find_end(picture, encoded)
     return encoded, stored
 
 
-def load_stuff(
-    root: str, file_name: str, height: int, width: int, labels: int | None, tally: Tally
-) -> tuple[bytes, int]:
-    """The stuff map beside an image, as PNG bytes, and its largest label or -1. `labels` None: any label will do.
-
-    A map with a palette is stored without it: training's decoder would give its colours, not its labels.
-
-    Raises:
-      Rejected: with the reason.
-    """
-    name = os.path.splitext(file_name)[0] + ".png"
-    try:
-        encoded = read_inside(root, name)
-    except Rejected as error:
-        reason = "stuff_missing" if error.reason == "image_missing" else "stuff_unreadable"
-        raise Rejected(reason, error.detail) from None
-    picture = _open(encoded, "stuff_unreadable")
-    # Fewer bits than 8 without a palette are shades of grey: every decoder would scale them up to 0 ... 255.
-    plain = picture.mode == "L" and encoded[PNG_BIT_DEPTH] == 8
-    if picture.format != "PNG" or not (plain or picture.mode == "P"):
-        raise Rejected("stuff_unreadable", f"{name}: {picture.format}, mode {picture.mode}, is no PNG of 8-bit labels")
-    if picture.size != (width, height):
-        raise Rejected("stuff_size_differs", f"{name} has {picture.width} x {picture.height}, image {width} x {height}")
-    try:
-        present = [label for label, number in enumerate(picture.histogram()) if number and label != IGNORED_LABEL]
-    except Exception as error:
-        raise Rejected("stuff_unreadable", f"{name}: {error}") from None
-    largest = present[-1] if present else -1
-    if labels is not None and largest >= labels:
-        raise Rejected("stuff_label_unknown", f"{name} holds label {largest}, labels are 0 ... {labels - 1}")
-    if picture.mode == "P":
-        tally.count("stuff_converted")
-        encoded = _encode_png(PIL.Image.fromarray(np.asarray(picture)))
-    return encoded, largest
-
-
 def read_inside(root: str, file_name: str) -> bytes:
-    """The bytes of a file below `root`, a real path, wherever its links lead."""
-    path = os.path.realpath(os.path.join(root, file_name))
-    if os.path.commonpath((root, path)) != root:
-        raise Rejected("image_outside_root", f"{file_name} leads to {path}")
+    """The bytes of a file below `root`, wherever links lead; `root` is a real path, or one with a scheme."""
+    path = files.join(root, file_name)
+    if not files.is_remote(root):
+        folder, name = os.path.split(path)
+        path = os.path.join(_real_folder(folder), name)
+        if os.path.islink(path):
+            path = os.path.realpath(path)
+        if os.path.commonpath((root, path)) != root:
+            raise Rejected("image_outside_root", f"{file_name} leads to {path}")
     try:
-        return Path(path).read_bytes()
+        return files.read_bytes(path)
     except FileNotFoundError:
         raise Rejected("image_missing", f"{path}: no such file") from None
     except OSError as error:
+        if files.is_remote(root):
+            raise
         raise Rejected("image_unreadable", f"{path}: {error.strerror}") from None
 
 
-def _open(encoded, reason):
+@functools.cache
+def _real_folder(path):
+    return os.path.realpath(path)
+
+
+def open_image(encoded: bytes, reason: str) -> PIL.Image.Image:
+    """The picture, of which only the header is read; rejected with the reason where it is none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,10 +114,10 @@ def _to_png(picture, turned):
             picture = PIL.ImageOps.exif_transpose(picture)
         if picture.mode[0] in "IF":
             picture = PIL.Image.fromarray(_high_byte(np.asarray(picture), picture.mode))
-        return _encode_png(picture.convert("RGB"))
+        return encode_png(picture.convert("RGB"))
     except Rejected:
         raise
-    except Exception as error:  # As in _open.
+    except Exception as error:  # As in open_image.
         raise Rejected("image_unreadable", f"{type(error).__name__}: {error}") from None
 
 
@@ -141,17 +128,38 @@ def _high_byte(values, mode):
     return (values >> 8).astype(np.uint8)
 
 
-def _encode_png(picture):
+def encode_png(picture: PIL.Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
 
 
-def _decode(encoded, height, width):
-    """Decodes the whole image with what training decodes it with."""
+def _decode(encoded, stored, height, width):
+    """Reads the whole image with what training decodes it with."""
     try:
-        shape = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
+        if stored == "jpeg":
+            # An eighth of the size: every bit of the file is read, but the pixels are hardly computed.
+            shape = tf.io.decode_jpeg(encoded, ratio=JPEG_RATIO).shape
+            expected = (-(-height // JPEG_RATIO), -(-width // JPEG_RATIO))
+        else:
+            shape = tf.io.decode_png(encoded, channels=3).shape
+            expected = (height, width)
     except tf.errors.OpError as error:
         raise Rejected("image_unreadable", error.message.rpartition("}} ")[2]) from None
-    if tuple(shape) != (height, width, 3):
-        raise Rejected("image_size_differs", f"decodes to {shape[1]} x {shape[0]}, annotated {width} x {height}")
+    if tuple(shape[:2]) != expected:
+        raise Rejected("image_size_differs", f"decodes to another size than its header says, {width} x {height}")
+
+
+def _find_end(picture, encoded):
+    """Looks for the mark behind a JPEG's pixels, and checks the sums of a PNG's parts."""
+    try:
+        if picture.format != "PNG":
+            # Pillow has read up to the pixels; before them, a thumbnail may hold such a mark too.
+            found = encoded.rfind(END_OF_JPEG, picture.fp.tell()) >= 0
+        else:
+            picture.verify()
+            found = True
+    except Exception as error:  # As in open_image.
+        raise Rejected("image_unreadable", f"{type(error).__name__}: {error}") from None
+    if not found:
+        raise Rejected("image_unreadable", "JPEG without an end: it is truncated")

@@ -6,21 +6,24 @@ state and their memory does not grow with the data set. Images are ordered by a 
 by rank, so shards are equally long, none is empty, and the same input gives the same bytes on any number of workers.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from htc_tf.errors import UserError
-from pipelines import coco, files
+from pipelines import coco, files, panoptic
 from pipelines.checks import Tally
 
 PLAN_FILE = "plan.json"
-VERSION = 1
+FOLDER = "plan"  # of the lines, below the output
+SUFFIX = ".jsonl"
+VERSION = 2
 IMAGES_PER_SHARD = 100
 MAX_DEFAULT_SHARDS = 256
 COCO_STUFF_LABELS = 183
@@ -35,6 +38,8 @@ class Options:
     max_pixels: int = 50_000_000
     stuff: bool = False
     stuff_labels: int | None = None
+    masks: str = "rle"  # or "png": run lengths and Model Garden's PNGs, or "none"
+    decode: str = "full"  # or "header"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Plan:
     inputs: dict[str, str]  # file name -> sha256
     categories: list[dict[str, Any]]
     masks: bool
+    panoptic: bool  # the stuff maps are drawn from panoptic segments, which the lines list
     stuff_labels: int | None  # None: whatever the maps hold
     listed_images: int
     listed_annotations: int
@@ -58,18 +64,49 @@ class Plan:
         return f"{shard:05d}-of-{len(self.tokens):05d}"
 
 
-def make_plan(annotations: Path, output: Path, options: Options) -> Plan:
+def make_plan(annotations: str, output: str, options: Options, panoptic_file: str | None = None) -> Plan:
     """Reads and checks the annotation file and writes the plan below `output`; takes up the one that is there.
+
+    Args:
+      panoptic_file: COCO's panoptic JSON, whose segments go to the workers beside the annotations.
 
     Raises:
       UserError: the annotation file is unusable, or `output` holds records of other input or other options.
     """
-    inputs = {annotations.name: files.sha256(annotations)}
-    existing = files.read_json(output / PLAN_FILE)
+    inputs = {files.base_name(annotations): files.sha256(annotations)}
+    if panoptic_file:
+        inputs[f"stuff/{files.base_name(panoptic_file)}"] = files.sha256(panoptic_file)
+    existing = files.read_json(files.join(output, PLAN_FILE))
     if existing is not None:
         plan = _take_up(existing, output, inputs, asdict(options))
-        if all(_lines_path(output, shard).exists() for shard in range(len(plan.tokens))):
+        if len(files.names(files.join(output, FOLDER), f"*{SUFFIX}")) == len(plan.tokens):
             return plan
+    with _without_collector():
+        return _plan_anew(annotations, output, options, panoptic_file, inputs)
+
+
+def read_lines(output: str, shard: int) -> Iterator[dict[str, Any]]:
+    """The images of one shard: {"image": {…}, "objects": [{…}, …]}, fields as in the annotation file.
+
+    With a panoptic file there is "segments" too: the image's entry of `panoptic.read`, or None.
+    """
+    for line in files.read_lines(_lines_path(output, shard)):
+        yield json.loads(line)
+
+
+@contextlib.contextmanager
+def _without_collector():
+    """Annotations are millions of objects without a cycle: Python's collector would walk over them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _plan_anew(annotations, output, options, panoptic_file, inputs):
     content = coco.read(annotations)
     tally = Tally()
     categories = coco.check_categories(content["categories"], annotations)
@@ -82,13 +119,19 @@ def make_plan(annotations: Path, output: Path, options: Options) -> Plan:
     if shards > len(order):
         raise UserError(f"--shards {shards} is more than the {len(order)} images; none may be empty")
     members = [order[shard::shards] for shard in range(shards)]
+    rows = {image_id: {"image": image, "objects": objects.get(image_id, [])} for image_id, image in images.items()}
+    if panoptic_file:
+        segments = panoptic.read(panoptic_file)
+        for image_id, row in rows.items():
+            row["segments"] = segments.get(image_id)
     fingerprint = json.dumps([VERSION, inputs, asdict(options)], sort_keys=True)
     plan = Plan(
         version=VERSION,
         options=asdict(options),
         inputs=inputs,
         categories=categories,
-        masks=any(item["segmentation"] for group in objects.values() for item in group),
+        masks=options.masks != "none" and any(item["segmentation"] for group in objects.values() for item in group),
+        panoptic=panoptic_file is not None,
         stuff_labels=_stuff_labels(options, categories),
         listed_images=len(content["images"]),
         listed_annotations=len(content["annotations"]),
@@ -98,30 +141,22 @@ def make_plan(annotations: Path, output: Path, options: Options) -> Plan:
         images=[len(ids) for ids in members],
     )
     try:
-        _write(plan, output, members, images, objects)
+        _write(plan, output, members, rows)
     except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}") from None
+        raise UserError(f"--output {output} cannot be written: {error.strerror or error}") from None
     return plan
 
 
-def read_lines(output: Path, shard: int) -> Iterator[dict[str, Any]]:
-    """The images of one shard: {"image": {…}, "objects": [{…}, …]}, fields as in the annotation file."""
-    with open(_lines_path(output, shard), encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _write(plan, output, members, images, objects):
-    folder = _lines_path(output, 0).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.iterdir():
-        stale.unlink()
-    with tqdm(total=len(images), desc="plan", unit="image") as bar:
+def _write(plan, output, members, rows):
+    folder = files.join(output, FOLDER)
+    files.make_folder(folder)
+    for stale in files.names(folder, "*"):
+        files.remove(files.join(folder, stale))
+    with tqdm(total=len(rows), desc="plan", unit="image") as bar:
         for shard, ids in enumerate(members):
-            rows = [{"image": images[image_id], "objects": objects.get(image_id, [])} for image_id in ids]
-            files.write_json_lines(_lines_path(output, shard), rows)
-            bar.update(len(rows))
-    files.write_json(output / PLAN_FILE, asdict(plan))
+            files.write_json_lines(_lines_path(output, shard), [rows[image_id] for image_id in ids])
+            bar.update(len(ids))
+    files.write_json(files.join(output, PLAN_FILE), asdict(plan))
 
 
 def _take_up(existing, output, inputs, options):
@@ -140,7 +175,7 @@ def _take_up(existing, output, inputs, options):
 
 
 def _lines_path(output, shard):
-    return output / "plan" / f"{shard:05d}.jsonl"
+    return files.join(output, FOLDER, f"{shard:05d}{SUFFIX}")
 
 
 def _rank(image_id, seed):

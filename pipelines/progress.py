@@ -2,10 +2,11 @@
 
 Beam's in-process runners report nothing before the end, and their workers may be other processes, so every shard's
 writer grows a small file by a byte an image (`pipelines.shards`) and a thread here adds up the sizes. Workers that
-write to another machine's disk leave the bar where it is; their runner has a page of its own.
+do not share this machine's disk leave the bar where it is; their runner has a page of its own.
 """
 
 import contextlib
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +18,16 @@ SUFFIX = ".progress"
 
 
 @contextlib.contextmanager
-def show_progress(folder: Path, total: int, done: int) -> Iterator[None]:
-    """A bar while the block runs and its workers grow the files `*.progress` of the folder.
+def show_progress(total: int, done: int) -> Iterator[str]:
+    """A bar while the block runs; yields the folder whose files `*.progress` the workers grow.
 
     `done` of the `total` images were done before.
     """
-    _clear(folder)
     stopped = threading.Event()
-    with tqdm(total=total, initial=done, desc="records", unit="image") as bar:
+    with (
+        tempfile.TemporaryDirectory(prefix="htc_tf-progress-") as folder,
+        tqdm(total=total, initial=done, desc="records", unit="image") as bar,
+    ):
 
         def watch():
             while not stopped.wait(INTERVAL):
@@ -33,18 +36,12 @@ def show_progress(folder: Path, total: int, done: int) -> Iterator[None]:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            yield
+            yield folder
         finally:
             stopped.set()
             thread.join()
             bar.update(done + _count(folder) - bar.n)
-    _clear(folder)
 
 
 def _count(folder):
-    return sum(path.stat().st_size for path in folder.glob(f"*{SUFFIX}"))
-
-
-def _clear(folder):
-    for path in folder.glob(f"*{SUFFIX}"):
-        path.unlink()
+    return sum(path.stat().st_size for path in Path(folder).glob(f"*{SUFFIX}"))

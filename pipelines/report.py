@@ -5,7 +5,6 @@ Before it: `pipelines.shards` (or, when the annotation file alone is too bad, `p
 """
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from htc_tf.data.datasets import INFO_FILE
@@ -14,14 +13,14 @@ from htc_tf.errors import UserError
 from pipelines import files
 from pipelines.checks import ANNOTATION_REASONS, IMAGE_REASONS, REPAIRS, rejections
 from pipelines.plan import Plan
-from pipelines.shards import read_sidecar
+from pipelines.shards import read_sidecars
 
 REPORT_FILE = "report.json"
 REJECTED_FILE = "rejected.jsonl"
 MAX_NAMED = 20
 
 
-def conclude(output: Path, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fraction: float) -> Counter:
+def conclude(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fraction: float) -> Counter:
     """Writes report.json and rejected.jsonl, prints the table, and returns all counts.
 
     Without sidecars it concludes from the plan alone, and prints nothing.
@@ -30,24 +29,27 @@ def conclude(output: Path, plan: Plan, sidecars: list[dict[str, Any]], max_bad_f
       UserError: more than `max_bad_fraction` of the images, or of the annotations, were rejected.
     """
     counters = Counter(plan.counters)
+    objects_per_image = Counter()
     rejected = list(plan.rejected)
     for sidecar in sidecars:
         counters.update(sidecar["counters"])
+        objects_per_image.update(sidecar["objects_per_image"])
         rejected += sidecar["rejected"]
     report = {
         "listed": {"images": plan.listed_images, "annotations": plan.listed_annotations},
         "max_bad_fraction": max_bad_fraction,
         "counters": dict(sorted(counters.items())),
+        "objects_per_image": dict(sorted(objects_per_image.items(), key=lambda pair: int(pair[0]))),
     }
-    files.write_json(output / REPORT_FILE, report)
-    files.write_json_lines(output / REJECTED_FILE, rejected)
+    files.write_json(files.join(output, REPORT_FILE), report)
+    files.write_json_lines(files.join(output, REJECTED_FILE), rejected)
     if sidecars:
         print(table(plan, counters))
     complaints = complain(plan, counters, rejected, max_bad_fraction)
     if complaints:
         raise UserError(
             f"{', '.join(plan.inputs)}: {'; '.join(complaints)}; that is more than "
-            f"--max_bad_fraction {max_bad_fraction:g}. See {output / REJECTED_FILE}"
+            f"--max_bad_fraction {max_bad_fraction:g}. See {files.join(output, REJECTED_FILE)}"
         )
     return counters
 
@@ -73,7 +75,7 @@ def complain(plan: Plan, counters: Counter, rejected: list[dict[str, Any]], max_
     return complaints
 
 
-def write_info(output: Path, plan: Plan, sidecars: list[dict[str, Any]], counters: Counter) -> dict[str, Any]:
+def write_info(output: str, plan: Plan, sidecars: list[dict[str, Any]], counters: Counter) -> dict[str, Any]:
     """Writes dataset_info.json, the only mark of a complete data set, and returns its content."""
     with_stuff = plan.options["stuff"]
     largest_label = max(sidecar["largest_label"] for sidecar in sidecars)
@@ -90,24 +92,24 @@ def write_info(output: Path, plan: Plan, sidecars: list[dict[str, Any]], counter
         "options": {**plan.options, "shards": len(plan.tokens)},
         "inputs": plan.inputs,
     }
-    files.write_json(output / INFO_FILE, info)
+    files.write_json(files.join(output, INFO_FILE), info)
     return info
 
 
-def read_sidecars(output: Path, plan: Plan) -> list[dict[str, Any]]:
+def collect(output: str, plan: Plan) -> list[dict[str, Any]]:
     """The sidecars of all shards, in order.
 
     Raises:
       RuntimeError: one is missing: a worker must have failed to write where this process reads.
     """
-    sidecars = [read_sidecar(output, plan, shard) for shard in range(len(plan.tokens))]
+    sidecars = read_sidecars(output, plan)
     missing = [plan.name(shard) for shard, sidecar in enumerate(sidecars) if sidecar is None]
     if missing:
         raise RuntimeError(f"{len(missing)} shards were not written below {output}, the first is {missing[0]}")
     return sidecars
 
 
-def describe(output: Path, info: dict[str, Any]) -> str:
+def describe(output: str, info: dict[str, Any]) -> str:
     """One line on a complete data set."""
     size = sum(shard["bytes"] for shard in info["shards"]) / 1e6
     masks = "masks" if info["masks"] else "boxes only, no masks"

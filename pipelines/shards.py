@@ -9,9 +9,9 @@ passes through Beam, whose in-process runner would keep it all in memory.
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import tensorflow as tf
@@ -19,20 +19,27 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from htc_tf.data import schema
-from pipelines import files, images, objects
+from pipelines import files, images, objects, stuff
 from pipelines.checks import IMAGE_REASONS, Rejected, Tally
 from pipelines.plan import Plan, read_lines
 from pipelines.progress import SUFFIX
 
+READERS = 16  # of sidecars, at a time: in a store, each is an answer to wait for
+
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker knows: the plan and the folders, as real paths."""
+    """What every worker knows: the plan and the folders, as `files.resolve` gives them.
+
+    `stuff` holds the stuff maps or, if the plan has their segments, panoptic PNGs. In `progress`, of the machine that
+    watches, a worker that can see it says how far it is.
+    """
 
     plan: Plan
     images: str
     stuff: str | None
     output: str
+    progress: str
 
 
 def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
@@ -53,7 +60,10 @@ class WriteShards(beam.PTransform):
 
 
 class WriteShard(beam.DoFn):
-    """Writes one shard; every count of its sidecar is also a Beam counter, in the namespace of the module."""
+    """Writes one shard; every count of its sidecar is also a Beam counter, in the namespace of the module.
+
+    There is a distribution too, `objects_per_image`.
+    """
 
     def __init__(self, job: Job):
         self.job = job
@@ -67,21 +77,24 @@ class WriteShard(beam.DoFn):
         sidecar = write_shard(self.job, shard)
         for name, number in sidecar["counters"].items():
             Metrics.counter(__name__, name).inc(number)
+        distribution = Metrics.distribution(__name__, "objects_per_image")
+        for objects_per_image, number in sidecar["objects_per_image"].items():
+            for _ in range(number):
+                distribution.update(int(objects_per_image))
         yield sidecar["file"]
 
 
 def write_shard(job: Job, shard: int) -> dict[str, Any]:
     """Writes the shard and its sidecar, and returns the sidecar's content."""
-    output, plan, tally = Path(job.output), job.plan, Tally()
-    path = output / f"{plan.name(shard)}.tfrecord"
+    plan, tally = job.plan, Tally()
+    path = files.join(job.output, f"{plan.name(shard)}.tfrecord")
     names = {category["id"]: category["name"] for category in plan.categories}
     largest_label = -1
     # The old sidecar goes first: killed below, this shard must not look finished.
-    sidecar_path(output, plan, shard).unlink(missing_ok=True)
-    # A byte an image, unbuffered: whoever shows the progress needs only the file's size.
-    with files.replacing(path) as temporary, open(progress_path(output, shard), "wb", buffering=0) as progress:
+    files.remove(sidecar_path(job.output, plan, shard))
+    with files.replacing(path) as temporary, _open_progress(job.progress, shard) as progress:
         with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
-            for line in read_lines(output, shard):
+            for line in read_lines(job.output, shard):
                 try:
                     record, label = convert(job, line, names, tally)
                     writer.write(record)
@@ -91,16 +104,17 @@ def write_shard(job: Job, shard: int) -> dict[str, Any]:
                     tally.reject(error, image_id=image["id"], file_name=image["file_name"])
                     tally.count("objects_of_rejected_images", len(line["objects"]))
                 progress.write(b".")
-        content = {"file": path.name, "bytes": temporary.stat().st_size, "sha256": files.sha256(temporary)}
+        content = {"file": files.base_name(path), "bytes": temporary.stat().st_size, "sha256": files.sha256(temporary)}
     sidecar = {
         **content,
         "records": tally.counters["images"],
         "token": plan.tokens[shard],
         "largest_label": largest_label,
         "counters": {name: number for name, number in sorted(tally.counters.items()) if number},
+        "objects_per_image": {str(size): number for size, number in sorted(tally.objects_per_image.items())},
         "rejected": tally.rejected,
     }
-    files.write_json(sidecar_path(output, plan, shard), sidecar)
+    files.write_json(sidecar_path(job.output, plan, shard), sidecar)
     return sidecar
 
 
@@ -112,10 +126,13 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally)
     """
     image, plan = line["image"], job.plan
     name, height, width = image["file_name"], image["height"], image["width"]
-    encoded, stored = images.load_image(job.images, name, height, width, plan.options["max_pixels"], tally)
+    max_pixels, decode = plan.options["max_pixels"], plan.options["decode"]
+    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, tally)
     semantic, largest_label = b"", -1
-    if job.stuff:
-        semantic, largest_label = images.load_stuff(job.stuff, name, height, width, plan.stuff_labels, tally)
+    if job.stuff and plan.panoptic:
+        semantic, largest_label = stuff.draw_map(job.stuff, line["segments"], height, width, plan.stuff_labels)
+    elif job.stuff:
+        semantic, largest_label = stuff.load_map(job.stuff, name, height, width, plan.stuff_labels, tally)
     kept = []
     for annotation in line["objects"]:
         try:
@@ -127,30 +144,36 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally)
     tally.count("images_without_objects", not kept)
     tally.count("objects", len(kept))
     tally.count("crowd", sum(item.is_crowd for item in kept))
+    tally.objects_per_image[len(kept)] += 1
+    with_pngs = plan.masks and plan.options["masks"] == "png"
+    mask_pngs = [objects.draw_mask(item.mask_rle, height, width) for item in kept] if with_pngs else []
     described = schema.Image(encoded, stored, height, width, name, image["id"])
-    return schema.example(described, kept, semantic), largest_label
+    return schema.example(described, kept, semantic, mask_pngs), largest_label
 
 
-def read_sidecar(output: Path, plan: Plan, shard: int) -> dict[str, Any] | None:
-    """The sidecar of a shard that is written, by this plan and whole; else None."""
-    sidecar = files.read_json(sidecar_path(output, plan, shard))
-    if sidecar is None or sidecar.get("token") != plan.tokens[shard]:
-        return None
-    try:
-        return sidecar if (output / sidecar["file"]).stat().st_size == sidecar["bytes"] else None
-    except OSError:
-        return None
+def read_sidecars(output: str, plan: Plan) -> list[dict[str, Any] | None]:
+    """For each shard the sidecar if it is written, by this plan and whole; else None."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda shard: _read_sidecar(output, plan, shard), range(len(plan.tokens))))
 
 
-def is_finished(output: Path, plan: Plan, shard: int) -> bool:
+def is_finished(sidecar: dict[str, Any] | None) -> bool:
     """Whether a rerun may skip the shard. One that lacks images is done again: their files may be there by now."""
-    sidecar = read_sidecar(output, plan, shard)
     return sidecar is not None and not sidecar["counters"].keys() & IMAGE_REASONS.keys()
 
 
-def progress_path(output: Path, shard: int) -> Path:
-    return output / "plan" / f"{shard:05d}{SUFFIX}"
+def sidecar_path(output: str, plan: Plan, shard: int) -> str:
+    return files.join(output, f"{plan.name(shard)}.json")
 
 
-def sidecar_path(output: Path, plan: Plan, shard: int) -> Path:
-    return output / f"{plan.name(shard)}.json"
+def _read_sidecar(output, plan, shard):
+    sidecar = files.read_json(sidecar_path(output, plan, shard))
+    if sidecar is None or sidecar.get("token") != plan.tokens[shard]:
+        return None
+    return sidecar if files.size(files.join(output, sidecar["file"])) == sidecar["bytes"] else None
+
+
+def _open_progress(folder, shard) -> BinaryIO:
+    """A byte an image, unbuffered: whoever shows the progress needs only the file's size."""
+    path = os.path.join(folder, f"{shard:05d}{SUFFIX}")
+    return open(path if os.path.isdir(folder) else os.devnull, "wb", buffering=0)

@@ -4,7 +4,8 @@ Before it: `pipelines.coco_to_tfrecord` fills it. After it: `data.input` parses 
 file that the pipelines share with training, and a Beam worker imports it: TensorFlow, but no Keras and no gin.
 
 The keys are TensorFlow Model Garden's where it has one (official/vision/data/create_coco_tf_record.py);
-`image/object/id` and `image/object/mask_rle` are ours. An image without objects keeps its keys, with empty lists.
+`image/object/id` and `image/object/mask_rle` are ours; `image/object/mask`, which only Model Garden's own parser needs,
+is written where it was asked for. An image without objects keeps its keys, with empty lists.
 """
 
 import hashlib
@@ -79,8 +80,11 @@ OBJECT_FIELDS = (
     Field("area", "image/object/area", tf.float32, "COCO's area of the object, square pixels"),
     Field("mask_rle", "image/object/mask_rle", tf.string, "COCO compressed RLE at image size; '' without masks"),
 )
+# Optional; `parse` leaves it alone: masks are read from their run lengths.
+MASK_PNG = Field("mask_pngs", "image/object/mask", tf.string, "--masks png: PNG of the image's size, 1 inside, else 0")
 SEMANTIC = Field("semantic", "image/segmentation/class/encoded", tf.string, "PNG, one byte a pixel; 255 is ignored")
 
+LISTS = {tf.int64: "int64_list", tf.float32: "float_list", tf.string: "bytes_list"}
 FEATURES = {
     **{field.key: tf.io.FixedLenFeature([], field.dtype) for field in IMAGE_FIELDS},
     **{field.key: tf.io.FixedLenSequenceFeature([], field.dtype, allow_missing=True) for field in OBJECT_FIELDS},
@@ -88,15 +92,25 @@ FEATURES = {
 }
 
 
-def example(image: Image, objects: Sequence[Object], semantic: bytes = b"") -> bytes:
-    """One record, serialised to the same bytes every time. `image.sha256` is filled in here."""
+def example(image: Image, objects: Sequence[Object], semantic: bytes = b"", mask_pngs: Sequence[bytes] = ()) -> bytes:
+    """One record, serialised to the same bytes every time. `image.sha256` is filled in here.
+
+    Args:
+      semantic: the stuff map; b"" for none.
+      mask_pngs: the objects' masks for Model Garden's parser, in the objects' order; empty for none.
+    """
     image = image._replace(sha256=hashlib.sha256(image.encoded).hexdigest())
-    features = {field.key: _feature(field.dtype, [getattr(image, field.name)]) for field in IMAGE_FIELDS}
+    record = tf.train.Example()
+    features = record.features.feature
+    for field in IMAGE_FIELDS:
+        _fill(features, field, [getattr(image, field.name)])
     for field in OBJECT_FIELDS:
-        features[field.key] = _feature(field.dtype, [getattr(item, field.name) for item in objects])
+        _fill(features, field, [getattr(item, field.name) for item in objects])
     if semantic:
-        features[SEMANTIC.key] = _feature(SEMANTIC.dtype, [semantic])
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+        _fill(features, SEMANTIC, [semantic])
+    if mask_pngs:
+        _fill(features, MASK_PNG, mask_pngs)
+    return record.SerializeToString(deterministic=True)
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -156,15 +170,13 @@ def unpack(serialized: bytes) -> Record:
     )
 
 
-def _feature(dtype, values):
-    if dtype is tf.int64:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    if dtype is tf.float32:
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-    values = [value if isinstance(value, bytes) else str(value).encode() for value in values]
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+def _fill(features, field, values):
+    if field.dtype is tf.string:
+        values = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+    values_of_kind = getattr(features[field.key], LISTS[field.dtype])
+    values_of_kind.SetInParent()  # An empty list is one still: no key may lack its type.
+    values_of_kind.value.extend(values)
 
 
 def _values(features, field):
-    kind = "int64_list" if field.dtype is tf.int64 else "float_list" if field.dtype is tf.float32 else "bytes_list"
-    return getattr(features[field.key], kind).value
+    return getattr(features[field.key], LISTS[field.dtype]).value

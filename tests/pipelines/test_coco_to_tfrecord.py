@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from htc_tf.data.datasets import coco_from_records, load_info, read_shard
-from htc_tf.data.schema import unpack
-from pipelines import coco_to_tfrecord, files, shards
-from pipelines.plan import Options, Plan, make_plan
+from htc_tf.data.schema import MASK_PNG, unpack
+from pipelines import coco_to_tfrecord, shards
+from pipelines.plan import Options, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(20, 30), (30, 20), (24, 24), (16, 40), (20, 20), (32, 18), (20, 30)]
@@ -82,7 +82,8 @@ def edit(folder, change):
 
 def arguments(folder, output="records", stuff=False, **flags):
     words = [f"--annotations={folder / 'instances.json'}", f"--images={folder / 'images'}"]
-    words += [f"--stuff={folder / 'stuff'}"] * stuff
+    if stuff:
+        words += [f"--stuff={folder / ('stuff' if stuff is True else stuff)}"]
     return [*words, f"--output={folder / output}", *(f"--{name}={value}" for name, value in flags.items())]
 
 
@@ -225,7 +226,8 @@ def test_rejections_are_counted_and_listed(tiny):
         content["annotations"][6]["id"] = 0
         content["annotations"] += [None, {"id": "x"}]
         content["images"] += [{"id": 106, "file_name": "again.jpg", "height": 2, "width": 2}, {"file_name": "?"}]
-        content["images"] += [{"id": 200, "file_name": "../secret.jpg", "height": 2, "width": 2}]
+        for identifier, name in enumerate(("../secret.jpg", "a/../../secret.jpg", "/secret.jpg"), 200):
+            content["images"].append({"id": identifier, "file_name": name, "height": 2, "width": 2})
 
     (tiny / "images" / "006.jpg").write_bytes((tiny / "images" / "006.jpg").read_bytes()[:300])
     info = prepare(edit(tiny, spoil), max_bad_fraction=1)
@@ -239,7 +241,7 @@ def test_rejections_are_counted_and_listed(tiny):
         "annotation_malformed": 2,
         "image_duplicate": 1,
         "image_malformed": 1,
-        "image_outside_root": 1,
+        "image_outside_root": 3,
         "image_unreadable": 1,
     }
     assert {row["reason"]: counters[row["reason"]] for row in rows} == expected
@@ -247,6 +249,11 @@ def test_rejections_are_counted_and_listed(tiny):
     assert counters["ids_renumbered"] == 1 and counters["objects_of_rejected_images"] == 6
     assert (info.images, info.objects) == (6, 21 - 5 - 6)
     assert {"reason", "detail", "image_id", "file_name"} <= rows[0].keys()
+    victims = {(row["reason"], row.get("annotation_id"), row["image_id"]) for row in rows}
+    assert victims >= {("category_unknown", 11, 101), ("image_unknown", 21, 999), ("annotation_duplicate", 31, 103)}
+    assert victims >= {("box_empty", 32, 103), ("polygon_far_outside", 33, 103), ("annotation_malformed", "x", None)}
+    assert victims >= {("image_outside_root", None, identifier) for identifier in (200, 201, 202)}
+    assert victims >= {("image_duplicate", None, 106), ("image_malformed", None, None), ("image_unreadable", None, 106)}
     assert next(row["file_name"] for row in rows if row["reason"] == "image_unreadable") == "006.jpg"
     assert 67 in {row["id"] for row in coco_from_records(info)["annotations"]}  # 66 was the largest
 
@@ -327,14 +334,160 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
 
 
 def test_the_beam_step(tiny):
-    make_plan(tiny / "instances.json", tiny / "records", Options(shards=3))
-    plan = Plan(**files.read_json(tiny / "records" / "plan.json"))
-    job = shards.Job(plan, str(tiny / "images"), None, str(tiny / "records"))
+    output = str(tiny / "records")
+    plan = make_plan(str(tiny / "instances.json"), output, Options(shards=3))
+    job = shards.Job(plan, str(tiny / "images"), None, output, "nowhere")
     pipeline = test_pipeline.TestPipeline(runner=FnApiRunner())
     written = pipeline | beam.Create([0, 2]) | shards.WriteShards(job)
     assert_that(written, equal_to(["00000-of-00003.tfrecord", "00002-of-00003.tfrecord"]))
     result = pipeline.run()
     result.wait_until_finish()
-    counted = {row.key.metric.name: row.committed for row in result.metrics().query()["counters"]}
+    metrics = result.metrics().query()
+    counted = {row.key.metric.name: row.committed for row in metrics["counters"]}
     assert counted["images"] == sum(plan.images[shard] for shard in (0, 2))
-    assert [shards.is_finished(tiny / "records", plan, shard) for shard in range(3)] == [True, False, True]
+    sidecars = shards.read_sidecars(output, plan)
+    assert [shards.is_finished(sidecar) for sidecar in sidecars] == [True, False, True]
+    sizes = [int(size) for sidecar in sidecars if sidecar for size in sidecar["objects_per_image"]]
+    (spread,) = (row.committed for row in metrics["distributions"] if row.key.metric.name == "objects_per_image")
+    assert (spread.count, spread.sum) == (counted["images"], counted["objects"])
+    assert (spread.min, spread.max) == (min(sizes), max(sizes))
+
+
+def test_every_reason_reaches_the_report_by_name(tiny):
+    """Files of all kinds of damage at once: each row names its image, its annotation and why."""
+    spoilers = {
+        "image_missing": lambda path: path.unlink(),
+        "image_unreadable": lambda path: path.write_text("<html>404</html>"),
+        "image_size_differs": lambda path: PIL.Image.new("RGB", (9, 9)).save(path),
+        "image_mode": lambda path: PIL.Image.new("F", PIL.Image.open(path).size).save(path, "TIFF"),
+        "image_outside_root": lambda path: link_elsewhere(path),
+    }
+    for index, spoil in enumerate(spoilers.values(), 2):
+        spoil(tiny / "images" / f"{index:03d}.jpg")
+
+    def spoil_masks(content):
+        content["annotations"][0]["segmentation"] = {"size": [1, 1], "counts": [1]}
+
+    info = prepare(edit(tiny, spoil_masks), max_bad_fraction=1)
+    assert info.images == 2
+    named = {(row["reason"], row["image_id"], row["file_name"], row.get("annotation_id")) for row in report(tiny)[1]}
+    expected = {(reason, 100 + index, f"{index:03d}.jpg", None) for index, reason in enumerate(spoilers, 2)}
+    assert named == expected | {("rle_size_differs", 101, "001.jpg", 11)}
+
+
+def test_every_fault_of_a_stuff_map_is_reported_by_name(tiny):
+    spoilers = {
+        "stuff_missing": lambda path: path.unlink(),
+        "stuff_size_differs": lambda path: PIL.Image.new("L", (9, 9)).save(path),
+        "stuff_label_unknown": lambda path: PIL.Image.new("L", PIL.Image.open(path).size, 6).save(path),
+        "stuff_unreadable": lambda path: path.write_bytes(b"GIF"),
+    }
+    for index, spoil in zip((0, 1, 2, 5), spoilers.values(), strict=True):
+        spoil(tiny / "stuff" / f"{index:03d}.png")
+    prepare(tiny, stuff=True, stuff_labels=6, max_pixels=620, max_bad_fraction=1)
+    named = {(row["reason"], row["image_id"], row["file_name"]) for row in report(tiny)[1]}
+    found = {(reason, 100 + i, f"{i:03d}.jpg") for i, reason in zip((0, 1, 2, 5), spoilers, strict=True)}
+    assert named == found | {("image_too_large", 103, "003.jpg")}
+
+
+def link_elsewhere(path):
+    path.rename(path.parent.parent / "elsewhere.jpg")
+    path.symlink_to(path.parent.parent / "elsewhere.jpg")
+
+
+def test_objects_per_image_are_reported(tiny):
+    prepare(tiny)
+    content = json.loads((tiny / "records" / "report.json").read_text())
+    assert content["objects_per_image"] == {str(number): 1 for number in range(7)}
+
+
+def test_headers_alone_give_the_same_records(tiny):
+    prepare(tiny, "full", shards=3)
+    prepare(tiny, "header", shards=3, decode="header")
+    names = [f"{shard:05d}-of-00003.tfrecord" for shard in range(3)]
+    assert [contents(tiny / "full")[name] for name in names] == [contents(tiny / "header")[name] for name in names]
+
+
+def test_model_gardens_masks_beside_the_run_lengths(tiny):
+    prepare(tiny, "rle")
+    info = prepare(tiny, "png", masks="png")
+    check_truth(info, tiny / "instances.json")
+    for path, shard in zip(info.shard_paths, info.shards, strict=True):
+        for serialized in read_shard(path, shard.records):
+            check_mask_pngs(serialized)
+    assert records(info) == records(load_info(tiny / "rle"))
+
+
+def check_mask_pngs(serialized):
+    """The PNGs, decoded as Model Garden's parser decodes them, against pycocotools' reading of the run lengths."""
+    record = unpack(serialized)
+    feature = tf.train.Example.FromString(serialized).features.feature
+    pngs = feature[MASK_PNG.key].bytes_list.value
+    assert len(pngs) == len(record.objects)
+    size = [record.image.height, record.image.width]
+    for png, item in zip(pngs, record.objects, strict=True):
+        mask = tf.io.decode_png(png, channels=1)[..., 0]
+        np.testing.assert_array_equal(mask, coco_mask.decode({"size": size, "counts": item.mask_rle}))
+
+
+def test_model_gardens_own_decoder_reads_the_records(tiny):
+    decoders = pytest.importorskip("official.vision.dataloaders.tf_example_decoder", reason="tf-models-official")
+    info = prepare(tiny, masks="png")
+    decoder = decoders.TfExampleDecoder(include_mask=True)
+    for path, shard in zip(info.shard_paths, info.shards, strict=True):
+        for serialized in read_shard(path, shard.records):
+            image, objects, _ = unpack(serialized)
+            decoded = decoder.decode(tf.constant(serialized))
+            assert decoded["source_id"] == str(image.source_id)
+            assert decoded["image"].shape == (image.height, image.width, 3)
+            boxes = [(item.ymin, item.xmin, item.ymax, item.xmax) for item in objects]
+            np.testing.assert_array_equal(decoded["groundtruth_boxes"], np.float32(boxes).reshape(-1, 4))
+            np.testing.assert_array_equal(decoded["groundtruth_classes"], [item.label for item in objects])
+            np.testing.assert_array_equal(decoded["groundtruth_is_crowd"], [bool(item.is_crowd) for item in objects])
+            np.testing.assert_array_equal(decoded["groundtruth_area"], [item.area for item in objects])
+            masks = decoded["groundtruth_instance_masks"].numpy().reshape(-1, image.height, image.width)
+            size = [image.height, image.width]
+            expected = [coco_mask.decode({"size": size, "counts": item.mask_rle}) for item in objects]
+            np.testing.assert_array_equal(masks, np.reshape(expected, (-1, *size)))
+
+
+def test_no_masks_where_none_are_wanted(tiny):
+    info = prepare(tiny, masks="none")
+    assert not info.masks and info.objects == 21
+    assert all("segmentation" not in row for row in coco_from_records(info)["annotations"])
+
+
+def make_panoptic(folder):
+    """A panoptic file and its PNGs, which say what the stuff maps of `tiny` say: 5 where they are not ignored."""
+    (folder / "panoptic").mkdir()
+    annotations = []
+    for index, (height, width) in enumerate(SIZES):
+        colors = np.zeros((height, width, 3), np.uint8)
+        colors[4:, :, 1] = index + 1
+        PIL.Image.fromarray(colors).save(folder / "panoptic" / f"{index:03d}.png")
+        segments = [{"id": 256 * (index + 1), "category_id": 6}]
+        annotations.append({"image_id": 100 + index, "file_name": f"{index:03d}.png", "segments_info": segments})
+    content = {"annotations": annotations, "categories": [{"id": 6, "name": "sky"}]}
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    return content
+
+
+def test_panoptic_segments_make_the_same_maps(tiny):
+    make_panoptic(tiny)
+    folder = prepare(tiny, "folder", stuff=True)
+    drawn = prepare(edit(tiny, lambda content: None), "drawn", stuff="panoptic.json")
+    assert drawn.stuff == folder.stuff and drawn.stuff.labels == 6
+    assert drawn.inputs.keys() == {"instances.json", "stuff/panoptic.json"}
+    for one, other in zip(records(drawn), records(folder), strict=True):
+        assert one._replace(semantic=b"") == other._replace(semantic=b"")
+        np.testing.assert_array_equal(tf.io.decode_png(one.semantic), tf.io.decode_png(other.semantic))
+
+
+def test_images_that_the_panoptic_file_lacks_are_named(tiny, capsys):
+    content = make_panoptic(tiny)
+    content["annotations"].pop(2)
+    (tiny / "panoptic.json").write_text(json.dumps(content))
+    line = refuse(capsys, tiny, f"--stuff={tiny / 'panoptic.json'}")
+    assert "stuff_missing 1" in line and "002.jpg" in line and "panoptic" in line
+    (tiny / "panoptic.json").unlink()
+    assert "no such file" in refuse(capsys, tiny, f"--stuff={tiny / 'panoptic.json'}")

@@ -1,0 +1,91 @@
+"""The job among several processes: killed and taken up again, and run by a job server over its real protocol."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import coco_to_tfrecord
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 400  # the longest wait for another process, on a busy machine
+
+
+@pytest.fixture
+def words(tiny_data, tmp_path):
+    """Flags for the tiny data, in six shards of one image, the images by links to be replaced one by one."""
+    (tmp_path / "images").mkdir()
+    for path in tiny_data.images.iterdir():
+        os.link(path, tmp_path / "images" / path.name)
+    flags = {"annotations": tiny_data.annotations, "images": tmp_path / "images", "shards": 6}
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def start(module, *arguments):
+    log = subprocess.PIPE if module == "pipelines.coco_to_tfrecord" else subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def wait_for(condition, process):
+    """Waits until `condition()` is true, and returns it; fails where the process ends before."""
+    end = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert process.poll() is None, process.stdout and process.stdout.read().decode()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_killed_run_is_taken_up(words, tmp_path):
+    """SIGKILL in the middle of a shard: the rerun ends in the same bytes and leaves the finished shards alone."""
+    coco_to_tfrecord.main([*words, f"--output={tmp_path / 'whole'}"])
+    folder = tmp_path / "records"
+    coco_to_tfrecord.main([*words, f"--output={folder}"])
+    for shard in (3, 4, 5):
+        (folder / f"{shard:05d}-of-00006.json").unlink()
+    (folder / "dataset_info.json").unlink()
+    finished = [folder / f"{shard:05d}-of-00006.{end}" for shard in range(3) for end in ("json", "tfrecord")]
+    times = [path.stat().st_mtime_ns for path in finished]
+
+    # A named pipe holds up whoever reads it: the worker stands in this image until it is killed.
+    image = tmp_path / "images" / json.loads((folder / "plan" / "00004.jsonl").read_text())["image"]["file_name"]
+    content = image.read_bytes()
+    image.unlink()
+    os.mkfifo(image)
+    process = start("pipelines.coco_to_tfrecord", *words, f"--output={folder}")
+    try:
+        wait_for(lambda: list(folder.glob("00004-of-00006.tfrecord.tmp-*")), process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (folder / "00004-of-00006.json").exists() and not (folder / "dataset_info.json").exists()
+
+    image.unlink()
+    image.write_bytes(content)
+    coco_to_tfrecord.main([*words, f"--output={folder}"])
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert [path.stat().st_mtime_ns for path in finished] == times
+
+
+def test_a_portable_job_on_a_job_server(words, tmp_path):
+    """Beam's own job server: the pipeline goes to it as protocol buffers and comes back to a worker by gRPC."""
+    coco_to_tfrecord.main([*words, f"--output={tmp_path / 'here'}"])
+    port = tmp_path / "port"
+    server = start("apache_beam.runners.portability.local_job_service_main", "--port=0", f"--port_file={port}")
+    try:
+        address = wait_for(lambda: port.exists() and port.read_text(), server)
+        runner = ["--runner=PortableRunner", f"--job_endpoint=localhost:{address}", "--environment_type=LOOPBACK"]
+        coco_to_tfrecord.main([*words, f"--output={tmp_path / 'there'}", *runner])
+    finally:
+        server.kill()
+        server.wait()
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
