@@ -2,7 +2,7 @@
 
 Before them: `data.sample`, which lists a sample's keys; images are still of their original size, which is where a
 change costs least. After them: `data.truth`. A run's gin file lists them in their order:
-`Input.augment = [@flip, @multi_scale]`.
+`Input.augment = [@flip, @yours]`. More of them: `data.jitter`, and `data.copy_paste`, which takes two images.
 
 All randomness comes from the sample's own seed, a function of (seed, epoch, index): the same whatever the number of
 workers, and after a restart.
@@ -58,13 +58,29 @@ def multi_scale(sample, min_sides):
     Raises:
       UserError: a side is larger than the input's own `min_side`, which the padded shapes are made for.
     """
-    if not min_sides or min(min_sides) < 1 or max(min_sides) > sample["min_side"]:
-        raise UserError(
-            f"multi_scale.min_sides = {min_sides}: give sides from 1 to Input.min_side, which is {sample['min_side']}"
-        )
+    _check_sides("multi_scale.min_sides", min_sides, sample["min_side"])
     numbers, sample = draw(sample, 1)
     choice = tf.cast(numbers[0] * len(min_sides), tf.int32)
     return {**sample, "min_side": tf.gather(tf.constant(min_sides, tf.int32), choice)}
+
+
+@gin.register
+def scale_range(sample, lowest, highest):
+    """Resizes each image to a short side from `lowest` to `highest` pixels, each as likely; `max_side` stays.
+
+    Raises:
+      UserError: as `multi_scale`.
+    """
+    _check_sides("scale_range.lowest, highest", [lowest, highest], sample["min_side"])
+    if lowest > highest:
+        raise UserError(f"scale_range.lowest = {lowest} is more than scale_range.highest = {highest}")
+    numbers, sample = draw(sample, 1)
+    return {**sample, "min_side": lowest + tf.cast(numbers[0] * (highest + 1 - lowest), tf.int32)}
+
+
+def _check_sides(name, sides, limit):
+    if not sides or min(sides) < 1 or max(sides) > limit:
+        raise UserError(f"{name} = {sides}: give sides from 1 to Input.min_side, which is {limit}")
 
 
 @gin.register

@@ -13,7 +13,8 @@ Before it: `data.order`, which says whose turn it is. After it: `data.augment`, 
 | mask_frames | [G, 4] float32 | the box that the cells span, in pixels of `image` |
 | image_id | [] int64 | COCO's id |
 | original_size | [2] int32 | height, width |
-| min_side, max_side | int, or [] int32 | what to resize to; `data.input` sets them, an augmentation may change them |
+| min_side, max_side | a number, or [] | what to resize to; `data.input` sets them, an augmentation may change them |
+| canvas | (height, width), ints or [] tensors | the padded shape that the result must fit into |
 | seed | [2] int64 | of this sample in this epoch; `augment.draw` takes numbers from it |
 """
 
@@ -46,7 +47,7 @@ class SampleReader:
         self._lock = threading.Lock()
 
     def read(self, shard, serialized):
-        """The sample of a record, without `min_side`, `max_side` and `seed`, in a tf.data graph.
+        """The sample of a record, without `min_side`, `max_side`, `canvas` and `seed`, in a tf.data graph.
 
         Args:
           shard: [] int64, the number of the shard that the record is from.

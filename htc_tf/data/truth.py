@@ -19,7 +19,8 @@ def make_row(sample, shape, max_objects, semantic_stride):
       semantic_stride: pixels from one semantic label to the next.
     """
     before = tf.shape(sample["image"])[:2]
-    image, size = resize.resize_to_fit(sample["image"], sample["min_side"], sample["max_side"])
+    size = resize.fitted_size(*tf.unstack(before), sample["min_side"], sample["max_side"], shape)
+    image, size = resize.resize(sample["image"], size), tf.cast(size, tf.float32)
     scale = tf.tile(size / tf.cast(before, tf.float32), [2])
     objects = tf.shape(sample["boxes"])[0]
 

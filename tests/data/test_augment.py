@@ -71,6 +71,17 @@ def test_multi_scale_refuses_sides_that_do_not_fit(sample, sides):
         augment.multi_scale(sample, sides)
 
 
+def test_scale_range_draws_every_side_of_it(sample):
+    sides = [int(augment.scale_range(seeded(sample, n), 97, 100)["min_side"]) for n in range(120)]
+    assert min(sides.count(side) for side in (97, 98, 99, 100)) > 15 and len(set(sides)) == 4
+
+
+@pytest.mark.parametrize("bounds", [(0, 50), (50, 101), (60, 50)])
+def test_scale_range_refuses_sides_that_do_not_fit(sample, bounds):
+    with pytest.raises(UserError, match=r"scale_range\.lowest"):
+        augment.scale_range(sample, *bounds)
+
+
 def test_the_seed_decides_and_moves_on(sample):
     first, after = augment.draw(sample, 2)
     again, _ = augment.draw(sample, 2)
@@ -121,3 +132,14 @@ def test_photometric_applies_the_map_and_clips(sample):
     assert changed.dtype == tf.uint8
     np.testing.assert_allclose(changed, expected, atol=1)
     assert np.any(expected != sample["image"])
+
+
+def test_saturation_and_hue_are_those_of_tensorflow_addons(monkeypatch):
+    """Whose matrices are rounded to three digits."""
+    monkeypatch.setenv("TF_ADDONS_PY_OPS", "1")
+    from tensorflow_addons.image import distort_image_ops
+
+    colours = np.random.default_rng(0).random((1, 50, 3)).astype(np.float32)
+    matrix, _ = augment._colour_map(tf.constant(0.0), tf.constant(1.0), tf.constant(0.7), tf.constant(0.1))
+    expected = distort_image_ops.adjust_hsv_in_yiq(tf.constant(colours), 0.1 * 2 * np.pi, scale_saturation=0.7)
+    np.testing.assert_allclose(colours @ matrix.numpy().T, expected, atol=2e-3)

@@ -1,9 +1,11 @@
 """From records on disk to batches: what is in them, that they repeat bit by bit, and what damage says."""
 
+import functools
 import hashlib
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,7 @@ from pycocotools import mask as coco_mask
 from tensorflow.python.framework import config as tf_config
 
 from htc_tf import structures
-from htc_tf.data import augment, input, schema
+from htc_tf.data import augment, copy_paste, input, jitter, order, schema
 from htc_tf.errors import UserError
 
 CATEGORIES = {3: "cup", 90: "brush"}
@@ -183,6 +185,60 @@ def test_resuming_repeats_every_bit(mixed, shuffle_buffer):
     assert len({batch.images.tobytes() for batch in whole}) == 14
 
 
+def test_a_step_is_the_same_however_it_is_divided_and_resumed(mixed):
+    """With all that can be done to an image, among four replicas of two workers."""
+    settings = {"augment": (augment.flip,), "rescale": jitter.large_scale_jitter, "recolour": augment.photometric}
+    settings |= {"paste": copy_paste.copy_paste, "batch_size": 4, "max_side": 80}
+    whole = batches(mixed, 5, seed=3, **settings)
+    shares = [list(make(**settings).dataset(mixed, 3, 2, worker, 2, 4).take(6)) for worker in range(2)]
+    assert all(batch.images.shape[0] == 1 for share in shares for batch in share)
+    for step, expected in enumerate(whole[2:]):
+        parts = [batch for share in shares for batch in share[2 * step : 2 * step + 2]]
+        assert_equal(tf.nest.map_structure(lambda *rows: np.concatenate(rows), *parts), expected)
+    for batch in whole:
+        boxes = batch.truth.boxes[batch.truth.valid]
+        assert np.all(boxes[:, 2:] > boxes[:, :2]) and np.all(boxes >= 0)
+        assert np.all(batch.truth.boxes[..., 2:] <= batch.sizes[:, None])
+
+
+def test_only_the_workers_own_rows_are_decoded(tmp_path):
+    """The second of two is damaged, which the first worker of two never sees."""
+    records = [record(1, (20, 30)), record(2, (20, 30), encoded=b"no image", format="jpeg")]
+    folder, settings = write_dataset(tmp_path, records), {"training": False}
+    (batch,) = make(**settings).dataset(folder, 0, worker=0, workers=2, replicas=2)
+    np.testing.assert_array_equal(batch.image_ids, [1])
+    with pytest.raises(UserError, match=r"photos/2"), input.named_errors(folder):
+        list(make(**settings).dataset(folder, 0, worker=1, workers=2, replicas=2))
+
+
+@pytest.mark.parametrize("division", [{"replicas": 4}, {"replicas": 2, "workers": 3}, {"worker": 1}])
+def test_batches_that_cannot_be_divided(mixed, division):
+    with pytest.raises(UserError, match=r"batch_size = 2 cannot be divided"):
+        make().dataset(mixed, 0, **division)
+
+
+def test_pasting_uses_the_record_before(mixed):
+    settings = {"shuffle_buffer": 0, "max_side": 80, "batch_size": 1}
+    plain = {int(batch.image_ids[0]): batch for batch in batches(mixed, 11, **settings)}
+    paste = functools.partial(copy_paste.copy_paste, probability=1.0)
+    pasted = {int(batch.image_ids[0]): batch for batch in batches(mixed, 11, paste=paste, **settings)}
+    assert sorted(plain) == sorted(pasted) == list(range(1, 12))
+    # In file order 7 comes after 4: no object after none; 5 comes after 2, which has one, as 5 itself has.
+    assert not pasted[7].truth.valid.any()
+    np.testing.assert_array_equal(plain[7].images, pasted[7].images)
+    assert plain[5].truth.valid.sum() == 1 and pasted[5].truth.valid.sum() >= 1
+    assert np.any(plain[5].images != pasted[5].images)
+    assert {batch.images.shape for batch in pasted.values()} == {batch.images.shape for batch in plain.values()}
+
+
+def test_pasting_needs_masks(mixed, tmp_path):
+    folder = shutil.copytree(mixed, tmp_path / "boxes")
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "masks": False}))
+    with pytest.raises(UserError, match=r"no masks.*Input\.paste"):
+        make(paste=copy_paste.copy_paste).dataset(folder, 0)
+
+
 def test_operations_may_be_required_to_be_deterministic(mixed):
     settings = {"augment": (augment.flip, augment.photometric), "shuffle_buffer": 6}
     expected = batches(mixed, 8, **settings)
@@ -256,6 +312,7 @@ def test_gin_builds_it(mixed):
         ({"max_side": 40}, r"Input\.max_side = 40.*Input\.min_side = 48"),
         ({"mask_size": 3}, r"Input\.mask_size = 3"),
         ({"semantic_stride": 7}, r"Input\.size_divisor = 32.*7"),
+        ({"aspects": (1.5, 0.5)}, r"Input\.aspects = .*0\.5"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
@@ -305,16 +362,46 @@ def test_a_bad_record_is_named(tmp_path, bad, message):
 
 
 def test_a_damaged_shard_is_named(tmp_path):
+    """A flipped bit where a record is reached, what a count shows before the first batch."""
     folder = write_dataset(tmp_path, [record(k, (20, 30)) for k in range(1, 7)], shards=2)
     path = tmp_path / "00001-of-00002.tfrecord"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord"):
-        read_all(folder)
-    path.write_bytes(content[:-40])
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord"):
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    path.write_bytes(flipped)
+    seen = []
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord: record 1"), input.named_errors(folder):
+        for batch in make(training=False, batch_size=1).dataset(folder, 0):
+            seen.append(int(batch.image_ids[0]))
+    assert seen in ([1, 3, 5], [1, 3, 5, 2])  # reading may be ahead
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord: record 1"), input.named_errors(folder):
+        list(make().dataset(folder, 0).take(20))
+
+    flipped = bytearray(content)
+    flipped[2] ^= 1  # in the first record's length
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord is damaged after record 0"):
         make().dataset(folder, 0)
+    path.write_bytes(content[:-40])
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord has"):
+        make().dataset(folder, 0)
+    path.unlink()
+    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord is missing"):
+        make().dataset(folder, 0)
+
+
+@pytest.mark.parametrize("listed", [2, 4])
+def test_a_shard_of_the_right_size_and_another_count(tmp_path, listed):
+    folder = write_dataset(tmp_path, [record(k, (20, 30)) for k in range(1, 4)])
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["shards"][0]["records"] = listed
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match=rf"00000-of-00001\.tfrecord holds 3 records, not {listed}"):
+        make().dataset(folder, 0)
+    # Where nothing was counted before, as for remote shards, reading finds it.
+    entries = order.evaluation_entries([str(tmp_path / "00000-of-00001.tfrecord")], [listed])
+    with pytest.raises(UserError, match=rf"holds 3 records, not {listed}"), input.named_errors(folder):
+        list(entries)
 
 
 def test_an_empty_data_set(tmp_path):

@@ -31,7 +31,7 @@ def texts(entries):
 
 @pytest.mark.parametrize("shuffle_buffer", [0, 1, 4, 21, 1000])
 def test_an_epoch_is_every_record_once(paths, shuffle_buffer):
-    entries = take(order.training_entries(paths, 5, shuffle_buffer), 3 * len(RECORDS))
+    entries = take(order.training_entries(paths, COUNTS, 5, shuffle_buffer), 3 * len(RECORDS))
     epochs = np.reshape(texts(entries), [3, -1]).tolist()
     assert all(sorted(epoch) == sorted(RECORDS) for epoch in epochs)
     assert all(entry.serialized.startswith(b"%d/" % entry.shard) for entry in entries)
@@ -43,11 +43,11 @@ def test_an_epoch_is_every_record_once(paths, shuffle_buffer):
 
 def test_order_and_seeds_follow_from_the_seed_alone(paths):
     tf.random.set_seed(1)
-    first = take(order.training_entries(paths, 5, 8), 50)
+    first = take(order.training_entries(paths, COUNTS, 5, 8), 50)
     tf.random.set_seed(2)
     np.random.seed(2)
-    again = take(order.training_entries(paths, 5, 8), 50)
-    other = take(order.training_entries(paths, 6, 8), 50)
+    again = take(order.training_entries(paths, COUNTS, 5, 8), 50)
+    other = take(order.training_entries(paths, COUNTS, 6, 8), 50)
     assert texts(first) == texts(again) != texts(other)
     np.testing.assert_array_equal([e.seed for e in first], [e.seed for e in again])
     assert len({tuple(entry.seed) for entry in first + other}) == 100
@@ -55,7 +55,7 @@ def test_order_and_seeds_follow_from_the_seed_alone(paths):
 
 def test_every_place_is_as_likely(paths):
     places = collections.Counter()
-    for epoch in np.reshape(texts(take(order.training_entries(paths, 0, 100), 21 * 100)), [100, 21]):
+    for epoch in np.reshape(texts(take(order.training_entries(paths, COUNTS, 0, 100), 21 * 100)), [100, 21]):
         places[epoch.tolist().index(b"1/3")] += 1
     # 100 draws of 21 places are 4.8 each; 15 in one place would be almost five standard deviations.
     assert len(places) >= 17 and max(places.values()) < 15
@@ -66,7 +66,7 @@ def odd(serialized):
 
 
 def test_batches_are_of_one_bucket_and_nothing_is_dropped(paths):
-    grouped = order.group(order.training_entries(paths, 5, 8), odd, batch_size=4, start_step=0)
+    grouped = order.group(order.training_entries(paths, COUNTS, 5, 8), odd, batch_size=4, start_step=0)
     entries = take(grouped, 21 * 8)
     batches = np.reshape(texts(entries), [-1, 4])
     assert all(len({int(text[2:]) % 2 for text in batch}) == 1 for batch in batches)
@@ -78,20 +78,49 @@ def test_batches_are_of_one_bucket_and_nothing_is_dropped(paths):
 
 @pytest.mark.parametrize("start_step", [1, 5, 17])
 def test_start_step_goes_on_as_if_not_stopped(paths, start_step):
-    whole = take(order.group(order.training_entries(paths, 5, 8), odd, 4, 0), 100)
-    rest = take(order.group(order.training_entries(paths, 5, 8), odd, 4, start_step), 100 - 4 * start_step)
+    whole = take(order.group(order.training_entries(paths, COUNTS, 5, 8), odd, 4, 0), 100)
+    rest = take(order.group(order.training_entries(paths, COUNTS, 5, 8), odd, 4, start_step), 100 - 4 * start_step)
     for one, other in zip(whole[4 * start_step :], rest, strict=True):
         assert one.serialized == other.serialized and np.array_equal(one.seed, other.seed)
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_share_a_batch(paths, workers):
+    def entries(worker, workers, start_step=2):
+        entries = order.group(order.training_entries(paths, COUNTS, 5, 8), odd, 4, start_step, worker, workers)
+        return take(entries, 80 // workers)
+
+    whole = np.reshape(texts(take(order.group(order.training_entries(paths, COUNTS, 5, 8), odd, 4, 2), 80)), [-1, 4])
+    shares = [np.reshape(texts(entries(worker, workers)), [-1, 4 // workers]) for worker in range(workers)]
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
+
+
+def test_partners_are_the_records_before(paths):
+    entries = take(order.with_partners(order.training_entries(paths, COUNTS, 5, 8)), 45)
+    plain = take(order.training_entries(paths, COUNTS, 5, 8), 45)
+    assert texts(entries)[:-1] == texts(plain)[1:]
+    assert [entry.partner for entry in entries] == texts(plain)
+    assert all(entry.partner.startswith(b"%d/" % entry.partner_shard) for entry in entries)
+
+
+@pytest.mark.parametrize("counts", [(7, 4, 9), (7, 6, 9)])
+def test_a_shard_of_another_length_is_an_error_where_it_ends(paths, counts):
+    entries = iter(order.evaluation_entries(paths, counts))
+    assert sum(1 for _, _ in zip(range(7), entries, strict=False)) == 7
+    with pytest.raises(tf.errors.FailedPreconditionError):
+        list(entries)
+
+
 def test_evaluation_reads_in_file_order_and_fills_up_the_last_batch(paths):
-    entries = list(order.group(order.evaluation_entries(paths), lambda _: np.int64(0), 4, 0).as_numpy_iterator())
+    entries = list(
+        order.group(order.evaluation_entries(paths, COUNTS), lambda _: np.int64(0), 4, 0).as_numpy_iterator()
+    )
     assert texts(entries) == RECORDS + [RECORDS[-1]] * 3
     assert [entry.real for entry in entries] == [True] * 21 + [False] * 3
 
 
 def test_evaluation_fills_up_every_bucket(paths):
-    entries = list(order.group(order.evaluation_entries(paths), odd, 4, 0).as_numpy_iterator())
+    entries = list(order.group(order.evaluation_entries(paths, COUNTS), odd, 4, 0).as_numpy_iterator())
     assert sorted(entry.serialized for entry in entries if entry.real) == sorted(RECORDS)
     batches = np.reshape(texts(entries), [-1, 4])
     assert len(batches) == 6 and all(len({int(text[2:]) % 2 for text in batch}) == 1 for batch in batches)

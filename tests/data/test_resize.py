@@ -1,5 +1,7 @@
 """Sizes as mmcv computes them, pixels as bilinear interpolation gives them, shapes that hold every image."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -34,11 +36,38 @@ def test_fitted_size_is_mmcvs_and_fits_a_padded_shape():
         assert expected[0] <= shape[0] and expected[1] <= shape[1]
 
 
-def test_padded_shapes():
-    assert resize.padded_shapes(800, 1333) == [(800, 1344), (1344, 800)]
-    assert resize.padded_shapes(192, 192) == [(192, 192)]
-    assert resize.padded_shapes(180, 192) == [(192, 192)]
-    assert resize.padded_shapes(100, 150, divisor=64) == [(128, 192), (192, 128)]
+@pytest.mark.parametrize(
+    "sides, settings, expected",
+    [
+        ((800, 1333), {}, [(800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800)]),
+        ((800, 1333), {"aspects": ()}, [(800, 1344), (1344, 800)]),
+        ((800, 1333), {"aspects": (1, 16 / 9)}, [(800, 800), (800, 1344), (1344, 800)]),
+        ((192, 192), {}, [(192, 192)]),
+        ((180, 192), {}, [(192, 192)]),
+        ((160, 224), {}, [(160, 224), (224, 160)]),
+        ((100, 150), {"divisor": 64}, [(128, 192), (192, 128)]),
+    ],
+)
+def test_padded_shapes(sides, settings, expected):
+    assert resize.padded_shapes(*sides, **settings) == expected
+
+
+def test_an_image_goes_to_the_smallest_shape_that_holds_it():
+    shapes = resize.padded_shapes(800, 1333)
+    chosen = [shapes[resize.choose_shape(size, shapes)] for size in [(800, 1067), (1200, 800), (800, 800), (444, 1333)]]
+    assert chosen == [(800, 1088), (1216, 800), (800, 1088), (800, 1344)]
+
+
+def test_padding_of_coco(coco_sample):
+    """Shared by all: three quarters of the images are landscape, most 640 x 480 or 640 x 427."""
+    images = json.loads((coco_sample / "annotations" / "instances_train2017.json").read_text())["images"]
+    sizes = [resize.fitted_size(image["height"], image["width"], 800, 1333).numpy() for image in images]
+    used = sum(size.prod() for size in sizes)
+    padded = {}
+    for aspects in ((), resize.ASPECTS):
+        shapes = resize.padded_shapes(800, 1333, aspects=aspects)
+        padded[len(shapes)] = sum(np.prod(shapes[resize.choose_shape(size, shapes)]) for size in sizes) / used
+    assert padded[6] < 1.05 < 1.15 < padded[2]
 
 
 def test_resize_of_a_ramp():

@@ -1,0 +1,42 @@
+"""Mode `input`: what a training sample costs from the record to the batch, with masks, semantic map and a flip.
+
+Before it: `htc_tf.benchmark`. Each measurement is of about 20 images; reading, decoding and batching run ahead in
+their threads all the while, as they do in training.
+"""
+
+import contextlib
+import tempfile
+
+from htc_tf.data.augment import flip
+from htc_tf.data.datasets import load_info
+from htc_tf.data.input import Input, named_errors
+from htc_tf.engine.benchmarks.drawn_records import write_records
+from htc_tf.engine.benchmarks.measure import measure
+
+IMAGES = 20
+MAX_OBJECTS = 100
+
+
+def run(work):
+    """Work -> Measurement, of one image."""
+    with contextlib.ExitStack() as stack:
+        folder = work.records or stack.enter_context(tempfile.TemporaryDirectory())
+        if not work.records:
+            write_records(folder)
+        info = load_info(folder)
+        stack.enter_context(named_errors(folder))
+        sides = sorted((work.height, work.width))
+        batches = iter(Input(work.batch, *sides, MAX_OBJECTS, augment=(flip,)).dataset(folder, seed=0))
+        steps = max(1, round(IMAGES / work.batch))
+
+        def step():
+            for _ in range(steps):
+                next(batches)
+
+        details = {
+            "records": work.records or "drawn",
+            "epochs": round(steps * work.batch * work.repeats / info.records, 1),
+            "objects": f"{(info.objects - info.crowd) / info.records:.1f} an image",
+            "semantic map": "yes" if info.stuff.present else "no",
+        }
+        return measure(step, "image", steps * work.batch, work.repeats, warmup=3, details=details)

@@ -1,0 +1,49 @@
+"""python -m htc_tf.preview: draws what training sees: images as they are augmented, with their truth."""
+
+import argparse
+from pathlib import Path
+
+from htc_tf import config
+from htc_tf.errors import UserError, command
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="python -m htc_tf.preview", description=__doc__)
+    config.add_flags(parser)
+    parser.add_argument("--records", required=True, metavar="DIR", help="records to learn from")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the sheet, a .png or .jpg")
+    parser.add_argument("--images", type=int, default=12, metavar="N", help="images on the sheet (default: 12)")
+    parser.add_argument("--columns", type=int, default=4, metavar="N", help="images in a row (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="the --seed of training (default: 0)")
+    return parser.parse_args()
+
+
+@command
+def main():
+    flags = parse()
+    if flags.output.suffix.lower() not in ENDINGS:
+        raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
+    for name in ("images", "columns"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name} {getattr(flags, name)}: give 1 or more")
+    experiment, _ = config.load(flags.gin_file, flags.gin_param)
+    from PIL import Image
+
+    from htc_tf.engine.inference import load_fitting
+    from htc_tf.engine.training_view import draw_training_images
+    from htc_tf.engine.visualize import contact_sheet
+
+    info = load_fitting(experiment, flags.records)
+    pictures = draw_training_images(experiment.train_input, info, flags.seed, flags.images)
+    try:
+        flags.output.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(contact_sheet(pictures, flags.columns)).save(flags.output)
+    except OSError as error:
+        raise UserError(f"--output {flags.output} cannot be written: {error.strerror or error}") from None
+    print(f"{flags.output}: {len(pictures)} images as training sees them")
+
+
+if __name__ == "__main__":
+    main()
