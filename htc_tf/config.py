@@ -30,6 +30,8 @@ KNOBS = {
     "CHECKPOINT_EVERY": (int, 0),
     "EVALUATE_EVERY": (int, 0),
     "DETERMINISTIC": (bool, None),
+    "ACCUMULATE": (int, 1),
+    "STEPS_PER_LOOP": (int, 1),
 }
 KINDS = {int: "a whole number", float: "a number", str: "a string in quotes", bool: "True or False"}
 
@@ -76,7 +78,7 @@ def load(gin_files, gin_params, run=None):
     try:
         experiment = Experiment()
         experiment.set_threads()
-        experiment.build_model()
+        experiment.draft_model()
     except UserError as error:
         raise UserError(shorten(error)) from error
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,37 +1,97 @@
-"""python -m htc_tf.eval: COCO's box and mask AP of a trained run on a folder of records."""
+"""python -m htc_tf.eval: COCO's box and mask figures of a trained run on a folder of records, or of predictions."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from htc_tf import config
-from htc_tf.errors import command
-from htc_tf.run import Run
+from htc_tf.errors import UserError, command
+from htc_tf.run import Run, write_whole
 
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m htc_tf.eval", description=__doc__)
     config.add_flags(parser)
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
-    parser.add_argument("--records", required=True, metavar="DIR", help="records to detect in")
+    parser.add_argument("--checkpoint", metavar="RUN", help="the --workdir of a training run")
+    parser.add_argument("--records", metavar="DIR", help="records to detect in")
     parser.add_argument("--annotations", metavar="FILE", help="COCO's annotation file (default: the records' truth)")
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="evaluate these results, in COCO's format, in place of detecting: an earlier call's, which lie beside its "
+        "--output, or any other program's; needs --records or --annotations, no --checkpoint",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="where the metrics go, as JSON")
-    return parser.parse_args()
+    parser.add_argument("--report", metavar="DIR", help="where tables, curves, errors and confusion matrices go")
+    parser.add_argument(
+        "--backend", default="pycocotools", help="who counts: pycocotools (default) or the faster faster-coco-eval"
+    )
+    flags = parser.parse_args()
+    if flags.predictions is None and None in (flags.checkpoint, flags.records):
+        parser.error("--checkpoint and --records are needed, or --predictions")
+    if flags.predictions is not None and flags.records is flags.annotations is None:
+        parser.error("--predictions needs the truth: give --records or --annotations")
+    return flags
+
+
+def detect(flags, output):
+    """Detects in the records and saves what was found before anything is counted.
+
+    Returns:
+        (results in COCO's format, the images' ids, the records' DatasetInfo, the kinds of results)
+    """
+    run = Run(flags.checkpoint)
+    experiment, _ = config.load(flags.gin_file, flags.gin_param, run)
+    from htc_tf.engine.inference import detect_records, load_fitting, restore
+
+    info = load_fitting(experiment, flags.records)
+    detector = restore(experiment, run)
+    make_folder(output.parent)
+    results, image_ids, _ = detect_records(detector, info)
+    saved = output.with_name(f"{output.stem}.predictions.json")
+    write_whole(saved, json.dumps(results) + "\n")
+    print(f"predictions are in {saved}; --predictions {saved} evaluates them again", file=sys.stderr)
+    return results, image_ids, info, detector.kinds
+
+
+def read(flags):
+    """What `detect` returns, from files; ids and info are None without records."""
+    from htc_tf.data.datasets import coco_from_records, load_info
+    from htc_tf.engine.coco_truth import read_results
+
+    results = read_results(flags.predictions)
+    kinds = ("bbox", "segm") if all("segmentation" in result for result in results) else ("bbox",)
+    if flags.records is None:
+        return results, None, None, kinds
+    info = load_info(flags.records)
+    return results, [image["id"] for image in coco_from_records(info)["images"]], info, kinds
+
+
+def make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); name another folder") from error
 
 
 @command
 def main():
     flags = parse()
-    run = Run(flags.checkpoint)
-    experiment, _ = config.load(flags.gin_file, flags.gin_param, run)
-    from htc_tf.engine.evaluator import format_table
-    from htc_tf.engine.inference import evaluate_records, load_fitting, restore
-
-    info = load_fitting(experiment, flags.records)
-    metrics, _, _ = evaluate_records(restore(experiment, run), info, flags.annotations)
     output = Path(flags.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(metrics, indent=1) + "\n")
+    results, image_ids, info, kinds = detect(flags, output) if flags.predictions is None else read(flags)
+    from htc_tf.data.datasets import coco_from_records
+    from htc_tf.engine.evaluator import evaluate
+    from htc_tf.engine.report import format_table, write_report
+
+    truth = coco_from_records(info) if flags.annotations is None else flags.annotations
+    category_ids = None if info is None else info.category_ids
+    evaluation = evaluate(truth, results, category_ids, image_ids, kinds, flags.backend)
+    metrics = evaluation.metrics
+    if flags.report is not None:
+        metrics |= write_report(evaluation, Path(flags.report))
+    make_folder(output.parent)
+    write_whole(output, json.dumps(metrics, indent=1) + "\n")
     print(format_table(metrics))
 
 

@@ -26,8 +26,7 @@ def main():
     from htc_tf.engine.inference import restore
     from htc_tf.engine.serving import export
 
-    names = [category["name"] for category in run.read_categories()]
-    print(f"exported to {export(restore(experiment, run), names, Path(flags.output))}")
+    print(f"exported to {export(restore(experiment, run), run.read_categories(), Path(flags.output))}")
 
 
 if __name__ == "__main__":

@@ -1,62 +1,120 @@
-"""python -m htc_tf.predict: draws what a trained run finds in pictures, and writes it in COCO's results format."""
+"""python -m htc_tf.predict: draws what a trained model finds in pictures and videos, and writes it in COCO's format.
+
+From Python the same is `htc_tf.load(RUN)(picture)`.
+"""
 
 import argparse
-import glob
-import json
+import os
 import sys
 from pathlib import Path
 
 from htc_tf import config
+from htc_tf.engine.inputs import find_inputs
+from htc_tf.engine.video import check_decoder
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
+EPILOG = """
+DIR gets NAME.png for each picture (an MP4, or WebP for an animation, for each video) and predictions.json, a list of
+COCO results with the file's name beside: all that was found, whatever --threshold says. A file that cannot be read is
+told on standard error and left out. Exit status: 0, also where some files were left out; 2 where all were, or for a
+mistake in what was asked; 1 for anything else.
+"""
+
+
+def load(source, gin_file=(), gin_param=()):
+    """A trained model, ready for pictures.
+
+        model = htc_tf.load("RUN")
+        detections = model("photo.jpg")
+        detections.draw("out.jpg")
+
+    Args:
+        source: the --workdir of a training run (or what `htc_tf.convert` wrote), or the --output of `htc_tf.export`,
+            which needs no gin; a path.
+        gin_file, gin_param: more configuration, as the commands' flags of these names; only for a run.
+    Returns:
+        An `engine.predictor.Predictor`: called with a picture or a list of them it gives an
+        `engine.prediction.Prediction` for each.
+    Raises:
+        UserError: there is no model, or it does not fit its configuration.
+    """
+    run = Run(source)
+    if run.config.exists() or not is_export(run.folder):
+        categories = run.read_categories()
+        experiment, _ = config.load(list(gin_file), list(gin_param), run)
+        from htc_tf.engine.inference import restore
+        from htc_tf.engine.predictor import Predictor
+
+        return Predictor(restore(experiment, run), categories)
+    if gin_file or gin_param:
+        raise UserError(
+            f"{source} is an exported model, whose configuration is fixed: leave --gin_file, --gin_param out"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
+    from htc_tf.engine.exported import ExportedDetector
+    from htc_tf.engine.predictor import Predictor
+
+    detector = ExportedDetector(source)
+    return Predictor(detector, detector.categories)
+
+
+def is_export(folder):
+    return any(path.is_file() for path in (folder / "saved_model.pb", *folder.glob("[0-9]*/saved_model.pb")))
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m htc_tf.predict", description=__doc__, epilog=EPILOG)
     config.add_flags(parser)
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
     parser.add_argument(
-        "--input", required=True, action="append", metavar="GLOB", help="picture, folder or quoted glob; repeatable"
+        "--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run, or an export's folder"
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        action="extend",
+        nargs="+",
+        metavar="PATH",
+        help="pictures, videos, folders, globs ('**' reaches into folders), or - for a list of paths on standard input",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where pictures and predictions.json go")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw (default: 0.3)")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png", help="of the pictures (default: png)")
+    parser.add_argument(
+        "--cutouts", action="store_true", help="also each object as PNG with alpha, in DIR/cutouts (pictures only)"
+    )
+    parser.add_argument(
+        "--semantic", action="store_true", help="also NAME_semantic.png: what the semantic branch sees (pictures only)"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="of a video every N-th frame (default: 1)")
     return parser.parse_args()
-
-
-def find_pictures(patterns):
-    """The pictures that files, folders and globs name, in order, each once."""
-    found = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
-        else:
-            matches = [Path(name) for name in sorted(glob.glob(pattern))]
-        if not matches:
-            raise UserError(f"--input {pattern}: no picture there")
-        found += [match for match in matches if match not in found]
-    return found
 
 
 @command
 def main():
     flags = parse()
-    pictures = find_pictures(flags.input)
-    run = Run(flags.checkpoint)
-    experiment, _ = config.load(flags.gin_file, flags.gin_param, run)
-    from htc_tf.engine.inference import restore
+    if flags.every < 1:
+        raise UserError(f"--every {flags.every}: give 1 or more")
+    paths = find_inputs(flags.input, sys.stdin)
+    check_decoder(paths)
+    model = load(flags.checkpoint, flags.gin_file, flags.gin_param)
     from htc_tf.engine.pictures import predict_pictures
 
-    categories = run.read_categories()
-    output = Path(flags.output)
-    results, skipped = predict_pictures(restore(experiment, run), categories, pictures, output, flags.threshold)
-    (output / "predictions.json").write_text(json.dumps(results) + "\n")
+    done, skipped = predict_pictures(
+        model.detector,
+        model.categories,
+        paths,
+        Path(flags.output),
+        flags.threshold,
+        ending=f".{flags.format}",
+        cutouts=flags.cutouts,
+        semantic=flags.semantic,
+        every=flags.every,
+    )
     for path, reason in skipped:
         print(f"skipped {path}: {reason}", file=sys.stderr)
-    print(f"{len(pictures) - len(skipped)} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")
-    if len(skipped) == len(pictures):
+    print(f"{done} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")
+    if not done:
         raise UserError("no picture could be read")
 
 

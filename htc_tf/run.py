@@ -1,13 +1,14 @@
 """The folder of a run: which file is what, for the training that writes it and the commands that read it."""
 
 import json
+import os
 from pathlib import Path
 
 from htc_tf.errors import UserError
 
 
 class Run:
-    """RUN: config.gin, classes.json, metrics.jsonl, checkpoints/, and TensorBoard's event files."""
+    """RUN: config.gin, classes.json, metrics.jsonl, checkpoints/, best/, and TensorBoard's event files."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -15,13 +16,20 @@ class Run:
         self.classes = self.folder / "classes.json"
         self.metrics = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
+        self.lock = self.folder / "lock"
+        self.failed_batch = self.folder / "failed_batch.npz"
+
+    @property
+    def best(self):
+        """The Run of the best evaluation's weights alone: `--checkpoint RUN/best`, for every command."""
+        return Run(self.folder / "best")
 
     def create(self, config, categories):
         """Writes what identifies the run: the resolved gin and the classes [{"id": ..., "name": ...}, ...]."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(config)
-            self.classes.write_text(json.dumps({"categories": list(categories)}, indent=1) + "\n")
+            write_whole(self.config, config)
+            write_whole(self.classes, json.dumps({"categories": list(categories)}, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): name another folder") from error
 
@@ -40,3 +48,10 @@ class Run:
             return path.read_text()
         except OSError as error:
             raise UserError(f"{path} is missing: --checkpoint must name the --workdir of a training run") from error
+
+
+def write_whole(path, text):
+    """Writes a file aside and renames it, so that whoever reads it, or is killed, never has half of it."""
+    aside = path.with_name(path.name + ".aside")
+    aside.write_text(text)
+    os.replace(aside, path)

@@ -1,38 +1,97 @@
 """python -m htc_tf.train: trains a model from records, resuming where an earlier run in the same folder stopped."""
 
 import argparse
+import sys
 
 from htc_tf import config
-from htc_tf.errors import command
+from htc_tf.errors import UserError, command
 from htc_tf.run import Run
+
+EPILOG = """
+first weights, the first of these that there is:
+  1. the newest checkpoint of --workdir     3. --backbone_weights
+  2. --init_from                            4. initial values drawn by --seed
+
+exit status:
+  0   all steps are done
+  1   a step was not finite, or our mistake
+  2   a mistake in a flag, a file or the configuration, told in one line; a full disk; a --workdir in use
+  75  SIGTERM: the step was finished and saved; the same command goes on from there
+
+Several machines: the same command on each, with TensorFlow's environment variable TF_CONFIG, and --workdir on storage
+that all of them share.
+"""
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m htc_tf.train",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     config.add_flags(parser)
     parser.add_argument("--train_records", required=True, metavar="DIR", help="records to learn from")
     parser.add_argument("--val_records", metavar="DIR", help="records to evaluate on, every EVALUATE_EVERY steps")
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run's folder; an earlier run is resumed")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and sampling (default: 0)")
-    parser.add_argument("--devices", nargs="+", help="devices to use, such as GPU:0 GPU:1 (default: all GPUs)")
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        help="devices to use, such as GPU:0 GPU:1 (default: all GPUs); CPU:0 CPU:1 divides a CPU, to rehearse",
+    )
+    parser.add_argument("--init_from", metavar="RUN", help="another run, whose weights are the first ones")
+    parser.add_argument("--backbone_weights", metavar="FILE", help="torchvision's .pth of a ResNet, for the backbone")
+    parser.add_argument("--profile", metavar="FIRST:LAST", help="steps to profile, for TensorBoard's profiler")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="train nothing: print the configuration, the parameters, FLOPs, memory, and the first batch's shapes",
+    )
     return parser.parse_args()
 
 
 @command
 def main():
     flags = parse()
+    profile = read_profile(flags.profile)
     experiment, resolved = config.load(flags.gin_file, flags.gin_param)
+    if flags.dry_run:
+        from htc_tf.engine.summary import summarise
+
+        print(summarise(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
+        return
+    from htc_tf.engine.guard import STOPPED
     from htc_tf.engine.trainer import train
 
-    train(
-        experiment,
-        resolved,
-        flags.train_records,
-        flags.val_records,
-        Run(flags.workdir),
-        seed=flags.seed,
-        devices=flags.devices,
-    )
+    try:
+        stopped = train(
+            experiment,
+            resolved,
+            flags.train_records,
+            flags.val_records,
+            Run(flags.workdir),
+            seed=flags.seed,
+            devices=flags.devices,
+            init_from=Run(flags.init_from) if flags.init_from else None,
+            backbone_weights=flags.backbone_weights,
+            profile=profile,
+        )
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if stopped:
+        sys.exit(STOPPED)
+
+
+def read_profile(text):
+    """ "3:5" -> (3, 5)"""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile {text}: give the first and the last step, such as 10:12")
+    return int(first), int(last)
 
 
 if __name__ == "__main__":

@@ -86,14 +86,14 @@ def make_learner():
     """make_learner(experiment, model) -> a function: Batch -> ({name: loss}, gradients of trainable variables)."""
     import tensorflow as tf
 
-    from htc_tf.engine.step import normalise
+    from htc_tf.engine.gradients import divide
 
     def make(experiment, model):
         def learn(batch, seed=(0, 1)):
             with tf.GradientTape() as tape:
                 outputs = model(batch.images, batch.sizes, batch.truth, tf.constant(seed))
                 named = experiment.objective(outputs, batch.truth, batch.sizes, tf.constant(seed))
-                losses = normalise(named, replicas=1, inside_xla=False)
+                losses = divide(named, {name: loss.count for name, loss in named.items()})
                 losses["total"] = tf.add_n(list(losses.values()))
             return losses, tape.gradient(losses["total"], model.trainable_variables)
 

@@ -52,10 +52,11 @@ def test_eval(call, tiny_run, tiny_data, tmp_path, eagerly, capsys):
     call(htc_tf.eval, *flags, "--annotations", tiny_data.annotations, "--gin_param", "eval/Input.batch_size=1")
     metrics = json.loads(output.read_text())
     figures = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-    assert set(metrics) == {f"{kind}/{name}" for kind in ("bbox", "segm") for name in figures} | {"per_class", "notes"}
+    names = {f"{kind}/{name}" for kind in ("bbox", "segm") for name in figures}
+    assert set(metrics) == names | {"by_iou", "per_class", "images", "notes"}
     assert len(metrics["per_class"]) == 8
-    assert all(set(row) == {"bbox/AP", "segm/AP"} for row in metrics["per_class"].values())
-    assert all(-1 <= metrics[f"{kind}/{name}"] <= 1 for kind in ("bbox", "segm") for name in figures)
+    assert all(set(row) == names | {"objects"} for row in metrics["per_class"].values())
+    assert all(-1 <= metrics[name] <= 1 for name in names)
     assert "| box" in capsys.readouterr().out
 
 
@@ -191,7 +192,7 @@ def test_train_starts_from_its_flags(call, refused, monkeypatch, tiny_data, tmp_
     ((experiment, resolved, train_records, val_records, run), options) = seen[0]
     assert experiment.steps == 5 and "STEPS = 5" in resolved
     assert (train_records, val_records, run.folder) == (str(tiny_data.records), None, tmp_path)
-    assert options == {"seed": 3, "devices": ["CPU:0", "CPU:1"]}
+    assert (options["seed"], options["devices"]) == (3, ["CPU:0", "CPU:1"])
     monkeypatch.undo()
     assert "--gin_file" in refused(htc_tf.train, "--train_records", "x", "--workdir", tmp_path)
     assert "nowhere" in refused(htc_tf.train, *flags[:2], "--train_records", "nowhere", "--workdir", tmp_path)

@@ -15,10 +15,23 @@ PAPER = "gin/htc_r50_fpn_1x_coco.gin"
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "gin").rglob("*.gin"))
 RUNS = [name for name in FILES if name.split("/")[1] not in ("base", "options")] + ["tests/tiny.gin"]
 OVERLAYS = [name for name in FILES if name.startswith("gin/options/")]
-KNOBS = (
-    "NUM_CLASSES BATCH_SIZE BASE_LEARNING_RATE STEPS IMAGE_MIN_SIDE IMAGE_MAX_SIDE MAX_OBJECTS PRECISION XLA LOG_EVERY"
-)
-KNOBS = [*KNOBS.split(), "CHECKPOINT_EVERY", "EVALUATE_EVERY", "DETERMINISTIC"]
+KNOBS = [
+    "NUM_CLASSES",
+    "BATCH_SIZE",
+    "BASE_LEARNING_RATE",
+    "STEPS",
+    "IMAGE_MIN_SIDE",
+    "IMAGE_MAX_SIDE",
+    "MAX_OBJECTS",
+    "PRECISION",
+    "XLA",
+    "LOG_EVERY",
+    "CHECKPOINT_EVERY",
+    "EVALUATE_EVERY",
+    "DETERMINISTIC",
+    "ACCUMULATE",
+    "STEPS_PER_LOOP",
+]
 
 
 def names(resolved):

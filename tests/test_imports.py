@@ -1,7 +1,7 @@
 """Imports run one way, so that the walk can be read from any file downwards; and the small rules of the tree.
 
     structures, ops <- models <- engine <- commands        structures, ops <- data <- engine
-    data.schema, data.datasets <- pipelines                engine, run <- config <- commands; errors <- all
+    data.schema, data.datasets <- pipelines                engine <- config <- commands; run <- engine; errors <- all
 
 Read from the syntax trees: an import inside a function counts like any other.
 """
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "ops": {"errors", "structures", "ops"},
     "models": {"errors", "structures", "ops", "models"},
     "data": {"errors", "structures", "ops", "data"},
-    "engine": {"errors", "structures", "ops", "models", "data", "engine"},
+    "engine": {"errors", "run", "structures", "ops", "models", "data", "engine"},
     "config": {"errors", "run", "models", "data", "engine"},
     "commands": {"errors", "run", "structures", "ops", "models", "data", "engine", "config"},
     "pipelines": {"errors", "data", "pipelines"},

@@ -36,6 +36,11 @@ class Experiment:
         checkpoint_every=1000,
         evaluate_every=0,
         keep_checkpoints=3,
+        keep_best=None,
+        accumulate=1,
+        steps_per_loop=1,
+        ema_decay=None,
+        skip_non_finite=0,
     ):
         """
         Args:
@@ -47,28 +52,52 @@ class Experiment:
             batch_size: global, over all replicas.
             steps: of the whole training.
             clip_norm: bound of the gradients' global norm, or None.
-            precision: "float32", or "bfloat16" for convolutions and products (boxes, losses stay float32).
+            precision: "float32", or "bfloat16" or "float16" for convolutions and products (boxes, losses stay float32).
             xla: compile forward and backward into one XLA computation.
             deterministic: same seed, same numbers, bit for bit; ops with racing additions run in one thread.
             threads_per_operation: CPU threads that one operation is split among; 0 is all there are. With 1, operations
                 run side by side instead, which wastes less where they are small.
             log_every, checkpoint_every, evaluate_every: in steps; 0 is never (a last checkpoint is always written).
             keep_checkpoints: how many of the newest stay.
+            keep_best: a metric of the evaluation, such as "segm/AP"; the weights that were best at it stay in RUN/best.
+            accumulate: how many parts a batch is learnt in, one after the other in the memory of one.
+            steps_per_loop: steps in one call of TensorFlow, which saves the way back to Python between them.
+            ema_decay: of the moving averages of the weights, such as 0.9998, which evaluation, predict and export then
+                use; or None.
+            skip_non_finite: how many steps that are not finite are passed over in the whole run before it stops.
         """
         if precision not in PRECISIONS:
             raise UserError(f"PRECISION = {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        for name, value in (("accumulate", accumulate), ("steps_per_loop", steps_per_loop)):
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"Experiment.{name} = {value!r}: must be a whole number, at least 1")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise UserError(f"Experiment.ema_decay = {ema_decay!r}: must be at least 0 and less than 1, or None")
+        if keep_best is not None and not evaluate_every:
+            raise UserError(f"Experiment.keep_best = {keep_best!r} wants evaluations: give EVALUATE_EVERY")
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer
         self.train_input, self.eval_input = train_input, eval_input
         self.num_classes, self.batch_size, self.steps, self.clip_norm = num_classes, batch_size, steps, clip_norm
         self.precision, self.xla, self.deterministic = precision, xla, deterministic
         self.threads_per_operation = threads_per_operation
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
-        self.keep_checkpoints = keep_checkpoints
+        self.keep_checkpoints, self.keep_best = keep_checkpoints, keep_best
+        self.accumulate, self.steps_per_loop = accumulate, steps_per_loop
+        self.ema_decay, self.skip_non_finite = ema_decay, skip_non_finite
 
     def set_threads(self):
         """Before TensorFlow's first tensor; where it has started already, it keeps the threads that it has."""
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(self.threads_per_operation)
+
+    def draft_model(self):
+        """A model without weights, to be asked what it is made of.
+
+        In a graph of its own: Keras gives a model counters at once, and these would start TensorFlow's devices, before
+        which several workers must have met.
+        """
+        with tf.Graph().as_default():
+            return self.build_model()
 
     def prepare_runtime(self, seed):
         """Sets what is global in TensorFlow. Before any model is built."""

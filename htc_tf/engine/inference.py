@@ -9,10 +9,10 @@ import tensorflow as tf
 from htc_tf.data.datasets import coco_from_records, load_info
 from htc_tf.data.input import named_errors
 from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
-from htc_tf.engine.checkpoint import Checkpoints
+from htc_tf.engine.checkpoint import restore_weights
 from htc_tf.engine.evaluator import evaluate_results
 from htc_tf.engine.monitor import progress
-from htc_tf.engine.results import coco_results, image_results
+from htc_tf.engine.results import coco_results, image_results, stream_results
 from htc_tf.engine.visualize import draw, side_by_side
 from htc_tf.errors import UserError
 from htc_tf.structures import Detections
@@ -28,7 +28,7 @@ def build_variables(model, divisor=32):
 
 
 def restore(experiment, run, seed=0):
-    """-> a Detector with the newest weights of a Run.
+    """-> a Detector with the newest weights of a Run, averaged where its configuration says `ema_decay`.
 
     Raises:
         UserError: there is no checkpoint, or it does not fit the configuration.
@@ -37,9 +37,13 @@ def restore(experiment, run, seed=0):
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
     build_variables(model)
-    if Checkpoints(run, model).restore_latest() is None:
+    if restore_weights(run, model, averaged=experiment.ema_decay is not None) is None:
         raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another --checkpoint")
     return Detector(model, experiment)
+
+
+class Interrupted(Exception):
+    """Detection was told to end before its last image."""
 
 
 class Detector:
@@ -58,23 +62,34 @@ class Detector:
 
     def detect_image(self, image):
         """image [H, W, 3] uint8, of any size -> its ImageResult, in its own pixels."""
+        images, sizes = self.prepare(image)
+        return image_results(self.detect(images, sizes), sizes, np.array([image.shape[:2]]))[0]
+
+    def prepare(self, image):
+        """image [H, W, 3] uint8, of any size -> what `detect` takes: images [1, H', W', 3], sizes [1, 2]."""
         resized, size = resize_to_fit(tf.constant(image), self.input.min_side, self.input.max_side)
         height, width = self.input.shapes[choose_shape(resized.shape[:2], self.input.shapes)]
-        detections = self.detect(pad_to(resized, height, width)[tf.newaxis], size[tf.newaxis])
-        return image_results(detections, size[tf.newaxis], np.array([image.shape[:2]]))[0]
+        return pad_to(resized, height, width)[tf.newaxis], size[tf.newaxis]
 
 
-def detect_records(detector, info, pictures=0):
+def detect_records(detector, info, pictures=0, stop=None):
     """Detects in a whole folder of records.
 
+    Args:
+        detector: a Detector.
+        info: the folder's DatasetInfo.
+        pictures: how many to draw, truth beside prediction.
+        stop: true when it is to end early, with an Interrupted.
     Returns:
-        (results in COCO's format, ids of the images, up to `pictures` drawings of truth beside prediction)
+        (results in COCO's format, ids of the images, the drawings)
     """
     results, image_ids, drawings = [], [], []
     dataset = detector.input.dataset(info.folder, seed=0)
     with progress(total=info.images, unit="img", desc="detect") as bar, named_errors(info.folder):
-        for batch in dataset:
-            found = image_results(detector.detect(batch.images, batch.sizes), batch.sizes, batch.original_sizes)
+        detected = ((batch, detector.detect(batch.images, batch.sizes)) for batch in dataset)
+        for batch, found in stream_results(detected):
+            if stop:
+                raise Interrupted
             ids = batch.image_ids.numpy().tolist()
             results += coco_results(found, ids, info.category_ids)
             real = [row for row, image_id in enumerate(ids) if image_id >= 0]
@@ -84,9 +99,9 @@ def detect_records(detector, info, pictures=0):
     return results, image_ids, drawings
 
 
-def evaluate_records(detector, info, annotations=None, pictures=0):
+def evaluate_records(detector, info, annotations=None, pictures=0, stop=None):
     """-> (metrics, results, pictures). The truth is the records' own unless an annotation file is given."""
-    results, image_ids, drawings = detect_records(detector, info, pictures)
+    results, image_ids, drawings = detect_records(detector, info, pictures, stop)
     truth = coco_from_records(info) if annotations is None else annotations
     metrics = evaluate_results(truth, results, info.category_ids, image_ids, detector.kinds)
     return metrics, results, drawings

@@ -8,9 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from htc_tf.engine.palette import readable_on
+
 SUPERSAMPLING = 4
+GROUND = (250, 250, 248)
 GAP = 1  # pixels between chips
-SCORE_OPACITY = 190
+SCORE_OPACITY = 215
+CROWDED = 0.12  # share of the picture that chips may cover before they become smaller
+SMALLEST_FACTOR, SMALLEST_FONT = 0.7, 11
 
 
 class Chip(NamedTuple):
@@ -30,9 +35,10 @@ def draw_chips(picture, chips, font_size):
         picture: a PIL image in RGB, drawn upon.
         chips: list of `Chip`, the most important first. One that could only lie on other chips loses its score, then
             its place: its object stays recognisable by colour.
-        font_size: in pixels; small objects get a smaller one.
+        font_size: in pixels; small objects get a smaller one, and all where there are many.
     """
-    fonts = [ImageFont.load_default(max(11, round(factor * font_size))) for factor in (1, 0.85)]
+    font_size *= _crowding(chips, font_size, picture.width * picture.height)
+    fonts = [ImageFont.load_default(max(SMALLEST_FONT, round(factor * font_size))) for factor in (1, 0.85)]
     boxes = np.array([chip.box for chip in chips], np.float64).reshape(-1, 4)
     taken, placed = [], []
     for index, chip in enumerate(chips):
@@ -51,6 +57,33 @@ def draw_chips(picture, chips, font_size):
             placed.append((chip, score, place, font, pad))
     for chip, *where in reversed(placed):
         _draw_chip(picture, chip, *where)
+
+
+def add_legend(picture, entries):
+    """A PIL image in RGB with a strip beneath: a chip for each (name, colour), as many rows as it takes."""
+    font = ImageFont.load_default(max(13, round(0.026 * max(picture.size))))
+    pad, height = round(0.42 * font.size), round(1.5 * font.size)
+    gap = round(0.5 * font.size)
+    x, y, places = gap, picture.height + gap, []
+    for name, _ in entries:
+        width = min(round(font.getlength(name)) + 2 * pad, picture.width - 2 * gap)
+        if x + width + gap > picture.width and x > gap:
+            x, y = gap, y + height + gap
+        places.append((y, x, y + height, x + width))
+        x += width + gap
+    sheet = Image.new("RGB", (picture.width, y + height + gap if entries else picture.height), GROUND)
+    sheet.paste(picture)
+    for (name, colour), place in zip(entries, places, strict=True):
+        chip = Chip(name, "", tuple(colour.tolist()), readable_on(colour), place)
+        _draw_chip(sheet, chip, "", place, font, pad)
+    return sheet
+
+
+def _crowding(chips, font_size, area):
+    """The factor, 0.7 ... 1, that leaves most of the picture to be seen."""
+    font = ImageFont.load_default(font_size)
+    covered = sum((font.getlength(_text(chip.name, chip.score)) + font_size) * 1.5 * font_size for chip in chips)
+    return min(1.0, max(SMALLEST_FACTOR, (CROWDED * area / max(covered, 1)) ** 0.5))
 
 
 def _text(name, score):

@@ -1,11 +1,20 @@
 """What a run tells while it trains: RUN/metrics.jsonl, TensorBoard's event files, and the progress bar."""
 
+import ast
 import json
+import re
 import sys
 import time
 
+import gin
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 from tqdm import tqdm
+
+from htc_tf.run import write_whole
+
+# TensorBoard's groups: all else that a step returns is a loss.
+UNGROUPED = ("learning_rate", "gradient_norm", "loss_scale")
 
 
 def progress(iterable=None, **options):
@@ -31,41 +40,59 @@ class Monitor:
         if self.path.exists():
             lines = self.path.read_text().splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_whole(self.path, "".join(line + "\n" for line in kept))
+        self.evaluated = {record["step"] for record in map(json.loads, kept) if "total" not in record}
         self.writer = tf.summary.create_file_writer(str(run.folder), filename_suffix=f".{first_step}")
         with self.writer.as_default(step=first_step):
             tf.summary.text("gin/config", f"```\n{config}\n```")
+            tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
+            hparams.hparams(knobs(config), trial_id=run.folder.resolve().name)
         self.bar = progress(initial=first_step, total=steps, unit="step", desc="train")
         self.batch_size = batch_size
-        self.since, self.step = time.perf_counter(), first_step
+        self.restart_clock(first_step)
 
-    def advance(self):
-        self.bar.update(1)
+    def restart_clock(self, step):
+        """What took time until now, such as an evaluation, was not training."""
+        self.since, self.step, self.waited = time.perf_counter(), step, 0.0
+
+    def wait(self, iterator):
+        """The iterator's next element; the time that it takes is the input's."""
+        before = time.perf_counter()
+        element = next(iterator)
+        self.waited += time.perf_counter() - before
+        return element
+
+    def advance(self, steps=1):
+        self.bar.update(steps)
+
+    def draw_graph(self, graph):
+        """The compiled step, for TensorBoard's graph."""
+        with self.writer.as_default(step=self.step):
+            tf.summary.graph(graph)
 
     def log(self, step, numbers):
         """numbers: {name: float}, among them every loss, its total and the learning rate."""
-        now = time.perf_counter()
-        rate = (step - self.step) * self.batch_size / max(now - self.since, 1e-9)
-        self.since, self.step = now, step
-        record = {"step": step, **numbers, "images_per_second": rate}
-        self._append(record)
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rate = (step - self.step) * self.batch_size / seconds
+        speed = {"images_per_second": rate, "input_wait": self.waited / seconds}
+        self.restart_clock(step)
+        self._append({"step": step, **numbers, **speed})
         with self.writer.as_default(step=step):
-            for name, value in numbers.items():
-                tf.summary.scalar(name if name in ("learning_rate", "gradient_norm") else f"loss/{name}", value)
-            tf.summary.scalar("images_per_second", rate)
-        self.bar.set_postfix(loss=f"{numbers['total']:.3f}", refresh=False)
+            for name, value in {**numbers, **speed}.items():
+                tf.summary.scalar(name if name in (*UNGROUPED, *speed) or "/" in name else f"loss/{name}", value)
+        self.bar.set_postfix_str(f"loss {numbers['total']:.3f}, {rate:.1f} img/s", refresh=False)
 
     def log_evaluation(self, step, metrics, pictures):
-        """metrics: of the evaluator; pictures: uint8 arrays [H, W, 3], truth beside prediction."""
+        """metrics: of the evaluator; pictures: {name: uint8 [H, W, 3]}."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         self._append({"step": step, **numbers})
+        self.evaluated.add(step)
         with self.writer.as_default(step=step):
             for name, value in numbers.items():
                 tf.summary.scalar(name, value)
-            for index, picture in enumerate(pictures):
-                tf.summary.image(f"truth and prediction/{index}", picture[None])
-        # Evaluation's time is not training's.
-        self.since, self.step = time.perf_counter(), step
+            for name, picture in pictures.items():
+                tf.summary.image(name, picture[None])
+        self.restart_clock(step)
 
     def _append(self, record):
         with self.path.open("a") as file:
@@ -75,3 +102,15 @@ class Monitor:
     def close(self):
         self.bar.close()
         self.writer.close()
+
+
+def knobs(config):
+    """{name: value} of the macros in a resolved gin text, for TensorBoard's table of hyperparameters."""
+    found = {}
+    for name, text in re.findall(r"^([A-Z][A-Z0-9_]*) = (.+)$", config, re.MULTILINE):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            continue
+        found[name] = value if isinstance(value, (bool, int, float, str)) else text
+    return found

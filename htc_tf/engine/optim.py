@@ -1,14 +1,20 @@
-"""Optimisers and learning-rate schedules: the references' SGD, AdamW, steps and cosine, all with warm-up.
+"""Optimisers and learning-rate schedules: the references' SGD, AdamW, SGDW and LAMB; steps and cosine, with warm-up.
 
-An optimiser is a recipe until `build`, which the trainer calls under its strategy and then hands gradients that are
-summed over replicas and clipped.
+An optimiser is a recipe until `build`, which the trainer calls under its strategy and with the precision set; then
+`engine.step` hands it gradients that are summed over replicas and clipped. Beside what Keras' optimisers have, it has
+its `schedule` and, under float16, a `loss_scale`.
 """
 
 import math
+import warnings
 
 import gin
 import tensorflow as tf
 
+from htc_tf.engine.groups import GroupedOptimizers, ParameterGroups
+from htc_tf.engine.loss_scale import LossScale
+
+SPARED = (("norm|bias", 1.0, 0.0),)
 REFERENCE_BATCH = 16
 
 
@@ -66,6 +72,20 @@ class CosineSchedule(Schedule):
         return self.final + (1 - self.final) * 0.5 * (1 + tf.cos(math.pi * tf.clip_by_value(progress, 0.0, 1.0)))
 
 
+@gin.configurable
+def learning_rate(schedule):
+    """The schedule of whichever optimiser the run has, so that another one finds it; a recipe may be given its own."""
+    return schedule
+
+
+def equip(optimizer, schedule):
+    """Gives an optimiser what the step asks it for: its schedule, and a loss scale where the precision needs one."""
+    optimizer.schedule = schedule
+    half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
+    optimizer.loss_scale = LossScale() if half else None
+    return optimizer
+
+
 class CoupledSGD(tf.keras.optimizers.Optimizer):
     """g += decay * w; v = momentum * v + g; w -= rate * v.
 
@@ -73,24 +93,29 @@ class CoupledSGD(tf.keras.optimizers.Optimizer):
     single operation of TensorFlow's for each variable.
     """
 
-    def __init__(self, learning_rate, momentum, decay, name="SGD"):
+    def __init__(self, learning_rate, momentum, decay, groups, name="SGD"):
         super().__init__(name=name, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
-        self.momentum, self.decay = momentum, decay
+        self.momentum, self.decay, self.groups = momentum, decay, groups
 
     def build(self, var_list):
         super().build(var_list)
         if not getattr(self, "_built", False):
+            self.groups.resolve(var_list)
             self.velocities = [self.add_variable_from_reference(v, "velocity") for v in var_list]
             self._built = True
 
     def update_step(self, gradient, variable):
-        velocity = self.velocities[self._index_dict[self._var_key(variable)]]
+        index = self._index_dict[self._var_key(variable)]
+        rate, decay = self.groups.multipliers[index]
+        gradient = tf.convert_to_tensor(gradient)
+        if decay * self.decay:
+            gradient += decay * self.decay * variable
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
-            accum=velocity.handle,
-            lr=tf.cast(self.learning_rate, variable.dtype),
-            grad=tf.convert_to_tensor(gradient) + self.decay * variable,
+            accum=self.velocities[index].handle,
+            lr=rate * tf.cast(self.learning_rate, variable.dtype),
+            grad=gradient,
             momentum=self.momentum,
         )
 
@@ -103,29 +128,41 @@ class CoupledSGD(tf.keras.optimizers.Optimizer):
 class SGD:
     """SGD with momentum and coupled decay, as mmdetection and Paddle step."""
 
-    def __init__(self, schedule, momentum=0.9, decay=1e-4):
-        self.schedule, self.momentum, self.decay = schedule, momentum, decay
+    def __init__(self, schedule=None, momentum=0.9, decay=1e-4, groups=()):
+        """groups: triples for `engine.groups.ParameterGroups`."""
+        self.schedule, self.momentum, self.decay = schedule or learning_rate(), momentum, decay
+        self.groups = ParameterGroups(groups, "SGD.groups")
 
     def build(self):
-        return CoupledSGD(self.schedule, self.momentum, self.decay)
+        return equip(CoupledSGD(self.schedule, self.momentum, self.decay, self.groups), self.schedule)
 
 
-class FusedAdamW(tf.keras.optimizers.AdamW):
-    """Keras' AdamW in TensorFlow's single operation for each variable, a third of the cost on a CPU."""
+class FusedAdamW(tf.keras.optimizers.Adam):
+    """Keras' AdamW in TensorFlow's single operation for each variable, a third of the cost on a CPU; and its groups."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, jit_compile=False, **kwargs)
+    def __init__(self, learning_rate, decay, beta_1, beta_2, epsilon, groups, name="AdamW"):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, jit_compile=False, name=name)
+        self.decay, self.groups = decay, groups
+
+    def build(self, var_list):
+        if not getattr(self, "_built", False):
+            self.groups.resolve(var_list)
+        super().build(var_list)
 
     def update_step(self, gradient, variable):
         index = self._index_dict[self._var_key(variable)]
         step = tf.cast(self.iterations + 1, variable.dtype)
+        rate_multiplier, decay_multiplier = self.groups.multipliers[index]
+        rate = rate_multiplier * tf.cast(self.learning_rate, variable.dtype)
+        if decay_multiplier * self.decay:
+            variable.assign_sub(decay_multiplier * self.decay * rate * variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].handle,
             v=self._velocities[index].handle,
             beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
             beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            lr=tf.cast(self.learning_rate, variable.dtype),
+            lr=rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
@@ -135,12 +172,79 @@ class FusedAdamW(tf.keras.optimizers.AdamW):
 
 @gin.register
 class AdamW:
-    """AdamW (arXiv:1711.05101): decay is decoupled, scaled by the rate, and spares norms and biases."""
+    """AdamW (arXiv:1711.05101): decay is decoupled and scaled by the rate."""
 
-    def __init__(self, schedule, decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
-        self.schedule, self.decay, self.betas, self.epsilon = schedule, decay, (beta_1, beta_2), epsilon
+    def __init__(self, schedule=None, decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, groups=None):
+        """groups: triples for `engine.groups.ParameterGroups`; by default norms and biases do not decay."""
+        self.schedule, self.decay = schedule or learning_rate(), decay
+        self.betas, self.epsilon = (beta_1, beta_2), epsilon
+        self.groups = ParameterGroups(groups, "AdamW.groups", SPARED)
 
     def build(self):
-        optimizer = FusedAdamW(self.schedule, self.decay, *self.betas, epsilon=self.epsilon)
-        optimizer.exclude_from_weight_decay(var_names=["norm", "bias"])
-        return optimizer
+        return equip(FusedAdamW(self.schedule, self.decay, *self.betas, self.epsilon, self.groups), self.schedule)
+
+
+@gin.register
+class SGDW:
+    """tensorflow-addons' SGD with momentum and decoupled decay (arXiv:1711.05101).
+
+    w -= decay * s * w, where s is the rate's share of its peak: the paper's schedule multiplier, which leaves out the
+    base rate. Keras' velocity has the rate inside: v = momentum * v - rate * g; w += v.
+    """
+
+    def __init__(self, schedule=None, momentum=0.9, decay=1e-4, groups=None):
+        """groups: triples for `engine.groups.ParameterGroups`; by default norms and biases do not decay."""
+        self.schedule, self.momentum, self.decay = schedule or learning_rate(), momentum, decay
+        self.groups = ParameterGroups(groups, "SGDW.groups", SPARED)
+
+    def build(self):
+        addons = import_addons()
+
+        def make(rate, decay):
+            decayed = Scaled(self.schedule, decay * self.decay / (self.schedule.peak or 1.0))
+            return addons.SGDW(weight_decay=decayed, learning_rate=Scaled(self.schedule, rate), momentum=self.momentum)
+
+        return equip(GroupedOptimizers(make, self.groups, "SGDW"), self.schedule)
+
+
+@gin.register
+class LAMB:
+    """tensorflow-addons' LAMB (arXiv:1904.00962): Adam whose step is as long as the weight, layer by layer.
+
+    What does not decay (a multiplier of 0) is not adapted to the weight's length either, as in the paper's code.
+    """
+
+    def __init__(self, schedule=None, decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-6, groups=None):
+        """groups: triples for `engine.groups.ParameterGroups`; by default norms and biases do not decay."""
+        self.schedule, self.decay = schedule or learning_rate(), decay
+        self.betas, self.epsilon = (beta_1, beta_2), epsilon
+        self.groups = ParameterGroups(groups, "LAMB.groups", SPARED)
+
+    def build(self):
+        addons = import_addons()
+
+        def make(rate, decay):
+            exclude = None if decay else ["."]
+            return addons.LAMB(
+                Scaled(self.schedule, rate), *self.betas, self.epsilon, decay * self.decay, exclude, exclude
+            )
+
+        return equip(GroupedOptimizers(make, self.groups, "LAMB"), self.schedule)
+
+
+class Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule times a factor."""
+
+    def __init__(self, schedule, factor):
+        self.schedule, self.scale = schedule, factor
+
+    def __call__(self, step):
+        return self.scale * self.schedule(step)
+
+
+def import_addons():
+    """tensorflow-addons' optimisers, imported only where one is used, without its note on its end of life."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorflow_addons import optimizers
+    return optimizers

@@ -5,11 +5,13 @@ prediction's own, so that the answers are too.
 """
 
 import functools
+import json
 import shutil
 
 import tensorflow as tf
 
 from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
+from htc_tf.engine.exported import CLASSES
 
 
 class ServingModule(tf.Module):
@@ -71,15 +73,21 @@ class ServingModule(tf.Module):
         return answer
 
 
-def export(detector, class_names, folder):
+def export(detector, categories, folder):
     """Writes folder/1, or the next version where there are some: aside first, then renamed in one go, so that a
-    server never sees half a model. Returns the version's folder."""
+    server never sees half a model. Returns the version's folder.
+
+    categories: [{"id", "name"}, ...] by class index; they lie beside the model, in assets.extra/classes.json.
+    """
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     version = folder / str(max(versions, default=0) + 1)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".unfinished"
     shutil.rmtree(aside, ignore_errors=True)
-    module = ServingModule(detector, class_names)
+    module = ServingModule(detector, [category["name"] for category in categories])
     tf.saved_model.save(module, str(aside), signatures={"serving_default": module.serve_bytes})
+    classes = aside / CLASSES
+    classes.parent.mkdir()
+    classes.write_text(json.dumps({"categories": categories}, indent=1) + "\n")
     aside.rename(version)
     return version

@@ -31,7 +31,7 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
         class_names: a name for each class.
         scores: [n], or None for the truth.
         masks: n masks, each [H, W] bool or COCO run lengths, or None.
-        threshold: with scores, what scores less is not drawn.
+        threshold: with scores, what scores less is not drawn. The fainter a score, the fainter the mask's tint.
 
     Returns:
         [H', W', 3] uint8 RGB: of the image's size, or enlarged to 640 pixels along its longer side.
@@ -50,9 +50,14 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
     colours = palette(max(len(class_names), 1))[classes]
     largest_first = sorted(shown, key=lambda i: -_area(boxes[i]))
     for i in largest_first:
-        _draw_box(canvas, boxes[i] * scale, colours[i], line if masks is None else 0.6 * line)
-        if masks is not None:
-            _draw_mask(canvas, _decoded(masks[i]), scale, colours[i], line)
+        mask = None if masks is None else _decoded(masks[i])
+        if mask is None or not mask.any():
+            _draw_box(canvas, boxes[i] * scale, colours[i], line)
+        else:
+            # The outline says where the object is: its box stands back, or a crowd becomes a web of lines.
+            _draw_box(canvas, boxes[i] * scale, colours[i], 0.6 * line, opacity=0.6)
+            sureness = 1 if scores is None else scores[i]
+            _draw_mask(canvas, mask, scale, colours[i], line, 0.5 + 0.5 * sureness)
 
     picture = Image.fromarray(np.clip(np.round(canvas), 0, 255).astype(np.uint8))
     order = shown if scores is None else sorted(shown, key=lambda i: -scores[i])
@@ -102,11 +107,9 @@ def contact_sheet(images, columns=4, cell=400):
     return np.asarray(sheet)
 
 
-def _draw_mask(canvas, mask, scale, colour, line):
-    """Tints the mask, more towards its edge, and draws its outline."""
+def _draw_mask(canvas, mask, scale, colour, line, tint=1.0):
+    """Tints the mask, more towards its edge, and draws its outline. `tint` 0 ... 1: how much of the tint."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return
     # The slope must be as wide as the line, and wide enough to smooth the stairs of an enlarged mask.
     sigma, glow = max(line / 2, 0.5 * scale), 5 * line
     margin = math.ceil(3 * (sigma + line)) + 1
@@ -129,7 +132,7 @@ def _draw_mask(canvas, mask, scale, colour, line):
     inner = np.clip((slope - high) * sigma / steep + 0.5, 0, 1)
     line_opacity = 0.95 * outer * (1 - inner)
     rim = 0.3 * np.clip(slope / low, 0, 1) * (1 - inner)
-    fill = inside * np.clip(0.6 - 0.35 * depth, 0.25, 0.45)
+    fill = tint * inside * np.clip(0.6 - 0.35 * depth, 0.25, 0.45)
     _paint(canvas[top:bottom, left:right], colour, line_opacity, rim, fill)
 
 
@@ -141,7 +144,7 @@ def _blurred(mask, sigma):
     return np.asarray(mask.filter(ImageFilter.GaussianBlur(sigma)), np.float32) / 255
 
 
-def _draw_box(canvas, box, colour, line):
+def _draw_box(canvas, box, colour, line, opacity=0.95):
     """A rectangle with rounded corners and a faint dark rim, strip by strip, since most of it is empty."""
     height, width = canvas.shape[:2]
     y1, x1, y2, x2 = np.clip(box, line / 2, [height - line / 2, width - line / 2] * 2)
@@ -162,8 +165,8 @@ def _draw_box(canvas, box, colour, line):
         corner = np.hypot(np.maximum(ahead, 0), np.maximum(aside, 0))
         distance = np.abs(corner + np.minimum(np.maximum(ahead, aside), 0) - radius)
         part = canvas[rows[0] : rows[1], columns[0] : columns[1]]
-        rim = 0.25 * np.clip(line / 2 + 1.3 - distance, 0, 1)
-        _paint(part, colour, 0.95 * np.clip(line / 2 + 0.5 - distance, 0, 1), rim)
+        rim = 0.25 * opacity * np.clip(line / 2 + 1.3 - distance, 0, 1)
+        _paint(part, colour, opacity * np.clip(line / 2 + 0.5 - distance, 0, 1), rim)
 
 
 def _span(edge, reach, end):

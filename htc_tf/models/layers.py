@@ -18,6 +18,30 @@ class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
         return super().call(inputs, training=False)
 
 
+class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
+    """Batch norm over the images of all replicas, in float32: Keras' own adds up bfloat16's squares in bfloat16."""
+
+    def __init__(self, momentum, epsilon, gamma_initializer, name=None):
+        super().__init__(
+            momentum=momentum,
+            epsilon=epsilon,
+            gamma_initializer=gamma_initializer,
+            synchronized=True,
+            dtype="float32",
+            autocast=False,
+            name=name,
+        )
+
+    def call(self, inputs, training=None):
+        return tf.cast(super().call(tf.cast(inputs, tf.float32), training=training), inputs.dtype)
+
+
+def trained_batch_norms(model):
+    """The layers of a model whose moving mean and variance every forward pass in training changes."""
+    norms = [layer for layer in model.submodules if isinstance(layer, tf.keras.layers.BatchNormalization)]
+    return [norm for norm in norms if norm.trainable and not isinstance(norm, FrozenBatchNormalization)]
+
+
 class GroupNormalization(tf.keras.layers.Layer):
     """Group norm (arXiv:1803.08494) over all axes but the first, in groups of channels; one group is layer norm.
 
@@ -69,7 +93,7 @@ def make_norm(kind, groups=16, scale="ones"):
     if kind == "batch":
         return tf.keras.layers.BatchNormalization(**batch)
     if kind == "sync_batch":
-        return tf.keras.layers.BatchNormalization(synchronized=True, **batch)
+        return SynchronizedBatchNormalization(**batch)
     if kind == "group":
         return GroupNormalization(groups, **common)
     if kind == "layer":

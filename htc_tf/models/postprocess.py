@@ -3,32 +3,49 @@
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.ops.nms import select_detections
+from htc_tf.ops.soft_nms import METHODS, select_softly
 
 
 @gin.register
 class Postprocess:
     """StageOutputs -> Detections without masks: the mask heads run on these alone."""
 
-    def __init__(self, score_threshold=0.001, nms_threshold=0.5, keep=100, nms="auto", xla=False):
+    def __init__(
+        self, score_threshold=0.001, nms_threshold=0.5, keep=100, nms="auto", xla=False, soft=None, soft_sigma=0.5
+    ):
         """
         Args:
             score_threshold: a class score at or below it is no candidate.
-            nms_threshold: IoU above which the lower box of the same class goes.
+            nms_threshold: IoU above which the lower box of the same class goes; with soft "linear", is lowered.
             keep: detections an image.
             nms: "combined", "xla", or "auto": "xla" where `xla` is set.
             xla: whether the model will be compiled by XLA.
+            soft: "linear" or "gaussian" for soft-NMS, arXiv:1704.04503, in place of `nms`; or None.
+            soft_sigma: of "gaussian"; the larger, the less overlapping boxes lose.
         """
+        if soft is not None and soft not in METHODS:
+            raise UserError(f"Postprocess.soft = {soft!r}: choose one of {', '.join(METHODS)}, or None")
         self.score_threshold, self.nms_threshold, self.keep = score_threshold, nms_threshold, keep
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
+        self.soft, self.soft_sigma = soft, soft_sigma
 
     def __call__(self, stages, valid=None):
         """valid: [B, N] bool, which of the last stage's boxes may be detections; by default those of its RoIs."""
+        last = stages[-1]
+        return self.select(last.boxes, self.scores(stages), last.rois.valid if valid is None else valid)
+
+    def scores(self, stages):
+        """[B, N, K]: the thing classes' probabilities, by all stages."""
         # The mean of the logits, not of the probabilities, as both public implementations have it.
         logits = tf.add_n([stage.logits for stage in stages]) / len(stages)
-        scores = tf.nn.softmax(logits)[..., :-1]
-        last = stages[-1]
-        valid = last.rois.valid if valid is None else valid
-        return select_detections(
-            last.boxes, scores, valid, self.score_threshold, self.nms_threshold, self.keep, self.nms
-        )
+        return tf.nn.softmax(logits)[..., :-1]
+
+    def select(self, boxes, scores, valid):
+        """Boxes [B, N, 4], scores [B, N, K], valid [B, N] -> Detections without masks."""
+        if self.soft is not None:
+            return select_softly(
+                boxes, scores, valid, self.score_threshold, self.keep, self.soft, self.nms_threshold, self.soft_sigma
+            )
+        return select_detections(boxes, scores, valid, self.score_threshold, self.nms_threshold, self.keep, self.nms)

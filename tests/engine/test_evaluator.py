@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import json
 
@@ -11,7 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from htc_tf.engine.evaluator import FIGURES, evaluate_results, format_table
+from htc_tf.engine.evaluator import FIGURES, IOUS, evaluate_results
+from htc_tf.engine.report import format_table
 from htc_tf.errors import UserError
 
 SIDE = 200
@@ -71,9 +73,43 @@ def test_golden_figures(truth):
         assert metrics[f"{kind}/APm"] == pytest.approx(1)
         assert metrics[f"{kind}/APl"] == pytest.approx(0.6)
         assert metrics["per_class"]["square"][f"{kind}/AP"] == pytest.approx(square)
-        assert metrics["per_class"]["disc"][f"{kind}/AP"] == pytest.approx(0.6)
-    assert metrics["notes"] == []
+        disc = metrics["per_class"]["disc"]
+        assert disc[f"{kind}/AP"] == pytest.approx(0.6) and disc[f"{kind}/AR100"] == pytest.approx(0.6)
+        assert disc["objects"] == 1 and disc[f"{kind}/APl"] == pytest.approx(0.6) and disc[f"{kind}/APs"] == -1
+        at = [(square + (iou <= 0.75)) / 2 for iou in IOUS]
+        assert list(metrics["by_iou"][kind].values()) == pytest.approx(at)
+    assert list(metrics["by_iou"]["segm"])[::9] == ["0.50", "0.95"]
+    assert metrics["notes"] == [] and metrics["images"] == 2
     assert json.loads(json.dumps(metrics)) == metrics
+
+
+def test_the_fast_backend_gives_the_same_figures(truth):
+    with pytest.raises(UserError, match=r"'fast'; choose pycocotools or faster-coco-eval"):
+        evaluate_results(truth, [], backend="fast")
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        with pytest.raises(UserError, match=r"faster-coco-eval is not installed.*\[fast\]"):
+            evaluate_results(truth, [], backend="faster-coco-eval")
+        pytest.skip("faster-coco-eval is not installed")
+    results = [result(1, 7, (10, 14, 40, 40), 0.9), result(2, 3, (0, 0, 120, 90), 0.6), result(1, 3, (0, 0, 9, 9), 0.7)]
+    plain, fast = (evaluate_results(truth, results, backend=name) for name in ("pycocotools", "faster-coco-eval"))
+    assert flat(fast) == pytest.approx(flat(plain), abs=1e-12)
+
+
+def flat(metrics):
+    """{"per_class/disc/bbox/AP": ...} of every number."""
+    found = {}
+    for name, value in metrics.items():
+        inner = flat(value) if isinstance(value, dict) else {}
+        found |= {f"{name}/{key}": number for key, number in inner.items()}
+        if isinstance(value, int | float):
+            found[name] = value
+    return found
+
+
+def test_the_order_of_results_does_not_matter(truth):
+    results = [result(1, 7, (10 + i, 10, 40, 40), (i * 7 % 11 + 1) / 20) for i in range(9)]
+    results += [result(2, 3, (0, 0, 120, 80 + 5 * i), (i * 5 % 7 + 1) / 20) for i in range(6)]
+    assert evaluate_results(truth, results[::-1]) == evaluate_results(truth, results)
 
 
 def test_the_class_order_is_the_callers(truth):
@@ -96,7 +132,7 @@ def test_a_mask_is_sized_by_its_own_area():
 def test_nothing_found_is_zero(truth):
     metrics = evaluate_results(truth, [])
     assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in FIGURES} == {0}
-    assert metrics["per_class"] == {n: {"bbox/AP": 0, "segm/AP": 0} for n in ("disc", "square")}
+    assert {row[f"{kind}/AP"] for row in metrics["per_class"].values() for kind in ("bbox", "segm")} == {0}
 
 
 @pytest.mark.parametrize("objects", [[], [(1, 7, (10, 10, 40, 40), 1)]])
@@ -119,7 +155,8 @@ def test_part_of_the_images(truth):
     results = [result(1, 7, (10, 10, 40, 40), 0.9), result(2, 3, (0, 0, 120, 120), 0.6)]
     metrics = evaluate_results(truth, results, image_ids=np.int64([2]))
     assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
-    assert metrics["per_class"]["square"] == {"bbox/AP": -1, "segm/AP": -1}
+    square = metrics["per_class"]["square"]
+    assert square["objects"] == 0 and square["bbox/AP"] == square["segm/AP"] == -1
     assert any("1 results" in note for note in metrics["notes"])
     assert any("1 of 2 classes" in note for note in metrics["notes"])
 
@@ -184,15 +221,6 @@ def test_what_is_given_is_not_changed_and_nothing_is_printed(truth, capsys):
     evaluate_results(truth, results)
     assert (truth, results) == before
     assert capsys.readouterr().out == ""
-
-
-def test_table(truth):
-    metrics = evaluate_results(truth, [result(1, 7, (10, 10, 40, 40), 0.9)], category_ids=[7])
-    lines = format_table(metrics).splitlines()
-    assert lines[0].split("|")[2:4] == ["    AP ", "  AP50 "] and lines[1].startswith("| :--")
-    assert lines[2].replace(" ", "").startswith("|box|0.505|0.505|")
-    assert [line.replace(" ", "") for line in lines[-1:]] == ["|square|0.505|0.505|"]
-    assert len({len(line) for line in lines[:4]}) == 1
 
 
 def results_of(annotations, path, offset=0.0):

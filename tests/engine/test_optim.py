@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.engine.optim import SGD, AdamW, CosineSchedule, StepSchedule
+from htc_tf.engine.optim import LAMB, SGD, SGDW, AdamW, CosineSchedule, StepSchedule
+from htc_tf.errors import UserError
 
 PAPER = {"base": 0.02, "batch_size": 16, "steps": 88716}
 
@@ -105,3 +106,104 @@ def test_adamw_steps_as_keras_own():
             optimizer.apply_gradients([(gradient, variable)])
     np.testing.assert_allclose(ours, keras, rtol=1e-4, atol=1e-5)
     assert np.abs(ours - start).min() > 0.01
+
+
+CONSTANT = {"base": 0.1, "batch_size": 16, "steps": 100, "warmup_steps": 0}
+RECIPES = (SGD, AdamW, SGDW, LAMB)
+
+
+def named_variables():
+    """A backbone's kernel and norm, a head's kernel and bias."""
+    names = ("htc/backbone/conv/kernel", "htc/backbone/norm/gamma", "htc/head/kernel", "htc/head/bias")
+    draw = np.random.default_rng(3)
+    return [tf.Variable(draw.normal(size=(3, 4)).astype(np.float32), name=name) for name in names]
+
+
+def apply(optimizer, gradients, variables):
+    pairs = zip([tf.constant(g) for g in gradients], variables, strict=True)
+    optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_groups_learn_and_decay_by_their_multipliers(recipe):
+    """Each weight moves as it does alone under an optimiser with that rate and that decay."""
+    groups = (("backbone/", 0.1, 1.0), ("norm|bias", 1.0, 0.0), ("norm", 0.5, 1.0))
+    multipliers = [(0.1, 1), (0.05, 0), (1, 1), (1, 0)]
+    grouped = named_variables()
+    optimizer = recipe(StepSchedule(**CONSTANT), decay=0.05, groups=groups).build()
+    optimizer.build(grouped)
+    alone = [[v] for v in named_variables()]
+    optimizers = []
+    for members, (rate, decay) in zip(alone, multipliers, strict=True):
+        schedule = StepSchedule(**CONSTANT | {"base": 0.1 * rate})
+        # The multiplier 0 also ends LAMB's adaptation to the weight's length.
+        exempt = (("", 1.0, 0.0),) if decay == 0 else ()
+        optimizers.append(recipe(schedule, decay=0.05, groups=exempt).build())
+        optimizers[-1].build(members)
+    draw = np.random.default_rng(0)
+    for _ in range(3):
+        gradients = draw.normal(size=(4, 3, 4)).astype(np.float32)
+        apply(optimizer, gradients, grouped)
+        for one, gradient, members in zip(optimizers, gradients, alone, strict=True):
+            apply(one, [gradient], members)
+    for variable, (single,) in zip(grouped, alone, strict=True):
+        np.testing.assert_allclose(variable, single, rtol=1e-5, atol=1e-6, err_msg=variable.name)
+
+
+def test_mistaken_groups_are_named():
+    misspelt = (("norm", 1.0, 0.0), ("bakbone", 0.1, 1.0))
+    for recipe in RECIPES:
+        with pytest.raises(UserError, match=rf"{recipe.__name__}\.groups.*'bakbone'"):
+            recipe(StepSchedule(**CONSTANT), groups=misspelt).build().build(named_variables())
+    for wrong in (("norm", 1.0), ("(", 1.0, 1.0), ("norm", "much", 1.0), 3):
+        with pytest.raises(UserError, match=r"SGD\.groups"):
+            SGD(StepSchedule(**CONSTANT), groups=(wrong,))
+
+
+def test_addons_step_as_their_papers_have_it():
+    """Decoupled SGD and LAMB by NumPy, while the rate changes; one weight decays, the other is a bias."""
+    schedule = StepSchedule(base=0.8, batch_size=16, steps=8, warmup_steps=4, warmup_factor=0.1, milestones=(0.6,))
+    draw = np.random.default_rng(1)
+    start = draw.normal(size=(2, 3, 4)).astype(np.float32)
+    gradients = draw.normal(size=(8, 2, 3, 4)).astype(np.float32)
+    for recipe in (SGDW, LAMB):
+        variables = [tf.Variable(value, name=name) for value, name in zip(start, ("kernel", "bias"), strict=True)]
+        optimizer = recipe(schedule, decay=0.05).build()
+        optimizer.build(variables)
+        weights, first, second = start.astype(np.float64), np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
+        for step, gradient in enumerate(gradients):
+            apply(optimizer, gradient, variables)
+            rate = float(schedule(step))
+            if recipe is SGDW:
+                weights[0] *= 1 - 0.05 * rate / 0.8
+                first = 0.9 * first - rate * gradient
+                weights += first
+                continue
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            move = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-6)
+            move[0] += 0.05 * weights[0]
+            move[0] *= np.linalg.norm(weights[0]) / np.linalg.norm(move[0])
+            weights -= rate * move
+        for variable, wanted in zip(variables, weights, strict=True):
+            np.testing.assert_allclose(variable, wanted, rtol=1e-4, atol=1e-5, err_msg=recipe.__name__)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_slots_are_saved_and_restored_before_the_first_step(recipe, tmp_path):
+    def begin():
+        variables = [tf.Variable(np.ones((2, 3), np.float32), name=name) for name in ("kernel", "bias")]
+        optimizer = recipe(StepSchedule(**CONSTANT)).build()
+        optimizer.build(variables)
+        return variables, optimizer, tf.train.Checkpoint(model=variables, optimizer=optimizer)
+
+    gradients = np.random.default_rng(0).normal(size=(2, 2, 2, 3)).astype(np.float32)
+    variables, optimizer, checkpoint = begin()
+    apply(optimizer, gradients[0], variables)
+    path = checkpoint.save(str(tmp_path / "ckpt"))
+    apply(optimizer, gradients[1], variables)
+    others, other, restored = begin()
+    restored.restore(path).assert_existing_objects_matched().assert_consumed()
+    assert int(other.iterations) == 1
+    apply(other, gradients[1], others)
+    for one, wanted in zip(others, variables, strict=True):
+        np.testing.assert_array_equal(one, wanted)

@@ -1,6 +1,7 @@
-"""Results at original resolution: boxes scaled back, masks pasted as mmdetection does and encoded as COCO does."""
+"""Results at original resolution: boxes scaled back, masks with them, batch after batch in order."""
 
 import json
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -20,84 +21,11 @@ class Detections(NamedTuple):
     masks: np.ndarray | None = None
 
 
-def pasted(mask, box, height, width):
-    columns, top, left = results.paste_columns(mask, box, height, width)
-    image = np.zeros((height, width), bool)
-    image[top : top + columns.shape[1], left : left + columns.shape[0]] = columns.T
-    return image
+class Batch(NamedTuple):
+    """What of structures.Batch is needed here."""
 
-
-def random_masks(count, seed=0):
-    """Blobs with ragged edges: probabilities that fall from the centre, plus noise."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:28, :28] - 13.5
-    logits = 6 * (1 - np.hypot(y, x) / rng.uniform(8, 20, (count, 1, 1))) + rng.normal(0, 1, (count, 28, 28))
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)
-
-
-def random_boxes(count, height, width, seed=1):
-    """Of all sizes; some reach beyond the image."""
-    rng = np.random.default_rng(seed)
-    centres = rng.uniform(0, [height, width], (count, 2))
-    halves = np.exp(rng.uniform(0, np.log(height), (count, 2))) / 2
-    return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
-
-
-def test_paste_is_mmdetections(reference):
-    arrays = reference("op_mask_paste")
-    height, width = arrays["img_shape"].tolist()
-    expected = np.unpackbits(arrays["binary"], axis=-1)[..., :width].astype(bool)
-    boxes = arrays["boxes"][:, [1, 0, 3, 2]]
-    for index, (mask, box) in enumerate(zip(arrays["masks"], boxes, strict=True)):
-        np.testing.assert_array_equal(pasted(mask, box, height, width), expected[index], err_msg=f"mask {index}")
-
-
-def test_paste_by_hand():
-    # A 2 x 2 mask, its right half certain, over 4 x 4 pixels: columns at 1/4, 3/4, 5/4, 7/4 of a cell, so the second
-    # pixel column sees 1/4 and the third 3/4 of the way from 0 to 1. The border fades to 3/4 of the value.
-    mask = np.array([[0, 1], [0, 1]], np.float32)
-    image = pasted(mask, np.float32([1, 1, 5, 5]), 7, 6)
-    expected = np.zeros((7, 6), bool)
-    expected[1:5, 3:5] = True
-    np.testing.assert_array_equal(image, expected)
-    assert not pasted(mask * 0.49, np.float32([1, 1, 5, 5]), 7, 6).any()
-
-
-@pytest.mark.parametrize("box", [[3, 3, 3, 8], [8, 8, 3, 3], [20, 20, 30, 30], [-9, -9, -2, -2], [2.6, 2.6, 2.9, 2.9]])
-def test_boxes_without_a_pixel_give_empty_masks(box):
-    runs = results.encode_pasted(np.ones((28, 28), np.float32), np.float32(box), 10, 12)
-    assert coco_mask.decode(runs).shape == (10, 12)
-    assert coco_mask.area(runs) == 0
-
-
-def test_paste_is_that_of_ops():
-    from htc_tf.ops import masks as ops
-
-    masks, boxes = random_masks(40), random_boxes(40, 60, 80)
-    expected = np.asarray(ops.paste(masks, boxes, 60, 80))
-    ours = np.stack([pasted(mask, box, 60, 80) for mask, box in zip(masks, boxes, strict=True)])
-    assert ours.any(axis=(1, 2)).sum() > 20
-    np.testing.assert_array_equal(ours, expected.astype(bool))
-
-
-def test_runs_are_those_of_pycocotools():
-    height, width = 60, 80
-    boxes = np.concatenate(
-        [random_boxes(60, height, width), np.float32([[0, 0, 60, 80], [-5, 3, 70, 9], [0, 0, 60, 1], [9, 70, 99, 99]])]
-    )
-    masks = np.concatenate([random_masks(60), np.ones((4, 28, 28), np.float32)])
-    for mask, box in zip(masks, boxes, strict=True):
-        plain = coco_mask.encode(np.asfortranarray(pasted(mask, box, height, width), np.uint8))
-        runs = results.encode_pasted(mask, box, height, width)
-        assert runs == {"size": [height, width], "counts": plain["counts"].decode()}
-
-
-def test_runs_of_full_columns_join():
-    columns = np.ones((3, 5), bool)
-    runs = results.encode_columns(columns, 0, 2, 5, 8)
-    plain = np.zeros((5, 8), np.uint8, order="F")
-    plain[:, 2:5] = 1
-    assert runs["counts"] == coco_mask.encode(plain)["counts"].decode()
+    sizes: np.ndarray
+    original_sizes: np.ndarray
 
 
 @pytest.fixture
@@ -129,6 +57,32 @@ def test_coco_results(detections):
     assert [(e["image_id"], e["category_id"], e["score"]) for e in entries] == [(7, 44, 0.75), (7, 18, 0.25)]
     assert entries[0]["bbox"] == [40, 5, 160, 20]
     assert entries[0]["segmentation"]["size"] == [50, 400] and isinstance(entries[0]["segmentation"]["counts"], str)
+
+
+def test_batches_come_in_order_whichever_is_done_first(detections, monkeypatch):
+    taken = threading.Barrier(2, timeout=20)
+    plain = results.image_results
+
+    def slow_first(found, sizes, original_sizes):
+        # The first batch waits for the second one to be at work too.
+        if sizes[0, 0] < 2:
+            taken.wait()
+        return plain(found, sizes, original_sizes)
+
+    monkeypatch.setattr(results, "image_results", slow_first)
+    batches = [Batch(np.float32([[i, i]] * 2), np.int32([[i, i]] * 2)) for i in range(20)]
+    streamed = list(results.stream_results((batch, detections) for batch in batches))
+    assert [batch for batch, _ in streamed] == batches
+    for batch, found in streamed:
+        expected = plain(detections, batch.sizes, batch.original_sizes)
+        for result, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(result.boxes, other.boxes)
+            assert result.masks == other.masks
+
+
+def test_a_failure_in_a_thread_reaches_the_caller(detections):
+    with pytest.raises(IndexError):
+        list(results.stream_results([(Batch(np.ones((1, 2)), np.ones((2, 2), int)), detections)]))
 
 
 def test_without_masks_there_is_no_segmentation(detections):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from htc_tf.engine.labels import _best_place
+from htc_tf.engine import labels
+from htc_tf.engine.labels import _best_place, add_legend
 from htc_tf.engine.palette import palette, readable_on
 from htc_tf.engine.visualize import contact_sheet, draw, side_by_side
 
@@ -131,6 +133,44 @@ def test_chips_keep_apart():
     for y1, x1, y2, x2 in taken:
         covered[y1:y2, x1:x2] += 1
     assert covered.max() == 1 and covered.sum() == 6 * 20 * 60
+
+
+def test_labels_of_a_crowd_are_smaller_and_keep_apart(image, monkeypatch):
+    """Sixty objects: every one has its label, and next to nothing of the labels lies upon another."""
+    places = []
+    monkeypatch.setattr(labels, "_draw_chip", lambda picture, chip, score, place, font, pad: places.append(place))
+    rng = np.random.default_rng(0)
+    centres, halves = rng.uniform(0, (HEIGHT, WIDTH), (60, 2)), rng.uniform(10, 60, (60, 2))
+    boxes = np.concatenate([centres - halves, centres + halves], axis=1).clip(0, [HEIGHT, WIDTH] * 2)
+    draw(image, boxes, rng.integers(0, 3, 60), NAMES, np.linspace(1, 0.5, 60))
+    covered = np.zeros((HEIGHT, WIDTH), int)
+    for y1, x1, y2, x2 in places:
+        covered[y1:y2, x1:x2] += 1
+    assert len(places) == 60 and (covered > 1).sum() < 0.01 * (covered > 0).sum()
+    crowded = max(y2 - y1 for y1, _, y2, _ in places)
+    places.clear()
+    draw(image, BOX, [0], NAMES, [0.9])
+    assert crowded < places[0][2] - places[0][0]
+
+
+def test_a_faint_score_tints_less(image, mask):
+    def away(scores):
+        picture = draw(image, BOX, [1], NAMES, scores, [mask], threshold=0)
+        return distance(picture, palette(3)[1])
+
+    sure, faint = away([1.0]), away([0.2])
+    assert sure[240:260, 290:310].mean() < faint[240:260, 290:310].mean() - 5
+    np.testing.assert_array_equal(sure[260, 199:201], faint[260, 199:201])  # the outline is as clear
+
+
+def test_a_legend_takes_the_rows_that_it_needs():
+    picture = Image.new("RGB", (200, 100), (9, 9, 9))
+    entries = [(f"label {number}", colour) for number, colour in enumerate(palette(9))]
+    sheet = np.asarray(add_legend(picture, entries))
+    assert sheet.shape[1] == 200 and (sheet[:100] == 9).all()
+    for _, colour in entries:
+        assert (distance(sheet[100:], colour) < 25).sum() > 100
+    assert add_legend(picture, []).size == (200, 100)
 
 
 def test_palette():

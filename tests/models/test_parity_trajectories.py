@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf.engine.devices import Cluster, make_strategy
 from htc_tf.engine.step import make_train_step
-from htc_tf.engine.trainer import make_strategy
 from htc_tf.engine.weights import entries, load_mmdet
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops.matching import choose_evenly
@@ -80,7 +80,7 @@ def run(request, build, mmdet_state, mmdet_batch, mmdet_truth, reference, determ
     params += [f"StepSchedule.warmup_factor={factor}", f"StepSchedule.warmup_steps={int(warmup_steps)}"]
     params += [f"Experiment.clip_norm={clip or None}"]
     (images, sizes), (truth, proposals) = mmdet_batch("tiny"), mmdet_truth("tiny")
-    strategy = make_strategy(["CPU:0"], batch_size=2)
+    strategy = make_strategy(["CPU:0"], Cluster())
     with strategy.scope():
         experiment, model = build(*params)
         load_mmdet(model, mmdet_state)

@@ -1,8 +1,10 @@
 """From the stages' logits to detections: scores of all stages, boxes of the last."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.models.postprocess import Postprocess
 from htc_tf.structures import RoIs, StageOutput
 
@@ -64,3 +66,18 @@ def test_keep_pads_and_cuts():
 def test_xla_chooses_its_nms():
     assert [Postprocess(xla=xla).nms for xla in (False, True)] == ["combined", "xla"]
     assert Postprocess(xla=True, nms="combined").nms == "combined"
+
+
+def test_soft_nms_lowers_in_place_of_dropping():
+    dropped = rows(Postprocess(keep=8)(stages()))
+    for soft, factor in (("linear", 1 - 10 / 11), ("gaussian", np.exp(-((10 / 11) ** 2) / 0.5))):
+        kept = rows(Postprocess(keep=8, soft=soft)(stages()))
+        assert len(kept) == 6 and len(dropped) == 4
+        logits = np.mean(LOGITS, axis=0)[:3]
+        scores = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[:, :2]
+        for label in (0, 1):
+            better, worse = np.sort(scores[:2, label])[::-1]
+            expected = sorted([better, worse * factor, scores[2, label]], reverse=True)
+            np.testing.assert_allclose([s for c, s, _ in kept if c == label], expected, rtol=1e-5)
+    with pytest.raises(UserError, match=r"Postprocess.soft = 'hard'"):
+        Postprocess(soft="hard")

@@ -1,0 +1,91 @@
+"""Soft-NMS against the paper's loop in NumPy, by hand, and compiled in every way."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.ops.soft_nms import select_softly
+
+WAYS = {
+    "eager": lambda f: f,
+    "graph": lambda f: tf.function(f, autograph=False),
+    "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
+}
+
+
+def plain(boxes, scores, threshold, method, overlap, sigma):
+    """The paper's figure 2 for one class: (score, index) in the order of choice."""
+    scores, left, chosen = scores.astype(np.float64), list(np.flatnonzero(scores > threshold)), []
+    while left:
+        best = max(left, key=lambda i: scores[i])
+        left.remove(best)
+        chosen.append((scores[best], best))
+        for i in left:
+            sides = np.minimum(boxes[best, 2:], boxes[i, 2:]) - np.maximum(boxes[best, :2], boxes[i, :2])
+            inner = np.prod(np.maximum(sides, 0))
+            iou = inner / (np.prod(boxes[best, 2:] - boxes[best, :2]) + np.prod(boxes[i, 2:] - boxes[i, :2]) - inner)
+            if method == "gaussian":
+                scores[i] *= np.exp(-(iou**2) / sigma)
+            elif iou > overlap:
+                scores[i] *= 1 - iou
+        left = [i for i in left if scores[i] > threshold]
+    return chosen
+
+
+def random_case(seed=0, count=60, classes=3):
+    random = np.random.RandomState(seed)
+    centres = random.uniform(0, 100, (8, 2))[random.randint(0, 8, (2, count))]
+    first = centres + random.normal(0, 6, (2, count, 2))
+    boxes = np.concatenate([first, first + random.uniform(20, 45, (2, count, 2))], axis=-1).astype(np.float32)
+    scores = random.uniform(0, 1, (2, count, classes)).astype(np.float32) ** 2
+    return boxes, scores, random.uniform(size=(2, count)) < 0.8
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_equals_the_papers_loop_on_each_class(way, method):
+    boxes, scores, valid = random_case()
+    select = WAYS[way](lambda *x: select_softly(*x, 0.05, 40, method, 0.3, 0.4))
+    found = select(*map(tf.constant, (boxes, scores, valid)))
+    for image in range(2):
+        rows = np.flatnonzero(valid[image])
+        expected = sorted(
+            (
+                (score, label, rows[index])
+                for label in range(3)
+                for score, index in plain(boxes[image, rows], scores[image, rows, label], 0.05, method, 0.3, 0.4)
+            ),
+            reverse=True,
+        )[:40]
+        assert len(expected) == 40 and found.valid.numpy()[image].all()
+        np.testing.assert_allclose(found.scores[image], [score for score, *_ in expected], rtol=1e-5)
+        assert found.classes.numpy()[image].tolist() == [label for _, label, _ in expected]
+        np.testing.assert_array_equal(found.boxes[image], boxes[image, [row for *_, row in expected]])
+    assert found.masks is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_by_hand(way):
+    boxes = tf.constant([[[0.0, 0, 4, 4], [0, 0, 4, 3], [0, 0, 4, 1], [9, 9, 12, 12], [0, 0, 4, 4]]])
+    scores = tf.constant([[[0.8, 0.0], [0.6, 0.5], [0.4, 0.0], [0.3, 0.0], [0.9, 0.9]]])
+    valid = tf.constant([[True, True, True, True, False]])
+    found = WAYS[way](lambda *x: select_softly(*x, 0.2, 6, "linear", 0.3))(boxes, scores, valid)
+    # The second overlaps the first by 3/4 and falls to 0.15, below 0.2; the third by 1/4, too little. Class 1 is apart.
+    np.testing.assert_allclose(found.scores[0], [0.8, 0.5, 0.4, 0.3, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(found.classes[0], [0, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(found.valid[0], [True] * 4 + [False] * 2)
+    np.testing.assert_array_equal(found.boxes[0, :4], boxes[0, :4])
+    np.testing.assert_array_equal(found.boxes[0, 4:], np.zeros((2, 4)))
+
+
+def test_nothing_valid_selects_nothing():
+    junk = tf.fill([1, 3, 4], np.nan)
+    found = select_softly(junk, tf.fill([1, 3, 2], np.nan), tf.zeros([1, 3], tf.bool), 0.0, 5)
+    for field in found[:4]:
+        assert not np.any(field)
+
+
+def test_an_unknown_method_is_the_users_mistake():
+    with pytest.raises(UserError, match="'hard'"):
+        select_softly(tf.zeros([1, 1, 4]), tf.zeros([1, 1, 1]), tf.ones([1, 1], tf.bool), 0.0, 1, "hard")

@@ -1,0 +1,80 @@
+"""The eval command beyond its table: any batch size, saved predictions, the truth fed back, the report's folder."""
+
+import json
+import sys
+
+import pytest
+
+import htc_tf.eval
+
+
+@pytest.fixture
+def evaluate(monkeypatch, tmp_path):
+    """evaluate("--records", ...) -> the metrics that the command wrote to tmp_path/metrics.json."""
+
+    def run(*flags):
+        output = tmp_path / "metrics.json"
+        monkeypatch.setattr(sys, "argv", ["eval", "--output", str(output), *map(str, flags)])
+        htc_tf.eval.main()
+        return json.loads(output.read_text())
+
+    return run
+
+
+def test_any_batch_size_and_saved_predictions_give_the_same_figures(
+    evaluate, tiny_run, tiny_data, tmp_path, eagerly, capsys
+):
+    flags = ["--checkpoint", tiny_run.folder, "--records", tiny_data.records]
+    saved = tmp_path / "metrics.predictions.json"
+    # Of six images, batches of four leave two rows over.
+    single = evaluate(*flags, "--gin_param", "eval/Input.batch_size=1", "--report", tmp_path / "report")
+    assert f"--predictions {saved}" in capsys.readouterr().err
+    assert single.pop("errors") and single.pop("confusion") and (tmp_path / "report" / "report.md").is_file()
+    kept = tmp_path / "kept.json"
+    saved.rename(kept)
+    several = evaluate(*flags, "--gin_param", "eval/Input.batch_size=4")
+    assert several == single and single["images"] == 6
+    ones, fours = (json.loads(path.read_text()) for path in (kept, saved))
+    assert [(r["image_id"], r["category_id"]) for r in ones] == [(r["image_id"], r["category_id"]) for r in fours]
+    assert [r["score"] for r in ones] == pytest.approx([r["score"] for r in fours], rel=1e-5) and len(ones) > 20
+    saved.unlink()
+    assert evaluate("--predictions", kept, "--records", tiny_data.records) == single
+    assert not saved.exists()  # nothing was detected
+
+
+def test_the_truth_fed_back_is_perfect(evaluate, tiny_data, tmp_path):
+    annotations = json.loads(tiny_data.annotations.read_text())["annotations"]
+    assert any(a["iscrowd"] for a in annotations)
+    from htc_tf.data.datasets import coco_from_records, load_info
+
+    truth = coco_from_records(load_info(tiny_data.records))
+    results = [
+        {name: a[name] for name in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 1.0}
+        for a in truth["annotations"]
+        if not a["iscrowd"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for truth_flags in (["--records", tiny_data.records], ["--annotations", tiny_data.annotations]):
+        metrics = evaluate("--predictions", tmp_path / "results.json", *truth_flags)
+        for kind in ("bbox", "segm"):
+            assert [metrics[f"{kind}/{name}"] for name in ("AP", "AP50", "AP75", "AR100")] == pytest.approx([1] * 4)
+    # Boxes alone are evaluated as boxes.
+    for result in results:
+        del result["segmentation"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    metrics = evaluate("--predictions", tmp_path / "results.json", "--records", tiny_data.records)
+    assert metrics["bbox/AP"] == pytest.approx(1) and "segm/AP" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--checkpoint and --records are needed"),
+        (["--predictions", "x.json"], "give --records or --annotations"),
+        (["--predictions", "nowhere.json", "--annotations", "x.json"], "nowhere.json: cannot be read"),
+    ],
+)
+def test_mistakes_are_named(evaluate, capsys, flags, message):
+    with pytest.raises(SystemExit) as ended:
+        evaluate(*flags)
+    assert ended.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""`htc_tf.load` on a tiny trained run, and all that `python -m htc_tf.predict` takes and writes."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from pycocotools import mask as coco_mask
+
+import htc_tf
+import htc_tf.predict
+from htc_tf.errors import UserError
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """call("--checkpoint", ...): the command in this process. Returns its exit status."""
+
+    def run(*flags, lines=""):
+        monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        try:
+            htc_tf.predict.main()
+        except SystemExit as ended:
+            return ended.code
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def scene(tiny_data):
+    return tiny_data.images / f"{1:012d}.jpg"
+
+
+def test_three_lines(tiny_run, scene, tmp_path, eagerly):
+    model = htc_tf.load(str(tiny_run.folder))
+    detections = model(scene)
+    detections.draw(tmp_path / "out.jpg", threshold=0.05)
+
+    assert max(Image.open(tmp_path / "out.jpg").size) == 640
+    assert model.class_names[0] == "circle" and len(model.class_names) == 8
+    assert len(detections) > 3 and set(detections.class_names) <= set(model.class_names)
+    assert detections.masks.shape == (len(detections), *detections.image.shape[:2])
+    inside = np.zeros(detections.masks.shape, bool)
+    for box, region in zip(detections.boxes.round().astype(int), inside, strict=True):
+        region[max(box[0] - 1, 0) : box[2] + 1, max(box[1] - 1, 0) : box[3] + 1] = True
+    assert not (detections.masks & ~inside).any()
+    # A list, of what may be given, in its order.
+    photo = Image.open(scene)
+    same, turned = model([np.asarray(detections.image), photo.rotate(90, expand=True)])
+    np.testing.assert_array_equal(same.boxes, detections.boxes)
+    assert turned.image.shape[:2] == photo.size
+    assert model.semantic(scene).shape == detections.image.shape[:2]
+
+
+def test_what_cannot_be_loaded(tiny_run, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.*--checkpoint"):
+        htc_tf.load(tmp_path / "nowhere")
+    (tmp_path / "export" / "1").mkdir(parents=True)
+    (tmp_path / "export" / "1" / "saved_model.pb").touch()
+    with pytest.raises(UserError, match="configuration is fixed"):
+        htc_tf.load(tmp_path / "export", gin_param=["NUM_STAGES=1"])
+    with pytest.raises(UserError, match="NUMBER_OF_STAGES"):
+        htc_tf.load(tiny_run.folder, gin_param=["NUMBER_OF_STAGES=1"])
+    with pytest.raises(AttributeError):
+        htc_tf.nothing  # noqa: B018
+
+
+def test_everything_at_once(call, tiny_run, scene, tmp_path, eagerly, capsys):
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    picture = Image.open(scene)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(photos / "turned.jpg", exif=exif)
+    frames = [picture.resize((80, 60)), picture.rotate(90).resize((80, 60)), picture.rotate(180).resize((80, 60))]
+    frames[0].save(photos / "film.gif", save_all=True, append_images=frames[1:], duration=40)
+    (photos / "text.png").write_text("no picture")
+    flags = ["--checkpoint", tiny_run.folder, "--output", output, "--format", "jpg", "--threshold", 0.05]
+    flags += ["--cutouts", "--semantic", "--every", 2, "--input", f"{photos}/*.*", "-"]
+    assert call(*flags, lines=f"{scene}\n{photos}/nowhere.jpg\n") == 0
+
+    assert Image.open(output / "turned.jpg").size == (round(640 * picture.height / picture.width), 640)
+    assert Image.open(output / f"{scene.stem}.jpg").size[0] == 640
+    film = Image.open(output / "film.webp")
+    assert film.size == (640, 480) and film.n_frames == 2
+    semantic = Image.open(output / "semantic" / "turned.jpg")
+    assert semantic.width == Image.open(output / "turned.jpg").width and semantic.height > 640  # with its legend
+
+    entries = json.loads((output / "predictions.json").read_text())
+    ids = {(entry["file_name"], entry["image_id"], entry.get("frame")) for entry in entries}
+    # The scene is named by a number, which the second file then cannot have: it takes 5, and the film's frames go on.
+    assert ids == {("film.gif", 6, 0), ("film.gif", 7, 2), ("turned.jpg", 2, None), (scene.name, 1, None)}
+    turned = [entry for entry in entries if entry["file_name"] == "turned.jpg"]
+    assert turned[0]["segmentation"]["size"] == [picture.width, picture.height]
+    wanted = sum(
+        entry["score"] >= 0.05 and coco_mask.area(entry["segmentation"]) > 0
+        for entry in entries
+        if "frame" not in entry
+    )
+    cut = list((output / "cutouts").iterdir())
+    assert len(cut) == wanted > 0 and all(Image.open(path).mode == "RGBA" for path in cut)
+
+    printed = capsys.readouterr()
+    skipped = [line for line in printed.err.splitlines() if line.startswith("skipped ")]
+    assert [line.rpartition("/")[2].split(":")[0] for line in skipped] == ["text.png", "nowhere.jpg"]
+    assert "3 pictures" in printed.out and "2 skipped" in printed.out
+
+
+def test_nothing_to_read(call, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(htc_tf.predict, "load", lambda *source: SimpleNamespace(detector=None, categories=[]))
+    flags = ["--checkpoint", "RUN", "--output", tmp_path / "out", "--input", "-"]
+    assert call(*flags, lines=f"{tmp_path}/nowhere.jpg\n") == 2
+    assert "no picture could be read" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
+    assert call(*flags, "--every", 0) == 2
+    (tmp_path / "file").touch()
+    assert call(*flags[:3], tmp_path / "file", *flags[4:], lines=f"{tmp_path}/nowhere.jpg\n") == 2
+    assert "cannot be written" in capsys.readouterr().err
