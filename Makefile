@@ -60,7 +60,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@touch $@
 
 # Keeps the versions it finds and adds what is missing; ARGS=--upgrade takes the newest that setup.cfg allows.
-COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra test --universal --python-version 3.10
+COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra fast --extra video --extra test --universal --python-version 3.10
 constraints: $(UV) ## write constraints.txt anew from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
@@ -101,9 +101,10 @@ demo: env ## the main job on drawn scenes: data set, records, training, evaluati
 	# Train. Follow it with: tensorboard --logdir $(DEMO)
 	$(PY) -m htc_tf.train --gin_file gin/htc_shapes.gin --workdir $(DEMO) \
 	    --train_records $(DEMO)/records/train --val_records $(DEMO)/records/val
-	# Box and mask AP on the unseen scenes.
+	# Box and mask AP on the unseen scenes, with charts of what is right and wrong.
 	$(PY) -m htc_tf.eval --checkpoint $(DEMO) --records $(DEMO)/records/val \
-	    --annotations $(DEMO)/shapes/annotations/instances_val2017.json --output $(DEMO)/metrics.json
+	    --annotations $(DEMO)/shapes/annotations/instances_val2017.json --output $(DEMO)/metrics.json \
+	    --report $(DEMO)/report
 	# Draw what it sees on a dozen of them.
 	$(PY) -m htc_tf.predict --checkpoint $(DEMO) --input '$(DEMO)/shapes/val2017/*0[0-3][369].jpg' \
 	    --output $(DEMO)/pictures

@@ -104,6 +104,7 @@ def import_gin():
     import htc_tf.models.fpn
     import htc_tf.models.htc
     import htc_tf.models.mask_head
+    import htc_tf.models.multi_view
     import htc_tf.models.objective
     import htc_tf.models.postprocess
     import htc_tf.models.resnet

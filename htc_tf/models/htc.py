@@ -59,6 +59,7 @@ class HTC(tf.keras.Model):
         drop_empty=False,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
+        test_time=None,
         name="htc",
     ):
         """
@@ -82,6 +83,7 @@ class HTC(tf.keras.Model):
             drop_empty: whether a box that was refined to nothing ends with its stage (Paddle), or goes on, its features
                 zero (mmdetection).
             pixel_mean, pixel_std: of RGB, in 0 ... 255.
+            test_time: a MultiView, which then gives the detections, or None for one look at each image.
         """
         super().__init__(name=name)
         if not 1 <= num_stages <= len(stages):
@@ -95,6 +97,7 @@ class HTC(tf.keras.Model):
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
         self.average_masks, self.drop_refined_truth, self.drop_empty = average_masks, drop_refined_truth, drop_empty
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.test_time = test_time
 
     def call(self, images, sizes, truth=None, seed=None):
         """
@@ -107,6 +110,8 @@ class HTC(tf.keras.Model):
             Outputs if truth is given, else Detections.
         """
         training = truth is not None
+        if self.test_time is not None and not training:
+            return self.test_time(self, images, sizes)
         pyramid = self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
         rpn = self.rpn(pyramid, sizes, training)
         semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)

@@ -94,3 +94,15 @@ def test_views_of_other_sizes_answer_in_the_images_frame(model, drawn_batch):
 def test_scales_that_cannot_be_are_the_users_mistake(scales):
     with pytest.raises(UserError, match=r"MultiView.scales = "):
         MultiView(scales=scales)
+
+
+def test_a_gin_overlay_makes_it_the_models_answer(tiny_experiment, drawn_batch):
+    images, sizes = drawn_batch.images, drawn_batch.sizes
+    overlay = ["HTC.test_time=@MultiView()", "MultiView.scales=(1.0,)", "NUM_STAGES=1", "SEMANTIC=False"]
+    model = tiny_experiment(*overlay).build_model()
+    found = model(images, sizes)
+    assert found.masks.shape[:2] == found.scores.shape
+    views, model.test_time = model.test_time, None
+    assert views.views == [(1.0, False), (1.0, True)]
+    assert not np.array_equal(found.scores, model(images, sizes).scores)
+    np.testing.assert_array_equal(views(model, images, sizes).scores, found.scores)
