@@ -99,7 +99,7 @@ def import_gin():
     import htc_tf.data.augment
     import htc_tf.data.input
     import htc_tf.engine.experiment
-    import htc_tf.engine.optim
+    import htc_tf.engine.training.optim
     import htc_tf.models.box_head
     import htc_tf.models.fpn
     import htc_tf.models.htc

@@ -50,7 +50,7 @@ def parse():
 def main():
     flags = parse()
     experiment, resolved = config.load(flags.gin_file, flags.gin_param)
-    from htc_tf.engine.conversion import convert
+    from htc_tf.engine.weights.conversion import convert
 
     convert(
         experiment,

@@ -58,7 +58,7 @@ def detect(flags, output):
 def read(flags):
     """What `detect` returns, from files; ids and info are None without records."""
     from htc_tf.data.datasets import coco_from_records, load_info
-    from htc_tf.engine.coco_truth import read_results
+    from htc_tf.engine.evaluation.coco_truth import read_results
 
     results = read_results(flags.predictions)
     kinds = ("bbox", "segm") if all("segmentation" in result for result in results) else ("bbox",)
@@ -81,8 +81,8 @@ def main():
     output = Path(flags.output)
     results, image_ids, info, kinds = detect(flags, output) if flags.predictions is None else read(flags)
     from htc_tf.data.datasets import coco_from_records
-    from htc_tf.engine.evaluator import evaluate
-    from htc_tf.engine.report import format_table, write_report
+    from htc_tf.engine.evaluation.evaluator import evaluate
+    from htc_tf.engine.evaluation.report import format_table, write_report
 
     truth = coco_from_records(info) if flags.annotations is None else flags.annotations
     category_ids = None if info is None else info.category_ids

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from htc_tf import config
-from htc_tf.engine.inputs import find_inputs
-from htc_tf.engine.video import check_decoder
+from htc_tf.engine.prediction.inputs import find_inputs
+from htc_tf.engine.prediction.video import check_decoder
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 
@@ -34,8 +34,8 @@ def load(source, gin_file=(), gin_param=()):
             which needs no gin; a path.
         gin_file, gin_param: more configuration, as the commands' flags of these names; only for a run.
     Returns:
-        An `engine.predictor.Predictor`: called with a picture or a list of them it gives an
-        `engine.prediction.Prediction` for each.
+        An `prediction.predictor.Predictor`: called with a picture or a list of them it gives an
+        `prediction.answer.Prediction` for each.
     Raises:
         UserError: there is no model, or it does not fit its configuration.
     """
@@ -44,7 +44,7 @@ def load(source, gin_file=(), gin_param=()):
         categories = run.read_categories()
         experiment, _ = config.load(list(gin_file), list(gin_param), run)
         from htc_tf.engine.inference import restore
-        from htc_tf.engine.predictor import Predictor
+        from htc_tf.engine.prediction.predictor import Predictor
 
         return Predictor(restore(experiment, run), categories)
     if gin_file or gin_param:
@@ -52,8 +52,8 @@ def load(source, gin_file=(), gin_param=()):
             f"{source} is an exported model, whose configuration is fixed: leave --gin_file, --gin_param out"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
-    from htc_tf.engine.exported import ExportedDetector
-    from htc_tf.engine.predictor import Predictor
+    from htc_tf.engine.prediction.exported import ExportedDetector
+    from htc_tf.engine.prediction.predictor import Predictor
 
     detector = ExportedDetector(source)
     return Predictor(detector, detector.categories)
@@ -98,7 +98,7 @@ def main():
     paths = find_inputs(flags.input, sys.stdin)
     check_decoder(paths)
     model = load(flags.checkpoint, flags.gin_file, flags.gin_param)
-    from htc_tf.engine.pictures import predict_pictures
+    from htc_tf.engine.prediction.pictures import predict_pictures
 
     done, skipped = predict_pictures(
         model.detector,

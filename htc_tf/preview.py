@@ -32,8 +32,8 @@ def main():
     from PIL import Image
 
     from htc_tf.engine.inference import load_fitting
-    from htc_tf.engine.training_view import draw_training_images
-    from htc_tf.engine.visualize import contact_sheet
+    from htc_tf.engine.prediction.visualize import contact_sheet
+    from htc_tf.engine.training.training_view import draw_training_images
 
     info = load_fitting(experiment, flags.records)
     pictures = draw_training_images(experiment.train_input, info, flags.seed, flags.images)

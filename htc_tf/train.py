@@ -57,12 +57,12 @@ def main():
     profile = read_profile(flags.profile)
     experiment, resolved = config.load(flags.gin_file, flags.gin_param)
     if flags.dry_run:
-        from htc_tf.engine.summary import summarise
+        from htc_tf.engine.training.summary import summarise
 
         print(summarise(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
-    from htc_tf.engine.guard import STOPPED
-    from htc_tf.engine.trainer import train
+    from htc_tf.engine.training.guard import STOPPED
+    from htc_tf.engine.training.trainer import train
 
     try:
         stopped = train(

@@ -86,7 +86,7 @@ def make_learner():
     """make_learner(experiment, model) -> a function: Batch -> ({name: loss}, gradients of trainable variables)."""
     import tensorflow as tf
 
-    from htc_tf.engine.gradients import divide
+    from htc_tf.engine.training.gradients import divide
 
     def make(experiment, model):
         def learn(batch, seed=(0, 1)):
@@ -124,7 +124,7 @@ def tiny_learner(tiny_model, make_learner):
 def tiny_run(tiny_data, tmp_path_factory):
     """A trained Run: four steps, each logged, a checkpoint every two, an evaluation at the end."""
     from htc_tf import config
-    from htc_tf.engine.trainer import train
+    from htc_tf.engine.training.trainer import train
     from htc_tf.run import Run
 
     run = Run(tmp_path_factory.mktemp("tiny") / "run")

@@ -15,7 +15,7 @@ import htc_tf.eval
 import htc_tf.export
 import htc_tf.predict
 import htc_tf.train
-from htc_tf.engine.results import encode_pasted
+from htc_tf.engine.evaluation.results import encode_pasted
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,7 +118,7 @@ htc_tf.client.main()
 def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_path, capsys):
     from htc_tf import config
     from htc_tf.engine.inference import restore
-    from htc_tf.engine.pictures import read_picture
+    from htc_tf.engine.prediction.pictures import read_picture
 
     export, answers = tmp_path / "export", tmp_path / "answers.npz"
     call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export)
@@ -185,7 +185,7 @@ def test_a_missing_run_is_named(refused, module, tmp_path, photos):
 
 def test_train_starts_from_its_flags(call, refused, monkeypatch, tiny_data, tmp_path):
     seen = []
-    monkeypatch.setattr("htc_tf.engine.trainer.train", lambda *args, **kwargs: seen.append((args, kwargs)))
+    monkeypatch.setattr("htc_tf.engine.training.trainer.train", lambda *args, **kwargs: seen.append((args, kwargs)))
     flags = ["--gin_file", ROOT / "tests" / "tiny.gin", "--gin_param", "STEPS=3", "--gin_param", "STEPS=5"]
     flags += ["--train_records", tiny_data.records, "--workdir", tmp_path, "--seed", 3, "--devices", "CPU:0", "CPU:1"]
     call(htc_tf.train, *flags)

@@ -1,7 +1,7 @@
 """A data set: a folder of record shards and the `dataset_info.json` that says what is in it.
 
 Before it: `pipelines.coco_to_tfrecord`, which writes the folder and, last of all, the info: a folder without
-one is unfinished. After it: `data.input` reads the shards; `engine.evaluator` takes the truth from
+one is unfinished. After it: `data.input` reads the shards; `evaluation.evaluator` takes the truth from
 `coco_from_records`, so that evaluation needs no annotation file.
 """
 

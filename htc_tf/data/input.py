@@ -1,8 +1,8 @@
 """Records become batches.
 
-Before it: a data set as `pipelines.coco_to_tfrecord` writes it. After it: `engine.trainer` and `engine.evaluator`.
-The way of a record, one file each: `order` (whose turn it is), `sample` (decode), `augment`, `truth` (resize, pad,
-lay out), `copy_paste`, and here the batch.
+Before it: a data set as `pipelines.coco_to_tfrecord` writes it. After it: `training.trainer` and
+`evaluation.evaluator`. The way of a record, one file each: `order` (whose turn it is), `sample` (decode), `augment`,
+`truth` (resize, pad, lay out), `copy_paste`, and here the batch.
 """
 
 import logging

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from htc_tf.engine.averages import MovingAverages
+from htc_tf.engine.training.averages import MovingAverages
 from htc_tf.errors import UserError
 from htc_tf.run import write_whole
 

@@ -10,10 +10,10 @@ from htc_tf.data.datasets import coco_from_records, load_info
 from htc_tf.data.input import named_errors
 from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
 from htc_tf.engine.checkpoint import restore_weights
-from htc_tf.engine.evaluator import evaluate_results
-from htc_tf.engine.monitor import progress
-from htc_tf.engine.results import coco_results, image_results, stream_results
-from htc_tf.engine.visualize import draw, side_by_side
+from htc_tf.engine.evaluation.evaluator import evaluate_results
+from htc_tf.engine.evaluation.results import coco_results, image_results, stream_results
+from htc_tf.engine.prediction.visualize import draw, side_by_side
+from htc_tf.engine.training.monitor import progress
 from htc_tf.errors import UserError
 from htc_tf.structures import Detections
 

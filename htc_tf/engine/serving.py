@@ -11,7 +11,7 @@ import shutil
 import tensorflow as tf
 
 from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
-from htc_tf.engine.exported import CLASSES
+from htc_tf.engine.prediction.exported import CLASSES
 
 
 class ServingModule(tf.Module):

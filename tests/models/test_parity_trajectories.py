@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.engine.devices import Cluster, make_strategy
-from htc_tf.engine.step import make_train_step
+from htc_tf.engine.training.devices import Cluster, make_strategy
+from htc_tf.engine.training.step import make_train_step
 from htc_tf.engine.weights import entries, load_mmdet
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops.matching import choose_evenly

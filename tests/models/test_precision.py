@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.engine.inference import build_variables
-from htc_tf.engine.optim import SGD, StepSchedule
-from htc_tf.engine.step import make_train_step
+from htc_tf.engine.training.optim import SGD, StepSchedule
+from htc_tf.engine.training.step import make_train_step
 from htc_tf.ops.matching import choose_evenly
 from htc_tf.structures import Proposals
 

@@ -1,0 +1,1 @@
+"""Evaluation: detections become COCO results, and results become figures, tables and charts."""

@@ -1,0 +1,1 @@
+"""Prediction on pictures and videos: read, detect, draw."""

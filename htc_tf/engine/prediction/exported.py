@@ -1,0 +1,73 @@
+"""An exported SavedModel behind the same face as a run's Detector: no gin, and none of the model's own code.
+
+Before: `engine.serving` wrote it. After: `prediction.predictor`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.engine.evaluation.results import image_results
+from htc_tf.errors import UserError
+from htc_tf.structures import Detections
+
+CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow leaves assets.extra to whoever writes it
+
+
+class ExportedDetector:
+    """Asks the newest version of an export. `categories` are [{"id", "name"}, ...] by class index."""
+
+    def __init__(self, folder):
+        """
+        Args:
+            folder: EXPORT, with its versions EXPORT/1, EXPORT/2, ..., or one of these.
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        version = newest_version(folder)
+        if version is None:
+            raise UserError(f"{folder} holds no exported model; make one with python -m htc_tf.export")
+        if not tf.config.list_physical_devices("GPU"):
+            # On a CPU Grappler gains nothing and prints a screen of warnings, as in `Experiment.prepare_runtime`.
+            tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        try:
+            self.model = tf.saved_model.load(str(version))
+            self.serve = self.model.signatures["serving_default"]
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            raise UserError(
+                f"{version}: cannot be loaded ({str(error).splitlines()[0]}): export the run again"
+            ) from error
+        self.categories = self.read_categories(version / CLASSES)
+
+    def read_categories(self, path):
+        """From the file beside the model, or else the names that the model holds, with ids 1, 2, ..."""
+        try:
+            if path.is_file():
+                return json.loads(path.read_text())["categories"]
+            (names,) = [tensor.numpy() for tensor in self.serve.captured_inputs if tensor.dtype == tf.string]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}), or the model none of htc_tf: export the run again"
+            ) from error
+        return [{"id": index + 1, "name": name.decode()} for index, name in enumerate(names)]
+
+    def detect_image(self, image):
+        """image [H, W, 3] uint8, of any size -> its ImageResult, in its own pixels."""
+        # Not compressed: only the signature wants a file, and a lossless one.
+        encoded = tf.io.encode_png(image, compression=0)
+        answer = {name: value.numpy() for name, value in self.serve(image_bytes=encoded[tf.newaxis]).items()}
+        valid = np.arange(answer["scores"].shape[1]) < answer["num_detections"][:, np.newaxis]
+        detections = Detections(answer["boxes"], answer["scores"], answer["classes"], valid, answer.get("masks"))
+        size = np.array([image.shape[:2]])
+        return image_results(detections, size, size)[0]
+
+
+def newest_version(folder):
+    """EXPORT/N with the highest N, as a model server would choose it, or EXPORT itself; None if there is no model."""
+    folder = Path(folder)
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    versions = [path.parent for path in folder.glob("*/saved_model.pb") if path.parent.name.isdigit()]
+    return max(versions, key=lambda path: int(path.name), default=None)

@@ -1,0 +1,53 @@
+"""A model that takes pictures as people have them, one or a list, and answers with Predictions.
+
+Before: a Detector of a run (`engine.inference`) or of an export (`prediction.exported`). After: `prediction.answer`.
+"""
+
+from htc_tf.engine.prediction.answer import Prediction
+from htc_tf.engine.prediction.photo import as_image
+
+
+class Predictor:
+    """What `htc_tf.load` returns.
+
+    Attributes:
+        categories: [{"id", "name"}, ...] by class index; the ids are the data set's.
+        class_names: the names alone.
+    """
+
+    def __init__(self, detector, categories):
+        """
+        Args:
+            detector: an inference.Detector, or an exported.ExportedDetector: what has `detect_image`.
+            categories: [{"id", "name"}, ...] by class index.
+        """
+        self.detector, self.categories = detector, list(categories)
+        self.class_names = [category["name"] for category in self.categories]
+
+    def __call__(self, pictures):
+        """Detects.
+
+        Args:
+            pictures: a path (JPEG, PNG, GIF, BMP, WebP, TIFF ...; its EXIF orientation is heeded), a PIL image, or an
+                array [H, W, 3] uint8 RGB; or a list of any of them, of any sizes.
+        Returns:
+            A Prediction, or a list of them.
+        Raises:
+            UserError: a file cannot be read, or it is something else than that.
+        """
+        if isinstance(pictures, (list, tuple)):
+            return [self(picture) for picture in pictures]
+        image = as_image(pictures)
+        return Prediction(image, self.detector.detect_image(image), self.categories)
+
+    def semantic(self, picture):
+        """What the semantic branch sees: [H, W] uint8, for each pixel of a picture its label.
+
+        Labels are the training data's; of COCO's stuff-thing maps a category's id less 1.
+
+        Raises:
+            UserError: as for a call; or the model has no semantic branch, or is an export, which leaves it out.
+        """
+        from htc_tf.engine.prediction.semantic_map import label_map
+
+        return label_map(self.detector, as_image(picture))

@@ -1,0 +1,139 @@
+"""Videos, frame by frame: animated GIF and WebP by Pillow, all others by PyAV where it is installed.
+
+Before: `prediction.inputs` found the file. After: `prediction.pictures` detects in each frame and writes the drawn ones
+back as a video of the same speed.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable
+from htc_tf.errors import UserError
+
+ANIMATIONS = {".gif", ".webp", ".png"}
+DEFAULT_MILLISECONDS = 100  # of a frame whose file does not say
+
+
+class Video(NamedTuple):
+    """An open video."""
+
+    frames: Any  # an iterator of [H, W, 3] uint8 RGB
+    count: int  # of frames, 0 where the file does not tell
+    rate: Fraction  # frames a second
+
+
+def is_video(path):
+    """By its name, or, of what may be a still picture or an animation, by whether there is a second frame."""
+    path = Path(path)
+    if path.suffix.lower() in VIDEOS:
+        return True
+    if path.suffix.lower() not in ANIMATIONS:
+        return False
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False  # reading it as a picture will say why
+
+
+def video_ending(path):
+    """Of the video that is drawn from that one: .mp4, or .webp for an animation of Pillow's."""
+    return ".mp4" if Path(path).suffix.lower() in VIDEOS else ".webp"
+
+
+def check_decoder(paths):
+    """Whether there is what decodes these files, before anything slow begins.
+
+    Raises:
+        UserError: names the first that there is not.
+    """
+    wanting = [path for path in paths if Path(path).suffix.lower() in VIDEOS]
+    if wanting:
+        try:
+            import av  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"{wanting[0]}: videos other than animated GIF and WebP are decoded by PyAV, which is not installed: "
+                "pip install av (the extra htc_tf[video])"
+            ) from error
+
+
+def read_video(path, every=1):
+    """-> a Video of every `every`-th frame, from the first on, turned as the file says.
+
+    Raises:
+        Unreadable: the file cannot be decoded; if that shows later, then while `frames` is iterated.
+    """
+    if video_ending(path) == ".mp4":
+        return _read_encoded(path, every)
+    with Image.open(path) as picture:
+        picture.load()  # a WebP tells with each frame how long it stays
+        milliseconds = picture.info.get("duration") or DEFAULT_MILLISECONDS
+        count = -(-picture.n_frames // every)
+    return Video(_animation_frames(path, every), count, Fraction(1000) / Fraction(milliseconds) / every)
+
+
+def write_video(path, frames, rate):
+    """Writes [H, W, 3] uint8 frames, all of the first one's size, as MP4 (H.264) or, by the name, animated WebP."""
+    if path.suffix == ".webp":
+        # Pillow collects them in any case: it writes the file at its end.
+        pictures = list(map(Image.fromarray, frames))
+        if pictures:
+            times = {"duration": round(1000 / rate), "loop": 0}
+            pictures[0].save(path, save_all=True, append_images=pictures[1:], quality=85, method=2, **times)
+        return
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = None
+        for frame in frames:
+            if stream is None:
+                stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=rate)
+                # Chroma of half the size wants even sides.
+                stream.height, stream.width = (side - side % 2 for side in frame.shape[:2])
+                stream.pix_fmt = "yuv420p"
+            even = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+def _animation_frames(path, every):
+    try:
+        with Image.open(path) as picture:
+            for number, frame in enumerate(ImageSequence.Iterator(picture)):
+                if number % every == 0:
+                    yield np.asarray(frame.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unreadable(path, error) from error
+
+
+def _read_encoded(path, every):
+    import av
+
+    try:
+        container = av.open(str(path))
+        stream = container.streams.video[0]
+    except (av.FFmpegError, IndexError) as error:
+        raise Unreadable(path, f"no video that PyAV decodes ({getattr(error, 'strerror', None) or error})") from error
+    stream.thread_type = "AUTO"
+    rate = Fraction(stream.average_rate or Fraction(1000, DEFAULT_MILLISECONDS)) / every
+    return Video(_encoded_frames(path, container, stream, every), -(-stream.frames // every), rate)
+
+
+def _encoded_frames(path, container, stream, every):
+    import av
+
+    with container:
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                if number % every == 0:
+                    # Telephones film sideways and note by how much the picture is to be turned.
+                    turns = round(getattr(frame, "rotation", 0) / 90)
+                    yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
+        except av.FFmpegError as error:
+            raise Unreadable(path, f"damaged ({error.strerror or error})") from error

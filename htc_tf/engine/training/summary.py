@@ -1,0 +1,168 @@
+"""What a training would be, without any step of it: parameters, FLOPs, memory, the first batch.
+
+`python -m htc_tf.train --dry_run` prints it. FLOPs are those of TensorFlow's own count for each operation, two for a
+product and its sum; what it has no count for (resizing, gathering, sorting) is left out.
+"""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.data.input import named_errors
+from htc_tf.engine.inference import build_variables
+from htc_tf.engine.training.start import load_records
+
+# What a step keeps of the forward pass for the backward pass: the results of these.
+KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchNormV3", "Relu", "BiasAdd", "AddV2"}
+
+
+def summarise(experiment, config, train_records, val_records=None, seed=0):
+    """-> several lines of text: configuration, parameters, FLOPs, memory, shapes.
+
+    Raises:
+        UserError: records and configuration do not fit.
+    """
+    load_records(experiment, train_records, val_records)
+    experiment.prepare_runtime(seed)
+    model = experiment.build_model()
+    build_variables(model)
+    with named_errors(train_records):
+        batch = next(iter(experiment.train_input.dataset(train_records, seed)))
+    graphs = trace(experiment, model, batch)
+    parts = Parts(model)
+    sections = {
+        "configuration": config.strip(),
+        "parameters": "\n".join(parameter_lines(model, parts)),
+        "GFLOPs an image": "\n".join(flop_lines(graphs, parts)),
+        "memory": "\n".join(memory_lines(experiment, model, graphs["training, forward"], batch)),
+        "first batch": "\n".join(shape_lines(batch)),
+    }
+    return "\n\n".join(f"== {title} ==\n{text}" for title, text in sections.items())
+
+
+class Parts:
+    """Which part of the network a name belongs to."""
+
+    def __init__(self, model):
+        self.known = {model.backbone.name: "backbone", model.neck.name: "neck", model.rpn.name: "rpn"}
+        if model.semantic_head is not None:
+            self.known[model.semantic_head.name] = "semantic head"
+        for stage in model.stages:
+            for part, head in (("box heads", stage.box_head), ("mask heads", stage.mask_head)):
+                layers = () if head is None else (head, *head.submodules)
+                self.known |= {layer.name: part for layer in layers if isinstance(layer, tf.keras.layers.Layer)}
+        self.order = [*dict.fromkeys(self.known.values()), "the rest"]
+
+    def of(self, name):
+        """An operation or a variable, such as htc/backbone/conv1/Conv2D."""
+        return next((self.known[step] for step in name.split("/") if step in self.known), "the rest")
+
+    def add(self, pairs):
+        """(name, number) pairs -> {part: sum}, in the walk's order, without what is nothing."""
+        sums = collections.Counter()
+        for name, number in pairs:
+            sums[self.of(name)] += number
+        return {part: sums[part] for part in self.order if sums[part]}
+
+
+def trace(experiment, model, batch):
+    """Detection and training, each with one image of the largest padded shape, as graphs."""
+    height, width = max(experiment.train_input.shapes, key=np.prod)
+    one = tf.nest.map_structure(lambda x: tf.TensorSpec([1, *x.shape[1:]], x.dtype), batch)
+    stride = experiment.train_input.semantic_stride
+    images = tf.TensorSpec([1, height, width, 3], batch.images.dtype)
+    semantic = tf.TensorSpec([1, height // stride, width // stride], batch.truth.semantic.dtype)
+    one = one._replace(images=images, truth=one.truth._replace(semantic=semantic))
+
+    def learn(batch):
+        seed = tf.constant([0, 0])
+        outputs = model(batch.images, batch.sizes, batch.truth, seed)
+        return [loss.total for loss in experiment.objective(outputs, batch.truth, batch.sizes, seed).values()]
+
+    detect = tf.function(lambda images, sizes: model(images, sizes), autograph=False)
+    return {
+        "detection": detect.get_concrete_function(one.images, one.sizes).graph,
+        "training, forward": tf.function(learn, autograph=False).get_concrete_function(one).graph,
+    }
+
+
+def parameter_lines(model, parts):
+    trained = {id(v) for v in model.trainable_variables}
+    table = [("part", "parameters", "trained")]
+    for_all = parts.add((v.name, int(np.prod(v.shape))) for v in model.variables)
+    for_trained = parts.add((v.name, int(np.prod(v.shape))) for v in model.variables if id(v) in trained)
+    table += [(part, f"{count:,}", f"{for_trained.get(part, 0):,}") for part, count in for_all.items()]
+    table.append(("total", f"{sum(for_all.values()):,}", f"{sum(for_trained.values()):,}"))
+    rows = [(v.name, str(list(v.shape)), "" if id(v) in trained else "frozen") for v in model.variables]
+    return [*align(table), "", *align(rows)]
+
+
+def flop_lines(graphs, parts):
+    counted = {title: parts.add(flops(graph)) for title, graph in graphs.items()}
+    titles = list(counted)
+    table = [("part", *titles)]
+    for part in parts.order:
+        if any(part in counts for counts in counted.values()):
+            table.append((part, *(f"{counts.get(part, 0) / 1e9:,.3f}" for counts in counted.values())))
+    table.append(("total", *(f"{sum(counts.values()) / 1e9:,.3f}" for counts in counted.values())))
+    return [*align(table), "Forward and backward together are about three times the forward pass."]
+
+
+def flops(graph):
+    """(operation, FLOPs) pairs."""
+    builder = tf.compat.v1.profiler.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output().build()
+    todo = [tf.compat.v1.profiler.profile(graph, options=options, cmd="graph")]
+    seen = set()
+    while todo:
+        node = todo.pop()
+        if node.name not in seen:
+            seen.add(node.name)
+            todo += node.children
+            yield node.name, node.float_ops
+
+
+def memory_lines(experiment, model, forward, batch):
+    """An estimate for one device with all of the batch, and float32 throughout."""
+    weights = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables)
+    trained = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.trainable_variables)
+    optimizer = experiment.optimizer.build()
+    optimizer.build(model.trainable_variables)
+    slots = optimizer.variables() if callable(optimizer.variables) else optimizer.variables
+    slots = sum(int(np.prod(v.shape)) * v.dtype.size for v in slots)
+    averages = trained if experiment.ema_decay is not None else 0
+    results = [op.outputs[0] for op in forward.get_operations() if op.type in KEPT]
+    kept = sum(x.shape.num_elements() * x.dtype.size for x in results if x.shape.is_fully_defined())
+    rows = experiment.batch_size // experiment.accumulate
+    sizes = {
+        "weights": weights,
+        "gradients": trained,
+        "optimiser": slots,
+        "averages": averages,
+        f"results kept for the backward pass, {rows} images": kept * rows,
+        "a batch": sum(x.shape.num_elements() * x.dtype.size for x in tf.nest.flatten(batch)),
+    }
+    sizes["total, on one device"] = sum(sizes.values())
+    return align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
+
+
+def shape_lines(batch, prefix=""):
+    rows = []
+    for name, value in batch._asdict().items():
+        if hasattr(value, "_asdict"):
+            rows += [(f"{name}.{inner}", x) for inner, x in value._asdict().items()]
+        else:
+            rows.append((name, value))
+    return align([(name, str(x.shape.as_list()), x.dtype.name) for name, x in rows])
+
+
+def align(rows):
+    """Columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]

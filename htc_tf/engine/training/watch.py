@@ -1,0 +1,33 @@
+"""What sampling gives the heads to learn from: shares that tell a sound training from a stalled one.
+
+Computed by `training.gradients` beside the losses, from the same outputs; logged, never learnt from.
+"""
+
+import tensorflow as tf
+
+from htc_tf.models.objective import Loss, count_where, total_where
+from htc_tf.ops import boxes as box_ops
+
+RECALL_IOU = 0.5
+
+
+def watch(outputs, truth):
+    """Outputs, Truth -> {name: Loss}, sums and counts that replicas and micro-batches add.
+
+    `watch/proposal_recall`: share of the objects that a proposal overlaps by at least 0.5.
+    `watch/stageT_foreground`: share of positives among the sampled RoIs.
+    `watch/stageT_iou`: mean overlap of the positives with their objects; the truth boxes among them do not count.
+    """
+    proposals = outputs.rpn.proposals
+    overlaps = box_ops.iou(tf.stop_gradient(proposals.boxes), truth.boxes)
+    best = tf.reduce_max(tf.where(proposals.valid[..., tf.newaxis], overlaps, 0.0), axis=1)
+    found = (best >= RECALL_IOU) & truth.valid
+    named = {"watch/proposal_recall": Loss(count_where(found), count_where(truth.valid), 1.0)}
+    for number, stage in enumerate(outputs.stages, start=1):
+        rois = stage.rois
+        matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)
+        overlap = box_ops.iou(rois.boxes[..., tf.newaxis, :], matched[..., tf.newaxis, :])[..., 0, 0]
+        counted = rois.positive & ~rois.is_truth
+        named[f"watch/stage{number}_foreground"] = Loss(count_where(rois.positive), count_where(rois.valid), 1.0)
+        named[f"watch/stage{number}_iou"] = Loss(total_where(overlap, counted), count_where(counted), 1.0)
+    return named

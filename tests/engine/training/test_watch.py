@@ -1,0 +1,40 @@
+"""What is watched: golden shares of a few boxes."""
+
+import tensorflow as tf
+
+from htc_tf.engine.training.watch import watch
+from htc_tf.structures import Outputs, Proposals, RoIs, RPNOutput, StageOutput, Truth
+
+
+def tensor(values, dtype=tf.float32):
+    return tf.constant(values, dtype)[tf.newaxis]
+
+
+def test_golden_shares():
+    truth = Truth(
+        boxes=tensor([[0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 0, 0]]),
+        classes=None,
+        valid=tensor([True, True, False], tf.bool),
+        masks=None,
+        mask_frames=None,
+        semantic=None,
+    )
+    # The first object is half covered, the second only by a proposal that is padding.
+    proposals = Proposals(tensor([[0, 0, 5, 10], [20, 20, 30, 30]]), None, tensor([True, False], tf.bool))
+    rois = RoIs(
+        # A truth box, a positive of IoU 1/2 with the first object, one of 1/4 with the second, a negative, padding.
+        boxes=tensor([[0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 25, 25], [50, 50, 60, 60], [0, 0, 0, 0]]),
+        valid=tensor([True, True, True, True, False], tf.bool),
+        positive=tensor([True, True, True, False, False], tf.bool),
+        matches=tensor([0, 0, 1, 0, 0], tf.int32),
+        is_truth=tensor([True, False, False, False, False], tf.bool),
+    )
+    stage = StageOutput(rois, None, None, None, None)
+    named = watch(Outputs(RPNOutput(None, None, None, proposals), (stage, stage)), truth)
+    assert {name: (float(loss.total), float(loss.count)) for name, loss in named.items()} == {
+        "watch/proposal_recall": (1, 2),
+        "watch/stage1_foreground": (3, 4),
+        "watch/stage1_iou": (0.75, 2),
+        "watch/stage2_foreground": (3, 4),
+        "watch/stage2_iou": (0.75, 2),
+    }
