@@ -97,8 +97,8 @@ def test_pictures_of_any_size(tiny_experiment, eagerly):
         found = detector.detect_image(np.zeros([height, width, 3], np.uint8))
         np.testing.assert_allclose(found.boxes, [[0, 0, height, width]], rtol=1e-6)
         assert found.masks is None
-    landscape, portrait = (1, 64, 128, 3), (1, 128, 64, 3)
-    assert model.shapes == [landscape, portrait, landscape, landscape, landscape]
+    landscape, portrait, long = (1, 64, 96, 3), (1, 96, 64, 3), (1, 64, 128, 3)
+    assert model.shapes == [landscape, portrait, landscape, long, landscape]
 
 
 def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
