@@ -24,7 +24,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lint parity demo coco_sample constraints clean
+.PHONY: help env test lint parity kills demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -83,6 +83,9 @@ lint: env ## check style and formatting
 REFERENCE := $(wildcard ../shared/reference)
 parity: env ## compare every number with mmdetection's and Paddle's, and write docs/parity.md (half an hour)
 	$(PY) -m tests.parity --output docs/parity.md $(if $(REFERENCE),--reference $(REFERENCE))
+
+kills: env ## kill a training at random moments, twenty times, and compare it with one never killed (a quarter of an hour)
+	$(PY) -m tests.kills --kills 10 --steps 60 --gin_param NUM_STAGES=1
 
 # ---- the main job -----------------------------------------------------------------------------------------
 
