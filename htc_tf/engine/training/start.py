@@ -54,6 +54,15 @@ def check_run(experiment, run, info):
         check_names([category["name"] for category in categories], run.classes, info)
 
 
+def check_determinism(experiment, model):
+    """XLA refuses to compile the gradient of max pooling deterministically, and only a stem that learns needs it."""
+    if experiment.xla and experiment.deterministic and any("/stem/" in v.name for v in model.trainable_variables):
+        raise UserError(
+            "XLA has no deterministic gradient of the backbone's max pooling: give up XLA or DETERMINISTIC, or freeze "
+            "the stem (ResNet.frozen_stages = 0 or more)"
+        )
+
+
 def initialise(checkpoints, model, averages=None, init_from=None, backbone_weights=None):
     """Gives the model its first values: the first of these that there is.
 

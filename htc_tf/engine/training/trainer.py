@@ -21,7 +21,7 @@ from htc_tf.engine.training.devices import check_batch, check_same_step, make_ag
 from htc_tf.engine.training.guard import FiniteGuard, StopRequest, disk_errors, memory_errors
 from htc_tf.engine.training.lock import hold
 from htc_tf.engine.training.monitor import Monitor
-from htc_tf.engine.training.start import check_run, initialise, load_records
+from htc_tf.engine.training.start import check_determinism, check_run, initialise, load_records
 from htc_tf.engine.training.step import make_train_loop, make_train_step
 from htc_tf.engine.training.validation import Validation
 from htc_tf.models.layers import trained_batch_norms
@@ -76,6 +76,7 @@ def train(
         with strategy.scope():
             model = experiment.build_model()
             build_variables(model)
+            check_determinism(experiment, model)
             optimizer = experiment.optimizer.build()
             optimizer.build(model.trainable_variables)
             step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")

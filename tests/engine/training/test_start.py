@@ -1,5 +1,7 @@
 """First weights: which of the sources is taken, and that what does not fit is named before step 1."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,7 @@ from htc_tf.data.datasets import load_info
 from htc_tf.engine.checkpoint import Checkpoints, restore_weights
 from htc_tf.engine.inference import evaluate_records, restore
 from htc_tf.engine.training.averages import MovingAverages
-from htc_tf.engine.training.start import check_names, check_run, initialise, take_backbone
+from htc_tf.engine.training.start import check_determinism, check_names, check_run, initialise, take_backbone
 from htc_tf.engine.weights import mmdet_arrays
 from htc_tf.engine.weights.conversion import convert
 from htc_tf.errors import UserError
@@ -143,3 +145,17 @@ def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, writ
     experiment, _ = config.load([], [], run)
     metrics, results, _ = evaluate_records(restore(experiment, run), load_info(tiny_data.records))
     assert len(results) == 12 and 0 <= metrics["bbox/AP"] <= 1 and 0 <= metrics["segm/AP"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("xla", "deterministic", "learns"), [(True, True, "stem"), (True, False, "stem"), (True, True, "stage2")]
+)
+def test_a_stem_that_learns_is_not_deterministic_in_xla(xla, deterministic, learns):
+    variables = [tf.Variable(0.0, name=f"htc/backbone/{learns}/conv/kernel")]
+    experiment = SimpleNamespace(xla=xla, deterministic=deterministic)
+    model = SimpleNamespace(trainable_variables=variables)
+    if deterministic and learns == "stem":
+        with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages"):
+            check_determinism(experiment, model)
+    else:
+        check_determinism(experiment, model)
