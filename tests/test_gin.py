@@ -56,6 +56,16 @@ def test_overlays_build_on_the_papers_configuration(name):
     assert names(changed) >= names(paper) and changed != paper
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("gin/base/schedule_")])
+def test_schedules_build(name, tmp_path):
+    parts = ["gin/base/model.gin", "gin/base/data.gin", name, "gin/base/runtime.gin"]
+    path = tmp_path / "run.gin"
+    path.write_text("".join(f"include '{part}'\n" for part in parts))
+    experiment, resolved = config.load([str(path)], [])
+    assert set(KNOBS) <= names(resolved)
+    assert experiment.optimizer.build().learning_rate.numpy() < 0.02  # the first step of a warm-up
+
+
 def test_the_papers_numbers():
     experiment, _ = config.load([PAPER], [])  # Anew: a model is built from the files that were loaded last.
     model, objective = experiment.build_model(), experiment.objective
