@@ -39,10 +39,11 @@ def detect(flags, output):
     """Detects in the records and saves what was found before anything is counted.
 
     Returns:
-        (results in COCO's format, the images' ids, the records' DatasetInfo, the kinds of results)
+        (results in COCO's format, the images' ids, the truth, the categories' ids, the kinds of results)
     """
     run = Run(flags.checkpoint)
     experiment, _ = config.load(flags.gin_file, flags.gin_param, run)
+    from htc_tf.data.datasets import coco_from_records
     from htc_tf.engine.inference import detect_records, load_fitting, restore
 
     info = load_fitting(experiment, flags.records)
@@ -52,20 +53,23 @@ def detect(flags, output):
     saved = output.with_name(f"{output.stem}.predictions.json")
     write_whole(saved, json.dumps(results) + "\n")
     print(f"predictions are in {saved}; --predictions {saved} evaluates them again", file=sys.stderr)
-    return results, image_ids, info, detector.kinds
+    truth = coco_from_records(info) if flags.annotations is None else flags.annotations
+    return results, image_ids, truth, info.category_ids, detector.kinds
 
 
 def read(flags):
-    """What `detect` returns, from files; ids and info are None without records."""
+    """What `detect` returns, from files; ids are None without records."""
     from htc_tf.data.datasets import coco_from_records, load_info
     from htc_tf.engine.evaluation.coco_truth import read_results
 
     results = read_results(flags.predictions)
     kinds = ("bbox", "segm") if all("segmentation" in result for result in results) else ("bbox",)
     if flags.records is None:
-        return results, None, None, kinds
+        return results, None, flags.annotations, None, kinds
     info = load_info(flags.records)
-    return results, [image["id"] for image in coco_from_records(info)["images"]], info, kinds
+    recorded = coco_from_records(info)
+    truth = recorded if flags.annotations is None else flags.annotations
+    return results, [image["id"] for image in recorded["images"]], truth, info.category_ids, kinds
 
 
 def make_folder(folder):
@@ -79,13 +83,11 @@ def make_folder(folder):
 def main():
     flags = parse()
     output = Path(flags.output)
-    results, image_ids, info, kinds = detect(flags, output) if flags.predictions is None else read(flags)
-    from htc_tf.data.datasets import coco_from_records
+    found = detect(flags, output) if flags.predictions is None else read(flags)
+    results, image_ids, truth, category_ids, kinds = found
     from htc_tf.engine.evaluation.evaluator import evaluate
     from htc_tf.engine.evaluation.report import format_table, write_report
 
-    truth = coco_from_records(info) if flags.annotations is None else flags.annotations
-    category_ids = None if info is None else info.category_ids
     evaluation = evaluate(truth, results, category_ids, image_ids, kinds, flags.backend)
     metrics = evaluation.metrics
     if flags.report is not None:

@@ -45,11 +45,9 @@ class Checkpoints:
     @property
     def megabytes(self):
         """What a checkpoint needs."""
-        weights = self.checkpoint.model.variables
-        slots = getattr(self.parts.get("optimizer"), "variables", ())
-        averages = getattr(self.parts.get("averages"), "weights", ())
-        variables = [*weights, *(slots() if callable(slots) else slots), *averages]
-        return sum(v.dtype.size * v.shape.num_elements() for v in variables) / 1e6
+        optimizer, averages = self.parts.get("optimizer"), self.parts.get("averages")
+        slots = () if optimizer is None else optimizer_variables(optimizer)
+        return count_bytes([*self.checkpoint.model.variables, *slots, *getattr(averages, "weights", ())]) / 1e6
 
     def save(self, step, **manifest):
         """Returns the path. What is given by name goes to the manifest, which is there before the checkpoint is.
@@ -125,6 +123,15 @@ def restore_weights(run, model, averaged=True):
     if averaged and "averages" in checkpoints.stored:
         averages.assign_to(model.trainable_variables)
     return path
+
+
+def optimizer_variables(optimizer):
+    """Keras' newer optimisers list them, its older ones (tensorflow-addons') give them when called."""
+    return optimizer.variables() if callable(optimizer.variables) else optimizer.variables
+
+
+def count_bytes(variables):
+    return sum(v.dtype.size * v.shape.num_elements() for v in variables)
 
 
 def fingerprint(text):

@@ -112,11 +112,23 @@ class HTC(tf.keras.Model):
         training = truth is not None
         if self.test_time is not None and not training:
             return self.test_time(self, images, sizes)
-        pyramid = self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
-        rpn = self.rpn(pyramid, sizes, training)
-        semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
-        features = self.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
+        rpn, semantic, features, stages, valid = self.walk(images, sizes, truth, seed)
+        if training:
+            return Outputs(rpn, tuple(stages), None if semantic is None else semantic.logits)
+        detections = self.postprocess(stages, valid)
+        return detections._replace(masks=self.final_masks(features, detections)) if self.masks else detections
 
+    def walk(self, images, sizes, truth=None, seed=None):
+        """As far as the refined boxes; arguments as of `call`.
+
+        Returns:
+            (RPNOutput, what the semantic branch gives or None, what RoIs are pooled from, a StageOutput for each
+            stage, [B, N] bool: which of the last stage's boxes go on).
+        """
+        training = truth is not None
+        pyramid = self.extract_pyramid(images, sizes, training)
+        rpn = self.rpn(pyramid, sizes, training)
+        semantic, features = self.prepare_features(pyramid, training)
         stages = []
         boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
         for index, stage in enumerate(self.stages):
@@ -126,11 +138,15 @@ class HTC(tf.keras.Model):
             if training and self.masks:
                 output = self.mask_branch(index, features, output, valid, truth, seed)
             stages.append(output)
+        return rpn, semantic, features, stages, valid
 
-        if training:
-            return Outputs(rpn, tuple(stages), None if semantic is None else semantic.logits)
-        detections = self.postprocess(stages, valid)
-        return detections._replace(masks=self.final_masks(features, detections)) if self.masks else detections
+    def extract_pyramid(self, images, sizes, training=False):
+        return self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
+
+    def prepare_features(self, pyramid, training=False):
+        """-> (what the semantic branch gives or None, what RoIs are pooled from)"""
+        semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
+        return semantic, self.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
 
     def normalize(self, images, sizes):
         """Mean and deviation of the pixels; the padding is zero afterwards, as the public weights have it."""
@@ -181,11 +197,14 @@ class HTC(tf.keras.Model):
 
     def final_masks(self, features, detections):
         """[B, D, 28, 28]: the probabilities that all stages' mask heads, or the last, give the detection's class."""
+        masks = self.stage_masks(features, detections)[0 if self.average_masks else -1 :]
+        return tf.add_n(masks) / len(masks)
+
+    def stage_masks(self, features, detections):
+        """A list of [B, D, 28, 28]: the probabilities that each stage's mask head gives the detection's class."""
         rois = RoIs(detections.boxes, detections.valid)
         heads = [stage.mask_head for stage in self.stages]
         trunks = run_trunks(heads, self.roi_align.pool_masks(features, rois), self.mask_info_flow)
         classes = tf.reshape(detections.classes, [-1])
-        pairs = list(zip(heads, trunks, strict=True))[0 if self.average_masks else -1 :]
-        masks = [tf.sigmoid(select_class(head(trunk), classes)) for head, trunk in pairs]
-        mean = tf.add_n(masks) / len(masks)
-        return tf.reshape(mean, [-1, detections.boxes.shape[1], *mean.shape[1:]])
+        masks = [tf.sigmoid(select_class(head(trunk), classes)) for head, trunk in zip(heads, trunks, strict=True)]
+        return [tf.reshape(mask, [-1, detections.boxes.shape[1], *mask.shape[1:]]) for mask in masks]

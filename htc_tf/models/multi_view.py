@@ -40,7 +40,7 @@ class MultiView:
         features, boxes, scores, valid = [], [], [], []
         for scale, flipped in self.views:
             view, ratio = look(images, sizes, scale, flipped)
-            pooled, stages, there = walk(model, view, sizes * ratio)
+            _, _, pooled, stages, there = model.walk(view, sizes * ratio)
             features.append(pooled)
             boxes.append(bring_back(stages[-1].boxes, sizes, ratio, flipped))
             scores.append(model.postprocess.scores(stages))
@@ -82,20 +82,6 @@ def look(images, sizes, scale, flipped):
     view = tf.image.resize(view, shape) if shape != [height, width] else tf.cast(view, tf.float32)
     bottom, right = (-side % DIVISOR for side in shape)
     return tf.pad(view, [[0, 0], [0, bottom], [0, right], [0, 0]]), ratio
-
-
-def walk(model, images, sizes):
-    """The walk of `models.htc` as far as the refined boxes: -> (features, StageOutputs, which boxes go on [B, N])."""
-    pyramid = model.neck(model.backbone(model.normalize(images, sizes)))
-    proposals = model.rpn(pyramid, sizes, False).proposals
-    semantic = None if model.semantic_head is None else model.semantic_head(pyramid)
-    features = model.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
-    boxes, valid, stages = proposals.boxes, proposals.valid, []
-    for stage in model.stages:
-        rois = model.sample_rois(boxes, valid, None, stage, None, None)
-        stages.append(model.box_branch(stage, features, rois, sizes))
-        boxes, valid = stages[-1].boxes, model.goes_on(stages[-1])
-    return features, stages, valid
 
 
 def bring_back(boxes, sizes, ratio, flipped):

@@ -42,7 +42,7 @@ def label_map(detector, image):
 
 def semantic_logits(model, images, sizes):
     """The walk of `models.htc` as far as the semantic branch: [B, H / 8, W / 8, S] float32."""
-    pyramid = model.neck(model.backbone(model.normalize(images, sizes)))
+    pyramid = model.extract_pyramid(images, sizes)
     return model.semantic_head(pyramid).logits
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.data.input import named_errors
+from htc_tf.engine.checkpoint import count_bytes, optimizer_variables
 from htc_tf.engine.inference import build_variables
+from htc_tf.engine.training.guard import flatten
 from htc_tf.engine.training.start import load_records
 
 # What a step keeps of the forward pass for the backward pass: the results of these.
@@ -125,36 +127,26 @@ def flops(graph):
 
 def memory_lines(experiment, model, forward, batch):
     """An estimate for one device with all of the batch, and float32 throughout."""
-    weights = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.variables)
-    trained = sum(int(np.prod(v.shape)) * v.dtype.size for v in model.trainable_variables)
+    trained = count_bytes(model.trainable_variables)
     optimizer = experiment.optimizer.build()
     optimizer.build(model.trainable_variables)
-    slots = optimizer.variables() if callable(optimizer.variables) else optimizer.variables
-    slots = sum(int(np.prod(v.shape)) * v.dtype.size for v in slots)
-    averages = trained if experiment.ema_decay is not None else 0
     results = [op.outputs[0] for op in forward.get_operations() if op.type in KEPT]
-    kept = sum(x.shape.num_elements() * x.dtype.size for x in results if x.shape.is_fully_defined())
+    kept = count_bytes(x for x in results if x.shape.is_fully_defined())
     rows = experiment.batch_size // experiment.accumulate
     sizes = {
-        "weights": weights,
+        "weights": count_bytes(model.variables),
         "gradients": trained,
-        "optimiser": slots,
-        "averages": averages,
+        "optimiser": count_bytes(optimizer_variables(optimizer)),
+        "averages": trained if experiment.ema_decay is not None else 0,
         f"results kept for the backward pass, {rows} images": kept * rows,
-        "a batch": sum(x.shape.num_elements() * x.dtype.size for x in tf.nest.flatten(batch)),
+        "a batch": count_bytes(tf.nest.flatten(batch)),
     }
     sizes["total, on one device"] = sum(sizes.values())
     return align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
 
 
-def shape_lines(batch, prefix=""):
-    rows = []
-    for name, value in batch._asdict().items():
-        if hasattr(value, "_asdict"):
-            rows += [(f"{name}.{inner}", x) for inner, x in value._asdict().items()]
-        else:
-            rows.append((name, value))
-    return align([(name, str(x.shape.as_list()), x.dtype.name) for name, x in rows])
+def shape_lines(batch):
+    return align([(name, str(x.shape.as_list()), x.dtype.name) for name, x in flatten(batch).items()])
 
 
 def align(rows):

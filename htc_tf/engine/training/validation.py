@@ -9,9 +9,7 @@ import tensorflow as tf
 from htc_tf.engine.evaluation.results import image_results
 from htc_tf.engine.inference import PICTURE_THRESHOLD, PICTURES, Detector, build_variables, evaluate_records
 from htc_tf.engine.prediction.visualize import contact_sheet, draw
-from htc_tf.models.mask_head import run_trunks
-from htc_tf.ops.masks import select_class
-from htc_tf.structures import Detections, RoIs
+from htc_tf.structures import Detections
 
 STAGE_PICTURES = 2
 
@@ -56,23 +54,9 @@ class Validation:
         image = batch.images[0].numpy()[: sizes[0, 0], : sizes[0, 1]]
         found = Detections(*map(tf.constant, detections))
         drawn = []
-        for masks in masks_by_stage(self.model, batch.images, batch.sizes, found):
+        _, features = self.model.prepare_features(self.model.extract_pyramid(batch.images, batch.sizes))
+        for masks in self.model.stage_masks(features, found):
             result = image_results(detections._replace(masks=masks.numpy()), sizes, sizes)[0]
             names, scores = self.info.class_names, result.scores
             drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, PICTURE_THRESHOLD))
         return contact_sheet(drawn, columns=len(drawn), cell=max(drawn[0].shape[:2]))
-
-
-def masks_by_stage(model, images, sizes, detections):
-    """The walk of `models.htc` again as far as the features, then each stage's mask head: of each [B, D, 28, 28]."""
-    pyramid = model.neck(model.backbone(model.normalize(images, sizes)))
-    semantic = None if model.semantic_head is None else model.semantic_head(pyramid)
-    features = model.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
-    pooled = model.roi_align.pool_masks(features, RoIs(detections.boxes, detections.valid))
-    classes = tf.reshape(detections.classes, [-1])
-    heads = [stage.mask_head for stage in model.stages]
-    masks = [
-        tf.sigmoid(select_class(head(trunk), classes))
-        for head, trunk in zip(heads, run_trunks(heads, pooled, model.mask_info_flow), strict=True)
-    ]
-    return [tf.reshape(mask, [-1, detections.boxes.shape[1], *mask.shape[1:]]) for mask in masks]
