@@ -78,7 +78,7 @@ def load(gin_files, gin_params, run=None):
     try:
         experiment = Experiment()
         experiment.set_threads()
-        experiment.draft_model()
+        experiment.build_model()
     except UserError as error:
         raise UserError(shorten(error)) from error
     except (ValueError, TypeError, RuntimeError) as error:

@@ -90,15 +90,6 @@ class Experiment:
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(self.threads_per_operation)
 
-    def draft_model(self):
-        """A model without weights, to be asked what it is made of.
-
-        In a graph of its own: Keras gives a model counters at once, and these would start TensorFlow's devices, before
-        which several workers must have met.
-        """
-        with tf.Graph().as_default():
-            return self.build_model()
-
     def prepare_runtime(self, seed):
         """Sets what is global in TensorFlow. Before any model is built."""
         tf.keras.utils.set_random_seed(seed)

@@ -36,8 +36,12 @@ class Stage(tf.keras.layers.Layer):
 
 
 @gin.register
-class HTC(tf.keras.Model):
-    """images [B, H, W, 3] -> Outputs or Detections; H and W are static multiples of 32."""
+class HTC(tf.keras.layers.Layer):
+    """images [B, H, W, 3] -> Outputs or Detections; H and W are static multiples of 32.
+
+    A layer and no keras.Model, which would make counters at once, and so start TensorFlow's devices before threads,
+    logical devices and workers are set.
+    """
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf import config
 from htc_tf.structures import Detections, Outputs
 
 SEED = tf.constant([0, 1])
@@ -190,3 +191,11 @@ def test_two_images_are_learnt(tiny_learner, drawn_batch):
         totals.append(float(losses["total"]))
     model.set_weights(before)
     assert min(totals[-5:]) < 0.7 * totals[0], totals
+
+
+def test_a_model_outlives_the_next_configuration(tiny_model):
+    _, model = tiny_model()
+    images, sizes = tf.zeros([1, 64, 64, 3], tf.uint8), tf.constant([[64.0, 64.0]])
+    before = model(images, sizes)
+    config.load(["tests/tiny.gin"], [])
+    np.testing.assert_array_equal(model(images, sizes).scores, before.scores)

@@ -21,7 +21,7 @@ def load_records(experiment, train_records, val_records):
         UserError: their classes or labels are not those of the configuration, or not each other's.
     """
     train_info = load_fitting(experiment, train_records)
-    check_labels(experiment.draft_model(), train_info)
+    check_labels(experiment.build_model(), train_info)
     if not val_records:
         return train_info, None
     val_info = load_fitting(experiment, val_records)
