@@ -67,12 +67,13 @@ def load(gin_files, gin_params, run=None):
 
     if run is None and not gin_files:
         raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
+    paths = [find(name) for name in gin_files]
     gin.clear_config()
     try:
         if run is not None:
             gin.parse_config(run.read_config())
-        gin.parse_config_files_and_bindings(gin_files, gin_params, finalize_config=True)
-    except (ValueError, SyntaxError, OSError, TypeError, AttributeError) as error:
+        gin.parse_config_files_and_bindings([str(path) for path in paths], gin_params, finalize_config=True)
+    except (ValueError, SyntaxError, OSError, TypeError, AttributeError, ImportError) as error:
         raise UserError(f"gin configuration: {shorten(error)}") from error
     check_knobs(gin)
     try:
@@ -83,8 +84,16 @@ def load(gin_files, gin_params, run=None):
         raise UserError(shorten(error)) from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"gin configuration: {shorten(error)}") from error
-    check_all_used(gin)
-    return experiment, gin.config_str()
+    own_words = bound_names("\n".join([*(path.read_text() for path in paths[-1:]), *gin_params]))
+    return experiment, without(gin.config_str(), replaced(gin, own_words))
+
+
+def find(name):
+    """The Path of a gin file: from the current folder, from the repository's root or the installed package's."""
+    for folder in (Path(), *ROOTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"--gin_file {name}: there is no such file, here or among those of htc_tf")
 
 
 @functools.cache
@@ -122,7 +131,7 @@ def import_gin():
 def shorten(error):
     """An error of gin's in a line that says where, without the class and the whole configuration that gin adds."""
     message, *configurables = re.split(r"\s+In call to configurable '([\w.]+)' \(<class [^\n]*", str(error))[:2]
-    message = re.split(r" in config string:|\. Searched config paths", message)[0]
+    message = re.split(r" in config string:|\. Searched config paths|\n\s*In file", message)[0]
     if isinstance(error, SyntaxError):
         return f"{message}: {(error.text or '').strip()}"
     return message if isinstance(error, UserError) else ": ".join([*configurables, message])
@@ -143,22 +152,49 @@ def check_knobs(gin):
             raise UserError(f"{name} = {value!r}: must be {KINDS[kind]}{limit}")
 
 
-def check_all_used(gin):
-    """Every binding must have reached something that was built."""
+def replaced(gin, own_words):
+    """The bindings of parts that an overlay has put others in the place of: ResNet.depth, once the backbone is a Swin.
+
+    Args:
+        own_words: names that are bound where no later file could replace them: in the last file, includes aside, and
+            on the command line.
+    Raises:
+        UserError: any other binding that has not reached something that was built.
+    """
+    resolved = gin.config_str()
+    named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
+    unused = bound_names(resolved) - used_names(gin)
+    left = {name for name in unused - own_words if "." in name and owner(name) not in named}
+    if unused - left:
+        names = ", ".join(sorted(unused - left))
+        raise UserError(f"gin configuration: nothing used {names}; misspelt, or a part that this run does not have?")
+    return left
+
+
+def used_names(gin):
+    """The bindings that have reached something that was built, or that will."""
     used = set()
     for name in bound_names(gin.operative_config_str()):
         # What was built in the scope a/b took its bindings from none, a and a/b.
         *scopes, parameter = name.split("/")
         used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
-    bound = bound_names(gin.config_str())
     # What is handed over as @name, without parentheses, such as an augmentation, is called only later.
     later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", gin.operative_config_str()))
-    used |= {name for name in bound if name.split("/")[-1].rpartition(".")[0] in later}
-    unused = bound - used
-    if unused:
-        names = ", ".join(sorted(unused))
-        raise UserError(f"gin configuration: nothing used {names}; misspelt, or a part that this run does not have?")
+    return used | {name for name in bound_names(gin.config_str()) if owner(name) in later}
+
+
+def owner(name):
+    """scope/Part.parameter -> Part"""
+    return name.split("/")[-1].rpartition(".")[0]
 
 
 def bound_names(config):
-    return {match.group(1) for match in re.finditer(r"^([\w./]+) = ?", config, re.MULTILINE)}
+    return {match.group(1) for match in re.finditer(r"^([\w./]+) ?=", config, re.MULTILINE)}
+
+
+def without(config, names):
+    """A configuration's text without some bindings; the lines of a long value are indented."""
+    kept = re.sub(
+        r"^([\w./]+) =.*\n(?:[ \t]+.*\n)*", lambda m: "" if m.group(1) in names else m.group(), config, flags=re.M
+    )
+    return re.sub(r"# Parameters for .*\n# =+\n\n?(?=#|\Z)", "", kept)

@@ -130,6 +130,45 @@ def test_files_are_found_from_any_folder(tmp_path, monkeypatch, caplog):
     assert not caplog.records
 
 
+def test_a_file_is_found_beside_a_folder_of_the_same_name(tmp_path, monkeypatch):
+    # gin takes a folder on Python's path for a package, and fails on it.
+    (tmp_path / "gin").mkdir()
+    (tmp_path / "tests").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert config.load(["tests/tiny.gin"], [])[0].num_classes == 8
+
+
+def test_an_overlay_may_put_another_part_in_place_of_one(tmp_path):
+    module, overlay = tmp_path / "their_schedule.py", tmp_path / "mine.gin"
+    module.write_text(
+        "import gin\nfrom htc_tf.engine.training.optim import CosineSchedule\n\n\n"
+        "@gin.register\nclass TheirSchedule(CosineSchedule):\n    pass\n"
+    )
+    overlay.write_text(
+        "import their_schedule\nlearning_rate.schedule = @TheirSchedule()\nTheirSchedule.base = %BASE_LEARNING_RATE\n"
+        "TheirSchedule.batch_size = 16\nTheirSchedule.steps = %STEPS\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        experiment, resolved = config.load([PAPER, str(overlay)], [])
+        with pytest.raises(UserError, match="nothing used StepSchedule.decay"):
+            config.load([PAPER, str(overlay)], ["StepSchedule.decay=0.5"])
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert type(experiment.optimizer.schedule).__name__ == "TheirSchedule"
+    # What is saved in the run holds nothing of the old one, so that it can be read again.
+    assert "import their_schedule" in resolved
+    assert not [name for name in names(resolved) if "StepSchedule" in name] and "RPN.xla" in names(resolved)
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("import no_such_module\n")
+    with pytest.raises(UserError, match="No module named 'no_such_module'$"):
+        config.load([PAPER, str(path)], [])
+
+
 def test_a_binding_of_what_is_called_later_counts_as_used():
     assert "flip.probability = 0.25" in config.load([PAPER], ["flip.probability=0.25"])[1]
 
