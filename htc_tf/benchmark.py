@@ -4,37 +4,55 @@ import argparse
 import importlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from htc_tf import config
 from htc_tf.errors import UserError, command
 
-# Each is a file of htc_tf/engine/benchmarks with a function `run`: Work -> Measurement.
-MODES = {
-    "input": "records to batches: decode, augment, resize, lay out",
-    "masks": "an image's masks pasted and encoded as run lengths",
-    "scaling": "a training step, by the number of devices",
-    "serving": "requests to an exported model, and the bytes of its answers",
-}
+PAPER, SHAPES = "gin/htc_r50_fpn_1x_coco.gin", "gin/htc_shapes.gin"
 
-# Height, width and images a step where no flag says otherwise: those of its gin file for the mode that trains.
-SIZES = {"masks": (480, 640, 100), "scaling": (192, 192, 4), "serving": (480, 640, 1)}
-USUAL_SIZE = (800, 1333, 2)
-TRAINED = "gin/htc_shapes.gin"
+
+class Mode(NamedTuple):
+    """What is measured, by a file of htc_tf/engine/benchmarks with a function `run`: Work -> Measurement."""
+
+    about: str
+    height: int = 800  # pixels, where no flag says otherwise
+    width: int = 1333
+    batch: int = 2  # images a step, on all devices
+    gin: str | None = None  # the configuration where no flag says otherwise; None: the mode has none
+    objects: int = 8  # an image, where the mode draws its own
+    repeats: int = 30  # measurements
+
+
+MODES = {
+    "inference": Mode("a decoded image to its pasted masks", 800, 1344, 1, PAPER, repeats=5),
+    "train": Mode("a training step: forward, backward, update", 800, 1344, 1, PAPER, repeats=3),
+    "input": Mode("records to batches: decode, augment, resize, lay out", objects=7),
+    "masks": Mode("an image's masks pasted and encoded as run lengths", 480, 640, 100),
+    "roi_align": Mode("RoIs pooled from a pyramid, by each implementation", 800, 1344, 1),
+    "nms": Mode("candidates to proposals, and to detections, in graph mode and under XLA", 800, 1344, 2),
+    "postprocess": Mode("refined boxes and class logits to an image's detections", 800, 1344, 1),
+    "eval": Mode("an image's detections to COCO's figures, of --batch images together", 480, 640, 100),
+    "start": Mode("a cold process: its help, its first picture", 512, 512, 1, PAPER),
+    "machine": Mode("a product of two matrices; the rates that the other modes are held against"),
+    "scaling": Mode("a training step, by the number of devices", 192, 192, 4, SHAPES),
+    "serving": Mode("requests to an exported model, and the bytes of its answers", 480, 640, 1),
+}
 
 
 def parse():
+    modes = (f"{name}: {m.about} ({m.height} x {m.width}, batch {m.batch})" for name, m in MODES.items())
     parser = argparse.ArgumentParser(
-        prog="python -m htc_tf.benchmark",
-        description=__doc__,
-        epilog="modes: " + "; ".join(f"{name}: {what}" for name, what in MODES.items()),
+        prog="python -m htc_tf.benchmark", description=__doc__, epilog="modes: " + "; ".join(modes)
     )
     parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to measure: {', '.join(MODES)}")
-    parser.add_argument("--height", type=int, help="pixels of the images (default: 800; scaling: 192; serving: 480)")
-    parser.add_argument("--width", type=int, help="pixels of the images (default: 1333; scaling: 192; serving: 640)")
-    parser.add_argument("--batch", type=int, help="images a step, on all devices (default: 2; scaling: 4)")
+    parser.add_argument("--height", type=int, help="pixels of the images (default: the mode's, below)")
+    parser.add_argument("--width", type=int, help="pixels of the images (default: the mode's)")
+    parser.add_argument("--batch", type=int, help="images a step, on all devices (default: the mode's)")
     parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
     parser.add_argument("--records", metavar="DIR", help="records to read (default: drawn ones, made for the purpose)")
-    parser.add_argument("--repeats", type=int, default=30, help="measurements (default: 30)")
+    parser.add_argument("--repeats", type=int, help="measurements (default: 30; inference: 5; train: 3)")
+    parser.add_argument("--objects", type=int, help="train, input: objects an image (default: 8; 7)")
     parser.add_argument(
         "--devices", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="scaling: how many (default: 1 2 4)"
     )
@@ -42,44 +60,66 @@ def parse():
     parser.add_argument(
         "--batch_sizes", type=int, nargs="+", metavar="N", help="serving: pictures a request (default: --batch)"
     )
+    parser.add_argument(
+        "--dump_hlo",
+        metavar="FILE",
+        help="inference, train: measure nothing, but write what XLA would compile, for another device to run",
+    )
     config.add_flags(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go too")
     flags = parser.parse_args()
-    for name, usual in zip(("height", "width", "batch"), SIZES.get(flags.mode, USUAL_SIZE), strict=True):
-        if getattr(flags, name) is None:
-            setattr(flags, name, usual)
-    flags.batch_sizes = flags.batch_sizes or [flags.batch]
+    if flags.mode in MODES:
+        for name in ("height", "width", "batch", "objects", "repeats"):
+            if getattr(flags, name) is None:
+                setattr(flags, name, getattr(MODES[flags.mode], name))
+        flags.batch_sizes = flags.batch_sizes or [flags.batch]
     return flags
 
 
+def check(flags):
+    """Raises UserError for what argparse lets pass."""
+    if flags.mode not in MODES:
+        raise UserError(f"--mode {flags.mode} is unknown; there are {', '.join(MODES)}")
+    if flags.precision not in ("float32", "bfloat16"):
+        raise UserError(f"--precision {flags.precision} is unknown; give float32 or bfloat16")
+    for name in ("height", "width", "batch", "repeats", "objects", "devices", "batch_sizes"):
+        values = getattr(flags, name)
+        least = values if isinstance(values, int) else min(values)
+        if least < 1:
+            raise UserError(f"--{name} {least}: give 1 or more")
+    if flags.mode == "serving" and not flags.export:
+        raise UserError("--mode serving wants --export, the folder that python -m htc_tf.export wrote")
+    if flags.dump_hlo and flags.mode not in ("inference", "train"):
+        raise UserError(f"--dump_hlo goes with --mode inference or train, not with {flags.mode}")
+
+
 def configure(flags):
-    """Parses the gin of what is trained, with the sizes that the flags say."""
+    """Parses the gin of a mode that has one, with the sizes that the flags say."""
     low, high = sorted((flags.height, flags.width))
     sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}"]
-    config.load(flags.gin_file or [TRAINED], [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param])
+    compiled = ["XLA=True"] if flags.dump_hlo else []
+    bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *compiled]
+    config.load(flags.gin_file or [MODES[flags.mode].gin], bindings)
 
 
 @command
 def main():
     flags = parse()
-    if flags.mode not in MODES:
-        raise UserError(f"--mode {flags.mode} is unknown; there are {', '.join(MODES)}")
-    if flags.precision not in ("float32", "bfloat16"):
-        raise UserError(f"--precision {flags.precision} is unknown; give float32 or bfloat16")
-    numbers = {name: [getattr(flags, name)] for name in ("height", "width", "batch", "repeats")}
-    for name, values in {**numbers, "devices": flags.devices, "batch_sizes": flags.batch_sizes}.items():
-        if min(values) < 1:
-            raise UserError(f"--{name} {min(values)}: give 1 or more")
-    if flags.mode == "serving" and not flags.export:
-        raise UserError("--mode serving wants --export, the folder that python -m htc_tf.export wrote")
+    check(flags)
     # TensorFlow starts as it does for training.
     config.import_gin()
-    if flags.mode == "scaling":
+    if MODES[flags.mode].gin:
         configure(flags)
     from htc_tf.engine.benchmarks.measure import Work, format_table
 
     work = Work(*(getattr(flags, name) for name in Work._fields))
-    measurement = importlib.import_module(f"htc_tf.engine.benchmarks.{flags.mode}").run(work)
+    module = importlib.import_module(f"htc_tf.engine.benchmarks.{flags.mode}")
+    if flags.dump_hlo:
+        from htc_tf.engine.benchmarks.hlo import dump
+
+        print(dump(module.program(work), flags.dump_hlo))
+        return
+    measurement = module.run(work)
     if flags.json:
         content = {"mode": flags.mode, "work": work._asdict(), **measurement._asdict()}
         try:

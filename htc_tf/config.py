@@ -110,8 +110,10 @@ def import_gin():
     import htc_tf.engine.experiment
     import htc_tf.engine.training.optim
     import htc_tf.models.box_head
+    import htc_tf.models.criteria
     import htc_tf.models.fpn
     import htc_tf.models.htc
+    import htc_tf.models.keras_cv_backbone
     import htc_tf.models.mask_head
     import htc_tf.models.multi_view
     import htc_tf.models.objective
@@ -119,7 +121,8 @@ def import_gin():
     import htc_tf.models.resnet
     import htc_tf.models.roi_features
     import htc_tf.models.rpn
-    import htc_tf.models.semantic_head  # noqa: F401
+    import htc_tf.models.semantic_head
+    import htc_tf.models.swin  # noqa: F401
 
     for root in ROOTS:
         gin.add_config_file_search_path(str(root))

@@ -1,4 +1,4 @@
-"""python -m htc_tf.convert: makes a run of weights that mmdetection, Paddle or torchvision trained."""
+"""python -m htc_tf.convert: makes a run of weights that mmdetection, Paddle, torchvision or Swin's authors trained."""
 
 import argparse
 
@@ -8,9 +8,12 @@ from htc_tf.run import Run
 
 EPILOG = """
 sources:
-  mmdet        a .pth of mmdetection's HTC, version 1, 2 or 3; averaged (EMA) weights where they are the ones to use
+  mmdet        a .pth of mmdetection's HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN, version 1, 2 or 3, for
+               the run file of the same name; averaged (EMA) weights where they are the ones to use
   paddle       a .pdparams of the Paddle port; with --gin_file gin/options/paddle.gin its own numbers come out
-  torchvision  a .pth of an ImageNet ResNet: the backbone alone, the rest is to be trained
+  torchvision  a .pth of an ImageNet ResNet or ResNeXt: the backbone alone, the rest is to be trained
+  swin         a .pth of a Swin Transformer's authors, trained on ImageNet: as torchvision, with
+               --gin_file gin/options/swin_t.gin
 
 The file is read as data: it runs no code, and is refused where it holds anything but arrays. Training with
 --workdir RUN starts from the new run's weights. For classes of your own:
@@ -27,7 +30,7 @@ def parse():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--source", required=True, choices=("mmdet", "paddle", "torchvision"), help="who wrote the file"
+        "--source", required=True, choices=("mmdet", "paddle", "torchvision", "swin"), help="who wrote the file"
     )
     parser.add_argument("--weights", required=True, metavar="FILE", help="the checkpoint: .pth or .pdparams")
     config.add_flags(parser)

@@ -77,10 +77,16 @@ class StageOutput(NamedTuple):
     rois: RoIs
     stds: tuple  # of 4 floats, the units of the deltas (y, x, height, width)
     logits: tf.Tensor  # [B, N, K + 1] float32, class logits, background last
-    deltas: tf.Tensor  # [B, N, 4] float32, class-agnostic, in units of stds
-    boxes: tf.Tensor  # [B, N, 4] float32, the RoIs refined by the deltas, no gradient
+    deltas: tf.Tensor  # [B, N, 4] float32, class-agnostic, or [B, N, K, 4], in units of stds
+    boxes: tf.Tensor  # [B, N, 4] float32, the RoIs refined by the deltas (of one class each), no gradient
     mask_rois: RoIs | None = None  # positives only
     mask_logits: tf.Tensor | None = None  # [B, M, 28, 28, K] float32
+    class_boxes: tf.Tensor | None = None  # [B, N, K, 4] float32, refined by each class's deltas; None if class-agnostic
+
+    @property
+    def candidates(self):
+        """The boxes that detections are chosen from: [B, N, 4], shared by the classes, or [B, N, K, 4]."""
+        return self.boxes if self.class_boxes is None else self.class_boxes
 
 
 class Outputs(NamedTuple):

@@ -9,8 +9,9 @@ from htc_tf.run import Run
 
 EPILOG = """
 first weights, the first of these that there is:
-  1. the newest checkpoint of --workdir     3. --backbone_weights
-  2. --init_from                            4. initial values drawn by --seed
+  1. the newest checkpoint of --workdir     4. what a KerasCVBackbone fetches
+  2. --init_from                            5. initial values drawn by --seed
+  3. --backbone_weights
 
 exit status:
   0   all steps are done
@@ -41,7 +42,11 @@ def parse():
         help="devices to use, such as GPU:0 GPU:1 (default: all GPUs); CPU:0 CPU:1 divides a CPU, to rehearse",
     )
     parser.add_argument("--init_from", metavar="RUN", help="another run, whose weights are the first ones")
-    parser.add_argument("--backbone_weights", metavar="FILE", help="torchvision's .pth of a ResNet, for the backbone")
+    parser.add_argument(
+        "--backbone_weights",
+        metavar="FILE",
+        help="torchvision's .pth of a ResNet, or its authors' of a Swin, for the backbone",
+    )
     parser.add_argument("--profile", metavar="FIRST:LAST", help="steps to profile, for TensorBoard's profiler")
     parser.add_argument(
         "--dry_run",

@@ -1,6 +1,8 @@
 """Every gin file builds, every knob is a knob, and every mistake is named in one line."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,11 @@ def names(resolved):
     return {line.partition(" = ")[0] for line in resolved.splitlines()}
 
 
+@functools.cache
+def resolved_paper():
+    return config.load([PAPER], [])[1]
+
+
 def test_there_are_files():
     assert PAPER in RUNS and len(RUNS) >= 6 and OVERLAYS
 
@@ -51,9 +58,12 @@ def test_run_files_build_and_have_every_knob(name):
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlays_build_on_the_papers_configuration(name):
-    _, paper = config.load([PAPER], [])
+    paper = resolved_paper()
     _, changed = config.load([PAPER, name], [])
-    assert names(changed) >= names(paper) and changed != paper
+    assert set(KNOBS) <= names(changed) and changed != paper
+    # What it leaves out belongs to a part that it has put another in the place of.
+    left_out = {re.sub(r".*/|\..*", "", name) for name in names(paper) - names(changed) if not name.startswith("#")}
+    assert not [part for part in left_out if f"@{part}(" in changed or part.isupper()]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("gin/base/schedule_")])
@@ -95,6 +105,46 @@ def test_the_papers_numbers():
     assert (experiment.train_input.min_side, experiment.train_input.max_side) == (800, 1333)
     schedule = experiment.optimizer.schedule
     assert (experiment.optimizer.momentum, experiment.optimizer.decay, schedule.peak) == (0.9, 1e-4, 0.02)
+
+
+@pytest.mark.parametrize("name, masks, low_quality", [("mask_rcnn", True, True), ("faster_rcnn", False, False)])
+def test_the_two_stage_detectors_are_mmdetections(name, masks, low_quality):
+    """Source: configs/_base_/models/mask-rcnn_r50_fpn.py and faster-rcnn_r50_fpn.py there."""
+    experiment, _ = config.load([f"gin/{name}_r50_fpn_1x_coco.gin"], [])
+    model, objective = experiment.build_model(), experiment.objective
+    (stage,) = model.stages
+    assert (stage.iou_threshold, stage.stds, stage.box_head.class_agnostic) == (0.5, (0.1, 0.1, 0.2, 0.2), False)
+    assert model.masks is masks and model.semantic_head is None and model.roi_sampler.low_quality is low_quality
+    assert (objective.stage_weights, objective.rpn_beta, objective.box_beta) == ((1.0,), 0.0, 0.0)
+    assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.kept[True] == 1000
+    assert (model.postprocess.score_threshold, objective.anchor_sampler.inside_only) == (0.05, False)
+
+
+@pytest.mark.parametrize("name, masks", [("cascade_mask_rcnn", True), ("cascade_rcnn", False)])
+def test_the_cascades_are_mmdetections(name, masks):
+    """Source: configs/_base_/models/cascade-mask-rcnn_r50_fpn.py and cascade-rcnn_r50_fpn.py there."""
+    experiment, _ = config.load([f"gin/{name}_r50_fpn_1x_coco.gin"], [])
+    model, objective = experiment.build_model(), experiment.objective
+    assert model.masks is masks and not model.interleaved and not model.mask_info_flow and model.semantic_head is None
+    assert (len(model.stages), objective.stage_weights, objective.box_beta) == (3, (1.0, 0.5, 0.25), 1.0)
+    assert all(stage.box_head.class_agnostic for stage in model.stages)
+    assert not model.roi_sampler.low_quality and model.postprocess.score_threshold == 0.05
+    assert model.average_masks and objective.anchor_sampler.inside_only
+
+
+def test_large_scale_jitter_for_100_epochs():
+    experiment, _ = config.load(["gin/htc_r50_fpn_lsj_100e_coco.gin"], [])
+    schedule = experiment.optimizer.schedule
+    assert experiment.steps * experiment.batch_size == pytest.approx(100 * 118287, abs=experiment.batch_size)
+    assert (schedule.peak, experiment.optimizer.decay) == (0.08, 4e-5)
+    rates = [float(schedule(round(at * experiment.steps))) for at in (0.89, 0.91, 0.96, 0.98)]
+    assert rates == pytest.approx([0.08, 0.008, 8e-4, 8e-5])
+
+
+def test_multi_scale_training_evaluates_at_one_scale():
+    experiment, _ = config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin"], [])
+    sides = [(settings.min_side, settings.max_side) for settings in (experiment.train_input, experiment.eval_input)]
+    assert sides == [(1400, 1600), (800, 1333)] and experiment.steps == 147860
 
 
 def test_knobs_reach_their_parts_and_the_later_wins():
@@ -152,7 +202,7 @@ def test_an_overlay_may_put_another_part_in_place_of_one(tmp_path):
     sys.path.insert(0, str(tmp_path))
     try:
         experiment, resolved = config.load([PAPER, str(overlay)], [])
-        with pytest.raises(UserError, match="nothing used StepSchedule.decay"):
+        with pytest.raises(UserError, match=r"nothing used StepSchedule\.decay"):
             config.load([PAPER, str(overlay)], ["StepSchedule.decay=0.5"])
     finally:
         sys.path.remove(str(tmp_path))
@@ -165,7 +215,7 @@ def test_an_overlay_may_put_another_part_in_place_of_one(tmp_path):
 def test_a_module_that_is_not_there_is_named(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text("import no_such_module\n")
-    with pytest.raises(UserError, match="No module named 'no_such_module'$"):
+    with pytest.raises(UserError, match=r"No module named 'no_such_module'$"):
         config.load([PAPER, str(path)], [])
 
 
@@ -201,6 +251,8 @@ def test_a_binding_of_what_is_called_later_counts_as_used():
         ("ResNet.depth=7", "ResNet.depth = 7"),
         ("ResNet.norm='nonsense'", "'nonsense'"),
         ("RoIAlign.implementation='nonsense'", "RoIAlign.implementation = 'nonsense'"),
+        ("Objective.box_loss='giou'", "Objective.box_loss is no loss: 'giou'"),
+        ("Focal.gamma=2.0", "Focal.gamma"),
         ("Objective.semantic_mean='nonsense'", "Objective.semantic_mean = 'nonsense'"),
         ("STEPS=3 4", "STEPS=3 4"),
     ],

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 # gin finds the augmentations, and callers find named_errors, through this module.
 from htc_tf.data import augment as _augment  # noqa: F401
+from htc_tf.data import class_balance as _class_balance  # noqa: F401
 from htc_tf.data import copy_paste as _copy_paste  # noqa: F401
 from htc_tf.data import datasets, order, resize, truth
 from htc_tf.data import jitter as _jitter  # noqa: F401
@@ -39,6 +40,7 @@ class Input:
         rescale=None,
         recolour=None,
         paste=None,
+        balance=None,
         training=True,
         shuffle_buffer=2048,
         semantic_stride=8,
@@ -58,6 +60,7 @@ class Input:
           rescale: a change of size and place, such as `multi_scale` or `large_scale_jitter`, and
           recolour: a change of colours, such as `photometric`: two more such functions, each for an overlay to set.
           paste: `copy_paste`, which puts objects of the record before into an image, after all other changes of both.
+          balance: a `ClassBalance`, by which images of rare classes come more often; training only.
           training: without end, shuffled and augmented; otherwise one pass in file order.
           shuffle_buffer: serialised records held in memory to shuffle; 0 for file order. Training only.
           semantic_stride: pixels from one semantic label to the next.
@@ -85,6 +88,7 @@ class Input:
         self.mask_size = mask_size
         self.augment = tuple(change for change in (*augment, rescale, recolour) if change) if training else ()
         self.paste = paste if training else None
+        self.balance = balance if training else None
         self.training = training
         self.shuffle_buffer = shuffle_buffer
         self.semantic_stride = semantic_stride
@@ -131,7 +135,8 @@ class Input:
             logger.info("%s: %d crowd regions of %d objects are no truth", info.folder, info.crowd, info.objects)
         counts = [shard.records for shard in info.shards]
         if self.training:
-            entries = order.training_entries(info.shard_paths, counts, seed, self.shuffle_buffer)
+            repeats = self.balance.repeats(info) if self.balance else None
+            entries = order.training_entries(info.shard_paths, counts, seed, self.shuffle_buffer, repeats)
         else:
             entries = order.evaluation_entries(info.shard_paths, counts)
         if self.paste:

@@ -3,7 +3,8 @@
 Before it: the shards of a data set. After it: `data.input` decodes the entries, batch by batch.
 
 The order is a function of (seed, epoch) and nothing else, so that a run resumes from a step number alone: what was
-seen before is skipped as serialised bytes. An epoch is all records of the data set; the records that an epoch leaves
+seen before is skipped as serialised bytes. An epoch is all records of the data set, some of them repeatedly where the
+classes are balanced (`data.class_balance`); the records that an epoch leaves
 over in a bucket go to the first batches of the next, so that none is dropped.
 """
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 SHARDS_AT_A_TIME = 8
 
 # What the random numbers are for: one stream each.
-_SHARD_ORDER, _RECORD_ORDER, _AUGMENTATION = range(3)
+_SHARD_ORDER, _RECORD_ORDER, _AUGMENTATION, _REPEATS = range(4)
 
 
 class Entry(NamedTuple):
@@ -29,7 +30,7 @@ class Entry(NamedTuple):
     partner: tf.Tensor  # [] string, another record, for what takes two images; "" where nothing does
 
 
-def training_entries(paths, counts, seed, shuffle_buffer):
+def training_entries(paths, counts, seed, shuffle_buffer, repeats=None):
     """All records, epoch after epoch, without end: in file order, or shuffled.
 
     Shuffled are the shards of an epoch, and then the records through a buffer.
@@ -39,6 +40,8 @@ def training_entries(paths, counts, seed, shuffle_buffer):
       counts: how many records each holds; a shard that ends before or after is an error where it is seen.
       seed: int.
       shuffle_buffer: serialised records held in memory; 0 or 1 for file order.
+      repeats: how often a record comes in an epoch: function of the serialised record [] string and a random number
+        [] in 0 ... 1 -> [] int64; None for once.
     """
 
     def fold(stream, epoch):
@@ -47,6 +50,17 @@ def training_entries(paths, counts, seed, shuffle_buffer):
     def draw(stream, epoch):
         return tf.random.stateless_uniform([], fold(stream, epoch), None, None, tf.int64)
 
+    def multiply(records, epoch):
+        if repeats is None:
+            return records
+        key = draw(_REPEATS, epoch)
+
+        def repeat(index, record):
+            chance = tf.random.stateless_uniform([], tf.stack([key, index]))
+            return tf.data.Dataset.from_tensors(record).repeat(repeats(record[1], chance))
+
+        return records.enumerate().flat_map(repeat)
+
     def read_epoch(epoch):
         # Dataset.shuffle mixes its seed with the graph's, which tf.random.set_seed reaches: this is the graph of
         # read_epoch alone.
@@ -54,10 +68,10 @@ def training_entries(paths, counts, seed, shuffle_buffer):
         numbers = tf.range(len(paths), dtype=tf.int64)
         if shuffle_buffer > 1:
             numbers = tf.random.experimental.stateless_shuffle(numbers, fold(_SHARD_ORDER, epoch))
-            records = _read(paths, counts, numbers, SHARDS_AT_A_TIME)
+            records = multiply(_read(paths, counts, numbers, SHARDS_AT_A_TIME), epoch)
             records = records.shuffle(shuffle_buffer, draw(_RECORD_ORDER, epoch), reshuffle_each_iteration=False)
         else:
-            records = _read(paths, counts, numbers, 1)
+            records = multiply(_read(paths, counts, numbers, 1), epoch)
         key = draw(_AUGMENTATION, epoch)
         return records.enumerate().map(lambda index, record: _entry(*record, seed=tf.stack([key, index])))
 

@@ -28,9 +28,12 @@ PICTURE_THRESHOLD = 0.3
 
 
 def build_variables(model, divisor=32):
-    """Runs the model once on nothing, so that all its variables exist before a checkpoint is restored."""
+    """Runs the model once on nothing, so that all its variables exist before a checkpoint is restored.
+
+    All of the image is padding: nothing is found in it, and so nothing has masks to compute.
+    """
     side = 2 * divisor
-    model(tf.zeros([1, side, side, 3], tf.uint8), tf.constant([[side, side]], tf.float32))
+    model(tf.zeros([1, side, side, 3], tf.uint8), tf.zeros([1, 2]))
 
 
 def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):

@@ -13,6 +13,7 @@ from htc_tf.models.mask_head import run_trunks
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import select_class
+from htc_tf.ops.valid_rows import on_valid_rows
 from htc_tf.structures import Outputs, RoIs, StageOutput
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -64,6 +65,7 @@ class HTC(tf.keras.layers.Layer):
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
         test_time=None,
+        xla=False,
         name="htc",
     ):
         """
@@ -88,6 +90,7 @@ class HTC(tf.keras.layers.Layer):
                 zero (mmdetection).
             pixel_mean, pixel_std: of RGB, in 0 ... 255.
             test_time: a MultiView, which then gives the detections, or None for one look at each image.
+            xla: whether the model will be compiled by XLA.
         """
         super().__init__(name=name)
         if not 1 <= num_stages <= len(stages):
@@ -101,7 +104,7 @@ class HTC(tf.keras.layers.Layer):
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
         self.average_masks, self.drop_refined_truth, self.drop_empty = average_masks, drop_refined_truth, drop_empty
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self.test_time = test_time
+        self.test_time, self.xla = test_time, xla
 
     def call(self, images, sizes, truth=None, seed=None):
         """
@@ -144,7 +147,7 @@ class HTC(tf.keras.layers.Layer):
         boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
         for index, stage in enumerate(self.stages):
             rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)
-            output = self.box_branch(stage, features, rois, sizes)
+            output = self.box_branch(stage, features, rois, sizes, truth)
             boxes, valid = output.boxes, self.goes_on(output)
             if training and self.masks:
                 output = self.mask_branch(index, features, output, valid, truth, seed)
@@ -175,14 +178,22 @@ class HTC(tf.keras.layers.Layer):
         seed = tf.random.experimental.stateless_fold_in(seed, branch)
         return self.roi_sampler(boxes, valid, truth, stage.iou_threshold, seed)
 
-    def box_branch(self, stage, features, rois, sizes):
+    def box_branch(self, stage, features, rois, sizes, truth=None):
         """Classifies and refines the RoIs of a stage. No gradient flows into boxes."""
         logits, deltas = stage.box_head(self.roi_align.pool_boxes(features, rois))
         count = rois.boxes.shape[1]
         logits = tf.reshape(logits, [-1, count, logits.shape[-1]])
-        deltas = tf.reshape(deltas, [-1, count, 4])
-        boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.stds, sizes)
-        return StageOutput(rois, stage.stds, logits, deltas, boxes)
+        deltas = tf.reshape(deltas, [-1, count, *deltas.shape[1:]])
+        if deltas.shape.rank == 3:
+            boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.stds, sizes)
+            return StageOutput(rois, stage.stds, logits, deltas, boxes)
+        class_boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes[:, :, tf.newaxis], stage.stds, sizes)
+        # A positive goes on as its object's class, anything else as the class that it looks most like (mmdetection).
+        classes = tf.argmax(logits[..., :-1], axis=-1, output_type=tf.int32)
+        if truth is not None:
+            classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), classes)
+        boxes = tf.gather(class_boxes, classes, batch_dims=2)
+        return StageOutput(rois, stage.stds, logits, deltas, boxes, class_boxes=class_boxes)
 
     def goes_on(self, output):
         """Which of a stage's boxes [B, N] are there for what comes after it."""
@@ -201,10 +212,12 @@ class HTC(tf.keras.layers.Layer):
         rois = self.roi_sampler.positives(rois)
         first = 0 if self.mask_info_flow else index
         heads = [stage.mask_head for stage in self.stages[first : index + 1]]
+
+        def predict(pooled):
+            return heads[-1](run_trunks(heads, pooled, self.mask_info_flow, training=True)[-1])
+
         pooled = self.roi_align.pool_masks(features, rois)
-        logits = heads[-1](run_trunks(heads, pooled, self.mask_info_flow, training=True)[-1])
-        logits = tf.reshape(logits, [-1, rois.boxes.shape[1], *logits.shape[1:]])
-        return output._replace(mask_rois=rois, mask_logits=logits)
+        return output._replace(mask_rois=rois, mask_logits=on_valid_rows(predict, [pooled], rois.valid, self.xla))
 
     def final_masks(self, features, detections):
         """[B, D, 28, 28]: the probabilities that all stages' mask heads, or the last, give the detection's class."""
@@ -219,7 +232,11 @@ class HTC(tf.keras.layers.Layer):
         """A list of [B, D, 28, 28]: the probabilities that each stage's mask head gives the detection's class."""
         rois = RoIs(detections.boxes, detections.valid)
         heads = [stage.mask_head for stage in self.stages]
-        trunks = run_trunks(heads, self.roi_align.pool_masks(features, rois), self.mask_info_flow)
-        classes = tf.reshape(detections.classes, [-1])
-        masks = [tf.sigmoid(select_class(head(trunk), classes)) for head, trunk in zip(heads, trunks, strict=True)]
-        return [tf.reshape(mask, [-1, detections.boxes.shape[1], *mask.shape[1:]]) for mask in masks]
+
+        def predict(pooled, classes):
+            trunks = run_trunks(heads, pooled, self.mask_info_flow)
+            masks = [select_class(head(trunk), classes) for head, trunk in zip(heads, trunks, strict=True)]
+            return tf.sigmoid(tf.stack(masks, axis=1))
+
+        rows = [self.roi_align.pool_masks(features, rois), tf.reshape(detections.classes, [-1])]
+        return tf.unstack(on_valid_rows(predict, rows, detections.valid, self.xla), axis=2)

@@ -7,6 +7,8 @@ padding, so it is spelled out here, once.
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.deformable import DeformableConv2D
+from htc_tf.ops.grouped_convolution import grouped_conv2d
 
 BATCH_NORM_EPSILON = 1e-5
 
@@ -104,6 +106,14 @@ def make_norm(kind, groups=16, scale="ones"):
     )
 
 
+class GroupedConv2D(tf.keras.layers.Conv2D):
+    """Keras' own in a form that learns on a CPU too, without bias; its kernel is [k, k, C / groups, channels]."""
+
+    def call(self, x):
+        kernel = tf.convert_to_tensor(self.kernel)
+        return grouped_conv2d(x, kernel, self.strides[0], self.groups, self.padding.upper())
+
+
 class Convolution(tf.keras.layers.Layer):
     """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels]: convolution, norm, ReLU."""
 
@@ -117,6 +127,8 @@ class Convolution(tf.keras.layers.Layer):
         bias=None,
         initializer="he_normal",
         norm_scale="ones",
+        groups=1,
+        deformable=None,
         name=None,
     ):
         """
@@ -129,21 +141,30 @@ class Convolution(tf.keras.layers.Layer):
             bias: whether to add a bias; by default there is one where no norm follows.
             initializer: of the kernel.
             norm_scale: initialiser of the norm's scale.
+            groups: of channels, each of which is convolved by itself; such a convolution has no bias.
+            deformable: None, or the version, 1 or 2, of a deformable convolution (`DeformableConv2D`), which has no
+                bias either.
         """
         super().__init__(name=name)
-        self.margin = (kernel - 1) // 2 if stride > 1 else 0
-        self.convolution = tf.keras.layers.Conv2D(
-            channels,
-            kernel,
-            stride,
-            padding="valid" if self.margin else "same",
-            use_bias=norm is None if bias is None else bias,
-            kernel_initializer=initializer,
-            name="conv",
-        )
+        self.margin = (kernel - 1) // 2 if stride > 1 and not deformable else 0
+        common = {"kernel_initializer": initializer, "padding": "valid" if self.margin else "same", "name": "conv"}
+        if deformable:
+            self.convolution = DeformableConv2D(
+                channels, kernel, stride, groups, deformable, initializer=initializer, name="conv"
+            )
+        elif groups > 1:
+            self.convolution = GroupedConv2D(channels, kernel, stride, groups=groups, use_bias=False, **common)
+        else:
+            bias = norm is None if bias is None else bias
+            self.convolution = tf.keras.layers.Conv2D(channels, kernel, stride, use_bias=bias, **common)
         self.norm = make_norm(norm, scale=norm_scale)
         self.batch_statistics = isinstance(self.norm, tf.keras.layers.BatchNormalization)
         self.relu = relu
+
+    @property
+    def offsets(self):
+        """The convolution that moves the taps, None where none move."""
+        return getattr(self.convolution, "offsets", None)
 
     def call(self, x, training=None):
         if self.margin:

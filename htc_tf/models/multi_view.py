@@ -9,6 +9,7 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.ops import boxes as box_ops
 
 DIVISOR = 32  # the sides of what the backbone sees
 
@@ -42,7 +43,7 @@ class MultiView:
             view, ratio = look(images, sizes, scale, flipped)
             _, _, pooled, stages, there = model.walk(view, sizes * ratio)
             features.append(pooled)
-            boxes.append(bring_back(stages[-1].boxes, sizes, ratio, flipped))
+            boxes.append(bring_back(stages[-1].candidates, sizes, ratio, flipped))
             scores.append(model.postprocess.scores(stages))
             valid.append(there)
         detections = model.postprocess.select(*(tf.concat(parts, axis=1) for parts in (boxes, scores, valid)))
@@ -85,7 +86,7 @@ def look(images, sizes, scale, flipped):
 
 
 def bring_back(boxes, sizes, ratio, flipped):
-    """Boxes [B, n, 4] of a view, in the frame of the images that it was made of."""
+    """Boxes [B, n, ..., 4] of a view, in the frame of the images that it was made of."""
     boxes = boxes / tf.tile(ratio, [2])
     return mirror(boxes, sizes) if flipped else boxes
 
@@ -96,7 +97,5 @@ def take_along(boxes, sizes, ratio, flipped):
 
 
 def mirror(boxes, sizes):
-    """Boxes [B, n, 4], from right to left in images of the sizes [B, 2]."""
-    y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
-    width = sizes[:, 1:]
-    return tf.stack([y1, width - x2, y2, width - x1], axis=-1)
+    """Boxes [B, n, ..., 4], from right to left in images of the sizes [B, 2]."""
+    return box_ops.flip(boxes, tf.reshape(sizes[:, 1], [-1] + [1] * (boxes.shape.rank - 2)))

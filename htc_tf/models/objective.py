@@ -10,9 +10,9 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.criteria import SmoothL1
 from htc_tf.models.rpn import UNIT
 from htc_tf.models.targets import AnchorSampler
-from htc_tf.ops import boxes as box_ops
 from htc_tf.ops import losses
 from htc_tf.ops.masks import mask_targets, select_class
 from htc_tf.structures import IGNORED_LABEL
@@ -35,6 +35,12 @@ def count_where(mask):
     return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
+def check_loss(name, loss):
+    if isinstance(loss, type) or not callable(loss):
+        raise UserError(f"Objective.{name} is no loss: {loss!r}; name one with its (), for example @GIoU()")
+    return loss
+
+
 @gin.register
 class Objective:
     """Outputs, Truth -> {name: Loss}: rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
@@ -47,6 +53,10 @@ class Objective:
         semantic_mean="all",
         rpn_beta=1 / 9,
         box_beta=1.0,
+        rpn_class_loss=losses.sigmoid_cross_entropy,
+        class_loss=losses.softmax_cross_entropy,
+        box_loss=None,
+        mask_loss=None,
     ):
         """
         Args:
@@ -55,13 +65,22 @@ class Objective:
             semantic_weight: of the semantic loss.
             semantic_mean: "all" divides by all pixels, the ignored ones included (mmdetection 3); "valid" by the
                 labelled ones (mmdetection 1, Paddle).
-            rpn_beta, box_beta: where smooth L1 turns from square to linear, in units of the deltas.
+            rpn_beta, box_beta: where smooth L1 turns from square to linear, in units of the deltas; 0 for plain L1.
+            rpn_class_loss, class_loss: of objectness and of a stage's classes, (logits, labels) -> losses: cross
+                entropy, or for example a SigmoidFocal and a Focal (see models.criteria).
+            box_loss: of a stage's boxes, called as a SmoothL1 is; that of `box_beta` by default. For example a GIoU.
+            mask_loss: of masks, called as a Boundary is; the mean cross entropy by default.
         """
         if semantic_mean not in ("all", "valid"):
             raise UserError(f"Objective.semantic_mean = {semantic_mean!r}; choose 'all' or 'valid'")
         self.anchor_sampler = anchor_sampler or AnchorSampler()
         self.stage_weights, self.semantic_weight = tuple(stage_weights), semantic_weight
         self.semantic_mean, self.rpn_beta, self.box_beta = semantic_mean, rpn_beta, box_beta
+        self.rpn_class_loss = check_loss("rpn_class_loss", rpn_class_loss)
+        self.class_loss = check_loss("class_loss", class_loss)
+        self.rpn_box_loss = SmoothL1(rpn_beta)
+        self.box_loss = check_loss("box_loss", box_loss or SmoothL1(box_beta))
+        self.mask_loss = check_loss("mask_loss", mask_loss or losses.mask_cross_entropy)
 
     def __call__(self, outputs, truth, sizes, seed):
         if len(outputs.stages) > len(self.stage_weights):
@@ -78,10 +97,9 @@ class Objective:
     def rpn(self, rpn, truth, sizes, seed):
         targets = self.anchor_sampler(rpn.anchors, truth, sizes, seed)
         sampled = targets.positive | targets.negative
-        objectness = losses.sigmoid_cross_entropy(rpn.logits, tf.cast(targets.positive, tf.float32))
+        objectness = self.rpn_class_loss(rpn.logits, tf.cast(targets.positive, tf.float32))
         matched = tf.gather(truth.boxes, targets.matches, batch_dims=1)
-        deltas = box_ops.encode(matched, rpn.anchors[tf.newaxis], UNIT)
-        distance = tf.reduce_sum(losses.smooth_l1(rpn.deltas, deltas, self.rpn_beta), -1)
+        distance = self.rpn_box_loss(rpn.deltas, rpn.anchors[tf.newaxis], UNIT, matched)
         count = count_where(sampled)
         return {
             "rpn_class": Loss(total_where(objectness, sampled), count, 1.0),
@@ -93,11 +111,13 @@ class Objective:
         background = stage.logits.shape[-1] - 1
         classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), background)
         matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)
-        deltas = box_ops.encode(matched, rois.boxes, stage.stds)
-        distance = tf.reduce_sum(losses.smooth_l1(stage.deltas, deltas, self.box_beta), -1)
+        deltas = stage.deltas
+        if deltas.shape.rank == 4:
+            deltas = tf.gather(deltas, tf.minimum(classes, background - 1), batch_dims=2)
+        distance = self.box_loss(deltas, rois.boxes, stage.stds, matched)
         count = count_where(rois.valid)
         named = {
-            "class": Loss(total_where(losses.softmax_cross_entropy(stage.logits, classes), rois.valid), count, 1.0),
+            "class": Loss(total_where(self.class_loss(stage.logits, classes), rois.valid), count, 1.0),
             "box": Loss(total_where(distance, rois.positive), count, 1.0),
         }
         if stage.mask_logits is not None:
@@ -108,8 +128,7 @@ class Objective:
         side = logits.shape[2]
         targets = mask_targets(truth.masks, truth.mask_frames, rois.boxes, rois.matches, side)
         logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))
-        cross_entropy = tf.reduce_mean(losses.sigmoid_cross_entropy(logits, targets), [-2, -1])
-        return Loss(total_where(cross_entropy, rois.valid), count_where(rois.valid), 1.0)
+        return Loss(total_where(self.mask_loss(logits, targets), rois.valid), count_where(rois.valid), 1.0)
 
     def semantic(self, logits, labels):
         known = labels != IGNORED_LABEL

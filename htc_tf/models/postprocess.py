@@ -34,7 +34,7 @@ class Postprocess:
     def __call__(self, stages, valid=None):
         """valid: [B, N] bool, which of the last stage's boxes may be detections; by default those of its RoIs."""
         last = stages[-1]
-        return self.select(last.boxes, self.scores(stages), last.rois.valid if valid is None else valid)
+        return self.select(last.candidates, self.scores(stages), last.rois.valid if valid is None else valid)
 
     def scores(self, stages):
         """[B, N, K]: the thing classes' probabilities, by all stages."""
@@ -43,7 +43,7 @@ class Postprocess:
         return tf.nn.softmax(logits)[..., :-1]
 
     def select(self, boxes, scores, valid):
-        """Boxes [B, N, 4], scores [B, N, K], valid [B, N] -> Detections without masks."""
+        """Boxes [B, N, 4] or [B, N, K, 4], scores [B, N, K], valid [B, N] -> Detections without masks."""
         if self.soft is not None:
             return select_softly(
                 boxes, scores, valid, self.score_threshold, self.keep, self.soft, self.nms_threshold, self.soft_sigma

@@ -1,7 +1,8 @@
 """The backbone: a ResNet, from normalised images to the feature maps C2 ... C5 that the FPN takes.
 
 The 'pytorch' style: the stride of a bottleneck sits in its 3x3 convolution (He et al., arXiv:1512.03385, as trained
-by torchvision and mmdetection).
+by torchvision and mmdetection). In groups of channels it is a ResNeXt (arXiv:1611.05431); in some stages the 3x3
+convolutions may be deformable (`deformable`).
 """
 
 import gin
@@ -24,15 +25,26 @@ BOTTLENECK_FROM = 50
 class Block(tf.keras.layers.Layer):
     """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1 that ends four times as wide."""
 
-    def __init__(self, channels, stride, bottleneck, project, norm, name):
+    def __init__(self, channels, stride, bottleneck, project, norm, name, inner=None, groups=1, deformable=None):
+        """
+        Args:
+            channels: of its convolutions; a bottleneck ends four times as wide.
+            stride: of its first 3x3 convolution.
+            bottleneck: which of the two it is.
+            project: whether a 1x1 convolution stands in the shortcut.
+            norm: a kind that `layers.make_norm` knows.
+            inner, groups, deformable: of a bottleneck's 3x3 convolution: its channels, where they are not `channels`,
+                groups and version (`layers.Convolution`).
+        """
         super().__init__(name=name)
+        inner = inner or channels
         # Norms on stored statistics do not hold the features of an untrained network, which would double with every
         # block; so there a block starts as the identity (arXiv:1706.02677, section 5.1).
         last = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
         if bottleneck:
             self.body = [
-                Convolution(channels, 1, norm=norm, relu=True, name="conv1"),
-                Convolution(channels, 3, stride, norm=norm, relu=True, name="conv2"),
+                Convolution(inner, 1, norm=norm, relu=True, name="conv1"),
+                Convolution(inner, 3, stride, norm=norm, relu=True, groups=groups, deformable=deformable, name="conv2"),
                 Convolution(4 * channels, 1, name="conv3", **last),
             ]
         else:
@@ -54,18 +66,45 @@ class Block(tf.keras.layers.Layer):
 class ResNet(tf.keras.layers.Layer):
     """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32."""
 
-    def __init__(self, depth=50, width=64, norm="frozen_batch", frozen_stages=1, name="backbone"):
+    def __init__(
+        self,
+        depth=50,
+        width=64,
+        norm="frozen_batch",
+        frozen_stages=1,
+        groups=1,
+        group_width=64,
+        deformable=None,
+        deformable_stages=(),
+        name="backbone",
+    ):
         """
         Args:
             depth: 10 (half of 18), 18, 34, 50, 101 or 152.
             width: channels of the stem; 64 is the published network.
             norm: a kind that `layers.make_norm` knows.
             frozen_stages: how many leading stages, the stem before them included, do not train; -1 trains all.
+            groups, group_width: a ResNeXt's; 32 and 4 make 32x4d. A bottleneck's 3x3 convolution has groups, each of
+                group_width channels in the first stage and twice as many in each next one (for a stem of 64 channels;
+                in proportion for another). 1 and 64 make a ResNet.
+            deformable: 1 or 2, the version of deformable convolution; None for none.
+            deformable_stages: the levels, 2 ... 5, of the stages whose bottlenecks have it; (3, 4, 5) is c3-c5.
         """
         super().__init__(name=name)
         if depth not in BLOCKS:
             raise UserError(f"ResNet.depth = {depth!r} is unknown; choose one of {sorted(BLOCKS)}")
         bottleneck = depth >= BOTTLENECK_FROM
+        if not bottleneck and (groups > 1 or deformable):
+            raise UserError(f"ResNet.depth = {depth} has no bottlenecks for groups or deformable; give 50, 101 or 152")
+        if bool(deformable) != bool(deformable_stages) or not {2, 3, 4, 5}.issuperset(deformable_stages):
+            raise UserError(
+                f"ResNet.deformable = {deformable!r}, deformable_stages = {deformable_stages}: "
+                "give a version, 1 or 2, and stages among 2, 3, 4 and 5, or neither"
+            )
+        if width * group_width < 64:
+            raise UserError(
+                f"ResNet.group_width = {group_width} leaves a group no channel; give {-(-64 // width)} or more"
+            )
         self.stem = Convolution(width, 7, 2, norm=norm, relu=True, name="stem")
         self.stages = []
         for stage, blocks in enumerate(BLOCKS[depth]):
@@ -78,6 +117,9 @@ class ResNet(tf.keras.layers.Layer):
                         bottleneck=bottleneck,
                         project=block == 0 and (bottleneck or stage > 0),
                         norm=norm,
+                        inner=channels * group_width // 64 * groups,
+                        groups=groups,
+                        deformable=deformable if stage + 2 in deformable_stages else None,
                         name=f"stage{stage + 1}_block{block + 1}",
                     )
                     for block in range(blocks)

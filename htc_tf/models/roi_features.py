@@ -75,10 +75,12 @@ class RoIAlign(tf.keras.layers.Layer):
         return features
 
     def pool_masks(self, prepared, rois: RoIs):
-        """-> [B * N, 14, 14, C] float32, for a mask head."""
-        features = self._pyramid(prepared, rois.boxes, self.mask_size)
+        """-> [B * N, 14, 14, C] float32, for a mask head. What it gives of a RoI that is not valid is not to be used."""
+        # A box without area costs next to nothing.
+        boxes = tf.where(rois.valid[..., tf.newaxis], rois.boxes, 0.0)
+        features = self._pyramid(prepared, boxes, self.mask_size)
         if prepared.semantic is not None:
-            features += self._semantic(prepared, rois.boxes, self.mask_size)
+            features += self._semantic(prepared, boxes, self.mask_size)
         return features
 
     def _pyramid(self, prepared, boxes, size):

@@ -23,6 +23,8 @@ class RPN(tf.keras.layers.Layer):
         anchor_ratios=(0.5, 1.0, 2.0),
         training_proposals=2000,
         inference_proposals=1000,
+        training_kept=None,
+        inference_kept=None,
         minimum_size=0.0,
         nms_threshold=0.7,
         nms="auto",
@@ -34,8 +36,9 @@ class RPN(tf.keras.layers.Layer):
             channels: of the shared convolution.
             anchor_scale: side of a square anchor, in strides of its level.
             anchor_ratios: height / width.
-            training_proposals, inference_proposals: the best so many of each level go into NMS, and of what is
-                left the best so many over all levels come out.
+            training_proposals, inference_proposals: the best so many of each level go into NMS.
+            training_kept, inference_kept: of what NMS leaves, the best so many over all levels come out; None for as
+                many as went in of each level.
             minimum_size: pixels that a proposal's height and width exceed; Paddle has 1.
             nms_threshold: IoU above which the lower box goes.
             nms: "combined", "xla", or "auto": "xla" where `xla` is set.
@@ -48,6 +51,7 @@ class RPN(tf.keras.layers.Layer):
 
         self.anchor_scale, self.anchor_ratios = anchor_scale, tuple(anchor_ratios)
         self.proposals = {True: training_proposals, False: inference_proposals}
+        self.kept = {True: training_kept, False: inference_kept}
         self.minimum_size, self.nms_threshold = minimum_size, nms_threshold
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
         self.shared = Convolution(channels, 3, relu=True, initializer=normal(), name="shared")
@@ -67,15 +71,18 @@ class RPN(tf.keras.layers.Layer):
             pyramid_anchors([pyramid[level].shape[1:3]], [2**level], self.anchor_scale, self.anchor_ratios)
             for level in levels
         ]
-        proposals = self.propose(anchors, logits, deltas, sizes, self.proposals[training])
+        proposals = self.propose(anchors, logits, deltas, sizes, self.proposals[training], self.kept[training])
         return RPNOutput(tf.concat(anchors, 0), tf.concat(logits, 1), tf.concat(deltas, 1), proposals)
 
-    def propose(self, anchors, logits, deltas, sizes, keep):
-        """Lists over levels of [A, 4], [B, A], [B, A, 4] -> Proposals, without gradient."""
+    def propose(self, anchors, logits, deltas, sizes, count, kept=None):
+        """Lists over levels of [A, 4], [B, A], [B, A, 4] -> Proposals, without gradient.
+
+        The best `count` of each level go into NMS, and `kept` come out.
+        """
         candidates = []
         for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
-            count = min(keep, level_anchors.shape[0])
-            scores, order = tf.math.top_k(tf.sigmoid(tf.stop_gradient(level_logits)), count)
+            available = min(count, level_anchors.shape[0])
+            scores, order = tf.math.top_k(tf.sigmoid(tf.stop_gradient(level_logits)), available)
             boxes = box_ops.decode(
                 tf.gather(tf.stop_gradient(level_deltas), order, batch_dims=1),
                 tf.gather(level_anchors, order),
@@ -84,7 +91,7 @@ class RPN(tf.keras.layers.Layer):
             )
             # A box that lies outside the image has been clipped to nothing.
             valid = box_ops.exceeds(boxes, self.minimum_size)
-            padding = keep - count
+            padding = count - available
             candidates.append(
                 (
                     tf.pad(boxes, [[0, 0], [0, padding], [0, 0]]),
@@ -93,4 +100,4 @@ class RPN(tf.keras.layers.Layer):
                 )
             )
         boxes, scores, valid = (tf.stack(parts, axis=1) for parts in zip(*candidates, strict=True))
-        return select_proposals(boxes, scores, valid, self.nms_threshold, keep, self.nms)
+        return select_proposals(boxes, scores, valid, self.nms_threshold, count if kept is None else kept, self.nms)

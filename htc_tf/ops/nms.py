@@ -17,7 +17,8 @@ from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
 from htc_tf.structures import Detections, Proposals
 
-TILE = 256
+TILE = 128
+FIRST = 8 * TILE  # pairs of a box and a class that are sorted at first
 NEVER = float("-inf")  # the score of what is no candidate
 LOWEST = -1.0  # every candidate's score is above: the combined op says -1 where it found nothing
 
@@ -99,10 +100,10 @@ def select_proposals(boxes, scores, valid, threshold, keep, implementation="comb
 
 
 def select_detections(boxes, scores, valid, score_threshold, iou_threshold, keep, implementation="combined"):
-    """NMS on each class by itself, then the best `keep` of all classes together. One box may be of several classes.
+    """NMS on each class by itself, then the best `keep` of all classes together. A row may be of several classes.
 
     Args:
-        boxes: [B, N, 4] float32, shared by the classes; N is static.
+        boxes: [B, N, 4] float32, shared by the classes, or [B, N, K, 4], one for each; N is static.
         scores: [B, N, K] float32, probabilities of the thing classes only; K is static.
         valid: [B, N] bool.
         score_threshold: score above which (strictly) a box is a candidate of a class.
@@ -117,9 +118,10 @@ def select_detections(boxes, scores, valid, score_threshold, iou_threshold, keep
         UserError: no such implementation.
     """
     boxes, scores = tf.stop_gradient(boxes), tf.stop_gradient(_mask(scores, valid[..., None], score_threshold))
-    if _is_combined(implementation):
-        return Detections(*_combined(boxes[:, :, None], scores, iou_threshold, keep))
-    return Detections(*_search(boxes, scores, iou_threshold, keep))
+    if boxes.shape.rank == 3:
+        boxes = boxes[:, :, None]
+    find = _combined if _is_combined(implementation) else _search
+    return Detections(*find(boxes, scores, iou_threshold, keep))
 
 
 def _is_combined(implementation):
@@ -148,37 +150,51 @@ def _combined(boxes, scores, threshold, keep):
 
 
 def _search(boxes, scores, threshold, keep):
-    """What `_combined` does for boxes [B, N, 4], compilable: looks through the candidates until `keep` are found.
+    """What `_combined` does, compilable: looks through the candidates until `keep` are found.
 
-    All (box, class) pairs are sorted and taken tile by tile. A tile loses what overlaps the detections found before,
-    and is then settled in itself. That ends long before the pairs do, as a rule within the first thousand.
+    The (box, class) pairs are taken tile by tile, best first. A tile loses what overlaps the detections found before,
+    and is then settled in itself. That ends long before the pairs do, as a rule within the first FIRST; only where
+    these don't suffice are all pairs sorted.
     """
     rows, columns = scores.shape[1:]
     pairs = rows * columns
-    scores, order = tf.math.top_k(tf.reshape(scores, [-1, pairs]), pairs)
-    scores = _tiles(scores, NEVER)
-    order = _tiles(order, 0)
+    shared = columns if boxes.shape[2] == 1 else 1  # how many pairs have one box
+    boxes = tf.reshape(boxes, [-1, pairs // shared, 4])
+    scores = tf.reshape(scores, [-1, pairs])
 
-    def unfinished(step, found_scores, *_):
-        some_left = scores[:, tf.minimum(step, scores.shape[1] - 1), 0] > NEVER
-        return (step < scores.shape[1]) & tf.reduce_any(some_left & (found_scores[:, -1] == NEVER))
+    def go_on(state, length):
+        """Looks through the best `length` pairs, from the tile that the state says."""
+        best, order = tf.math.top_k(scores, length)
+        best, order = _tiles(best, NEVER), _tiles(order, 0)
 
-    def look_through(step, found_scores, found_boxes, found_classes):
-        tile_boxes = tf.gather(boxes, order[:, step] // columns, batch_dims=1)
-        tile_classes = order[:, step] % columns
+        def unfinished(step, found_scores, *_):
+            some_left = best[:, tf.minimum(step, best.shape[1] - 1), 0] > NEVER
+            return (step < best.shape[1]) & tf.reduce_any(some_left & (found_scores[:, -1] == NEVER))
+
+        def look(step, *found):
+            return step + 1, *look_through(best[:, step], order[:, step], *found)
+
+        return tf.while_loop(unfinished, look, state)
+
+    def look_through(tile_scores, tile_order, found_scores, found_boxes, found_classes):
+        tile_boxes, tile_classes = tf.gather(boxes, tile_order // shared, batch_dims=1), tile_order % columns
         all_boxes = tf.concat([found_boxes, tile_boxes], axis=1)
         all_classes = tf.concat([found_classes, tile_classes], axis=1)
         overlaps = box_ops.iou(all_boxes, tile_boxes) > threshold  # [B, keep + TILE, TILE]
         overlaps &= all_classes[:, :, None] == tile_classes[:, None]
-        free = (scores[:, step] > NEVER) & ~_any_hits(found_scores > NEVER, overlaps[:, :keep])
-        tile_scores = _mask(scores[:, step], _settle(overlaps[:, keep:], free), NEVER)
+        free = (tile_scores > NEVER) & ~_any_hits(found_scores > NEVER, overlaps[:, :keep])
+        tile_scores = _mask(tile_scores, _settle(overlaps[:, keep:], free), NEVER)
         found_scores, best = tf.math.top_k(tf.concat([found_scores, tile_scores], axis=1), keep)
-        found_boxes = tf.gather(all_boxes, best, batch_dims=1)
-        return step + 1, found_scores, found_boxes, tf.gather(all_classes, best, batch_dims=1)
+        return found_scores, tf.gather(all_boxes, best, batch_dims=1), tf.gather(all_classes, best, batch_dims=1)
 
     shape = [tf.shape(boxes)[0], keep]
-    nothing = tf.fill(shape, NEVER), tf.zeros([*shape, 4]), tf.zeros(shape, tf.int32)
-    _, scores, boxes, classes = tf.while_loop(unfinished, look_through, (0, *nothing))
+    first = min(FIRST, pairs)
+    state = go_on((0, tf.fill(shape, NEVER), tf.zeros([*shape, 4]), tf.zeros(shape, tf.int32)), first)
+    if first < pairs:
+        candidates = tf.reduce_sum(tf.cast(scores > NEVER, tf.int32), axis=1)
+        too_few = tf.reduce_any((state[1][:, -1] == NEVER) & (candidates > first))
+        state = tf.cond(too_few, lambda: go_on(state, pairs), lambda: state)
+    _, scores, boxes, classes = state
     valid = scores > NEVER
     return tf.where(valid[..., None], boxes, 0.0), tf.where(valid, scores, 0.0), tf.where(valid, classes, 0), valid
 

@@ -10,11 +10,10 @@ too large, and the mean over a RoI's crops is its answer.
 crop_and_resize counts what lies outside of the map as 0 where RoIAlign repeats the edge for one more cell; on a map
 that was padded by one cell of its own edge the two are equal.
 
-On a CPU the gradient of crop_and_resize has a data race: threads add to the same cell without a lock, so that it
-differs from run to run and now and then loses a contribution
-(https://github.com/tensorflow/tensorflow/issues/42033).
-`tf.config.experimental.enable_op_determinism()` makes it single-threaded and right. On a GPU the kernel adds
-atomically, and the same switch makes this gradient raise UnimplementedError.
+The gradient is `roi_align_xla`'s, a compiled island in the graph, the same from run to run on a CPU. The one of
+crop_and_resize itself has a data race there: threads add to the same cell without a lock, so that it differs from run
+to run and now and then loses a contribution (https://github.com/tensorflow/tensorflow/issues/42033). That one costs
+no less, and adds to the padding too, which would have to be folded back.
 
 TensorFlow logs "Error in PredictCost() for the op: CropAndResize" once per call and graph, since the number of crops
 is not known beforehand (https://github.com/tensorflow/tensorflow/issues/56904). It concerns an estimate of cost only.
@@ -22,6 +21,7 @@ is not known beforehand (https://github.com/tensorflow/tensorflow/issues/56904).
 
 import tensorflow as tf
 
+from htc_tf.ops import roi_align_xla
 from htc_tf.ops.sampling import count_samples
 
 # How many float32 the crops of one piece of the RoIs may have (128 MB): what bounds the memory.
@@ -32,7 +32,14 @@ _CENTRE = 0.5
 
 def prepare(maps):
     """Maps [B, h_l, w_l, C] of any float type -> a tuple of [B, h_l + 2, w_l + 2, C] float32, edges repeated once."""
-    return tuple(tf.pad(tf.cast(m, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC") for m in maps)
+    return tuple(_repeat_edge(tf.cast(m, tf.float32)) for m in maps)
+
+
+@tf.custom_gradient
+def _repeat_edge(feature_map):
+    """The padded map. `pool` gives the edge's gradient to the map's own cells, so the padding has none to give back."""
+    padded = tf.pad(feature_map, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    return padded, lambda upstream: upstream[:, 1:-1, 1:-1]
 
 
 def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
@@ -49,16 +56,39 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
     Returns:
       [R, P, P, C] float32.
     """
-    rows, pooled = [], []
-    for level, padded in enumerate(padded_maps):
-        chosen = tf.where(levels == level)[:, 0]
-        rows.append(tf.cast(chosen, tf.int32))
-        level_boxes, level_images = tf.gather(boxes, chosen), tf.gather(images, chosen)
-        if sampling_ratio:
-            pooled.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
-        else:
-            pooled.append(_pool_adaptive(padded, level_boxes, level_images, output_size))
-    return tf.dynamic_stitch(rows, pooled)
+
+    @tf.custom_gradient
+    def pooled(*padded_maps):
+        rows, parts = [], []
+        for level, padded in enumerate(padded_maps):
+            chosen = tf.where(levels == level)[:, 0]
+            rows.append(tf.cast(chosen, tf.int32))
+            level_boxes, level_images = tf.gather(boxes, chosen), tf.gather(images, chosen)
+            if sampling_ratio:
+                parts.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
+            else:
+                parts.append(_pool_adaptive(padded, level_boxes, level_images, output_size))
+        shapes = tf.stack([tf.shape(padded) for padded in padded_maps])
+
+        def gradient(upstream):
+            parts = _gradients(upstream, shapes, boxes, images, levels, sampling_ratio)
+            return [tf.ensure_shape(part, padded.shape) for part, padded in zip(parts, padded_maps, strict=True)]
+
+        return tf.dynamic_stitch(rows, parts), gradient
+
+    return pooled(*padded_maps)
+
+
+def _gradients(upstream, shapes, boxes, images, levels, sampling_ratio):
+    """The gradients of padded maps of these shapes [L, 4] under that of the pooled, [R, P, P, C]: 0 in the padding."""
+    counts = tf.reduce_prod(shapes[:, :3], axis=-1)
+    of_level, width = tf.gather(shapes, levels), tf.gather(shapes[:, 2], levels)
+    # Where a RoI's own map begins, inside of the padding.
+    starts = tf.gather(tf.cumsum(counts, exclusive=True), levels) + images * of_level[:, 1] * width + width + 1
+    rois = roi_align_xla.RoIs(boxes, of_level[:, 1:3] - 2, starts, width)
+    summed = roi_align_xla.scatter(upstream, tf.reduce_sum(counts), rois, sampling_ratio)
+    parts = tf.split(summed, counts, num=shapes.shape[0])
+    return [tf.reshape(part, shape) for part, shape in zip(parts, tf.unstack(shapes), strict=True)]
 
 
 def _pool_fixed(padded, boxes, images, output_size, samples):
@@ -71,58 +101,34 @@ def _pool_fixed(padded, boxes, images, output_size, samples):
     return tf.nn.avg_pool2d(crops, samples, samples, "VALID") if samples > 1 else crops
 
 
+# Traced for all levels, stages and maps together: two thirds of what tracing a whole network takes otherwise.
+@tf.function(autograph=False, reduce_retracing=True)
 def _pool_adaptive(padded, boxes, images, output_size):
     """RoIAlign on one map with as many samples as a bin has cells, rounded up: [R, P, P, C]."""
-    shape = tf.shape(padded)
     # An empty RoI has none.
     samples = tf.cast(count_samples(boxes[:, 2:] - boxes[:, :2], output_size), tf.int32)
-    bounds = _cut(samples, tf.maximum(_PIECE // (output_size**2 * shape[-1]), 1))
+    bounds = _cut(samples, tf.maximum(_PIECE // (output_size**2 * tf.shape(padded)[-1]), 1))
     pieces = tf.size(bounds) - 1
 
-    def crops(piece):
+    def crop(piece):
         rois = tf.range(bounds[piece], bounds[piece + 1])
-        owners, corners = _interleaved_crops(tf.gather(boxes, rois), tf.gather(samples, rois), output_size)
-        return tf.size(rois), owners, _normalize(corners, padded), tf.gather(tf.gather(images, rois), owners)
+        piece_samples = tf.gather(samples, rois)
+        owners, corners = _interleaved_crops(tf.gather(boxes, rois), piece_samples, output_size)
+        crop_images = tf.gather(tf.gather(images, rois), owners)
+        size = [output_size, output_size]
+        values = tf.image.crop_and_resize(padded, _normalize(corners, padded), crop_images, size)
+        share = tf.math.reciprocal_no_nan(tf.cast(tf.reduce_prod(piece_samples, axis=-1), tf.float32))
+        return tf.math.unsorted_segment_sum(values, owners, tf.size(rois)) * share[:, None, None, None]
 
-    def shares(piece):
-        """What one crop counts in its RoI's mean: [rois of the piece, 1, 1, 1]."""
-        count = tf.reduce_prod(samples[bounds[piece] : bounds[piece + 1]], axis=-1)
-        return tf.math.reciprocal_no_nan(tf.cast(count, tf.float32))[:, None, None, None]
-
-    @tf.custom_gradient
-    def pooled(padded):
-        def forward(piece):
-            rois, owners, corners, crop_images = crops(piece)
-            values = tf.image.crop_and_resize(padded, corners, crop_images, [output_size, output_size])
-            return tf.math.unsorted_segment_sum(values, owners, rois) * shares(piece)
-
-        def gradient(upstream):
-            def backward(piece):
-                _, owners, corners, crop_images = crops(piece)
-                part = upstream[bounds[piece] : bounds[piece + 1]] * shares(piece)
-                summed = tf.raw_ops.CropAndResizeGradImage(
-                    grads=tf.gather(part, owners), boxes=corners, box_ind=crop_images, image_size=shape, T=tf.float32
-                )
-                return tf.ensure_shape(summed, padded.shape)
-
-            return tf.while_loop(
-                lambda piece, _: piece < pieces,
-                lambda piece, total: (piece + 1, total + backward(piece)),
-                (1, backward(0)),
-                parallel_iterations=1,
-            )[1]
-
-        element_shape = [None, output_size, output_size, padded.shape[-1]]
-        parts = tf.TensorArray(tf.float32, pieces, infer_shape=False, element_shape=element_shape)
-        parts = tf.while_loop(
-            lambda piece, _: piece < pieces,
-            lambda piece, parts: (piece + 1, parts.write(piece, forward(piece))),
-            (0, parts),
-            parallel_iterations=1,
-        )[1]
-        return parts.concat(), gradient
-
-    return pooled(padded)
+    element_shape = [None, output_size, output_size, padded.shape[-1]]
+    parts = tf.TensorArray(tf.float32, pieces, infer_shape=False, element_shape=element_shape)
+    parts = tf.while_loop(
+        lambda piece, _: piece < pieces,
+        lambda piece, parts: (piece + 1, parts.write(piece, crop(piece))),
+        (0, parts),
+        parallel_iterations=1,
+    )[1]
+    return parts.concat()
 
 
 def _cut(samples, crops_per_piece):

@@ -1,19 +1,19 @@
 """RoIAlign by gathers of static shape: compiles under XLA, forward and backward.
 
-`roi_align` comes before it, with RoIs in cells of their own level; the heads come after it.
+`roi_align` comes before it, with RoIs in cells of their own level; the heads come after it. Its backward direction
+serves `roi_align_crop` too.
 
-The idea. Per axis a bin is a weighted sum of a few cells, its taps; over both axes it is a sum over pairs of taps:
-T x T gathers, which XLA fuses into one loop without a temporary. s fixed samples per bin and axis have T = 2 s taps.
-Adaptive samples lie at most one cell apart, so those of one bin share cells: g of them touch g + 1 cells, and
-(g + 1)^2 gathers do the work of 4 g^2.
+The idea. Per axis a bin is a weighted sum of a few cells, its taps (`roi_align_taps`); over both axes it is a sum
+over pairs of taps: T x T gathers, which XLA fuses into one loop without a temporary.
 
-How many taps a RoI needs is known only at run time, but shapes must be static. So the RoIs are sorted by their need
-and taken in chunks: three loops, of 3, 5 and 9 taps, each go as far as their taps suffice, and the last one
-repeats itself over blocks of 9 taps until the largest RoI is done. Nothing is capped.
+How many taps an adaptive RoI needs is known only at run time, but shapes must be static. So the RoIs are sorted by
+their need and taken in chunks: loops of 3, 4 and 5 taps each go as far as their taps suffice, and the last one
+repeats itself over blocks of 5 x 5 pairs until the largest RoI is done. Nothing is capped.
 
-The gradient takes the same chunks and adds what the forward direction read, scatter after scatter, into one map: no
-two threads write to one cell, and on a CPU it is the same from run to run. On a GPU a scatter adds atomically in any
-order; `tf.config.experimental.enable_op_determinism()` fixes the order.
+The gradient takes a few RoIs at a time, so that they stay in the cache, and adds what the forward direction read,
+row of taps after row, scatter after scatter, into one map: no two threads write to one cell, and on a CPU it is the
+same from run to run. On a GPU a scatter adds atomically in any order;
+`tf.config.experimental.enable_op_determinism()` fixes the order.
 
 Outside of jit_compile both directions are compiled islands in the graph, which on a CPU is faster than running the
 same operations one by one.
@@ -23,30 +23,23 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from htc_tf.ops.sampling import count_samples
+from htc_tf.ops.roi_align_taps import RoIs, count_taps, taps
 
+# Forward: RoIs at a time, enough work for several threads; and taps on each axis that are unrolled.
 _CHUNK = 32
-_TAPS = (3, 5, 9)
-# Samples of one bin that can lie within a cell of a given cell: they are more than 1/2 apart. One more for rounding
-# at either end.
-_NEAR = 6
+_TAPS = (3, 4, 5)
+# Backward: bins at a time, whose part of the gradient a core's own cache holds; and columns of taps unrolled.
+_BINS = 4 * 7 * 7
+_COLUMNS = 4
 
 
-class _RoIs(NamedTuple):
-    """RoIs and where the map of each lies."""
+class _Chunk(NamedTuple):
+    """RoIs of similar needs."""
 
-    boxes: tf.Tensor  # [R, 4] in cells of the RoI's level
-    sizes: tf.Tensor  # [R, 2] int32, height and width of the RoI's map
-    starts: tf.Tensor  # [R] int32, the map's first cell among all cells
-
-
-class _Taps(NamedTuple):
-    """Which cells make the bins of n RoIs, and how much each counts."""
-
-    rows: tf.Tensor  # [n, P, T] int32, the first cell of the tap's row among all cells
-    row_weights: tf.Tensor  # [n, P, T]
-    columns: tf.Tensor  # [n, P, T] int32
-    column_weights: tf.Tensor  # [n, P, T]
+    members: tf.Tensor  # [n] int32, which
+    rois: RoIs
+    counts: tf.Tensor  # [n] float32: 1, but 0 for what only fills up the last chunk
+    needs: tf.Tensor  # [2] int32, how many taps on each axis any of them needs
 
 
 def prepare(maps):
@@ -74,13 +67,13 @@ def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
     cells, sizes = prepared
     level_starts = tf.cumsum(tf.reduce_prod(sizes, axis=-1), exclusive=True)
     starts = images * tf.shape(cells)[1] + tf.gather(level_starts, levels)
-    rois = _RoIs(boxes, tf.gather(sizes, levels), starts)
+    sizes = tf.gather(sizes, levels)
+    rois = RoIs(boxes, sizes, starts, sizes[:, 1])
 
     @tf.custom_gradient
     def pooled(cells):
         def gradient(upstream):
-            summed = _scatter(upstream, tf.shape(cells)[0], rois, output_size, sampling_ratio)
-            return tf.reshape(summed, tf.shape(cells))
+            return tf.reshape(scatter(upstream, tf.shape(cells)[0], rois, sampling_ratio), tf.shape(cells))
 
         return _gather(cells, rois, output_size, sampling_ratio), gradient
 
@@ -91,146 +84,99 @@ def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
 def _gather(cells, rois, output_size, sampling_ratio):
     """The forward direction: [S, C] -> [R, P, P, C]."""
 
-    def step(pooled, members, taps, _):
-        rows, columns = tf.unstack(taps.rows[:, :, None], axis=-1), tf.unstack(taps.columns[:, None], axis=-1)
-        row_weights = tf.unstack(taps.row_weights[:, :, None, None], axis=-1)
-        column_weights = tf.unstack(taps.column_weights[:, None, :, None], axis=-1)
+    def sum_pairs(row_taps, column_taps):
         total = 0.0
-        for row, row_weight in zip(rows, row_weights, strict=True):
+        columns, column_weights = (tf.unstack(field, axis=-1) for field in column_taps)
+        for row, row_weight in zip(*(tf.unstack(field, axis=-1) for field in row_taps), strict=True):
             pairs = zip(columns, column_weights, strict=True)
-            total += row_weight * tf.add_n([weight * tf.gather(cells, row + column) for column, weight in pairs])
-        return tf.tensor_scatter_nd_add(pooled, members[:, None], total)
+            part = [w[:, None, :, None] * tf.gather(cells, row[:, :, None] + column[:, None]) for column, w in pairs]
+            total += row_weight[:, :, None, None] * tf.add_n(part)
+        return total
 
-    shape = [tf.size(rois.starts), output_size, output_size, cells.shape[-1]]
-    return _walk(rois, output_size, sampling_ratio, step, tf.zeros(shape))
+    total = tf.size(rois.starts)
+    if rois.starts.shape[0] == 0:
+        return tf.zeros([total, output_size, output_size, cells.shape[-1]])
+    if sampling_ratio:
+        return sum_pairs(*(taps(rois, axis, output_size, sampling_ratio, 0, 2 * sampling_ratio) for axis in (0, 1)))
+    needs, widest = count_taps(rois, output_size, sampling_ratio), _TAPS[-1]
+    most, blocks = tf.reduce_max(needs, axis=-1), -(-needs // widest)
+    order_by = tf.where(most <= widest, most, widest + blocks[:, 0] * (tf.reduce_max(blocks) + 1) + blocks[:, 1])
+    chunk_of, needs = _cut(rois, needs, order_by, _CHUNK)
+
+    def take(number, pooled, width):
+        chunk = chunk_of(number)
+        blocks = -(-chunk.needs // width) if width == widest else (1, 1)
+
+        def add_block(block, pooled):
+            firsts = block // blocks[1] * width, block % blocks[1] * width
+            (rows, row_weights), columns = (
+                taps(chunk.rois, axis, output_size, 0, first, width) for axis, first in enumerate(firsts)
+            )
+            part = sum_pairs((rows, row_weights * chunk.counts[:, None, None]), columns)
+            return block + 1, tf.tensor_scatter_nd_add(pooled, chunk.members[:, None], part)
+
+        if width < widest:
+            return number + 1, add_block(0, pooled)[1]
+        return number + 1, tf.while_loop(lambda block, _: block < blocks[0] * blocks[1], add_block, (0, pooled))[1]
+
+    number, pooled = 0, tf.zeros([total, output_size, output_size, cells.shape[-1]])
+    for width in _TAPS:
+        enough = (tf.reduce_max(needs, axis=-1) <= width) | (width == widest)
+        end = tf.reduce_sum(tf.cast(enough, tf.int32))
+        number, pooled = tf.while_loop(
+            lambda number, _, end=end: number < end,
+            lambda number, pooled, width=width: take(number, pooled, width),
+            (number, pooled),
+        )
+    return pooled
 
 
 @tf.function(jit_compile=True)
-def _scatter(upstream, count, rois, output_size, sampling_ratio):
-    """The backward direction: [R, P, P, C] -> [S, C]."""
-
-    def step(summed, members, taps, used):
-        part = tf.gather(upstream, members)
-
-        def add_pair(pair, summed):
-            row, row_weight = (tf.gather(field, pair // used[1], axis=2) for field in taps[:2])
-            column, column_weight = (tf.gather(field, pair % used[1], axis=2) for field in taps[2:])
-            weight = row_weight[:, :, None] * column_weight[:, None, :]
-            cell = row[:, :, None] + column[:, None, :]
-            return pair + 1, tf.tensor_scatter_nd_add(summed, cell[..., None], part * weight[..., None])
-
-        return tf.while_loop(lambda pair, _: pair < used[0] * used[1], add_pair, (0, summed))[1]
-
-    return _walk(rois, output_size, sampling_ratio, step, tf.zeros([count, upstream.shape[-1]]))
-
-
-def _walk(rois, output_size, sampling_ratio, step, state):
-    """Takes all RoIs in chunks, each with taps enough: state = step(state, members, taps, used).
-
-    `members` [n] int32 are the chunk's RoIs; the last chunk is filled up with RoIs whose taps weigh nothing.
-    `used` [2] int32 says how many of the taps on each axis any RoI of the chunk needs.
-    """
+def scatter(upstream, count, rois, sampling_ratio):
+    """The backward direction: gradients [R, P, P, C] of the pooled -> [count, C] of all cells."""
+    summed = tf.zeros([count, upstream.shape[-1]])
     if rois.starts.shape[0] == 0:
-        return state
+        return summed
+    output_size = upstream.shape[1]
+    needs = count_taps(rois, output_size, sampling_ratio)
+    order_by = -(-needs[:, 1] // _COLUMNS) * (tf.reduce_max(needs[:, 0]) + 1) + needs[:, 0]
+    chunk_of, needs = _cut(rois, needs, order_by, max(_BINS // output_size**2, 1))
+
+    def take(number, summed):
+        chunk = chunk_of(number)
+        part = tf.gather(upstream, chunk.members) * chunk.counts[:, None, None, None]
+
+        def add_columns(first, summed):
+            columns, column_weights = taps(chunk.rois, 1, output_size, sampling_ratio, first, _COLUMNS)
+
+            def add_row(row, summed):
+                rows, row_weights = taps(chunk.rois, 0, output_size, sampling_ratio, row, 1)
+                part_of_row = part * row_weights[..., None]
+                for column, weight in zip(
+                    tf.unstack(columns, axis=-1), tf.unstack(column_weights, axis=-1), strict=True
+                ):
+                    cells, values = rows + column[:, None], part_of_row * weight[:, None, :, None]
+                    summed = tf.tensor_scatter_nd_add(summed, cells[..., None], values)
+                return row + 1, summed
+
+            return first + _COLUMNS, tf.while_loop(lambda row, _: row < chunk.needs[0], add_row, (0, summed))[1]
+
+        return number + 1, tf.while_loop(lambda first, _: first < chunk.needs[1], add_columns, (0, summed))[1]
+
+    return tf.while_loop(lambda number, _: number < tf.shape(needs)[0], take, (0, summed))[1]
+
+
+def _cut(rois, needs, order_by, size):
+    """Cuts the RoIs, in the order of a key, into chunks of one size: a function number -> _Chunk; their needs."""
     total = tf.size(rois.starts)
-    chunks = -(-total // _CHUNK)
-    if sampling_ratio:
-        needs, widths = tf.fill([total, 2], 2 * sampling_ratio), (2 * sampling_ratio,)
-    else:
-        samples = tf.cast(count_samples(rois.boxes[:, 2:] - rois.boxes[:, :2], output_size), tf.int32)
-        needs, widths = tf.minimum(samples + 1, rois.sizes), _TAPS
-    order = tf.argsort(tf.reduce_max(needs, axis=-1), stable=True)
-    order = tf.reshape(tf.pad(order, [[0, chunks * _CHUNK - total]]), [chunks, _CHUNK])
-    real = tf.reshape(tf.range(chunks * _CHUNK) < total, [chunks, _CHUNK])
+    chunks = -(-total // size)
+    order = tf.argsort(order_by, stable=True)
+    order = tf.reshape(tf.pad(order, [[0, chunks * size - total]]), [chunks, size])
+    counts = tf.reshape(tf.cast(tf.range(chunks * size) < total, tf.float32), [chunks, size])
     needs = tf.reduce_max(tf.gather(needs, order), axis=1)
 
-    def take(chunk, state, width):
-        members = tf.gather(order, chunk)
-        boxes, sizes, starts = (tf.gather(field, members) for field in rois)
-        weight = tf.cast(tf.gather(real, chunk), tf.float32)[:, None, None]
+    def chunk_of(number):
+        members, chunk_counts, chunk_needs = (tf.gather(field, number) for field in (order, counts, needs))
+        return _Chunk(members, RoIs(*(tf.gather(field, members) for field in rois)), chunk_counts, chunk_needs)
 
-        def block(state, first):
-            (rows, row_weights), (columns, column_weights) = (
-                _adaptive_taps(boxes[:, axis::2], sizes[:, axis], output_size, first[axis], width)
-                if sampling_ratio == 0
-                else _fixed_taps(boxes[:, axis::2], sizes[:, axis], output_size, sampling_ratio)
-                for axis in (0, 1)
-            )
-            rows = starts[:, None, None] + rows * sizes[:, 1, None, None]
-            taps = _Taps(rows, row_weights * weight, columns, column_weights)
-            return step(state, members, taps, tf.minimum(tf.gather(needs, chunk) - first, width))
-
-        if sampling_ratio or width < widths[-1]:
-            return chunk + 1, block(state, (0, 0))
-        blocks = -(-tf.gather(needs, chunk) // width)
-        return chunk + 1, tf.while_loop(
-            lambda number, _: number < blocks[0] * blocks[1],
-            lambda number, state: (number + 1, block(state, (number // blocks[1] * width, number % blocks[1] * width))),
-            (0, state),
-        )[1]
-
-    chunk = 0
-    for width in widths:
-        enough = tf.reduce_max(needs, axis=-1) <= width
-        end = chunks if width == widths[-1] else tf.reduce_sum(tf.cast(enough, tf.int32))
-        chunk, state = tf.while_loop(
-            lambda chunk, _, end=end: chunk < end,
-            lambda chunk, state, width=width: take(chunk, state, width),
-            (chunk, state),
-        )
-    return state
-
-
-def _fixed_taps(ends, size, output_size, samples):
-    """Taps of a fixed number of samples, two a sample.
-
-    Args:
-      ends: [n, 2] where the RoIs begin and end on this axis, in cells.
-      size: [n] int32, cells of the map on this axis.
-      output_size: P.
-      samples: s per bin.
-
-    Returns:
-      Cells [n, P, 2 s] int32 and weights [n, P, 2 s].
-    """
-    size = size[:, None]
-    sample = (tf.range(output_size * samples, dtype=tf.float32) + 0.5) / (output_size * samples)
-    place = ends[:, :1] - 0.5 + sample * (ends[:, 1:] - ends[:, :1])
-    inside, place = _clamp(place, size)
-    cell = tf.floor(place)
-    above = (place - cell) * inside / samples
-    cell = tf.cast(cell, tf.int32)
-    cells = tf.stack([cell, tf.minimum(cell + 1, size - 1)], axis=-1)
-    weights = tf.stack([inside / samples - above, above], axis=-1)
-    shape = [-1, output_size, 2 * samples]
-    return tf.reshape(cells, shape), tf.reshape(weights, shape)
-
-
-def _adaptive_taps(ends, size, output_size, first, width):
-    """A block of the taps of adaptively many samples: those from `first` on, `width` of them.
-
-    Args and returns as `_fixed_taps`; cells and weights are [n, P, width].
-    """
-    bins = (ends[:, 1:] - ends[:, :1]) / output_size
-    samples = count_samples(ends[:, 1:] - ends[:, :1], output_size)
-    apart = tf.math.divide_no_nan(bins, samples)
-    place = ends[:, :1] - 0.5 + 0.5 * apart + tf.range(output_size, dtype=tf.float32) * bins
-    cell = tf.floor(_clamp(place, size[:, None])[1])[..., None] + tf.cast(first + tf.range(width), tf.float32)
-
-    # Of all samples of the bin only those within one cell of the tap count.
-    place, apart, samples = place[..., None], apart[..., None], samples[..., None]
-    nearest = tf.math.divide_no_nan(cell - 1.0 - place, apart)
-    nearest = tf.clip_by_value(tf.math.ceil(nearest) - 1.0, 0.0, samples)
-    number = nearest[..., None] + tf.range(_NEAR, dtype=tf.float32)
-    inside, place = _clamp(place[..., None] + number * apart[..., None], size[:, None, None, None])
-    counts = inside * tf.cast(number < samples[..., None], tf.float32)
-    weights = tf.reduce_sum(tf.nn.relu(1.0 - tf.abs(place - cell[..., None])) * counts, axis=-1)
-    cells = tf.minimum(tf.cast(cell, tf.int32), size[:, None, None] - 1)
-    return cells, tf.math.divide_no_nan(weights, samples)
-
-
-def _clamp(place, size):
-    """Whether a place counts at all (1.0 or 0.0), and the place on the map nearest to it."""
-    size = tf.cast(size, tf.float32)
-    inside = tf.cast((place >= -1.0) & (place <= size), tf.float32)
-    return inside, tf.clip_by_value(place, 0.0, size - 1.0)
+    return chunk_of, needs

@@ -21,7 +21,7 @@ def select_softly(boxes, scores, valid, score_threshold, keep, method="linear", 
     the best of all classes together.
 
     Args:
-        boxes: [B, N, 4] float32, shared by the classes; N is static.
+        boxes: [B, N, 4] float32, shared by the classes, or [B, N, K, 4], one for each; N is static.
         scores: [B, N, K] float32, probabilities of the thing classes only; K is static.
         valid: [B, N] bool.
         score_threshold: score above which (strictly) a box is a candidate of a class, before and after being lowered.
@@ -47,8 +47,10 @@ def select_softly(boxes, scores, valid, score_threshold, keep, method="linear", 
         flat = tf.reshape(left, [-1, scores.shape[1] * classes])
         best = tf.argmax(flat, axis=1, output_type=tf.int32)
         score = tf.gather(flat, best, batch_dims=1)
-        box, label = tf.gather(boxes, best // classes, batch_dims=1), best % classes
-        overlaps = box_ops.iou(boxes, box[:, None])[..., 0]  # [B, N]
+        label = best % classes
+        rivals = boxes if boxes.shape.rank == 3 else tf.gather(boxes, label, axis=2, batch_dims=1)  # [B, N, 4]
+        box = tf.gather(rivals, best // classes, batch_dims=1)
+        overlaps = box_ops.iou(rivals, box[:, None])[..., 0]  # [B, N]
         if method == "linear":
             factors = tf.where(overlaps > iou_threshold, 1.0 - overlaps, 1.0)
         else:

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.criteria import GIoU
 from htc_tf.models.objective import Objective
 from htc_tf.models.targets import AnchorSampler
 from htc_tf.ops.matching import choose_evenly
@@ -97,6 +98,9 @@ def test_stage():
     check(compute(stage_weights=(2.0, 3.0, 4.0))["stage3_box"], 1.625, 2, 4.0)
     check(compute(box_beta=0.25)["stage1_box"], 0.375 + 1.875, 2, 1.0)
     check(compute(rpn_beta=1.0)["rpn_box"], 0.5 + 0.00125, 2, 1.0)
+    plain = compute(rpn_beta=0, box_beta=0)
+    check(plain["stage1_box"], 0.5 + 2, 2, 1.0)
+    check(plain["rpn_box"], 1 + 0.05, 2, 1.0)
 
 
 def test_semantic_ignores_unlabelled_pixels():
@@ -104,6 +108,13 @@ def test_semantic_ignores_unlabelled_pixels():
     check(compute(semantic_mean="valid", semantic_weight=0.5)["semantic"], 3 * math.log(3), 3, 0.5)
     with pytest.raises(UserError, match="semantic_mean"):
         Objective(semantic_mean="some")
+
+
+@pytest.mark.parametrize("name", ["rpn_class_loss", "class_loss", "box_loss", "mask_loss"])
+@pytest.mark.parametrize("loss", ["giou", GIoU])
+def test_a_loss_is_given_as_an_object(name, loss):
+    with pytest.raises(UserError, match=rf"Objective.{name} is no loss: .*@GIoU\(\)"):
+        Objective(**{name: loss})
 
 
 def test_every_stage_needs_a_weight():

@@ -29,14 +29,16 @@ def test_smooth_l1_golden():
     difference = tf.constant([0.0, 0.5, -0.5, 1.0, -3.0])
     np.testing.assert_allclose(losses.smooth_l1(difference, tf.zeros([5]), 1.0), [0, 0.125, 0.125, 0.5, 2.5])
     np.testing.assert_allclose(losses.smooth_l1(difference, tf.zeros([5]), 0.25), [0, 0.375, 0.375, 0.875, 2.875])
+    np.testing.assert_array_equal(losses.smooth_l1(difference, tf.zeros([5]), 0), [0, 0.5, 0.5, 1, 3])
 
 
-def test_smooth_l1_gradient():
+@pytest.mark.parametrize("beta, slopes", [(1.0, [0, 0.5, -0.5, 1, -1]), (0, [0, 1, -1, 1, -1])])
+def test_smooth_l1_gradient(beta, slopes):
     difference = tf.constant([0.0, 0.5, -0.5, 1.0, -3.0])
     with tf.GradientTape() as tape:
         tape.watch(difference)
-        loss = losses.smooth_l1(difference, tf.zeros([5]), 1.0)
-    np.testing.assert_allclose(tape.gradient(loss, difference), [0, 0.5, -0.5, 1, -1])
+        loss = losses.smooth_l1(difference, tf.zeros([5]), beta)
+    np.testing.assert_allclose(tape.gradient(loss, difference), slopes)
 
 
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])

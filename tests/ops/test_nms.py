@@ -174,6 +174,17 @@ def test_detections_equal_greedy_on_each_class(way, keep, score_threshold):
 
 
 @pytest.mark.parametrize("way", EVERY)
+def test_detections_where_each_class_has_boxes_of_its_own(way):
+    boxes, scores = clustered((2, 120, 5)), distinct((2, 120, 5))
+    valid = np.random.RandomState(2).uniform(size=(2, 120)) < 0.7
+    selected = select_detections(way, boxes, scores, valid, 0.2, 0.4, 60)
+    for image in range(2):
+        rows, classes = np.nonzero((scores[image] > 0.2) & valid[image][:, None])
+        best = greedy_by_group(boxes[image][rows, classes], scores[image][rows, classes], classes, 0.4, 60)
+        assert_selected(selected, image, *best)
+
+
+@pytest.mark.parametrize("way", EVERY)
 def test_detections_are_found_however_late_they_come(way):
     """Every pair of class 0 beats every pair of class 1, and so on, but only the best of each class survives."""
     boxes, classes = 400, 5

@@ -21,7 +21,7 @@ OBJECTS = 7
 CLASSES = 80
 
 
-def write_records(folder, images=48, seed=0, classes=CLASSES):
+def write_records(folder, images=48, seed=0, classes=CLASSES, objects=OBJECTS):
     """Writes a data set of one shard into a folder that exists."""
     import tensorflow as tf
 
@@ -29,7 +29,7 @@ def write_records(folder, images=48, seed=0, classes=CLASSES):
     path = Path(folder) / "00000-of-00001.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for number in range(images):
-            writer.write(draw_record(generator, number + 1, SIZES[number % len(SIZES)], classes))
+            writer.write(draw_record(generator, number + 1, SIZES[number % len(SIZES)], classes, objects))
     content = path.read_bytes()
     info = datasets.DatasetInfo(
         folder=str(folder),
@@ -37,7 +37,7 @@ def write_records(folder, images=48, seed=0, classes=CLASSES):
         stuff=datasets.Stuff(True, classes),
         masks=True,
         images=images,
-        objects=images * OBJECTS,
+        objects=images * objects,
         crowd=0,
         shards=(datasets.Shard(path.name, images, len(content), hashlib.sha256(content).hexdigest()),),
     )
@@ -46,25 +46,25 @@ def write_records(folder, images=48, seed=0, classes=CLASSES):
     (Path(folder) / datasets.INFO_FILE).write_text(json.dumps(described))
 
 
-def draw_record(generator, number, size, classes=CLASSES):
-    """One image with its objects and semantic map, serialised."""
+def draw_record(generator, number, size, classes=CLASSES, objects=OBJECTS):
+    """One image with so many objects and its semantic map, serialised."""
     height, width = size
     ys, xs = np.mgrid[:height, :width]
     coarse = Image.fromarray(generator.integers(0, 256, (height // 16, width // 16, 3)).astype(np.uint8))
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
     pixels = pixels + generator.normal(0, 10, pixels.shape).astype(np.int16)
-    labels, objects = np.zeros(size, np.uint8), []
-    for index in range(OBJECTS):
+    labels, drawn = np.zeros(size, np.uint8), []
+    for index in range(objects):
         centre = generator.uniform((0, 0), size)
         radii = np.exp(generator.uniform(np.log(8), np.log(160), 2))
         inside = ((ys - centre[0]) / radii[0]) ** 2 + ((xs - centre[1]) / radii[1]) ** 2 <= 1
         category = int(generator.integers(classes)) + 1
         labels[inside] = category - 1
         pixels[inside] += generator.integers(-90, 90, 3).astype(np.int16)
-        objects.append(_describe(number * OBJECTS + index, inside, category))
+        drawn.append(_describe(number * objects + index, inside, category))
     pixels = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     image = schema.Image(_encode(pixels, "jpeg", quality=93), "jpeg", height, width, f"{number}.jpg", number)
-    return schema.example(image, objects, _encode(Image.fromarray(labels), "png"))
+    return schema.example(image, drawn, _encode(Image.fromarray(labels), "png"))
 
 
 def _describe(number, bitmap, category):

@@ -1,17 +1,21 @@
 """Mode `input`: what a training sample costs from the record to the batch, with masks, semantic map and a flip.
 
 Before it: `htc_tf.benchmark`. Each measurement is of about 20 images; reading, decoding and batching run ahead in
-their threads all the while, as they do in training.
+their threads all the while, as they do in training. The limit that it is held against is that of writing the batch.
 """
 
 import contextlib
 import tempfile
 
+import tensorflow as tf
+
 from htc_tf.data.augment import flip
 from htc_tf.data.datasets import load_info
 from htc_tf.data.input import Input, named_errors
 from htc_tf.engine.benchmarks.drawn_records import write_records
+from htc_tf.engine.benchmarks.machine import Share, copy_rate
 from htc_tf.engine.benchmarks.measure import measure
+from htc_tf.engine.checkpoint import count_bytes
 
 IMAGES = 20
 MAX_OBJECTS = 100
@@ -22,7 +26,7 @@ def run(work):
     with contextlib.ExitStack() as stack:
         folder = work.records or stack.enter_context(tempfile.TemporaryDirectory())
         if not work.records:
-            write_records(folder)
+            write_records(folder, objects=work.objects)
         info = load_info(folder)
         stack.enter_context(named_errors(folder))
         sides = sorted((work.height, work.width))
@@ -39,4 +43,7 @@ def run(work):
             "objects": f"{(info.objects - info.crowd) / info.records:.1f} an image",
             "semantic map": "yes" if info.stuff.present else "no",
         }
-        return measure(step, "image", steps * work.batch, work.repeats, warmup=3, details=details)
+        found = measure(step, "image", steps * work.batch, work.repeats, warmup=3, details=details)
+        written = count_bytes(tf.nest.flatten(next(batches))) / work.batch
+        limit = Share("B", written, copy_rate(), found.cpu_seconds["median"])
+        return found._replace(details={**details, "share of the limit": limit})

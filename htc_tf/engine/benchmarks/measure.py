@@ -30,6 +30,8 @@ class Work(NamedTuple):
     gin_param: Sequence[str] = ()
     export: str | None = None  # the model that is asked, where the mode asks one
     batch_sizes: Sequence[int] = (1,)  # pictures a request, one number after the other
+    objects: int = 8  # an image, where the mode draws its own
+    dump_hlo: str | None = None  # the file to write, in place of measuring
 
 
 class Measurement(NamedTuple):
@@ -81,13 +83,14 @@ def peak_bytes():
 def format_table(mode, work, measurement):
     """The figures as text."""
     titles = list(measurement.cpu_seconds)
+    margin = max(map(len, ("memory, MB", *measurement.details))) + 2
     lines = [
         f"{mode}: {work.height} x {work.width}, batch {work.batch}, {work.precision}; ms for one {measurement.unit}"
     ]
-    lines.append(" " * 14 + "".join(f"{title:>10}" for title in titles))
+    lines.append(" " * margin + "".join(f"{title:>10}" for title in titles))
     for name, seconds in (("CPU", measurement.cpu_seconds), ("wall", measurement.wall_seconds)):
-        lines.append(f"{name:<14}" + "".join(f"{1e3 * seconds[title]:>10.2f}" for title in titles))
+        lines.append(name.ljust(margin) + "".join(f"{1e3 * seconds[title]:>10.2f}" for title in titles))
     memory = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in measurement.memory_bytes.items())
-    lines.append(f"{'memory, MB':<14}  {memory}")
-    lines += [f"{name:<14}  {value}" for name, value in measurement.details.items()]
+    lines.append("memory, MB".ljust(margin) + memory)
+    lines += [f"{name.ljust(margin)}{value}" for name, value in measurement.details.items()]
     return "\n".join(lines)

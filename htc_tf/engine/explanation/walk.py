@@ -87,7 +87,7 @@ def record_walk(detector, photo, threshold):
         logits=np.stack([stage.logits[0] for stage in stages])[:, there],
         labels=None if semantic is None else enlarge(semantic.logits[0], (height, width), tf.ones(2)),
         detections=found,
-        rows=find_rows(found, boxes[-1], final),
+        rows=find_rows(found, stages[-1].candidates[0].numpy()[there], final),
         masks=None if masks is None else np.stack([mask[0].numpy()[kept] for mask in masks]),
         thresholds=tuple(stage.iou_threshold for stage in model.stages),
         interleaved=model.interleaved,
@@ -116,14 +116,15 @@ def find_rows(detections, boxes, scores):
 
     Args:
         detections: Detections of NumPy arrays, [D, ...].
-        boxes: [n, 4], the last stage's.
+        boxes: [n, 4], the last stage's, or [n, K, 4], one for each class.
         scores: [n, K], by which of several equal boxes the one is told that was chosen.
     Returns:
         [D] int.
     """
     if not len(detections.boxes):
         return np.zeros(0, int)
-    apart = np.abs(detections.boxes[:, None] - boxes).max(axis=-1)
+    boxes = boxes if boxes.ndim == 2 else boxes[:, detections.classes].swapaxes(0, 1)
+    apart = np.abs(detections.boxes[:, None] - boxes).max(axis=-1)  # [D, n]
     same = apart <= apart.min(axis=1, keepdims=True) + SAME
     return np.where(same, scores.T[detections.classes], -1).argmax(axis=1).astype(int)
 

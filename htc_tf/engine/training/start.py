@@ -3,6 +3,7 @@
 Called by `training.trainer` before step 1, once with the records and once with the model.
 """
 
+import re
 import sys
 
 from htc_tf.engine.checkpoint import listed, restore_weights
@@ -10,7 +11,8 @@ from htc_tf.engine.inference import load_fitting
 from htc_tf.engine.weights.assign import load
 from htc_tf.engine.weights.files import read
 from htc_tf.engine.weights.names import Framework
-from htc_tf.engine.weights.versions import from_torchvision
+from htc_tf.engine.weights.swin_names import OUTPUT_NORMS
+from htc_tf.engine.weights.versions import from_imagenet
 from htc_tf.errors import UserError
 
 
@@ -71,7 +73,7 @@ def initialise(checkpoints, model, averages=None, init_from=None, backbone_weigh
         model: with variables.
         averages: MovingAverages of the model, or None.
         init_from: a Run, or None.
-        backbone_weights: path of torchvision's weights of a ResNet, or None.
+        backbone_weights: path of torchvision's weights of a ResNet, or of its authors' of a Swin; or None.
     Returns:
         A line that says where they come from, or None for the last.
     Raises:
@@ -85,10 +87,13 @@ def initialise(checkpoints, model, averages=None, init_from=None, backbone_weigh
     # 2. --init_from RUN: the weights of another run, averaged where it averages; optimiser and step start afresh.
     elif init_from is not None:
         source, averages_stored = take_weights(init_from, model), False
-    # 3. --backbone_weights FILE: a ResNet trained on ImageNet; the rest is as in 4.
+    # 3. --backbone_weights FILE: a backbone trained on ImageNet; the rest is as in 5.
     elif backbone_weights is not None:
         source, averages_stored = take_backbone(backbone_weights, model), False
-    # 4. Scratch: the initial values that --seed draws.
+    # 4. The weights that the backbone itself can fetch: keras-cv's, trained on ImageNet; the rest is as in 5.
+    elif (source := fetch_backbone(model)) is not None:
+        averages_stored = False
+    # 5. Scratch: the initial values that --seed draws.
     else:
         return None
     if averages is not None and not averages_stored:
@@ -108,13 +113,21 @@ def take_weights(run, model):
 
 
 def take_backbone(path, model):
-    """Every variable of the backbone, from a .pth of torchvision's."""
-    arrays, notes = from_torchvision(read(path), path)
+    """Every variable of the backbone, from a .pth of a classifier."""
+    arrays, notes = from_imagenet(read(path), path)
     unmatched = load(model, arrays, Framework.MMDET)
-    missing = [f"it lacks {name}" for name in unmatched.missing if name.startswith("backbone.")]
+    wanted = [name for name in unmatched.missing if re.search(r"^backbone\.|/backbone/", name)]
+    missing = [f"it lacks {name}" for name in wanted if not re.search(OUTPUT_NORMS, name)]
     bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.misshapen]
     if bad:
-        raise UserError(f"--backbone_weights {path} does not fit ResNet.depth and width: {listed(bad)}")
+        kind = type(model.backbone).__name__
+        raise UserError(f"--backbone_weights {path} does not fit {kind} as configured: {listed(bad)}")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return path
+
+
+def fetch_backbone(model):
+    """What a backbone such as KerasCVBackbone fetches, and is set to; None where there is nothing to fetch."""
+    fetch = getattr(getattr(model, "backbone", None), "fetch_weights", None)
+    return None if fetch is None else fetch()

@@ -1,7 +1,8 @@
 """What a training would be, without any step of it: parameters, FLOPs, memory, the first batch.
 
 `python -m htc_tf.train --dry_run` prints it. FLOPs are those of TensorFlow's own count for each operation, two for a
-product and its sum; what it has no count for (resizing, gathering, sorting) is left out.
+product and its sum; what it has no count for (resizing, gathering, sorting) is left out. Mask heads count with all the
+RoIs that they may have to do with, though they are called on the valid ones alone.
 """
 
 import collections
@@ -14,6 +15,8 @@ from htc_tf.engine.checkpoint import count_bytes, optimizer_variables
 from htc_tf.engine.inference import build_variables
 from htc_tf.engine.training.guard import flatten
 from htc_tf.engine.training.start import load_records
+from htc_tf.models.mask_head import run_trunks
+from htc_tf.ops.grouped_convolution import one_operation
 
 # What a step keeps of the forward pass for the backward pass: the results of these.
 KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchNormV3", "Relu", "BiasAdd", "AddV2"}
@@ -80,13 +83,37 @@ def trace(experiment, model, batch):
     def learn(batch):
         seed = tf.constant([0, 0])
         outputs = model(batch.images, batch.sizes, batch.truth, seed)
-        return [loss.total for loss in experiment.objective(outputs, batch.truth, batch.sizes, seed).values()]
+        losses = experiment.objective(outputs, batch.truth, batch.sizes, seed)
+        return [loss.total for loss in losses.values()], run_mask_heads(model, model.roi_sampler.mask_limit, True)
 
-    detect = tf.function(lambda images, sizes: model(images, sizes), autograph=False)
-    return {
-        "detection": detect.get_concrete_function(one.images, one.sizes).graph,
-        "training, forward": tf.function(learn, autograph=False).get_concrete_function(one).graph,
-    }
+    detection = trace_detection(model, height, width)
+    with one_operation():
+        training = tf.function(learn, autograph=False).get_concrete_function(one).graph
+    return {"detection": detection, "training, forward": training}
+
+
+def trace_detection(model, height, width):
+    """The graph of detection in one image, padded to that size, by a model that has its variables."""
+
+    def detect(images, sizes):
+        return model(images, sizes), run_mask_heads(model, model.postprocess.keep, False)
+
+    specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
+    with one_operation():
+        return tf.function(detect, autograph=False).get_concrete_function(*specs).graph
+
+
+def run_mask_heads(model, rows, training):
+    """The mask heads on so many RoIs: the walk calls them on a number of RoIs that no graph knows."""
+    heads = [stage.mask_head for stage in model.stages] if model.masks else []
+    side, channels = model.roi_align.mask_size, model.neck.outputs["2"].convolution.filters
+    features = tf.zeros([rows, side, side, channels])
+    if not training:
+        trunks = run_trunks(heads, features, model.mask_info_flow)
+        return [head(trunk) for head, trunk in zip(heads, trunks, strict=True)]
+    # Each stage has RoIs of its own, which the heads before it see too if information flows.
+    chains = [heads[0 if model.mask_info_flow else stage : stage + 1] for stage in range(len(heads))]
+    return [chain[-1](run_trunks(chain, features, model.mask_info_flow, training=True)[-1]) for chain in chains]
 
 
 def parameter_lines(model, parts):
@@ -115,7 +142,8 @@ def flops(graph):
     """(operation, FLOPs) pairs."""
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
     options = builder(builder.float_operation()).with_empty_output().build()
-    todo = [tf.compat.v1.profiler.profile(graph, options=options, cmd="graph")]
+    # By scope, since a tree as deep as the graph is more than the profiler can read back from a ResNet-101 on.
+    todo = [tf.compat.v1.profiler.profile(graph, options=options, cmd="scope")]
     seen = set()
     while todo:
         node = todo.pop()

@@ -3,7 +3,7 @@
 Before: the shards that `data.datasets` lists. After: `web.album` finds images by it and reads single records.
 
 A record costs about 24 bytes and each of its objects 7: COCO's 118,287 images take 9 megabytes. Nothing is decoded, and
-of most of the bytes nothing is read (`web.record_walk`).
+of most of the bytes nothing is read (`data.record_walk`).
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from htc_tf.engine.web.record_walk import Damaged, open_shard, walk
+from htc_tf.data.record_walk import Damaged, open_shard, walk
 from htc_tf.errors import UserError
 
 SIZES = ("small", "medium", "large", "crowd")  # COCO's, by the mask's area; a crowd region is none of them

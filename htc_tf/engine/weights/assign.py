@@ -44,6 +44,8 @@ def entries(model, framework=Framework.MMDET):
     found = []
     for heading, rows in LAYERS:
         for path, *modules, held in rows:
+            if modules[framework] is None:
+                continue  # a layer that this framework's network has not
             for layer, numbers in resolve(model, f"{heading[0]}.{path}".split("."), {}):
                 module = f"{heading[1 + framework]}.{modules[framework]}".format(**numbers)
                 for attribute, *leaves in held:
@@ -56,7 +58,10 @@ def entries(model, framework=Framework.MMDET):
 
 
 def resolve(node, path, numbers):
-    """Yields (layer, {placeholder: Index}) for each layer that a path of the table leads to from a node."""
+    """Yields (layer, {placeholder: Index}) for each layer that a path of the table leads to from a node.
+
+    There may be none: each kind of backbone has rows of its own.
+    """
     if node is None or not path:
         if node is not None:
             yield node, numbers
@@ -67,7 +72,7 @@ def resolve(node, path, numbers):
         for i, child in enumerate(children):
             yield from resolve(child, rest, numbers | {placeholder[1]: Index(i, len(children))})
     else:
-        yield from resolve(node[int(step)] if step.isdigit() else getattr(node, step), rest, numbers)
+        yield from resolve(node[int(step)] if step.isdigit() else getattr(node, step, None), rest, numbers)
 
 
 def to_arrays(model, framework):

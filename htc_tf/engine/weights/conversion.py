@@ -19,7 +19,8 @@ from htc_tf.engine.weights import coco_classes
 from htc_tf.engine.weights.assign import load
 from htc_tf.engine.weights.files import read
 from htc_tf.engine.weights.names import Framework
-from htc_tf.engine.weights.versions import from_mmdet, from_paddle, from_torchvision
+from htc_tf.engine.weights.swin_names import OUTPUT_NORMS
+from htc_tf.engine.weights.versions import from_mmdet, from_paddle, from_swin, from_torchvision
 from htc_tf.errors import UserError
 
 
@@ -35,6 +36,7 @@ SOURCES = {
     "mmdet": Source(from_mmdet, Framework.MMDET),
     "paddle": Source(from_paddle, Framework.PADDLE),
     "torchvision": Source(from_torchvision, Framework.MMDET, absent=r"^(?!backbone\.)"),
+    "swin": Source(from_swin, Framework.MMDET, absent=rf"^(?!backbone\.)|{OUTPUT_NORMS}"),
 }
 # Units of the third stage's deltas in the Paddle port; 0.033 and 0.067 elsewhere.
 PADDLE_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)

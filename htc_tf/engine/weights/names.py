@@ -1,11 +1,11 @@
 """What mmdetection and Paddle call our layers and how arrays lie there: two tables, read in both directions.
 
-Names are mmdetection 3's (https://github.com/open-mmlab/mmdetection, `HybridTaskCascade`; version 2 has the same) and
-those of the Paddle port (https://github.com/laihuihui/htc). Before these tables `versions` brings a file's names to
-these; after them `assign` sets variables.
+Names are mmdetection 3's (https://github.com/open-mmlab/mmdetection, `HybridTaskCascade`, `CascadeRCNN`, `MaskRCNN` and
+`FasterRCNN`; version 2 has the same) and those of the Paddle port (https://github.com/laihuihui/htc). Before these
+tables `versions` brings a file's names to these; after them `assign` sets variables.
 
 A placeholder runs over whatever the model has, and its first value follows the colon: {s} is 0, 1, 2 ...; {s:1} is
-1, 2, 3 ...; {s:a} is a, b, c ....
+1, 2, 3 ...; {s:a} is a, b, c .... {s:.} is .0, .1, .2 ..., and nothing where there is only one.
 """
 
 import enum
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from htc_tf.engine.weights.layouts import KERNEL, MATRIX, VECTOR, deltas, flattened, transposed
+from htc_tf.engine.weights.swin_names import CONSTANTS, SWIN_LAYERS
 
 
 class Framework(enum.IntEnum):
@@ -30,6 +31,8 @@ class Index:
     count: int
 
     def __format__(self, first):
+        if first == ".":
+            return f".{self.i}" if self.count > 1 else ""
         if not first.isalpha():
             return str(int(first or 0) + self.i)
         # Letters do not reach for the long stage of a ResNet-101 or -152: a, b1, b2, ... as Caffe named its blocks.
@@ -74,6 +77,7 @@ LAYERS = (
     )),
     (("backbone.stages.{s}.{b}", "backbone.layer{s:1}.{b}", "backbone.res{s:2}.res{s:2}{b:a}"), (
         ("body.{c}.convolution",         "conv{c:1}",              "branch2{c:a}.conv",     CONVOLUTION),
+        ("body.{c}.offsets",             "conv{c:1}.conv_offset",  "branch2{c:a}.conv.conv_offset", CONVOLUTION),
         ("body.{c}.norm",                "bn{c:1}",                "branch2{c:a}.norm",     NORM),
         ("shortcut.convolution",         "downsample.0",           "short.conv",            CONVOLUTION),
         ("shortcut.norm",                "downsample.1",           "short.norm",            NORM),
@@ -93,22 +97,23 @@ LAYERS = (
         ("embed.convolution",            "conv_embedding.conv",    "conv_embedding",        CONVOLUTION),
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),
-    (("stages.{s}.box_head", "roi_head.bbox_head.{s}", "bbox_head"), (
+    (("stages.{s}.box_head", "roi_head.bbox_head{s:.}", "bbox_head"), (
         ("hidden.0",                     "shared_fcs.0",           "head.{s}.fc6",          POOLED_LINEAR),
         ("hidden.1",                     "shared_fcs.1",           "head.{s}.fc7",          LINEAR),
         ("classifier",                   "fc_cls",                 "bbox_score_stage{s}",   LINEAR),
         ("regressor",                    "fc_reg",                 "bbox_delta_stage{s}",   DELTA_LINEAR),
     )),
-    (("stages.{s}.mask_head", "roi_head.mask_head.{s}", "bbox_head.mask_head.head.{s}"), (
+    (("stages.{s}.mask_head", "roi_head.mask_head{s:.}", "bbox_head.mask_head.head.{s}"), (
         ("receive.convolution",          "conv_res.conv",          "conv_res.conv",         CONVOLUTION),
         ("convolutions.{c}.convolution", "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
         ("upsample",                     "upsample",               "upsample",              CONVOLUTION),
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),
+    *SWIN_LAYERS,
 )
 # fmt: on
 
 COUNTER = "num_batches_tracked"  # of every batch norm in PyTorch
-# What a file may hold and nothing reads: these counters, and the first mask head's 1x1 of the information flow, to
-# which nothing flows (mmdetection 1 created it all the same).
-UNREAD = re.compile(rf"{COUNTER}$|^roi_head\.mask_head\.0\.conv_res\.")
+# What a file may hold and nothing reads: these counters, a Swin's constants, and the first mask head's 1x1 of the
+# information flow, to which nothing flows (mmdetection 1 created it all the same).
+UNREAD = re.compile(rf"{COUNTER}$|{CONSTANTS}|^roi_head\.mask_head\.0\.conv_res\.")

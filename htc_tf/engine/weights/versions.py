@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from htc_tf.engine.weights.files import collect
+from htc_tf.engine.weights.swin_names import MARK, from_authors
 from htc_tf.errors import UserError
 
 # The weights' place in a training checkpoint. mmengine puts an average over the training into "state_dict" itself and
@@ -18,6 +19,8 @@ WRAPPERS = ("state_dict", "model", "ema_state_dict", "model_ema")
 PARALLEL, AVERAGE, COUNTER = "module.", "ema_", "steps"
 INNER_NAMES = "StructuredToParameterName@@"
 VERSION_1 = re.compile(r"(bbox|mask|semantic)_head\.")
+# The convolution that gives a deformable one its offsets, before it became part of that one.
+OFFSETS = (".conv2_offset.", ".conv2.conv_offset.")
 VERSION_1_NOTE = (
     "these are weights of mmdetection 1, whose anchors and RoIAlign lay up to half a cell of the feature maps beside "
     "today's: detections are a little worse than there until the model is fine-tuned"
@@ -40,6 +43,7 @@ def state_dict(content, path):
 def from_mmdet(content, path):
     """mmdetection 1, 2 or 3 -> (arrays under mmdetection 3's names, notes for the user)."""
     arrays = collect(state_dict(content, path), path)
+    arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []
     renamed = {
@@ -52,10 +56,13 @@ def from_mmdet(content, path):
 def background_last(name, array):
     """The background, mmdetection 1's class 0, goes last in box heads and out of mask heads. The RPN has no classes.
 
-    Source: mmdetection's tools/model_converters/upgrade_model_version.py.
+    Source: mmdetection's tools/model_converters/upgrade_model_version.py, whose biases of a mask head and of deltas a
+    class lose their last class in place of the first; these lose what their weights lose.
     """
     if ".fc_cls." in name:
         return np.roll(array, -1, axis=0)
+    if ".fc_reg." in name and len(array) > 4:  # deltas of every class
+        return array[4:]
     if name.startswith("mask_head.") and ".conv_logits." in name:
         return array[1:]
     return array
@@ -65,6 +72,19 @@ def from_torchvision(content, path):
     """torchvision's classifier -> (mmdetection's backbone, without the last layer; no notes)."""
     arrays = collect(state_dict(content, path), path)
     return {f"backbone.{name}": array for name, array in arrays.items() if not name.startswith("fc.")}, []
+
+
+def from_swin(content, path):
+    """The Swin Transformer's authors' classifier -> (mmdetection's backbone, its output norms missing; no notes)."""
+    arrays = collect(state_dict(content, path), path)
+    if MARK not in arrays:
+        raise UserError(f"{path} is no Swin Transformer of its authors: it lacks {MARK}")
+    return from_authors(arrays), []
+
+
+def from_imagenet(content, path):
+    """A classifier of either kind, a Swin or torchvision's ResNet -> (mmdetection's backbone, no notes)."""
+    return (from_swin if MARK in state_dict(content, path) else from_torchvision)(content, path)
 
 
 def from_paddle(content, path):

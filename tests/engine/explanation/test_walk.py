@@ -71,6 +71,9 @@ def test_equal_boxes_are_told_apart_by_their_scores():
     scores = np.float32([[0.9, 0.9], [0.2, 0.7], [0.6, 0.1]])
     found = Detections(boxes[[1, 1, 0]], np.float32([0.7, 0.6, 0.9]), np.int32([1, 0, 1]), np.ones(3, bool))
     assert find_rows(found, boxes, scores).tolist() == [1, 2, 0]
+    # A box for each class: the third row's, as class 0, is where the first's is as class 1.
+    of_classes = np.stack([boxes[[1, 2, 0]], boxes], axis=1)
+    assert find_rows(found, of_classes, scores).tolist() == [1, 0, 0]
     nothing = Detections(*(field[:0] for field in found[:4]))
     assert find_rows(nothing, boxes[:0], scores[:0]).tolist() == []
 

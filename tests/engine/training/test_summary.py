@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
-from htc_tf.engine.training.summary import Parts, flops, summarise
+from htc_tf.engine.training.summary import Parts, flops, run_mask_heads, summarise
 from htc_tf.errors import UserError
 
 TINY = str(Path(__file__).resolve().parents[2] / "tiny.gin")
@@ -30,6 +30,19 @@ def test_parts(tiny_model):
     names = [variable.name for variable in model.variables]
     assert parts.add((name, 1) for name in names).keys() == set(parts.order) - {"the rest"}
     assert parts.of("htc/backbone/conv1/Conv2D") == "backbone" and parts.of("htc/mystery/add") == "the rest"
+
+
+def test_mask_heads_count_with_all_their_rois(tiny_model):
+    """Two heads: a 3x3 convolution, before that a 1x1 in the second, a deconvolution, logits of 8 classes."""
+    _, model = tiny_model("NUM_STAGES=2")
+    cells, channels = 5 * 14 * 14, 16
+    trunk, receive = (2 * cells * side * side * channels * channels for side in (3, 1))
+    answer = 2 * cells * 4 * channels * channels + 2 * 4 * cells * channels * 8
+    # In training the second stage has RoIs of its own, and the first head's trunk sees them too.
+    for training, trunks in ((False, 2), (True, 3)):
+        call = tf.function(lambda training=training: run_mask_heads(model, 5, training), autograph=False)
+        pairs = flops(call.get_concrete_function().graph)
+        assert sum(n for name, n in pairs if "conv2d" in name.lower()) == trunks * trunk + receive + 2 * answer
 
 
 def test_a_training_in_figures(tiny_data):

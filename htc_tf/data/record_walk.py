@@ -1,6 +1,7 @@
 """The records of a shard one after the other, without their images: the few numbers of each that an index wants.
 
-Before: a shard that `pipelines.coco_to_tfrecord` wrote. After: `web.record_index` keeps the numbers.
+Before: a shard that `pipelines.coco_to_tfrecord` wrote. After: the web album's index keeps the numbers;
+`data.class_balance` counts classes.
 
 Nine tenths of a record are its image, which TensorFlow would read to the last byte. A record is a map that lists each
 entry's length before its content, so that entries can be passed over: of COCO's 19 gigabytes one is touched. What is

@@ -1,0 +1,49 @@
+"""The benchmark of inference on a tiny network: it finds as much as it may, and its parts make up the whole."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from htc_tf import benchmark
+from htc_tf.engine.benchmarks import machine
+from htc_tf.engine.benchmarks.drawn_scene import MEDIAN_SCALE, draw_boxes, draw_picture
+
+
+def test_boxes_are_as_large_as_objects_are():
+    boxes = draw_boxes(2000, 800, 1344)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert boxes.dtype == np.float32 and (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [800.001, 1344.001]).all()
+    assert sides.min() > 3.99
+    assert np.median(np.sqrt(sides.prod(axis=1))) == pytest.approx(MEDIAN_SCALE, rel=0.1)
+    half = draw_boxes(2000, 400, 672)
+    assert np.median(np.sqrt((half[:, 2:] - half[:, :2]).prod(axis=1))) == pytest.approx(MEDIAN_SCALE / 2, rel=0.1)
+
+
+def test_a_picture():
+    picture = draw_picture(40, 70)
+    assert picture.shape == (40, 70, 3) and picture.dtype == np.uint8 and 30 < picture.std() < 90
+    assert (picture == draw_picture(40, 70)).all() and (picture != draw_picture(40, 70, seed=1)).any()
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(machine, "matmul_rate", lambda precision: 1e9)
+    monkeypatch.setattr(machine, "copy_rate", lambda: 2e9)
+    output = tmp_path / "inference.json"
+    flags = ["--gin_file=tests/tiny.gin", "--height=50", "--width=64", "--batch=2", "--repeats=2"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--mode=inference", *flags, f"--json={output}"])
+    benchmark.main()
+    content = json.loads(output.read_text())
+    details = content["details"]
+    assert content["unit"] == "image" and 0 < content["cpu_seconds"]["median"] < 60
+    assert (details["proposals"], details["detections"]) == ("24 an image", "10 an image")
+    assert details["machine"] == {"matmul_rate": 1e9, "copy_rate": 2e9}
+    parts = {name: part for name, part in details.items() if isinstance(part, dict) and "cpu_ms_an_image" in part}
+    assert list(parts)[:3] == ["resizing", "backbone and FPN", "RPN"] and list(parts)[-1] == "pasting"
+    assert sum(part["share"] for name, part in parts.items() if "RoIAlign" not in name) == pytest.approx(1)
+    share = details["share of the limit"]
+    assert share["amount"] == pytest.approx(sum(part["flop_an_image"] for part in parts.values()))
+    assert share["share"] == pytest.approx(share["amount"] / 1e9 / content["cpu_seconds"]["median"])
+    table = capsys.readouterr().out
+    assert "inference: 50 x 64, batch 2, float32" in table and "box stages: RoIAlign" in table

@@ -1,0 +1,21 @@
+"""The RPN's proposals: how many go into NMS and how many come out. Their numbers: test_parity_proposals.py."""
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.models.rpn import RPN
+
+SIZES = tf.constant([[64.0, 64.0]])
+PYRAMID = {level: tf.random.stateless_normal([1, 64 >> level, 64 >> level, 4], seed=[level, 3]) for level in (2, 3, 4)}
+
+
+def test_as_many_are_kept_as_asked_for():
+    rpn = RPN(4, training_proposals=20, inference_proposals=30, training_kept=7)
+    assert rpn(PYRAMID, SIZES, False).proposals.boxes.shape == (1, 30, 4)
+    few = rpn(PYRAMID, SIZES, True).proposals
+    rpn.kept[True] = None
+    many = rpn(PYRAMID, SIZES, True).proposals
+    assert few.boxes.shape == (1, 7, 4) and many.boxes.shape == (1, 20, 4)
+    assert few.valid.numpy().all() and many.valid.numpy().sum() > 7
+    for some, more in zip(few, many, strict=True):
+        np.testing.assert_array_equal(some, more[:, :7])

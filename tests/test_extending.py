@@ -1,0 +1,73 @@
+"""The examples of docs/extending.md are run as they stand there, all together: a data set, records, a training."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from htc_tf import config
+from htc_tf.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+FILES = dict(re.findall(r"^`(\S+)`[^`\n]*(?:`[^`\n]*`[^`\n]*)*:\n\n```\w*\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+PARTS = ["convolution_head", "convnext", "dice", "grey", "polynomial"]
+SMALL = ["STEPS=2", "ConvNeXt.depths=(1, 1, 1, 1)", "ConvNeXt.widths=(8, 8, 16, 16)", "ConvolutionHead.hidden=16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The page's files, and a few pictures like those of its data set."""
+    folder = tmp_path_factory.mktemp("extending")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    for name in ("PNGImages", "PedMasks"):
+        (folder / name).mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        masks = np.zeros((60, 64), np.uint8)
+        masks[5:30, 10:30], masks[20:50, 40:60] = 1, 2
+        pixels = generator.integers(0, 80, (60, 64, 3)) + 80 * masks[..., None]
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "PNGImages" / f"{number}.png")
+        Image.fromarray(masks).save(folder / "PedMasks" / f"{number}_mask.png")
+    return folder
+
+
+def run(folder, *command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_has_all_parts_and_each_is_short():
+    modules = {name: text for name, text in FILES.items() if name.endswith(".py")}
+    assert set(modules) == {f"{name}.py" for name in [*PARTS, "numbered_masks"]}
+    assert {name for name, text in modules.items() if text.count("\n") >= 30} == set()
+
+
+def test_the_examples_train_together(folder):
+    run(folder, "numbered_masks.py", "PNGImages", "PedMasks", "annotations.json")
+    flags = ["--annotations", "annotations.json", "--images", "PNGImages", "--output", "records"]
+    run(folder, "-m", "pipelines.coco_to_tfrecord", *flags)
+
+    overlays = ["gin/options/no_semantic.gin", *(f"{name}.gin" for name in [*PARTS, "numbered_masks"])]
+    flags = [part for name in ["tests/tiny.gin", *overlays] for part in ("--gin_file", name)]
+    flags += [part for binding in SMALL for part in ("--gin_param", binding)]
+    run(folder, "-m", "htc_tf.train", *flags, "--train_records", "records", "--workdir", "run")
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_run_remembers_its_parts(folder, monkeypatch):
+    """Comes after the training: a configuration that is read back builds the same model."""
+    monkeypatch.syspath_prepend(folder)
+    experiment, _ = config.load([], [], Run(folder / "run"))
+    model = experiment.build_model()
+    parts = [model.backbone, model.stages[2].box_head, experiment.optimizer.schedule]
+    assert [type(part).__name__ for part in parts] == ["ConvNeXt", "ConvolutionHead", "PolynomialSchedule"]
+    assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "grey"]
