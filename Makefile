@@ -24,7 +24,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lint parity kills overfit ablation demo coco_sample constraints clean
+.PHONY: help env test lint parity kills overfit ablation zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -93,6 +93,13 @@ overfit: have_sample env ## learn eight photos of COCO (SAMPLE) by heart with ea
 
 ablation: env ## the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
 	$(PY) -m tests.ablation --data $(DEMO)
+
+ZOO := runs/zoo
+zoo: env ## count and train ten steps of every run file, and write docs/zoo.md (half an hour)
+	$(PY) -m tests.zoo --workdir $(ZOO)
+
+benchmarks: env ## measure what the parts of the work cost here, and write docs/benchmarks.md and docs/growth.png (half an hour)
+	$(PY) -m tests.benchmarks $(ARGS)
 
 # ---- the main job -----------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 Before it: a feature map and the kernel of a layer (`models.layers`), or what `deformable` sampled. After it: the map of
 the next layer.
 
-TensorFlow has one operation for it. On a GPU that is what runs. On a CPU it has no gradient (TensorFlow's issue
-51825), its forward pass takes up to twice as long as it need, and under XLA its gradient takes a hundred times as long. So
+TensorFlow has one operation for it. On a GPU that is what runs. On a CPU it has no gradient (TensorFlow's issue 51825),
+its forward pass takes up to twice as long as it need, and under XLA its gradient takes a hundred times as long. So
 there the groups are joined into blocks of up to 32 channels, each an ordinary convolution whose kernel holds the
 groups' kernels on its diagonal and zeros elsewhere. Forward and backward of 32 groups at 800x1344, in CPU ms with AVX2,
 float32, where matrix products run at 57 GFLOP a CPU second:
@@ -32,7 +32,9 @@ _one_operation = contextvars.ContextVar("one_operation", default=False)
 def grouped_conv2d(x, kernel, stride, groups, padding):
     """Each of the groups of output channels sees only its own group of input channels.
 
-    Which form it takes is decided when it is traced: TensorFlow's operation where there is a GPU, else blocks.
+    Which form it takes is decided when it is traced: TensorFlow's operation where there is a GPU, else blocks. So what
+    is to run on CPUs must not be exported in sight of a GPU (CUDA_VISIBLE_DEVICES=): TensorFlow fuses the operation
+    with its norm, for which a CPU has no kernel. Blocks run on both.
 
     Args:
       x: [B, H, W, C].

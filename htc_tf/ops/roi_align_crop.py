@@ -67,7 +67,8 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
             if sampling_ratio:
                 parts.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
             else:
-                parts.append(_pool_adaptive(padded, level_boxes, level_images, output_size))
+                part = _pool_adaptive(padded, level_boxes, level_images, output_size)
+                parts.append(tf.ensure_shape(part, [None, output_size, output_size, padded.shape[-1]]))
         shapes = tf.stack([tf.shape(padded) for padded in padded_maps])
 
         def gradient(upstream):

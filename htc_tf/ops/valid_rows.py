@@ -23,7 +23,7 @@ def on_valid_rows(function, rows, valid, xla=False):
         function: tensors [r, ...] -> a tensor [r, ...], for any r. A row of it depends on the same row alone.
         rows: the tensors, [B * N, ...] each.
         valid: [B, N] bool.
-        xla: whether XLA compiles it; then B * N is static.
+        xla: whether XLA compiles it.
     Returns:
         [B, N, ...]: what the function gives, zeros where not valid.
     """
@@ -42,8 +42,9 @@ def on_valid_rows(function, rows, valid, xla=False):
 
 def by_pieces(function, rows, count):
     """function(*rows) [R, ...], piece by piece, as far as `count` [] int32 rows go; zeros after them."""
-    total = rows[0].shape[0]
-    size = min(PIECE, total)
+    # Known when traced (where there is a gradient, always), or only when compiled.
+    total = rows[0].shape[0] or tf.shape(rows[0])[0]
+    size = min(PIECE, total) if isinstance(total, int) else PIECE
     pieces = -(-total // size)
 
     def cut(x):

@@ -139,7 +139,7 @@ def paddle_image(reference):
 
 @pytest.fixture(scope="module")
 def deterministic():
-    """crop_and_resize's gradient on a CPU loses additions otherwise (TensorFlow's issue 42033)."""
+    """Additions in one order: a figure of parity is the same in every run."""
     tf.config.experimental.enable_op_determinism()
     yield
     disable_op_determinism()

@@ -20,7 +20,7 @@ HALVES = {"bfloat16": tf.bfloat16, "float16": tf.float16}
 PARAMS = ["NUM_STAGES=1", "INTERLEAVED=False", "ResNet.norm='frozen_batch'", "SemanticHead.convolutions=1"]
 PARAMS += [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 # RoIAlign, losses, exponentials and logarithms of scores and boxes, sorting, mask targets; NMS knows float32 alone.
-NEVER = {"CropAndResize", "CropAndResizeGradImage", "Softmax", "Exp", "Log", "Log1p", "Sigmoid", "TopKV2"}
+NEVER = {"CropAndResize", "TensorScatterAdd", "Softmax", "Exp", "Log", "Log1p", "Sigmoid", "TopKV2"}
 NEVER |= {"BatchMatMulV2"}
 # With op determinism the one is a row of others.
 MAYBE = {"SparseSoftmaxCrossEntropyWithLogits", "LogSoftmax"}

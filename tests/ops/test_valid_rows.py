@@ -72,6 +72,17 @@ def test_it_is_the_padded_form_for_less(learners, form, count):
     assert everything == 22 and seen == {"graph": np.clip(rounded, 8, 22), "xla": rounded}[form]
 
 
+def test_a_batch_whose_size_is_known_only_when_compiled():
+    signature = [tf.TensorSpec([None, 3]), tf.TensorSpec([None, 5], tf.bool)]
+    look = tf.function(
+        lambda rows, valid: on_valid_rows(lambda x: 2.0 * x, [rows], valid, xla=True), signature, jit_compile=True
+    )
+    for batch in (1, 8):
+        rows = np.arange(batch * 15.0, dtype="f4").reshape(-1, 3)
+        valid = np.arange(batch * 5).reshape(batch, 5) % 4 > 0
+        np.testing.assert_array_equal(look(rows, valid), 2 * rows.reshape(batch, 5, 3) * valid[..., None])
+
+
 def test_xla_knows_every_shape(learners):
     hlo = learners["xla"].experimental_get_compiler_ir(tf.ones([2, 11], tf.bool))("hlo")
     shapes = [line.split("metadata")[0] for line in hlo.splitlines()]

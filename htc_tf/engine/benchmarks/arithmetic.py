@@ -1,23 +1,21 @@
 """How many FLOP a network's products take, by part: two for a product and its sum.
 
 Before it: a model with variables. After it: modes `inference` and `train` hold their time against the machine's rate.
-Each part is traced on one image or one RoI, and TensorFlow counts; so rows that only fill up a batch are nowhere in it.
+Each part is traced on one image or one RoI and its operations counted by their shapes; so rows that only fill up a
+batch are nowhere in it. Convolutions and products of matrices alone are: all else is little, and has other limits.
 """
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from htc_tf.engine.training.summary import flops
 from htc_tf.models.mask_head import run_trunks
-
-# Convolutions and products of matrices, with their gradients; all else is little, and has other limits.
-PRODUCTS = {"Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "DepthwiseConv2dNative", "MatMul", "BatchMatMulV2"}
 
 
 class Flop(NamedTuple):
     forward: float
-    backward: float = 0.0
+    backward: float = 0
 
     def times(self, rows):
         return Flop(self.forward * rows, self.backward * rows)
@@ -26,91 +24,91 @@ class Flop(NamedTuple):
 class Arithmetic:
     """The products of one model on images of one size."""
 
-    def __init__(self, model, height, width):
+    def __init__(self, model, height, width, training=False):
         """
         Args:
             model: HTC, with variables.
             height, width: of the padded images.
+            training: whether to count what a training step computes, or detection.
         """
-        self.model, self.image = model, [1, height, width, 3]
+        self.model, self.training = model, training
         self.sizes = tf.constant([[height, width]], tf.float32)
-        pyramid = trace(lambda x: model.extract_pyramid(x, self.sizes), [self.image]).structured_outputs
+        # Nothing comes before the image: it needs no gradient.
+        self.extraction, pyramid = count(
+            lambda image: model.extract_pyramid(image, self.sizes, training),
+            [[1, height, width, 3]],
+            self._learnt(model.backbone, model.neck),
+            first=True,
+        )
         self.levels = sorted(pyramid)
         self.maps = [pyramid[level].shape for level in self.levels]
-        self.channels = self.maps[0][-1]
 
-    def inference(self, images, rois, detections):
-        """{part: Flop} of so many images, RoIs and detections together."""
-        model = self.model
-        parts = {name: flop.times(images) for name, flop in self._image(training=False).items()}
-        parts["box stages"] = add(self._box(stage).times(rois) for stage in model.stages)
-        if model.masks:
-            heads = [stage.mask_head for stage in model.stages]
-
-            def masks(features):
-                trunks = run_trunks(heads, features, model.mask_info_flow)
-                return [head(trunk) for head, trunk in zip(heads, trunks, strict=True)]
-
-            parts["masks"] = count(masks, [self._roi(model.roi_align.mask_size)]).times(detections)
-        return parts
-
-    def training(self, images, rois, positives):
-        """{part: Flop} of a step.
+    def parts(self, images, rois, masks):
+        """{part: Flop} of a batch, or of a step.
 
         Args:
             images: in the batch.
-            rois, positives: of each stage, how many its box head learns from, and its mask head, all images together.
+            rois: of each stage, how many its box head sees, all images together.
+            masks: likewise, how many RoIs masks are learnt on; in detection one number, of the detections.
         """
-        parts = {name: flop.times(images) for name, flop in self._image(training=True).items()}
-        boxes = [self._box(stage, stage.box_head.trainable_variables) for stage in self.model.stages]
-        parts["box stages"] = add(flop.times(number) for flop, number in zip(boxes, rois, strict=True))
-        if self.model.masks:
-            masks = (self._stage_masks(index).times(number) for index, number in enumerate(positives))
-            parts["masks"] = add(masks)
-        return parts
-
-    def _image(self, training):
-        """{part: Flop} of one image, as far as RoIs have no part in it."""
-        model, sizes = self.model, self.sizes
-
-        def from_maps(head):
-            return lambda *maps: head(dict(zip(self.levels, maps, strict=True)))
-
-        def learnt(*layers):
-            return [v for layer in layers for v in layer.trainable_variables] if training else None
-
-        def extract(image):
-            return list(model.extract_pyramid(image, sizes, training).values())
-
-        rpn = from_maps(lambda pyramid: model.rpn(pyramid, sizes, training)[1:3])
-        parts = {
-            "backbone and FPN": count(extract, [self.image], learnt(model.backbone, model.neck), first=True),
-            "RPN": count(rpn, self.maps, learnt(model.rpn)),
-        }
+        model = self.model
+        parts = {"backbone and FPN": self.extraction.times(images), "RPN": self._rpn().times(images)}
         if model.semantic_head is not None:
-            # The labels are for learning alone.
-            which = slice(None) if training else slice(1, None)
-            semantic = from_maps(lambda pyramid: model.semantic_head(pyramid, training=training)[which])
-            parts["semantic branch"] = count(semantic, self.maps, learnt(model.semantic_head))
+            parts["semantic branch"] = self._semantic().times(images)
+        heads = [self._box(stage) for stage in model.stages]
+        parts["box stages"] = add(flop.times(number) for flop, number in zip(heads, rois, strict=True))
+        if model.masks and self.training:
+            heads = [self._stage_masks(index) for index in range(len(model.stages))]
+            parts["masks"] = add(flop.times(number) for flop, number in zip(heads, masks, strict=True))
+        elif model.masks:
+            parts["masks"] = self._final_masks().times(masks)
         return parts
 
-    def _box(self, stage, learnt=None):
-        """Flop of one RoI."""
-        return count(stage.box_head, [self._roi(self.model.roi_align.box_size)], learnt)
+    def _rpn(self):
+        return self._from_maps(lambda pyramid: self.model.rpn(pyramid, self.sizes, self.training)[1:3], self.model.rpn)
+
+    def _semantic(self):
+        # The labels are for learning alone.
+        which = slice(None) if self.training else slice(1, None)
+        head = self.model.semantic_head
+        return self._from_maps(lambda pyramid: head(pyramid, training=self.training)[which], head)
+
+    def _box(self, stage):
+        """Of one RoI."""
+        return self._from_roi(stage.box_head, self.model.roi_align.box_size, stage.box_head)
 
     def _stage_masks(self, index):
-        """Flop of one positive, which passes the trunks of the stages before too, if information flows."""
+        """Of one positive, which passes the trunks of the stages before too, if information flows."""
         model = self.model
         heads = [stage.mask_head for stage in model.stages[0 if model.mask_info_flow else index : index + 1]]
 
         def masks(features):
             return heads[-1](run_trunks(heads, features, model.mask_info_flow, training=True)[-1])
 
-        learnt = [v for head in heads for v in head.trainable_variables]
-        return count(masks, [self._roi(model.roi_align.mask_size)], learnt)
+        return self._from_roi(masks, model.roi_align.mask_size, *heads)
 
-    def _roi(self, side):
-        return [1, side, side, self.channels]
+    def _final_masks(self):
+        """Of one detection: every head's trunk and masks."""
+        model = self.model
+        heads = [stage.mask_head for stage in model.stages]
+
+        def masks(features):
+            trunks = run_trunks(heads, features, model.mask_info_flow)
+            return [head(trunk) for head, trunk in zip(heads, trunks, strict=True)]
+
+        return self._from_roi(masks, model.roi_align.mask_size)
+
+    def _from_maps(self, function, layer):
+        def from_maps(*maps):
+            return function(dict(zip(self.levels, maps, strict=True)))
+
+        return count(from_maps, self.maps, self._learnt(layer))[0]
+
+    def _from_roi(self, function, side, *layers):
+        return count(function, [[1, side, side, self.maps[0][-1]]], self._learnt(*layers))[0]
+
+    def _learnt(self, *layers):
+        return [v for layer in layers for v in layer.trainable_variables] if self.training else None
 
 
 def add(flops):
@@ -118,37 +116,56 @@ def add(flops):
 
 
 def count(function, shapes, learnt=None, first=False):
-    """Flop of a function of tensors of these shapes.
+    """Counts a function of tensors of these shapes.
 
     Args:
         learnt: variables whose gradients are wanted; None: there is no backward pass.
         first: whether nothing comes before it, so that its inputs need no gradients.
+    Returns:
+        (Flop, what the function returns, as symbolic tensors)
     """
-    forward = products(function, shapes)
-    if learnt is None:
-        return Flop(forward)
 
     def learn(*inputs):
+        if learnt is None:
+            return function(*inputs), []
         with tf.GradientTape() as tape:
             tape.watch([] if first else inputs)
             outputs = function(*inputs)
         return outputs, tape.gradient(outputs, learnt if first else [*learnt, *inputs])
 
-    return Flop(forward, products(learn, shapes) - forward)
+    specs = [tf.TensorSpec(shape) for shape in shapes]
+    traced = tf.function(learn, autograph=False).get_concrete_function(*specs)
+    results = traced.graph.structured_outputs
+    forward, all_of_it = needed(results[0]), needed(results)
+    backward = all_of_it.keys() - forward.keys()
+    flop = Flop(sum(map(products, forward.values())), sum(products(all_of_it[name]) for name in backward))
+    return flop, results[0]
 
 
-def products(function, shapes):
-    """FLOP of the convolutions and products of a function, as far as its outputs depend on them."""
-    graph = trace(function, shapes).graph
-    todo, needed = [x.op for x in graph.outputs], {}
+def needed(tensors):
+    """{name: operation} of a graph, as far as tensors depend on them."""
+    todo, found = [x.op for x in tf.nest.flatten(tensors) if x is not None], {}
     while todo:
         operation = todo.pop()
-        if operation.name not in needed:
-            needed[operation.name] = operation.type
+        if operation.name not in found:
+            found[operation.name] = operation
             todo += [*operation.control_inputs, *(x.op for x in operation.inputs)]
-    return sum(number for name, number in flops(graph) if needed.get(name) in PRODUCTS)
+    return found
 
 
-def trace(function, shapes):
-    specs = [tf.TensorSpec(shape) for shape in shapes]
-    return tf.function(function, autograph=False).get_concrete_function(*specs)
+def products(operation):
+    """FLOP of an operation, by the static shapes of what goes in and comes out."""
+    inputs, kind = operation.inputs, operation.type
+    if kind in ("Conv2D", "DepthwiseConv2dNative"):
+        results, kernel = operation.outputs[0].shape, inputs[1].shape
+    elif kind == "Conv2DBackpropInput":
+        results, kernel = inputs[2].shape, inputs[1].shape
+    elif kind == "Conv2DBackpropFilter":
+        results, kernel = inputs[2].shape, operation.outputs[0].shape
+    elif kind in ("MatMul", "BatchMatMulV2"):
+        transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
+        return 2 * math.prod(operation.outputs[0].shape) * inputs[0].shape[-2 if transposed else -1]
+    else:
+        return 0
+    # Each result adds up a window of all input channels of its group; a depthwise one, of its own channel.
+    return 2 * math.prod(results) * math.prod(kernel[:2] if kind.startswith("Depthwise") else kernel[:3])

@@ -72,7 +72,7 @@ def count_flop(detector, work, detections=None):
     proposals = model.rpn.kept[False] or model.rpn.proposals[False]
     if detections is None:
         detections = work.batch * model.postprocess.keep
-    return Arithmetic(model, *shape).inference(work.batch, work.batch * proposals, detections)
+    return Arithmetic(model, *shape).parts(work.batch, [work.batch * proposals] * len(model.stages), detections)
 
 
 def program(work):

@@ -95,16 +95,15 @@ def make_call(case, ratio, prepared, implementation):
 
 
 def count_bytes(boxes, case, ratio):
-    """What must be read and written: the cells that each bin consists of, and the pooled; in training also each cell's
-    gradient read and written, and that of the pooled read."""
+    """What must be read and written at least: the cells under each RoI once, and the pooled; in training also each
+    cell's gradient, read and written, and that of the pooled."""
     levels = ops.levels(boxes, count=len(STRIDES))
-    cells = (boxes[..., 2:] - boxes[..., :2]) / tf.gather(tf.constant(STRIDES, tf.float32), levels)[..., None]
-    taps = count_samples(cells, case.output_size) + 1 if ratio == 0 else tf.fill(tf.shape(cells), 2.0 * ratio)
-    taps = float(tf.reduce_sum(tf.reduce_prod(taps, axis=-1)))
-    pooled = levels.shape.num_elements()
-    return (
-        4 * CHANNELS * case.output_size**2 * (taps + pooled) * (1 + (taps * 2 + pooled) / (taps + pooled) * case.trains)
-    )
+    extents = (boxes[..., 2:] - boxes[..., :2]) / tf.gather(tf.constant(STRIDES, tf.float32), levels)[..., None]
+    taps = count_samples(extents, case.output_size) + 1 if ratio == 0 else tf.fill(tf.shape(extents), 2.0 * ratio)
+    touched = tf.minimum(case.output_size * taps, tf.math.ceil(extents) + 1)
+    cells = float(tf.reduce_sum(tf.reduce_prod(touched, axis=-1)))
+    pooled = levels.shape.num_elements() * case.output_size**2
+    return 4 * CHANNELS * (cells + pooled + (2 * cells + pooled if case.trains else 0))
 
 
 def check(title, images, maps, cropped, compiled):

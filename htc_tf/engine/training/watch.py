@@ -21,6 +21,8 @@ def watch_where(wanted, outputs, truth):
         return [(named[name].total, named[name].count) for name in names]
 
     sums = tf.cond(wanted, look, lambda: [(tf.constant(0.0), tf.constant(0.0))] * len(names))
+    # Without this the condition would hand its branches' insides to a gradient that nobody takes, which XLA refuses.
+    sums = tf.nest.map_structure(tf.stop_gradient, sums)
     return {name: Loss(*pair, 1.0) for name, pair in zip(names, sums, strict=True)}
 
 

@@ -62,16 +62,22 @@ def test_a_dynamic_shape_is_refused(tmp_path):
         dump(program, tmp_path / "toy.hlo")
 
 
-@pytest.mark.parametrize("mode, first", [("inference", "images"), ("train", "batch.images")])
-def test_the_network_is_one_static_program(monkeypatch, tmp_path, capsys, mode, first):
+@pytest.mark.parametrize("mode, last, masks", [("inference", "sizes", True), ("train", "seed", False)])
+def test_the_network_is_one_static_program(monkeypatch, tmp_path, capsys, mode, last, masks):
     path = tmp_path / "tiny.hlo"
     flags = ["--gin_file=tests/tiny.gin", "--height=64", "--width=64", "--batch=1", "--objects=2", f"--dump_hlo={path}"]
-    less = [f"--gin_param={name}" for name in ("NUM_STAGES=1", "SEMANTIC=False", "DETERMINISTIC=False")]
+    less = [
+        f"--gin_param={name}" for name in ("NUM_STAGES=1", "SEMANTIC=False", f"MASKS={masks}", "ResNet.frozen_stages=0")
+    ]
     monkeypatch.setattr(sys, "argv", ["benchmark", f"--mode={mode}", *flags, *less])
     benchmark.main()
     assert "no dynamic shape" in capsys.readouterr().out
     content = json.loads((tmp_path / "tiny.hlo.json").read_text())
-    assert content["parameters"][0]["name"] == first and content["parameters"][0]["shape"] == [1, 64, 64, 3]
+    first = content["parameters"][0]
+    assert (first["name"], first["shape"], first["dtype"]) == ("images", [1, 64, 64, 3], "uint8")
+    # The weights come after all arguments.
+    names = [parameter["name"] for parameter in content["parameters"]]
+    assert all(name.startswith("htc/") for name in names[names.index(last) + 1 :])
     assert content["custom_calls"] == [] and content["flop"] > 1e6
     assert hlo_pb2.HloModuleProto.FromString(path.read_bytes()).computations
 

@@ -27,11 +27,18 @@ def test_a_picture():
     assert (picture == draw_picture(40, 70)).all() and (picture != draw_picture(40, 70, seed=1)).any()
 
 
-def test_the_command(monkeypatch, tmp_path, capsys):
+def test_the_command(monkeypatch, tmp_path, capsys, eagerly):
     monkeypatch.setattr(machine, "matmul_rate", lambda precision: 1e9)
     monkeypatch.setattr(machine, "copy_rate", lambda: 2e9)
     output = tmp_path / "inference.json"
-    flags = ["--gin_file=tests/tiny.gin", "--height=50", "--width=64", "--batch=2", "--repeats=2"]
+    flags = [
+        "--gin_file=tests/tiny.gin",
+        "--height=50",
+        "--width=64",
+        "--batch=2",
+        "--repeats=2",
+        "--gin_param=NUM_STAGES=1",
+    ]
     monkeypatch.setattr(sys, "argv", ["benchmark", "--mode=inference", *flags, f"--json={output}"])
     benchmark.main()
     content = json.loads(output.read_text())

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from htc_tf.engine.training.watch import watch, watch_where
+from htc_tf.ops import boxes as box_ops
 from htc_tf.structures import Outputs, Proposals, RoIs, RPNOutput, StageOutput, Truth
 
 
@@ -44,3 +45,25 @@ def test_golden_shares():
     }
     assert numbers(watch(outputs, truth)) == numbers(watch_where(tf.constant(True), outputs, truth)) == wanted
     assert numbers(watch_where(tf.constant(False), outputs, truth)) == dict.fromkeys(wanted, (0, 0))
+
+
+def test_it_may_be_compiled_beside_what_is_learnt():
+    """In one function that XLA compiles and that has a gradient, as `training.gradients` makes it."""
+    truth = Truth(tensor([[0, 0, 10, 10]]), None, tensor([True], tf.bool), None, None, None)
+    shift = tf.Variable(1.0)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def forward(wanted):
+        boxes = tensor([[0, 0, 10, 10]]) + shift
+        outputs = Outputs(RPNOutput(None, None, None, Proposals(boxes, None, tensor([True], tf.bool))), ())
+        rois = RoIs(boxes, *(tensor([flag], tf.bool) for flag in (True, True)), tensor([0], tf.int32))
+        stage = StageOutput(rois._replace(is_truth=tensor([False], tf.bool)), None, None, None, None)
+        seen = watch_where(wanted, outputs._replace(stages=(stage,)), truth)
+        return tf.reduce_sum(box_ops.iou(boxes, truth.boxes)), seen
+
+    for wanted, overlap in ((True, 81 / 119), (False, 0.0)):
+        with tf.GradientTape() as tape:
+            loss, seen = forward(tf.constant(wanted))
+        # What is watched has no gradient, whoever asks.
+        assert tape.gradient([loss, seen["watch/stage1_iou"].total], shift) < 0
+        tf.debugging.assert_near(seen["watch/stage1_iou"].total, overlap)
