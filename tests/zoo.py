@@ -43,7 +43,11 @@ SMALL = (
 # What would not fit the small size, and what nothing is fetched for.
 OWN = {
     "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
-    "keras_cv_backbone": ("KerasCVBackbone.load_weights=False",),
+    "keras_cv_backbone": (
+        "KerasCVBackbone.load_weights=False",
+        "KerasCVBackbone.norm='batch'",
+        "KerasCVBackbone.frozen_stages=0",
+    ),
 }
 INTRODUCTION = f"""# The zoo
 

@@ -75,7 +75,7 @@ class RoIAlign(tf.keras.layers.Layer):
         return features
 
     def pool_masks(self, prepared, rois: RoIs):
-        """-> [B * N, 14, 14, C] float32, for a mask head. What it gives of a RoI that is not valid is not to be used."""
+        """-> [B * N, 14, 14, C] float32, for a mask head. A row of a RoI that is not valid is not to be used."""
         # A box without area costs next to nothing.
         boxes = tf.where(rois.valid[..., tf.newaxis], rois.boxes, 0.0)
         features = self._pyramid(prepared, boxes, self.mask_size)

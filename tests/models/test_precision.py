@@ -33,7 +33,7 @@ def types(graph):
     found = {}
     for node in [*definition.node, *(node for function in definition.library.function for node in function.node_def)]:
         for name in ("T", "Tparams", "T_threshold"):
-            if name in node.attr:
+            if node.attr[name].type:
                 found.setdefault(node.op, set()).add(tf.dtypes.as_dtype(node.attr[name].type))
                 break
     return found
