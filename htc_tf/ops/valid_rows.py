@@ -41,26 +41,68 @@ def on_valid_rows(function, rows, valid, xla=False):
 
 
 def by_pieces(function, rows, count):
-    """function(*rows) [R, ...], piece by piece, as far as `count` [] int32 rows go; zeros after them."""
-    # Known when traced (where there is a gradient, always), or only when compiled.
+    """function(*rows) [R, ...], piece by piece, as far as `count` [] int32 rows go; zeros after them.
+
+    The gradient computes each piece again: what a loop would keep for it are lists, which cannot leave a compiled
+    function, and forward and backward may be compiled apart.
+    """
+    # Known when traced, or only when compiled.
     total = rows[0].shape[0] or tf.shape(rows[0])[0]
     size = min(PIECE, total) if isinstance(total, int) else PIECE
     pieces = -(-total // size)
 
     def cut(x):
         x = tf.pad(x, [[0, pieces * size - total]] + [[0, 0]] * (x.shape.rank - 1))
-        return tf.TensorArray(x.dtype, pieces).unstack(tf.reshape(x, [pieces, size, *x.shape[1:]]))
+        return tf.reshape(x, [pieces, size, *x.shape[1:]])
+
+    def join(x):
+        return tf.reshape(x, [pieces * size, *x.shape[2:]])[:total]
+
+    def walk(step, state):
+        """state = step(piece, *state) for each piece that has a valid row."""
+        return tf.while_loop(
+            lambda piece, *_: piece * size < count,
+            lambda piece, *state: (piece + 1, *step(piece, *state)),
+            (0, *state),
+            parallel_iterations=1,
+        )[1:]
+
+    def put(x, piece, value):
+        return tf.tensor_scatter_nd_update(x, piece[tf.newaxis, tf.newaxis], value[tf.newaxis])
 
     specs = [tf.TensorSpec([size, *x.shape[1:]], x.dtype) for x in rows]
     function = tf.function(function, autograph=False).get_concrete_function(*specs)
     like = function.structured_outputs
-    cuts = [cut(x) for x in rows]
-    _, answers = tf.while_loop(
-        lambda piece, _: piece * size < count,
-        lambda piece, answers: (piece + 1, answers.write(piece, function(*[x.read(piece) for x in cuts]))),
-        (0, tf.TensorArray(like.dtype, pieces, element_shape=like.shape)),
-        maximum_iterations=pieces,  # for the gradient, which keeps what each piece leaves in lists as long as this
-        parallel_iterations=1,
-    )
-    answer = tf.reshape(answers.stack(), [pieces * size, *like.shape[1:]])[:total]
+
+    @tf.custom_gradient
+    def compute(*rows):
+        cuts = [cut(x) for x in rows]
+
+        def forward(piece, answer):
+            return (put(answer, piece, function(*[tf.gather(x, piece) for x in cuts])),)
+
+        def gradient(upstream, variables=()):
+            upstream = cut(upstream)
+            learnt = [index for index, x in enumerate(cuts) if x.dtype.is_floating]
+
+            def backward(piece, *sums):
+                inputs = [tf.gather(x, piece) for x in cuts]
+                sources = [inputs[index] for index in learnt] + list(variables)
+                with tf.GradientTape() as tape:
+                    tape.watch(sources)
+                    answer = function(*inputs)
+                parts = tape.gradient(answer, sources, tf.gather(upstream, piece), tf.UnconnectedGradients.ZERO)
+                rows, weights = len(learnt), [tf.convert_to_tensor(part) for part in parts[len(learnt) :]]
+                of_rows = [put(x, piece, part) for x, part in zip(sums[:rows], parts[:rows], strict=True)]
+                return *of_rows, *[x + part for x, part in zip(sums[rows:], weights, strict=True)]
+
+            zeros = [tf.zeros_like(x) for x in [*(cuts[index] for index in learnt), *variables]]
+            sums = walk(backward, zeros)
+            of_rows = dict(zip(learnt, map(join, sums), strict=False))
+            return [of_rows.get(index) for index in range(len(cuts))], list(sums[len(learnt) :])
+
+        (answer,) = walk(forward, [tf.zeros([pieces, *like.shape], like.dtype)])
+        return join(answer), gradient if function.variables else lambda upstream: gradient(upstream)[0]
+
+    answer = compute(*rows)
     return tf.where(tf.reshape(tf.range(total) < count, [-1] + [1] * (like.shape.rank - 1)), answer, 0.0)

@@ -2,8 +2,9 @@
 
 Every loss is divided by its count over the global batch: all replicas, and all micro-batches where gradients are
 accumulated. So any split of the batch has the losses and gradients of the whole (but for what batch norm takes from
-the images at hand). The counts come out of the forward pass, since they follow from sampling; so where XLA compiles,
-it compiles forward and backward as two functions, and the replicas add their counts in between.
+the images at hand). The counts come out of the forward pass, since they follow from sampling; so XLA compiles forward
+and backward as one computation where there is one replica, or where the counts are known from a pass before, and else
+as two, between which the replicas add their counts.
 """
 
 import tensorflow as tf
@@ -40,10 +41,11 @@ def make_gradients(experiment, model, replicas):
         losses, seen = forward(batch, seed, watched)
         return {name: loss.count for name, loss in {**losses, **seen}.items()}
 
+    # Nothing else compiles: an update of mirrored variables must stay outside of XLA.
+    whole = experiment.xla and (replicas == 1 or experiment.accumulate > 1)
     if experiment.xla:
-        # Only these compile: an update of mirrored variables must stay outside of XLA.
-        forward = tf.function(forward, jit_compile=True, autograph=False)
         count = tf.function(count, jit_compile=True, autograph=False)
+        forward = forward if whole else tf.function(forward, jit_compile=True, autograph=False)
 
     def learn(batch, seed, scale, watched, counts=None):
         with tf.GradientTape() as tape:
@@ -62,6 +64,8 @@ def make_gradients(experiment, model, replicas):
         ]
         return {**shares, **divide(seen, counts)}, gradients
 
+    if whole:
+        learn = tf.function(learn, jit_compile=True, autograph=False)
     return accumulating(learn, count, experiment.accumulate, model, replicas) if experiment.accumulate > 1 else learn
 
 
