@@ -69,9 +69,7 @@ class RoIAlign(tf.keras.layers.Layer):
         """-> [B * N, 7, 7, C] float32, for a box head."""
         features = self._pyramid(prepared, rois.boxes, self.box_size)
         if prepared.semantic is not None:
-            finer = self.semantic_oversampling
-            semantic = self._semantic(prepared, rois.boxes, finer * self.box_size)
-            features += tf.nn.avg_pool2d(semantic, finer, finer, "VALID") if finer > 1 else semantic
+            features += self._semantic(prepared, rois.boxes, self.box_size, self.semantic_oversampling)
         return features
 
     def pool_masks(self, prepared, rois: RoIs):
@@ -88,10 +86,11 @@ class RoIAlign(tf.keras.layers.Layer):
         strides = [2**level for level in POOLED_LEVELS]
         return self._align(prepared.pyramid, strides, boxes, levels, size)
 
-    def _semantic(self, prepared, boxes, size):
+    def _semantic(self, prepared, boxes, size, finer=1):
         levels = tf.zeros(tf.shape(boxes)[:2], tf.int32)
-        return self._align(prepared.semantic, [SEMANTIC_STRIDE], boxes, levels, size)
+        return self._align(prepared.semantic, [SEMANTIC_STRIDE], boxes, levels, size, finer)
 
-    def _align(self, prepared, strides, boxes, levels, size):
-        features = ops.roi_align(prepared, strides, boxes, levels, size, self.sampling_ratio, self.implementation)
+    def _align(self, prepared, strides, boxes, levels, size, finer=1):
+        how = self.sampling_ratio, self.implementation, finer
+        features = ops.roi_align(prepared, strides, boxes, levels, size, *how)
         return tf.reshape(features, [-1, size, size, features.shape[-1]])

@@ -50,7 +50,7 @@ def prepare(maps, implementation):
     return tuple(_choose(implementation).prepare(maps))
 
 
-def roi_align(prepared, strides, boxes, levels, output_size, sampling_ratio, implementation):
+def roi_align(prepared, strides, boxes, levels, output_size, sampling_ratio, implementation, finer=1):
     """Pools every RoI from its level.
 
     Args:
@@ -61,6 +61,8 @@ def roi_align(prepared, strides, boxes, levels, output_size, sampling_ratio, imp
       output_size: P.
       sampling_ratio: samples per bin and axis; 0: as many as a bin has cells, rounded up (adaptive).
       implementation: "crop_and_resize" or "xla".
+      finer: a bin is the mean of so many bins each way, each with its own samples: pooling at `finer * P` and then
+        averaging, without the larger result.
 
     Returns:
       [B, N, P, P, C] float32.
@@ -77,14 +79,15 @@ def roi_align(prepared, strides, boxes, levels, output_size, sampling_ratio, imp
         tf.reshape(images, [-1]),
         tf.reshape(levels, [-1]),
         output_size,
-        sampling_ratio,
+        finer * sampling_ratio,
+        finer,
     )
     static = [*boxes.shape[:2], output_size, output_size, pooled.shape[-1]]
     return tf.ensure_shape(tf.reshape(pooled, [batch, number, *pooled.shape[1:]]), static)
 
 
 def _choose(implementation):
-    """The module that has `prepare(maps)` and `pool(prepared, boxes, images, levels, output_size, sampling_ratio)`."""
+    """The module that has `prepare(maps)` and `pool(prepared, boxes, images, levels, size, sampling_ratio, finer)`."""
     implementations = {"crop_and_resize": roi_align_crop, "xla": roi_align_xla}
     if implementation not in implementations:
         raise UserError(f'RoIAlign: implementation {implementation!r} is unknown; use "crop_and_resize" or "xla"')

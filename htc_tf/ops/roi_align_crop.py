@@ -42,7 +42,7 @@ def _repeat_edge(feature_map):
     return padded, lambda upstream: upstream[:, 1:-1, 1:-1]
 
 
-def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
+def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio, finer=1):
     """RoIAlign of a flat list of RoIs. The maps get a gradient, the boxes none.
 
     Args:
@@ -52,6 +52,7 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
       levels: [R] int32, the RoI's map.
       output_size: P.
       sampling_ratio: samples per bin and axis; 0: as many as a bin has cells, rounded up.
+      finer: as of `sampling.count_samples`.
 
     Returns:
       [R, P, P, C] float32.
@@ -67,12 +68,12 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
             if sampling_ratio:
                 parts.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
             else:
-                part = _pool_adaptive(padded, level_boxes, level_images, output_size)
+                part = _pool_adaptive(padded, level_boxes, level_images, output_size, finer)
                 parts.append(tf.ensure_shape(part, [None, output_size, output_size, padded.shape[-1]]))
         shapes = tf.stack([tf.shape(padded) for padded in padded_maps])
 
         def gradient(upstream):
-            parts = _gradients(upstream, shapes, boxes, images, levels, sampling_ratio)
+            parts = _gradients(upstream, shapes, boxes, images, levels, sampling_ratio, finer)
             return [tf.ensure_shape(part, padded.shape) for part, padded in zip(parts, padded_maps, strict=True)]
 
         return tf.dynamic_stitch(rows, parts), gradient
@@ -80,14 +81,14 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio):
     return pooled(*padded_maps)
 
 
-def _gradients(upstream, shapes, boxes, images, levels, sampling_ratio):
+def _gradients(upstream, shapes, boxes, images, levels, sampling_ratio, finer):
     """The gradients of padded maps of these shapes [L, 4] under that of the pooled, [R, P, P, C]: 0 in the padding."""
     counts = tf.reduce_prod(shapes[:, :3], axis=-1)
     of_level, width = tf.gather(shapes, levels), tf.gather(shapes[:, 2], levels)
     # Where a RoI's own map begins, inside of the padding.
     starts = tf.gather(tf.cumsum(counts, exclusive=True), levels) + images * of_level[:, 1] * width + width + 1
     rois = roi_align_xla.RoIs(boxes, of_level[:, 1:3] - 2, starts, width)
-    summed = roi_align_xla.scatter(upstream, tf.reduce_sum(counts), rois, sampling_ratio)
+    summed = roi_align_xla.scatter(upstream, tf.reduce_sum(counts), rois, sampling_ratio, finer)
     parts = tf.split(summed, counts, num=shapes.shape[0])
     return [tf.reshape(part, shape) for part, shape in zip(parts, tf.unstack(shapes), strict=True)]
 
@@ -104,10 +105,10 @@ def _pool_fixed(padded, boxes, images, output_size, samples):
 
 # Traced for all levels, stages and maps together: two thirds of what tracing a whole network takes otherwise.
 @tf.function(autograph=False, reduce_retracing=True)
-def _pool_adaptive(padded, boxes, images, output_size):
+def _pool_adaptive(padded, boxes, images, output_size, finer):
     """RoIAlign on one map with as many samples as a bin has cells, rounded up: [R, P, P, C]."""
     # An empty RoI has none.
-    samples = tf.cast(count_samples(boxes[:, 2:] - boxes[:, :2], output_size), tf.int32)
+    samples = tf.cast(count_samples(boxes[:, 2:] - boxes[:, :2], output_size, finer), tf.int32)
     bounds = _cut(samples, tf.maximum(_PIECE // (output_size**2 * tf.shape(padded)[-1]), 1))
     pieces = tf.size(bounds) - 1
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from htc_tf.ops.sampling import count_samples
 
-# Samples of one bin that can lie within a cell of a given cell: they are more than 1/2 apart. One more for rounding
-# at either end.
+# Samples of one bin that can lie within a cell of a given cell: they are more than 1/2 apart, or as few as `finer`. One
+# more for rounding at either end.
 _NEAR = 6
 
 
@@ -27,15 +27,15 @@ class RoIs(NamedTuple):
     strides: tf.Tensor  # [R] int32, cells from one row of the map to the next
 
 
-def count_taps(rois, output_size, sampling_ratio):
+def count_taps(rois, output_size, sampling_ratio, finer=1):
     """How many taps each RoI needs on each axis: [R, 2] int32."""
     if sampling_ratio:
         return tf.fill([tf.size(rois.starts), 2], 2 * sampling_ratio)
-    samples = tf.cast(count_samples(rois.boxes[:, 2:] - rois.boxes[:, :2], output_size), tf.int32)
+    samples = tf.cast(count_samples(rois.boxes[:, 2:] - rois.boxes[:, :2], output_size, finer), tf.int32)
     return tf.minimum(samples + 1, rois.sizes)
 
 
-def taps(rois, axis, output_size, sampling_ratio, first, width):
+def taps(rois, axis, output_size, sampling_ratio, first, width, finer=1):
     """A block of the taps of n RoIs on one axis: those from `first` on, `width` of them.
 
     Returns:
@@ -46,7 +46,7 @@ def taps(rois, axis, output_size, sampling_ratio, first, width):
     if sampling_ratio:
         cells, weights = _fixed_taps(ends, sizes, output_size, sampling_ratio, first, width)
     else:
-        cells, weights = _adaptive_taps(ends, sizes, output_size, first, width)
+        cells, weights = _adaptive_taps(ends, sizes, output_size, first, width, finer)
     if axis == 0:
         cells = rois.starts[:, None, None] + cells * rois.strides[:, None, None]
     return cells, weights
@@ -77,13 +77,13 @@ def _fixed_taps(ends, size, output_size, samples, first, width):
     return cell, tf.where(tap < 2 * samples, weight, 0.0)
 
 
-def _adaptive_taps(ends, size, output_size, first, width):
+def _adaptive_taps(ends, size, output_size, first, width, finer):
     """A block of the taps of adaptively many samples: those from `first` on, `width` of them.
 
     Args and returns as `_fixed_taps`; cells and weights are [n, P, width].
     """
     bins = (ends[:, 1:] - ends[:, :1]) / output_size
-    samples = count_samples(ends[:, 1:] - ends[:, :1], output_size)
+    samples = count_samples(ends[:, 1:] - ends[:, :1], output_size, finer)
     apart = tf.math.divide_no_nan(bins, samples)
     place = ends[:, :1] - 0.5 + 0.5 * apart + tf.range(output_size, dtype=tf.float32) * bins
     cell = tf.floor(_clamp(place, size[:, None])[1])[..., None] + tf.cast(first + tf.range(width), tf.float32)

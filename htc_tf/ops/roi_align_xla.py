@@ -48,7 +48,7 @@ def prepare(maps):
     return tf.concat(cells, axis=1), tf.stack([tf.shape(m)[1:3] for m in maps])
 
 
-def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
+def pool(prepared, boxes, images, levels, output_size, sampling_ratio, finer=1):
     """RoIAlign of a flat list of RoIs. The maps get a gradient, the boxes none.
 
     XLA refuses to gather from nothing, so there may be no RoI only if that is known when traced.
@@ -60,6 +60,7 @@ def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
       levels: [R] int32, the RoI's map.
       output_size: P.
       sampling_ratio: samples per bin and axis; 0: as many as a bin has cells, rounded up.
+      finer: as of `sampling.count_samples`.
 
     Returns:
       [R, P, P, C] float32.
@@ -73,15 +74,15 @@ def pool(prepared, boxes, images, levels, output_size, sampling_ratio):
     @tf.custom_gradient
     def pooled(cells):
         def gradient(upstream):
-            return tf.reshape(scatter(upstream, tf.shape(cells)[0], rois, sampling_ratio), tf.shape(cells))
+            return tf.reshape(scatter(upstream, tf.shape(cells)[0], rois, sampling_ratio, finer), tf.shape(cells))
 
-        return _gather(cells, rois, output_size, sampling_ratio), gradient
+        return _gather(cells, rois, output_size, sampling_ratio, finer), gradient
 
     return pooled(tf.reshape(cells, [-1, cells.shape[-1]]))
 
 
 @tf.function(jit_compile=True)
-def _gather(cells, rois, output_size, sampling_ratio):
+def _gather(cells, rois, output_size, sampling_ratio, finer):
     """The forward direction: [S, C] -> [R, P, P, C]."""
 
     def sum_pairs(row_taps, column_taps):
@@ -98,7 +99,7 @@ def _gather(cells, rois, output_size, sampling_ratio):
         return tf.zeros([total, output_size, output_size, cells.shape[-1]])
     if sampling_ratio:
         return sum_pairs(*(taps(rois, axis, output_size, sampling_ratio, 0, 2 * sampling_ratio) for axis in (0, 1)))
-    needs, widest = count_taps(rois, output_size, sampling_ratio), _TAPS[-1]
+    needs, widest = count_taps(rois, output_size, sampling_ratio, finer), _TAPS[-1]
     most, blocks = tf.reduce_max(needs, axis=-1), -(-needs // widest)
     order_by = tf.where(most <= widest, most, widest + blocks[:, 0] * (tf.reduce_max(blocks) + 1) + blocks[:, 1])
     chunk_of, needs = _cut(rois, needs, order_by, _CHUNK)
@@ -110,7 +111,7 @@ def _gather(cells, rois, output_size, sampling_ratio):
         def add_block(block, pooled):
             firsts = block // blocks[1] * width, block % blocks[1] * width
             (rows, row_weights), columns = (
-                taps(chunk.rois, axis, output_size, 0, first, width) for axis, first in enumerate(firsts)
+                taps(chunk.rois, axis, output_size, 0, first, width, finer) for axis, first in enumerate(firsts)
             )
             part = sum_pairs((rows, row_weights * chunk.counts[:, None, None]), columns)
             return block + 1, tf.tensor_scatter_nd_add(pooled, chunk.members[:, None], part)
@@ -132,13 +133,13 @@ def _gather(cells, rois, output_size, sampling_ratio):
 
 
 @tf.function(jit_compile=True)
-def scatter(upstream, count, rois, sampling_ratio):
+def scatter(upstream, count, rois, sampling_ratio, finer=1):
     """The backward direction: gradients [R, P, P, C] of the pooled -> [count, C] of all cells."""
     summed = tf.zeros([count, upstream.shape[-1]])
     if rois.starts.shape[0] == 0:
         return summed
     output_size = upstream.shape[1]
-    needs = count_taps(rois, output_size, sampling_ratio)
+    needs = count_taps(rois, output_size, sampling_ratio, finer)
     order_by = -(-needs[:, 1] // _COLUMNS) * (tf.reduce_max(needs[:, 0]) + 1) + needs[:, 0]
     chunk_of, needs = _cut(rois, needs, order_by, max(_BINS // output_size**2, 1))
 
@@ -147,10 +148,10 @@ def scatter(upstream, count, rois, sampling_ratio):
         part = tf.gather(upstream, chunk.members) * chunk.counts[:, None, None, None]
 
         def add_columns(first, summed):
-            columns, column_weights = taps(chunk.rois, 1, output_size, sampling_ratio, first, _COLUMNS)
+            columns, column_weights = taps(chunk.rois, 1, output_size, sampling_ratio, first, _COLUMNS, finer)
 
             def add_row(row, summed):
-                rows, row_weights = taps(chunk.rois, 0, output_size, sampling_ratio, row, 1)
+                rows, row_weights = taps(chunk.rois, 0, output_size, sampling_ratio, row, 1, finer)
                 part_of_row = part * row_weights[..., None]
                 for column, weight in zip(
                     tf.unstack(columns, axis=-1), tf.unstack(column_weights, axis=-1), strict=True

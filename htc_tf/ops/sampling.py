@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def count_samples(extents, bins):
+def count_samples(extents, bins, finer=1):
     """Adaptive samples per bin, ceil(extent / bins), exactly.
 
     XLA turns the division into a product with a rounded reciprocal, so that 21 cells in 7 bins would be 3.0000002 and
@@ -12,8 +12,9 @@ def count_samples(extents, bins):
     Args:
         extents: float32, in cells, of any shape.
         bins: int.
+        finer: a bin is sampled as so many bins each way in its place would be.
     Returns:
         float32, whole numbers, of the same shape.
     """
-    guess = tf.round(extents / bins)
-    return guess + tf.cast(extents > guess * bins, tf.float32)
+    guess = tf.round(extents / (finer * bins))
+    return finer * (guess + tf.cast(extents > guess * (finer * bins), tf.float32))

@@ -141,6 +141,36 @@ def test_golden_ramp(ratio, implementation, monkeypatch):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_finer_bins_are_pooled_and_averaged_at_once(implementation, monkeypatch):
+    monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))
+    generator = np.random.default_rng(0)
+    feature_map = generator.standard_normal((1, 24, 30, 3)).astype("f4")
+    # From a fraction of a cell to the whole map and beyond it; and one that is empty.
+    sides = np.concatenate([[0.0], np.geomspace(0.4, 40, 11)])
+    first = generator.uniform(-2, 20, (12, 2))
+    boxes = np.concatenate([first, first + sides[:, None] * (1.0, 0.6)], axis=1)[None].astype("f4")
+    upstream = generator.standard_normal((1, 12, 3, 3, 3)).astype("f4")
+
+    @tf.function
+    def run(feature_map):
+        answers = []
+        for size, finer in ((6, 1), (3, 2)):
+            with tf.GradientTape() as tape:
+                tape.watch(feature_map)
+                prepared = prepare([feature_map], implementation)
+                level = tf.zeros([1, 12], tf.int32)
+                pooled = roi_align(prepared, [1], boxes, level, size, 0, implementation, finer)
+                if finer == 1:
+                    pooled = tf.reduce_mean(tf.reshape(pooled, [1, 12, 3, 2, 3, 2, 3]), [3, 5])
+            answers.append((pooled, tape.gradient(pooled, feature_map, upstream)))
+        return answers
+
+    averaged, at_once = run(tf.constant(feature_map))
+    for a, b in zip(averaged, at_once, strict=True):
+        np.testing.assert_allclose(b, a, atol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("ratio", (0, 2))
 def test_no_rois(ratio, implementation):
     maps = [np.ones((2, 6, 5, 3)), np.ones((2, 3, 3, 3))]
