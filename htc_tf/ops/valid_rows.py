@@ -33,7 +33,7 @@ def on_valid_rows(function, rows, valid, xla=False):
     if xla:
         answer = by_pieces(function, [tf.gather(x, order) for x in rows], count)
     else:
-        first = order[: -(-tf.maximum(count, 1) // MULTIPLE) * MULTIPLE]
+        first = order[: (tf.maximum(count, 1) + MULTIPLE - 1) // MULTIPLE * MULTIPLE]
         order = order[:count]
         answer = function(*[tf.gather(x, first) for x in rows])[:count]
     answer = tf.scatter_nd(order[:, tf.newaxis], answer, [*tf.unstack(tf.shape(flat)), *answer.shape[1:]])

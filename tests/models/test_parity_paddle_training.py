@@ -15,6 +15,7 @@ from htc_tf.data.mask_cells import crop_masks
 from htc_tf.engine.weights import entries
 from htc_tf.engine.weights.names import Framework
 from htc_tf.models import objective as objective_module
+from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import mask_targets
 from htc_tf.structures import Proposals, Truth
 
@@ -101,7 +102,7 @@ def test_anchors(paddle_built, paddle_image, expected, truth, step, compare):
     labels = np.where(positive, 1, np.where(targets.negative.numpy()[0], 0, -1))
     np.testing.assert_array_equal(labels, expected["rpn_labels"])
     matched = tf.gather(truth.boxes[0], targets.matches[0][positive])
-    deltas = objective_module.box_ops.encode(matched, anchors[positive], objective_module.UNIT).numpy()[:, SWAP]
+    deltas = box_ops.encode(matched, anchors[positive], objective_module.UNIT).numpy()[:, SWAP]
     compare("deltas of the positive anchors", deltas, expected["rpn_target_deltas_of_positives"], rtol=1e-5)
 
 

@@ -41,7 +41,9 @@ def export(detector, categories, folder, options=None):
     aside = folder / ".unfinished"
     shutil.rmtree(aside, ignore_errors=True)
     module = ServingModule(detector, [category["name"] for category in categories], options)
-    tf.saved_model.save(module, str(aside), signatures=module.signatures)
+    # Nothing learns from an export, and a gradient may be compiled by XLA, which a server need not have.
+    settings = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(aside), signatures=module.signatures, options=settings)
     classes = aside / CLASSES
     classes.parent.mkdir()
     classes.write_text(json.dumps({"categories": categories}, indent=1) + "\n")
