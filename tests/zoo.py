@@ -58,7 +58,8 @@ Every run file, written by `make zoo`; do not edit.
 - *GFLOPs* are those of detection in an image of 800 x 1333 pixels, padded to {SIZE[0]} x {SIZE[1]}, with as many RoIs
   and masks as there may be; a product and its sum are two.
 - *Loss* is the total before the first and before the last of {STEPS} steps of {BATCH} images on {SCENES} drawn scenes,
-  at {SIDE} pixels, with few RoIs and random weights: it shows that the file trains, no more.
+  at {SIDE} pixels, with few RoIs and random weights: it shows that the file trains, no more. A block of an untrained
+  ResNet passes on what it is given, so those of one depth begin alike.
 - *CPU-s* are those of the whole process that trained so.
 """
 
