@@ -32,8 +32,7 @@ def build_variables(model, divisor=32):
 
     All of the image is padding: nothing is found in it, and so nothing has masks to compute.
     """
-    side = 2 * divisor
-    model(tf.zeros([1, side, side, 3], tf.uint8), tf.zeros([1, 2]))
+    model(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
 
 def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):

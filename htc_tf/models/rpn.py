@@ -38,7 +38,7 @@ class RPN(tf.keras.layers.Layer):
             anchor_ratios: height / width.
             training_proposals, inference_proposals: the best so many of each level go into NMS.
             training_kept, inference_kept: of what NMS leaves, the best so many over all levels come out; None for as
-                many as went in of each level.
+                many as went in of each level. Of a small image there are as few as it has anchors.
             minimum_size: pixels that a proposal's height and width exceed; Paddle has 1.
             nms_threshold: IoU above which the lower box goes.
             nms: "combined", "xla", or "auto": "xla" where `xla` is set.
@@ -100,4 +100,5 @@ class RPN(tf.keras.layers.Layer):
                 )
             )
         boxes, scores, valid = (tf.stack(parts, axis=1) for parts in zip(*candidates, strict=True))
-        return select_proposals(boxes, scores, valid, self.nms_threshold, count if kept is None else kept, self.nms)
+        kept = min(count if kept is None else kept, sum(level_anchors.shape[0] for level_anchors in anchors))
+        return select_proposals(boxes, scores, valid, self.nms_threshold, kept, self.nms)

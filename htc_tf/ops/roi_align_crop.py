@@ -24,8 +24,8 @@ import tensorflow as tf
 from htc_tf.ops import roi_align_xla
 from htc_tf.ops.sampling import count_samples
 
-# How many float32 the crops of one piece of the RoIs may have (128 MB): what bounds the memory.
-_PIECE = 2**25
+# How many float32 the crops of one piece of the RoIs may have (16 MB): what bounds the memory.
+_PIECE = 2**22
 # Cell k's centre is at k + 1/2 in cells, and at k + 1 among the padded map's rows and columns.
 _CENTRE = 0.5
 
@@ -68,7 +68,9 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio, finer=
             if sampling_ratio:
                 parts.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
             else:
-                part = _pool_adaptive(padded, level_boxes, level_images, output_size, finer)
+                # An empty RoI has none.
+                samples = count_samples(level_boxes[:, 2:] - level_boxes[:, :2], output_size, finer)
+                part = _pool_adaptive(padded, level_boxes, level_images, tf.cast(samples, tf.int32), output_size)
                 parts.append(tf.ensure_shape(part, [None, output_size, output_size, padded.shape[-1]]))
         shapes = tf.stack([tf.shape(padded) for padded in padded_maps])
 
@@ -103,12 +105,19 @@ def _pool_fixed(padded, boxes, images, output_size, samples):
     return tf.nn.avg_pool2d(crops, samples, samples, "VALID") if samples > 1 else crops
 
 
-# Traced for all levels, stages and maps together: two thirds of what tracing a whole network takes otherwise.
-@tf.function(autograph=False, reduce_retracing=True)
-def _pool_adaptive(padded, boxes, images, output_size, finer):
-    """RoIAlign on one map with as many samples as a bin has cells, rounded up: [R, P, P, C]."""
-    # An empty RoI has none.
-    samples = tf.cast(count_samples(boxes[:, 2:] - boxes[:, :2], output_size, finer), tf.int32)
+# Traced once, for all levels, stages, maps and sizes: most of what tracing a whole network takes otherwise.
+@tf.function(
+    autograph=False,
+    input_signature=[
+        tf.TensorSpec([None, None, None, None]),
+        tf.TensorSpec([None, 4]),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None, 2], tf.int32),
+        tf.TensorSpec([], tf.int32),
+    ],
+)
+def _pool_adaptive(padded, boxes, images, samples, output_size):
+    """RoIAlign on one map with so many samples [R, 2] int32 in a RoI's bins: [R, P, P, C]."""
     bounds = _cut(samples, tf.maximum(_PIECE // (output_size**2 * tf.shape(padded)[-1]), 1))
     pieces = tf.size(bounds) - 1
 
@@ -122,8 +131,7 @@ def _pool_adaptive(padded, boxes, images, output_size, finer):
         share = tf.math.reciprocal_no_nan(tf.cast(tf.reduce_prod(piece_samples, axis=-1), tf.float32))
         return tf.math.unsorted_segment_sum(values, owners, tf.size(rois)) * share[:, None, None, None]
 
-    element_shape = [None, output_size, output_size, padded.shape[-1]]
-    parts = tf.TensorArray(tf.float32, pieces, infer_shape=False, element_shape=element_shape)
+    parts = tf.TensorArray(tf.float32, pieces, infer_shape=False, element_shape=[None, None, None, None])
     parts = tf.while_loop(
         lambda piece, _: piece < pieces,
         lambda piece, parts: (piece + 1, parts.write(piece, crop(piece))),
@@ -146,6 +154,7 @@ def _interleaved_crops(boxes, samples, output_size):
     Args:
       boxes: [R, 4] in cells.
       samples: [R, 2] int32, gy and gx.
+      output_size: P, int32.
 
     Returns:
       The crops' RoIs [M] int32 and their first and last sample's positions [M, 4] in cells of the padded map.
@@ -156,7 +165,7 @@ def _interleaved_crops(boxes, samples, output_size):
     samples = tf.gather(samples, owners)
     sample = tf.stack([number // samples[:, 1], number % samples[:, 1]], axis=-1)
 
-    boxes = tf.gather(boxes, owners)
+    boxes, output_size = tf.gather(boxes, owners), tf.cast(output_size, tf.float32)
     bins = (boxes[:, 2:] - boxes[:, :2]) / output_size
     first = boxes[:, :2] + _CENTRE + (tf.cast(sample, tf.float32) + 0.5) / tf.cast(samples, tf.float32) * bins
     return owners, tf.concat([first, first + (output_size - 1) * bins], axis=-1)
