@@ -41,7 +41,8 @@ class AnchorSampler:
             minimum_iou: every object's best anchors are positive too, from this IoU.
             limit: anchors an image that take part.
             positive_fraction: of them, at most.
-            inside_only: whether only anchors inside the unpadded image take part.
+            inside_only: whether only anchors inside the unpadded image take part, or all that are centred in the image
+                padded to multiples of 32.
             reassign: whether an object's best anchor learns that object (mmdetection), or the one that it overlaps
                 most, which may be another (Paddle).
             choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
@@ -52,9 +53,7 @@ class AnchorSampler:
 
     def __call__(self, anchors, truth, sizes, seed):
         """anchors [A, 4], truth, sizes [B, 2], seed int32 [2] -> AnchorTargets."""
-        candidates = None
-        if self.inside_only:
-            candidates = anchor_ops.inside(anchors, sizes)
+        candidates = (anchor_ops.inside if self.inside_only else anchor_ops.centred_inside)(anchors, sizes)
         overlaps = box_ops.iou(anchors[tf.newaxis], truth.boxes)
         matches = match(overlaps, truth.valid, *self.thresholds, reassign=self.reassign, candidates=candidates)
         positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))

@@ -41,6 +41,18 @@ def inside(anchors, sizes):
     return positive & below
 
 
+def centred_inside(anchors, sizes, divisor=32):
+    """Which anchors [A, 4] have their centre inside each image padded to multiples of `divisor`: [B, A] bool.
+
+    The rest belongs to cells that are there only because another image of the batch is larger: mmdetection's
+    `valid_flags`. sizes: [B, 2], [height, width] of the images without their padding.
+    """
+    padded = tf.math.ceil(tf.cast(sizes, anchors.dtype) / divisor) * divisor
+    # Centres lie on multiples of the stride, 2 or more, and so does the border: one pixel covers what was rounded.
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    return tf.reduce_all(centres < padded[:, None, :] - 1.0, axis=-1)
+
+
 def _anchors_at_origin(stride, scale, ratios):
     """[R, 4]. In float32 and in this order of multiplication, which decides ties of the IoU with an object."""
     tall = np.sqrt(np.asarray(ratios, np.float32))

@@ -73,3 +73,20 @@ def test_inside_equals_mmdetection(reference, compare):
     result = tf.function(anchors.inside, jit_compile=True)(given, sizes).numpy()
     compare("anchors inside the image", result[0], arrays["inside_a_img120x150"] & arrays["valid_a"])
     assert result[0].sum() < result[1].sum()
+
+
+def test_centred_inside_leaves_out_the_batch_s_padding():
+    """Of an image of 33 x 60 in a batch of 96 x 96, rows to 64 and columns to 64 take part, at every stride."""
+    shapes, strides = [(24, 24), (12, 12), (3, 3)], [4, 8, 32]
+    given = anchors.pyramid_anchors(shapes, strides)
+    result = tf.function(anchors.centred_inside, jit_compile=True)(given, tf.constant([[33.0, 60.0], [96.0, 65.0]]))
+    expected = [
+        np.concatenate(
+            [
+                np.repeat(np.outer(np.arange(rows) * stride < height, np.arange(columns) * stride < width).ravel(), 3)
+                for (rows, columns), stride in zip(shapes, strides, strict=True)
+            ]
+        )
+        for height, width in ((64, 64), (96, 96))
+    ]
+    np.testing.assert_array_equal(result, expected)

@@ -66,8 +66,8 @@ class Story:
 
     def pyramid(self):
         text = (
-            "A ResNet and a feature pyramid turn pixels into features; bright is where they are strong. Each level has "
-            "half the resolution of the one before. Fine levels are for small objects, coarse ones for large."
+            "A backbone and a feature pyramid turn pixels into features; bright is where they are strong. Each level "
+            "has half the resolution of the one before. Fine levels are for small objects, coarse ones for large."
         )
         return Panel(
             "The pyramid", text, "FPN, arXiv:1612.03144", lambda width: self.panels.pyramid(width, self.gap), 2

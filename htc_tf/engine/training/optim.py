@@ -14,7 +14,7 @@ import tensorflow as tf
 from htc_tf.engine.training.groups import GroupedOptimizers, ParameterGroups
 from htc_tf.engine.training.loss_scale import LossScale
 
-SPARED = (("norm|bias", 1.0, 0.0),)
+SPARED = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: of norms by whatever name
 REFERENCE_BATCH = 16
 
 

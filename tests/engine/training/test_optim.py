@@ -124,6 +124,15 @@ def apply(optimizer, gradients, variables):
     optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
 
+@pytest.mark.parametrize("recipe", [AdamW, SGDW, LAMB])
+def test_norms_and_biases_do_not_decay_whatever_they_are_called(recipe):
+    decayed = ["fpn/lateral/kernel", "backbone/v2_stack_1/conv/kernel"]
+    spared = ["norm1/gamma", "head/bias", "v2_stack_1_bn/gamma", "v2_stack_1_bn/beta", "relative_position_bias"]
+    groups = recipe(StepSchedule(**CONSTANT)).groups
+    groups.resolve([tf.Variable(0.0, name=name) for name in decayed + spared])
+    assert groups.multipliers == [(1.0, 1.0)] * len(decayed) + [(1.0, 0.0)] * len(spared)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_groups_learn_and_decay_by_their_multipliers(recipe):
     """Each weight moves as it does alone under an optimiser with that rate and that decay."""
