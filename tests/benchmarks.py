@@ -75,7 +75,7 @@ def growth_jobs():
     areas = {height * width: {"height": height, "width": width} for height, width in AREAS}
     proposals = {n: {"gin_param": [f"RPN.inference_proposals={n}", "MASKS=False"]} for n in PROPOSALS}
     batches, objects = ({n: {flag: n} for n in values} for flag, values in (("batch", BATCHES), ("objects", OBJECTS)))
-    small = sized(512, 512, 3, gin_file=SMALL)
+    small = sized(512, 512, 9, gin_file=SMALL)
     series = {
         ("inference", "area"): (areas, {"batch": 1, "repeats": 2}),
         ("train", "area"): (areas, {"batch": 1, "repeats": 2, "gin_file": SMALL}),

@@ -20,6 +20,7 @@ ROI_ALIGN = {
     "1000 at 7 x 7, sampling ratio 2, crop_and_resize": 85,
 }
 NMS = {"proposals, graph": 14, "proposals, XLA": 8, "final, graph": 9, "final, XLA": 5}
+COMMON, COMMON_THERE = "proposals, graph", 13.8  # TensorFlow's own operation, in CPU milliseconds there
 TEXT = Path(__file__).with_name("benchmarks.md.in")
 
 
@@ -85,22 +86,28 @@ def spread_cells(summary):
     return [f"{1e3 * summary[name]:,.1f}" for name in ("median", "p10", "p90", "minimum")]
 
 
-def variants(results, job, bars):
-    """A table of a mode whose details have a row for each variant.
-
-    Args:
-        bars: {variant: CPU milliseconds to reach, where the bars were set}.
-    """
+def roi_align(results):
     rows = []
-    for name, row in need(results, job)["details"].items():
+    for name, row in need(results, "roi_align")["details"].items():
         if isinstance(row, dict) and "share_of_the_limit" in row:
             limit, taken = row["share_of_the_limit"], 1e3 * row["cpu_seconds"]["median"]
             aims = ["", ""]
-            if name in bars:
-                aims = [f"{bars[name]}", short(bars[name] * THEIRS["copy"] / limit["rate"])]
+            if name in ROI_ALIGN:
+                aims = [f"{ROI_ALIGN[name]}", short(ROI_ALIGN[name] * THEIRS["copy"] / limit["rate"])]
             rows.append([name, short(taken), percent(limit["share"]), *aims])
     header = ["", "CPU milliseconds", "share of copying", "to reach there", "the same here, by the rates of copying"]
     return recorded.format_table(header, rows)
+
+
+def suppression(results):
+    """NMS neither multiplies matrices nor copies much: machines are compared by the operation that both have run."""
+    rows = {name: row for name, row in need(results, "nms")["details"].items() if name in NMS}
+    slower = 1e3 * seconds_of(rows[COMMON]) / COMMON_THERE
+    cells = [
+        [name, short(1e3 * seconds_of(row)), f"{NMS[name]}", short(slower * NMS[name])] for name, row in rows.items()
+    ]
+    header = ["", "CPU milliseconds", "to reach there", f"the same here, {slower:.1f} times as slow"]
+    return recorded.format_table(header, cells)
 
 
 def postprocess(results):
@@ -183,8 +190,8 @@ BLOCKS = {
     "machine": describe_machine,
     "inference": benchmarks_peers.inference,
     "training": benchmarks_peers.training,
-    "roi_align": lambda results: variants(results, "roi_align", ROI_ALIGN),
-    "nms": lambda results: variants(results, "nms", NMS),
+    "roi_align": roi_align,
+    "nms": suppression,
     "postprocess": postprocess,
     "eval": evaluation,
     "input": reading,

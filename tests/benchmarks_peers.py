@@ -109,7 +109,7 @@ def compare(results, job, others):
             here = short(limit["limit_seconds"] / reached)
             if other.name == BAR:
                 told = "reached" if limit["share"] >= reached else "missed"
-                closing += f" The bar's share is {told}: {percent(limit['share'])} of {percent(reached)}."
+                closing += f" The bar's share is {told}: {percent(limit['share'])}, {percent(reached)} to reach."
         memory = f"{other.gigabytes}" if other.gigabytes else ""
         rows.append([f"{other.name}, {other.precision}", f"{other.seconds}", percent(reached), here, memory])
     header = ["", "CPU-seconds", "share of its machine's products", "the same share here, CPU-seconds", "peak GB"]

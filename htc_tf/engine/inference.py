@@ -7,6 +7,7 @@ and which images make a batch does not depend on how many replicas there are: so
 """
 
 import copy
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +36,18 @@ def build_variables(model, divisor=32):
     model(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
 
+def build_blank_variables(model):
+    """As `build_variables`, but all are zero: random numbers that a checkpoint is to replace would take seconds."""
+
+    def create(next_creator, initial_value=None, shape=None, dtype=None, **rest):
+        if callable(initial_value) and shape is not None:
+            initial_value = functools.partial(tf.zeros, shape, dtype)
+        return next_creator(initial_value=initial_value, shape=shape, dtype=dtype, **rest)
+
+    with tf.variable_creator_scope(create):
+        build_variables(model)
+
+
 def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
     """-> a Detector with the newest weights of a Run, averaged where its configuration says `ema_decay`.
 
@@ -51,7 +64,7 @@ def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
     strategy = find_strategy()
     with strategy.scope():
         model = experiment.build_model()
-        build_variables(model)
+        build_blank_variables(model)
         if restore_weights(run, model, averaged=experiment.ema_decay is not None) is None:
             raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another --checkpoint")
     return Detector(model, experiment, strategy)

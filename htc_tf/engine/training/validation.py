@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from htc_tf.engine.evaluation.crew import Crew
 from htc_tf.engine.evaluation.results import image_results
-from htc_tf.engine.inference import PICTURE_THRESHOLD, PICTURES, Detector, build_variables, evaluate_records
+from htc_tf.engine.inference import PICTURE_THRESHOLD, PICTURES, Detector, build_blank_variables, evaluate_records
 from htc_tf.engine.prediction.visualize import contact_sheet, draw
 from htc_tf.structures import Detections
 
@@ -45,7 +45,7 @@ class Validation:
         if self.model is None:
             with (self.strategy or tf.distribute.get_strategy()).scope():
                 self.model = self.experiment.build_model()
-                build_variables(self.model)
+                build_blank_variables(self.model)
             self.detector = Detector(self.model, self.experiment, self.strategy)
         for mine, theirs in zip(self.model.variables, model.variables, strict=True):
             mine.assign(tf.convert_to_tensor(theirs))
