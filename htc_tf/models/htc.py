@@ -142,7 +142,9 @@ class HTC(tf.keras.layers.Layer):
         """`walk` from the neck's {2: P2 ... 6: P6} on."""
         training = truth is not None
         rpn = self.rpn(pyramid, sizes, training)
-        semantic, features = self.prepare_features(pyramid, training)
+        # One after the other: what both need for a while would be in memory at once.
+        with tf.control_dependencies([rpn.proposals.boxes]):
+            semantic, features = self.prepare_features(pyramid, training)
         stages = []
         boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
         for index, stage in enumerate(self.stages):

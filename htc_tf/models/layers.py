@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.deformable import DeformableConv2D
+from htc_tf.ops.convolution import conv2d
 from htc_tf.ops.grouped_convolution import grouped_conv2d
 
 BATCH_NORM_EPSILON = 1e-5
@@ -106,6 +107,16 @@ def make_norm(kind, groups=16, scale="ones"):
     )
 
 
+class DenseConv2D(tf.keras.layers.Conv2D):
+    """Keras' own; where it is to learn from a pixel's neighbours, by `ops.convolution`. Keras says whether it is."""
+
+    def call(self, x, training=None):
+        if not training or self.strides != (1, 1) or self.kernel_size == (1, 1):
+            return super().call(x)
+        x = conv2d(x, tf.convert_to_tensor(self.kernel))
+        return x if self.bias is None else tf.nn.bias_add(x, self.bias)
+
+
 class GroupedConv2D(tf.keras.layers.Conv2D):
     """Keras' own in a form that learns on a CPU too, without bias; its kernel is [k, k, C / groups, channels]."""
 
@@ -156,7 +167,7 @@ class Convolution(tf.keras.layers.Layer):
             self.convolution = GroupedConv2D(channels, kernel, stride, groups=groups, use_bias=False, **common)
         else:
             bias = norm is None if bias is None else bias
-            self.convolution = tf.keras.layers.Conv2D(channels, kernel, stride, use_bias=bias, **common)
+            self.convolution = DenseConv2D(channels, kernel, stride, use_bias=bias, **common)
         self.norm = make_norm(norm, scale=norm_scale)
         self.batch_statistics = isinstance(self.norm, tf.keras.layers.BatchNormalization)
         self.relu = relu

@@ -63,7 +63,7 @@ class RPN(tf.keras.layers.Layer):
         levels = sorted(pyramid)
         logits, deltas = [], []
         for level in levels:
-            x = self.shared(pyramid[level])
+            x = self.shared(pyramid[level], training=training)
             batch = tf.shape(x)[0]
             logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))
             deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))

@@ -9,7 +9,14 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from htc_tf.data.datasets import load_info
-from htc_tf.engine.inference import Detector, detect_records, evaluate_records, restore
+from htc_tf.engine.inference import (
+    Detector,
+    build_blank_variables,
+    build_variables,
+    detect_records,
+    evaluate_records,
+    restore,
+)
 from htc_tf.engine.prediction.drawing_names import drawing_names
 from htc_tf.engine.prediction.photo import read_picture
 from htc_tf.engine.prediction.pictures import predict_pictures
@@ -22,6 +29,14 @@ from htc_tf.structures import Detections
 def detector(tiny_experiment, tiny_run):
     """Of batches of four, so that six images leave two rows over."""
     return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
+
+
+def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experiment):
+    drawn, blank = (tiny_experiment().build_model() for _ in range(2))
+    build_variables(drawn)
+    build_blank_variables(blank)
+    assert [(v.name, v.shape) for v in blank.variables] == [(v.name, v.shape) for v in drawn.variables]
+    assert any(np.any(v) for v in drawn.variables) and not any(np.any(v) for v in blank.variables)
 
 
 def test_records(detector, tiny_data, eagerly):

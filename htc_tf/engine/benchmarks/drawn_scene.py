@@ -10,6 +10,7 @@ from PIL import Image
 
 # Of the scale (the root of the area) of what a trained network proposes, pixels of an image whose short side has 800.
 MEDIAN_SCALE = 90.0
+FAR = 1e6  # pixels
 
 
 def draw_picture(height, width, seed=0):
@@ -41,6 +42,7 @@ def propose_usual_boxes(rpn, height, width):
     def propose_drawn(*arguments):
         found = propose(*arguments)
         boxes = draw_boxes(found.boxes.shape[1], height, width)
-        return found._replace(boxes=tf.zeros_like(found.boxes) + boxes)
+        # The smaller of the two is always the drawn one, but must wait for what was found, as a trained network's does.
+        return found._replace(boxes=tf.minimum(found.boxes + FAR, boxes))
 
     rpn.propose = propose_drawn

@@ -2,13 +2,16 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from htc_tf import benchmark
 from htc_tf.engine.benchmarks import machine
-from htc_tf.engine.benchmarks.drawn_scene import MEDIAN_SCALE, draw_boxes, draw_picture
+from htc_tf.engine.benchmarks.drawn_scene import MEDIAN_SCALE, draw_boxes, draw_picture, propose_usual_boxes
+from htc_tf.structures import Proposals
 
 
 def test_boxes_are_as_large_as_objects_are():
@@ -25,6 +28,15 @@ def test_a_picture():
     picture = draw_picture(40, 70)
     assert picture.shape == (40, 70, 3) and picture.dtype == np.uint8 and 30 < picture.std() < 90
     assert (picture == draw_picture(40, 70)).all() and (picture != draw_picture(40, 70, seed=1)).any()
+
+
+def test_usual_boxes_wait_for_what_was_found():
+    """Else the graph would pool them before the RPN has run, and hold more at once than a trained network's."""
+    found = Proposals(tf.fill([1, 5, 4], 1e4), tf.ones([1, 5]), tf.fill([1, 5], True))
+    rpn = SimpleNamespace(propose=lambda boxes: found._replace(boxes=boxes))
+    propose_usual_boxes(rpn, 300, 500)
+    np.testing.assert_array_equal(rpn.propose(found.boxes).boxes[0], draw_boxes(5, 300, 500))
+    assert np.isnan(rpn.propose(found.boxes * np.nan).boxes).all()
 
 
 def test_the_command(monkeypatch, tmp_path, capsys, eagerly):

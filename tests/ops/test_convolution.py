@@ -1,0 +1,64 @@
+"""A convolution's gradients against TensorFlow's own, whole and in strips."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.ops import convolution
+from htc_tf.ops.convolution import conv2d, kernel_gradient
+
+
+def draw(*shapes):
+    random = np.random.default_rng(0)
+    return [tf.constant(random.standard_normal(shape)) for shape in shapes]
+
+
+@pytest.mark.parametrize("side", (1, 3, 5))
+@pytest.mark.parametrize("compiled", (False, True))
+def test_value_and_gradients_are_tensorflow_s(side, compiled):
+    x, kernel, upstream = draw((2, 6, 5, 3), (side, side, 3, 4), (2, 6, 5, 4))
+
+    def run(convolve, jit_compile=False):
+        @tf.function(jit_compile=jit_compile)
+        def both(x, kernel):
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                y = convolve(x, kernel)
+            return y, *tape.gradient(y, [x, kernel], upstream)
+
+        return both(x, kernel)
+
+    expected = run(lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
+    for ours, theirs in zip(run(conv2d, compiled), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+# Strips of 1, 2, 3 and 4 of 7 rows, of 45 numbers each: narrower than the margin, and with a rest or without.
+@pytest.mark.parametrize("rows", (1, 2, 3, 4, 7, 9))
+@pytest.mark.parametrize("side", (3, 5))
+def test_strips_add_up_to_the_whole(rows, side):
+    x, upstream = draw((2, 7, 5, 1), (2, 7, 5, 4))
+    shape = [side, side, 1, 4]
+    whole = kernel_gradient(x, upstream, shape)
+    strips = kernel_gradient(x, upstream, shape, large=0, strip=rows * 5 * side**2)
+    np.testing.assert_allclose(strips, whole, atol=1e-12)
+
+
+def test_what_is_unrolled_is_small_though_the_map_is_large():
+    """P2 of 800 x 1344 is taken ten times; a map of unknown size, and one of P3's size, at once."""
+
+    def pieces(height, width):
+        x = tf.TensorSpec([1, height, width, 256])
+        traced = tf.function(lambda x, u: kernel_gradient(x, u, [3, 3, 256, 256])).get_concrete_function(x, x)
+        return [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "Conv2DBackpropFilter"]
+
+    assert pieces(100, 168) == [[1, 100, 168, 256]] and len(pieces(None, None)) == 1
+    large = pieces(200, 336)
+    assert len(large) == 10 and all(shape[1] * shape[2] * 9 * 256 <= 1.1 * convolution._STRIP for shape in large)
+
+
+def test_a_gpu_has_its_own_gradient(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"{kind}:0"])
+    monkeypatch.setattr(convolution, "_conv2d", None)
+    x, kernel = draw((1, 4, 4, 2), (3, 3, 2, 2))
+    np.testing.assert_array_equal(conv2d(x, kernel), tf.nn.conv2d(x, kernel, 1, "SAME"))
