@@ -108,7 +108,10 @@ def make_norm(kind, groups=16, scale="ones"):
 
 
 class DenseConv2D(tf.keras.layers.Conv2D):
-    """Keras' own; where it is to learn from a pixel's neighbours, by `ops.convolution`. Keras says whether it is."""
+    """Keras' own; in training, where there are neighbours to learn from, with the gradient of `ops.convolution`.
+
+    Keras hands `training` down from the layers around it.
+    """
 
     def call(self, x, training=None):
         if not training or self.strides != (1, 1) or self.kernel_size == (1, 1):

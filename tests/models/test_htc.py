@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
+from htc_tf.models import layers
+from htc_tf.ops import convolution
 from htc_tf.structures import Detections, Outputs
 
 SEED = tf.constant([0, 1])
@@ -54,6 +56,22 @@ def test_outputs(full):
         assert shapes(stage.mask_logits) == ((2, 4, 28, 28, 8), tf.float32)
     assert [stage.stds for stage in outputs.stages] == [stage.stds for stage in model.stages]
     assert shapes(outputs.semantic) == ((2, 8, 8, 13), tf.float32)
+
+
+def test_every_convolution_learns_by_the_gradient_that_unrolls_no_map(full, drawn_batch, monkeypatch):
+    """Of stride 1 and more than 1 x 1; else training on large images would hold gigabytes more, and be right still."""
+    model, kernels = full[0], []
+    monkeypatch.setattr(layers, "conv2d", lambda x, kernel: kernels.append(kernel) or convolution.conv2d(x, kernel))
+    model(drawn_batch.images, drawn_batch.sizes)
+    assert not kernels
+    model(drawn_batch.images, drawn_batch.sizes, drawn_batch.truth, SEED)
+    expected = [
+        layer.name
+        for layer in model.submodules
+        if isinstance(layer, layers.DenseConv2D) and layer.strides == (1, 1) and layer.kernel_size != (1, 1)
+    ]
+    seen = {kernel.numpy().tobytes() for kernel in kernels}
+    assert len(expected) > 10 and len(seen) == len(expected)
 
 
 def test_detections(full, drawn_batch):
