@@ -110,7 +110,8 @@ def make_norm(kind, groups=16, scale="ones"):
 class DenseConv2D(tf.keras.layers.Conv2D):
     """Keras' own; in training, where there are neighbours to learn from, with the gradient of `ops.convolution`.
 
-    Keras hands `training` down from the layers around it.
+    Keras hands `training` down from the layers around it. Without it the plain operation stays, which TensorFlow can
+    fuse with bias and ReLU: a gradient of one's own stands between them.
     """
 
     def call(self, x, training=None):

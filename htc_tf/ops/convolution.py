@@ -50,30 +50,30 @@ def _conv2d(x, kernel):
 def kernel_gradient(x, upstream, shape, large=_LARGE, strip=_STRIP):
     """x [B, H, W, C], upstream [B, H, W, O] -> [k, k, C, O], summed over strips of rows where the map is large."""
     side, _, channels, _ = shape
-    height, width = x.shape[1:3]
     margin = side // 2
-    # What is of any size is not cut.
-    row = (width or 0) * side**2 * channels
-    rows = max(strip // row, 1) if row and height and height * row > large else height
+    height, width = x.shape[1:3]
+    if None in (height, width) or height * width * side**2 * channels <= large:
+        return _kernel_gradient(x, upstream, shape, margin, margin)
+    rows = max(strip // (width * side**2 * channels), 1)
 
     def of_strip(first):
         """Its rows of x reach `margin` further on both sides, or to the border, and zeros for the rest."""
         last = min(first + rows, height)
         top, bottom = max(first - margin, 0), min(last + margin, height)
-        padding = [0, 0, top - first + margin, last + margin - bottom, margin, margin, 0, 0]
-        return _kernel_gradient(x[:, top:bottom], upstream[:, first:last], shape, padding)
+        missing = top - first + margin, last + margin - bottom
+        return _kernel_gradient(x[:, top:bottom], upstream[:, first:last], shape, *missing)
 
-    if rows == height:
-        return _kernel_gradient(x, upstream, shape, [0, 0, margin, margin, margin, margin, 0, 0])
     return tf.add_n([of_strip(first) for first in range(0, height, rows)])
 
 
-def _kernel_gradient(x, upstream, shape, padding):
+def _kernel_gradient(x, upstream, shape, above, below):
+    """Of rows of x between so many rows of zeros."""
+    margin = shape[1] // 2
     return tf.raw_ops.Conv2DBackpropFilter(
         input=x,
         filter_sizes=shape,
         out_backprop=upstream,
         strides=[1, 1, 1, 1],
         padding="EXPLICIT",
-        explicit_paddings=padding,
+        explicit_paddings=[0, 0, above, below, margin, margin, 0, 0],
     )
