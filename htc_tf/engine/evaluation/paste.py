@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 MASK_THRESHOLD = np.float32(0.5)
 CHUNK = 8192  # columns at once: what they take stays in the cache
+FARTHEST = 1e9  # pixels; float32 cannot place pixels in a box that reaches beyond, or to infinity, or is NaN
 ROUNDING = 1e-6  # several times what float32 may do to an interpolated probability
 
 
@@ -43,8 +44,9 @@ def encode_masks(masks, boxes, height, width):
         n dicts {"size": [height, width], "counts": str}, with the very strings that `pycocotools.mask.encode` gives.
     """
     masks, boxes = np.asarray(masks, np.float32), np.asarray(boxes, np.float32)
+    boxes = np.where((np.abs(boxes) < FARTHEST).all(axis=1, keepdims=True), boxes, np.float32(0))
     widths = np.maximum(np.minimum(boxes[:, 3], width) - np.maximum(boxes[:, 1], 0), 0)
-    parts = np.floor(np.cumsum(np.nan_to_num(widths)) / CHUNK)
+    parts = np.floor(np.cumsum(widths) / CHUNK)
     runs = []
     for part in np.unique(parts):
         chosen = parts == part

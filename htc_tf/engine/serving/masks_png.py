@@ -7,7 +7,7 @@ of 12 million pixels takes 40 ms; `serving.run_lengths` is for whoever can read 
 import tensorflow as tf
 
 from htc_tf.engine.evaluation.paste import MASK_THRESHOLD
-from htc_tf.engine.serving.run_lengths import blend, interpolate
+from htc_tf.engine.serving.run_lengths import blend, empty_wild, interpolate
 
 INSIDE = 255
 AT_ONCE = 4  # masks that are drawn side by side
@@ -29,7 +29,7 @@ def encode_pngs(masks, boxes, height, width):
         return tf.io.encode_png(tf.where(pixels, tf.constant(INSIDE, tf.uint8), tf.constant(0, tf.uint8))[..., None])
 
     signature = tf.TensorSpec([], tf.string)
-    return tf.map_fn(encode, (masks, boxes), fn_output_signature=signature, parallel_iterations=AT_ONCE)
+    return tf.map_fn(encode, (masks, empty_wild(boxes)), fn_output_signature=signature, parallel_iterations=AT_ONCE)
 
 
 def draw(mask, box, height, width):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from htc_tf.engine.evaluation.paste import CHUNK, MASK_THRESHOLD, ROUNDING
+from htc_tf.engine.evaluation.paste import CHUNK, FARTHEST, MASK_THRESHOLD, ROUNDING
 
 GROUP = 5  # bits in a character of COCO's run lengths
 GROUPS = 7  # characters that the longest number may need: 35 bits
@@ -50,6 +50,7 @@ def encode_masks(masks, boxes, height, width):
         [n] string: the `counts` of COCO's compressed run lengths, whose `size` is [height, width].
     """
     height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
+    boxes = empty_wild(boxes)
     widths = tf.minimum(boxes[:, 3], tf.cast(width, tf.float32)) - tf.maximum(boxes[:, 1], 0.0)
     # So many masks at a time as have a bounded number of columns: what they take stays bounded too.
     parts = tf.cast(tf.cumsum(tf.maximum(widths, 0.0)) / CHUNK, tf.int32)
@@ -66,10 +67,17 @@ def encode_masks(masks, boxes, height, width):
     return runs
 
 
+def empty_wild(boxes):
+    """[n, 4] float32, with zeros for a box that has NaN, infinity or a side beyond FARTHEST: no mask can be drawn."""
+    return tf.where(tf.reduce_all(tf.abs(boxes) < FARTHEST, axis=1, keepdims=True), boxes, 0.0)
+
+
 def encode_part(masks, boxes, height, width):
     framed = tf.pad(masks, [[0, 0], [1, 1], [1, 1]])
     rows = interpolate(boxes[:, 0], boxes[:, 2], height, masks.shape[1])
-    columns = interpolate(boxes[:, 1], boxes[:, 3], width, masks.shape[2])
+    # A box between two rows of pixel centers has no pixel: columns without rows would have nothing to gather from.
+    right = tf.where(rows.count > 0, boxes[:, 3], boxes[:, 1])
+    columns = interpolate(boxes[:, 1], right, width, masks.shape[2])
     bands = find_bands(framed, boxes, rows, columns)
     column, row = find_changes(framed, rows, columns, bands)
     owner = tf.gather(columns.owner, column)

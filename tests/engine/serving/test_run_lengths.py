@@ -1,26 +1,29 @@
 """Run lengths in the graph: the very strings of `evaluation.paste` and of pycocotools, for masks of every kind."""
 
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.engine.evaluation import paste
+from htc_tf.engine.serving import run_lengths
+from htc_tf.engine.serving.masks_png import encode_pngs
 from htc_tf.engine.serving.run_lengths import encode_masks
+
+SIGNATURE = [
+    tf.TensorSpec([None, 28, 28]),
+    tf.TensorSpec([None, 4]),
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([], tf.int32),
+]
 
 
 @pytest.fixture(scope="module")
 def encode():
-    traced = tf.function(
-        encode_masks,
-        input_signature=[
-            tf.TensorSpec([None, 28, 28]),
-            tf.TensorSpec([None, 4]),
-            tf.TensorSpec([], tf.int32),
-            tf.TensorSpec([], tf.int32),
-        ],
-        autograph=False,
-    )
+    traced = tf.function(encode_masks, input_signature=SIGNATURE, autograph=False)
     return lambda *inputs: [counts.decode() for counts in traced(*inputs).numpy()]
 
 
@@ -80,3 +83,63 @@ def test_many_columns(encode):
     boxes = np.array([[0, 0, height, width]] * 5 + [[2990, 3990, 3000, 4000]], np.float32)
     wanted = [run["counts"] for run in paste.encode_masks(masks, boxes, height, width)]
     assert encode(masks, boxes, height, width) == wanted
+
+
+def draw_case(rng):
+    """Up to 200 masks of every kind in boxes of every size, thin ones among them, in an image of any size."""
+    height, width = np.exp(rng.uniform(0, np.log(400), 2)).astype(int)
+    count = int(rng.choice([0, 1, 2, 3, 150, 200], p=[0.02, 0.04, 0.04, 0.04, 0.43, 0.43]))
+    masks = smooth(rng, count)
+    kinds = rng.integers(0, 8, count)
+    masks[kinds == 0] = rng.random((28, 28), np.float32)
+    masks[kinds == 1] = np.round(masks[kinds == 1] * 4) / 4  # some cells are just 0.5
+    masks[kinds == 2] = rng.choice([0.0, 0.5, 1.0])
+    boxes = draw_boxes(rng, count, height, width)
+    # Less than a pixel or two high or wide: often between two rows, or two columns, of pixel centers.
+    thin = rng.integers(0, 4, count)
+    for kind, (low, high) in enumerate(((0, 2), (1, 3))):
+        rows = thin == kind
+        boxes[rows, high] = boxes[rows, low] + rng.uniform(0, 1.5, rows.sum())
+    if count and rng.random() < 0.5:
+        boxes[-1, 2] = boxes[-1, 0] + 0.3  # no row, most likely, in the last box of its chunk
+    return masks, boxes, height, width
+
+
+@pytest.mark.parametrize("columns", [run_lengths.CHUNK, 100])
+def test_ten_thousand_masks_are_equal_to_the_paste(monkeypatch, columns):
+    """`columns` at once: with few of them every mask comes to lie first, last or alone in some chunk."""
+    monkeypatch.setattr(run_lengths, "CHUNK", columns)
+    encode = tf.function(encode_masks, input_signature=SIGNATURE, autograph=False)
+    rng, done = np.random.default_rng(columns), 0
+    while done < 5000:
+        masks, boxes, height, width = draw_case(rng)
+        wanted = [run["counts"].encode() for run in paste.encode_masks(masks, boxes, height, width)]
+        assert encode(masks, boxes, height, width).numpy().tolist() == wanted
+        done += len(masks)
+
+
+def test_png_equal_to_the_paste():
+    encode = tf.function(encode_pngs, input_signature=SIGNATURE, autograph=False)
+    rng = np.random.default_rng(8)
+    for _ in range(12):
+        masks, boxes, height, width = draw_case(rng)
+        wanted = paste.encode_masks(masks, boxes, height, width)
+        for png, run in zip(encode(masks, boxes, height, width).numpy(), wanted, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))) == 255, coco_mask.decode(run))
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38, -3e38])
+def test_numbers_that_are_not_finite(encode, odd):
+    """From a model with damaged weights: the other masks of the image are as if they were alone."""
+    rng = np.random.default_rng(9)
+    masks, boxes = smooth(rng, 20), draw_boxes(rng, 20, 40, 50)
+    alone = encode(masks, boxes, 40, 50)
+    for index in range(4):
+        boxes[index, index] = odd
+    boxes[4:6] = odd
+    masks[6:8, 5:9] = np.nan
+    wanted = [run["counts"] for run in paste.encode_masks(masks, boxes, 40, 50)]
+    assert encode(masks, boxes, 40, 50) == wanted and wanted[8:] == alone[8:]
+    empty = coco_mask.encode(np.zeros((40, 50), np.uint8, order="F"))["counts"].decode()
+    assert wanted[:6] == [empty] * 6
+    assert len(encode_pngs(masks, boxes, 40, 50)) == 20
