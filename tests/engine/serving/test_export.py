@@ -136,6 +136,22 @@ def test_no_picture_at_all(signatures):
     assert bad["status"].tolist() == [UNKNOWN.encode()] * 2 and not bad["num_detections"].any()
 
 
+SLIVERS = [(1, 1), (1, 2), (2, 1), (2, 3), (1, 300), (300, 1), (2, 200), (5, 300), (400, 5), (16, 16), (20, 1000)]
+
+
+def test_small_and_thin_pictures(signatures, detector):
+    """Their objects are often thinner than a pixel: each row is as if it were alone, and as the Detector has it."""
+    rng = np.random.default_rng(11)
+    images = [rng.integers(0, 255, (*size, 3), np.uint8) for size in SLIVERS]
+    answer = ask(signatures["serving_default"], image_bytes=tf.constant([png(image) for image in images]))
+    for row, image in enumerate(images):
+        found, count = detector.detect_image(image), answer["num_detections"][row]
+        assert answer["status"][row] == b"" and tuple(answer["sizes"][row]) == image.shape[:2]
+        assert count == len(found.scores) and len(answer["semantic_png_bytes"][row])
+        np.testing.assert_allclose(answer["boxes"][row][:count], found.boxes, atol=1e-3)
+        assert answer["masks_rle_bytes"][row][:count].tolist() == [run["counts"].encode() for run in found.masks]
+
+
 def test_pixels(signatures, detector, pictures):
     images = np.full((4, 300, 300, 3), 77, np.uint8)
     for row, image in enumerate(pictures[1:4]):
