@@ -127,7 +127,8 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally)
     image, plan = line["image"], job.plan
     name, height, width = image["file_name"], image["height"], image["width"]
     max_pixels, decode = plan.options["max_pixels"], plan.options["decode"]
-    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, tally)
+    exif = plan.options.get("exif", "apply")
+    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, exif, tally)
     semantic, largest_label = b"", -1
     if job.stuff and plan.panoptic:
         semantic, largest_label = stuff.draw_map(job.stuff, line["segments"], height, width, plan.stuff_labels)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from htc_tf.data import image_io
 from pipelines.checks import Rejected, Tally
-from pipelines.images import encode_png, open_image, read_inside
+from pipelines.images import encode_png, read_inside, rejecting
 from pipelines.panoptic import IGNORED_LABEL
 
 PNG_BIT_DEPTH = 24  # the byte of the file that holds it
@@ -82,7 +83,9 @@ def _open(root, name, height, width):
     except Rejected as error:
         reason = "stuff_missing" if error.reason == "image_missing" else "stuff_unreadable"
         raise Rejected(reason, error.detail) from None
-    picture = open_image(encoded, "stuff_unreadable")
+    with rejecting(f"{name}: ", unreadable="stuff_unreadable", too_large="stuff_size_differs"):
+        # Not decoded before its size is found to be the image's, which has been checked.
+        picture = image_io.open_image(encoded, image_io.MAX_SIDE**2)
     if picture.format != "PNG":
         raise Rejected("stuff_unreadable", f"{name}: {picture.format} is no PNG")
     if picture.size != (width, height):

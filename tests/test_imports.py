@@ -1,7 +1,8 @@
 """Imports run one way, so that the walk can be read from any file downwards; and the small rules of the tree.
 
     structures, ops <- models <- engine <- commands        structures, ops <- data <- engine
-    data.schema, data.datasets <- pipelines                engine <- config <- commands; run <- engine; errors <- all
+    data.schema, datasets, image_io <- pipelines           engine <- config <- commands; run <- engine; errors <- all
+    fonts, lock <- engine, pipelines
 
 Read from the syntax trees: an import inside a function counts like any other.
 """
@@ -23,24 +24,27 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 FOLDERS = {"ops", "models", "data", "engine"}
-SINGLES = {"errors", "structures", "run", "config"}
+SINGLES = {"errors", "command_line", "fonts", "lock", "structures", "run", "config"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in FOLDERS | SINGLES)
 
 # A layer is named by its folder or file; "root" is htc_tf/__init__.py, "commands" every other file of htc_tf/.
 MAY_IMPORT = {
     "root": set(),
     "errors": set(),
+    "command_line": {"errors"},
+    "fonts": set(),
+    "lock": {"errors"},
     "run": {"errors"},
     "structures": {"errors"},
     "ops": {"errors", "structures", "ops"},
     "models": {"errors", "structures", "ops", "models"},
     "data": {"errors", "structures", "ops", "data"},
-    "engine": {"errors", "run", "structures", "ops", "models", "data", "engine"},
+    "engine": {"errors", "fonts", "lock", "run", "structures", "ops", "models", "data", "engine"},
     "config": {"errors", "run", "models", "data", "engine"},
-    "commands": {"errors", "run", "structures", "ops", "models", "data", "engine", "config"},
-    "pipelines": {"errors", "data", "pipelines"},
+    "commands": {"errors", "command_line", "run", "structures", "ops", "models", "data", "engine", "config"},
+    "pipelines": {"errors", "command_line", "fonts", "lock", "data", "pipelines"},
 }
-SHARED_WITH_PIPELINES = {"htc_tf.data", "htc_tf.data.schema", "htc_tf.data.datasets"}
+SHARED_WITH_PIPELINES = {"htc_tf.data", "htc_tf.data.schema", "htc_tf.data.datasets", "htc_tf.data.image_io"}
 
 
 def layer(module):

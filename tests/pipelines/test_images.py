@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from htc_tf.data import image_io
 from pipelines import images
 from pipelines.checks import IMAGE_REASONS, Rejected, Tally
 
@@ -29,9 +30,9 @@ def picture(mode="RGB", height=HEIGHT, width=WIDTH):
     return PIL.Image.fromarray(pixels).convert(mode)
 
 
-def load(folder, name="a.jpg", height=HEIGHT, width=WIDTH, max_pixels=10_000, decode="full"):
+def load(folder, name="a.jpg", height=HEIGHT, width=WIDTH, max_pixels=10_000, decode="full", exif="apply"):
     tally = Tally()
-    encoded, stored = images.load_image(os.path.realpath(folder), name, height, width, max_pixels, decode, tally)
+    encoded, stored = images.load_image(os.path.realpath(folder), name, height, width, max_pixels, decode, exif, tally)
     return encoded, stored, {key: number for key, number in tally.counters.items() if number}
 
 
@@ -131,7 +132,7 @@ def test_a_thumbnails_end_is_not_the_images(folder):
     picture(height=6, width=9).save(stream, "JPEG")
     picture().save(folder / "a.jpg", exif=b"Exif\0\0" + stream.getvalue())
     content = (folder / "a.jpg").read_bytes()
-    assert content.count(images.END_OF_JPEG) == 2
+    assert content.count(image_io.END_OF_JPEG) == 2
     assert load(folder, decode="header")[1] == "jpeg"
     (folder / "a.jpg").write_bytes(content[:-2])
     with pytest.raises(Rejected, match="truncated"):
@@ -177,3 +178,69 @@ def test_no_way_out_of_the_image_folder(folder, through):
     with pytest.raises(Rejected) as error:
         load(folder, name)
     assert error.value.reason == "image_outside_root"
+
+
+EVERY_ORIENTATION = range(1, 9)
+
+
+def turned_by(orientation, pixels):
+    """What a viewer shows of stored pixels, by the EXIF standard's own table of sides, not by Pillow."""
+    flip = pixels[:, ::-1]
+    ways = {1: pixels, 2: flip, 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: np.swapaxes(pixels, 0, 1)}
+    ways |= {6: np.rot90(pixels, -1), 7: np.rot90(flip, -1), 8: np.rot90(pixels, 1)}
+    return ways[orientation]
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", EVERY_ORIENTATION)
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_orientations_whose_size_agrees_both_ways_follow_the_choice(folder, ending, orientation, exif):
+    """Any orientation of a square: each kind of file that carries one is stored as the annotators saw it."""
+    tags = PIL.Image.Exif()
+    tags[EXIF_ORIENTATION] = orientation
+    pixels = np.asarray(picture(width=HEIGHT))
+    PIL.Image.fromarray(pixels).save(
+        folder / f"a.{ending}", exif=tags, **{"lossless": True} if ending == "webp" else {}
+    )
+    encoded, _, counts = load(folder, f"a.{ending}", width=HEIGHT, exif=exif)
+    applied = exif == "apply" and orientation != 1
+    np.testing.assert_array_equal(pixels_of(encoded), turned_by(orientation if applied else 1, pixels))
+    assert counts.get("images_turned", 0) == applied
+    assert counts.get("exif_ignored", 0) == (not applied and orientation != 1)
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+@pytest.mark.parametrize("ending", ["png", "webp", "tif", "jpg"])
+def test_the_annotated_size_decides_a_quarter_turn_whatever_the_choice(folder, ending, exif):
+    tags = PIL.Image.Exif()
+    tags[EXIF_ORIENTATION] = 8
+    picture().save(folder / f"a.{ending}", exif=tags)
+    stored = np.asarray(PIL.Image.open(folder / f"a.{ending}").convert("RGB"))
+    if ending == "tif":
+        stored = np.rot90(stored, -1)  # Pillow has turned it
+    upright, _, counts = load(folder, f"a.{ending}", height=WIDTH, width=HEIGHT, exif=exif)
+    np.testing.assert_array_equal(pixels_of(upright), np.rot90(stored, 1))
+    assert counts == {"images_turned": 1}
+    _, _, counts = load(folder, f"a.{ending}", exif=exif)
+    assert counts["exif_ignored"] == 1 and "images_turned" not in counts
+
+
+@pytest.mark.parametrize("decode", ["full", "header"])
+def test_what_is_converted_is_read_to_its_end(folder, decode):
+    """A palette PNG with a flipped bit, a CMYK JPEG that is cut: Pillow alone would take both."""
+    picture("P").save(folder / "a.png")
+    content = bytearray((folder / "a.png").read_bytes())
+    content[-20] ^= 1  # in the checksum of the pixels
+    (folder / "a.png").write_bytes(content)
+    picture("CMYK").save(folder / "a.jpg")
+    (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-2])
+    for name in ("a.png", "a.jpg"):
+        with pytest.raises(Rejected) as error:
+            load(folder, name, decode=decode)
+        assert error.value.reason == "image_unreadable"
+
+
+def test_an_image_of_too_many_pixels_names_the_flag(folder):
+    picture(height=101, width=100).save(folder / "a.jpg")
+    with pytest.raises(Rejected, match=r"100 x 101 pixels, more than --max_pixels 10000"):
+        load(folder)
