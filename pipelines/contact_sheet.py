@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
+from htc_tf import fonts
 from htc_tf.data.schema import Object, Record
 
 SCALE = 2  # drawn pixels for one of the sheet
@@ -68,7 +69,8 @@ def draw_record(record: Record, colors: dict[int, tuple[int, int, int]]) -> Imag
         pen.rectangle(box, outline=colors[item.label], width=SCALE)
         tags.append((box, item))
     for box, item in tags:
-        _tag(pen, picture.size, box, item.text + " (crowd)" * item.is_crowd, colors[item.label])
+        name = fonts.class_name(item.text, item.label)
+        _tag(pen, picture.size, box, name, " (crowd)" * item.is_crowd, colors[item.label])
     frame = Image.new("RGB", (side, side), FRAME)
     frame.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return frame
@@ -92,18 +94,19 @@ def _tint(picture: Image.Image, item: Object, color, size) -> Image.Image:
     return Image.composite(paint, picture, outline)
 
 
-def _tag(pen, size, box, text, color):
+def _tag(pen, size, box, name, crowd, color):
     """The class name on a patch above the box, or inside it at the image's upper edge; not on tiny boxes."""
     if (box[2] - box[0]) * (box[3] - box[1]) < (SCALE * 22) ** 2:
         return
-    font = ImageFont.load_default(SCALE * 10)
-    width = math.ceil(pen.textlength(text, font)) + SCALE * 6
+    font = fonts.load(SCALE * 10)
+    text = font.fit(name, size[0] - SCALE * 6 - font.getlength(crowd)) + crowd
+    width = math.ceil(font.getlength(text)) + SCALE * 6
     height = SCALE * 14
     left = max(0, min(box[0], size[0] - width))
     top = box[1] - height if box[1] >= height else box[1]
     pen.rounded_rectangle((left, top, left + width, top + height), SCALE * 3, fill=color)
     bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
-    pen.text((left + SCALE * 3, top + height / 2), text, BACKGROUND if bright else INK, font, anchor="lm")
+    font.draw(pen, (left + SCALE * 3, top + height / 2), text, BACKGROUND if bright else INK, "lm")
 
 
 def _paste_rounded(sheet, picture, left, top):
@@ -114,8 +117,5 @@ def _paste_rounded(sheet, picture, left, top):
 
 def _write(pen, position, text, size, color, width):
     """Text that ends in … where it would be wider than `width`."""
-    font = ImageFont.load_default(SCALE * size)
-    whole = text
-    while text and pen.textlength(text, font) > SCALE * width:
-        text = whole[: len(text.removesuffix("…")) - 1] + "…"
-    pen.text((SCALE * position[0], SCALE * position[1]), text, color, font)
+    font = fonts.load(SCALE * size)
+    font.draw(pen, (SCALE * position[0], SCALE * position[1]), font.fit(text, SCALE * width), color)

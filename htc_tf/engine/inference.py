@@ -12,6 +12,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from htc_tf import fonts
 from htc_tf.data.datasets import coco_from_records, load_info
 from htc_tf.data.input import named_errors
 from htc_tf.data.resize import choose_shape, fitted_size, pad_to, resize_to_fit
@@ -192,7 +193,9 @@ def detect_records(detector, info, pictures=0, crew=ALONE, journal=None):
             entries.append(([ids[row] for row in real], coco_results(found, ids, info.category_ids)))
             if journal is not None:
                 journal.write(*entries[-1])
-            drawings += [draw_row(batch, found[row], row, info.class_names) for row in real[: pictures - len(drawings)]]
+            for row in real[: pictures - len(drawings)]:
+                names = fonts.class_names(info.class_names, info.category_ids)
+                drawings.append(draw_row(batch, found[row], row, names))
             bar.update(len(real))
     return *join(entries), drawings
 

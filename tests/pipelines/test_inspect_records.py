@@ -53,6 +53,22 @@ def folder(tmp_path):
     return tmp_path
 
 
+def draw(name, filename="1.png", crowd=0):
+    image = schema.unpack(record(1, [square(1, 3, name, crowd)]))
+    image = image._replace(image=image.image._replace(filename=filename))
+    return np.asarray(contact_sheet.draw_sheet([image], "title", "subtitle", [3]))
+
+
+def test_names_beyond_ascii_without_letters_and_of_any_length():
+    """A name that no font can write becomes the category's id."""
+    assert (draw("\u0436\u0443\u043a") != draw("\u0434\u0443\u043a")).any()
+    assert (draw("cat", "\u0436.png") != draw("cat", "\u0434.png")).any()
+    np.testing.assert_array_equal(draw("\U000e0fff"), draw("3"))
+    for name in ("w" * 10_000, "a\nb\x1b[31m", "\u202egnp", "z" + "\u0301" * 99, "\ud800"):
+        assert draw(name if name != "\ud800" else "x", name).shape == draw("cat").shape
+    assert (draw("w" * 10_000, crowd=1) != draw("w" * 10_000)).any()  # the crowd is still said
+
+
 def refuse(capsys, *arguments):
     with pytest.raises(SystemExit) as end:
         inspect_records.main(list(map(str, arguments)))
@@ -125,4 +141,4 @@ def test_wrong_counts_are_named(folder, capsys):
 def test_mistaken_flags(folder, capsys):
     assert "no such folder" in refuse(capsys, "--records", folder / "nowhere")
     assert "must end in .png" in refuse(capsys, "--records", folder, "--output", "sheet.txt")
-    assert "--images 0" in refuse(capsys, "--records", folder, "--images", "0")
+    assert "--images: 0" in refuse(capsys, "--records", folder, "--images", "0")

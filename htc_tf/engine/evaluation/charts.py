@@ -5,11 +5,10 @@ the charts beside its table. Drawn with Pillow alone, in the colours of the pict
 and scaled down again for smooth lines.
 """
 
-import functools
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from htc_tf import fonts
 from htc_tf.engine.prediction.palette import palette
 
 PAPER, INK, SOFT, GRID = (250, 250, 248), (40, 40, 46), (120, 120, 128), (226, 226, 224)
@@ -18,11 +17,12 @@ RECALLS = np.linspace(0, 1, 101)
 SIDE = 380  # pixels of a panel
 EMPTY = (244, 244, 242)
 APART = 3  # pixels between the classes and what is none
+LONGEST_NAME = 170  # pixels
+TITLE_SIZE = 16
 
 
-@functools.cache
 def _font(size):
-    return ImageFont.load_default(size * FINE)
+    return fonts.load(size * FINE)
 
 
 class Sheet:
@@ -43,11 +43,11 @@ class Sheet:
     def text(self, x, y, text, size=13, colour=INK, anchor="lm", turned=False):
         font = _font(size)
         if not turned:
-            self.pen.text((x * FINE, y * FINE), text, font=font, fill=colour, anchor=anchor)
+            font.draw(self.pen, (x * FINE, y * FINE), text, colour, anchor)
             return
         # Upwards, ending at (x, y): drawn level on a strip of its own first.
         strip = Image.new("L", (round(font.getlength(text)) + 2, round(1.4 * font.size)))
-        ImageDraw.Draw(strip).text((0, strip.height // 2), text, font=font, fill=255, anchor="lm")
+        font.draw(ImageDraw.Draw(strip), (0, strip.height // 2), text, 255, "lm")
         strip = strip.rotate(90, expand=True)
         self.image.paste(colour, (round(x * FINE - strip.width / 2), round(y * FINE) - strip.height), strip)
 
@@ -59,6 +59,11 @@ class Sheet:
 
 def text_width(text, size):
     return _font(size).getlength(text) / FINE
+
+
+def fit(text, size, width):
+    """The text, cut and ended by "…" where it is wider than `width`."""
+    return _font(size).fit(text, width * FINE)
 
 
 def draw_curves(precisions, ious):
@@ -117,8 +122,8 @@ def draw_confusion(matrix, names, title="truth by rows, detections by columns"):
 
     Args:
         matrix: [K + 1, K + 1] int.
-        names: of the K classes.
-        title: above it.
+        names: of the K classes; long ones are cut.
+        title: above it; the sheet is as wide as it needs.
 
     Returns:
         [H, W, 3] uint8. A cell's colour, and its number where there is room, is its share of the row.
@@ -126,14 +131,16 @@ def draw_confusion(matrix, names, title="truth by rows, detections by columns"):
     matrix = np.asarray(matrix)
     last = len(matrix) - 1
     shown = [i for i in range(last) if matrix[i].any() or matrix[:, i].any()] + [last]
-    matrix, labels = matrix[np.ix_(shown, shown)], [names[i] for i in shown[:-1]]
+    matrix, labels = matrix[np.ix_(shown, shown)], [fonts.class_name(names[i], i) for i in shown[:-1]]
     cell = int(np.clip(620 / len(shown), 13, 52))
     size = int(np.clip(0.42 * cell, 10, 13))
+    labels = [fit(label, size, LONGEST_NAME) for label in labels]
     rows, columns = [*labels, "nothing there"], [*labels, "missed"]
     margin = max(text_width(label, size) for label in [*rows, *columns]) + 52
     top = margin + 36
-    sheet = Sheet(margin + cell * len(shown) + 24, top + cell * len(shown) + 24)
-    sheet.text(16, 24, title, size=16)
+    width = max(margin + cell * len(shown) + APART + 24, text_width(title, TITLE_SIZE) + 32)
+    sheet = Sheet(width, top + cell * len(shown) + APART + 24)
+    sheet.text(16, 24, title, size=TITLE_SIZE)
     # The empty grid first, so that only cells with something in them are drawn one by one. "missed" stands apart.
     edges = [margin + cell * i for i in range(len(shown))]
     far = (edges[-1] + cell + APART, top + cell * len(shown) + APART)

@@ -7,6 +7,7 @@ folder: report.md, precision_recall.png, errors.png, and a confusion matrix for 
 import numpy as np
 from PIL import Image
 
+from htc_tf import fonts
 from htc_tf.engine.evaluation.charts import draw_confusion, draw_curves, draw_error_split
 from htc_tf.engine.evaluation.error_split import REASONS, count_confusions, pair_images, split_errors
 from htc_tf.engine.evaluation.evaluator import FIGURES, IOUS, UNDEFINED
@@ -62,7 +63,8 @@ def write_report(evaluation, folder):
         entry = {"threshold": CONFUSION_SCORE, "classes": names, "matrix": matrix.tolist()}
         shown["confusion"][kind] = entry
         title = f"{TITLES[kind]}: objects by rows, detections from score {CONFUSION_SCORE} by columns"
-        _save(draw_confusion(matrix, names, title), folder / f"confusion_{TITLES[kind]}.png")
+        labels = fonts.class_names(names, evaluation.case.categories)
+        _save(draw_confusion(matrix, labels, title), folder / f"confusion_{TITLES[kind]}.png")
     _save(draw_error_split(splits), folder / "errors.png")
     (folder / "report.md").write_text(_report(evaluation.metrics, splits), encoding="utf-8")
     return shown

@@ -3,8 +3,9 @@
 Before: `explanation.walk` has the switches. After: a picture on the page, beside those of the steps.
 """
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from htc_tf import fonts
 from htc_tf.engine.prediction.visualize import INK, PAPER
 
 FINE = 3  # drawn so many times larger
@@ -103,8 +104,7 @@ class _Diagram:
 
     def text(self, x, y, text, anchor):
         scale = self.unit * FINE
-        font = ImageFont.load_default(FONT * scale)
-        self.pen.text((x * scale, y * scale), text, font=font, fill=INK, anchor=anchor)
+        fonts.load(FONT * scale).draw(self.pen, (x * scale, y * scale), text, INK, anchor)
 
     def arrow(self, points, colour):
         """A line through the points, level or upright, with a head at its end."""

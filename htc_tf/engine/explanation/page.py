@@ -6,8 +6,9 @@ a page of 1000 pixels and one of 2000 are the same.
 
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from htc_tf import fonts
 from htc_tf.engine.prediction.visualize import INK, PAPER
 
 SOFT = (104, 104, 112)
@@ -67,9 +68,10 @@ def draw_page(title, subtitle, rows, width):
 
 
 def wrap(text, font, width):
-    """-> lines that are no wider, broken between words."""
+    """-> lines that are no wider, broken between words; a wider word is cut."""
     lines = [""]
     for word in text.split():
+        word = font.fit(word, width)
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)
@@ -79,20 +81,21 @@ def wrap(text, font, width):
 
 
 def _draw_head(title, subtitle, width, unit):
-    large, small = ImageFont.load_default(HEAD * unit), ImageFont.load_default(TEXT * unit)
+    large, small = fonts.load(HEAD * unit), fonts.load(TEXT * unit)
     lines = wrap(subtitle, small, width)
     head = Image.new("RGB", (round(width), round((1.35 * HEAD + len(lines) * LEADING * TEXT) * unit)), PAPER)
     pen = ImageDraw.Draw(head)
-    pen.text((0, 0.5 * HEAD * unit), title, font=large, fill=INK, anchor="lm", stroke_width=0.3 * unit, stroke_fill=INK)
+    bold = {"stroke_width": 0.3 * unit, "stroke_fill": INK}
+    large.draw(pen, (0, 0.5 * HEAD * unit), large.fit(title, width), INK, "lm", **bold)
     for i, line in enumerate(lines):
         y = (1.35 * HEAD + (i + 0.5) * LEADING * TEXT) * unit
-        pen.text((0, y), line, font=small, fill=SOFT, anchor="lm")
+        small.draw(pen, (0, y), line, SOFT, "lm")
     return head
 
 
 def _draw_text(number, panel, width, unit):
     """Number, title, sentence and source, of the height that they take."""
-    title, text, source = (ImageFont.load_default(size * unit) for size in (TITLE, TEXT, SOURCE))
+    title, text, source = (fonts.load(size * unit) for size in (TITLE, TEXT, SOURCE))
     lines = wrap(panel.text, text, width)
     step = LEADING * TEXT * unit
     top = 1.9 * TITLE * unit
@@ -104,10 +107,11 @@ def _draw_text(number, panel, width, unit):
     ImageDraw.Draw(fine).ellipse((0, 0, fine.width - 1, fine.height - 1), fill=255)
     disc = fine.resize((round(badge),) * 2, Image.Resampling.BOX)
     block.paste(INK, (0, round(middle - badge / 2)), disc)
-    pen.text((disc.width / 2, middle), str(number), font=text, fill=PAPER, anchor="mm")
-    pen.text((badge * 1.4, middle), panel.title, font=title, fill=INK, anchor="lm")
+    text.draw(pen, (disc.width / 2, middle), str(number), PAPER, "mm")
+    title.draw(pen, (badge * 1.4, middle), title.fit(panel.title, width - 1.4 * badge), INK, "lm")
     for i, line in enumerate(lines):
-        pen.text((0, top + (i + 0.5) * step), line, font=text, fill=INK, anchor="lm")
+        text.draw(pen, (0, top + (i + 0.5) * step), line, INK, "lm")
     if panel.source:
-        pen.text((0, top + len(lines) * step + 0.75 * SOURCE * unit), panel.source, font=source, fill=SOFT, anchor="lm")
+        place = (0, top + len(lines) * step + 0.75 * SOURCE * unit)
+        source.draw(pen, place, source.fit(panel.source, width), SOFT, "lm")
     return block

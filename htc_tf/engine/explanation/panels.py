@@ -4,8 +4,9 @@ Before: `explanation.walk` recorded the steps. After: `explanation.story` puts t
 """
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
+from htc_tf import fonts
 from htc_tf.engine.explanation.page import GAP
 from htc_tf.engine.explanation.plate import Plate, cut, heat, spread, tint, window
 from htc_tf.engine.explanation.walk import softmax
@@ -34,7 +35,7 @@ class Panels:
             objects: indices of the detections that are numbered, followed and looked at closely.
         """
         self.walk, self.categories, self.unit, self.objects = walk, categories, unit, objects
-        self.names = [category["name"] for category in categories]
+        self.names = [fonts.class_name(category["name"], category["id"]) for category in categories]
         self.colours = palette(max(len(self.names), 1))
         self.aspect = walk.photo.shape[0] / walk.photo.shape[1]
 
@@ -135,7 +136,7 @@ class Panels:
         picture = Image.fromarray(drawn[:height]).resize(size, Image.Resampling.LANCZOS)
         labels, counts = np.unique(walk.labels, return_counts=True)
         large = [int(label) for label in labels[counts >= LEAST_SHARE * walk.labels.size]]
-        font, chips = ImageFont.load_default(FONT * self.unit), []
+        font, chips = fonts.load(FONT * self.unit), []
         for label, (name, colour) in label_names(self.categories, large).items():
             depth = depths(walk.labels == label)
             y, x = np.unravel_index(depth.argmax(), depth.shape) * np.array(size[::-1]) / depth.shape
@@ -172,12 +173,12 @@ class Panels:
         """
         walk, columns = self.walk, len(captions)
         side = (width - (columns - 1) * gap) // columns
-        font = ImageFont.load_default(11.5 * self.unit)
+        font = fonts.load(11.5 * self.unit)
         top = round(1.7 * font.size)
         sheet = Image.new("RGB", (width, max(top + len(self.objects) * (side + gap) - gap, 1)), PAPER)
         pen = ImageDraw.Draw(sheet)
         for column, caption in enumerate(captions):
-            pen.text((column * (side + gap), top / 2), caption, font=font, fill=INK, anchor="lm")
+            font.draw(pen, (column * (side + gap), top / 2), font.fit(caption, side), INK, "lm")
         scale = walk.photo.shape[1] / walk.image.shape[1]
         for place, detection in enumerate(self.objects):
             colour, boxes = self.colour(detection), walk.boxes[:, walk.rows[detection]]
@@ -206,15 +207,17 @@ class Panels:
 
     def caption(self, picture, name, text, bottom=False):
         """A word and a few more on a dark strip in the picture's corner."""
-        font = ImageFont.load_default(10.5 * self.unit)
+        font = fonts.load(10.5 * self.unit)
         pad = 0.4 * font.size
-        width = font.getlength(f"{name}  {text}") + 2 * pad
+        start = 2 * pad + font.getlength(name)
+        width = start + font.getlength(text) + pad
         if width > picture.width:
-            text, width = "", font.getlength(name) + 2 * pad
+            text, width = "", start
         pen = ImageDraw.Draw(picture, "RGBA")
         top = picture.height - 1.5 * font.size if bottom else 0
         pen.rectangle((0, top, width, top + 1.5 * font.size), fill=(16, 18, 30, 190))
-        pen.text((pad, top + 0.75 * font.size), f"{name}  {text}", font=font, fill=(250, 250, 248), anchor="lm")
+        for x, part in ((pad, name), (start, text)):
+            font.draw(pen, (x, top + 0.75 * font.size), part, PAPER, "lm")
 
 
 def around(boxes):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from htc_tf import fonts
 from htc_tf.engine.evaluation.results import ImageResult, coco_results
 from htc_tf.engine.prediction.visualize import draw
 from htc_tf.errors import UserError
@@ -93,7 +94,7 @@ class Prediction:
         Raises:
             UserError: the name ends in something else.
         """
-        names = [category["name"] for category in self.categories]
+        names = [fonts.class_name(category["name"], category["id"]) for category in self.categories]
         drawn = draw(self.image, self.boxes, self.classes, names, self.scores, self.run_lengths, threshold)
         if path is not None:
             save(drawn, path)

@@ -6,8 +6,9 @@ Before: `prediction.visualize` has drawn masks and boxes. After: the picture is 
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from htc_tf import fonts
 from htc_tf.engine.prediction.palette import readable_on
 
 SUPERSAMPLING = 4
@@ -16,6 +17,7 @@ GAP = 1  # pixels between chips
 SCORE_OPACITY = 215
 CROWDED = 0.12  # share of the picture that chips may cover before they become smaller
 SMALLEST_FACTOR, SMALLEST_FONT = 0.7, 11
+LONGEST_NAME = 16  # font sizes; longer names are cut
 
 
 class Chip(NamedTuple):
@@ -37,13 +39,14 @@ def draw_chips(picture, chips, font_size):
             its place: its object stays recognisable by colour.
         font_size: in pixels; small objects get a smaller one, and all where there are many.
     """
+    chips = [chip._replace(name=_cut(chip.name, chip.score, font_size, picture.width)) for chip in chips]
     font_size *= _crowding(chips, font_size, picture.width * picture.height)
-    fonts = [ImageFont.load_default(max(SMALLEST_FONT, round(factor * font_size))) for factor in (1, 0.85)]
+    sizes = [fonts.load(max(SMALLEST_FONT, round(factor * font_size))) for factor in (1, 0.85)]
     boxes = np.array([chip.box for chip in chips], np.float64).reshape(-1, 4)
     taken, placed = [], []
     for index, chip in enumerate(chips):
         y1, x1, y2, x2 = chip.box
-        font = fonts[(y2 - y1) * (x2 - x1) < (4 * font_size) ** 2]
+        font = sizes[(y2 - y1) * (x2 - x1) < (4 * font_size) ** 2]
         pad, height = round(0.42 * font.size), round(1.5 * font.size)
         for score in dict.fromkeys([chip.score, ""]):
             width = round(font.getlength(_text(chip.name, score))) + 2 * pad
@@ -61,9 +64,11 @@ def draw_chips(picture, chips, font_size):
 
 def add_legend(picture, entries):
     """A PIL image in RGB with a strip beneath: a chip for each (name, colour), as many rows as it takes."""
-    font = ImageFont.load_default(max(13, round(0.026 * max(picture.size))))
+    font = fonts.load(max(13, round(0.026 * max(picture.size))))
     pad, height = round(0.42 * font.size), round(1.5 * font.size)
     gap = round(0.5 * font.size)
+    room = min(picture.width - 2 * (gap + pad), LONGEST_NAME * font.size)
+    entries = [(font.fit(name, room), colour) for name, colour in entries]
     x, y, places = gap, picture.height + gap, []
     for name, _ in entries:
         width = min(round(font.getlength(name)) + 2 * pad, picture.width - 2 * gap)
@@ -81,9 +86,16 @@ def add_legend(picture, entries):
 
 def _crowding(chips, font_size, area):
     """The factor, 0.7 ... 1, that leaves most of the picture to be seen."""
-    font = ImageFont.load_default(font_size)
+    font = fonts.load(font_size)
     covered = sum((font.getlength(_text(chip.name, chip.score)) + font_size) * 1.5 * font_size for chip in chips)
     return min(1.0, max(SMALLEST_FACTOR, (CROWDED * area / max(covered, 1)) ** 0.5))
+
+
+def _cut(name, score, font_size, width):
+    """A name that leaves room for its score on a chip, which is no wider than the picture."""
+    font = fonts.load(font_size)
+    extra = font.getlength(f" {score}") + 0.5 * font_size if score else 0
+    return font.fit(name, min(LONGEST_NAME * font_size, width - 0.84 * font_size - extra))
 
 
 def _text(name, score):
@@ -139,7 +151,7 @@ def _draw_chip(picture, chip, score, place, font, pad):
     picture.paste(chip.fill, (x1, y1), large.resize(size, Image.Resampling.BOX))
     draw = ImageDraw.Draw(picture, "RGBA")
     baseline = y1 + round(0.5 * size[1] + 0.36 * font.size)
-    draw.text((x1 + pad, baseline), chip.name, font=font, fill=(*chip.ink, 255), anchor="ls")
+    font.draw(draw, (x1 + pad, baseline), chip.name, (*chip.ink, 255), "ls")
     if score:
-        start = x1 + pad + font.getlength(f"{chip.name} ")
-        draw.text((start, baseline), score, font=font, fill=(*chip.ink, SCORE_OPACITY), anchor="ls")
+        start = x2 - pad - font.getlength(score)
+        font.draw(draw, (start, baseline), score, (*chip.ink, SCORE_OPACITY), "ls")

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageFilter
 
+from htc_tf import fonts
 from htc_tf.engine.prediction.coco_stuff import STUFF_NAMES
 from htc_tf.engine.prediction.exported import ExportedDetector
 from htc_tf.engine.prediction.labels import add_legend
@@ -82,6 +83,7 @@ def enlarge(logits, shape, scale):
 def label_names(categories, labels):
     """{label: (name, colour)} of the labels given: things as their masks are drawn, stuff in colours of its own.
 
+    A thing whose name no font can write is shown by its category's id.
     A label is a category's id less 1, as in COCO's stuff-thing maps. Where the things are COCO's, the stuff is too.
     """
     stuff = STUFF_NAMES if all(NAMES.get(category["id"]) == category["name"] for category in categories) else {}
@@ -90,7 +92,8 @@ def label_names(categories, labels):
     named = {}
     for label in labels:
         if label in things:
-            named[label] = categories[things[label]]["name"], colours[things[label]]
+            category = categories[things[label]]
+            named[label] = fonts.class_name(category["name"], category["id"]), colours[things[label]]
         else:
             named[label] = stuff.get(label + 1, f"stuff {label}"), colours[len(things) + label]
     return named

@@ -10,9 +10,10 @@ distance to the edge, and so how much of a pixel the line covers.
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
+from htc_tf import fonts
 from htc_tf.engine.prediction.labels import Chip, draw_chips
 from htc_tf.engine.prediction.palette import palette, readable_on
 
@@ -28,7 +29,7 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
         image: [H, W, 3] uint8 RGB.
         boxes: [n, 4] y1, x1, y2, x2 in the image's pixels.
         classes: [n] int, indices into class_names; they choose the colour.
-        class_names: a name for each class.
+        class_names: a name for each class; one that no font can write becomes the class's index.
         scores: [n], or None for the truth.
         masks: n masks, each [H, W] bool or COCO run lengths, or None.
         threshold: with scores, what scores less is not drawn. The fainter a score, the fainter the mask's tint.
@@ -63,7 +64,7 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
     order = shown if scores is None else sorted(shown, key=lambda i: -scores[i])
     chips = [
         Chip(
-            name=str(class_names[classes[i]]),
+            name=fonts.class_name(class_names[classes[i]], classes[i]),
             score="" if scores is None else f"{scores[i]:.0%}",
             fill=tuple(colours[i].tolist()),
             ink=readable_on(colours[i]),
@@ -80,13 +81,13 @@ def side_by_side(left, right, captions=("truth", "prediction")):
     height = max(left.shape[0], right.shape[0])
     pictures = [_resized(p, round(p.shape[1] * height / p.shape[0]), height) for p in (left, right)]
     gap = max(6, round(0.015 * height))
-    font = ImageFont.load_default(max(13, round(0.032 * height)))
+    font = fonts.load(max(13, round(0.032 * height)))
     bar = round(2.1 * font.size)
     sheet = Image.new("RGB", (sum(p.width for p in pictures) + 3 * gap, height + bar + gap), PAPER)
     x = gap
     for picture, caption in zip(pictures, captions, strict=True):
         sheet.paste(picture, (x, bar))
-        ImageDraw.Draw(sheet).text((x, bar // 2), caption, font=font, fill=INK, anchor="lm")
+        font.draw(ImageDraw.Draw(sheet), (x, bar // 2), font.fit(caption, picture.width), INK, "lm")
         x += picture.width + gap
     return np.asarray(sheet)
 

@@ -6,6 +6,7 @@ Before it: `data.input` makes the batches. After it: `htc_tf.preview` puts the p
 import numpy as np
 import tensorflow as tf
 
+from htc_tf import fonts
 from htc_tf.data.input import named_errors
 from htc_tf.engine.prediction.visualize import draw
 from htc_tf.ops.masks import paste
@@ -18,12 +19,12 @@ def draw_training_images(settings, info, seed, count):
         settings: the Input.
         info: DatasetInfo of the records.
     """
-    pictures = []
+    pictures, names = [], fonts.class_names(info.class_names, info.category_ids)
     with named_errors(info.folder):
         for batch in settings.dataset(info.folder, seed):
             for row in range(min(len(batch.images), count - len(pictures))):
                 one = tf.nest.map_structure(lambda values, row=row: values[row], batch)
-                pictures.append(draw_row(one, info.class_names))
+                pictures.append(draw_row(one, names))
             if len(pictures) == count:
                 return pictures
 

@@ -9,6 +9,7 @@ import itertools
 
 import tensorflow as tf
 
+from htc_tf import fonts
 from htc_tf.engine.evaluation.crew import Crew
 from htc_tf.engine.evaluation.results import image_results
 from htc_tf.engine.inference import PICTURE_THRESHOLD, PICTURES, Detector, build_blank_variables, evaluate_records
@@ -78,6 +79,6 @@ class Validation:
         _, features = self.model.prepare_features(self.model.extract_pyramid(batch.images, batch.sizes))
         for masks in self.model.stage_masks(features, found):
             result = image_results(detections._replace(masks=masks.numpy()), sizes, sizes)[0]
-            names, scores = self.info.class_names, result.scores
+            names, scores = fonts.class_names(self.info.class_names, self.info.category_ids), result.scores
             drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, PICTURE_THRESHOLD))
         return contact_sheet(drawn, columns=len(drawn), cell=max(drawn[0].shape[:2]))

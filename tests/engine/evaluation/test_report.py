@@ -86,6 +86,29 @@ def test_bars_are_as_long_as_prices():
     assert areas["class"] == pytest.approx(2 * areas["missed"], rel=0.05) and areas["both"] == 0
 
 
+TITLE = "mask: objects by rows, detections from score 0.3 by columns"
+
+
+@pytest.mark.parametrize("classes", [1, 2, 80])
+@pytest.mark.parametrize("name", ["x", "\u0436\u0443\u043a", "a quite long name of a class", "w" * 10_000])
+def test_a_confusion_matrix_has_room_for_its_title_and_names(classes, name):
+    """Ink ends before the sheet's edges, and the title is as long on any sheet."""
+    matrix = np.eye(classes + 1, dtype=int)
+    picture = charts.draw_confusion(matrix, [f"{name} {i}" for i in range(classes)], TITLE)
+    ink = np.abs(picture.astype(int) - charts.PAPER).max(axis=-1) > 60
+    edges = (ink[:, :4], ink[:, -4:], ink[:4], ink[-4:])
+    assert not any(edge.any() for edge in edges)
+    length = np.ptp(np.flatnonzero(ink[12:36].any(axis=0)))
+    assert length == pytest.approx(charts.text_width(TITLE, 16), abs=4)
+    assert max(picture.shape) < 1500
+
+
+def test_a_class_without_letters_is_its_number():
+    matrix = np.ones((3, 3), int)
+    drawn = charts.draw_confusion(matrix, ["x", "\U000e0fff"], TITLE)
+    np.testing.assert_array_equal(drawn, charts.draw_confusion(matrix, ["x", "1"], TITLE))
+
+
 @pytest.mark.parametrize("classes", [1, 8, 80])
 def test_confusions_of_many_classes_fit(classes):
     matrix = np.diag(np.append(np.full(classes, 5), 0))

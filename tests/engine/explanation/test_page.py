@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from htc_tf import fonts
 from htc_tf.engine.evaluation.results import encode_pasted
 from htc_tf.engine.explanation.page import GAP, MARGIN, Panel, draw_page, wrap
 from htc_tf.engine.explanation.panels import Panels, depths
@@ -97,6 +98,18 @@ def test_a_story_has_what_the_model_has(parts, expected):
     assert (margin == margin[0, 0]).all()
 
 
+def test_names_beyond_ascii_and_without_letters():
+    """A category whose name no font has is shown by its id; Cyrillic letters are letters."""
+
+    def page(second, photo="photo.jpg"):
+        return draw_walk(make_walk(), [{"id": 1, "name": "circle"}, {"id": 25, "name": second}], photo, width=600)
+
+    np.testing.assert_array_equal(page("\U000e0fff"), page("25"))
+    assert (page("\u0436\u0443\u043a") != page("\u0434\u0443\u043a")).any()
+    assert (page("x", "\u0436.jpg") != page("x", "\u0434.jpg")).any()
+    assert page("w" * 10_000, "w" * 10_000 + "\n.jpg").shape[1] == 600
+
+
 def test_a_page_is_the_same_at_any_width():
     small, large = (draw_walk(make_walk(), CATEGORIES, "photo.jpg", width) for width in (600, 1200))
     assert small.shape[0] * 2 == pytest.approx(large.shape[0], rel=0.02)
@@ -119,12 +132,12 @@ def test_a_panel_of_two_columns_is_as_wide_as_two():
 
 
 def test_wrap():
-    font = ImageFont.load_default(12)
+    font = fonts.load(12)
     text = "a page of words that are to be broken between and never within"
     lines = wrap(text, font, 90)
     assert " ".join(lines) == text and len(lines) > 3
     assert all(font.getlength(line) <= 90 for line in lines)
-    assert wrap("unbreakable", font, 5) == ["unbreakable"]
+    assert wrap(f"{'unbreakable' * 9} name", font, 90)[0].endswith("…")
 
 
 def test_masks_lie_where_they_are_pasted():

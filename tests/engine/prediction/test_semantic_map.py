@@ -38,6 +38,8 @@ def test_labels_are_those_of_interpolated_logits(monkeypatch, shape, resized):
 
 
 def test_names_and_colours():
+    unnamed = [{"id": 1, "name": "\U000e0fff"}, {"id": 3, "name": "\u0436\u0443\u043a"}]
+    assert [name for name, _ in label_names(unnamed, [0, 2]).values()] == ["1", "\u0436\u0443\u043a"]
     named = label_names(SHAPES, [1, 2, 5])
     assert {label: name for label, (name, _) in named.items()} == {1: "square", 2: "stuff 2", 5: "stuff 5"}
     np.testing.assert_array_equal(named[1][1], palette(2)[1])  # as masks are drawn

@@ -173,6 +173,36 @@ def test_a_legend_takes_the_rows_that_it_needs():
     assert add_legend(picture, []).size == (200, 100)
 
 
+NO_LETTERS = "\U000e0fff"  # no font has this character
+HOSTILE = ["a\nb\x1b[31m\x00", "w" * 10_000, "\u202egnp", "z" + "\u0301" * 99, "\ud800", "", "\u05e9\u05dc\u05d5\u05dd"]
+
+
+def test_labels_have_letters_beyond_ascii(image):
+    pictures = [
+        draw(image, BOX, [0], [name])
+        for name in ("\u0416\u0443\u043a", "\u0414\u0443\u043a", "\xe9\xdf\xfc", "\u03a9\u03c0")
+    ]
+    assert len({picture.tobytes() for picture in pictures}) == 4
+    np.testing.assert_array_equal(draw(image, BOX, [1], ["x", NO_LETTERS]), draw(image, BOX, [1], ["x", "1"]))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_label_of_any_name_fits(image, name):
+    small = image[:90, :120]
+    assert draw(image, BOX, [0], [name], [0.9]).shape == image.shape
+    drawn = draw(small, [[10, 10, 60, 60]], [0], [name], [0.9])
+    plain = np.asarray(Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC))
+    changed = (drawn != plain).any(axis=(0, 2))
+    assert changed.sum() < 400  # not over the whole width
+    assert add_legend(Image.fromarray(image), [(name, palette(1)[0])]).width == WIDTH
+
+
+def test_a_long_name_keeps_its_score(image):
+    long, longer = (draw(image, BOX, [0], ["w" * count], [0.9]) for count in (300, 3000))
+    np.testing.assert_array_equal(long, longer)
+    assert (long != draw(image, BOX, [0], ["w" * 300], [0.8])).any()
+
+
 def test_palette():
     assert palette(91).shape == (91, 3) and palette(91).dtype == np.uint8
     np.testing.assert_array_equal(palette(12), palette(91)[:12])

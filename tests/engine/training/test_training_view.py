@@ -1,5 +1,6 @@
 """The preview draws the rows of training's batches, in their order."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -28,11 +29,22 @@ def test_the_command(tiny_data, tiny_experiment, tmp_path, monkeypatch, capsys):
     assert all(np.any(pictures[0] != picture) for picture in pictures[1:])
 
 
+def test_a_class_whose_name_no_font_has_is_drawn_by_its_id(tiny_data, tiny_experiment):
+    info = load_info(tiny_data.records)
+
+    def first(name):
+        categories = tuple(dataclasses.replace(row, name=name(row.id)) for row in info.categories)
+        view = draw_training_images
+        return view(tiny_experiment().train_input, dataclasses.replace(info, categories=categories), 0, 1)[0]
+
+    np.testing.assert_array_equal(first(lambda _: "\U000e0fff"), first(str))
+
+
 @pytest.mark.parametrize(
     "flags, named",
     [
         (["--output", "sheet.txt"], "--output sheet.txt must end in"),
-        (["--output", "sheet.png", "--images", "0"], "--images 0"),
+        (["--output", "sheet.png", "--images", "0"], "--images: 0"),
         (["--output", "sheet.png", "--gin_file", "tests/tiny.gin"], "nowhere"),
     ],
 )

@@ -1,0 +1,221 @@
+"""Text in drawings: a font that has the letters, and names cut to the room they have.
+
+DejaVu Sans, which comes with matplotlib, has Latin, Greek and Cyrillic letters and more. For what it lacks (Chinese,
+Japanese, Korean, Thai ...) a font of the system is looked up. `pipelines` draws with it too, so no TensorFlow here.
+"""
+
+import bisect
+import functools
+import itertools
+import os
+import sys
+import unicodedata
+
+import numpy as np
+from PIL import ImageFont, features
+
+ELLIPSIS = "…"
+MISSING = "\N{REPLACEMENT CHARACTER}"
+LONGEST = 400  # characters that are looked at; no drawing has room for more
+MOST_MARKS = 4  # combining marks on one letter
+JOINERS = "\u200c\u200d"  # format characters that Indic and Persian spelling needs
+# Fonts with a glyph for everything, which says nothing.
+PLACEHOLDER_FONTS = ("lastresort", "adobeblank")
+# File names of fonts that are taken last.
+SPECIAL = ("mono", "serif", "italic", "oblique", "bold", "black", "light", "thin", "condensed", "emoji")
+
+_said = []  # the class name that a note was printed for in this process
+
+
+@functools.cache
+def load(size):
+    """The `Font` of a size in pixels."""
+    return Font(size)
+
+
+class Font:
+    """DejaVu Sans of one size, with fonts of the system for the letters that it lacks.
+
+    Attributes:
+        size: pixels.
+    """
+
+    def __init__(self, size):
+        self.size = size
+
+    def getlength(self, text):
+        """Width of a text in pixels."""
+        return sum(_face(path, self.size).getlength(part) for path, part in _runs(clean(text)))
+
+    def fit(self, text, width):
+        """The text as `draw` draws it, cut and ended by "…" where it is wider than `width` pixels."""
+        text = clean(text)
+        if self.getlength(text) <= width:
+            return text
+        ends = range(1, len(text) + 1)
+        keep = bisect.bisect_right(ends, width, key=lambda end: self.getlength(text[:end] + ELLIPSIS))
+        while keep and unicodedata.combining(text[keep : keep + 1] or " "):
+            keep -= 1  # a letter keeps its marks
+        return text[:keep].rstrip() + ELLIPSIS
+
+    def draw(self, pen, position, text, fill, anchor="la", **options):
+        """Draws one line of text.
+
+        Args:
+            pen: PIL.ImageDraw.
+            position: (x, y) in pixels.
+            text: any string; a letter that no font has becomes U+FFFD.
+            fill: color.
+            anchor: as Pillow's: l, m or r, then a, m or s.
+            options: of ImageDraw.text, such as stroke_width.
+        """
+        text = clean(text)
+        lost = missing(text)
+        text = "".join(MISSING if character in lost else character for character in text)
+        across, upright = anchor
+        x = position[0] - {"l": 0, "m": 0.5, "r": 1}[across] * self.getlength(text)
+        ascent, descent = _face(main_font(), self.size).getmetrics()
+        y = position[1] + {"a": ascent, "m": (ascent - descent) / 2, "s": 0}[upright]
+        for path, part in _runs(text):
+            face = _face(path, self.size)
+            pen.text((x, y), part, fill, face, "ls", **options)
+            x += face.getlength(part)
+
+
+def class_names(names, numbers):
+    """The names of classes as drawings show them: a name that cannot be drawn becomes its class's number.
+
+    Args:
+        names: strings.
+        numbers: of the same classes, such as their category ids.
+    """
+    return [class_name(name, number) for name, number in zip(names, numbers, strict=True)]
+
+
+def class_name(name, number):
+    """A class's name in one line, or its number where no font has its letters."""
+    text = clean(str(name))
+    if not text:
+        return str(number)
+    if missing(text):
+        _say_once(text)
+        return str(number)
+    return text
+
+
+def _say_once(name):
+    if _said:
+        return
+    _said.append(name)
+    reason = "no font of this system has the letters of"
+    need = "install one that has them, such as Debian's fonts-noto-cjk or fonts-noto-core"
+    if not _can_shape() and any(map(_is_right_to_left, name)):
+        reason, need = "Pillow cannot set the letters of", "install FriBidi, such as Debian's libfribidi0"
+    line = f"note: {reason} the class name {name[:40]}: such classes are drawn as their numbers; {need}"
+    print(line, file=sys.stderr)
+
+
+@functools.lru_cache(4096)
+def clean(text):
+    """A text in one line: composed letters, single spaces, no control characters, at most 400 characters."""
+    shown = " ".join(text[: 4 * LONGEST].split())
+    shown = unicodedata.normalize("NFC", shown)
+    kept, marks = [], 0
+    for character in shown:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category.startswith("M") else 0
+        if (category not in ("Cc", "Cf") or character in JOINERS) and marks <= MOST_MARKS:
+            kept.append(character)
+    shown = "".join(kept).strip(JOINERS + " ")
+    return shown if len(shown) <= LONGEST else shown[:LONGEST] + ELLIPSIS
+
+
+@functools.lru_cache(4096)
+def missing(text):
+    """The characters of a cleaned text that cannot be drawn."""
+    letters = set(text) - {" "}
+    if not _can_shape():
+        unset = {letter for letter in letters if _is_right_to_left(letter)}
+        return frozenset(unset | _without_font(letters - unset))
+    return frozenset(_without_font(letters))
+
+
+def _without_font(letters):
+    return {letter for letter in letters if not _has(main_font(), letter) and _font_with(letter) is None}
+
+
+def _can_shape():
+    """Whether Pillow can join and order the letters of Arabic and Hebrew."""
+    return features.check("raqm")
+
+
+def _is_right_to_left(character):
+    return unicodedata.bidirectional(character) in ("R", "AL")
+
+
+def _runs(text):
+    """A cleaned text as [(path of a font, part of the text)]: one font for all of it where one has all."""
+    whole = main_font() if _has(main_font(), text) else _font_with(text)
+    if whole:
+        return [(whole, text)]
+    fonts, before = [], main_font()
+    for character in text:
+        # Marks, spaces and punctuation stay in the font of what they follow.
+        stays = not character.isalnum() and _has(before, character)
+        if not stays:
+            before = _font_with(character) if not _has(main_font(), character) else None
+            before = before or main_font()
+        fonts.append(before)
+    pairs = itertools.groupby(zip(fonts, text, strict=True), key=lambda pair: pair[0])
+    return [(font, "".join(character for _, character in part)) for font, part in pairs]
+
+
+@functools.cache
+def main_font():
+    """Path of DejaVu Sans."""
+    import matplotlib  # half a second that `--help` does not need
+
+    return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+
+@functools.lru_cache(256)
+def _face(path, size):
+    return ImageFont.truetype(path, size)
+
+
+def _has(path, text):
+    return bool(np.isin([ord(character) for character in text if character != " "], _code_points(path)).all())
+
+
+@functools.lru_cache(4096)
+def _font_with(text):
+    """Path of the first font of the system that has all of a text, or None."""
+    return next((path for path in _system_fonts() if _has(path, text)), None)
+
+
+@functools.cache
+def _code_points(path):
+    """[n] int64, the characters that a font has; none for a file that is no scalable font."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        _face(path, 12)
+        font = FT2Font(path)
+        points = list(font.get_charmap()) if font.scalable else []
+    except (OSError, RuntimeError, ValueError):
+        points = []
+    return np.array(points, np.int64)
+
+
+@functools.cache
+def _system_fonts():
+    """Paths of the system's fonts, plain sans serifs first."""
+    from matplotlib import font_manager
+
+    def order(path):
+        name = os.path.basename(path).lower()
+        return "sans" not in name, sum(word in name.replace("sansserif", "") for word in SPECIAL), path
+
+    paths = font_manager.findSystemFonts()
+    real = (path for path in paths if not any(word in path.lower().replace(" ", "") for word in PLACEHOLDER_FONTS))
+    return sorted(real, key=order)
