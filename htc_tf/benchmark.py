@@ -1,12 +1,11 @@
 """python -m htc_tf.benchmark: what a part of the work costs on this machine: CPU seconds, wall time, memory."""
 
-import argparse
 import importlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 
 PAPER, SHAPES = "gin/htc_r50_fpn_1x_coco.gin", "gin/htc_shapes.gin"
@@ -42,23 +41,34 @@ MODES = {
 
 def parse():
     modes = (f"{name}: {m.about} ({m.height} x {m.width}, batch {m.batch})" for name, m in MODES.items())
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m htc_tf.benchmark", description=__doc__, epilog="modes: " + "; ".join(modes)
     )
     parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to measure: {', '.join(MODES)}")
-    parser.add_argument("--height", type=int, help="pixels of the images (default: the mode's, below)")
-    parser.add_argument("--width", type=int, help="pixels of the images (default: the mode's)")
-    parser.add_argument("--batch", type=int, help="images a step, on all devices (default: the mode's)")
+    parser.add_argument("--height", type=command_line.positive, help="of the images (default: the mode's, below)")
+    parser.add_argument("--width", type=command_line.positive, help="of the images (default: the mode's)")
+    parser.add_argument("--batch", type=command_line.positive, help="images a step, on all devices (default: mode's)")
     parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
     parser.add_argument("--records", metavar="DIR", help="records to read (default: drawn ones, made for the purpose)")
-    parser.add_argument("--repeats", type=int, help="measurements (default: 30; inference: 5; train: 3)")
-    parser.add_argument("--objects", type=int, help="train, input: objects an image (default: 8; 7)")
     parser.add_argument(
-        "--devices", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="scaling: how many (default: 1 2 4)"
+        "--repeats", type=command_line.positive, help="measurements (default: 30; inference: 5; train: 3)"
+    )
+    parser.add_argument("--objects", type=command_line.positive, help="train, input: objects an image (default: 8; 7)")
+    parser.add_argument(
+        "--devices",
+        type=command_line.positive,
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="scaling: how many (default: 1 2 4)",
     )
     parser.add_argument("--export", metavar="EXPORT", help="serving: the --output of htc_tf.export")
     parser.add_argument(
-        "--batch_sizes", type=int, nargs="+", metavar="N", help="serving: pictures a request (default: --batch)"
+        "--batch_sizes",
+        type=command_line.positive,
+        nargs="+",
+        metavar="N",
+        help="serving: pictures a request (default: --batch)",
     )
     parser.add_argument(
         "--dump_hlo",
@@ -82,11 +92,6 @@ def check(flags):
         raise UserError(f"--mode {flags.mode} is unknown; there are {', '.join(MODES)}")
     if flags.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {flags.precision} is unknown; give float32 or bfloat16")
-    for name in ("height", "width", "batch", "repeats", "objects", "devices", "batch_sizes"):
-        values = getattr(flags, name)
-        least = values if isinstance(values, int) else min(values)
-        if least < 1:
-            raise UserError(f"--{name} {least}: give 1 or more")
     if flags.mode == "serving" and not flags.export:
         raise UserError("--mode serving wants --export, the folder that python -m htc_tf.export wrote")
     if flags.dump_hlo and flags.mode not in ("inference", "train"):

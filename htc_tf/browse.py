@@ -3,19 +3,18 @@
 With a configuration also what training's augmentations make of each.
 """
 
-import argparse
 import os
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.engine.web.server import Server
 from htc_tf.errors import command
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.browse", description=__doc__)
+    parser = command_line.Parser(prog="python -m htc_tf.browse", description=__doc__)
     config.add_flags(parser)
     parser.add_argument("--records", required=True, metavar="DIR", help="records to look at")
-    parser.add_argument("--port", type=int, default=8000, help="0 is any that is free (default: 8000)")
+    parser.add_argument("--port", type=command_line.port, default=8000, help="0 is any that is free (default: 8000)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines ask (default: 127.0.0.1)")
     return parser.parse_args()
 

@@ -1,6 +1,5 @@
 """python -m htc_tf.client: asks an exported model about pictures: in TensorFlow Serving, or in this process."""
 
-import argparse
 import json
 import os
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from htc_tf import command_line
 from htc_tf.engine.client.answers import read_answers
 from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
 from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable, find_inputs
@@ -23,7 +23,7 @@ A picture that the model refuses is told on standard error and left out. Exit st
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.client", description=__doc__, epilog=EPILOG)
+    parser = command_line.Parser(prog="python -m htc_tf.client", description=__doc__, epilog=EPILOG)
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument(
         "--server", metavar="HOST:PORT", help="TensorFlow Serving (default ports: 8501, with --grpc 8500)"
@@ -38,12 +38,24 @@ def parse():
         help="JPEG, PNG, GIF or BMP files, folders, globs, or - for a list of paths on standard input",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where drawings and detections.jsonl go")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to tell and draw (default: 0.3)")
+    parser.add_argument(
+        "--threshold", type=command_line.fraction, default=0.3, help="lowest score to tell and draw (default: 0.3)"
+    )
     parser.add_argument("--grpc", action="store_true", help="ask by gRPC, not by REST")
     parser.add_argument("--model", default="htc", metavar="NAME", help="its name in the server (default: htc)")
-    parser.add_argument("--version", type=int, metavar="N", help="of the model (default: the newest)")
-    parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds for an answer (default: 60)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures in a request (default: 1)")
+    parser.add_argument(
+        "--version", type=command_line.whole(0, 2**63 - 1), metavar="N", help="of the model (default: the newest)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=command_line.number(0.001, 1e6),
+        default=60,
+        metavar="S",
+        help="seconds for an answer (default: 60)",
+    )
+    parser.add_argument(
+        "--batch", type=command_line.batch, default=1, metavar="N", help="pictures in a request (default: 1)"
+    )
     return parser.parse_args()
 
 
@@ -72,9 +84,6 @@ def ask(model, paths, batch):
 @command
 def main():
     flags = parse()
-    for name in ("batch", "timeout"):
-        if not getattr(flags, name) > 0:
-            raise UserError(f"--{name} {getattr(flags, name)}: give more than 0")
     found = find_inputs(flags.input, sys.stdin)
     paths = [path for path in found if path.suffix.lower() not in VIDEOS]
     left_out = [(path, "a video: python -m htc_tf.predict reads it") for path in found if path not in paths]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.errors import command
 from htc_tf.run import Run
 
@@ -23,7 +23,7 @@ The file is read as data: it runs no code, and is refused where it holds anythin
 
 
 def parse():
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m htc_tf.convert",
         description=__doc__,
         epilog=EPILOG,

@@ -1,18 +1,17 @@
 """python -m htc_tf.eval: COCO's box and mask figures of a trained run on a folder of records, or of predictions."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run, write_whole
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.eval", description=__doc__)
-    config.add_flags(parser)
+    parser = command_line.Parser(prog="python -m htc_tf.eval", description=__doc__)
+    config.add_flags(parser, reads_run=True)
     parser.add_argument("--checkpoint", metavar="RUN", help="the --workdir of a training run")
     parser.add_argument("--records", metavar="DIR", help="records to detect in")
     parser.add_argument(
@@ -47,7 +46,7 @@ def detect(flags, output):
         (results in COCO's format, the images' ids, the truth, the categories' ids, the kinds of results)
     """
     run = Run(flags.checkpoint)
-    experiment, resolved = config.load(flags.gin_file, flags.gin_param, run)
+    experiment, resolved = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
     from htc_tf.data.datasets import coco_from_records
     from htc_tf.engine.inference import detect_records, load_fitting, restore
     from htc_tf.engine.training.devices import Cluster, make_strategy

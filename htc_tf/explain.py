@@ -1,14 +1,12 @@
 """python -m htc_tf.explain: draws a photo's walk through a trained model on one page, from pixels to masks."""
 
-import argparse
 from pathlib import Path
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-LEAST_WIDTH = 600
 
 EPILOG = """
 The page shows the pyramid, the proposals, the boxes of every stage, the masks of every stage, the semantic branch's map
@@ -18,16 +16,28 @@ photo, without test-time augmentation.
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.explain", description=__doc__, epilog=EPILOG)
-    config.add_flags(parser)
+    parser = command_line.Parser(prog="python -m htc_tf.explain", description=__doc__, epilog=EPILOG)
+    config.add_flags(parser, reads_run=True)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the photo")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page: .png, .jpg or .webp")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score of an object (default: 0.3)")
     parser.add_argument(
-        "--objects", type=int, default=3, metavar="N", help="objects that are followed closely, best first (default: 3)"
+        "--threshold", type=command_line.fraction, default=0.3, help="lowest score of an object (default: 0.3)"
     )
-    parser.add_argument("--width", type=int, default=2000, metavar="PIXELS", help="of the page (default: 2000)")
+    parser.add_argument(
+        "--objects",
+        type=command_line.positive,
+        default=3,
+        metavar="N",
+        help="objects that are followed closely, best first (default: 3)",
+    )
+    parser.add_argument(
+        "--width",
+        type=command_line.whole(600, 10_000),
+        default=2000,
+        metavar="PIXELS",
+        help="of the page (default: 2000)",
+    )
     return parser.parse_args()
 
 
@@ -36,13 +46,9 @@ def main():
     flags = parse()
     if flags.output.suffix.lower() not in ENDINGS:
         raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
-    if flags.objects < 1:
-        raise UserError(f"--objects {flags.objects}: give 1 or more")
-    if flags.width < LEAST_WIDTH:
-        raise UserError(f"--width {flags.width}: give {LEAST_WIDTH} pixels or more")
     run = Run(flags.checkpoint)
     categories = run.read_categories()
-    experiment, _ = config.load(flags.gin_file, flags.gin_param, run)
+    experiment, _ = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
     from htc_tf.engine.explanation.story import draw_walk
     from htc_tf.engine.explanation.walk import record_walk
     from htc_tf.engine.inference import restore

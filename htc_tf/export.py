@@ -1,9 +1,8 @@
 """python -m htc_tf.export: writes a trained run as a SavedModel that takes encoded image bytes."""
 
-import argparse
 from pathlib import Path
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 
@@ -15,8 +14,8 @@ size is compiled as one computation, which wants a server with XLA and pays on G
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.export", description=__doc__, epilog=EPILOG)
-    config.add_flags(parser)
+    parser = command_line.Parser(prog="python -m htc_tf.export", description=__doc__, epilog=EPILOG)
+    config.add_flags(parser, reads_run=True)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
     parser.add_argument(
         "--output", required=True, metavar="EXPORT", help="the model is written to EXPORT/1, the next time to EXPORT/2"
@@ -46,7 +45,7 @@ def parse():
     )
     parser.add_argument(
         "--max_pixels",
-        type=int,
+        type=command_line.whole(1, 2**31 - 1),
         default=50_000_000,
         metavar="N",
         help="a file whose header promises more is refused (default: 50000000)",
@@ -89,7 +88,7 @@ def main():
     flags = parse()
     batch_sizes = read_batch_sizes(flags.batch_sizes)
     run = Run(flags.checkpoint)
-    experiment, _ = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run)
+    experiment, _ = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run, flags.trust_config)
     from htc_tf.engine.inference import restore
     from htc_tf.engine.serving.module import Options
     from htc_tf.engine.serving.write import export

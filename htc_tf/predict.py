@@ -3,12 +3,11 @@
 From Python the same is `htc_tf.load(RUN)(picture)`.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.engine.prediction.inputs import find_inputs
 from htc_tf.engine.prediction.video import check_decoder
 from htc_tf.errors import UserError, command
@@ -22,7 +21,7 @@ mistake in what was asked; 1 for anything else.
 """
 
 
-def load(source, gin_file=(), gin_param=()):
+def load(source, gin_file=(), gin_param=(), trust_config=False):
     """A trained model, ready for pictures.
 
         model = htc_tf.load("RUN")
@@ -33,6 +32,8 @@ def load(source, gin_file=(), gin_param=()):
         source: the --workdir of a training run (or what `htc_tf.convert` wrote), or the --output of `htc_tf.export`,
             which needs no gin; a path.
         gin_file, gin_param: more configuration, as the commands' flags of these names; only for a run.
+        trust_config: whether the run's config.gin may import modules, which runs their code. Without it the
+            configuration may name only htc_tf's parts, and those of modules that a `gin_file` imports.
     Returns:
         An `prediction.predictor.Predictor`: called with a picture or a list of them it gives an
         `prediction.answer.Prediction` for each.
@@ -42,7 +43,7 @@ def load(source, gin_file=(), gin_param=()):
     run = Run(source)
     if run.config.exists() or not is_export(run.folder):
         categories = run.read_categories()
-        experiment, _ = config.load(list(gin_file), list(gin_param), run)
+        experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
         from htc_tf.engine.inference import restore
         from htc_tf.engine.prediction.predictor import Predictor
 
@@ -64,8 +65,8 @@ def is_export(folder):
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.predict", description=__doc__, epilog=EPILOG)
-    config.add_flags(parser)
+    parser = command_line.Parser(prog="python -m htc_tf.predict", description=__doc__, epilog=EPILOG)
+    config.add_flags(parser, reads_run=True)
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run, or an export's folder"
     )
@@ -78,7 +79,9 @@ def parse():
         help="pictures, videos, folders, globs ('**' reaches into folders), or - for a list of paths on standard input",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where pictures and predictions.json go")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score to draw (default: 0.3)")
+    parser.add_argument(
+        "--threshold", type=command_line.fraction, default=0.3, help="lowest score to draw (default: 0.3)"
+    )
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="of the pictures (default: png)")
     parser.add_argument(
         "--cutouts", action="store_true", help="also each object as PNG with alpha, in DIR/cutouts (pictures only)"
@@ -87,21 +90,24 @@ def parse():
         "--semantic", action="store_true", help="also NAME_semantic.png: what the semantic branch sees (pictures only)"
     )
     parser.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="pictures detected at once, which fills a GPU (default: 1)"
+        "--batch",
+        type=command_line.batch,
+        default=1,
+        metavar="N",
+        help="pictures detected at once, which fills a GPU (default: 1)",
     )
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of a video every N-th frame (default: 1)")
+    parser.add_argument(
+        "--every", type=command_line.positive, default=1, metavar="N", help="of a video every N-th frame (default: 1)"
+    )
     return parser.parse_args()
 
 
 @command
 def main():
     flags = parse()
-    for name in ("every", "batch"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name} {getattr(flags, name)}: give 1 or more")
     paths = find_inputs(flags.input, sys.stdin)
     check_decoder(paths)
-    model = load(flags.checkpoint, flags.gin_file, flags.gin_param)
+    model = load(flags.checkpoint, flags.gin_file, flags.gin_param, flags.trust_config)
     from htc_tf.engine.prediction.pictures import predict_pictures
 
     done, skipped = predict_pictures(

@@ -1,22 +1,25 @@
 """python -m htc_tf.preview: draws what training sees: images as they are augmented, with their truth."""
 
-import argparse
 from pathlib import Path
 
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.preview", description=__doc__)
+    parser = command_line.Parser(prog="python -m htc_tf.preview", description=__doc__)
     config.add_flags(parser)
     parser.add_argument("--records", required=True, metavar="DIR", help="records to learn from")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the sheet, a .png or .jpg")
-    parser.add_argument("--images", type=int, default=12, metavar="N", help="images on the sheet (default: 12)")
-    parser.add_argument("--columns", type=int, default=4, metavar="N", help="images in a row (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="the --seed of training (default: 0)")
+    parser.add_argument(
+        "--images", type=command_line.positive, default=12, metavar="N", help="images on the sheet (default: 12)"
+    )
+    parser.add_argument(
+        "--columns", type=command_line.whole(1, 100), default=4, metavar="N", help="images in a row (default: 4)"
+    )
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="the --seed of training (default: 0)")
     return parser.parse_args()
 
 
@@ -25,9 +28,6 @@ def main():
     flags = parse()
     if flags.output.suffix.lower() not in ENDINGS:
         raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
-    for name in ("images", "columns"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name} {getattr(flags, name)}: give 1 or more")
     experiment, _ = config.load(flags.gin_file, flags.gin_param)
     from PIL import Image
 

@@ -3,38 +3,42 @@
 One process on this machine, which the page never leaves: nothing is loaded from elsewhere, nothing is kept.
 """
 
-import argparse
 import os
 from pathlib import Path
 
 import htc_tf
-from htc_tf import config
+from htc_tf import command_line, config
 from htc_tf.engine.web.server import Server
-from htc_tf.errors import UserError, command
+from htc_tf.errors import command
 
 
 def parse():
-    parser = argparse.ArgumentParser(prog="python -m htc_tf.serve_demo", description=__doc__)
-    config.add_flags(parser)
+    parser = command_line.Parser(prog="python -m htc_tf.serve_demo", description=__doc__)
+    config.add_flags(parser, reads_run=True)
     parser.add_argument(
         "--model", required=True, metavar="RUN|EXPORT", help="the --workdir of a training run, or an export's folder"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 is any that is free (default: 8000)")
+    parser.add_argument("--port", type=command_line.port, default=8000, help="0 is any that is free (default: 8000)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines ask (default: 127.0.0.1)")
-    parser.add_argument("--max_megapixels", type=float, default=50, metavar="N", help="of a picture (default: 50)")
-    parser.add_argument("--max_megabytes", type=float, default=32, metavar="N", help="of a file (default: 32)")
+    parser.add_argument(
+        "--max_megapixels",
+        type=command_line.number(0.001, 1e6),
+        default=50,
+        metavar="N",
+        help="of a picture (default: 50)",
+    )
+    parser.add_argument(
+        "--max_megabytes", type=command_line.number(0.001, 1e6), default=32, metavar="N", help="of a file (default: 32)"
+    )
     return parser.parse_args()
 
 
 @command
 def main():
     flags = parse()
-    for name in ("max_megapixels", "max_megabytes"):
-        if not getattr(flags, name) > 0:
-            raise UserError(f"--{name} {getattr(flags, name)}: give more than 0")
     largest_picture, largest_body = round(flags.max_megapixels * 1e6), round(flags.max_megabytes * 1e6)
     server = Server(flags.host, flags.port, "demo.html", largest_body)
-    model = htc_tf.load(flags.model, flags.gin_file, flags.gin_param)
+    model = htc_tf.load(flags.model, flags.gin_file, flags.gin_param, flags.trust_config)
     from htc_tf.engine.web.demo import Demo
 
     demo = Demo(model, Path(os.path.abspath(flags.model)).name, largest_picture, largest_body)

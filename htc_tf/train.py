@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from htc_tf import config
+from htc_tf import command_line, config
+from htc_tf.engine.training.stop import STOPPED, StopRequest
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 
@@ -17,7 +18,8 @@ exit status:
   0   all steps are done
   1   a step was not finite, or our mistake
   2   a mistake in a flag, a file or the configuration, told in one line; a full disk; a --workdir in use
-  75  SIGTERM: the step was finished and saved; the same command goes on from there
+  75  SIGTERM or Ctrl-C: the step was finished and saved; the same command continues from there
+  130 a second Ctrl-C: ended at once; the same command continues from the last checkpoint
 
 Several machines: the same command on each, with TensorFlow's environment variable TF_CONFIG, and --workdir on storage
 that all of them share.
@@ -25,7 +27,7 @@ that all of them share.
 
 
 def parse():
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m htc_tf.train",
         description=__doc__,
         epilog=EPILOG,
@@ -35,7 +37,7 @@ def parse():
     parser.add_argument("--train_records", required=True, metavar="DIR", help="records to learn from")
     parser.add_argument("--val_records", metavar="DIR", help="records to evaluate on, every EVALUATE_EVERY steps")
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run's folder; an earlier run is resumed")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and sampling (default: 0)")
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="of weights, order and sampling (default: 0)")
     parser.add_argument(
         "--devices",
         nargs="+",
@@ -60,31 +62,33 @@ def parse():
 def main():
     flags = parse()
     profile = read_profile(flags.profile)
-    experiment, resolved = config.load(flags.gin_file, flags.gin_param)
     if flags.dry_run:
         from htc_tf.engine.training.summary import summarise
 
+        experiment, resolved = config.load(flags.gin_file, flags.gin_param)
         print(summarise(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
-    from htc_tf.engine.training.guard import STOPPED
-    from htc_tf.engine.training.trainer import train
+    with StopRequest(own_process=True) as stop:
+        experiment, resolved = config.load(flags.gin_file, flags.gin_param)
+        from htc_tf.engine.training.trainer import train
 
-    try:
-        stopped = train(
-            experiment,
-            resolved,
-            flags.train_records,
-            flags.val_records,
-            Run(flags.workdir),
-            seed=flags.seed,
-            devices=flags.devices,
-            init_from=Run(flags.init_from) if flags.init_from else None,
-            backbone_weights=flags.backbone_weights,
-            profile=profile,
-        )
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        try:
+            stopped = train(
+                experiment,
+                resolved,
+                flags.train_records,
+                flags.val_records,
+                Run(flags.workdir),
+                seed=flags.seed,
+                devices=flags.devices,
+                init_from=Run(flags.init_from) if flags.init_from else None,
+                backbone_weights=flags.backbone_weights,
+                profile=profile,
+                stop=stop,
+            )
+        except FloatingPointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
     if stopped:
         sys.exit(STOPPED)
 

@@ -14,10 +14,10 @@ be of a store that Beam reaches: gs://…, s3://…, hdfs://… (`pipelines.file
 
 import argparse
 import dataclasses
-import math
 import os
 from collections.abc import Iterable
 
+from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from pipelines import coco, files, progress
 from pipelines.beam_options import RUNNER, parse_beam
@@ -103,7 +103,7 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """This command's flags, and the arguments that are left for Beam."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m pipelines.coco_to_tfrecord",
         description="COCO annotations and images to TFRecords.",
         epilog=f"Other flags are Apache Beam's; --runner is {RUNNER} by default. For several local processes: "
@@ -130,30 +130,22 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         default=Options.decode,
         help="full: read every image to its end (default); header: see only its header and that it has an end",
     )
-    parser.add_argument("--shards", type=positive, help="number of files; default: one for 100 images, at most 256")
-    parser.add_argument("--seed", type=int, default=0, help="of the images' order; default 0")
-    parser.add_argument("--max_bad_fraction", type=fraction, default=0.001, help="of rejected input; default 0.001")
     parser.add_argument(
-        "--max_pixels", type=positive, default=Options.max_pixels, help="of an image; default 50,000,000"
+        "--shards", type=command_line.positive, help="number of files; default: one for 100 images, at most 256"
+    )
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="of the images' order; default 0")
+    parser.add_argument(
+        "--max_bad_fraction", type=command_line.fraction, default=0.001, help="of rejected input; default 0.001"
     )
     parser.add_argument(
-        "--stuff_labels", type=positive, help="labels of the stuff maps; default: 183 for COCO, else the largest + 1"
+        "--max_pixels", type=command_line.positive, default=Options.max_pixels, help="of an image; default 50,000,000"
+    )
+    parser.add_argument(
+        "--stuff_labels",
+        type=command_line.positive,
+        help="labels of the stuff maps; default: 183 for COCO, else the largest + 1",
     )
     return parser.parse_known_args(arguments)
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def fraction(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise argparse.ArgumentTypeError("must be from 0 to 1")
-    return value
 
 
 if __name__ == "__main__":

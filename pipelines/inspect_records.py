@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from htc_tf import command_line
 from htc_tf.errors import UserError, command
 
 
@@ -82,18 +83,16 @@ def write_sheet(path: Path, info, census, samples) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m pipelines.inspect_records", description="Counts, pictures and checks of a folder of records."
     )
     parser.add_argument("--records", required=True, help="a folder that pipelines.coco_to_tfrecord wrote")
     parser.add_argument("--output", type=Path, help="the sheet of thumbnails, a .png or .jpg file")
-    parser.add_argument("--images", type=int, default=24, help="thumbnails on the sheet; default 24")
+    parser.add_argument("--images", type=command_line.positive, default=24, help="thumbnails on the sheet; default 24")
     parser.add_argument("--verify", action="store_true", help="compare every checksum and count")
     flags = parser.parse_args(arguments)
     if flags.output and flags.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--output {flags.output} must end in .png or .jpg")
-    if flags.images < 1:
-        raise UserError(f"--images {flags.images} must be 1 or more")
     return flags
 
 

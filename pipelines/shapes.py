@@ -10,7 +10,6 @@ Before it: `pipelines.drawing`, which paints one scene and knows the truth about
 The same seed gives the same bytes, whatever the number of workers.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -24,6 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from tqdm import tqdm
 
+from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from pipelines.drawing import THINGS, draw_scene
 
@@ -55,25 +55,37 @@ def main():
 
 
 def parse_flags():
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m pipelines.shapes",
         description="Draws a data set of overlapping, textured shapes on patterned ground in COCO's layout: images, "
         "instance annotations and stuff-thing maps. The same seed gives the same bytes.",
     )
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="folder to write to; made if it is not there")
-    add("--train", type=int, default=2000, help="training images, 0 for no such split (default: %(default)s)")
-    add("--val", type=int, default=200, help="validation images, 0 for no such split (default: %(default)s)")
-    add("--seed", type=int, default=0, help="another seed draws other scenes (default: %(default)s)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw (default: one a core)")
+    add(
+        "--train",
+        type=command_line.whole(0),
+        default=2000,
+        help="training images, 0 for no such split (default: %(default)s)",
+    )
+    add(
+        "--val",
+        type=command_line.whole(0),
+        default=200,
+        help="validation images, 0 for no such split (default: %(default)s)",
+    )
+    add("--seed", type=command_line.seed, default=0, help="another seed draws other scenes (default: %(default)s)")
+    add(
+        "--workers",
+        type=command_line.positive,
+        default=os.cpu_count() or 1,
+        help="processes that draw (default: one a core)",
+    )
     return parser.parse_args()
 
 
 def check(flags):
     """Refuses what cannot be drawn before anything is written."""
-    for name, least in (("train", 0), ("val", 0), ("seed", 0), ("workers", 1)):
-        if getattr(flags, name) < least:
-            raise UserError(f"--{name} {getattr(flags, name)}: give {least} or more")
     if not 0 < max(flags.train, flags.val) < IDS_PER_SPLIT:
         raise UserError(f"--train {flags.train} --val {flags.val}: give one of them 1 to {IDS_PER_SPLIT - 1} images")
 

@@ -58,7 +58,7 @@ def test_the_first_image_over_http(call, tiny_data, monkeypatch, flags):
         (["--records", "nowhere"], "nowhere"),
         (["--gin_param", "NUM_CLASSES=8"], "--gin_file"),
         (["--gin_file", TINY, "--gin_param", "NUM_CLASSES=3"], "NUM_CLASSES = 3"),
-        (["--port", "-1"], "--port -1"),
+        (["--port", "-1"], "--port: -1"),
     ],
 )
 def test_mistakes_are_one_line(call, tiny_data, capsys, flags, named):

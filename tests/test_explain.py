@@ -41,8 +41,8 @@ def test_what_is_refused(call, tiny_run, tiny_data, tmp_path, capsys):
     flags = ["--checkpoint", tiny_run.folder, "--input", tmp_path / "none.jpg", "--output", tmp_path / "walk.png"]
     for wrong, told in (
         (["--output", tmp_path / "walk.pdf"], "walk.pdf must end in .png"),
-        (["--objects", 0], "--objects 0"),
-        (["--width", 10], "--width 10"),
+        (["--objects", 0], "--objects: 0"),
+        (["--width", 10], "--width: 10"),
         (["--checkpoint", tmp_path], "classes.json is missing"),
         ([], "none.jpg"),
     ):

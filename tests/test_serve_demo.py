@@ -61,9 +61,9 @@ def test_a_picture_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--max_megabytes", "0"], "--max_megabytes 0"),
-        (["--max_megapixels", "nan"], "--max_megapixels nan"),
-        (["--port", "70000"], "--port 70000"),
+        (["--max_megabytes", "0"], "--max_megabytes: 0"),
+        (["--max_megapixels", "nan"], "--max_megapixels: nan"),
+        (["--port", "70000"], "--port: 70000"),
         (["--port", "0"], "nowhere"),
     ],
 )

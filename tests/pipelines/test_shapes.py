@@ -212,10 +212,10 @@ def test_runs_go_down_the_columns_zeros_first():
 @pytest.mark.parametrize(
     "flags, named",
     [
-        (["--train", "-1"], "--train -1"),
-        (["--val", "-2"], "--val -2"),
-        (["--seed", "-3"], "--seed -3"),
-        (["--workers", "0"], "--workers 0"),
+        (["--train", "-1"], "--train: -1"),
+        (["--val", "-2"], "--val: -2"),
+        (["--seed", "-3"], "--seed: -3"),
+        (["--workers", "0"], "--workers: 0"),
         (["--train", "0", "--val", "0"], "--train 0 --val 0"),
         (["--train", "1000000"], "--train 1000000"),
     ],

@@ -51,7 +51,7 @@ def test_the_command(tiny_data, tmp_path, monkeypatch, capsys):
     "flags, named",
     [
         (["--mode", "nonsense"], "--mode nonsense is unknown; there are inference"),
-        (["--mode", "input", "--batch", "0"], "--batch 0"),
+        (["--mode", "input", "--batch", "0"], "--batch: 0"),
         (["--mode", "input", "--precision", "half"], "--precision half"),
         (["--mode", "input", "--records", "nowhere"], "nowhere"),
     ],

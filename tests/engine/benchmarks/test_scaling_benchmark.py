@@ -71,7 +71,7 @@ def test_two_devices_in_a_fresh_process():
 @pytest.mark.parametrize(
     "flags, named",
     [
-        (["--devices", 0], "--devices 0"),
+        (["--devices", 0], "--devices: 0"),
         ([*TINY, "--devices", 3], "BATCH_SIZE = 2 is no multiple of the 3 devices"),
         ([*TINY, "--devices", 1, "--records", "nowhere"], "nowhere"),
         ([*TINY, "--devices", 1, "--gin_param", "NONSENSE=1"], "NONSENSE"),

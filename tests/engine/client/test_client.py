@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(call, stand_in, pictures, tmp_path):
     assert "every picture" in refusal(call(client, "--server", stand_in.rest, "--input", pictures / "text.png"))
     assert str(tmp_path) in refusal(call(client, "--export", tmp_path, "--input", picture))
     assert "x.jpg" in refusal(call(client, "--export", tmp_path, "--input", "x.jpg"))
-    assert "--batch 0" in refusal(call(client, "--export", tmp_path, "--input", picture, "--batch", 0))
+    assert "--batch: 0" in refusal(call(client, "--export", tmp_path, "--input", picture, "--batch", 0))
     flags = ["--server", stand_in.rest, "--input", picture, "--output"]
     assert "would replace" in refusal(call(client, *flags, pictures))
     assert "cannot be written" in refusal(call(client, *flags, picture))

@@ -55,7 +55,7 @@ def test_mistakes_are_one_line(call, toy_export, tmp_path):
     for flags, told in (
         ([], "wants --export"),
         (["--export", tmp_path], str(tmp_path)),
-        (["--export", toy_export, "--batch_sizes", "0"], "--batch_sizes 0"),
+        (["--export", toy_export, "--batch_sizes", "0"], "--batch_sizes: 0"),
     ):
         done = call(benchmark, "--mode", "serving", *flags)
         assert done.status == 2
