@@ -20,3 +20,7 @@ def __getattr__(name):
     if name == "load":
         return importlib.import_module("htc_tf.predict").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return [*globals(), "load"]

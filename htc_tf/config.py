@@ -9,35 +9,49 @@ import logging
 import os
 import re
 import sys
+import tokenize
 from pathlib import Path
 
 from htc_tf.errors import UserError
+from htc_tf.ranges import FLAG, check_range, choice, number, whole
 
 ROOTS = (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "htc_tf")
 
-# The macros that every run file has: type, and the least value of a number.
+# The macros that every run file has, and their ranges. A macro reaches many parts: it is checked under its own name.
 KNOBS = {
-    "NUM_CLASSES": (int, 1),
-    "BATCH_SIZE": (int, 1),
-    "BASE_LEARNING_RATE": (float, 0),
-    "STEPS": (int, 0),
-    "IMAGE_MIN_SIDE": (int, 1),
-    "IMAGE_MAX_SIDE": (int, 1),
-    "MAX_OBJECTS": (int, 1),
-    "PRECISION": (str, None),
-    "XLA": (bool, None),
-    "LOG_EVERY": (int, 0),
-    "CHECKPOINT_EVERY": (int, 0),
-    "EVALUATE_EVERY": (int, 0),
-    "DETERMINISTIC": (bool, None),
-    "ACCUMULATE": (int, 1),
-    "STEPS_PER_LOOP": (int, 1),
+    "NUM_CLASSES": whole(1),
+    "NUM_LABELS": whole(1, 255),
+    "BATCH_SIZE": whole(1),
+    "BASE_LEARNING_RATE": number(above=0, most=1000),
+    "STEPS": whole(0),
+    "IMAGE_MIN_SIDE": whole(1),
+    "IMAGE_MAX_SIDE": whole(1),
+    "MAX_OBJECTS": whole(1),
+    "MASK_SIZE": whole(4),
+    "NUM_STAGES": whole(1),
+    "MASKS": FLAG,
+    "INTERLEAVED": FLAG,
+    "MASK_INFO_FLOW": FLAG,
+    "SEMANTIC": FLAG,
+    "PRECISION": choice("float32", "bfloat16", "float16"),
+    "XLA": FLAG,
+    "LOG_EVERY": whole(0),
+    "CHECKPOINT_EVERY": whole(0),
+    "EVALUATE_EVERY": whole(0),
+    "DETERMINISTIC": FLAG,
+    "ACCUMULATE": whole(1),
+    "STEPS_PER_LOOP": whole(1),
 }
-KINDS = {int: "a whole number", float: "a number", str: "a string in quotes", bool: "True or False"}
+
+# What gin raises on a configuration that it cannot read or resolve.
+GIN_ERRORS = (
+    *(ValueError, SyntaxError, OSError, TypeError, AttributeError, ImportError, NameError),
+    *(tokenize.TokenError, RecursionError, MemoryError),
+)
 
 
-def add_flags(parser):
-    """--gin_file and --gin_param, both repeatable; the later wins."""
+def add_flags(parser, reads_run=False):
+    """--gin_file and --gin_param, both repeatable; the later wins. With `reads_run` also --trust_config."""
     parser.add_argument(
         "--gin_file", action="append", default=[], metavar="FILE", help="a gin file; repeatable, the later wins"
     )
@@ -48,19 +62,28 @@ def add_flags(parser):
         metavar="NAME=VALUE",
         help="a gin binding, after all files; repeatable, the later wins (quote strings: \"PRECISION='bfloat16'\")",
     )
+    if reads_run:
+        parser.add_argument(
+            "--trust_config",
+            action="store_true",
+            help="let the run's own config.gin import modules, which runs their code (default: it may name htc_tf's "
+            "parts only, and modules that a --gin_file of yours imports)",
+        )
 
 
-def load(gin_files, gin_params, run=None):
+def load(gin_files, gin_params, run=None, trust_config=False):
     """Parses the configuration and builds the Experiment.
 
     Args:
         gin_files: paths, from the current folder, from the repository's root or the installed package's.
         gin_params: "NAME=VALUE" bindings.
         run: a Run, whose resolved configuration comes before `gin_files`; or None.
+        trust_config: whether the run's configuration may import modules, which runs their code.
     Returns:
         (Experiment, the resolved configuration as text)
     Raises:
-        UserError: a missing file, an unknown name, a misspelt parameter, a binding that nothing used.
+        UserError: a missing file, an unknown name, a misspelt parameter, a binding that nothing used, a run that
+            imports modules without the user's word.
     """
     gin = import_gin()
     from htc_tf.engine.experiment import Experiment
@@ -71,9 +94,9 @@ def load(gin_files, gin_params, run=None):
     gin.clear_config()
     try:
         if run is not None:
-            gin.parse_config(run.read_config())
+            read_run(gin, run, None if trust_config else imported_modules(gin, paths, gin_params))
         gin.parse_config_files_and_bindings([str(path) for path in paths], gin_params, finalize_config=True)
-    except (ValueError, SyntaxError, OSError, TypeError, AttributeError, ImportError) as error:
+    except GIN_ERRORS as error:
         raise UserError(f"gin configuration: {shorten(error)}") from error
     check_knobs(gin)
     try:
@@ -86,6 +109,79 @@ def load(gin_files, gin_params, run=None):
         raise UserError(f"gin configuration: {shorten(error)}") from error
     own_words = bound_names("\n".join([*(path.read_text() for path in paths[-1:]), *gin_params]))
     return experiment, without(gin.config_str(), replaced(gin, own_words))
+
+
+def read_run(gin, run, modules):
+    """Parses a run's config.gin. `modules`: see `check_trust`; None to trust it."""
+    text = run.read_config()
+    try:
+        if modules is not None:
+            check_trust(gin, text, run, modules)
+        gin.parse_config(text)
+    except UserError as error:
+        raise UserError(shorten(error)) from error  # without the lines that gin adds to whatever its parser raises
+    except GIN_ERRORS as error:
+        raise UserError(f"{run.config}: {shorten(error)}") from error
+
+
+def imported_modules(gin, paths, params):
+    """The modules that the user's own gin files and bindings import, includes followed; leaves gin's state empty."""
+
+    def collect(includes):
+        for parsed in includes:
+            yield from parsed.imports
+            yield from collect(parsed.includes)
+
+    # Unknown parts are skipped: a run's configuration, not parsed yet, may bring them. Mistakes are found later.
+    includes, imports = gin.parse_config([*(f"include {str(path)!r}" for path in paths), *params], skip_unknown=True)
+    gin.clear_config()
+    return {*imports, *collect(includes)}
+
+
+def check_trust(gin, text, run, modules=()):
+    """Refuses a run's configuration that could run code other than htc_tf's own.
+
+    gin's own parser reads the text, statement by statement, and executes nothing. The text may hold bindings of, and
+    references to, parts that htc_tf or one of `modules` has registered.
+
+    Args:
+        text: of the run's config.gin, exactly as it is parsed afterwards.
+        modules: names of modules that the user's own gin files import.
+    Raises:
+        UserError: the configuration imports another module, includes a file, or names another part.
+    """
+    from gin import config, config_parser
+
+    known = ("htc_tf", "gin.config", *modules)
+
+    def refuse(what):
+        raise UserError(
+            f"{run.config} {what}, which can run code. If you trust whoever made the run, add --trust_config "
+            "(from Python: trust_config=True), or name the module yourself, with a --gin_file that imports it"
+        )
+
+    class Delegate(config.ParserDelegate):
+        """Sees every reference, wherever in a value it stands; also in the keys of a dictionary."""
+
+        def configurable_reference(self, name, evaluate):
+            reference = super().configurable_reference(name, evaluate)
+            module = getattr(reference.configurable.wrapped, "__module__", None) or "an unknown module"
+            if not any(module == own or module.startswith(f"{own}.") for own in known):
+                refuse(f"names {reference}, a part of {module}")
+            return reference
+
+    delegate = Delegate()
+    for statement in config_parser.ConfigParser(text, delegate):
+        if isinstance(statement, config_parser.IncludeStatement):
+            refuse(f"includes {statement.filename!r}")
+        elif isinstance(statement, config_parser.ImportStatement):
+            # Dynamic registration is refused always: it reaches whatever the named modules import themselves.
+            ours = statement.module.startswith("htc_tf.") and statement.module in sys.modules
+            if not (ours or statement.module in modules) or statement.module.startswith("__gin__"):
+                refuse(f"has the line {statement.format()!r}")
+            __import__(statement.module)  # registers the parts that later lines name
+        elif isinstance(statement, config_parser.BlockDeclaration) or statement.arg_name:
+            delegate.configurable_reference(statement.selector, False)
 
 
 def find(name):
@@ -134,25 +230,23 @@ def import_gin():
 def shorten(error):
     """An error of gin's in a line that says where, without the class and the whole configuration that gin adds."""
     message, *configurables = re.split(r"\s+In call to configurable '([\w.]+)' \(<class [^\n]*", str(error))[:2]
-    message = re.split(r" in config string:|\. Searched config paths|\n\s*In file", message)[0]
+    message = re.split(r" in config string:|\. Searched config paths|\n\s*In (?:file|bindings) ", message)[0]
     if isinstance(error, SyntaxError):
         return f"{message}: {(error.text or '').strip()}"
+    if isinstance(error, (RecursionError, MemoryError)):
+        return "a value is nested too deeply"
     return message if isinstance(error, UserError) else ": ".join([*configurables, message])
 
 
 def check_knobs(gin):
     """A knob reaches many parts, each of which would complain in its own words about a value of the wrong type."""
-    for name, (kind, least) in KNOBS.items():
+    for name, allowed in KNOBS.items():
         try:
             value = gin.query_parameter(f"{name}/macro.value")
         except ValueError:
             continue  # not bound
-        if isinstance(value, gin.config.ConfigurableReference):
-            continue  # one macro that stands for another
-        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
-        if not fits or (least is not None and not value >= least):
-            limit = "" if least is None else f", at least {least}"
-            raise UserError(f"{name} = {value!r}: must be {KINDS[kind]}{limit}")
+        if not isinstance(value, gin.config.ConfigurableReference):  # one macro may stand for another
+            check_range(name, value, allowed)
 
 
 def replaced(gin, own_words):

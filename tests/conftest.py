@@ -20,6 +20,14 @@ HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "tiny.gin")
 
 
+@pytest.fixture(autouse=True)
+def clean_gin():
+    """Clears gin's global configuration after each test: bindings and the lock would otherwise reach the next one."""
+    yield
+    if "gin" in sys.modules:
+        sys.modules["gin"].clear_config()
+
+
 @pytest.fixture(scope="session")
 def reference():
     """reference("op_nms") -> the arrays of tests/reference/op_nms.npz."""
