@@ -24,7 +24,7 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 FOLDERS = {"ops", "models", "data", "engine"}
-SINGLES = {"errors", "command_line", "fonts", "lock", "structures", "run", "config"}
+SINGLES = {"errors", "command_line", "fonts", "lock", "ranges", "structures", "run", "config"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in FOLDERS | SINGLES)
 
 # A layer is named by its folder or file; "root" is htc_tf/__init__.py, "commands" every other file of htc_tf/.
@@ -34,13 +34,14 @@ MAY_IMPORT = {
     "command_line": {"errors"},
     "fonts": set(),
     "lock": {"errors"},
+    "ranges": {"errors"},
     "run": {"errors"},
     "structures": {"errors"},
     "ops": {"errors", "structures", "ops"},
-    "models": {"errors", "structures", "ops", "models"},
-    "data": {"errors", "structures", "ops", "data"},
-    "engine": {"errors", "fonts", "lock", "run", "structures", "ops", "models", "data", "engine"},
-    "config": {"errors", "run", "models", "data", "engine"},
+    "models": {"errors", "ranges", "structures", "ops", "models"},
+    "data": {"errors", "ranges", "structures", "ops", "data"},
+    "engine": {"errors", "fonts", "lock", "ranges", "run", "structures", "ops", "models", "data", "engine"},
+    "config": {"errors", "ranges", "run", "models", "data", "engine"},
     "commands": {"errors", "command_line", "run", "structures", "ops", "models", "data", "engine", "config"},
     "pipelines": {"errors", "command_line", "fonts", "lock", "data", "pipelines"},
 }
