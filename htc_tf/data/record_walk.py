@@ -102,5 +102,7 @@ def _enter(buffer, position):
         position += 1
         length |= (buffer[position] & 127) << shift
         shift += 7
+        if shift > 63:
+            raise ValueError("it has a length of more than 63 bits")
         if buffer[position] < 128:
             return position + 1, position + 1 + length

@@ -7,8 +7,10 @@ augmented ones are encoded here, for each request anew.
 
 import io
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError
 from PIL import Image
 
@@ -20,6 +22,9 @@ from htc_tf.engine.web.server import Refusal, Reply
 THUMBNAIL = 440  # pixels along the longer side
 JPEG_QUALITY = 82
 LARGEST_PAGE = 500  # images
+LARGEST_SIDE = 1 << 20  # pixels of an image whose truth is shown
+LARGEST_MASK = 1 << 28  # pixels
+SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
 class Album:
@@ -60,13 +65,16 @@ class Album:
         }
 
     def find(self, request):
-        """?class=CATEGORY_ID|none &size=NAME &id=IMAGE_ID &from=0 &count=48 -> {"total", "places"} in the index."""
+        """?class=CATEGORY_ID|none &size=NAME &id=IMAGE_ID &from=0 &count=48 -> {"total", "places"} in the index.
+
+        Numbers are whole, from 0 to 2**63 - 1.
+        """
         query = request.query
         label, size = query.get("class", ""), query.get("size", "")
         if label not in ("", "none") and label not in map(str, self.info.category_ids):
-            raise Refusal(f"class {label}: the data set has no such category id")
+            raise Refusal(f"class {label[:40]}: the data set has no such category id")
         if size and size not in SIZES:
-            raise Refusal(f"size {size}: give one of {', '.join(SIZES)}")
+            raise Refusal(f"size {size[:40]}: give one of {', '.join(SIZES)}")
         found = self.index.find(
             label=None if label in ("", "none") else self.info.category_ids.index(int(label)),
             size=SIZES.index(size) if size else None,
@@ -81,22 +89,34 @@ class Album:
         image, objects, _ = self.unpack(place)
         known = self.index.known()
         sizes = known.sizes[known.owners == int(place)].tolist()
+        if not (min(image.height, image.width) > 0 and max(image.height, image.width) <= LARGEST_SIDE):
+            raise damaged(place, f"no image has {image.width} x {image.height} pixels")
+        if len(objects) != len(sizes):
+            raise damaged(place, f"{len(objects)} objects, not {len(sizes)}")
         annotations = []
         for item, size in zip(objects, sizes, strict=True):
             left, top = item.xmin * image.width, item.ymin * image.height
             box = [left, top, item.xmax * image.width - left, item.ymax * image.height - top]
+            if not np.isfinite([*box, item.area]).all():
+                raise damaged(place, f"object {item.id} has a box or an area that is not finite")
             annotation = {"id": item.id, "category_id": item.label, "bbox": [round(side, 2) for side in box]}
             annotation |= {"area": round(item.area, 1), "size": SIZES[size], "iscrowd": item.is_crowd}
             if item.mask_rle:
-                counts = item.mask_rle.decode()
+                if not covers(item.mask_rle, image.height, image.width):
+                    raise damaged(place, f"object {item.id} has a mask of another size than its image")
+                counts = item.mask_rle.decode("ascii")
                 annotation["segmentation"] = {"size": [image.height, image.width], "counts": counts}
             annotations.append(annotation)
         size = {"width": image.width, "height": image.height}
         return {"place": int(place), "id": image.source_id, "file_name": image.filename, **size, "objects": annotations}
 
     def picture(self, request, place):
-        image = self.unpack(place).image
-        return Reply(image.encoded, f"image/{image.format}")
+        """The file as it is stored. Its own first bytes say what it is, not the record's `image/format`."""
+        encoded = self.unpack(place).image.encoded
+        kind = next((kind for start, kind in SIGNATURES.items() if encoded.startswith(start)), None)
+        if kind is None:
+            raise damaged(place, "its image is neither JPEG nor PNG")
+        return Reply(encoded, kind)
 
     def thumbnail(self, request, place):
         image = self.unpack(place).image
@@ -123,12 +143,34 @@ class Album:
         try:
             return schema.unpack(self.index.read(int(place))[1])
         except (DecodeError, IndexError, ValueError) as error:
-            raise Refusal(f"record {place} is damaged: {error}; prepare the data again") from None
+            raise damaged(place, error) from None
+
+
+def damaged(place, reason):
+    return Refusal(f"record {place} is damaged: {reason}; prepare the data again")
+
+
+def covers(counts, height, width):
+    """Whether COCO's compressed run lengths, bytes, are of [height, width] pixels, so that a page can draw them."""
+    lengths, value, shift = [], 0, 0
+    for byte in counts:
+        code = byte - 48
+        if not 0 <= code < 64 or shift > 30:
+            return False
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code & 16) << (shift - 4)
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return not shift and min(lengths, default=-1) >= 0 and sum(lengths) == height * width <= LARGEST_MASK
 
 
 def whole_number(query, name):
-    """-> an int, or None where nothing is given."""
+    """-> an int from 0 to 2**63 - 1, or None where nothing is given."""
     text = query.get(name, "").strip()
-    if text and not text.isdecimal():
-        raise Refusal(f"{name} {text}: give a whole number")
-    return int(text) if text else None
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63:
+        raise Refusal(f"{name} {text[:40]}: give a whole number, at most 2**63 - 1")
+    return int(text)

@@ -54,7 +54,7 @@ class Augmenter:
         Returns:
             {"picture": a JPEG as a data URL, "width", "height", "objects": COCO annotations}, without the padding.
         Raises:
-            UserError: the record does not decode.
+            UserError: the record does not decode, or a box is not finite.
         """
         entry = Entry(
             shard=tf.constant(record[0], tf.int64),
@@ -87,6 +87,8 @@ class Augmenter:
         boxes, classes, masks, frames = (
             getattr(truth, field).numpy()[valid] for field in ("boxes", "classes", "masks", "mask_frames")
         )
+        if not np.isfinite(boxes).all():
+            raise UserError("this record, or one whose objects are pasted into it, has a box that is not finite")
         y1, x1, y2, x2 = np.clip(boxes, 0, [height, width, height, width]).astype(np.float64).T
         sides = np.round(np.stack([x1, y1, x2 - x1, y2 - y1], axis=1), 2).tolist()
         objects = [

@@ -133,6 +133,9 @@ class RecordIndex:
             except (OSError, tf.errors.OpError) as error:
                 self.problem = f"{path} cannot be read: {error}"
                 return
+            except (ValueError, OverflowError) as error:  # a number that no id, label or length is
+                self.problem = f"{path} is damaged after record {count}: {error}; prepare the data again"
+                return
             if count != shard.records:
                 self.problem = f"{path} holds {count} records, not {shard.records}; prepare the data again"
                 return

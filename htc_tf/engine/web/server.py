@@ -4,7 +4,7 @@ Before: `web.demo` and `web.album` say which address is which function. After: t
 
 It is meant for one person at one machine. It listens to that machine alone unless asked otherwise; a page of another
 site, which a browser may hold as well, is refused: by the Host that the browser names, and by the Origin of what is
-sent here. No TensorFlow in this file.
+sent here. Nothing that a record, a picture or a request says becomes a header. No TensorFlow in this file.
 """
 
 import errno
@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 import sys
+import threading
 import traceback
 import urllib.parse
 from http import HTTPStatus
@@ -24,14 +25,25 @@ from htc_tf.errors import UserError
 PAGES = Path(__file__).resolve().parent / "pages"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 LOOPBACK = ("127.0.0.1", "localhost")
+ANSWERS = ("application/json", "image/jpeg", "image/png")  # what a route may answer with
 HEADERS = {
     "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Nothing from elsewhere: blob: is a picture that was dropped, data: one that the server drew.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
 }
+# Nothing from elsewhere: blob: is a picture that was dropped, data: one that the server drew.
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Opened by itself, an answer runs nothing, whatever is in it.
+ANSWER_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
 WORTH_PACKING = 1000  # bytes
 CHUNK = 1 << 16
+LONGEST_LINE = 300  # characters of a refusal
+MOST_FIELDS = 32  # of a query
+MOST_PASSED_OVER = 1 << 28  # bytes of a body that is too large, read so that a browser hears the refusal
+MOST_CONNECTIONS = 64  # at a time
 
 
 class Refusal(UserError):
@@ -46,7 +58,7 @@ class Reply(NamedTuple):
     """A body that is no JSON."""
 
     body: bytes
-    kind: str  # its MIME type
+    kind: str  # its MIME type, one of KINDS or ANSWERS
 
 
 class Request(NamedTuple):
@@ -67,6 +79,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True  # a browser's idle connection must not keep the program alive
+    request_queue_size = MOST_CONNECTIONS
 
     def __init__(self, host, port, home, largest_body=0):
         """
@@ -78,6 +91,7 @@ class Server(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             raise UserError(f"--host {host} --port {port}: {explain(error)}") from error
         self.routes, self.home, self.largest_body = {}, home, largest_body
+        self.free = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
     @property
     def address(self):
@@ -94,9 +108,32 @@ class Server(ThreadingHTTPServer):
         finally:
             self.server_close()
 
+    def process_request(self, request, client_address):
+        """A thread for each connection, as long as there are few: one too many is closed."""
+        if self.free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a browser that went away
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):  # a browser that went away
             super().handle_error(request, client_address)
+
+
+def to_json(content):
+    """-> a Reply. Letters beyond ASCII are escaped.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which no browser reads.
+    """
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return Reply(text.encode(), "application/json")
 
 
 def explain(error):
@@ -111,49 +148,63 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    server_version, sys_version = "htc_tf", ""
     timeout = 60  # seconds without a byte
 
     def do_GET(self):
-        self.answer(b"")
+        self.answer()
 
     def do_POST(self):
-        try:
-            body = self.read_body()
-        except Refusal as refusal:
-            self.close_connection = True
-            self.send_json({"error": str(refusal)}, refusal.status)
-        else:
-            self.answer(body)
+        self.answer()
 
-    def answer(self, body):
+    def answer(self):
         try:
-            self.check_origin()
+            try:
+                self.check_origin()
+                body = self.read_body()
+            except Refusal:
+                self.close_connection = True  # what is left of the body is no request
+                raise
             reply = self.route(body)
+            reply = reply if isinstance(reply, Reply) else to_json(reply)
         except Refusal as refusal:
-            self.send_json({"error": str(refusal)}, refusal.status)
+            self.refuse(refusal, refusal.status)
         except UserError as error:
-            self.send_json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+            self.refuse(error)
+        except (ConnectionError, TimeoutError):
+            raise
         except Exception:
             traceback.print_exc()
-            self.send_json({"error": "the server failed; its terminal says why"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+            self.refuse("the server failed; its terminal says why", HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
-            if isinstance(reply, Reply):
-                self.send(*reply)
-            else:
-                self.send_json(reply)
+            self.send(*reply)
 
     def check_origin(self):
-        """A page of another site may neither ask under a name of its own for this machine, nor send anything."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        bound = self.server.server_address[0]
-        if bound in LOOPBACK and host.partition(":")[0] not in LOOPBACK:
+        """A page of another site may neither ask under a name of its own for this machine, nor send or embed anything.
+
+        Raises:
+            Refusal: it does, or the request does not say where it goes.
+        """
+        hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
+        if len(hosts) != 1:
+            raise Refusal("a request needs one Host header")
+        host, bound = hosts[0], self.server.server_address[0]
+        if bound in LOOPBACK and not re.fullmatch(rf"({'|'.join(map(re.escape, LOOPBACK))})(:[0-9]{{1,5}})?", host):
             raise Refusal(f"{host} is not the name of this server", HTTPStatus.FORBIDDEN)
         if origin not in (None, f"http://{host}"):
             raise Refusal(f"a page of {origin} may not ask here", HTTPStatus.FORBIDDEN)
+        # Browsers say so of pictures and scripts, too, which have no Origin. Following a link is fine.
+        elsewhere = self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+        if elsewhere and self.headers.get("Sec-Fetch-Mode") != "navigate":
+            raise Refusal("a page of another site may not ask here", HTTPStatus.FORBIDDEN)
 
     def route(self, body):
-        address = urllib.parse.urlsplit(self.path)
-        query = {name: values[-1] for name, values in urllib.parse.parse_qs(address.query).items()}
+        try:
+            address = urllib.parse.urlsplit(self.path)
+            fields = urllib.parse.parse_qs(address.query, max_num_fields=MOST_FIELDS)
+        except ValueError as error:
+            raise Refusal(f"the address cannot be read: {error}") from None
+        query = {name: values[-1] for name, values in fields.items()}
         for (method, pattern), function in self.server.routes.items():
             match = re.fullmatch(pattern, address.path)
             if match and method == self.command:
@@ -165,31 +216,56 @@ class Handler(BaseHTTPRequestHandler):
         return Reply(files[name].read_bytes(), KINDS[files[name].suffix])
 
     def read_body(self):
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        """-> bytes, at most the server's `largest_body`; none of a GET."""
+        lengths = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers or len(lengths) > 1:
+            raise Refusal("give the length of what is sent, once: Content-Length", HTTPStatus.LENGTH_REQUIRED)
+        if self.command == "GET":
+            if lengths not in ([], ["0"]):
+                raise Refusal("a GET request has no body")
+            return b""
+        if not lengths or not re.fullmatch("[0-9]{1,18}", lengths[0]):
             raise Refusal("the length of what is sent must be told", HTTPStatus.LENGTH_REQUIRED)
-        length, limit = int(length), self.server.largest_body
+        length, limit = int(lengths[0]), self.server.largest_body
         if length > limit:
             # A browser listens only once it has sent all.
-            while length > 0 and (read := self.rfile.read(min(length, CHUNK))):
-                length -= len(read)
+            rest = min(length, MOST_PASSED_OVER)
+            while rest > 0 and (read := self.rfile.read(min(rest, CHUNK))):
+                rest -= len(read)
             raise Refusal(f"more than {limit / 1e6:g} megabytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        return self.rfile.read(length)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise Refusal(f"{len(body)} bytes came, {length} were announced")
+        return body
 
-    def send_json(self, content, status=HTTPStatus.OK):
-        self.send(json.dumps(content, separators=(",", ":")).encode(), "application/json", status)
+    def send_error(self, code, message=None, explain=None):
+        """What the standard library refuses, such as a line that is no request, in our words' form."""
+        self.close_connection = True
+        self.refuse(message or HTTPStatus(code).phrase, HTTPStatus(code))
+
+    def refuse(self, reason, status=HTTPStatus.BAD_REQUEST):
+        line = " ".join(str(reason).split())
+        line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
+        self.send(*to_json({"error": line}), status)
 
     def send(self, body, kind, status=HTTPStatus.OK):
-        packs = "gzip" in self.headers.get("Accept-Encoding", "") and not kind.startswith("image/")
+        page = kind in KINDS.values()
+        if not page and kind not in ANSWERS:
+            raise ValueError(f"a route may not answer with {kind!r}")
+        # Before the first header is read there are none.
+        packs = "gzip" in getattr(self, "headers", {}).get("Accept-Encoding", "") and not kind.startswith("image/")
         packed = packs and len(body) >= WORTH_PACKING
         body = gzip.compress(body, 4) if packed else body
         headers = {"Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind}
         headers |= {"Content-Length": str(len(body))} | ({"Content-Encoding": "gzip"} if packed else {})
+        headers |= {"Content-Security-Policy": PAGE_POLICY if page else ANSWER_POLICY}
+        headers |= {"Connection": "close"} if self.close_connection else {}
         self.send_response(status)
         for name, value in (headers | HEADERS).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *arguments):
         """Not a line a request."""

@@ -93,3 +93,31 @@ def test_a_damaged_shard_is_named_and_what_came_before_stays(tiny_data, tmp_path
     index = read_index(load_info(folder))
     assert last.name in index.problem and "prepare the data again" in index.problem and "\n" not in index.problem
     assert len(index.find()) >= info["shards"][0]["records"]
+
+
+@pytest.mark.parametrize("source_id", [10**300, 2**63, "9" * 5000, "first"])
+def test_an_id_that_is_none_ends_the_reading_in_words(tmp_path, source_id):
+    import tensorflow as tf
+
+    from htc_tf.data import schema
+
+    path = tmp_path / "00000-of-00001.tfrecord"
+    image = schema.Image(b"", "png", 1, 1, "a.png", 5)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(schema.example(image, []))
+        writer.write(schema.example(image._replace(source_id=source_id), []))
+    shard = {"file": path.name, "records": 2, "bytes": path.stat().st_size, "sha256": ""}
+    info = {"version": 1, "categories": [], "stuff": {"present": False, "labels": 0}, "masks": False}
+    info |= {"images": 2, "objects": 0, "crowd": 0, "shards": [shard], "counters": {}, "options": {}, "inputs": {}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    index = read_index(load_info(tmp_path))
+    assert index.done and str(path) in index.problem and "damaged" in index.problem
+    assert len(index.problem) < 1000
+
+
+def test_a_length_without_end_is_damage():
+    from htc_tf.data.record_walk import Damaged, walk
+
+    record = b"\x0a" + b"\xff" * 100_000
+    with pytest.raises(Damaged):
+        list(walk(struct.pack("<Q", len(record)) + b"\0" * 4 + record + b"\0" * 4))

@@ -3,6 +3,7 @@
 // Before: masks.js. After: viewer.js draws on the screen, and once more, larger, what is saved as a picture.
 
 const MANY = 15;  // objects: from there on labels are smaller
+const LONGEST_NAME = 32;  // characters of a label
 
 // Draws objects, the largest first.
 //   objects: [{bbox: [x, y, width, height], mask or null, class: {name, colour, ink}, score or null, crowd}], best first.
@@ -71,7 +72,7 @@ function drawLabels(canvas, objects, scale, size) {
   const taken = [];
   for (const object of objects) {
     const [x, y, w, h] = object.bbox.map((side) => side * scale);
-    for (const text of new Set([label(object), object.class.name])) {
+    for (const text of new Set([label(object, short), short(object.class.name)])) {
       const width = pen.measureText(text).width + 0.9 * size, height = 1.55 * size;
       const free = [[x, y - height], [x, y], [x + w - width, y - height], [x, y + h], [x, y + h - height], [x + w, y]]
         .map(([left, top]) => [clamp(left, canvas.width - width), clamp(top, canvas.height - height)])
@@ -91,9 +92,15 @@ function drawLabels(canvas, objects, scale, size) {
   }
 }
 
-export function label(object) {
+// cut: what is done to the name.
+export function label(object, cut = String) {
   const extra = object.score === null ? (object.crowd ? " (crowd)" : "") : ` ${percent(object.score)}`;
-  return object.class.name + extra;
+  return cut(object.class.name) + extra;
+}
+
+function short(name) {
+  const letters = [...name];
+  return letters.length > LONGEST_NAME ? `${letters.slice(0, LONGEST_NAME - 1).join("")}…` : name;
 }
 
 export const percent = (score) => (score < 0.01 ? `${(100 * score).toFixed(1)}%` : `${Math.round(100 * score)}%`);
