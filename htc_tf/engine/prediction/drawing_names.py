@@ -4,8 +4,13 @@ Before: `prediction.inputs` found the pictures. After: `prediction.pictures` and
 """
 
 import itertools
+import os
+import re
 
 from htc_tf.errors import UserError
+
+LONGEST = 255  # bytes of a file name, on nearly every file system
+LONGEST_LABEL = 40  # characters of a class in a file name
 
 
 def drawing_names(paths, endings=None):
@@ -13,11 +18,27 @@ def drawing_names(paths, endings=None):
 
     endings: of each, in place of .png.
     """
-    stems = {}
-    for path in paths:
-        candidates = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
-        stems[next(stem for stem in candidates if stem not in stems)] = path
-    return [stem + ending for stem, ending in zip(stems, endings or itertools.repeat(".png"), strict=False)]
+    names = {}  # stem -> name
+    for path, ending in zip(paths, endings or itertools.repeat(".png"), strict=False):
+        parts = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+        stems = (shorten(path.stem, part, ending) for part in parts)
+        stem = next(stem for stem in stems if stem not in names)
+        names[stem] = stem + ending
+    return list(names.values())
+
+
+def cut_out_name(stem, number, class_name):
+    """STEM_01_person.png; of a class's name what a file may be called, at most 40 characters."""
+    label = re.sub(r"\W+", "_", class_name)[:LONGEST_LABEL]
+    end, ending = f"_{number:02d}_{label}", ".png"
+    return shorten(stem, end, ending) + ending
+
+
+def shorten(stem, end, ending):
+    """`stem` + `end`, the stem cut where the name with its ending has more bytes than a file name may have."""
+    room = LONGEST - len(os.fsencode(end + ending))
+    encoded = os.fsencode(stem)
+    return (stem if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + end
 
 
 def refuse_replacing(paths, names, output):
