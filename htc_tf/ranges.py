@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import numbers
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,9 @@ class Number:
         kind = numbers.Integral if self.whole else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool):
             return False
-        # Strict comparisons with infinity refuse NaN and infinities, and no conversion to float overflows.
-        return self.above < value < self.below and self.least <= value <= self.most
+        # NaN compares false; an int beyond any float is as good as infinite.
+        finite = abs(value) < sys.float_info.max
+        return finite and self.above < value < self.below and self.least <= value <= self.most
 
     def __str__(self):
         words = ["a whole number" if self.whole else "a number"]
@@ -115,6 +117,7 @@ def optional(allowed):
 FLAG = choice(True, False)
 FRACTION = number(0, 1)
 CHANNELS = whole(1, 2**16)
+SIDE = whole(1, 2**15)  # of an image, pixels
 
 
 def check_range(name, value, allowed):

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
+from htc_tf.ranges import FRACTION, SIDE, Each, check_ranges, number
 
 # RGB to luma and two colour axes, in which turning the hue is a rotation (NTSC's YIQ).
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
@@ -33,6 +34,9 @@ def draw(sample, count):
 
 
 @gin.register
+@check_ranges(
+    probability=FRACTION,
+)
 def flip(sample, probability=0.5):
     """Mirrors left and right."""
     numbers, sample = draw(sample, 1)
@@ -52,6 +56,9 @@ def flip(sample, probability=0.5):
 
 
 @gin.register
+@check_ranges(
+    min_sides=Each(SIDE),
+)
 def multi_scale(sample, min_sides):
     """Resizes each image to a short side taken from a list, in pixels; `max_side` stays.
 
@@ -65,6 +72,10 @@ def multi_scale(sample, min_sides):
 
 
 @gin.register
+@check_ranges(
+    lowest=SIDE,
+    highest=SIDE,
+)
 def scale_range(sample, lowest, highest):
     """Resizes each image to a short side from `lowest` to `highest` pixels, each as likely; `max_side` stays.
 
@@ -79,11 +90,17 @@ def scale_range(sample, lowest, highest):
 
 
 def _check_sides(name, sides, limit):
-    if not sides or min(sides) < 1 or max(sides) > limit:
+    if max(sides) > limit:
         raise UserError(f"{name} = {sides}: give sides from 1 to Input.min_side, which is {limit}")
 
 
 @gin.register
+@check_ranges(
+    brightness=FRACTION,
+    contrast=FRACTION,
+    saturation=FRACTION,
+    hue=number(0, 0.5),
+)
 def photometric(sample, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05):
     """Changes the colours, each of the four by an amount drawn evenly.
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from htc_tf.data import schema
 from htc_tf.data.record_walk import Damaged, open_shard, walk
 from htc_tf.errors import UserError
+from htc_tf.ranges import check_ranges, number
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,14 @@ _KEYS = {field.name: field.key for field in schema.OBJECT_FIELDS}
 
 
 @gin.register
+@check_ranges(
+    threshold=number(above=0, most=1),
+)
 class ClassBalance:
     """How often the images of a data set come in an epoch."""
 
     def __init__(self, threshold=0.001):
         """threshold: t, the part of all images below which a class is rare; the paper's is 0.001."""
-        if not 0 < threshold <= 1:
-            raise UserError(f"ClassBalance.threshold = {threshold}: give more than 0, at most 1")
         self.threshold = threshold
 
     def repeats(self, info):

@@ -11,10 +11,14 @@ from PIL import Image
 
 from htc_tf.data.python_op import python_op
 from htc_tf.data.visible import find_visible
+from htc_tf.ranges import FRACTION, check_ranges
 from htc_tf.structures import Truth
 
 
 @gin.register
+@check_ranges(
+    probability=FRACTION,
+)
 def copy_paste(row, partner, seed, probability=0.5):
     """Pastes some of the partner's objects where they are; what they hide is cut out of the masks beneath.
 

@@ -21,11 +21,24 @@ from htc_tf.data.damage import check_counts
 from htc_tf.data.damage import named_errors as named_errors
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError
+from htc_tf.ranges import FLAG, SIDE, Each, check_bindings, check_ranges, number, whole
 
 logger = logging.getLogger(__name__)
 
 
 @gin.register
+@check_ranges(
+    batch_size=whole(1),
+    min_side=SIDE,
+    max_side=SIDE,
+    max_objects=whole(1, 10**5),
+    mask_size=whole(4, 1024),
+    training=FLAG,
+    shuffle_buffer=whole(),
+    semantic_stride=whole(1, 1024),
+    size_divisor=whole(1, 1024),
+    aspects=Each(number(1, 1000), least=0),
+)
 class Input:
     """How records become batches; `dataset` does it for a folder of them."""
 
@@ -67,16 +80,8 @@ class Input:
           size_divisor: padded sides are multiples of it.
           aspects: long side by short side; images up to each have padded shapes of their own (`resize.padded_shapes`).
         """
-        positive = {"batch_size": batch_size, "min_side": min_side, "max_objects": max_objects}
-        for name, value in positive.items():
-            if value < 1:
-                raise UserError(f"Input.{name} = {value}: give 1 or more")
-        if mask_size < 4:
-            raise UserError(f"Input.mask_size = {mask_size}: give 4 or more")
         if max_side < min_side:
             raise UserError(f"Input.max_side = {max_side} is less than Input.min_side = {min_side}")
-        if any(aspect < 1 for aspect in aspects):
-            raise UserError(f"Input.aspects = {aspects}: give the long side by the short one, 1 or more")
         if size_divisor % semantic_stride:
             raise UserError(
                 f"Input.size_divisor = {size_divisor} is no multiple of its semantic_stride {semantic_stride}"
@@ -88,6 +93,10 @@ class Input:
         self.mask_size = mask_size
         self.augment = tuple(change for change in (*augment, rescale, recolour) if change) if training else ()
         self.paste = paste if training else None
+        for change in (*self.augment, self.paste):
+            # Called only when the first image comes: what gin says of it is checked now.
+            if getattr(change, "__ranges__", None):
+                check_bindings(change, gin.get_bindings(change))
         self.balance = balance if training else None
         self.training = training
         self.shuffle_buffer = shuffle_buffer

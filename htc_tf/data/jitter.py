@@ -8,9 +8,13 @@ import tensorflow as tf
 
 from htc_tf.data.augment import draw
 from htc_tf.data.visible import find_visible
+from htc_tf.ranges import Each, check_ranges, number
 
 
 @gin.register
+@check_ranges(
+    scales=Each(number(above=0, most=100), 2),
+)
 def large_scale_jitter(sample, scales=(0.1, 2.0)):
     """Resizes to a scale drawn evenly and, where the image then exceeds the padded shape, crops it anywhere.
 

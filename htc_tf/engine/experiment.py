@@ -9,11 +9,30 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.ranges import FLAG, check_ranges, choice, number, optional, whole
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 @gin.configurable
+@check_ranges(
+    num_classes=whole(1),
+    batch_size=whole(1),
+    steps=whole(),
+    clip_norm=optional(number(above=0)),
+    precision=choice(*PRECISIONS),
+    xla=FLAG,
+    deterministic=FLAG,
+    threads_per_operation=whole(),
+    log_every=whole(),
+    checkpoint_every=whole(),
+    evaluate_every=whole(),
+    keep_checkpoints=whole(1),
+    accumulate=whole(1),
+    steps_per_loop=whole(1),
+    ema_decay=optional(number(0, below=1)),
+    skip_non_finite=whole(),
+)
 class Experiment:
     """The parts of a run, constructed but without any variable yet."""
 
@@ -66,13 +85,6 @@ class Experiment:
                 use; or None.
             skip_non_finite: how many steps that are not finite are passed over in the whole run before it stops.
         """
-        if precision not in PRECISIONS:
-            raise UserError(f"PRECISION = {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-        for name, value in (("accumulate", accumulate), ("steps_per_loop", steps_per_loop)):
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"Experiment.{name} = {value!r}: must be a whole number, at least 1")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise UserError(f"Experiment.ema_decay = {ema_decay!r}: must be at least 0 and less than 1, or None")
         if keep_best is not None and not evaluate_every:
             raise UserError(f"Experiment.keep_best = {keep_best!r} wants evaluations: give EVALUATE_EVERY")
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer

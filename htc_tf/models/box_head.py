@@ -4,9 +4,15 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import make_norm
+from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 
 
 @gin.register
+@check_ranges(
+    num_classes=whole(1),
+    channels=CHANNELS,
+    class_agnostic=FLAG,
+)
 class BoxHead(tf.keras.layers.Layer):
     """features [R, 7, 7, C] -> class logits [R, K + 1] (background last), deltas [R, 4] or [R, K, 4], float32."""
 

@@ -9,9 +9,9 @@ import warnings
 import gin
 import tensorflow as tf
 
-from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops import losses
+from htc_tf.ranges import AnyOf, check_ranges, choice, number, whole
 
 
 def import_addons():
@@ -22,13 +22,16 @@ def import_addons():
     return addons
 
 
-def check_gamma(name, gamma):
-    # Between 0 and 1 the slope of a well-classified example has no bound.
-    if gamma != 0 and not gamma >= 1:
-        raise UserError(f"{name}.gamma = {gamma!r}: give 1 or more, or 0 for plain cross entropy")
+# Between 0 and 1 the slope of a well-classified example has no bound; 0 is plain cross entropy.
+GAMMA = AnyOf((number(1, 100), choice(0, 0.0)))
+WEIGHT = number(above=0, most=1000)
 
 
 @gin.register
+@check_ranges(
+    gamma=GAMMA,
+    weight=WEIGHT,
+)
 class Focal:
     """Focal loss (arXiv:1708.02002) of a stage's classes. It is softmax's: scores mean what they mean without it."""
 
@@ -38,7 +41,6 @@ class Focal:
             gamma: how much less an example counts the surer its class is.
             weight: of the loss.
         """
-        check_gamma("Focal", gamma)
         self.gamma, self.weight = gamma, weight
 
     def __call__(self, logits, labels):
@@ -47,6 +49,11 @@ class Focal:
 
 
 @gin.register
+@check_ranges(
+    alpha=number(above=0, below=1),
+    gamma=GAMMA,
+    weight=WEIGHT,
+)
 class SigmoidFocal:
     """tensorflow-addons' focal loss (arXiv:1708.02002) of the RPN's objectness."""
 
@@ -57,7 +64,6 @@ class SigmoidFocal:
             gamma: how much less an anchor counts the surer its answer is.
             weight: of the loss.
         """
-        check_gamma("SigmoidFocal", gamma)
         self.alpha, self.gamma, self.weight = alpha, gamma, weight
 
     def __call__(self, logits, labels):
@@ -69,6 +75,9 @@ class SigmoidFocal:
 
 
 @gin.register
+@check_ranges(
+    beta=number(0, 1000),
+)
 class SmoothL1:
     """Smooth L1 of the deltas, all four summed (arXiv:1504.08083)."""
 
@@ -83,6 +92,9 @@ class SmoothL1:
 
 
 @gin.register
+@check_ranges(
+    weight=WEIGHT,
+)
 class GIoU:
     """tensorflow-addons' GIoU loss (arXiv:1902.09630) of the boxes that the deltas lead to: 1 - GIoU, 0 ... 2."""
 
@@ -98,6 +110,10 @@ class GIoU:
 
 
 @gin.register
+@check_ranges(
+    weight=number(0, 1000),
+    tolerance=whole(1, 100),
+)
 class Boundary:
     """A mask's cross entropy, and how far its boundary is from the object's (arXiv:1905.07852)."""
 

@@ -4,6 +4,7 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import Convolution
+from htc_tf.ranges import CHANNELS, check_ranges
 
 
 def double(x):
@@ -12,6 +13,9 @@ def double(x):
 
 
 @gin.register
+@check_ranges(
+    channels=CHANNELS,
+)
 class FPN(tf.keras.layers.Layer):
     """{2: C2 ... 5: C5} -> {2: P2 ... 6: P6}, all with the same channels; P6 is every other pixel of P5."""
 

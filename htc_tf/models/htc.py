@@ -14,13 +14,19 @@ from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import select_class
 from htc_tf.ops.valid_rows import on_valid_rows
+from htc_tf.ranges import FLAG, Each, check_ranges, number, whole
 from htc_tf.structures import Outputs, RoIs, StageOutput
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, most=255), 3)
 
 
 @gin.register
+@check_ranges(
+    iou_threshold=number(above=0, most=1),
+    stds=Each(number(above=0, most=1000), 4),
+)
 class Stage(tf.keras.layers.Layer):
     """One stage of the cascade: its heads and its numbers."""
 
@@ -37,6 +43,19 @@ class Stage(tf.keras.layers.Layer):
 
 
 @gin.register
+@check_ranges(
+    num_stages=whole(1),
+    masks=FLAG,
+    interleaved=FLAG,
+    mask_info_flow=FLAG,
+    semantic=FLAG,
+    average_masks=FLAG,
+    drop_refined_truth=FLAG,
+    drop_empty=FLAG,
+    pixel_mean=MEAN,
+    pixel_std=STD,
+    xla=FLAG,
+)
 class HTC(tf.keras.layers.Layer):
     """images [B, H, W, 3] -> Outputs or Detections; H and W are static multiples of 32.
 

@@ -14,13 +14,20 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.htc import PIXEL_MEAN, PIXEL_STD
+from htc_tf.models.htc import MEAN, PIXEL_MEAN, PIXEL_STD, STD
 from htc_tf.models.keras_cv_presets import ARCHITECTURES, TRAINED
+from htc_tf.ranges import FLAG, check_ranges, whole
 
 LEVELS = (2, 3, 4, 5)
 
 
 @gin.register
+@check_ranges(
+    load_weights=FLAG,
+    frozen_stages=whole(0, 4),
+    pixel_mean=MEAN,
+    pixel_std=STD,
+)
 class KerasCVBackbone(tf.keras.layers.Layer):
     """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32; H and W are multiples of 32."""
 
@@ -53,8 +60,6 @@ class KerasCVBackbone(tf.keras.layers.Layer):
             raise UserError(f"KerasCVBackbone.preset = {preset!r} is unknown; choose one of {names}")
         if norm not in ("frozen_batch", "batch"):
             raise UserError(f"KerasCVBackbone.norm = {norm!r} is unknown; choose 'frozen_batch' or 'batch'")
-        if frozen_stages not in range(5):
-            raise UserError(f"KerasCVBackbone.frozen_stages = {frozen_stages!r}: must be 0 to 4")
         self.architecture = ARCHITECTURES[architecture]
         self.preset = preset if load_weights and preset in TRAINED else None
         self.frozen_stages, self.frozen_statistics = frozen_stages, norm == "frozen_batch"

@@ -4,9 +4,15 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import Convolution
+from htc_tf.ranges import CHANNELS, check_ranges, whole
 
 
 @gin.register
+@check_ranges(
+    num_classes=whole(1),
+    channels=CHANNELS,
+    convolutions=whole(0, 100),
+)
 class MaskHead(tf.keras.layers.Layer):
     """features [R, 14, 14, C] -> trunk [R, 14, 14, C] -> logits [R, 28, 28, K]."""
 

@@ -8,13 +8,17 @@ features, and averaged.
 import gin
 import tensorflow as tf
 
-from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
+from htc_tf.ranges import FLAG, Each, check_ranges, number
 
 DIVISOR = 32  # the sides of what the backbone sees
 
 
 @gin.register
+@check_ranges(
+    scales=Each(number(above=0, most=16)),
+    flip=FLAG,
+)
 class MultiView:
     """A model and a batch of images -> Detections, as the model gives them of one view."""
 
@@ -27,8 +31,6 @@ class MultiView:
         Raises:
             UserError: there is no scale, or one that is not positive.
         """
-        if not scales or not all(scale > 0 for scale in scales):
-            raise UserError(f"MultiView.scales = {scales!r}: give one or more numbers above 0")
         self.views = [(scale, flipped) for scale in scales for flipped in ((False, True) if flip else (False,))]
 
     def __call__(self, model, images, sizes):

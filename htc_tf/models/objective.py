@@ -15,6 +15,7 @@ from htc_tf.models.rpn import UNIT
 from htc_tf.models.targets import AnchorSampler
 from htc_tf.ops import losses
 from htc_tf.ops.masks import mask_targets, select_class
+from htc_tf.ranges import Each, check_ranges, choice, number
 from htc_tf.structures import IGNORED_LABEL
 
 
@@ -42,6 +43,13 @@ def check_loss(name, loss):
 
 
 @gin.register
+@check_ranges(
+    stage_weights=Each(number(0, 1000)),
+    semantic_weight=number(0, 1000),
+    semantic_mean=choice("all", "valid"),
+    rpn_beta=number(0, 1000),
+    box_beta=number(0, 1000),
+)
 class Objective:
     """Outputs, Truth -> {name: Loss}: rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
 
@@ -71,8 +79,6 @@ class Objective:
             box_loss: of a stage's boxes, called as a SmoothL1 is; that of `box_beta` by default. For example a GIoU.
             mask_loss: of masks, called as a Boundary is; the mean cross entropy by default.
         """
-        if semantic_mean not in ("all", "valid"):
-            raise UserError(f"Objective.semantic_mean = {semantic_mean!r}; choose 'all' or 'valid'")
         self.anchor_sampler = anchor_sampler or AnchorSampler()
         self.stage_weights, self.semantic_weight = tuple(stage_weights), semantic_weight
         self.semantic_mean, self.rpn_beta, self.box_beta = semantic_mean, rpn_beta, box_beta
@@ -87,9 +93,9 @@ class Objective:
             count = len(outputs.stages)
             raise UserError(f"Objective.stage_weights = {self.stage_weights}: give one for each of {count} stages")
         named = self.rpn(outputs.rpn, truth, sizes, seed)
-        for number, (stage, weight) in enumerate(zip(outputs.stages, self.stage_weights, strict=False), start=1):
+        for index, (stage, weight) in enumerate(zip(outputs.stages, self.stage_weights, strict=False), start=1):
             for name, loss in self.stage(stage, truth).items():
-                named[f"stage{number}_{name}"] = loss._replace(weight=weight)
+                named[f"stage{index}_{name}"] = loss._replace(weight=weight)
         if outputs.semantic is not None:
             named["semantic"] = self.semantic(outputs.semantic, truth.semantic)
         return named

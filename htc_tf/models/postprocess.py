@@ -3,12 +3,21 @@
 import gin
 import tensorflow as tf
 
-from htc_tf.errors import UserError
 from htc_tf.ops.nms import select_detections
 from htc_tf.ops.soft_nms import METHODS, select_softly
+from htc_tf.ranges import FLAG, FRACTION, check_ranges, choice, number, optional, whole
 
 
 @gin.register
+@check_ranges(
+    score_threshold=number(0, below=1),
+    nms_threshold=FRACTION,
+    keep=whole(1),
+    nms=choice("auto", "combined", "xla"),
+    xla=FLAG,
+    soft=optional(choice(*METHODS)),
+    soft_sigma=number(above=0, most=1000),
+)
 class Postprocess:
     """StageOutputs -> Detections without masks: the mask heads run on these alone."""
 
@@ -25,8 +34,6 @@ class Postprocess:
             soft: "linear" or "gaussian" for soft-NMS, arXiv:1704.04503, in place of `nms`; or None.
             soft_sigma: of "gaussian"; the larger, the less overlapping boxes lose.
         """
-        if soft is not None and soft not in METHODS:
-            raise UserError(f"Postprocess.soft = {soft!r}: choose one of {', '.join(METHODS)}, or None")
         self.score_threshold, self.nms_threshold, self.keep = score_threshold, nms_threshold, keep
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
         self.soft, self.soft_sigma = soft, soft_sigma

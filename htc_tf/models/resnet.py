@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.layers import Convolution
+from htc_tf.ranges import Each, check_ranges, choice, whole
 
 BLOCKS = {
     10: (1, 1, 1, 1),
@@ -63,6 +64,15 @@ class Block(tf.keras.layers.Layer):
 
 
 @gin.register
+@check_ranges(
+    depth=choice(*BLOCKS),
+    width=whole(1, 1024),
+    frozen_stages=whole(-1, 4),
+    groups=whole(1, 1024),
+    group_width=whole(1, 1024),
+    deformable=choice(None, 1, 2),
+    deformable_stages=Each(whole(2, 5), least=0),
+)
 class ResNet(tf.keras.layers.Layer):
     """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32."""
 
@@ -91,8 +101,6 @@ class ResNet(tf.keras.layers.Layer):
             deformable_stages: the levels, 2 ... 5, of the stages whose bottlenecks have it; (3, 4, 5) is c3-c5.
         """
         super().__init__(name=name)
-        if depth not in BLOCKS:
-            raise UserError(f"ResNet.depth = {depth!r} is unknown; choose one of {sorted(BLOCKS)}")
         bottleneck = depth >= BOTTLENECK_FROM
         if not bottleneck and (groups > 1 or deformable):
             raise UserError(f"ResNet.depth = {depth} has no bottlenecks for groups or deformable; give 50, 101 or 152")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from htc_tf.errors import UserError
 from htc_tf.ops import roi_align as ops
+from htc_tf.ranges import FLAG, check_ranges, choice, number, whole
 from htc_tf.structures import RoIs
 
 POOLED_LEVELS = (2, 3, 4, 5)
@@ -24,6 +24,15 @@ class PreparedMaps(NamedTuple):
 
 
 @gin.register
+@check_ranges(
+    box_size=whole(1, 256),
+    mask_size=whole(1, 256),
+    sampling_ratio=whole(0, 64),
+    semantic_oversampling=whole(1, 16),
+    finest=number(above=0, most=10000),
+    implementation=choice("auto", *IMPLEMENTATIONS),
+    xla=FLAG,
+)
 class RoIAlign(tf.keras.layers.Layer):
     """RoIAlign (He et al., arXiv:1703.06870, aligned by half a pixel) of the pyramid plus the semantic embedding."""
 
@@ -52,8 +61,6 @@ class RoIAlign(tf.keras.layers.Layer):
         super().__init__(name=name)
         if implementation == "auto":
             implementation = "xla" if xla else "crop_and_resize"
-        if implementation not in IMPLEMENTATIONS:
-            raise UserError(f"RoIAlign.implementation = {implementation!r} is unknown; choose one of {IMPLEMENTATIONS}")
         self.box_size, self.mask_size = box_size, mask_size
         self.sampling_ratio, self.semantic_oversampling = sampling_ratio, semantic_oversampling
         self.finest, self.implementation = finest, implementation

@@ -7,12 +7,26 @@ from htc_tf.models.layers import Convolution
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.anchors import pyramid_anchors
 from htc_tf.ops.nms import select_proposals
+from htc_tf.ranges import CHANNELS, FLAG, FRACTION, Each, check_ranges, choice, number, optional, whole
 from htc_tf.structures import RPNOutput
 
 UNIT = (1.0, 1.0, 1.0, 1.0)
 
 
 @gin.register
+@check_ranges(
+    channels=CHANNELS,
+    anchor_scale=number(above=0, most=1000),
+    anchor_ratios=Each(number(above=0, most=1000)),
+    training_proposals=whole(1),
+    inference_proposals=whole(1),
+    training_kept=optional(whole(1)),
+    inference_kept=optional(whole(1)),
+    minimum_size=number(0, 10000),
+    nms_threshold=FRACTION,
+    nms=choice("auto", "combined", "xla"),
+    xla=FLAG,
+)
 class RPN(tf.keras.layers.Layer):
     """A head shared by all levels of the pyramid, its anchors, and the choice of proposals."""
 

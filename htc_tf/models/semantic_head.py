@@ -6,6 +6,7 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import Convolution
+from htc_tf.ranges import CHANNELS, check_ranges, whole
 
 SEMANTIC_LEVEL = 3
 
@@ -21,6 +22,11 @@ def resize_corners(x, height, width):
 
 
 @gin.register
+@check_ranges(
+    num_labels=whole(1, 255),
+    channels=CHANNELS,
+    convolutions=whole(0, 100),
+)
 class SemanticHead(tf.keras.layers.Layer):
     """pyramid {2: P2 ... 6: P6} -> Semantic: all levels at P3's size, summed, then convolutions."""
 

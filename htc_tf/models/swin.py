@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
 
 PATCH = 4  # pixels a side
 NORM_EPSILON = 1e-5
@@ -158,6 +159,15 @@ class PatchMerging(tf.keras.layers.Layer):
 
 
 @gin.register
+@check_ranges(
+    channels=CHANNELS,
+    depths=Each(whole(1, 100), 4),
+    heads=Each(whole(1, 1024), 4),
+    window=whole(1, 64),
+    mlp_ratio=whole(1, 64),
+    drop_path=number(0, below=1),
+    frozen_stages=whole(-1, 4),
+)
 class Swin(tf.keras.layers.Layer):
     """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32; H and W are multiples of 32.
 
@@ -187,10 +197,6 @@ class Swin(tf.keras.layers.Layer):
                 all.
         """
         super().__init__(name=name)
-        if len(depths) != 4 or len(heads) != 4:
-            raise UserError(f"Swin.depths = {depths!r} and Swin.heads = {heads!r}: give four of each, for C2 ... C5")
-        if not 0 <= drop_path < 1:
-            raise UserError(f"Swin.drop_path = {drop_path!r}: must be at least 0 and less than 1")
         widths = [channels * 2**stage for stage in range(4)]
         for stage, (width, count) in enumerate(zip(widths, heads, strict=True), start=1):
             if width % count:

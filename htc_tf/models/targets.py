@@ -8,9 +8,11 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.ops import anchors as anchor_ops
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.matching import choose_randomly, match, sample
+from htc_tf.ranges import FLAG, FRACTION, check_range, check_ranges, number, optional, whole
 from htc_tf.structures import RoIs
 
 
@@ -20,7 +22,21 @@ class AnchorTargets(NamedTuple):
     matches: tf.Tensor  # [B, A] int32
 
 
+def check_positives(name, limit, fraction):
+    if int(limit * fraction) < 1:
+        raise UserError(f"{name}.positive_fraction = {fraction!r} of {name}.limit = {limit} is no sample: give more")
+
+
 @gin.register
+@check_ranges(
+    positive_iou=FRACTION,
+    negative_iou=FRACTION,
+    minimum_iou=FRACTION,
+    limit=whole(1),
+    positive_fraction=number(above=0, most=1),
+    inside_only=FLAG,
+    reassign=FLAG,
+)
 class AnchorSampler:
     """Which anchors the RPN learns from (Ren et al., arXiv:1506.01497, section 3.1.2)."""
 
@@ -47,6 +63,8 @@ class AnchorSampler:
                 most, which may be another (Paddle).
             choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
         """
+        check_range("AnchorSampler.negative_iou", negative_iou, number(0, positive_iou))
+        check_positives("AnchorSampler", limit, positive_fraction)
         self.thresholds = (positive_iou, negative_iou, minimum_iou)
         self.limit, self.positive_fraction = limit, positive_fraction
         self.inside_only, self.reassign, self.choose = inside_only, reassign, choose
@@ -61,6 +79,12 @@ class AnchorSampler:
 
 
 @gin.register
+@check_ranges(
+    limit=whole(1),
+    positive_fraction=number(above=0, most=1),
+    mask_limit=optional(whole(1)),
+    low_quality=FLAG,
+)
 class RoISampler:
     """Which boxes a stage learns from: matched at the stage's IoU, positives first, the truth among them."""
 
@@ -74,6 +98,7 @@ class RoISampler:
                 overlaps another object more (mmdetection; Paddle does not).
             choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
         """
+        check_positives("RoISampler", limit, positive_fraction)
         self.limit, self.positive_fraction = limit, positive_fraction
         self.low_quality, self.choose = low_quality, choose
         positives = int(limit * positive_fraction)

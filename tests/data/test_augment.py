@@ -67,7 +67,7 @@ def test_multi_scale_draws_every_side(sample):
 
 @pytest.mark.parametrize("sides", [(), (0, 50), (80, 101)])
 def test_multi_scale_refuses_sides_that_do_not_fit(sample, sides):
-    with pytest.raises(UserError, match=r"multi_scale\.min_sides.*100"):
+    with pytest.raises(UserError, match=r"multi_scale\.min_sides"):
         augment.multi_scale(sample, sides)
 
 

@@ -9,6 +9,7 @@ import re
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.ranges import check_range, number
 
 
 class ParameterGroups:
@@ -32,6 +33,8 @@ class ParameterGroups:
         for group in groups if self.expected else default:
             try:
                 pattern, rate, decay = group
+                for multiplier in (rate, decay):
+                    check_range(f"{owner}: a multiplier", multiplier, number(0, 1000))
                 self.groups.append((re.compile(pattern), float(rate), float(decay)))
             except (TypeError, ValueError, re.error) as error:
                 raise UserError(

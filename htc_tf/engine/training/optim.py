@@ -13,11 +13,19 @@ import tensorflow as tf
 
 from htc_tf.engine.training.groups import GroupedOptimizers, ParameterGroups
 from htc_tf.engine.training.loss_scale import LossScale
+from htc_tf.ranges import FRACTION, Each, check_ranges, number, whole
 
 SPARED = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: of norms by whatever name
 REFERENCE_BATCH = 16
 
 
+@check_ranges(
+    base=number(above=0, most=1000),
+    batch_size=whole(1),
+    steps=whole(),
+    warmup_steps=whole(),
+    warmup_factor=FRACTION,
+)
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
     """A factor of the progress (0 ... 1), after a linear warm-up, times a base that scales with the batch."""
 
@@ -44,6 +52,10 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 
 @gin.register
+@check_ranges(
+    milestones=Each(FRACTION, least=0),
+    decay=number(above=0, most=1),
+)
 class StepSchedule(Schedule):
     """Multiplies the rate by `decay` at each of the milestones (fractions of the run): 1x is (8 / 12, 11 / 12)."""
 
@@ -61,6 +73,9 @@ class StepSchedule(Schedule):
 
 
 @gin.register
+@check_ranges(
+    final=FRACTION,
+)
 class CosineSchedule(Schedule):
     """Half a cosine, down to `final` of the rate at the last step (Loshchilov and Hutter, arXiv:1608.03983)."""
 
@@ -125,6 +140,10 @@ class CoupledSGD(tf.keras.optimizers.Optimizer):
 
 
 @gin.register
+@check_ranges(
+    momentum=number(0, below=1),
+    decay=FRACTION,
+)
 class SGD:
     """SGD with momentum and coupled decay, as mmdetection and Paddle step."""
 
@@ -171,6 +190,12 @@ class FusedAdamW(tf.keras.optimizers.Adam):
 
 
 @gin.register
+@check_ranges(
+    decay=number(0, 10),
+    beta_1=number(0, below=1),
+    beta_2=number(0, below=1),
+    epsilon=number(above=0, most=1),
+)
 class AdamW:
     """AdamW (arXiv:1711.05101): decay is decoupled and scaled by the rate."""
 
@@ -185,6 +210,10 @@ class AdamW:
 
 
 @gin.register
+@check_ranges(
+    momentum=number(0, below=1),
+    decay=FRACTION,
+)
 class SGDW:
     """tensorflow-addons' SGD with momentum and decoupled decay (arXiv:1711.05101).
 
@@ -208,6 +237,12 @@ class SGDW:
 
 
 @gin.register
+@check_ranges(
+    decay=number(0, 10),
+    beta_1=number(0, below=1),
+    beta_2=number(0, below=1),
+    epsilon=number(above=0, most=1),
+)
 class LAMB:
     """tensorflow-addons' LAMB (arXiv:1904.00962): Adam whose step is as long as the weight, layer by layer.
 
