@@ -12,13 +12,14 @@ from htc_tf import command_line
 from htc_tf.engine.client.answers import read_answers
 from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
 from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable, find_inputs
-from htc_tf.errors import UserError, command
+from htc_tf.errors import ModelFailed, TooLate, UserError, command
 
 EPILOG = """
 One line of JSON for each picture on standard output: file, height, width, detections with class, score and box as y1,
 x1, y2, x2 in pixels. DIR gets the drawings, and detections.jsonl, the same lines with the masks as COCO run lengths.
-A picture that the model refuses is told on standard error and left out. Exit status: 0, also where some were left out;
-2 where all were, or for a mistake in what was asked, such as a server that does not answer; 1 for anything else.
+An image that cannot be read, that the model refuses or on which it fails is named on standard error and left out.
+Exit status: 0, also where some were left out; 2 where all were, or for a mistake in what was asked, such as a server
+that does not answer; 1 for anything else.
 """
 
 
@@ -74,11 +75,34 @@ def connect(flags):
 
 
 def ask(model, paths, batch):
-    """Yields (path, its encoded bytes' Answer), `batch` pictures in a request."""
+    """Yields (path, its Answer, or a UserError that says why there is none), `batch` images in a request."""
     for start in range(0, len(paths), batch):
-        part = paths[start : start + batch]
-        answers = read_answers(model.predict([path.read_bytes() for path in part]))
-        yield from zip(part, answers, strict=True)
+        answers, contents = {}, {}
+        for path in paths[start : start + batch]:
+            try:
+                contents[path] = path.read_bytes()
+            except OSError as error:
+                answers[path] = UserError(f"cannot be read ({error.strerror})")
+        answers |= ask_together(model, contents)
+        yield from ((path, answers[path]) for path in paths[start : start + batch])
+
+
+def ask_together(model, contents):
+    """{path: encoded bytes} -> {path: Answer or ModelFailed}; where a request fails, its images are asked singly."""
+    if not contents:
+        return {}
+    try:
+        answers = read_answers(model.predict(list(contents.values())))
+    except TooLate as error:
+        raise UserError(f"{', '.join(map(str, contents))}: {error}") from error
+    except ModelFailed as error:
+        if len(contents) == 1:
+            return dict.fromkeys(contents, error)
+        singly = (ask_together(model, {path: content}) for path, content in contents.items())
+        return {path: answer for answers in singly for path, answer in answers.items()}
+    if len(answers) != len(contents):
+        raise UserError(f"the model answers with {len(answers)} rows for {len(contents)} images")
+    return dict(zip(contents, answers, strict=True))
 
 
 @command
@@ -96,8 +120,9 @@ def main():
         bar = stack.enter_context(tqdm(total=len(paths), unit="img", desc="ask", disable=None))
         for name, (path, answer) in zip(names, ask(model, paths, flags.batch), strict=True):
             bar.update()
-            if answer.status:
-                left_out.append((path, answer.status))
+            refusal = str(answer) if isinstance(answer, UserError) else answer.status
+            if refusal:
+                left_out.append((path, refusal))
                 continue
             sure = answer.above(flags.threshold)
             print(json.dumps({"file": str(path), **sure.describe()}), flush=True)
@@ -110,7 +135,7 @@ def main():
     for path, reason in left_out:
         print(f"left out {path}: {reason}", file=sys.stderr)
     if len(left_out) == len(found):
-        raise UserError("the model refused every picture")
+        raise UserError("the model answered for no image")
 
 
 def open_lines(output):

@@ -5,11 +5,33 @@ Everything may raise UserError; only the commands catch it, through `command`. E
 """
 
 import functools
+import re
 import sys
+
+LONGEST_REASON = 300  # characters of TensorFlow's message that a line quotes
+# Lines around TensorFlow's reason: where the failed operation was defined.
+TRACE = re.compile(r"(Graph execution error:|Detected at node .*|<stack traces.*|File \".*|\d+ root error\(s\).*)")
 
 
 class UserError(Exception):
     """A mistake in a file, a key, a parameter or a flag. The message names it and says what to do."""
+
+
+class ModelFailed(UserError):
+    """The model failed on one request; it may answer the next."""
+
+
+class TooLate(UserError):
+    """The model did not answer in time."""
+
+
+def reason_of(message):
+    """The reason in the message of a TensorFlow error, on one line, without stack traces and names of operations."""
+    # The message ends with a reference to the operation, and hints.
+    text = re.split(r"\[\[\{\{node|\[Op:", message)[0]
+    lines = [re.sub(r"\{\{function_node.*?\}\}", "", line).strip() for line in text.splitlines()]
+    reason = " ".join(line for line in lines if line and not TRACE.fullmatch(line))
+    return reason[:LONGEST_REASON] or "no reason given"
 
 
 def command(main):

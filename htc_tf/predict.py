@@ -15,9 +15,9 @@ from htc_tf.run import Run
 
 EPILOG = """
 DIR gets NAME.png for each picture (an MP4, or WebP for an animation, for each video) and predictions.json, a list of
-COCO results with the file's name beside: all that was found, whatever --threshold says. A file that cannot be read is
-told on standard error and left out. Exit status: 0, also where some files were left out; 2 where all were, or for a
-mistake in what was asked; 1 for anything else.
+COCO results with the file's name beside: all that was found, whatever --threshold says. A file that cannot be read, or
+on which the model fails, is named on standard error with the reason and left out. Exit status: 0, also where some files
+were left out; 2 where all were, or for a mistake in what was asked; 1 for anything else.
 """
 
 
@@ -126,7 +126,7 @@ def main():
         print(f"skipped {path}: {reason}", file=sys.stderr)
     print(f"{done} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
-        raise UserError("no picture could be read")
+        raise UserError("no image was detected in: each is named above with the reason")
 
 
 if __name__ == "__main__":

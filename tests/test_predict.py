@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 import htc_tf
 import htc_tf.predict
+from htc_tf.engine.evaluation.results import ImageResult
 from htc_tf.errors import UserError
 
 
@@ -111,11 +113,54 @@ def test_everything_at_once(call, tiny_run, scene, tmp_path, eagerly, capsys):
     assert "3 pictures" in printed.out and "2 skipped" in printed.out
 
 
+class Fails:
+    """A detector that fails on black images."""
+
+    def detect_image(self, image):
+        if not image.any():
+            raise tf.errors.InvalidArgumentError(
+                None, None, "Graph execution error:\n\nindices[0] = 0 is not in [0, 0)"
+            )
+        return ImageResult(np.float32([[1, 1, 9, 9]]), np.float32([0.9]), np.int32([0]), None)
+
+
+def test_what_fails_takes_no_neighbor_along(call, monkeypatch, tmp_path, capsys):
+    """The images of a folder, and the frames of an animation."""
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    white, black = (Image.new("RGB", (20, 20), color) for color in ("white", "black"))
+    for name, picture in (("a", white), ("b", black), ("c", white)):
+        picture.save(folder / f"{name}.png")
+    other = Image.new("RGB", (20, 20), "red")
+    white.save(folder / "film.gif", save_all=True, append_images=[black, other, black], duration=40, optimize=False)
+    model = SimpleNamespace(detector=Fails(), categories=[{"id": 1, "name": "cat"}])
+    monkeypatch.setattr(htc_tf.predict, "load", lambda *source: model)
+    assert call("--checkpoint", "EXPORT", "--output", output, "--input", folder) == 0
+    printed = capsys.readouterr()
+    reason = "the model failed: indices[0] = 0 is not in [0, 0)"
+    assert f"skipped {folder / 'b.png'}: {reason}" in printed.err.splitlines()
+    assert f"skipped {folder / 'film.gif'}: 2 frames failed, the first is frame 1: {reason}" in printed.err.splitlines()
+    assert "2 pictures and predictions.json" in printed.out and "2 skipped" in printed.out
+    entries = json.loads((output / "predictions.json").read_text())
+    assert [(entry["file_name"], entry.get("frame")) for entry in entries] == [
+        ("a.png", None),
+        ("c.png", None),
+        ("film.gif", 0),
+        ("film.gif", 2),
+    ]
+    assert sorted(path.name for path in output.iterdir()) == ["a.png", "c.png", "film.webp", "predictions.json"]
+    (folder / "a.png").unlink()
+    (folder / "c.png").unlink()
+    (folder / "film.gif").unlink()
+    assert call("--checkpoint", "EXPORT", "--output", output, "--input", folder) == 2  # of b.png alone
+    assert "no image was detected in" in capsys.readouterr().err
+
+
 def test_nothing_to_read(call, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(htc_tf.predict, "load", lambda *source: SimpleNamespace(detector=None, categories=[]))
     flags = ["--checkpoint", "RUN", "--output", tmp_path / "out", "--input", "-"]
     assert call(*flags, lines=f"{tmp_path}/nowhere.jpg\n") == 2
-    assert "no picture could be read" in capsys.readouterr().err
+    assert "no image was detected in" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
     assert call(*flags, "--every", 0) == 2
     (tmp_path / "file").touch()

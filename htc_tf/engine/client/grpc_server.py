@@ -7,15 +7,15 @@ import grpc
 import numpy as np
 
 from htc_tf.engine.client.messages import PREDICT, PredictRequest, PredictResponse, predict_request, read_arrays
-from htc_tf.engine.client.rest_server import LONGEST, with_port
-from htc_tf.errors import UserError
+from htc_tf.engine.client.rest_server import with_port
+from htc_tf.errors import ModelFailed, TooLate, UserError, reason_of
 
 PORT = 8500
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]  # 4 MB each otherwise
 
 
 class GrpcServer:
-    """`predict` asks; every failure is a UserError of one line."""
+    """`predict` asks; every failure is a UserError of one line, a ModelFailed where another request may succeed."""
 
     def __init__(self, address, model, version, timeout):
         """
@@ -35,7 +35,7 @@ class GrpcServer:
         try:
             response = self.call(request, timeout=self.timeout)
         except grpc.RpcError as error:
-            raise self.explain(error.code(), " ".join((error.details() or "").split())[:LONGEST]) from None
+            raise self.explain(error.code(), reason_of(error.details() or "")) from None
         return read_arrays(response.outputs)
 
     def explain(self, code, message):
@@ -45,10 +45,10 @@ class GrpcServer:
                 f"host:port; TensorFlow Serving's gRPC is at port {PORT}"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return UserError(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
+            return TooLate(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
         if code is grpc.StatusCode.NOT_FOUND:
             return UserError(
                 f"{self.address}: no model {self.model!r} is ready there ({message}): name another with --model or "
                 "--version, or wait until it is loaded"
             )
-        return UserError(f"{self.address}: refused with {code.name}: {message}")
+        return ModelFailed(f"{self.address}: refused with {code.name}: {message}")

@@ -6,7 +6,7 @@ Before it: `htc_tf.client` read the pictures. After it: `client.answers` reads t
 import tensorflow as tf
 
 from htc_tf.engine.prediction.exported import load_export
-from htc_tf.errors import UserError
+from htc_tf.engine.prediction.failures import model_errors
 
 
 class LocalModel:
@@ -20,9 +20,11 @@ class LocalModel:
         _, self.model, self.serve = load_export(export, "serving_default")
 
     def predict(self, pictures):
-        """A list of encoded pictures -> {output: array [B, ...]}; strings are objects, bytes each."""
-        try:
+        """A list of encoded pictures -> {output: array [B, ...]}; strings are objects, bytes each.
+
+        Raises:
+            ModelFailed: on these images.
+        """
+        with model_errors():
             outputs = self.serve(image_bytes=tf.constant(pictures))
-        except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"the model refuses the pictures ({error.message.splitlines()[0]})") from error
         return {name: value.numpy() for name, value in outputs.items()}

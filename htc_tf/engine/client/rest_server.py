@@ -16,14 +16,13 @@ import urllib.request
 
 import numpy as np
 
-from htc_tf.errors import UserError
+from htc_tf.errors import ModelFailed, TooLate, UserError, reason_of
 
 PORT = 8501
-LONGEST = 300  # characters of a server's own message
 
 
 class RestServer:
-    """`predict` asks; every failure is a UserError of one line."""
+    """`predict` asks; every failure is a UserError of one line, a ModelFailed where another request may succeed."""
 
     def __init__(self, address, model, version, timeout):
         """
@@ -50,7 +49,7 @@ class RestServer:
                     f"{self.address}: no model {self.name!r} is ready there ({message}; {self.describe()}): name "
                     "another with --model or --version, or wait until it is loaded"
                 ) from None
-            raise UserError(f"{self.address}: refused with status {error.code}: {message}") from None
+            raise ModelFailed(f"{self.address}: refused with status {error.code}: {message}") from None
         try:
             rows = json.loads(content)["predictions"]
             return {name: read_values([row[name] for row in rows], name) for name in rows[0]}
@@ -90,7 +89,7 @@ class RestServer:
             ) from None
 
     def late(self):
-        return UserError(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
+        return TooLate(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
 
 
 def with_port(address, port):
@@ -101,7 +100,7 @@ def server_message(error):
     """What stands in the body of an HTTPError, on one line."""
     content = error.read()
     try:
-        return str(json.loads(content)["error"])[:LONGEST]
+        return reason_of(str(json.loads(content)["error"]))
     except (ValueError, KeyError, TypeError):
         return f"{error.reason} {start(content)}"
 

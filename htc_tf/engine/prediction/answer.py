@@ -106,7 +106,10 @@ def save(picture, path):
     path = Path(path)
     if path.suffix.lower() not in SAVED:
         raise UserError(f"{path}: name a picture that ends in {', '.join(SAVED)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # No colours at half resolution: outlines would fray.
     options = {"quality": 92, "subsampling": 0} if path.suffix.lower() in JPEG else {}
-    Image.fromarray(picture).save(path, **options)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, **options)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.engine.client.answers import read_row
-from htc_tf.errors import UserError
+from htc_tf.engine.prediction.failures import model_errors
+from htc_tf.errors import ModelFailed, UserError, reason_of
 
 CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow leaves assets.extra to whoever writes it
 
@@ -56,9 +57,17 @@ class ExportedDetector:
         return tf.io.decode_png(answer["semantic_png_bytes"], channels=1)[..., 0].numpy()
 
     def ask(self, image):
-        """The answer about one picture: {output: an array without the batch's dimension}."""
-        answer = self.serve(images=image[np.newaxis], sizes=tf.constant([image.shape[:2]]))
-        return {name: value.numpy()[0] for name, value in answer.items()}
+        """The answer about one picture: {output: an array without the batch's dimension}.
+
+        Raises:
+            ModelFailed: there is none.
+        """
+        with model_errors():
+            answer = self.serve(images=tf.constant(image[np.newaxis]), sizes=tf.constant([image.shape[:2]]))
+        answer = {name: value.numpy()[0] for name, value in answer.items()}
+        if answer["status"]:
+            raise ModelFailed(f"the model refuses the image: {answer['status'].decode()}")
+        return answer
 
 
 def load_export(folder, signature):
@@ -77,7 +86,7 @@ def load_export(folder, signature):
         model = tf.saved_model.load(str(version))
         return version, model, model.signatures[signature]
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(str(error))
         raise UserError(f"{version}: cannot be loaded ({reason}): export the run again") from error
 
 

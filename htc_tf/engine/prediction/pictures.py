@@ -10,13 +10,14 @@ import re
 from htc_tf.engine.prediction.answer import Prediction, save
 from htc_tf.engine.prediction.batching import detect_in_batches
 from htc_tf.engine.prediction.cutouts import cut_outs
-from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
+from htc_tf.engine.prediction.drawing_names import cut_out_name, drawing_names, refuse_replacing
+from htc_tf.engine.prediction.failures import model_errors
 from htc_tf.engine.prediction.inputs import Unreadable
 from htc_tf.engine.prediction.photo import read_picture
 from htc_tf.engine.prediction.semantic_map import draw_labels, label_map
 from htc_tf.engine.prediction.video import is_video, read_video, video_ending, write_video
 from htc_tf.engine.training.monitor import progress
-from htc_tf.errors import UserError
+from htc_tf.errors import ModelFailed, UserError
 
 RESULTS = "predictions.json"
 
@@ -38,7 +39,8 @@ def predict_pictures(
         every: of a video every such frame.
         batch: how many pictures, or frames of a video, are detected at once.
     Returns:
-        (how many pictures and videos were read to their end, [(path, reason)] of the others)
+        (how many images and videos were done to their end, [(path, reason)] of the others: what cannot be read, and
+        what the model failed on. Of a video that breaks off, or has frames that failed, the other frames are kept.)
     Raises:
         UserError: a drawing would replace one of the pictures; output cannot be written.
     """
@@ -50,18 +52,21 @@ def predict_pictures(
     skipped = []
     with Results(output) as results, progress(total=len(paths), unit="img", desc="predict") as bar:
 
-        def detect(images):
-            for row, image, result in detect_in_batches(detector, images, batch):
+        def detect(images, failed):
+            for row, image, result in detect_in_batches(detector, images, batch, failed):
                 yield row, Prediction(image, result, categories)
                 bar.update()
+
+        def skip(row, reason):
+            skipped.append((row[0], str(reason)))
+            bar.update()
 
         def read_pictures(rows):
             for row in rows:
                 try:
                     yield row, read_picture(row[0])
                 except Unreadable as error:
-                    skipped.append((row[0], error.reason))
-                    bar.update()
+                    skip(row, error.reason)
 
         def read_frames(path, video):
             try:
@@ -70,19 +75,27 @@ def predict_pictures(
                 skipped.append((path, error.reason))  # and the frames before it are kept
 
         def draw_frames(path, video):
-            for index, found in detect(read_frames(path, video)):
+            failed = []
+            for index, found in detect(read_frames(path, video), lambda *failure: failed.append(failure)):
                 results.write(found.to_coco(next(frame_ids)), file_name=path.name, frame=index * every)
                 yield found.draw(None, threshold)
+            if failed:
+                index, error = failed[0]
+                skipped.append((path, f"{len(failed)} frames failed, the first is frame {index * every}: {error}"))
 
         def draw_video(path, name):
             try:
                 video = read_video(path, every)
             except Unreadable as error:
-                skipped.append((path, error.reason))
-                bar.update()
+                skip((path,), error.reason)
             else:
                 bar.total += max(video.count - 1, 0)
                 write_video(output / name, draw_frames(path, video), video.rate)
+
+        def see(image):
+            """The semantic labels; None where they are not asked for."""
+            with model_errors():
+                return label_map(detector, image) if semantic else None
 
         # Between two videos pictures may share a batch.
         for moving, rows in itertools.groupby(zip(paths, ids, names, strict=True), lambda row: row[0] in videos):
@@ -90,15 +103,20 @@ def predict_pictures(
                 for path, _, name in rows:
                     draw_video(path, name)
                 continue
-            for (path, image_id, name), found in detect(read_pictures(rows)):
+            for (path, image_id, name), found in detect(read_pictures(rows), skip):
+                try:
+                    labels = see(found.image)
+                except ModelFailed as error:
+                    skipped.append((path, str(error)))
+                    continue
                 results.write(found.to_coco(image_id), file_name=path.name)
                 found.draw(output / name, threshold)
                 if cutouts:
                     save_cut_outs(found, threshold, output / "cutouts" / name)
                 if semantic:
-                    drawn = draw_labels(found.image, label_map(detector, found.image), categories)
-                    save(drawn, output / "semantic" / name)
-    return len(paths) - len(skipped), skipped
+                    save(draw_labels(found.image, labels, categories), output / "semantic" / name)
+    # A video may be named twice: frames that failed, and where it broke off.
+    return len(paths) - len({path for path, _ in skipped}), skipped
 
 
 class Results:
@@ -114,9 +132,12 @@ class Results:
 
     def write(self, entries, **origin):
         """Adds COCO results, each with the fields of `origin`."""
-        for entry in entries:
-            self.file.write(self.before + json.dumps({**entry, **origin}))
-            self.before = ",\n"
+        try:
+            for entry in entries:
+                self.file.write(self.before + json.dumps({**entry, **origin}))
+                self.before = ",\n"
+        except OSError as error:
+            raise UserError(f"{self.file.name} cannot be written ({error.strerror})") from error
 
     def __enter__(self):
         return self
@@ -129,8 +150,7 @@ class Results:
 def save_cut_outs(found, threshold, path):
     """NAME_01_person.png, ... beside `path`, whose name is NAME."""
     for number, (name, _, piece) in enumerate(cut_outs(found, threshold), 1):
-        label = re.sub(r"\W+", "_", name)
-        save(piece, path.with_name(f"{path.stem}_{number:02d}_{label}.png"))
+        save(piece, path.with_name(cut_out_name(path.stem, number, name)))
 
 
 def image_ids(paths):

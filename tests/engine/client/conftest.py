@@ -22,7 +22,10 @@ OBJECTS = 3  # in each picture two of these are found, and one row is padding
 
 
 class ToyModel(tf.Module):
-    """Answers every picture with a person at (0, 0) and a cheese in the middle, and refuses what is no picture."""
+    """Answers every picture with a person at (0, 0) and a cheese in the middle, and refuses what is no picture.
+
+    A file that begins with "fail" makes the whole request fail, as a mistake in the model's graph does.
+    """
 
     def __init__(self):
         super().__init__()
@@ -49,6 +52,8 @@ class ToyModel(tf.Module):
             return tf.shape(tf.io.decode_image(encoded, 3, expand_animations=False))[:2]
 
         size = tf.cond(sound, measure, lambda: tf.zeros([2], tf.int32))
+        fails = tf.cast(tf.strings.substr(encoded, 0, 4) == "fail", tf.int32)
+        size += tf.gather([0], [9 * fails])
         share = tf.constant([[0, 0, 0.5, 0.5], [0.25, 0.25, 0.75, 0.75], [0, 0, 0, 0]])
         found = tf.cast(sound, tf.float32)
         ramp = tf.range(28, dtype=tf.float32) / 27  # the right half of each box
@@ -122,7 +127,10 @@ class StandIn:
         inputs = read_arrays(request.inputs)
         if set(inputs) != {"image_bytes"}:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "input tensor alias not found in signature")
-        return predict_response(self.run(inputs["image_bytes"].tolist()))
+        try:
+            return predict_response(self.run(inputs["image_bytes"].tolist()))
+        except tf.errors.OpError as error:
+            return context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
 
     def handler(self):
         stand_in = self
@@ -148,7 +156,10 @@ class StandIn:
                 rows = stand_in.requests[-1].get("instances")
                 if not rows:
                     return self.reply(400, {"error": "Missing 'inputs' or 'instances' key"})
-                return self.reply(200, rest_bytes(stand_in.run([base64.b64decode(row["b64"]) for row in rows])))
+                try:
+                    return self.reply(200, rest_bytes(stand_in.run([base64.b64decode(row["b64"]) for row in rows])))
+                except tf.errors.OpError as error:
+                    return self.reply(400, {"error": error.message})
 
             def reply(self, status, content):
                 content = content if isinstance(content, bytes) else json.dumps(content, indent=4).encode()

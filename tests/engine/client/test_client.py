@@ -22,6 +22,7 @@ from htc_tf.engine.prediction.inputs import Unreadable
 from htc_tf.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
+FAILING = b"fail"  # an image that begins so makes the toy model of conftest.py fail
 
 
 @pytest.fixture(params=["rest", "grpc", "export"])
@@ -101,6 +102,26 @@ def test_a_model_that_is_not_loaded(call, stand_in, pictures, grpc, mistake, tol
         assert "version 3 is AVAILABLE" in line
 
 
+def test_what_fails_takes_no_neighbor_along(call, place, pictures, tmp_path):
+    """b.png makes the model fail: the images of its request are asked again one by one, and the file is named."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((pictures / name).read_bytes())
+    (tmp_path / "bad.png").write_bytes(FAILING + b"anything")
+    done = call(client, *place, "--input", tmp_path, "--batch", 4)
+    assert done.status == 0
+    assert [Path(json.loads(line)["file"]).name for line in done.out.splitlines()] == ["a.png", "b.png"]
+    (told,) = [line for line in done.err.splitlines() if line.startswith("left out ")]
+    assert told.startswith(f"left out {tmp_path / 'bad.png'}: ") and "indices[0] = 9 is not in [0, 1)" in told
+    assert "Graph execution" not in done.err and "{{" not in done.err
+
+
+def test_a_file_that_cannot_be_read(call, place, pictures, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures}/gone.png\n{pictures}/a.png\n"))
+    done = call(client, *place, "--input", "-", "--batch", 2)
+    assert done.status == 0 and json.loads(done.out)["file"] == f"{pictures}/a.png"
+    assert f"left out {pictures}/gone.png: cannot be read (No such file or directory)" in done.err.splitlines()
+
+
 @pytest.mark.parametrize("grpc", [[], ["--grpc"]])
 def test_no_server(call, pictures, grpc):
     with socket.socket() as free:
@@ -116,7 +137,7 @@ def test_a_slow_server(call, stand_in, tmp_path, grpc):
     address = stand_in.grpc if grpc else stand_in.rest
     flags = ["--server", address, *grpc, "--timeout", 0.2, "--input", tmp_path / "a.png"]
     line = refusal(call(client, *flags))
-    assert "no answer within 0.2 seconds" in line and "--timeout" in line
+    assert f"{tmp_path / 'a.png'}: " in line and "no answer within 0.2 seconds" in line and "--timeout" in line
 
 
 def test_another_server(call, stand_in, impostor, pictures):
@@ -130,7 +151,7 @@ def test_another_server(call, stand_in, impostor, pictures):
 
 def test_mistakes_are_one_line(call, stand_in, pictures, tmp_path):
     picture = pictures / "a.png"
-    assert "every picture" in refusal(call(client, "--server", stand_in.rest, "--input", pictures / "text.png"))
+    assert "for no image" in refusal(call(client, "--server", stand_in.rest, "--input", pictures / "text.png"))
     assert str(tmp_path) in refusal(call(client, "--export", tmp_path, "--input", picture))
     assert "x.jpg" in refusal(call(client, "--export", tmp_path, "--input", "x.jpg"))
     assert "--batch: 0" in refusal(call(client, "--export", tmp_path, "--input", picture, "--batch", 0))

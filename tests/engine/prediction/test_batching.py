@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from htc_tf.engine.inference import Detector
 from htc_tf.engine.prediction.batching import HELD, detect_in_batches
 from htc_tf.engine.prediction.predictor import Predictor
+from htc_tf.errors import ModelFailed
 
 
 class Counts:
@@ -60,6 +62,28 @@ class AsksOneByOne:
 
 def test_what_takes_one_picture_gets_one():
     assert [result for *_, result in detect_in_batches(AsksOneByOne(), pictures([3, 4]), 2)] == [3, 4]
+
+
+class FailsOn5(Counts):
+    """Runs out of memory where an image is 5 pixels high."""
+
+    def detect_images(self, images, rows):
+        found = super().detect_images(images, rows)
+        if 5 in found:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\n\t [[{{node mul}}]]")
+        return found
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_one_that_fails_takes_no_neighbor_along(batch):
+    failed, detector = [], FailsOn5()
+    stream = detect_in_batches(
+        detector, pictures([3, 5, 4, 20, 5]), batch, lambda name, error: failed.append((name, str(error)))
+    )
+    assert [(name, result) for name, _, result in stream] == [(0, 3), (2, 4), (3, 20)]
+    assert failed == [(1, "the model failed: OOM when allocating tensor"), (4, failed[0][1])]
+    with pytest.raises(ModelFailed, match="the model failed: OOM"):
+        list(detect_in_batches(detector, pictures([3, 5, 4]), batch))
 
 
 def test_a_batch_answers_as_its_pictures_do(tiny_model, tiny_data, eagerly):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from htc_tf.engine.prediction.exported import CLASSES, ExportedDetector, newest_version
-from htc_tf.errors import UserError
+from htc_tf.errors import ModelFailed, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -70,6 +70,16 @@ def test_detections(exported, image):
     np.testing.assert_array_equal(result.boxes, [[2, 3, 30, 40]])
     assert result.scores == pytest.approx([0.8]) and result.classes == [1]
     assert result.masks[0]["size"] == [60, 80]
+
+
+def test_a_failure_is_one_line(exported, image):
+    detector = ExportedDetector(exported)
+    detector.serve = tf.function(lambda images, sizes: {"boxes": tf.gather(sizes, 5)})
+    with pytest.raises(ModelFailed, match=r"^the model failed: indices(\[0\])? = 5 is not in \[0, 1\)$"):
+        detector.detect_image(image)
+    detector.serve = lambda **inputs: {"status": tf.constant(["sizes: not within images"])}
+    with pytest.raises(ModelFailed, match=r"^the model refuses the image: sizes: not within images$"):
+        detector.detect_image(image)
 
 
 def test_versions(exported):
