@@ -137,9 +137,9 @@ coco_sample: have_sample env ## 300 training steps and pictures on a small part 
 	    --images $(SAMPLE)/train2017 --output $(COCO_SAMPLE)/records/train
 	$(PY) -m pipelines.coco_to_tfrecord --annotations $(SAMPLE)/annotations/instances_val2017.json \
 	    --images $(SAMPLE)/val2017 --output $(COCO_SAMPLE)/records/val
-	# Train the paper's configuration on small images, long enough to see the losses fall.
-	$(PY) -m htc_tf.train --gin_file gin/htc_r50_fpn_1x_coco.gin --gin_file gin/options/small_images.gin \
-	    --gin_file gin/options/no_semantic.gin --workdir $(COCO_SAMPLE) \
+	# Train the paper's network from scratch on small images, long enough to see the losses fall.
+	$(PY) -m htc_tf.train --gin_file gin/htc_r50_fpn_1x_coco.gin --gin_file gin/options/from_scratch.gin \
+	    --gin_file gin/options/small_images.gin --gin_file gin/options/no_semantic.gin --workdir $(COCO_SAMPLE) \
 	    --train_records $(COCO_SAMPLE)/records/train --val_records $(COCO_SAMPLE)/records/val
 	# Draw its best guesses, faint ones after so short a training. The photos' licences forbid altered copies: keep
 	# these pictures to yourself.

@@ -14,6 +14,9 @@ first weights, the first of these that there is:
   2. --init_from                            5. initial values drawn by --seed
   3. --backbone_weights
 
+With 3 to 5 nothing else may be frozen: stages and batch norms on stored statistics would keep values that nothing has
+trained. gin/options/from_scratch.gin freezes nothing in a ResNet.
+
 exit status:
   0   all steps are done
   1   a step was not finite, or our mistake

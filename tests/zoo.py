@@ -134,15 +134,29 @@ def count(files):
     return Counts(parameters, total)
 
 
+def write_start(row, folder):
+    """Writes a run of the row's initial weights: a training refuses to freeze what comes from no run and no file."""
+    from htc_tf import config
+    from htc_tf.engine.benchmarks.start import write_run
+    from htc_tf.run import Run
+
+    config.load(list(row.files), list(row.params))
+    write_run(Run(folder))
+
+
 def train(row, records, folder):
     """Ten steps -> {"losses": [of each step], "cpu": seconds}; finite, or the trainer ends with an error."""
-    run, log = folder / row.name, folder / f"{row.name}.log"
-    shutil.rmtree(run, ignore_errors=True)
+    run, start, log = (folder / f"{row.name}{suffix}" for suffix in ("", ".start", ".log"))
+    for left in (run, start):
+        shutil.rmtree(left, ignore_errors=True)
+    write_start(row, start)
     log.unlink(missing_ok=True)
     flags = [f"--gin_file={file}" for file in row.files] + [f"--gin_param={param}" for param in row.params]
-    cpu, _ = recorded.call(log, "htc_tf.train", *flags, "--train_records", records, "--workdir", run)
+    flags += ["--train_records", records, "--workdir", run, "--init_from", start]
+    cpu, _ = recorded.call(log, "htc_tf.train", *flags)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    shutil.rmtree(run)  # its checkpoint is as large as a gigabyte
+    for written in (run, start):
+        shutil.rmtree(written)  # a checkpoint is as large as a gigabyte
     losses = [line["total"] for line in logged if "total" in line]
     if len(losses) != STEPS or not all(map(math.isfinite, losses)):
         raise SystemExit(f"{row.name}: losses {losses}")

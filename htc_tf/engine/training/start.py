@@ -7,7 +7,9 @@ import re
 import sys
 
 from htc_tf.engine.checkpoint import listed, restore_weights
+from htc_tf.engine.evaluation.evaluator import FIGURES
 from htc_tf.engine.inference import load_fitting
+from htc_tf.engine.training.frozen import check_taught
 from htc_tf.engine.weights.assign import load
 from htc_tf.engine.weights.files import read
 from htc_tf.engine.weights.names import Framework
@@ -15,20 +17,75 @@ from htc_tf.engine.weights.swin_names import OUTPUT_NORMS
 from htc_tf.engine.weights.versions import from_imagenet
 from htc_tf.errors import UserError
 
+# Share of the objects without a mask from which a training with masks warns.
+FEW_MASKS = 0.1
+
 
 def load_records(experiment, train_records, val_records):
     """-> (DatasetInfo of the training records, that of the validation records or None).
 
     Raises:
-        UserError: their classes or labels are not those of the configuration, or not each other's.
+        UserError: their classes or labels are not those of the configuration, or not each other's; the records do not
+            hold what the configuration would learn; evaluations are asked for without records.
     """
     train_info = load_fitting(experiment, train_records)
-    check_labels(experiment.build_model(), train_info)
+    model = experiment.build_model()
+    check_labels(model, train_info)
+    check_supervision(model, train_info)
+    check_evaluations(experiment, model, val_records)
     if not val_records:
         return train_info, None
     val_info = load_fitting(experiment, val_records)
     check_names(val_info.class_names, val_records, train_info)
+    if (experiment.keep_best or "").startswith("segm") and not val_info.masks:
+        raise UserError(f"Experiment.keep_best = {experiment.keep_best!r}, but {val_records} has no masks")
     return train_info, val_info
+
+
+def check_supervision(model, info):
+    """Refuses a branch that no record teaches: it would learn nothing, or to find nothing. Warns where few do.
+
+    Args:
+        model: HTC, without variables yet.
+        info: DatasetInfo of the training records.
+    """
+    objects, empty = info.objects - info.crowd, info.counters.get("masks_empty", 0)
+    if objects <= 0:
+        what = f"all {info.crowd} annotations are crowd regions" if info.crowd else "no image has an annotation"
+        raise UserError(f"{info.folder} holds no object to learn from: {what}")
+    if model.semantic_head is not None and not info.stuff.present:
+        raise UserError(
+            f"{info.folder} has no stuff maps, and nothing else teaches the semantic branch (SEMANTIC = True): add "
+            "--gin_file gin/options/no_semantic.gin, or prepare the data with --stuff"
+        )
+    if not model.masks:
+        return
+    if not info.masks or empty >= objects:
+        what = f"only empty masks ({empty})" if info.masks else "no masks"
+        raise UserError(
+            f"{info.folder} has {what}, and nothing else teaches the mask heads (MASKS = True): add "
+            "--gin_file gin/options/boxes_only.gin, or prepare the data with segmentations"
+        )
+    if empty >= FEW_MASKS * objects:
+        print(
+            f"warning: {empty} of {objects} objects of {info.folder} have an empty mask, and teach the mask heads to "
+            "find nothing; gin/options/boxes_only.gin trains without masks",
+            file=sys.stderr,
+        )
+
+
+def check_evaluations(experiment, model, val_records):
+    """Evaluations need records, and `keep_best` one of the evaluation's metrics."""
+    if experiment.evaluate_every and not val_records:
+        raise UserError(
+            f"EVALUATE_EVERY = {experiment.evaluate_every}, but there is nothing to evaluate on: give --val_records"
+        )
+    kinds = ("bbox", "segm") if model.masks else ("bbox",)
+    known = [f"{kind}/{figure}" for kind in kinds for figure in FIGURES]
+    if experiment.keep_best is not None and experiment.keep_best not in known:
+        raise UserError(
+            f"Experiment.keep_best = {experiment.keep_best!r} is no metric: choose one of {', '.join(known)}"
+        )
 
 
 def check_labels(model, info):
@@ -77,7 +134,8 @@ def initialise(checkpoints, model, averages=None, init_from=None, backbone_weigh
     Returns:
         A line that says where they come from, or None for the last.
     Raises:
-        UserError: what is there lacks variables, or has them in other shapes; names and shapes are listed.
+        UserError: what is there lacks variables, or has them in other shapes; names and shapes are listed. Or parts
+            are frozen that get no trained weights.
     """
     # 1. The run's own newest checkpoint: weights, optimiser, step, averages. A converted run has weights alone.
     path = checkpoints.restore_latest()
@@ -90,11 +148,14 @@ def initialise(checkpoints, model, averages=None, init_from=None, backbone_weigh
     # 3. --backbone_weights FILE: a backbone trained on ImageNet; the rest is as in 5.
     elif backbone_weights is not None:
         source, averages_stored = take_backbone(backbone_weights, model), False
+        check_taught(model, backbone=True)
     # 4. The weights that the backbone itself can fetch: keras-cv's, trained on ImageNet; the rest is as in 5.
     elif (source := fetch_backbone(model)) is not None:
         averages_stored = False
+        check_taught(model, backbone=True)
     # 5. Scratch: the initial values that --seed draws.
     else:
+        check_taught(model, backbone=False)
         return None
     if averages is not None and not averages_stored:
         for average, weight in zip(averages.averages, averages.sources, strict=True):

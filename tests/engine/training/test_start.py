@@ -1,5 +1,6 @@
 """First weights: which of the sources is taken, and that what does not fit is named before step 1."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,11 +8,19 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
-from htc_tf.data.datasets import load_info
+from htc_tf.data.datasets import Stuff, load_info
 from htc_tf.engine.checkpoint import Checkpoints, restore_weights
 from htc_tf.engine.inference import evaluate_records, restore
 from htc_tf.engine.training.averages import MovingAverages
-from htc_tf.engine.training.start import check_determinism, check_names, check_run, initialise, take_backbone
+from htc_tf.engine.training.start import (
+    check_determinism,
+    check_names,
+    check_run,
+    check_supervision,
+    initialise,
+    load_records,
+    take_backbone,
+)
 from htc_tf.engine.weights import mmdet_arrays
 from htc_tf.engine.weights.conversion import convert
 from htc_tf.errors import UserError
@@ -159,3 +168,54 @@ def test_a_stem_that_learns_is_not_deterministic_in_xla(xla, deterministic, lear
             check_determinism(experiment, model)
     else:
         check_determinism(experiment, model)
+
+
+def test_records_that_teach_nothing_are_refused(tiny_data, tiny_experiment, capsys):
+    info, model = load_info(tiny_data.records), tiny_experiment("NUM_STAGES=1").build_model()
+    objects = info.objects - info.crowd
+    check_supervision(model, info)
+    for changes, words in (
+        ({"stuff": Stuff(False, 0)}, r"no stuff maps.*gin/options/no_semantic\.gin"),
+        ({"masks": False}, r"no masks.*gin/options/boxes_only\.gin"),
+        ({"counters": {"masks_empty": objects}}, r"only empty masks.*gin/options/boxes_only\.gin"),
+        ({"crowd": info.objects}, "no object to learn from: all .* crowd"),
+        ({"objects": 0, "crowd": 0}, "no object to learn from: no image has an annotation"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_supervision(model, dataclasses.replace(info, **changes))
+    assert not capsys.readouterr().err
+    check_supervision(model, dataclasses.replace(info, counters={"masks_empty": objects - 1}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {objects - 1} of {objects} objects")
+    # A model without these branches needs none of it.
+    model = tiny_experiment("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False").build_model()
+    check_supervision(model, dataclasses.replace(info, masks=False, stuff=Stuff(False, 0)))
+
+
+@pytest.mark.parametrize(
+    "params, val, words",
+    [
+        (["EVALUATE_EVERY=2"], False, r"EVALUATE_EVERY = 2.*--val_records"),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best='segm/AP'"], False, "--val_records"),
+        (
+            ["EVALUATE_EVERY=2", "Experiment.keep_best='segm/mAP'"],
+            True,
+            r"'segm/mAP' is no metric.*segm/AP50",
+        ),
+        (
+            ["EVALUATE_EVERY=2", "MASKS=False", "Experiment.keep_best='segm/AP'"],
+            True,
+            "'segm/AP' is no metric",
+        ),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best=3"], True, "keep_best = 3 is no metric"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_refused(tiny_data, tiny_experiment, params, val, words):
+    experiment = tiny_experiment("NUM_STAGES=1", *params)
+    with pytest.raises(UserError, match=words):
+        load_records(experiment, tiny_data.records, tiny_data.records if val else None)
+
+
+def test_keep_best_wants_evaluations(tiny_experiment):
+    with pytest.raises(UserError, match="keep_best = 'segm/AP' wants evaluations: give EVALUATE_EVERY"):
+        tiny_experiment("Experiment.keep_best='segm/AP'")
