@@ -1,5 +1,6 @@
 """The folder of a run: which file is what, for the training that writes it and the commands that read it."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,13 +9,14 @@ from htc_tf.errors import UserError
 
 
 class Run:
-    """RUN: config.gin, classes.json, metrics.jsonl, checkpoints/, best/, and TensorBoard's event files."""
+    """RUN: config.gin, classes.json, metrics.jsonl, checkpoints/, best/, TensorBoard's event files."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self.config = self.folder / "config.gin"
         self.classes = self.folder / "classes.json"
         self.metrics = self.folder / "metrics.jsonl"
+        self.metrics_cut = self.folder / "metrics.cut.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.lock = self.folder / "lock"
         self.failed_batch = self.folder / "failed_batch.npz"
@@ -39,19 +41,41 @@ class Run:
     def read_categories(self):
         """[{"id": ..., "name": ...}, ...]: class index i is the i-th."""
         try:
-            return json.loads(self._read(self.classes))["categories"]
-        except (ValueError, KeyError) as error:
+            categories = json.loads(self._read(self.classes))["categories"]
+            if not all(isinstance(row["id"], int) and isinstance(row["name"], str) for row in categories):
+                raise ValueError("an id is no whole number, or a name is no text")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{self.classes} is damaged ({error}); train again or copy it from a sound run") from error
+        return categories
 
     def _read(self, path):
         try:
-            return path.read_text()
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is damaged ({error}); copy it from a sound run") from error
         except OSError as error:
-            raise UserError(f"{path} is missing: --checkpoint must name the --workdir of a training run") from error
+            if self.folder.exists() and not self.folder.is_dir():
+                raise UserError(f"{self.folder} is a file: name the folder of a training run, its --workdir") from error
+            reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise UserError(f"{path} {reason}: name the folder of a training run, its --workdir") from error
 
 
 def write_whole(path, text):
-    """Writes a file aside and renames it, so that whoever reads it, or is killed, never has half of it."""
+    """Writes a file aside and renames it: half of it is never seen, nor left by a crash or a loss of power."""
     aside = path.with_name(path.name + ".aside")
     aside.write_text(text)
+    sync(aside)
     os.replace(aside, path)
+    sync(path.parent)
+
+
+def sync(path):
+    """Returns when a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems have no such call for folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,26 +1,28 @@
-"""Checkpoints of a run: RUN/checkpoints. Saving is acknowledged only when the files are in place.
+"""Checkpoints of a run: RUN/checkpoints. Saving is acknowledged only when the files are on the disk.
 
-TensorFlow writes a checkpoint aside, renames it, and then renames the file `checkpoint` that lists it, so that a killed
-process never leaves a listed half. Beside each lies a manifest, ckpt-N.json: what the checkpoint was made of.
+Which files those are, and whether they are whole, is in `engine.checkpoint_files`. Beside each checkpoint lies a
+manifest, ckpt-N.json: what it was made of, and the size and SHA-256 of its files.
 
 A checkpoint that does not hold every variable of the model is an error: TensorFlow alone would restore what it finds
 and say nothing.
 """
 
-import contextlib
 import hashlib
-import json
-import re
-import shutil
-from pathlib import Path
+import sys
 
 import tensorflow as tf
 
+from htc_tf.engine.checkpoint_files import CheckpointFiles
 from htc_tf.engine.training.averages import MovingAverages
 from htc_tf.errors import UserError
-from htc_tf.run import write_whole
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# How TensorFlow's lines about a restore that failed begin. It logs them when the objects are deleted, one a variable.
+UNRESTORED = (
+    "Detecting that an object or model or tf.train.Checkpoint is being deleted",
+    "Value in checkpoint could not be found in the restored object",
+    "An attribute in the restored object could not be found in the checkpoint",
+)
 
 
 class Checkpoints:
@@ -33,14 +35,15 @@ class Checkpoints:
         self.parts = {"model": model, "averages": averages, "optimizer": optimizer, "step": step}
         self.parts = {name: part for name, part in self.parts.items() if part is not None}
         self.checkpoint = tf.train.Checkpoint(**self.parts)
-        self.folder = run.checkpoints
+        self.folder, self.keep = run.checkpoints, keep
+        self.files = CheckpointFiles(run.checkpoints)
         self.stored = set()  # which parts the restored checkpoint has
-        self.manager = tf.train.CheckpointManager(self.checkpoint, str(run.checkpoints), max_to_keep=keep)
 
     @property
     def latest(self):
-        """The newest checkpoint's path, or None."""
-        return self.manager.latest_checkpoint
+        """The path of the newest checkpoint that is whole, or None."""
+        number, _ = self.files.newest_whole()
+        return None if number is None else str(self.files.prefix(number))
 
     @property
     def megabytes(self):
@@ -50,59 +53,75 @@ class Checkpoints:
         return count_bytes([*self.checkpoint.model.variables, *slots, *getattr(averages, "weights", ())]) / 1e6
 
     def save(self, step, **manifest):
-        """Returns the path. What is given by name goes to the manifest, which is there before the checkpoint is.
+        """Returns the path, once the checkpoint would survive a loss of power. The manifest gets what is given by name.
 
-        The newest is not saved twice: to write over a listed checkpoint would not be atomic.
+        The newest is not saved twice: to write over an acknowledged checkpoint would not be atomic.
         """
-        if self.latest is not None and self.latest.endswith(f"ckpt-{step}"):
-            return self.latest
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"ckpt-{step}.json", json.dumps({"step": step, **manifest}, indent=1) + "\n")
-        path = self.manager.save(checkpoint_number=step)
-        for left in self.folder.glob("ckpt-*.json"):
-            if not left.with_suffix(".index").exists():
-                left.unlink()
+        path = str(self.files.prefix(step))
+        if self.latest != path:
+            self.files.begin(step, manifest)
+            self.checkpoint.save_counter.assign_add(1)
+            self.checkpoint.write(path)
+            self.files.acknowledge(step)
+            self.files.rotate(step, self.keep)
         return path
 
     def read_manifest(self):
-        """What `save` was given for the newest checkpoint; empty if there is none."""
-        if self.latest is not None:
-            with contextlib.suppress(OSError, ValueError):
-                return json.loads(Path(f"{self.latest}.json").read_text())
-        return {}
+        """What `save` was given for the newest checkpoint that is whole; empty if there is none."""
+        number, _ = self.files.newest_whole()
+        return {} if number is None else self.files.manifest(number)
 
     def sweep(self):
-        """Removes what a process that was killed, or had no space left, leaves: halves, and what is not listed yet."""
-        newest = -1 if self.latest is None else int(self.latest.rpartition("-")[2])
-        for path in self.folder.glob("*"):
-            number = re.match(r"ckpt-(\d+)(\.|_temp)", path.name)
-            if path.is_dir() and "_temp" in path.name:
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.suffix == ".aside" or (number and int(number[1]) > newest):
-                path.unlink(missing_ok=True)
+        """Removes what a process that was killed, or had no space left, did not finish."""
+        self.files.sweep()
 
     def restore_latest(self):
-        """Restores the newest checkpoint, if there is one. Returns its path or None.
+        """Restores the newest checkpoint that is whole, if there is one. Returns its path or None.
 
         A converted run has weights alone, and one that was trained without averages has none: what it lacks of those
         stays as it is.
+
+        Raises:
+            UserError: checkpoints are there and none is whole, or the newest does not fit the model.
         """
-        path = self.latest
-        if path is None:
+        number, problems = self.files.newest_whole()
+        if number is None:
+            if problems:
+                raise UserError(
+                    f"{'; '.join(problems)}. No whole checkpoint is in {self.folder}: put back a copy of the file, or "
+                    "move that folder away to start anew"
+                )
             return None
+        path = str(self.files.prefix(number))
+        if problems:
+            print(f"note: {'; '.join(problems)}: taking {path}, the newest that is whole", file=sys.stderr)
+        self._restore(path)
+        return path
+
+    def _restore(self, path):
+        stored = tf.train.list_variables(path)
+        self.stored = {name.partition("/")[0] for name, _ in stored}
+        if "step" in self.parts and "averages" in self.stored - self.parts.keys():
+            raise UserError(f"checkpoint {path} has averages of the weights: set Experiment.ema_decay as it was")
+        refusal = f"checkpoint {path} does not fit this configuration"
+        missing, rest = compare(stored, self.checkpoint.model.variables)
+        if missing:
+            raise UserError(f"{refusal}: it lacks {listed(missing)}")
+        parts = {name: part for name, part in self.parts.items() if name in {"model", *self.stored}}
         try:
-            self.stored = {name.partition("/")[0] for name, _ in tf.train.list_variables(path)}
-            if "step" in self.parts and "averages" in self.stored - self.parts.keys():
-                raise UserError(f"checkpoint {path} has averages of the weights: set Experiment.ema_decay as it was")
-            parts = {name: part for name, part in self.parts.items() if name in {"model", *self.stored}}
             # What stays unused is told here or is right; TensorFlow need not list it when the program ends.
             status = tf.train.Checkpoint(**parts).restore(path).expect_partial().assert_existing_objects_matched()
             if "step" in self.parts:
                 # A smaller network would find all that it asks for, and its optimiser the moments of other weights.
                 status.assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError, IndexError) as error:
-            raise UserError(f"checkpoint {path} does not fit this configuration: {mismatches(path, self)}") from error
-        return path
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            tf.get_logger().addFilter(lambda record: not str(record.msg).startswith(UNRESTORED))
+            what = (
+                f"it also has {listed(rest)}"
+                if rest
+                else "its parts are arranged otherwise, or its optimiser is another"
+            )
+            raise UserError(f"{refusal}: {what}") from error
 
 
 def restore_weights(run, model, averaged=True):
@@ -143,27 +162,26 @@ def data_fingerprint(info):
     return fingerprint("\n".join([*(shard.sha256 for shard in info.shards), *map(str, info.categories)]))
 
 
-def mismatches(path, checkpoints):
-    """One line that says which variables of the model the checkpoint lacks, has more, or holds in another shape."""
-    try:
-        stored = tf.train.list_variables(path)
-    except (tf.errors.OpError, ValueError, IndexError) as error:
-        return f"unreadable ({str(error).splitlines()[0]})"
+def compare(stored, variables):
+    """By shapes, since names differ: TensorFlow's own are paths through the objects.
+
+    Args:
+        stored: (name, shape) pairs of a checkpoint.
+        variables: of the model.
+    Returns:
+        (the model's variables that the checkpoint lacks, what it has for a model besides), as text.
+    """
     rest = [
         (tuple(shape), name) for name, shape in stored if name.startswith("model/") and "OPTIMIZER_SLOT" not in name
     ]
     missing = []
-    for shape, name in sorted((tuple(v.shape), v.name) for v in checkpoints.checkpoint.model.variables):
+    for shape, name in sorted((tuple(v.shape), v.name) for v in variables):
         match = next((other for other in rest if other[0] == shape), None)
         if match is None:
             missing.append(f"{name} {list(shape)}")
         else:
             rest.remove(match)
-    if missing:
-        return f"it lacks {listed(missing)}"
-    if rest:
-        return f"it also has {listed([f'{name.removesuffix(SUFFIX)} {list(shape)}' for shape, name in rest])}"
-    return "its parts are arranged otherwise, or its optimiser is another"
+    return missing, [f"{name.removesuffix(SUFFIX)} {list(shape)}" for shape, name in rest]
 
 
 def listed(names, limit=8):

@@ -37,4 +37,5 @@ class Best:
             return False
         self.run.create(self.config, self.categories)
         checkpoints.save(step, metrics={self.metric: value})
+        checkpoints.files.remove(lambda number: number > step)  # of steps that a resumed training did again
         return True

@@ -1,19 +1,15 @@
-"""What must not go on silently: numbers that are not finite, a disk that is full, a request to stop.
+"""What must not go on silently: numbers that are not finite, a disk that is full, too little memory.
 
 `training.trainer` asks here after every step. The step itself applies no update that is not finite (`training.step`).
 """
 
 import contextlib
-import os
-import signal
 import sys
 
 import numpy as np
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved, the same command continues
 
 
 class FiniteGuard:
@@ -100,33 +96,3 @@ def memory_errors(batch_size):
         raise UserError(
             f"out of memory ({reason}): lower BATCH_SIZE = {batch_size}, raise ACCUMULATE, or lower IMAGE_MAX_SIDE"
         ) from error
-
-
-class StopRequest:
-    """Whether SIGTERM has come. Where signals cannot be caught, outside of the main thread, none ever has."""
-
-    def __init__(self, at_once=False):
-        """at_once: a request ends the program where it is, as long as there is nothing to save: before the first step,
-        which takes a minute or more to compile. Not with several workers, of whom none may leave alone.
-        """
-        self.made, self.at_once = False, at_once
-
-    def __bool__(self):
-        return self.made
-
-    def __enter__(self):
-        with contextlib.suppress(ValueError):
-            self.before = signal.signal(signal.SIGTERM, self.receive)
-        return self
-
-    def __exit__(self, *_):
-        with contextlib.suppress(ValueError, AttributeError):
-            signal.signal(signal.SIGTERM, self.before)
-
-    def receive(self, *_):
-        self.made = True
-        # Written by hand: print may have been interrupted by this very signal.
-        doing = b"no step is done, nothing to save" if self.at_once else b"finishing the step, then saving"
-        os.write(sys.__stderr__.fileno(), b"\nSIGTERM: " + doing + b"\n")
-        if self.at_once:
-            sys.exit(STOPPED)

@@ -17,12 +17,15 @@ from htc_tf.engine.inference import Interrupted
 from htc_tf.engine.training.averages import MovingAverages
 from htc_tf.engine.training.best import Best
 from htc_tf.engine.training.feed import distribute, join_replicas, read_batch
-from htc_tf.engine.training.guard import FiniteGuard, StopRequest, disk_errors, memory_errors
+from htc_tf.engine.training.guard import FiniteGuard, disk_errors, memory_errors
 from htc_tf.engine.training.monitor import Monitor
 from htc_tf.engine.training.step import make_train_loop, make_train_step
+from htc_tf.engine.training.stop import StopRequest
 from htc_tf.engine.training.validation import Validation
 from htc_tf.models.layers import trained_batch_norms
 from htc_tf.run import Run
+
+FIGURES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # of an evaluation, that are told
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Loop:
 
     def __post_init__(self):
         self.number = int(self.step.numpy())
+        self.compiled = tf.config.functions_run_eagerly()
         self.batches = iter(distribute(self.strategy, self.experiment, self.records, self.seed, self.number))
         self.train_step = make_train_step(
             self.experiment, self.strategy, self.model, self.optimizer, self.step, self.seed, self.averages
@@ -88,11 +92,14 @@ class Loop:
 
     def learn(self, count):
         """So many steps, fewer if one is not finite. -> whether the last was; its numbers are in `numbers`."""
+        if not self.compiled:
+            self.monitor.tell("compiling the training step, which takes about a minute on a CPU")
+            self.compiled = True
         with memory_errors(self.experiment.batch_size), named_errors(self.records):
             self.numbers, make_batch = self.advance(count)
             finite = bool(self.numbers.pop("finite"))
         before, self.number = self.number, int(self.step.numpy())
-        self.stop.at_once = False
+        self.stop.nothing_to_save = False
         self.monitor.advance(self.number - before)
         self.guard.check(self.number, finite, self.numbers, make_batch)
         return finite
@@ -111,6 +118,7 @@ class Loop:
         return numbers, lambda: join_replicas(self.strategy, batch)
 
     def save(self):
+        self.monitor.sync()
         settle_statistics(self.model)
         with disk_errors(self.run.checkpoints, self.checkpoints):
             self.checkpoints.save(self.number, **self.manifest, skipped=self.guard.skipped)
@@ -124,8 +132,10 @@ class Loop:
                 return
             metrics, pictures = found
             with self.writing():
-                self.best.offer(self.number, metrics, self.validation.model)
+                best = self.best.offer(self.number, metrics, self.validation.model)
                 self.monitor.log_evaluation(self.number, metrics, pictures)
+            found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in FIGURES.items() if key in metrics)
+            self.monitor.tell(f"step {self.number}: {found}" + f"; the best so far, in {self.best.run.folder}" * best)
 
     def due(self, every):
         return bool(every) and self.number % every == 0

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 from tqdm import tqdm
 
-from htc_tf.run import write_whole
+from htc_tf.run import sync, write_whole
 
 # TensorBoard's groups: all else that a step returns is a loss.
 UNGROUPED = ("learning_rate", "gradient_norm", "loss_scale")
@@ -31,17 +31,23 @@ class Monitor:
         Args:
             run: a Run.
             config: the resolved gin, as text.
-            first_step: the step that the run starts or resumes from; lines of later steps are dropped, since those
-                steps are going to be done again.
+            first_step: the step that the run starts or resumes from. Lines of later steps, which are going to be done
+                again, and lines that a crash has damaged are moved to run.metrics_cut.
             steps, batch_size: of the whole run.
         """
         self.path = run.metrics
-        kept = []
-        if self.path.exists():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
-        write_whole(self.path, "".join(line + "\n" for line in kept))
-        self.evaluated = {record["step"] for record in map(json.loads, kept) if "total" not in record}
+        kept, cut = read_lines(self.path, first_step)
+        if cut:
+            with run.metrics_cut.open("a", errors="surrogateescape") as file:
+                file.writelines(line + "\n" for line in cut)
+            sync(run.metrics_cut)
+            print(
+                f"note: {len(cut)} lines of {self.path} after step {first_step} moved to {run.metrics_cut.name}: "
+                "those steps are done again",
+                file=sys.stderr,
+            )
+        write_whole(self.path, "".join(line + "\n" for line, _ in kept))
+        self.evaluated = {record["step"] for _, record in kept if "total" not in record}
         self.writer = tf.summary.create_file_writer(str(run.folder), filename_suffix=f".{first_step}")
         with self.writer.as_default(step=first_step):
             tf.summary.text("gin/config", f"```\n{config}\n```")
@@ -66,6 +72,11 @@ class Monitor:
 
     def advance(self, steps=1):
         self.bar.update(steps)
+
+    def tell(self, line):
+        """Prints a line on standard output, above the progress bar."""
+        self.bar.write(line)
+        sys.stdout.flush()
 
     def draw_graph(self, graph):
         """The compiled step, for TensorBoard's graph."""
@@ -103,9 +114,30 @@ class Monitor:
             file.write(json.dumps(record) + "\n")
         self.writer.flush()
 
+    def sync(self):
+        """Returns when all lines are on the disk."""
+        sync(self.path)
+
     def close(self):
         self.bar.close()
         self.writer.close()
+
+
+def read_lines(path, last_step):
+    """-> ([(line, record), ...] of the steps up to `last_step`, [line, ...] of all others and of damaged ones)."""
+    kept, cut = [], []
+    lines = path.read_text(errors="surrogateescape").split("\n") if path.exists() else []
+    for line in filter(None, lines):
+        try:
+            record = json.loads(line)
+            good = record["step"] <= last_step
+        except (ValueError, KeyError, TypeError):
+            good = False
+        if good:
+            kept.append((line, record))
+        else:
+            cut.append(line)
+    return kept, cut
 
 
 def knobs(config):

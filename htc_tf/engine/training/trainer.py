@@ -15,11 +15,13 @@ from htc_tf.engine.inference import build_variables
 from htc_tf.engine.training.averages import MovingAverages
 from htc_tf.engine.training.best import Best
 from htc_tf.engine.training.devices import check_batch, check_same_step, make_agreement, make_strategy, read_cluster
-from htc_tf.engine.training.guard import FiniteGuard, StopRequest, disk_errors
+from htc_tf.engine.training.frozen import first_line
+from htc_tf.engine.training.guard import FiniteGuard, disk_errors
 from htc_tf.engine.training.lock import hold
 from htc_tf.engine.training.loop import Loop
 from htc_tf.engine.training.monitor import Monitor
 from htc_tf.engine.training.start import check_determinism, check_run, initialise, load_records
+from htc_tf.engine.training.stop import StopRequest
 from htc_tf.engine.training.validation import Validation
 from htc_tf.run import Run
 
@@ -35,6 +37,7 @@ def train(
     init_from=None,
     backbone_weights=None,
     profile=None,
+    stop=None,
 ):
     """Trains until `experiment.steps`, resuming from the newest checkpoint in `run` if there is one.
 
@@ -47,8 +50,9 @@ def train(
         devices: names of the devices, or None for all GPUs (the CPU where there is none).
         init_from, backbone_weights: where the first weights come from, see `start.initialise`.
         profile: (first, last) step to profile for TensorBoard, or None.
+        stop: a StopRequest that is already entered; by default one for the time of this call.
     Returns:
-        Whether SIGTERM ended it early, with a checkpoint saved; the same call goes on.
+        Whether SIGTERM or Ctrl-C ended it early, with a checkpoint saved; the same call continues it.
     Raises:
         UserError: records, configuration, checkpoint and devices do not fit, another process trains in `run`, or what
             is to be written cannot be.
@@ -67,7 +71,10 @@ def train(
     with contextlib.ExitStack() as stack:
         if cluster.chief:
             stack.enter_context(hold(run.lock))
-        stop = stack.enter_context(StopRequest(at_once=cluster.workers == 1))
+        if stop is None:
+            stop = stack.enter_context(StopRequest())
+        if cluster.workers > 1:
+            stop.nothing_to_save = False  # no worker may leave the others alone
 
         with strategy.scope():
             model = experiment.build_model()
@@ -82,11 +89,11 @@ def train(
             checkpoints = Checkpoints(run, model, optimizer, step, experiment.keep_checkpoints, averages)
             if cluster.chief:
                 checkpoints.sweep()
+                checkpoints.files.repair_state()
             source = initialise(checkpoints, model, averages, init_from, backbone_weights)
         first_step = int(step.numpy())
         check_same_step(agree, first_step)
-        if source:
-            print(f"{'resuming' if first_step else 'starting'} from {source}")
+        print(first_line(model, source, first_step), flush=True)
         written = checkpoints.read_manifest()
         for name in ("config", "data", "seed"):
             if first_step and written.get(name, manifest[name]) != manifest[name]:
@@ -121,4 +128,19 @@ def train(
             stop=stop,
             profile=profile,
         )
-        return loop.to_the_end()
+        stopped = loop.to_the_end()
+    if cluster.chief:
+        print("\n".join(closing_lines(run, loop.number, stopped, val_records)), flush=True)
+    return stopped
+
+
+def closing_lines(run, step, stopped, val_records):
+    """What a training says at its end: what lies where, and the next command."""
+    if stopped:
+        return [f"stopped after step {step}, saved in {run.folder}: the same command continues"]
+    command = f"python -m htc_tf.eval --checkpoint {run.folder} --records {val_records or 'VAL_RECORDS'}"
+    return [
+        f"finished {step} steps: {run.folder}",
+        f"next: {command} --output {run.folder / 'metrics.json'}",
+        f"  or: python -m htc_tf.predict --checkpoint {run.folder} --input 'photos/*.jpg' --output pictures",
+    ]

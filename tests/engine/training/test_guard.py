@@ -1,8 +1,6 @@
 """What stops a run: a disk that is full, memory that is not enough, a step that is not finite."""
 
-import os
 import resource
-import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.engine.checkpoint import Checkpoints
-from htc_tf.engine.training.guard import STOPPED, FiniteGuard, StopRequest, disk_errors, memory_errors
+from htc_tf.engine.training.guard import FiniteGuard, disk_errors, memory_errors
 from htc_tf.errors import UserError
 from htc_tf.run import Run
 
@@ -83,13 +81,3 @@ def test_a_batch_that_cannot_be_saved_hides_nothing(tmp_path):
     guard = FiniteGuard(Run(tmp_path / "nowhere"), allowed=0)
     with pytest.raises(FloatingPointError, match=r"step 1 .*semantic.*could not be saved"):
         guard.check(1, False, BAD, lambda: BATCH)
-
-
-def test_a_request_to_stop(capfd):
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop and "finishing the step" in capfd.readouterr().err
-    # Before the first step there is nothing to wait for.
-    with pytest.raises(SystemExit) as ended, StopRequest(at_once=True):
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert ended.value.code == STOPPED and "nothing to save" in capfd.readouterr().err

@@ -65,9 +65,9 @@ def copy(tiny_run, folder, newest):
     return run
 
 
-def start(run, records, *params, devices=None):
+def start(run, records, *params, **options):
     experiment, resolved = config.load([TINY], params)
-    return train(experiment, resolved, records, None, run, devices=devices)
+    return train(experiment, resolved, records, None, run, **options)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tiny_run, tiny_data, tmp_path):
@@ -75,6 +75,45 @@ def test_a_finished_run_has_nothing_left_to_do(tiny_run, tiny_data, tmp_path):
     before = run.metrics.read_text()
     start(run, tiny_data.records)
     assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
+
+
+@pytest.mark.parametrize("state", [None, b"", b"\0" * 100])
+def test_a_run_without_tensorflows_list_keeps_everything(tiny_run, tiny_data, tmp_path, state, capsys):
+    run = copy(tiny_run, tmp_path / "run", newest=4)
+    path, before = run.checkpoints / "checkpoint", run.metrics.read_text()
+    path.unlink() if state is None else path.write_bytes(state)
+    start(run, tiny_data.records)
+    assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
+    printed = capsys.readouterr()
+    assert "resuming from" in printed.out and "ckpt-4: mended" in printed.err
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_continues_from_the_one_before(
+    tiny_run, tiny_data, tmp_path, capsys, eagerly
+):
+    run = copy(tiny_run, tmp_path / "run", newest=4)
+    before = lines(run)
+    path = run.checkpoints / "ckpt-4.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:-100])
+    start(run, tiny_data.records, "STEPS=3")
+    assert [record["step"] for record in steps(run)] == [1, 2, 3]
+    assert [json.loads(line) for line in run.metrics_cut.read_text().splitlines()] == before[2:]
+    printed = capsys.readouterr()
+    assert f"resuming from {run.checkpoints / 'ckpt-2'}" in printed.out
+    (line,) = [line for line in printed.err.splitlines() if "damaged" in line]
+    assert f"note: {path} is damaged" in line and f"taking {run.checkpoints / 'ckpt-2'}" in line
+
+
+def test_a_run_without_a_whole_checkpoint_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
+    run = copy(tiny_run, tmp_path / "run", newest=2)
+    path = run.checkpoints / "ckpt-2.index"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    before = run.metrics.read_text(), sorted(run.checkpoints.iterdir())
+    with pytest.raises(UserError, match=rf"{path} is damaged.*No whole checkpoint"):
+        start(run, tiny_data.records)
+    with pytest.raises(UserError, match=rf"{path} is damaged"):
+        start(Run(tmp_path / "other"), tiny_data.records, init_from=run)
+    assert (run.metrics.read_text(), sorted(run.checkpoints.iterdir())) == before
 
 
 def test_a_run_that_cannot_go_on_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
@@ -129,20 +168,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, c
     assert json.loads((run.checkpoints / "ckpt-3.json").read_text())["skipped"] == 1
 
 
-def test_sigterm_saves_and_the_run_goes_on(tiny_data, tmp_path, eagerly, monkeypatch):
-    """SIGTERM comes with the line of step 1; no other handler is left behind."""
-    run, log, before = Run(tmp_path), Monitor.log, signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkeypatch, capsys, number):
+    """The signal comes with the line of step 1; no other handler is left behind."""
+    run, log, before = Run(tmp_path), Monitor.log, signal.getsignal(number)
 
     def log_and_terminate(self, step, numbers):
         log(self, step, numbers)
         if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Monitor, "log", log_and_terminate)
     params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "STEPS=2", "Experiment.ema_decay=0.5"]
     assert start(run, tiny_data.records, *params) is True
-    assert checkpoints(run) == ["ckpt-1"] and signal.getsignal(signal.SIGTERM) == before
+    assert checkpoints(run) == ["ckpt-1"] and signal.getsignal(number) == before
+    assert f"stopped after step 1, saved in {run.folder}: the same command continues" in capsys.readouterr().out
     assert start(run, tiny_data.records, *params) is False
+    told = capsys.readouterr().out
+    assert f"resuming from {run.checkpoints / 'ckpt-1'}" in told and f"finished 2 steps: {run.folder}\n" in told
+    assert f"next: python -m htc_tf.eval --checkpoint {run.folder} " in told
     assert checkpoints(run) == ["ckpt-1", "ckpt-2"] and [record["step"] for record in lines(run)] == [1, 2]
     # The averages were saved and are what the other commands take.
     newest = str(run.checkpoints / "ckpt-2")

@@ -1,0 +1,233 @@
+"""The files of RUN/checkpoints: which checkpoints are acknowledged, which of them are whole, and what may be removed.
+
+ckpt-N consists of ckpt-N.index, ckpt-N.data-* and the manifest ckpt-N.json. Saving writes, each to the disk before the
+next: the manifest with `"files": null`; TensorFlow's files; the manifest with the size and SHA-256 of every file, which
+acknowledges the checkpoint; and TensorFlow's own list, the file `checkpoint`. A crash or a loss of power at any point
+leaves either an acknowledged checkpoint or one whose manifest says that it is not.
+
+TensorFlow's list is written for other programs and never read: a partial copy or a loss of power may have spoiled it.
+Checkpoints without hashes, of earlier versions or of other programs, are read whole, which verifies TensorFlow's own
+checksums.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.run import sync, write_whole
+
+READ_ERRORS = (tf.errors.OpError, ValueError, IndexError, RuntimeError)  # what TensorFlow raises on damaged files
+
+
+class CheckpointFiles:
+    """Finds, acknowledges and removes the checkpoints of one folder."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.state = self.folder / "checkpoint"  # TensorFlow's list
+        self._problems = {}  # number -> why it is not whole, or None; a file is read once
+
+    def prefix(self, number):
+        """The path that TensorFlow calls a checkpoint by."""
+        return self.folder / f"ckpt-{number}"
+
+    def manifest(self, number):
+        """The content of ckpt-N.json; empty if there is none, or it is damaged."""
+        try:
+            content = json.loads(_manifest_path(self.prefix(number)).read_text())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def numbers(self):
+        """The numbers of all checkpoints that are not known to be unfinished, ascending."""
+        found = {}
+        for number, path in self._numbered():
+            found.setdefault(number, []).append(path.suffix)
+        return sorted(
+            number
+            for number, suffixes in found.items()
+            # An earlier version left a manifest alone when it was killed before TensorFlow's first file.
+            if not self._unfinished(number) and (suffixes != [".json"] or self._hashes(number))
+        )
+
+    def problem(self, number):
+        """One line that names the missing or damaged file of a checkpoint, or None if it is whole.
+
+        Raises:
+            UserError: a file cannot be read, which says nothing about its content.
+        """
+        if number not in self._problems:
+            try:
+                self._problems[number] = self._find_problem(number)
+            except OSError as error:
+                raise UserError(f"{error.filename} cannot be read ({error.strerror})") from error
+        return self._problems[number]
+
+    def newest_whole(self):
+        """-> (number of the newest checkpoint that is whole, or None; the problems of those after it, newest first)."""
+        problems = []
+        for number in reversed(self.numbers()):
+            problem = self.problem(number)
+            if problem is None:
+                return number, problems
+            problems.append(problem)
+        return None, problems
+
+    def begin(self, number, manifest):
+        """Before TensorFlow writes a checkpoint: from now on it is unfinished."""
+        self.sweep()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sync(self.folder.parent)
+        self._write_manifest(number, {"step": number, **manifest, "files": None})
+
+    def acknowledge(self, number):
+        """After TensorFlow has written it: returns when all of it is on the disk."""
+        files = {}
+        for path in self._tensorflow_files(number):
+            sync(path)
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        sync(self.folder)
+        self._write_manifest(number, {**self.manifest(number), "files": files})
+        self._problems[number] = None
+        self._write_state()
+
+    def rotate(self, number, keep):
+        """Removes all before the newest `keep` up to `number`; 0 or None keeps all."""
+        kept = [other for other in self.numbers() if other <= number][-(keep or 0) :]
+        self.remove(lambda other: other < min(kept, default=0))
+
+    def remove(self, condition):
+        """Removes the checkpoints whose numbers meet the condition."""
+        paths = [path for number, path in self._numbered() if condition(number)]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if paths:
+            self._write_state()
+
+    def sweep(self):
+        """Removes what a process that was killed, or had no space left, did not finish. Nothing else."""
+        for path in self.folder.glob("*"):
+            if path.is_dir() and "_temp" in path.name:  # TensorFlow moves its files out of there before it lists them
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.suffix == ".aside":
+                path.unlink(missing_ok=True)
+        unfinished = {number for number, _ in self._numbered() if self._unfinished(number)}
+        if unfinished:
+            # The manifest last: it says that the others are not finished.
+            for number, path in sorted(self._numbered(), key=lambda item: item[1].suffix == ".json"):
+                if number in unfinished:
+                    path.unlink(missing_ok=True)
+
+    def repair_state(self):
+        """Writes TensorFlow's list anew, and says so, if it does not name the newest whole checkpoint."""
+        number, _ = self.newest_whole()
+        if number is None:
+            return
+        try:
+            named = re.match(r'model_checkpoint_path: "(?:.*/)?ckpt-(\d+)"', self.state.read_text())
+        except (OSError, ValueError):
+            named = None
+        if named is None or int(named[1]) != number:
+            self._write_state()
+            print(
+                f"note: {self.state} did not name the newest whole checkpoint, ckpt-{number}: mended", file=sys.stderr
+            )
+
+    def _numbered(self):
+        """(number, path) of every file of a checkpoint, in no order."""
+        for path in self.folder.glob("ckpt-*"):
+            match = re.fullmatch(r"ckpt-(\d+)\.(?:index|json|data-\d+-of-\d+)", path.name)
+            if match and path.is_file():
+                yield int(match[1]), path
+
+    def _tensorflow_files(self, number):
+        return sorted(path for other, path in self._numbered() if other == number and path.suffix != ".json")
+
+    def _unfinished(self, number):
+        manifest = self.manifest(number)
+        return "files" in manifest and manifest["files"] is None
+
+    def _hashes(self, number):
+        """{path: (bytes, SHA-256)} of an acknowledged checkpoint; empty without a manifest that has them."""
+        try:
+            files = self.manifest(number).get("files") or {}
+            hashes = {self.folder / Path(name).name: (row["bytes"], row["sha256"]) for name, row in files.items()}
+        except (AttributeError, KeyError, TypeError):
+            return {}
+        return hashes
+
+    def _find_problem(self, number):
+        hashes = self._hashes(number)
+        if not hashes:
+            return self._read(number)
+        problem = self._compare(hashes)
+        if problem is not None and self._read(number) is None:
+            path = _manifest_path(self.prefix(number))
+            print(f"note: {path} is damaged: its checkpoint is whole by TensorFlow's checksums", file=sys.stderr)
+            return None
+        return problem
+
+    def _compare(self, hashes):
+        for path, (size, sha256) in hashes.items():
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != size:
+                return f"{path} is damaged: {path.stat().st_size} of {size} bytes"
+            if _sha256(path) != sha256:
+                return f"{path} is damaged: other bytes than were saved"
+        return None
+
+    def _read(self, number):
+        """`problem` of a checkpoint without hashes."""
+        prefix = self.prefix(number)
+        index = Path(f"{prefix}.index")
+        if not index.is_file():
+            return f"{index} is missing"
+        try:
+            reader = tf.train.load_checkpoint(str(prefix))
+            names = list(reader.get_variable_to_shape_map())
+        except READ_ERRORS as error:
+            return f"{index} is damaged: {_first_line(error)}"
+        data = [path for path in self._tensorflow_files(number) if path.suffix != ".index"]
+        if not data:
+            return f"{prefix}.data-* is missing"
+        for name in names:
+            try:
+                reader.get_tensor(name)
+            except READ_ERRORS as error:
+                return f"{' or '.join(map(str, data))} is damaged: {_first_line(error)}"
+        return None
+
+    def _write_manifest(self, number, content):
+        write_whole(_manifest_path(self.prefix(number)), json.dumps(content, indent=1) + "\n")
+
+    def _write_state(self):
+        """TensorFlow's list, which is the text of a protocol buffer."""
+        newest, _ = self.newest_whole()
+        if newest is not None:
+            lines = [f'model_checkpoint_path: "ckpt-{newest}"']
+            lines += [f'all_model_checkpoint_paths: "ckpt-{number}"' for number in self.numbers()]
+            write_whole(self.state, "\n".join(lines) + "\n")
+
+
+def _manifest_path(prefix):
+    return Path(f"{prefix}.json")
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]

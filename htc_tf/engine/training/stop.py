@@ -1,0 +1,85 @@
+"""A request to end a training early: SIGTERM from a supervisor, or SIGINT from Ctrl-C.
+
+`train` asks for it between steps, finishes the step, and saves. Before the first step nothing is to be saved, and
+TensorFlow may compile for a minute in which no Python handler runs: there a thread ends the process at once. Imports no
+TensorFlow, so that `train` can answer signals while it starts.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped, and the same command continues
+INTERRUPTED = 128 + signal.SIGINT  # a shell's status of a program that Ctrl-C ended
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether a signal has asked for an end. A second SIGINT ends at once, whatever is lost since the last checkpoint.
+
+    Outside of the main thread signals cannot be caught, and none ever asks. A signal that the process ignores, as
+    nohup and shells in the background arrange it, stays ignored.
+    """
+
+    def __init__(self, own_process=False):
+        """own_process: this process has no other purpose than the training, and may be ended from a thread. Otherwise,
+        as in a notebook, a second SIGINT raises KeyboardInterrupt.
+        """
+        self.made, self.own_process = False, own_process
+        self.nothing_to_save = own_process  # the training sets it to False
+
+    def __bool__(self):
+        return self.made
+
+    def __enter__(self):
+        self.before, self.writing = {}, None
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if self.own_process:
+            # The interpreter writes the number of each signal here as soon as it comes, whatever the main thread does.
+            self.reading, self.writing = os.pipe()
+            os.set_blocking(self.writing, False)
+            self.wakeup_before = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, daemon=True).start()
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.writing is not None:
+            signal.set_wakeup_fd(self.wakeup_before)
+            os.close(self.writing)  # ends the thread
+
+    def _receive(self, number, _):
+        if not self.own_process and self._request(number):
+            raise KeyboardInterrupt
+
+    def _watch(self):
+        while received := os.read(self.reading, 1):
+            number = signal.Signals(received[0])
+            if number in SIGNALS and self._request(number):
+                os._exit(INTERRUPTED if self.made else STOPPED)
+        os.close(self.reading)
+
+    def _request(self, number):
+        """-> whether to end at once."""
+        name = signal.Signals(number).name
+        if self.made and number == signal.SIGINT:
+            tell(f"{name} again: ending at once; the last checkpoint is whole")
+            return True
+        if self.nothing_to_save:
+            tell(f"{name}: no step is done, nothing to save")
+            return True
+        if not self.made:
+            tell(f"{name}: finishing the step, then saving; Ctrl-C ends at once")
+        self.made = True
+        return False
+
+
+def tell(line):
+    """By a system call: print may have been interrupted by the very signal that is told of."""
+    os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
