@@ -51,7 +51,8 @@ def detect(flags, output):
     from htc_tf.engine.inference import detect_records, load_fitting, restore
     from htc_tf.engine.training.devices import Cluster, make_strategy
 
-    info = load_fitting(experiment, flags.records)
+    remedy = f"{flags.checkpoint} was trained on other classes; prepare the records with those"
+    info = load_fitting(experiment, flags.records, remedy)
     detector = restore(experiment, run, find_strategy=lambda: make_strategy(flags.devices, Cluster()))
     make_folder(output.parent)
     journal = open_journal(output.with_name(f"{output.stem}.partial.jsonl"), detector, resolved, info)
@@ -60,7 +61,6 @@ def detect(flags, output):
     write_whole(saved, json.dumps(results) + "\n")
     journal.remove()
     print(f"predictions are in {saved}; --predictions {saved} evaluates them again", file=sys.stderr)
-    truth = coco_from_records(info) if flags.annotations is None else flags.annotations
     return results, image_ids, truth, info.category_ids, detector.kinds
 
 
@@ -81,17 +81,32 @@ def open_journal(path, detector, resolved, info):
 
 def read(flags):
     """What `detect` returns, from files; ids are None without records."""
-    from htc_tf.data.datasets import coco_from_records, load_info
-    from htc_tf.engine.evaluation.coco_truth import read_results
+    from htc_tf.data.datasets import load_info
+    from htc_tf.engine.evaluation import coco_files
 
-    results = read_results(flags.predictions)
-    kinds = ("bbox", "segm") if all("segmentation" in result for result in results) else ("bbox",)
-    if flags.records is None:
-        return results, None, flags.annotations, None, kinds
-    info = load_info(flags.records)
-    recorded = coco_from_records(info)
-    truth = recorded if flags.annotations is None else flags.annotations
-    return results, [image["id"] for image in recorded["images"]], truth, info.category_ids, kinds
+    results = coco_files.read_results(flags.predictions)
+    info = None if flags.records is None else load_info(flags.records)
+    truth = read_truth(flags, info)
+    coco_files.check_file_names(results, truth)
+    image_ids = None if info is None else [image["id"] for image in coco_from_records(info)["images"]]
+    images = [image["id"] for image in truth["images"]] if image_ids is None else image_ids
+    answered = len(set(images) & {result.get("image_id") for result in results})
+    if answered < len(images):
+        print(f"{flags.predictions}: has results of {answered} of {len(images)} images", file=sys.stderr)
+    return results, image_ids, truth, None if info is None else info.category_ids, coco_files.find_kinds(results)
+
+
+def read_truth(flags, info):
+    """COCO's dictionary of the annotations, whose classes and images are those of the records, if there are any."""
+    from htc_tf.data.datasets import coco_from_records
+    from htc_tf.engine.evaluation import coco_files
+
+    if flags.annotations is None:
+        return coco_from_records(info)
+    truth = coco_files.read_truth(flags.annotations)
+    if info is not None:
+        coco_files.check_same(coco_from_records(info), truth, flags.records, flags.annotations)
+    return truth
 
 
 def make_folder(folder):

@@ -170,7 +170,7 @@ def test_a_missing_run_is_named(refused, module, tmp_path, photos):
     if module is htc_tf.predict:
         flags += ["--input", photos]
     line = refused(module, *flags)
-    assert str(tmp_path / "nowhere") in line and "--checkpoint" in line
+    assert str(tmp_path / "nowhere") in line and "--workdir" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -116,10 +116,20 @@ class Experiment:
             tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         tf.keras.mixed_precision.set_global_policy(PRECISIONS[self.precision])
 
-    def check_classes(self, categories, where):
-        """The records (or a checkpoint) and the configuration must agree on the classes before step 1."""
+    def check_classes(self, categories, where, remedy=None):
+        """The records (or a checkpoint) and the configuration must agree on the classes before step 1.
+
+        Args:
+            categories: of the records or the checkpoint.
+            where: their folder.
+            remedy: what a user can do; by default to configure as many classes, which only a new model can have.
+        Raises:
+            UserError: their number is another.
+        """
+        if not categories:
+            raise UserError(f"{where} has no classes: prepare the data again, from annotations that list categories")
         if len(categories) != self.num_classes:
             raise UserError(
                 f"{where} has {len(categories)} classes, but NUM_CLASSES = {self.num_classes}: "
-                f"add --gin_param NUM_CLASSES={len(categories)}"
+                + (remedy or f"add --gin_param NUM_CLASSES={len(categories)}")
             )

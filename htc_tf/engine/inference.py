@@ -60,14 +60,15 @@ def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
     Raises:
         UserError: there is no checkpoint, or it does not fit the configuration.
     """
-    experiment.check_classes(run.read_categories(), run.folder)
+    remedy = "its weights have the former number; leave NUM_CLASSES out"
+    experiment.check_classes(run.read_categories(), run.folder, remedy)
     experiment.prepare_runtime(seed)
     strategy = find_strategy()
     with strategy.scope():
         model = experiment.build_model()
         build_blank_variables(model)
         if restore_weights(run, model, averaged=experiment.ema_decay is not None) is None:
-            raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another --checkpoint")
+            raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another run")
     return Detector(model, experiment, strategy)
 
 
@@ -235,8 +236,8 @@ def draw_row(batch, result, row, class_names):
     return side_by_side(truth, prediction)
 
 
-def load_fitting(experiment, folder):
-    """The DatasetInfo of a folder whose classes are the configuration's."""
+def load_fitting(experiment, folder, remedy=None):
+    """The DatasetInfo of a folder whose classes are the configuration's. `remedy`: as of Experiment.check_classes."""
     info = load_info(folder)
-    experiment.check_classes(info.categories, folder)
+    experiment.check_classes(info.categories, folder, remedy)
     return info

@@ -35,7 +35,7 @@ def load_records(experiment, train_records, val_records):
     check_evaluations(experiment, model, val_records)
     if not val_records:
         return train_info, None
-    val_info = load_fitting(experiment, val_records)
+    val_info = load_fitting(experiment, val_records, f"prepare it with the classes of {train_records}")
     check_names(val_info.class_names, val_records, train_info)
     if (experiment.keep_best or "").startswith("segm") and not val_info.masks:
         raise UserError(f"Experiment.keep_best = {experiment.keep_best!r}, but {val_records} has no masks")
@@ -109,7 +109,7 @@ def check_run(experiment, run, info):
     """The classes that a run's checkpoints were trained on, if it has any, must be those of the records."""
     if run.classes.exists():
         categories = run.read_categories()
-        experiment.check_classes(categories, run.folder)
+        experiment.check_classes(categories, run.folder, "its weights have the former number; name another --workdir")
         check_names([category["name"] for category in categories], run.classes, info)
 
 
