@@ -1,99 +1,138 @@
 """A COCO annotation file, read and checked: ids, and what refers to what.
 
 Called by `pipelines.plan`. A file that cannot mean anything is the user's mistake and stops the job; a single bad
-entry is rejected and tallied. Boxes and masks are checked later, by the workers (`pipelines.objects`).
+entry is rejected and tallied. What has only one reading is repaired and tallied, by `htc_tf.data.annotations` and here.
+Boxes and masks are checked later, by the workers (`pipelines.objects`).
 """
 
-import io
-import json
-from collections import defaultdict
+import itertools
+import os
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from htc_tf.data import annotations as annotation_files
+from htc_tf.data.annotations import LISTS
 from htc_tf.errors import UserError
-from pipelines import files
-from pipelines.checks import Rejected, Tally
+from pipelines import files, names
+from pipelines.checks import Rejected, Tally, encodable, show
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
-LISTS = ("images", "annotations", "categories")
 INT64 = 1 << 63
+MAX_NAMED = 8
 
 
 def check_file(path: str, flag: str = "--annotations") -> None:
     """Raises UserError unless there is a file with something in it."""
     number = files.size(path)
     if number is None:
-        raise UserError(f"{flag} {path}: no such file")
+        if not files.is_remote(path) and os.path.isdir(path):
+            raise UserError(f"{flag} {path} is a folder: name the JSON file in it")
+        pattern = " (one file only, no pattern: merge several files first)" if set(path) & set("*?[") else ""
+        raise UserError(f"{flag} {path}: no such file{pattern}")
     if number == 0:
         raise UserError(f"{flag} {path} is empty (0 bytes)")
 
 
-def read(path: str, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
+def read(path: str, tally: Tally, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
     """The file's content, with the lists that `keys` name, none of them empty; `flag` is where the user named it."""
+    name = f"{flag} {path}"
     try:
-        with io.TextIOWrapper(files.open_to_read(path), encoding="utf-8") as file:
-            content = json.load(file)
+        with files.open_to_read(path) as file:
+            content = annotation_files.load(file, name, tally.counters)
     except OSError as error:
-        raise UserError(f"{flag} {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{flag} {path} is no JSON: {error}") from None
+        raise UserError(f"{name}: {error.strerror or error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{flag} {path} is no COCO annotation file: it holds a {type(content).__name__}")
+        what = "a list, as COCO's results do" if isinstance(content, list) else show(content)
+        raise UserError(f"{name} is no COCO annotation file: it holds {what}, not an object with {', '.join(keys)}")
+    annotation_files.tidy(content, tally.counters)
     for key in keys:
         if not isinstance(content.get(key), list):
-            raise UserError(f"{flag} {path} has no list '{key}': it is no COCO annotation file of this kind")
+            raise UserError(f"{name} has no list '{key}': {_other_file(content, key)}")
         if not content[key]:
-            raise UserError(f"{flag} {path}: its list '{key}' is empty")
+            raise UserError(f"{name}: its list '{key}' is empty")
     return content
 
 
-def check_categories(categories: list[Any], path: str, flag: str = "--annotations") -> list[dict[str, Any]]:
-    """The thing classes in the order of their ids, as {"id", "name"}."""
+def check_categories(
+    categories: list[Any], path: str, tally: Tally, flag: str = "--annotations"
+) -> list[dict[str, Any]]:
+    """The thing classes in the order of their ids, as {"id", "name"}; names that occur twice are warned of."""
     checked = {}
-    for entry in categories:
-        if not (isinstance(entry, dict) and _is_id(entry.get("id")) and isinstance(entry.get("name"), str)):
-            raise UserError(f"{flag} {path}: category {str(entry)[:80]} lacks an integer id or a name")
+    for place, entry in enumerate(categories):
+        where = f"{flag} {path}: categories[{place}]"
+        if not isinstance(entry, dict) or not _is_id(entry.get("id")):
+            raise UserError(f"{where} has no integer id{describe_found(entry, 'id')}")
+        if not isinstance(entry.get("name"), str):
+            raise UserError(f"{where}, id {entry['id']}, has no name (a string)")
+        if encodable(entry["name"]) != entry["name"]:
+            raise UserError(
+                f"{where}, id {entry['id']}: its name {show(entry['name'])} holds half a character: correct it"
+            )
         if entry["id"] in checked:
             raise UserError(f"{flag} {path}: category id {entry['id']} is defined twice")
         checked[entry["id"]] = {"id": entry["id"], "name": entry["name"]}
-    return [checked[key] for key in sorted(checked)]
+    rows = [checked[key] for key in sorted(checked)]
+    for name, number in Counter(row["name"] for row in rows).items():
+        if number > 1:
+            ids = [row["id"] for row in rows if row["name"] == name]
+            tally.warnings.append(f"{number} classes are named {name!r} (category ids {_listed(ids)}): they stay apart")
+    return rows
 
 
-def check_images(images: list[Any], tally: Tally) -> dict[int, dict[str, Any]]:
-    """The usable images by id, as {"id", "file_name", "height", "width"}."""
-    checked = {}
+def check_images(images: list[Any], tally: Tally, root: str | None = None) -> dict[int, dict[str, Any]]:
+    """The usable images by id, as {"id", "file_name", "height", "width"}.
+
+    Args:
+      root: the image folder, in which the files are looked for; None: names are taken as they are.
+    """
+    checked, repeated = {}, set()
     for entry in images:
         try:
-            image = _check_image(entry)
+            image = _check_image(entry, root, tally)
+            if checked.get(image["id"]) == image:
+                raise Rejected("image_duplicate", f"id {image['id']} is listed twice, and all else the same")
             if image["id"] in checked:
-                raise Rejected("image_duplicate", f"{image['file_name']} has the id of an earlier image")
+                repeated.add(image["id"])
+                other = checked[image["id"]]["file_name"]
+                raise Rejected("image_duplicate", f"id {image['id']} is of {other} and of {image['file_name']}")
             checked[image["id"]] = image
         except Rejected as error:
             who = entry if isinstance(entry, dict) else {}
             tally.reject(error, image_id=who.get("id"), file_name=who.get("file_name"))
+    for image_id in repeated:
+        name = checked.pop(image_id)["file_name"]
+        tally.reject(
+            Rejected("image_duplicate", f"id {image_id} is of other images too"), image_id=image_id, file_name=name
+        )
+    _warn_of_shared_files(checked, tally)
     return checked
 
 
 def check_annotations(
-    annotations: list[Any], images: dict[int, Any], categories: set[int], tally: Tally
+    annotations: list[Any], images: dict[int, Any], categories: list[dict[str, Any]], tally: Tally
 ) -> dict[int, list[dict[str, Any]]]:
     """The annotations of every image, in the file's order, cut down to what a worker needs.
 
     An annotation of an image that was rejected is left out with it, and counted as such.
+
+    Args:
+      categories: as of `check_categories`; those that no annotation has are warned of.
     """
     rejected_images = {row["image_id"] for row in tally.rejected if type(row["image_id"]) is int} - images.keys()
-    grouped, seen = defaultdict(list), set()
-    next_id = 1 + max((entry["id"] for entry in annotations if _has_id(entry)), default=0)
+    classes = {row["id"]: row["name"] for row in categories}
+    grouped, seen, used = defaultdict(list), {}, set()
+    fresh = _fresh_ids(annotations)
     for entry in annotations:
         try:
-            _check_annotation(entry, seen, categories)
+            _check_annotation(entry, seen, classes)
             image_id = entry.get("image_id")
             if type(image_id) is int and image_id in rejected_images:
                 tally.count("objects_of_rejected_images")
                 continue
             if type(image_id) is not int or image_id not in images:
-                raise Rejected("image_unknown", f"image_id {image_id} is not among the images")
+                raise Rejected("image_unknown", _explain_image_id(entry))
         except Rejected as error:
             who = entry if isinstance(entry, dict) else {}
             row = {"image_id": who.get("image_id"), "annotation_id": who.get("id")}
@@ -103,40 +142,100 @@ def check_annotations(
             continue
         kept = {key: entry.get(key) for key in OBJECT_KEYS}
         kept["iscrowd"] = kept["iscrowd"] or 0
-        if kept["id"] == 0:
-            kept["id"], next_id = next_id, next_id + 1
+        # Ids mean nothing but to tell objects apart, and pycocotools takes 0 for "no object".
+        if not _is_id(kept["id"]) or kept["id"] == 0 or seen[kept["id"]] is not entry:
+            kept["id"] = next(fresh)
             tally.count("ids_renumbered")
+        used.add(kept["category_id"])
         grouped[image_id].append(kept)
+    unused = [name for category_id, name in classes.items() if category_id not in used]
+    if unused and grouped:
+        tally.warnings.append(f"{len(unused)} of {len(classes)} classes have no object: {_listed(unused)}")
     return grouped
 
 
-def _check_image(entry):
-    if not (isinstance(entry, dict) and _is_id(entry.get("id")) and entry["id"] >= 0):
-        raise Rejected("image_malformed", f"no integer id of 0 or more: {str(entry)[:80]}")
-    name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
-    if not (isinstance(name, str) and name.strip() and "\0" not in name):
-        raise Rejected("image_malformed", f"file_name {name!r}")
-    if not all(type(side) is int and side > 0 for side in (height, width)):
-        raise Rejected("image_malformed", f"{name}: height {height}, width {width}")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise Rejected("image_outside_root", f"file_name {name}")
-    return {"id": entry["id"], "file_name": name, "height": height, "width": width}
+def describe_found(entry: Any, key: str) -> str:
+    """What is there instead of an integer under `key`, for a message."""
+    if not isinstance(entry, dict):
+        return f": the entry is {show(entry)}, not an object"
+    value = entry.get(key)
+    if value is not None:
+        text = "the string " if isinstance(value, str) else ""
+        return f": it is {text}{show(value)}"
+    others = [other for other in entry if other.lower().replace("_", "").endswith("id") and other != "id"]
+    return f"; the entry has {_listed(others)}" if others else ""
+
+
+def _check_image(entry, root, tally):
+    if not isinstance(entry, dict):
+        raise Rejected("image_malformed", f"the entry is {show(entry)}, not an object")
+    if not _is_id(entry.get("id")) or entry["id"] < 0:
+        raise Rejected("image_malformed", f"no integer id from 0 to 2^63 - 1{describe_found(entry, 'id')}")
+    name = names.file_name(entry, root, tally)
+    sides = {key: entry.get(key) for key in ("height", "width")}
+    if not all(type(side) is int and side > 0 for side in sides.values()):
+        said = ", ".join(f"{key} is {show(side)}" if side is not None else f"no {key}" for key, side in sides.items())
+        raise Rejected("image_malformed", f"{said}; both must be the image's, in pixels")
+    return {"id": entry["id"], "file_name": name, **sides}
+
+
+def _warn_of_shared_files(images, tally):
+    """One file under several ids would be learned with several truths, each without the objects of the others."""
+    ids = defaultdict(list)
+    for image in images.values():
+        ids[str(PurePosixPath(image["file_name"]))].append(image["id"])
+    shared = {name: image_ids for name, image_ids in ids.items() if len(image_ids) > 1}
+    if shared:
+        name, image_ids = next(iter(shared.items()))
+        number = sum(map(len, shared.values()))
+        tally.count("images_sharing_a_file", number)
+        tally.warnings.append(
+            f"{number} images share {len(shared)} files, the first is {show(name)} (ids {_listed(image_ids)}): each is "
+            "kept with its own objects alone; merge the entries, or correct file_name"
+        )
 
 
 def _check_annotation(entry, seen, categories):
-    if not _has_id(entry) or entry.get("iscrowd") not in (0, 1, None):
-        raise Rejected("annotation_malformed", f"no integer id, or iscrowd is not 0 or 1: {str(entry)[:80]}")
-    if entry["id"] in seen:
-        raise Rejected("annotation_duplicate", f"id {entry['id']}")
-    seen.add(entry["id"])
+    if not isinstance(entry, dict):
+        raise Rejected("annotation_malformed", f"the entry is {show(entry)}, not an object")
+    if entry.get("iscrowd") not in (0, 1, None):
+        raise Rejected("annotation_malformed", f"iscrowd is {show(entry['iscrowd'])}, neither 0 nor 1")
+    if _is_id(entry.get("id")) and seen.setdefault(entry["id"], entry) is not entry and seen[entry["id"]] == entry:
+        raise Rejected("annotation_duplicate", f"id {entry['id']} again, and all else the same")
     category = entry.get("category_id")
     if type(category) is not int or category not in categories:
-        raise Rejected("category_unknown", f"category_id {category} is not defined by the categories")
+        said = f"category_id {show(category)} is not defined by the categories" if category is not None else None
+        raise Rejected("category_unknown", said or f"no category_id{describe_found(entry, 'category_id')}")
 
 
-def _has_id(entry):
-    return isinstance(entry, dict) and _is_id(entry.get("id"))
+def _explain_image_id(entry):
+    image_id = entry.get("image_id")
+    if isinstance(image_id, int):
+        return f"image_id {show(image_id)} is not among the images"
+    return f"no integer image_id{describe_found(entry, 'image_id')}"
+
+
+def _other_file(content, key):
+    """What the file may be instead, for a message."""
+    if isinstance(content.get(key), dict):
+        return "it is a dict, and not of objects by id"
+    if key == "annotations" and content.get("images"):
+        return "a test set (image_info_*.json) has no ground truth to prepare"
+    if key == "categories" and content.get("annotations"):
+        return "COCO's instances_*.json define the classes there; captions_*.json have none"
+    return f"it is no COCO annotation file; its keys are {_listed(list(content)) or 'none'}"
+
+
+def _fresh_ids(annotations):
+    """Yields ids from the largest + 1, or, where too few are left above it, from 1; none of them taken."""
+    taken = {entry["id"] for entry in annotations if isinstance(entry, dict) and _is_id(entry.get("id"))}
+    start = max(max(taken, default=0) + 1, 1)
+    yield from (n for n in itertools.count(start if start + len(annotations) < INT64 else 1) if n not in taken)
+
+
+def _listed(values):
+    text = ", ".join(show(value) for value in values[:MAX_NAMED])
+    return f"{text}, and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else text
 
 
 def _is_id(value):

@@ -6,34 +6,69 @@ at 1e9, reads past the end of a cut string, and takes two points for a box.
 """
 
 import io
-import math
+import itertools
+import sys
 import zlib
 from typing import Any
 
+import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.data.schema import Object
-from pipelines.checks import Rejected, Tally
+from pipelines import agreement
+from pipelines.checks import Rejected, Tally, show
 
 # A box may overshoot by float noise (x + w > width in COCO's own files); less than this, in pixels, is not counted.
 NOISE = 1e-3
+# pycocotools draws an outline at five times the size, and takes about 100 bytes for each of its pixels.
+MAX_OUTLINE = 2_000_000
+PARTS = 32  # polygons drawn at a time: each takes as much memory as a mask of the whole image
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def convert(annotation: dict[str, Any], name: str, height: int, width: int, masks: bool, tally: Tally) -> Object:
+def convert(
+    annotation: dict[str, Any],
+    name: str,
+    height: int,
+    width: int,
+    masks: bool,
+    tally: Tally,
+    boxes: str = "checked",
+) -> Object:
     """Checks one annotation of a `height` x `width` image; `name` is its category's; repairs are tallied.
+
+    Args:
+      masks: whether the object must have a mask, and gets it.
+      boxes: "checked": bbox must agree with the mask. "unchecked": it need not. "mask": the mask's own box is taken.
+        Where there is no bbox, the mask's own is taken in any case.
 
     Raises:
       Rejected: with the reason.
     """
-    ymin, xmin, ymax, xmax = clip_box(annotation.get("bbox"), height, width, tally)
-    counts, pixels = b"", (ymax - ymin) * (xmax - xmin)
+    bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+    from_mask = boxes == "mask" or bbox is None or bbox == []
+    counts, own = b"", None
+    if masks or (from_mask and segmentation):
+        counts = run_lengths(segmentation, height, width, tally)
+        own = mask_box(counts, segmentation, height, width)
+    if from_mask and own is not None:
+        bbox = [own[0], own[1], own[2] - own[0], own[3] - own[1]]
+        tally.count("boxes_computed")
+    ymin, xmin, ymax, xmax = clip_box(bbox, height, width, tally)
+    if masks and boxes == "checked" and not from_mask:
+        agreement.check(bbox, (xmin, ymin, xmax, ymax), own, segmentation, counts, height, width, tally)
+    pixels = (ymax - ymin) * (xmax - xmin)
     if masks:
-        counts = run_lengths(annotation.get("segmentation"), height, width, tally)
         pixels = int(coco_mask.area({"size": [height, width], "counts": counts}))
         tally.count("masks_empty", pixels == 0)
+    else:
+        counts = b""
+    if ymax - ymin < 1 or xmax - xmin < 1:
+        tally.count("objects_tiny")
+        tally.count("boxes_of_fractions", all(0 <= value <= 1 for value in bbox))
     area = annotation.get("area")
-    if not (_is_number(area) and area >= 0):
+    if not (_is_number(area) and 0 <= area <= FLOAT32_MAX):
         tally.count("areas_computed")
         area = pixels
     return Object(
@@ -50,6 +85,17 @@ def convert(annotation: dict[str, Any], name: str, height: int, width: int, mask
     )
 
 
+def mask_box(counts: bytes, segmentation: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
+    """The mask's own box, (xmin, ymin, xmax, ymax) in pixels; of polygons too thin to hold a pixel, their extent.
+
+    None for run lengths without a pixel.
+    """
+    left, top, box_width, box_height = coco_mask.toBbox({"size": [height, width], "counts": counts}).tolist()
+    if box_width and box_height:
+        return left, top, left + box_width, top + box_height
+    return agreement.extent(segmentation) if isinstance(segmentation, list) else None
+
+
 def draw_mask(counts: bytes, height: int, width: int) -> bytes:
     """Compressed run lengths to Model Garden's image/object/mask: a PNG of the image's size, 1 inside and 0 outside."""
     stream = io.BytesIO()
@@ -62,14 +108,14 @@ def draw_mask(counts: bytes, height: int, width: int) -> bytes:
 def clip_box(bbox: Any, height: int, width: int, tally: Tally) -> tuple[float, float, float, float]:
     """COCO's [x, y, w, h] to (ymin, xmin, ymax, xmax), clipped to the image, all in pixels."""
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(_is_number(value) for value in bbox)):
-        raise Rejected("box_malformed", f"bbox {str(bbox)[:80]}")
+        raise Rejected("box_malformed", _describe_box(bbox))
     left, top, box_width, box_height = bbox
     if box_width <= 0 or box_height <= 0:
-        raise Rejected("box_empty", f"bbox {bbox}")
+        raise Rejected("box_empty", f"bbox {show(bbox)}: [x, y, width, height] must have a width and height above 0")
     box = (top, left, top + box_height, left + box_width)
     clipped = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], height), min(box[3], width))
     if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        raise Rejected("box_outside", f"bbox {bbox} in an image of {width} x {height}")
+        raise Rejected("box_outside", f"bbox {show(bbox)} in an image of {width} x {height}")
     if any(abs(after - before) > NOISE for after, before in zip(clipped, box, strict=True)):
         tally.count("boxes_clipped")
     return clipped
@@ -80,41 +126,95 @@ def run_lengths(segmentation: Any, height: int, width: int, tally: Tally) -> byt
     if not segmentation:
         raise Rejected("mask_missing", "no segmentation")
     if isinstance(segmentation, list):
-        polygons = check_polygons(segmentation, height, width, tally)
-        parts = coco_mask.frPyObjects(polygons, height, width)
-        return (parts[0] if len(parts) == 1 else coco_mask.merge(parts))["counts"]
+        return _draw(check_polygons(segmentation, height, width, tally), height, width)
     if not isinstance(segmentation, dict):
-        raise Rejected("polygon_malformed", f"segmentation is {type(segmentation).__name__}, not a list of polygons")
-    if segmentation.get("size") != [height, width]:
-        raise Rejected("rle_size_differs", f"size {segmentation.get('size')}, image {[height, width]}")
+        raise Rejected("polygon_malformed", f"segmentation is {show(segmentation)}, not a list of polygons")
+    size = segmentation.get("size")
+    if size != [height, width]:
+        swapped = size == [width, height]
+        raise Rejected(
+            "rle_size_differs",
+            f"size {show(size)} is [width, height]; it must be [height, width], and counts go down the columns"
+            if swapped
+            else f"size {show(size)}, image {[height, width]} ([height, width])",
+        )
     counts = segmentation.get("counts")
     compressed = isinstance(counts, str)
     runs = decode_runs(counts) if compressed else counts
     if not (isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)):
         raise Rejected("rle_malformed", "counts are neither run lengths of 0 and more nor their compressed string")
     if sum(runs) != height * width:
-        raise Rejected("rle_malformed", f"counts add up to {sum(runs)}, not to {height} * {width}")
+        raise Rejected("rle_malformed", f"counts add up to {show(sum(runs))}, not to {height} * {width}")
     return counts.encode() if compressed else coco_mask.frPyObjects(segmentation, height, width)["counts"]
 
 
 def check_polygons(polygons: list[Any], height: int, width: int, tally: Tally) -> list[list[float]]:
     """The polygons that pycocotools may see. The sum, least and largest tell of every value at the speed of C."""
-    kept = []
+    kept, outline = [], 0.0
     for polygon in polygons:
         try:
             total, least, largest = sum(polygon), min(polygon, default=0), max(polygon, default=0)
-        except TypeError:
-            raise Rejected("polygon_malformed", f"no list of numbers: {str(polygon)[:80]}") from None
-        if len(polygon) % 2 or not math.isfinite(total):
-            raise Rejected("polygon_malformed", f"{len(polygon)} numbers that add up to {total}")
+        except (TypeError, OverflowError):
+            raise Rejected("polygon_malformed", _describe_polygon(polygon)) from None
+        if len(polygon) % 2 or not _is_number(total):
+            raise Rejected("polygon_malformed", f"a polygon of {len(polygon)} numbers that add up to {show(total)}")
         if least < -max(height, width) or largest > 2 * max(height, width):
-            raise Rejected("polygon_far_outside", f"from {least} to {largest} in an image of {width} x {height}")
+            raise Rejected(
+                "polygon_far_outside", f"from {show(least)} to {show(largest)} in an image of {width} x {height}"
+            )
         if len(polygon) >= 6:
             kept.append(polygon)
+            # No edge is longer than this: the exact length is looked at only where it may matter.
+            outline += len(polygon) // 2 * (largest - least)
+    if outline > MAX_OUTLINE and (outline := sum(map(_outline, kept))) > MAX_OUTLINE:
+        raise Rejected("polygon_too_long", f"{len(kept):,} polygons with outlines of {outline:,.0f} pixels")
     if not kept:
-        raise Rejected("polygon_malformed", "no polygon of three points or more")
+        pairs = len(polygons) > 2 and all(len(polygon) == 2 for polygon in polygons)
+        raise Rejected(
+            "polygon_malformed",
+            "a list of [x, y] points; a polygon must be one flat list, [[x1, y1, x2, y2, ...]]"
+            if pairs
+            else "no polygon of three points or more",
+        )
     tally.count("polygons_dropped", len(polygons) - len(kept))
     return kept
+
+
+def _draw(polygons, height, width):
+    """Compressed run lengths of the polygons' union."""
+    drawn = coco_mask.frPyObjects(polygons[:PARTS], height, width)
+    for start in range(PARTS, len(polygons), PARTS):
+        drawn = [coco_mask.merge(drawn), *coco_mask.frPyObjects(polygons[start : start + PARTS], height, width)]
+    return (drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn))["counts"]
+
+
+def _outline(polygon):
+    """The length that pycocotools draws: the longer of an edge's two sides, over all edges."""
+    points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+
+
+def _describe_box(bbox):
+    if bbox is None or bbox == []:
+        return "no bbox, and no mask to take it from"
+    if isinstance(bbox, list) and len(bbox) == 4 and any(isinstance(value, str) for value in bbox):
+        return f"bbox {show(bbox)} holds strings: write the numbers without quotes"
+    return f"bbox {show(bbox)} is not four finite numbers, [x, y, width, height]"
+
+
+def _describe_polygon(polygon):
+    if isinstance(polygon, dict):
+        return "run lengths among other parts in a list: merge them into one {size, counts}"
+    if not isinstance(polygon, list):
+        return f"a polygon is {show(polygon)}, not a list of numbers, [x1, y1, x2, y2, ...]"
+    kinds = {type(value) for value in itertools.islice(polygon, 1000)}
+    if list in kinds:
+        return "a polygon is a list of lists, one too deep: it must be one flat list, [x1, y1, x2, y2, ...]"
+    if str in kinds:
+        return "a polygon's numbers are strings: write them without quotes"
+    if type(None) in kinds:
+        return "a polygon holds null instead of a number"
+    return "a polygon is not a list of finite numbers, [x1, y1, x2, y2, ...]"
 
 
 def decode_runs(counts: str) -> list[int] | None:
@@ -140,4 +240,4 @@ def decode_runs(counts: str) -> list[int] | None:
 
 
 def _is_number(value):
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -9,8 +9,10 @@ Format: https://cocodataset.org/#format-data, 4. Panoptic Segmentation.
 from pathlib import PurePosixPath
 from typing import Any
 
+from htc_tf.data.annotations import as_integer
 from htc_tf.errors import UserError
 from pipelines import coco
+from pipelines.checks import Tally, encodable, show
 
 IGNORED_LABEL = 255
 # Merged panoptic class -> the id of the COCO-stuff class whose name it carries (cocodataset/panopticapi's categories,
@@ -42,13 +44,17 @@ def read(path: str) -> dict[int, dict[str, Any]]:
     Raises:
       UserError: the file cannot be read or is no panoptic file.
     """
-    content = coco.read(path, "--stuff", ("annotations", "categories"))
-    labels = label_categories(coco.check_categories(content["categories"], path, "--stuff"), path)
+    tally = Tally()  # What is repaired here changes no label, and its names are those of the annotation file.
+    content = coco.read(path, tally, "--stuff", ("annotations", "categories"))
+    labels = label_categories(coco.check_categories(content["categories"], path, tally, "--stuff"), path)
     entries = {}
-    for entry in content["annotations"]:
+    for place, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
         if type(image_id) is not int:
-            raise UserError(f"--stuff {path}: annotation {str(entry)[:80]} lacks an integer image_id")
+            raise UserError(
+                f"--stuff {path}: annotations[{place}] has no integer image_id, as the images of --annotations have"
+                f"{coco.describe_found(entry, 'image_id')}"
+            )
         twice = image_id in entries
         entries[image_id] = {"error": "listed twice by the panoptic file"} if twice else _segments(entry, labels)
     return entries
@@ -66,13 +72,15 @@ def label_categories(categories: list[dict[str, Any]], path: str) -> dict[int, i
 def _segments(entry, labels):
     name, segments = entry.get("file_name"), entry.get("segments_info")
     path = PurePosixPath(name) if isinstance(name, str) and name else None
-    if path is None or path.is_absolute() or ".." in path.parts:
-        return {"error": f"the panoptic file's file_name {name!r} names no file in its folder"}
+    if path is None or "\0" in name or encodable(name) != name or path.is_absolute() or ".." in path.parts:
+        return {"error": f"the panoptic file's file_name {show(name)} names no file in its folder"}
     if not (
-        isinstance(segments, list) and all(isinstance(row, dict) and type(row.get("id")) is int for row in segments)
+        isinstance(segments, list)
+        and all(isinstance(row, dict) and type(row.get("id")) is int and 0 <= row["id"] < 1 << 24 for row in segments)
     ):
-        return {"error": f"{name}: segments_info is no list of segments with an integer id"}
-    unknown = [row.get("category_id") for row in segments if row.get("category_id") not in labels]
+        return {"error": f"{name}: segments_info is no list of segments with an integer id below 256 cubed"}
+    used = [as_integer(row.get("category_id")) for row in segments]
+    unknown = [row.get("category_id") for row, category in zip(segments, used, strict=True) if category not in labels]
     if unknown:
-        return {"error": f"{name}: the panoptic file's categories do not define category_id {unknown[0]}"}
-    return {"file_name": name, "labels": {str(row["id"]): labels[row["category_id"]] for row in segments}}
+        return {"error": f"{name}: the panoptic file's categories do not define category_id {show(unknown[0])}"}
+    return {"file_name": name, "labels": {str(row["id"]): labels[used[i]] for i, row in enumerate(segments)}}

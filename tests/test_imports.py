@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "commands": {"errors", "command_line", "run", "structures", "ops", "models", "data", "engine", "config"},
     "pipelines": {"errors", "command_line", "fonts", "lock", "data", "pipelines"},
 }
-SHARED_WITH_PIPELINES = {"htc_tf.data", "htc_tf.data.schema", "htc_tf.data.datasets", "htc_tf.data.image_io"}
+SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}
 
 
 def layer(module):

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from htc_tf.data.datasets import coco_from_records, load_info, read_shard
 from htc_tf.data.schema import MASK_PNG, unpack
 from pipelines import coco_to_tfrecord, shards
+from pipelines.checks import allowed
 from pipelines.plan import Options, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,10 +203,10 @@ def test_a_rerun_does_only_what_is_unfinished(tiny):
 
 def test_a_rerun_finds_the_images_that_were_missing(tiny, capsys):
     (tiny / "images" / "003.jpg").rename(tiny / "003.jpg")
-    assert "image_missing 1" in refuse(capsys, tiny)
+    assert "image_missing 1" in refuse(capsys, tiny, max_bad_fraction=0)
     assert not (tiny / "records" / "dataset_info.json").exists()
     (tiny / "003.jpg").rename(tiny / "images" / "003.jpg")
-    assert prepare(tiny).images == 7
+    assert prepare(tiny, max_bad_fraction=0).images == 7
 
 
 def test_a_folder_of_other_records_is_left_alone(tiny, capsys):
@@ -221,15 +222,16 @@ def test_rejections_are_counted_and_listed(tiny):
         content["annotations"][0]["category_id"] = 77
         content["annotations"][1]["image_id"] = 999
         content["annotations"][2]["id"] = content["annotations"][3]["id"]
+        content["annotations"].append(dict(content["annotations"][7]))
         content["annotations"][4]["bbox"] = [1, 1, 0, 5]
         content["annotations"][5]["segmentation"] = [[1e9, 0, 5, 5, 0, 5]]
         content["annotations"][6]["id"] = 0
-        content["annotations"] += [None, {"id": "x"}]
+        content["annotations"] += [None, {"id": "x", "iscrowd": 2}]
         content["images"] += [{"id": 106, "file_name": "again.jpg", "height": 2, "width": 2}, {"file_name": "?"}]
         for identifier, name in enumerate(("../secret.jpg", "a/../../secret.jpg", "/secret.jpg"), 200):
             content["images"].append({"id": identifier, "file_name": name, "height": 2, "width": 2})
 
-    (tiny / "images" / "006.jpg").write_bytes((tiny / "images" / "006.jpg").read_bytes()[:300])
+    (tiny / "images" / "005.jpg").write_bytes((tiny / "images" / "005.jpg").read_bytes()[:300])
     info = prepare(edit(tiny, spoil), max_bad_fraction=1)
     counters, rows = report(tiny)
     expected = {
@@ -239,23 +241,124 @@ def test_rejections_are_counted_and_listed(tiny):
         "box_empty": 1,
         "polygon_far_outside": 1,
         "annotation_malformed": 2,
-        "image_duplicate": 1,
+        "image_duplicate": 2,
         "image_malformed": 1,
         "image_outside_root": 3,
         "image_unreadable": 1,
     }
     assert {row["reason"]: counters[row["reason"]] for row in rows} == expected
     assert len(rows) == sum(expected.values())
-    assert counters["ids_renumbered"] == 1 and counters["objects_of_rejected_images"] == 6
-    assert (info.images, info.objects) == (6, 21 - 5 - 6)
+    assert counters["ids_renumbered"] == 2 and counters["objects_of_rejected_images"] == 5 + 6
+    assert (info.images, info.objects) == (5, 21 - 4 - 5 - 6)
     assert {"reason", "detail", "image_id", "file_name"} <= rows[0].keys()
     victims = {(row["reason"], row.get("annotation_id"), row["image_id"]) for row in rows}
-    assert victims >= {("category_unknown", 11, 101), ("image_unknown", 21, 999), ("annotation_duplicate", 31, 103)}
+    assert victims >= {("category_unknown", 11, 101), ("image_unknown", 21, 999), ("annotation_duplicate", 42, 104)}
     assert victims >= {("box_empty", 32, 103), ("polygon_far_outside", 33, 103), ("annotation_malformed", "x", None)}
     assert victims >= {("image_outside_root", None, identifier) for identifier in (200, 201, 202)}
-    assert victims >= {("image_duplicate", None, 106), ("image_malformed", None, None), ("image_unreadable", None, 106)}
-    assert next(row["file_name"] for row in rows if row["reason"] == "image_unreadable") == "006.jpg"
-    assert 67 in {row["id"] for row in coco_from_records(info)["annotations"]}  # 66 was the largest
+    assert victims >= {("image_duplicate", None, 106), ("image_malformed", None, None), ("image_unreadable", None, 105)}
+    assert next(row["file_name"] for row in rows if row["reason"] == "image_unreadable") == "005.jpg"
+    assert {67, 68} < {row["id"] for row in coco_from_records(info)["annotations"]}  # 66 was the largest
+
+
+@pytest.mark.parametrize("listed, most", [(0, 0), (1, 0), (2, 0), (3, 1), (6, 2), (7, 3), (100, 3), (5000, 5)])
+def test_a_few_rejected_entries_are_always_allowed_but_never_half(listed, most):
+    assert allowed(listed, 0.001) == most
+    assert allowed(listed, 0.5) == max(listed // 2, most)
+    assert allowed(listed, 0) == 0
+
+
+def test_the_message_names_the_bound_that_would_pass(tiny, capsys):
+    def spoil(content):
+        for row in content["annotations"][:4]:
+            row["bbox"] = [1, 1, 0, 5]
+
+    edit(tiny, spoil)
+    line = refuse(capsys, tiny)
+    assert "4 of 21 annotations were rejected (box_empty 4)" in line and "to go on without them: " in line
+    assert "--max_bad_fraction 0.191" in line
+    assert prepare(tiny, max_bad_fraction=0.191).objects == 17
+
+
+def test_a_set_of_which_no_image_is_left_fails_whatever_the_bound(tiny, capsys):
+    for path in (tiny / "images").iterdir():
+        path.write_bytes(b"")
+    line = refuse(capsys, tiny, max_bad_fraction=1)
+    assert "7 of 7 images were rejected" in line and "to go on" not in line
+
+
+def test_what_training_would_suffer_from_is_said(tiny, capsys):
+    def all_crowd(content):
+        for row in content["annotations"]:
+            row["iscrowd"] = 1
+        content["categories"].append({"id": 10, "name": "cat"})
+        content["images"][2]["file_name"] = content["images"][3]["file_name"]
+        content["images"][2] |= {key: content["images"][3][key] for key in ("height", "width")}
+        content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in (102, 103)]
+
+    info = prepare(edit(tiny, all_crowd))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 4
+    assert "2 images share 1 files, the first is 003.jpg (ids 102, 103)" in said[0] or "share" in said[1]
+    assert any("2 classes are named 'cat' (category ids 9, 10)" in line for line in said)
+    assert any("1 of 3 classes have no object: cat" in line for line in said)
+    assert any("all 16 objects are crowd regions" in line for line in said)
+    assert info.counters["images_sharing_a_file"] == 2
+
+
+def test_boxes_that_are_corners_or_fractions_are_recognized(tiny, capsys):
+    def corners(content):
+        for row in content["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["bbox"] = [x, y, x + w, y + h]
+
+    line = refuse(capsys, edit(tiny, corners))
+    assert "it looks as if bbox is [x1, y1, x2, y2]" in line and "--boxes mask" in line
+    assert prepare(tiny, "taken", boxes="mask").counters["boxes_computed"] == 21
+
+    def fractions(content):
+        for row in content["annotations"]:
+            row["bbox"] = [0.1, 0.2, 0.3, 0.4]
+            del row["segmentation"]
+
+    edit(tiny, fractions)
+    line = refuse(capsys, tiny, f"--output={tiny / 'boxes'}")
+    assert "21 of 21 objects are below one pixel: their boxes look like fractions" in line
+    assert prepare(tiny, "kept", boxes="unchecked").counters["objects_tiny"] == 21
+
+
+def test_half_surrogates_reach_no_file(tiny):
+    def spoil(content):
+        content["images"][0]["file_name"] = "\ud800.jpg"
+        content["annotations"][0]["segmentation"] = {"size": [30, 20], "counts": "\ud800"}
+        content["annotations"][1] |= {"area": "\udfff", "id": "\ud800"}
+
+    info = prepare(edit(tiny, spoil), max_bad_fraction=0.2)
+    assert (info.images, info.objects) == (6, 20)
+    reasons = {row["reason"]: row for row in report(tiny)[1]}
+    assert reasons.keys() == {"image_malformed", "rle_malformed"}
+    assert reasons["image_malformed"]["file_name"] == "\\ud800.jpg"
+
+
+def test_ids_that_mean_nothing_are_replaced(tiny):
+    def restart(content):
+        for row in content["annotations"]:
+            row["id"] = row["id"] % 10  # from 1 in every image
+        content["annotations"][0] |= {"id": "3f2504e0-4f89-11d3"}
+        del content["annotations"][1]["id"]
+
+    info = prepare(edit(tiny, restart))
+    ids = [item.id for record in records(info) for item in record.objects]
+    assert len(set(ids)) == 21 and 0 not in ids
+    assert info.counters["ids_renumbered"] == 15  # six are the first of their id
+
+
+def test_a_file_as_windows_writes_it(tiny):
+    path = tiny / "instances.json"
+    text = path.read_text()
+    for number, encoding in enumerate(("utf-8-sig", "utf-16", "utf-16-be")):
+        path.write_bytes(text.encode(encoding))
+        info = prepare(tiny, f"records{number}")
+        assert (info.objects, info.counters["file_recoded"]) == (21, 1)
 
 
 def test_unknown_categories_are_named(tiny, capsys):
@@ -263,7 +366,7 @@ def test_unknown_categories_are_named(tiny, capsys):
         for row, category in zip(content["annotations"], (77, 78, 77), strict=False):
             row["category_id"] = category
 
-    line = refuse(capsys, edit(tiny, spoil))
+    line = refuse(capsys, edit(tiny, spoil), max_bad_fraction=0)
     assert "instances.json" in line and "category ids 77, 78" in line and "rejected.jsonl" in line
     assert [row["category_id"] for row in report(tiny)[1]] == [77, 78, 77]
     assert not list((tiny / "records").glob("*.tfrecord"))
@@ -296,8 +399,15 @@ def emptied(key):
     "change, said",
     [
         (lambda text: "", "is empty (0 bytes)"),
-        (lambda text: text[:-9], "is no JSON"),
-        (lambda text: "\ufeff", "is no JSON"),
+        (lambda text: text[:-9], "it was cut"),
+        (lambda text: "\ufeff", "is empty"),
+        (lambda text: text.replace(":", "=", 1), "is not JSON: Expecting ':' delimiter at line 1, column"),
+        (lambda text: "[" * 100_000, "nested too deeply"),
+        (lambda text: text + text, "several JSON values"),
+        (lambda text: text.replace("100", "9" * 5000, 1), "is not JSON that can be read"),
+        (lambda text: "<!DOCTYPE html><html>404</html>", "is an HTML or XML page"),
+        (lambda text: "version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        (lambda text: text.replace("dog", "\\ud800"), "half a character"),
         (lambda text: "[]", "holds a list"),
         (lambda text: "{}", "no list 'images'"),
         (without("categories"), "no list 'categories'"),
@@ -309,7 +419,8 @@ def emptied(key):
             lambda text: text.replace('"id": 9, "name": "cat"', '"id": 2, "name": "cat"'),
             "category id 2 is defined twice",
         ),
-        (lambda text: text.replace('"id": 9, "name": "cat"', '"name": "cat"'), "lacks an integer id or a name"),
+        (lambda text: text.replace('"id": 9, "name": "cat"', '"name": "cat"'), "has no integer id"),
+        (lambda text: text.replace('"name": "cat"', '"title": "cat"'), "id 9, has no name"),
         (lambda text: text.replace('"height"', '"rows"'), "none of its 7 images is usable"),
     ],
 )
@@ -318,7 +429,7 @@ def test_unusable_annotation_files(tiny, capsys, change, said):
     path.write_text(change(path.read_text()))
     line = refuse(capsys, tiny)
     assert said in line and str(path) in line
-    assert not (tiny / "records").exists()
+    assert not list((tiny / "records").glob("*.tfrecord"))
 
 
 def test_missing_inputs_and_mistaken_flags(tiny, capsys):
@@ -330,12 +441,15 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
     assert "no such folder" in refuse(capsys, tiny, f"--images={tiny / 'nowhere'}")
     (tiny / "instances.json").unlink()
     assert "no such file" in refuse(capsys, tiny)
-    assert not (tiny / "records").exists()
+    (tiny / "instances.json").mkdir()
+    assert "is a folder: name the JSON file in it" in refuse(capsys, tiny)
+    assert "merge several files" in refuse(capsys, tiny, f"--annotations={tiny}/*.json")
+    assert not list((tiny / "records").glob("*.tfrecord"))
 
 
 def test_the_beam_step(tiny):
     output = str(tiny / "records")
-    plan = make_plan(str(tiny / "instances.json"), output, Options(shards=3))
+    plan = make_plan(str(tiny / "instances.json"), str(tiny / "images"), output, Options(shards=3))
     job = shards.Job(plan, str(tiny / "images"), None, output, "nowhere")
     pipeline = test_pipeline.TestPipeline(runner=FnApiRunner())
     written = pipeline | beam.Create([0, 2]) | shards.WriteShards(job)
@@ -487,7 +601,7 @@ def test_images_that_the_panoptic_file_lacks_are_named(tiny, capsys):
     content = make_panoptic(tiny)
     content["annotations"].pop(2)
     (tiny / "panoptic.json").write_text(json.dumps(content))
-    line = refuse(capsys, tiny, f"--stuff={tiny / 'panoptic.json'}")
+    line = refuse(capsys, tiny, f"--stuff={tiny / 'panoptic.json'}", max_bad_fraction=0)
     assert "stuff_missing 1" in line and "002.jpg" in line and "panoptic" in line
     (tiny / "panoptic.json").unlink()
     assert "no such file" in refuse(capsys, tiny, f"--stuff={tiny / 'panoptic.json'}")

@@ -42,7 +42,7 @@ def test_plain_object():
 
 def test_parts_are_merged_and_two_points_are_dropped():
     other = [40.0, 20.0, 50.0, 20.0, 50.0, 35.0, 40.0, 35.0]
-    item, counters = convert(segmentation=[TRIANGLE, [1.0, 1.0, 9.0, 9.0], other])
+    item, counters = convert(bbox=[10, 5, 40, 30], segmentation=[TRIANGLE, [1.0, 1.0, 9.0, 9.0], other])
     parts = coco_mask.decode(coco_mask.frPyObjects([TRIANGLE, other], HEIGHT, WIDTH))
     np.testing.assert_array_equal(decode(item.mask_rle), parts.any(axis=-1))
     assert counters["polygons_dropped"] == 1
@@ -52,7 +52,8 @@ def test_parts_are_merged_and_two_points_are_dropped():
 def test_run_lengths(compressed):
     mask = np.asfortranarray(np.random.RandomState(0).rand(HEIGHT, WIDTH) > 0.7, np.uint8)
     counts = coco_mask.encode(mask)["counts"].decode() if compressed else runs_of(mask)
-    item, _ = convert(iscrowd=1, segmentation={"size": [HEIGHT, WIDTH], "counts": counts})
+    bbox = [0, 0, WIDTH, HEIGHT]
+    item, _ = convert(bbox=bbox, iscrowd=1, segmentation={"size": [HEIGHT, WIDTH], "counts": counts})
     assert item.is_crowd == 1
     np.testing.assert_array_equal(decode(item.mask_rle), mask)
 
@@ -96,14 +97,70 @@ def test_boxes_only():
 
 
 def test_an_empty_mask_is_kept_and_counted():
-    item, counters = convert(segmentation=[[5.0, 5.0, 6.0, 5.0, 7.0, 5.0]])
+    item, counters = convert(bbox=[5, 5, 2, 0.5], segmentation=[[5.0, 5.0, 6.0, 5.0, 7.0, 5.0]])
     assert decode(item.mask_rle).sum() == 0 and counters["masks_empty"] == 1
+    assert (item.ymax - item.ymin) * HEIGHT == pytest.approx(0.5) and counters["objects_tiny"] == 1
+
+
+def test_a_missing_box_is_the_masks():
+    item, counters = convert(bbox=None)
+    box = np.multiply((item.xmin, item.ymin, item.xmax, item.ymax), (WIDTH, HEIGHT) * 2)
+    rows, columns = np.nonzero(decode(item.mask_rle))
+    np.testing.assert_allclose(box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    assert counters["boxes_computed"] == 1
+    boxed, _ = convert(masks=False, bbox=None)
+    assert (boxed.xmin, boxed.ymax, boxed.mask_rle) == (item.xmin, item.ymax, b"")
+    with pytest.raises(Rejected, match="box_malformed: no bbox"):
+        convert(masks=False, bbox=None, segmentation=None)
+
+
+def test_boxes_may_be_taken_from_the_masks_or_left_as_they_are():
+    tally = Tally()
+    row = annotation(bbox=[10, 5, 40, 35])
+    with pytest.raises(Rejected, match="box_mask_disagree"):
+        objects.convert(row, "cat", HEIGHT, WIDTH, True, tally)
+    kept = objects.convert(row, "cat", HEIGHT, WIDTH, True, tally, "unchecked")
+    assert (kept.xmax, kept.ymax) == (50 / WIDTH, 1.0)
+    taken = objects.convert(row, "cat", HEIGHT, WIDTH, True, tally, "mask")
+    assert (taken.xmax * WIDTH, taken.ymax * HEIGHT) == pytest.approx((30, 25), abs=1)
+    assert tally.counters["boxes_computed"] == 1
+
+
+def test_many_parts_are_drawn_like_few():
+    random = np.random.RandomState(3)
+    corners = random.randint(0, 30, (100, 2))
+    parts = [[float(v) for v in (x, y, x + 8, y + 1, x + 3, y + 9)] for x, y in corners]
+    item, _ = convert(bbox=None, segmentation=parts)
+    expected = coco_mask.decode(coco_mask.frPyObjects(parts, HEIGHT, WIDTH)).any(axis=-1)
+    np.testing.assert_array_equal(decode(item.mask_rle), expected)
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [[0, 0, 6999, number % 7, 1, 6999] for number in range(1000)],
+        [[value for row in range(50_000) for value in (0, row % 7000, 6999, row % 7000)]],
+    ],
+    ids=["1000 parts", "zigzag"],
+)
+def test_outlines_that_would_take_all_memory_are_not_drawn(polygons, monkeypatch):
+    monkeypatch.setattr(objects.coco_mask, "frPyObjects", None)
+    with pytest.raises(Rejected, match="polygon_too_long"):
+        objects.run_lengths(polygons, 7000, 7000, Tally())
+
+
+def test_numbers_beyond_floats_do_not_end_the_job():
+    huge = 10**400
+    assert convert(area=huge)[1]["areas_computed"] == 1
+    assert convert(area=1e300)[1]["areas_computed"] == 1
 
 
 NAN = float("nan")
 SIZE = [HEIGHT, WIDTH]
 BROKEN = [
-    ("box_malformed", {"bbox": None}),
+    ("box_malformed", {"bbox": [1, 2, 3, 10**400]}),
+    ("box_malformed", {"bbox": [-(10**400), 2, 3, 4]}),
+    ("box_malformed", {"bbox": {"x": 1}}),
     ("box_malformed", {"bbox": [1, 2, 3]}),
     ("box_malformed", {"bbox": [1, 2, 3, "4"]}),
     ("box_malformed", {"bbox": [NAN, 2, 3, 4]}),
@@ -126,6 +183,12 @@ BROKEN = [
     ("polygon_malformed", {"segmentation": [[[1, 2], [3, 4], [5, 6]]]}),
     ("polygon_far_outside", {"segmentation": [[*TRIANGLE, 1e9, 1.0]]}),
     ("polygon_far_outside", {"segmentation": [[*TRIANGLE, -1e9, 1.0]]}),
+    ("polygon_malformed", {"segmentation": [[*TRIANGLE, 10**400, 1.0]]}),
+    ("polygon_malformed", {"segmentation": [[10**400] * 6]}),
+    ("polygon_malformed", {"segmentation": [{"size": [40, 60], "counts": [2400]}, TRIANGLE]}),
+    ("rle_malformed", {"segmentation": {"size": SIZE, "counts": [10**400]}}),
+    ("rle_malformed", {"segmentation": {"size": SIZE, "counts": "\ud800"}}),
+    ("box_mask_disagree", {"segmentation": {"size": SIZE, "counts": [2400]}}),
     ("rle_size_differs", {"segmentation": {"size": [WIDTH, HEIGHT], "counts": [2400]}}),
     ("rle_size_differs", {"segmentation": {"counts": [2400]}}),
     ("rle_malformed", {"segmentation": {"size": SIZE}}),
@@ -145,3 +208,4 @@ def test_broken_annotations_are_rejected(reason, changes):
         convert(**changes)
     assert error.value.reason == reason
     assert reason in ANNOTATION_REASONS
+    assert len(error.value.detail) < 200 and "{'" not in error.value.detail

@@ -1,0 +1,138 @@
+"""A COCO annotation file as tools write it: decoded, and brought to COCO's form where it has only one reading.
+
+Shared by the preparation (`pipelines.coco`) and by evaluation, so that both read the same file alike. Loads no
+TensorFlow. Every repair is counted under a name of REPAIRS.
+"""
+
+import json
+import math
+from collections import Counter
+from typing import Any, BinaryIO
+
+from htc_tf.errors import UserError
+
+REPAIRS = {
+    "file_recoded": "the annotation file starts with a byte order mark, or is UTF-16: read as such",
+    "lists_from_dicts": "images, annotations or categories as a dict by id instead of a list",
+    "numbers_converted": 'an id or a size written as "12" or 12.0: read as the integer',
+    "polygons_nested": "one polygon without the list of polygons around it",
+    "run_lengths_unwrapped": "run lengths inside a list of one",
+}
+LISTS = ("images", "annotations", "categories")
+INTEGERS = {
+    "images": ("id", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "iscrowd"),
+    "categories": ("id",),
+}
+MAX_EXACT_FLOAT = 1 << 53
+# What a file that is no JSON starts with, and what to do about it.
+OTHER_FILES = {
+    b"\x1f\x8b": "is compressed with gzip: unpack it first (gunzip)",
+    b"PK\x03\x04": "is a zip archive: unpack it first (unzip)",
+    b"BZh": "is compressed with bzip2: unpack it first (bunzip2)",
+    b"\xfd7zXZ": "is compressed with xz: unpack it first (unxz)",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it first (unzstd)",
+    b"7z\xbc\xaf": "is a 7z archive: unpack it first",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself: fetch it with git lfs pull",
+    b"<": "is an HTML or XML page, not JSON: download the file itself",
+}
+HEAD = 64
+
+
+def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
+    """Decodes JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Args:
+      name: of the file, for messages.
+      repairs: counts; "file_recoded" is added where the file is not plain UTF-8.
+
+    Raises:
+      UserError: the file is not JSON; the message says what it is instead, where its first bytes tell.
+    """
+    data = stream.read()
+    head = data[:HEAD].lstrip()
+    for start, advice in OTHER_FILES.items():
+        if head.startswith(start):
+            raise UserError(f"{name} {advice}")
+    encoding = json.detect_encoding(data[:HEAD])
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}; save it as UTF-8"
+        ) from None
+    del data  # The text and what is parsed from it are large enough.
+    if encoding != "utf-8":
+        repairs["file_recoded"] += 1
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name} {_explain(error, text)}") from None
+    except RecursionError:
+        raise UserError(f"{name} is not a COCO annotation file: its JSON is nested too deeply") from None
+    except ValueError as error:  # An integer of thousands of digits.
+        raise UserError(f"{name} is not JSON that can be read: {error}") from None
+
+
+def tidy(content: dict[str, Any], repairs: Counter) -> None:
+    """Repairs, in place, what has only one reading: REPAIRS says what. Everything else stays as it is."""
+    for key in LISTS:
+        entries = content.get(key)
+        if isinstance(entries, dict) and entries and all(isinstance(entry, dict) for entry in entries.values()):
+            content[key] = [{"id": name} | entry for name, entry in entries.items()]
+            repairs["lists_from_dicts"] += 1
+    for key, fields in INTEGERS.items():
+        entries = content.get(key)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict):
+                _convert_integers(entry, fields, repairs)
+                if "segmentation" in entry:
+                    entry["segmentation"] = _nest(entry["segmentation"], repairs)
+
+
+def as_integer(value: Any) -> int | None:
+    """The integer that an int, a whole float or a string of digits stands for; None for anything else."""
+    if type(value) is int:
+        return value
+    if type(value) is float and math.isfinite(value) and value.is_integer() and abs(value) < MAX_EXACT_FLOAT:
+        return int(value)
+    if isinstance(value, str) and len(value) <= 20:
+        text = value.strip()
+        if text.isascii() and text.removeprefix("-").isdigit():
+            return int(text)
+    return None
+
+
+def _convert_integers(entry, fields, repairs):
+    for field in fields:
+        value = entry.get(field)
+        if type(value) is not int and value is not None:
+            number = as_integer(value)
+            if number is not None:
+                entry[field] = number
+                repairs["numbers_converted"] += 1
+
+
+def _nest(segmentation, repairs):
+    """A list of polygons from one polygon, and run lengths from a list of one."""
+    if isinstance(segmentation, list) and segmentation:
+        first = segmentation[0]
+        if type(first) in (int, float) and len(segmentation) >= 6:
+            repairs["polygons_nested"] += 1
+            return [segmentation]
+        if isinstance(first, dict) and len(segmentation) == 1:
+            repairs["run_lengths_unwrapped"] += 1
+            return first
+    return segmentation
+
+
+def _explain(error, text):
+    """What is wrong with the JSON, and what to do."""
+    end = len(text.rstrip())
+    if not end:
+        return "is empty"
+    if error.pos >= end or text[end - 1] not in "}]":
+        return "ends in the middle of its JSON: it was cut; fetch or export it again"
+    if error.msg == "Extra data":
+        return "holds several JSON values (JSON lines?), not one object as COCO's files do"
+    return f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"

@@ -1,0 +1,102 @@
+"""The file that a file_name means: as other systems write it, if exactly one fits, and never outside of the folder."""
+
+import unicodedata
+
+import pytest
+
+from pipelines import names
+from pipelines.checks import Rejected, Tally
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "data" / "images"
+    for name in ("a/1.jpg", "a/2.JPG", "a b.png", "é.jpg", "two/Same.jpg", "two/same.jpg", "50%.jpg"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder.resolve()
+
+
+def find(root, file_name, **entry):
+    tally = Tally()
+    found = names.file_name({"file_name": file_name, **entry}, str(root), tally)
+    return found, dict(tally.counters)
+
+
+@pytest.mark.parametrize("name", ["a/1.jpg", "./a/1.jpg", "50%.jpg", "two/same.jpg", "nowhere.jpg", "two/SAME.jpg"])
+def test_names_that_are_right_or_have_no_one_reading_stay(root, name):
+    assert find(root, name) == (name, {})
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("a\\1.jpg", "a/1.jpg"),
+        (".\\a\\1.jpg", "a/1.jpg"),
+        ("A/1.JPG", "a/1.jpg"),
+        ("a/2.jpg", "a/2.JPG"),
+        ("a%20b.png", "a b.png"),
+        ("images/a/1.jpg", "a/1.jpg"),
+        ("data\\images\\a\\1.JPG", "a/1.jpg"),
+        (unicodedata.normalize("NFD", "é.jpg"), "é.jpg"),
+    ],
+)
+def test_other_spellings(root, name, meant):
+    assert find(root, name) == (meant, {"file_names_corrected": 1})
+
+
+def test_absolute_names_inside_the_folder(root, tmp_path):
+    (tmp_path / "link").symlink_to(root)
+    for folder in (root, tmp_path / "link"):
+        assert find(root, str(folder / "a" / "1.jpg")) == ("a/1.jpg", {"file_names_relative": 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "a\\..\\..\\secret.jpg", "/etc/passwd", "C:\\data\\1.jpg", "C:/1.jpg"]
+)
+def test_names_outside_of_the_folder(root, name):
+    with pytest.raises(Rejected, match="image_outside_root"):
+        find(root, name)
+
+
+def test_an_encoded_way_out_leads_nowhere(root):
+    (root.parent / "secret.jpg").touch()
+    assert find(root, "%2e%2e/secret.jpg") == ("%2e%2e/secret.jpg", {})
+    assert find(root, "a/%2e%2e/%2e%2e/secret.jpg")[1] == {}
+
+
+@pytest.mark.parametrize("name", [None, 5, "", " ", ".", "a\0b", "\ud800.jpg", "x" * 5000])
+def test_no_names(root, name):
+    with pytest.raises(Rejected, match="image_malformed") as error:
+        find(root, name)
+    assert len(error.value.detail) < 200
+    error.value.detail.encode()
+
+
+def test_the_key_that_holds_the_name_is_named(root):
+    with pytest.raises(Rejected, match="rename 'filename'"):
+        names.file_name({"id": 1, "filename": "a/1.jpg"}, str(root), Tally())
+
+
+def test_urls_of_lvis(root):
+    url = "http://images.cocodataset.org/train2017/1.jpg"
+    assert find(root, None, coco_url=url) == ("1.jpg", {"file_names_from_url": 1})
+    (root / "train2017").mkdir()
+    names._is_folder.cache_clear()
+    assert find(root, None, coco_url=url)[0] == "train2017/1.jpg"
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("upload/7/50%.jpg", "50%.jpg lies in --images itself"),
+        ("a/1.png", "there is 1.jpg"),
+        ("b/3.jpg", "no folder b"),
+        ("two/SAME.jpg", "there is "),
+        ("3.jpg", ""),
+    ],
+)
+def test_hints(root, name, said):
+    hint = names.hint(str(root), name)
+    assert said in hint and bool(said) == bool(hint)
