@@ -105,7 +105,7 @@ def load(gin_files, gin_params, run=None, trust_config=False):
         experiment.build_model()
     except UserError as error:
         raise UserError(shorten(error)) from error
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"gin configuration: {shorten(error)}") from error
     own_words = bound_names("\n".join([*(path.read_text() for path in paths[-1:]), *gin_params]))
     return experiment, without(gin.config_str(), replaced(gin, own_words))

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from htc_tf import config
+from htc_tf.errors import UserError
 from htc_tf.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,10 +65,14 @@ def test_the_examples_train_together(folder):
 
 
 def test_the_run_remembers_its_parts(folder, monkeypatch):
-    """Comes after the training: a configuration that is read back builds the same model."""
+    """Comes after the training: a configuration that is read back builds the same model, once its modules are named."""
     monkeypatch.syspath_prepend(folder)
-    experiment, _ = config.load([], [], Run(folder / "run"))
-    model = experiment.build_model()
-    parts = [model.backbone, model.stages[2].box_head, experiment.optimizer.schedule]
-    assert [type(part).__name__ for part in parts] == ["ConvNeXt", "ConvolutionHead", "PolynomialSchedule"]
-    assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "grey"]
+    run = Run(folder / "run")
+    with pytest.raises(UserError, match=r"config\.gin has the line 'import convnext'.*--trust_config"):
+        config.load([], [], run)
+    for words, trust in (([f"import {part}" for part in PARTS], False), ([], True)):
+        experiment, _ = config.load([], words, run, trust)
+        model = experiment.build_model()
+        parts = [model.backbone, model.stages[2].box_head, experiment.optimizer.schedule]
+        assert [type(part).__name__ for part in parts] == ["ConvNeXt", "ConvolutionHead", "PolynomialSchedule"]
+        assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "grey"]

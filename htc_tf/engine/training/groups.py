@@ -36,7 +36,7 @@ class ParameterGroups:
                 for multiplier in (rate, decay):
                     check_range(f"{owner}: a multiplier", multiplier, number(0, 1000))
                 self.groups.append((re.compile(pattern), float(rate), float(decay)))
-            except (TypeError, ValueError, re.error) as error:
+            except (TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
                 raise UserError(
                     f"{owner} has {group!r} ({error}): give (pattern of names, rate multiplier, decay multiplier)"
                 ) from error

@@ -1,0 +1,45 @@
+"""A run's folder that is none: what is wrong is named, whichever command or function reads it."""
+
+import pytest
+
+import htc_tf
+from htc_tf.errors import UserError
+from htc_tf.run import Run
+
+SOUND = '{"categories": [{"id": 1, "name": "a"}]}'
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    path = tmp_path / "model.h5"
+    path.write_text("")
+    for read in (Run(path).read_config, Run(path).read_categories, lambda: htc_tf.load(path)):
+        with pytest.raises(UserError, match=r"model\.h5 is a file: name the folder of a training run") as refused:
+            read()
+        assert "--checkpoint" not in str(refused.value)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"classes\.json is missing: name the folder of a training run") as refused:
+            htc_tf.load(folder)
+        assert "--checkpoint" not in str(refused.value)
+    (tmp_path / "config.gin").mkdir()
+    with pytest.raises(UserError, match=r"config\.gin cannot be read \(Is a directory\)"):
+        Run(tmp_path).read_config()
+    (tmp_path / "classes.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"classes\.json is damaged"):
+        Run(tmp_path).read_categories()
+
+
+DAMAGED = ["", "[]", "null", "3", "{}", '{"categories": 3}', '{"categories": [1]}', '{"categories": null}']
+DAMAGED += ['{"categories": [{"id": "1", "name": "a"}]}', '{"categories": [{"id": 1, "name": 2}]}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_classes_are_named(tmp_path, text):
+    run = Run(tmp_path)
+    run.classes.write_text(SOUND)
+    assert run.read_categories() == [{"id": 1, "name": "a"}]
+    run.classes.write_text(text)
+    with pytest.raises(UserError, match=r"classes\.json is damaged"):
+        run.read_categories()
