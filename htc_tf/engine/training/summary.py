@@ -23,7 +23,7 @@ KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchN
 
 
 def summarise(experiment, config, train_records, val_records=None, seed=0):
-    """-> several lines of text: configuration, parameters, FLOPs, memory, shapes.
+    """-> text in sections, the longest last: memory, FLOPs, parameters, first batch, configuration, variables.
 
     Raises:
         UserError: records and configuration do not fit.
@@ -37,13 +37,14 @@ def summarise(experiment, config, train_records, val_records=None, seed=0):
     graphs = trace(experiment, model, batch)
     parts = Parts(model)
     sections = {
-        "configuration": config.strip(),
-        "parameters": "\n".join(parameter_lines(model, parts)),
-        "GFLOPs an image": "\n".join(flop_lines(graphs, parts)),
-        "memory": "\n".join(memory_lines(experiment, model, graphs["training, forward"], batch)),
-        "first batch": "\n".join(shape_lines(batch)),
+        "memory": memory_lines(experiment, model, graphs["training, forward"], batch),
+        "GFLOPs an image": flop_lines(graphs, parts),
+        "parameters": parameter_lines(model, parts),
+        "first batch": shape_lines(batch),
+        "configuration": [config.strip()],
+        "variables": variable_lines(model),
     }
-    return "\n\n".join(f"== {title} ==\n{text}" for title, text in sections.items())
+    return "\n\n".join("\n".join([f"== {title} ==", *lines]) for title, lines in sections.items())
 
 
 class Parts:
@@ -123,8 +124,12 @@ def parameter_lines(model, parts):
     for_trained = parts.add((v.name, int(np.prod(v.shape))) for v in model.variables if id(v) in trained)
     table += [(part, f"{count:,}", f"{for_trained.get(part, 0):,}") for part, count in for_all.items()]
     table.append(("total", f"{sum(for_all.values()):,}", f"{sum(for_trained.values()):,}"))
-    rows = [(v.name, str(list(v.shape)), "" if id(v) in trained else "frozen") for v in model.variables]
-    return [*align(table), "", *align(rows)]
+    return align(table)
+
+
+def variable_lines(model):
+    trained = {id(v) for v in model.trainable_variables}
+    return align([(v.name, str(list(v.shape)), "" if id(v) in trained else "frozen") for v in model.variables])
 
 
 def flop_lines(graphs, parts):

@@ -19,6 +19,7 @@ from htc_tf.engine.training.frozen import first_line
 from htc_tf.engine.training.guard import FiniteGuard, disk_errors
 from htc_tf.engine.training.lock import hold
 from htc_tf.engine.training.loop import Loop
+from htc_tf.engine.training.memory import warn_of_memory
 from htc_tf.engine.training.monitor import Monitor
 from htc_tf.engine.training.start import check_determinism, check_run, initialise, load_records
 from htc_tf.engine.training.stop import StopRequest
@@ -91,6 +92,7 @@ def train(
                 checkpoints.sweep()
                 checkpoints.files.repair_state()
             source = initialise(checkpoints, model, averages, init_from, backbone_weights)
+        warn_of_memory(experiment, model, optimizer, strategy)
         first_step = int(step.numpy())
         check_same_step(agree, first_step)
         print(first_line(model, source, first_step), flush=True)

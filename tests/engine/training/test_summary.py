@@ -50,7 +50,11 @@ def test_a_training_in_figures(tiny_data):
     text = summarise(experiment, resolved, tiny_data.records)
     sections = dict(re.findall(r"== (.*?) ==\n(.*?)(?=\n\n==|\Z)", text, re.DOTALL))
     assert sections["configuration"] == resolved.strip()
-    table, variables = sections["parameters"].split("\n\n")
+    # The longest comes last: it may scroll what else was asked for out of sight.
+    assert list(sections) == [
+        *("memory", "GFLOPs an image", "parameters", "first batch", "configuration", "variables"),
+    ]
+    table, variables = sections["parameters"], sections["variables"]
     total, trained = (int(x.replace(",", "")) for x in re.search(r"total +([\d,]+) +([\d,]+)", table).groups())
     shapes = [[int(x) for x in re.findall(r"\d+", line)] for line in re.findall(r"\[(.*?)\]", variables)]
     assert total == sum(int(tf.reduce_prod(shape)) for shape in shapes) and 0 < trained < total
