@@ -24,7 +24,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lint parity kills overfit ablation zoo benchmarks demo coco_sample constraints clean
+.PHONY: help env test lint field parity kills overfit ablation zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -79,6 +79,9 @@ test: env ## run the test suite, in as many processes as there are cores, four a
 lint: env ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+field: env ## prepare every kind of input that docs/data.md lists, and those beside the project (half a minute)
+	$(PY) -m pytest -p no:xdist tests/pipelines/test_field_cases.py $(ARGS)
 
 # mmdet/ and paddle/ with the whole arrays; without such a folder those in tests/reference serve.
 REFERENCE := $(wildcard ../shared/reference)

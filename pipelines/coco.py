@@ -20,6 +20,11 @@ from pipelines.checks import Rejected, Tally, encodable, show
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 INT64 = 1 << 63
+# Keys that tell entries of COCO's other files.
+OTHER_ANNOTATIONS = {
+    "segments_info": "a panoptic file; name COCO's instances_*.json, and this one with --stuff",
+    "caption": "a file of captions; name COCO's instances_*.json",
+}
 MAX_NAMED = 8
 
 
@@ -70,8 +75,9 @@ def check_categories(
             raise UserError(
                 f"{where}, id {entry['id']}: its name {show(entry['name'])} holds half a character: correct it"
             )
-        if entry["id"] in checked:
-            raise UserError(f"{flag} {path}: category id {entry['id']} is defined twice")
+        if checked.get(entry["id"], entry)["name"] != entry["name"]:
+            names_found = f"{checked[entry['id']]['name']} and {entry['name']}"
+            raise UserError(f"{flag} {path}: category id {entry['id']} is defined twice, as {names_found}")
         checked[entry["id"]] = {"id": entry["id"], "name": entry["name"]}
     rows = [checked[key] for key in sorted(checked)]
     for name, number in Counter(row["name"] for row in rows).items():
@@ -204,8 +210,16 @@ def _check_annotation(entry, seen, categories):
         raise Rejected("annotation_duplicate", f"id {entry['id']} again, and all else the same")
     category = entry.get("category_id")
     if type(category) is not int or category not in categories:
-        said = f"category_id {show(category)} is not defined by the categories" if category is not None else None
-        raise Rejected("category_unknown", said or f"no category_id{describe_found(entry, 'category_id')}")
+        raise Rejected("category_unknown", _explain_category(entry, category))
+
+
+def _explain_category(entry, category):
+    if category is not None:
+        return f"category_id {show(category)} is not defined by the categories"
+    for key, file in OTHER_ANNOTATIONS.items():
+        if key in entry:
+            return f"no category_id, but {key}: this is {file}"
+    return f"no category_id{describe_found(entry, 'category_id')}"
 
 
 def _explain_image_id(entry):

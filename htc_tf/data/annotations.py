@@ -16,7 +16,7 @@ REPAIRS = {
     "lists_from_dicts": "images, annotations or categories as a dict by id instead of a list",
     "numbers_converted": 'an id or a size written as "12" or 12.0: read as the integer',
     "polygons_nested": "one polygon without the list of polygons around it",
-    "run_lengths_unwrapped": "run lengths inside a list of one",
+    "run_lengths_unwrapped": "run lengths inside a list of one, or their string as Python writes bytes: b'...'",
 }
 LISTS = ("images", "annotations", "categories")
 INTEGERS = {
@@ -122,7 +122,13 @@ def _nest(segmentation, repairs):
             return [segmentation]
         if isinstance(first, dict) and len(segmentation) == 1:
             repairs["run_lengths_unwrapped"] += 1
-            return first
+            segmentation = first
+    if isinstance(segmentation, dict):
+        counts = segmentation.get("counts")
+        # str() of what pycocotools encodes. No run length has a quotation mark in it.
+        if isinstance(counts, str) and counts[:2] in ("b'", 'b"') and counts[-1] == counts[1]:
+            repairs["run_lengths_unwrapped"] += 1
+            return segmentation | {"counts": counts[2:-1].replace("\\\\", "\\")}
     return segmentation
 
 

@@ -9,6 +9,7 @@ import pytest
 from htc_tf.data import schema
 from pipelines import checks, coco_to_tfrecord
 from pipelines.beam_options import parse_beam
+from tests.pipelines import field_cases
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python -m pipelines\.coco_to_tfrecord (.*?)$", TEXT.replace("\\\n", " "), re.MULTILINE)
@@ -35,6 +36,16 @@ def test_the_record():
 )
 def test_reasons_and_repairs(title, meanings):
     assert rows(title) == list(meanings.items())
+
+
+def test_kinds_of_input():
+    """Each with its outcome, which `test_field_cases` compares with what becomes of it."""
+    assert rows("input") == [(case.kind, *_cells(case.outcome)) for case in field_cases.CASES]
+
+
+def _cells(outcome):
+    verdict, _, what = outcome.partition(": ")
+    return (f"{verdict}: `{what}" if what else verdict,)
 
 
 def test_flags(capsys):
