@@ -174,6 +174,13 @@ def test_a_missing_run_is_named(refused, module, tmp_path, photos):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_that_could_not_be_written_does_not_begin(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = ["--predictions", "nowhere.json", "--annotations", "nowhere.json", "--output"]
+    assert f"--output {tmp_path} is a folder" in refused(htc_tf.eval, *flags, tmp_path)
+    assert "file cannot be made" in refused(htc_tf.eval, *flags, tmp_path / "x.json", "--report", tmp_path / "file")
+
+
 def test_train_starts_from_its_flags(call, refused, monkeypatch, tiny_data, tmp_path):
     seen = []
     monkeypatch.setattr("htc_tf.engine.training.trainer.train", lambda *args, **kwargs: seen.append((args, kwargs)))

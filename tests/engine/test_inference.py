@@ -1,5 +1,6 @@
 """A trained run at work: on records, on pictures, and the pixels that pictures become."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from htc_tf.data.datasets import load_info
+from htc_tf.data.decode import decode_rgb
 from htc_tf.engine.inference import (
     Detector,
     build_blank_variables,
@@ -67,6 +69,16 @@ def test_few_drawings(detector, tiny_data, eagerly):
     info = load_info(tiny_data.records)
     results, image_ids, drawings = detect_records(detector, info, pictures=3)
     assert len(drawings) == 3 and sorted(image_ids) == list(range(1, 7)) and results
+
+
+def test_records_without_stuff_maps(detector, tiny_data, tmp_path, eagerly):
+    """Training refuses them where there is a semantic branch; detection needs no truth."""
+    folder = shutil.copytree(tiny_data.records, tmp_path / "records")
+    described = json.loads((folder / "dataset_info.json").read_text())
+    described["stuff"] = {"present": False, "labels": 0}
+    (folder / "dataset_info.json").write_text(json.dumps(described))
+    assert detector.model.semantic_head is not None
+    assert detect_records(detector, load_info(folder))[0] == detect_records(detector, load_info(tiny_data.records))[0]
 
 
 def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_data, eagerly):
@@ -135,7 +147,7 @@ def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
 
 def test_pictures_are_decoded_as_in_training_and_turned(tmp_path, tiny_data):
     path = tiny_data.images / f"{1:012d}.jpg"
-    pixels = tf.io.decode_image(path.read_bytes(), 3).numpy()
+    pixels = decode_rgb(path.read_bytes()).numpy()
     np.testing.assert_array_equal(read_picture(path), pixels)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # a quarter turn to the right
