@@ -189,7 +189,8 @@ def find(name):
     for folder in (Path(), *ROOTS):
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"--gin_file {name}: there is no such file, here or among those of htc_tf")
+    reason = "is a folder" if Path(name).is_dir() else "does not exist, here or among those of htc_tf"
+    raise UserError(f"gin file {name} {reason}")
 
 
 @functools.cache

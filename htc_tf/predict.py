@@ -50,7 +50,7 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
         return Predictor(restore(experiment, run), categories)
     if gin_file or gin_param:
         raise UserError(
-            f"{source} is an exported model, whose configuration is fixed: leave --gin_file, --gin_param out"
+            f"{source} is an exported model, whose configuration is fixed: it takes no gin files and no bindings"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
     from htc_tf.engine.prediction.exported import ExportedDetector

@@ -270,6 +270,8 @@ def test_missing_files_are_named(tmp_path, caplog):
     (tmp_path / "mine.gin").write_text("include 'gin/no_such_base.gin'\n")
     with pytest.raises(UserError, match=r"gin/no_such_base\.gin"):
         config.load([str(tmp_path / "mine.gin")], [])
+    with pytest.raises(UserError, match="gin file gin is a folder"):
+        config.load(["gin"], [])
     with pytest.raises(UserError, match="--gin_file"):
         config.load([], [])
     assert not caplog.records

@@ -60,7 +60,7 @@ def test_three_lines(tiny_run, scene, tmp_path, eagerly):
 
 
 def test_what_cannot_be_loaded(tiny_run, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.*--checkpoint"):
+    with pytest.raises(UserError, match=r"nowhere.*--workdir"):
         htc_tf.load(tmp_path / "nowhere")
     (tmp_path / "export" / "1").mkdir(parents=True)
     (tmp_path / "export" / "1" / "saved_model.pb").touch()
