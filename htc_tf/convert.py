@@ -15,7 +15,8 @@ sources:
   swin         a .pth of a Swin Transformer's authors, trained on ImageNet: as torchvision, with
                --gin_file gin/options/swin_t.gin
 
-The file is read as data: it runs no code, and is refused where it holds anything but arrays. Training with
+The file is read as data: it runs no code, and is refused where it holds anything but arrays, or makes arrays of more
+than four times the bytes that it stores. Training with
 --workdir RUN starts from the new run's weights. For classes of your own:
 
   --gin_param NUM_CLASSES=20 --annotations mine.json --allow_partial 'fc_cls|mask_head.*conv_logits'

@@ -18,6 +18,7 @@ WRAPPERS = ("state_dict", "model", "ema_state_dict", "model_ema")
 # that mmdetection itself would load; and an average's counter.
 PARALLEL, AVERAGE, COUNTER = "module.", "ema_", "steps"
 INNER_NAMES = "StructuredToParameterName@@"
+LONGEST_NAME = 300  # characters
 VERSION_1 = re.compile(r"(bbox|mask|semantic)_head\.")
 # The convolution that gives a deformable one its offsets, before it became part of that one.
 OFFSETS = (".conv2_offset.", ".conv2.conv_offset.")
@@ -33,11 +34,16 @@ def state_dict(content, path):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
+    if not isinstance(content, dict) or not content or not all(map(is_name, content)):
         raise UserError(f"{path} holds no weights by name, but a {type(content).__name__}")
     named = {name.removeprefix(PARALLEL): value for name, value in content.items()}
     plain = {name: value for name, value in named.items() if not name.startswith(AVERAGE) and name != COUNTER}
     return plain or {name.removeprefix(AVERAGE): value for name, value in named.items()}
+
+
+def is_name(key):
+    """Whether a key can be the name of a weight, and can be printed in a message."""
+    return isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_NAME
 
 
 def from_mmdet(content, path):

@@ -13,6 +13,9 @@ class Leaf:
     def __init__(self, *values):
         self.values = np.array(values, np.float32)
 
+    def source(self):
+        return self, self.values.nbytes
+
     def array(self):
         return self.values
 

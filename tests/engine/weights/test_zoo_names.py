@@ -161,6 +161,9 @@ class Leaf:
     def __init__(self, array):
         self.values = array
 
+    def source(self):
+        return self, self.values.nbytes
+
     def array(self):
         return self.values
 
