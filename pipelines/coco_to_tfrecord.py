@@ -13,15 +13,19 @@ be of a store that Beam reaches: gs://…, s3://…, hdfs://… (`pipelines.file
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from htc_tf import command_line
+from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
 from pipelines import coco, files, progress
 from pipelines.beam_options import RUNNER, parse_beam
 from pipelines.plan import Options, Plan, make_plan
+
+LOCK_FILE = "lock"
 
 
 @command
@@ -39,18 +43,43 @@ def main(arguments: list[str] | None = None) -> None:
     for flag, folder in (("--images", flags.images), ("--stuff", stuff)):
         if folder and not files.is_folder(folder):
             raise UserError(f"{flag} {folder}: no such folder")
-    print(f"reading {flags.annotations}", flush=True)
-    options = Options(
-        shards=flags.shards,
-        seed=flags.seed,
-        max_pixels=flags.max_pixels,
-        stuff=stuff is not None,
-        stuff_labels=flags.stuff_labels,
-        masks=flags.masks,
-        decode=flags.decode,
-    )
-    plan = make_plan(flags.annotations, flags.output, options, panoptic_file)
-    write_records(flags, stuff, plan, beam_options)
+    with reserve(flags.output):
+        print(f"reading {flags.annotations}", flush=True)
+        options = Options(
+            shards=flags.shards,
+            seed=flags.seed,
+            max_pixels=flags.max_pixels,
+            stuff=stuff is not None,
+            stuff_labels=flags.stuff_labels,
+            masks=flags.masks,
+            decode=flags.decode,
+            exif=flags.exif,
+            boxes=flags.boxes,
+        )
+        plan = make_plan(flags.annotations, flags.images, flags.output, options, stuff, panoptic_file)
+        write_records(flags, stuff, plan, beam_options)
+
+
+@contextlib.contextmanager
+def reserve(output: str) -> Iterator[None]:
+    """Keeps other jobs out of a folder of this machine while the block writes to it.
+
+    Raises:
+      UserError: another job is writing there, or a file cannot be read or written.
+    """
+    with contextlib.ExitStack() as stack:
+        if not files.is_remote(output):
+            busy = f"--output {output} is being written by {{holder}}: wait for it, or name another folder"
+            # A folder that cannot be written may be complete: then nothing needs to be.
+            with contextlib.suppress(OSError):
+                stack.enter_context(lock.hold(Path(output, LOCK_FILE), busy))
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{files.explain(error, output)}; finished shards are kept: when this is mended, the same command "
+                "continues"
+            ) from error
 
 
 def open_stores(paths: Iterable[str], beam_options) -> None:
@@ -80,7 +109,7 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
 
     report.conclude(flags.output, plan, [], flags.max_bad_fraction)
     files.remove_temporaries(flags.output)
-    sidecars = shards.read_sidecars(flags.output, plan)
+    sidecars = shards.read_sidecars(flags.output, plan, verify=True)
     pending = [shard for shard, sidecar in enumerate(sidecars) if not shards.is_finished(sidecar)]
     if pending:
         files.remove(files.join(flags.output, report.INFO_FILE))
@@ -125,17 +154,35 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="rle: COCO's compressed run lengths (default); png: these and, for Model Garden's parser, a PNG of each",
     )
     parser.add_argument(
+        "--boxes",
+        choices=("checked", "unchecked", "mask"),
+        default=Options.boxes,
+        help="checked: reject an object whose bbox and mask disagree (default); unchecked: keep both as they are; "
+        "mask: take each box from its mask",
+    )
+    parser.add_argument(
         "--decode",
         choices=("full", "header"),
         default=Options.decode,
         help="full: read every image to its end (default); header: see only its header and that it has an end",
     )
     parser.add_argument(
+        "--exif",
+        choices=("auto", "apply", "ignore"),
+        default=Options.exif,
+        help="EXIF orientations with which the annotated size agrees both ways, as half turns: apply, ignore, or auto "
+        "(default): as the other images of the data set are annotated, else apply",
+    )
+    parser.add_argument(
         "--shards", type=command_line.positive, help="number of files; default: one for 100 images, at most 256"
     )
     parser.add_argument("--seed", type=command_line.seed, default=0, help="of the images' order; default 0")
     parser.add_argument(
-        "--max_bad_fraction", type=command_line.fraction, default=0.001, help="of rejected input; default 0.001"
+        "--max_bad_fraction",
+        type=command_line.fraction,
+        default=0.001,
+        help="of the images, and of the annotations, that may be rejected; default 0.001. Three are always allowed "
+        "where that is less than half of them; 0 allows none",
     )
     parser.add_argument(
         "--max_pixels", type=command_line.positive, default=Options.max_pixels, help="of an image; default 50,000,000"

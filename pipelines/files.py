@@ -11,15 +11,17 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY = ".tmp-"
+CHECKSUM = "checksum"
 SCHEME = "://"
 PathLike = str | os.PathLike
 
@@ -64,6 +66,19 @@ def names(folder: PathLike, pattern: str) -> list[str]:
     else:
         found = os.listdir(folder) if os.path.isdir(folder) else []
     return sorted(name for name in found if fnmatch(name, pattern))
+
+
+def stamper(folder: PathLike) -> Callable[[str], list[int] | None]:
+    """A function: the name of a file below the folder -> numbers that change when the file does; None if there is none.
+
+    On this machine: size, modification and status change time, in ns. In a store: size and, where the store says it,
+    modification time, by one listing of the folder.
+    """
+    if not is_remote(folder):
+        return lambda name: _stamp(join(folder, name))
+    found = _systems().match([join(folder, "**")])[0].metadata_list
+    listing = {row.path: [row.size_in_bytes, int(row.last_updated_in_seconds * 1e9)] for row in found}
+    return lambda name: listing.get(join(folder, name))
 
 
 def make_folder(path: PathLike) -> None:
@@ -130,14 +145,34 @@ def remove_temporaries(folder: PathLike) -> None:
 
 
 def write_json(path: PathLike, content: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Leaves a file alone that says the same: a finished folder may be read-only."""
+    encoded = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    if not _holds(path, encoded):
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded)
 
 
-def write_json_lines(path: PathLike, rows: list[Any]) -> None:
+def write_json_lines(path: PathLike, rows: list[Any]) -> str:
+    """Returns the sha256 of what was written; leaves a file alone that says the same."""
     encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(encode(row) + "\n" for row in rows)
+    encoded = "".join(encode(row) + "\n" for row in rows).encode(errors="backslashreplace")  # half surrogates
+    if not _holds(path, encoded):
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded)
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def write_sealed_json(path: PathLike, content: dict[str, Any]) -> None:
+    """As `write_json`, with a checksum of the content beside it, so that damage that is still JSON shows."""
+    write_json(path, content | {CHECKSUM: _checksum(content)})
+
+
+def read_sealed_json(path: PathLike) -> dict[str, Any] | None:
+    """The content, or None where there is no such file or it is damaged."""
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop(CHECKSUM, None) != _checksum(content):
+        return None
+    return content
 
 
 def read_json(path: PathLike) -> Any:
@@ -157,6 +192,34 @@ def sha256(path: PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def explain(error: Exception, path: PathLike) -> str:
+    """One line on a file that cannot be read or written: its name, or `path` where the error names none, and why."""
+    name = getattr(error, "filename", None)
+    name = path if name is None or isinstance(name, int) else name
+    # Of TensorFlow's errors, `message` is what its file system says.
+    why = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error) or type(error).__name__
+    return re.sub(rf"{re.escape(TEMPORARY)}[0-9a-f]+", "", " ".join(f"{os.fsdecode(name)}: {why}".split()))
+
+
+def _stamp(path):
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _holds(path, encoded):
+    try:
+        return size(path) == len(encoded) and read_bytes(path) == encoded
+    except FileNotFoundError:
+        return False
+
+
+def _checksum(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _upload(local, unfinished, path):

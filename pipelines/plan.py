@@ -10,20 +10,24 @@ import contextlib
 import gc
 import hashlib
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from htc_tf.errors import UserError
-from pipelines import coco, files, panoptic
+from pipelines import coco, files, panoptic, survey
 from pipelines.checks import Tally
+from pipelines.survey import State
 
 PLAN_FILE = "plan.json"
 FOLDER = "plan"  # of the lines, below the output
 SUFFIX = ".jsonl"
-VERSION = 2
+STATES_FILE = "files.json"  # in the same folder
+VERSION = 3
 IMAGES_PER_SHARD = 100
 MAX_DEFAULT_SHARDS = 256
 COCO_STUFF_LABELS = 183
@@ -40,6 +44,8 @@ class Options:
     stuff_labels: int | None = None
     masks: str = "rle"  # or "png": run lengths and Model Garden's PNGs, or "none"
     decode: str = "full"  # or "header"
+    exif: str = "auto"  # or "apply" or "ignore"
+    boxes: str = "checked"  # or "unchecked", or "mask": each box is its mask's own
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Plan:
     version: int
     options: dict[str, Any]
     inputs: dict[str, str]  # file name -> sha256
+    folders: dict[str, str]  # "images" and, if there are stuff maps, "stuff": as `files.resolve` gives them
+    exif: str  # "apply" or "ignore" orientations that no annotated size decides
     categories: list[dict[str, Any]]
     masks: bool
     panoptic: bool  # the stuff maps are drawn from panoptic segments, which the lines list
@@ -57,6 +65,8 @@ class Plan:
     listed_annotations: int
     counters: dict[str, int]
     rejected: list[dict[str, Any]]
+    warnings: list[str]  # what the annotation file says that is unlikely to be meant
+    lines: list[str]  # sha256 of the shards' plan/NNNNN.jsonl
     tokens: list[str]
     images: list[int]  # a shard
 
@@ -64,10 +74,18 @@ class Plan:
         return f"{shard:05d}-of-{len(self.tokens):05d}"
 
 
-def make_plan(annotations: str, output: str, options: Options, panoptic_file: str | None = None) -> Plan:
+def make_plan(
+    annotations: str,
+    images: str,
+    output: str,
+    options: Options,
+    stuff: str | None = None,
+    panoptic_file: str | None = None,
+) -> Plan:
     """Reads and checks the annotation file and writes the plan below `output`; takes up the one that is there.
 
     Args:
+      images, stuff: the folders of the images and of their stuff maps or panoptic PNGs.
       panoptic_file: COCO's panoptic JSON, whose segments go to the workers beside the annotations.
 
     Raises:
@@ -76,13 +94,15 @@ def make_plan(annotations: str, output: str, options: Options, panoptic_file: st
     inputs = {files.base_name(annotations): files.sha256(annotations)}
     if panoptic_file:
         inputs[f"stuff/{files.base_name(panoptic_file)}"] = files.sha256(panoptic_file)
-    existing = files.read_json(files.join(output, PLAN_FILE))
-    if existing is not None:
-        plan = _take_up(existing, output, inputs, asdict(options))
-        if len(files.names(files.join(output, FOLDER), f"*{SUFFIX}")) == len(plan.tokens):
-            return plan
+    folders = {"images": files.resolve(images)} | ({"stuff": files.resolve(stuff)} if stuff else {})
+    plan = _read(output)
+    if plan is not None:
+        _check_same(plan, output, inputs, folders, asdict(options))
+        states = _read_states(plan, output)
+        if states is not None:
+            return _renew(plan, states, output)
     with _without_collector():
-        return _plan_anew(annotations, output, options, panoptic_file, inputs)
+        return _plan_anew(annotations, output, options, panoptic_file, inputs, folders)
 
 
 def read_lines(output: str, shard: int) -> Iterator[dict[str, Any]]:
@@ -106,14 +126,15 @@ def _without_collector():
             gc.enable()
 
 
-def _plan_anew(annotations, output, options, panoptic_file, inputs):
-    content = coco.read(annotations)
+def _plan_anew(annotations, output, options, panoptic_file, inputs, folders):
     tally = Tally()
-    categories = coco.check_categories(content["categories"], annotations)
-    images = coco.check_images(content["images"], tally)
+    content = coco.read(annotations, tally)
+    categories = coco.check_categories(content["categories"], annotations, tally)
+    images = coco.check_images(content["images"], tally, folders["images"])
     if not images:
-        raise UserError(f"{annotations}: none of its {len(content['images'])} images is usable: {tally.rejected[0]}")
-    objects = coco.check_annotations(content["annotations"], images, {row["id"] for row in categories}, tally)
+        first = ": ".join(filter(None, (tally.rejected[0]["file_name"], tally.rejected[0]["detail"])))
+        raise UserError(f"{annotations}: none of its {len(content['images'])} images is usable, the first for: {first}")
+    objects = coco.check_annotations(content["annotations"], images, categories, tally)
     order = sorted(images, key=lambda image_id: (_rank(image_id, options.seed), image_id))
     shards = options.shards or min(-(-len(order) // IMAGES_PER_SHARD), MAX_DEFAULT_SHARDS)
     if shards > len(order):
@@ -124,11 +145,12 @@ def _plan_anew(annotations, output, options, panoptic_file, inputs):
         segments = panoptic.read(panoptic_file)
         for image_id, row in rows.items():
             row["segments"] = segments.get(image_id)
-    fingerprint = json.dumps([VERSION, inputs, asdict(options)], sort_keys=True)
     plan = Plan(
         version=VERSION,
         options=asdict(options),
         inputs=inputs,
+        folders=folders,
+        exif="",
         categories=categories,
         masks=options.masks != "none" and any(item["segmentation"] for group in objects.values() for item in group),
         panoptic=panoptic_file is not None,
@@ -137,41 +159,131 @@ def _plan_anew(annotations, output, options, panoptic_file, inputs):
         listed_annotations=len(content["annotations"]),
         counters=dict(tally.counters),
         rejected=tally.rejected,
-        tokens=[hashlib.sha256(f"{fingerprint} {shard}/{shards}".encode()).hexdigest() for shard in range(shards)],
+        warnings=tally.warnings,
+        lines=[],
+        tokens=[],
         images=[len(ids) for ids in members],
     )
-    try:
-        _write(plan, output, members, rows)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror or error}") from None
-    return plan
-
-
-def _write(plan, output, members, rows):
+    plan, states = _survey(plan, [_state(rows[image_id], options.stuff) for ids in members for image_id in ids])
     folder = files.join(output, FOLDER)
     files.make_folder(folder)
     for stale in files.names(folder, "*"):
         files.remove(files.join(folder, stale))
     with tqdm(total=len(rows), desc="plan", unit="image") as bar:
         for shard, ids in enumerate(members):
-            files.write_json_lines(_lines_path(output, shard), [rows[image_id] for image_id in ids])
+            lines = files.write_json_lines(_lines_path(output, shard), [rows[image_id] for image_id in ids])
+            plan.lines.append(lines)
             bar.update(len(ids))
-    files.write_json(files.join(output, PLAN_FILE), asdict(plan))
+    plan = _with_tokens(plan, states)
+    _write(plan, states, output)
+    return plan
 
 
-def _take_up(existing, output, inputs, options):
-    """The plan that an earlier run left, if it is this run's; its options count as given where they were derived."""
-    known = {"annotations": existing.get("inputs"), **existing.get("options", {})}
-    asked = {"annotations": inputs, **options}
-    differing = [f"{key} was {known.get(key)}, is {value}" for key, value in asked.items() if known.get(key) != value]
-    if existing.get("version") != VERSION:
-        differing.insert(0, "made by another version")
+def _state(row, with_stuff):
+    image, stuff_name = row["image"], None
+    if with_stuff and "segments" in row:
+        stuff_name = (row["segments"] or {}).get("file_name")
+    elif with_stuff:
+        stuff_name = f"{os.path.splitext(image['file_name'])[0]}.png"  # as `stuff.load_map` has it
+    return State(image["file_name"], image["height"], image["width"], stuff_name)
+
+
+def _read(output):
+    """The plan that is there, or None if it is damaged or missing."""
+    path = files.join(output, PLAN_FILE)
+    content = files.read_sealed_json(path)
+    if content is None:
+        content = files.read_json(path)
+        # Plans of versions before 3 have no checksum.
+        if not isinstance(content, dict) or files.CHECKSUM in content:
+            return None
+    if content.get("version") != VERSION:
+        raise UserError(f"--output {output} holds records of another version: remove it or name another folder")
+    return Plan(**content)
+
+
+def _read_states(plan, output):
+    """The states of the last run, or None if they or any lines are damaged or missing."""
+    listed = files.read_sealed_json(files.join(output, FOLDER, STATES_FILE))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda shard: _sha256(_lines_path(output, shard)), range(len(plan.lines))))
+    return [State(*row) for row in listed["files"]] if listed and found == plan.lines else None
+
+
+def _renew(plan, before, output):
+    """The plan with the tokens of the files as they are now."""
+    renewed, states = _survey(plan, before)
+    renewed = _with_tokens(renewed, states)
+    if renewed == plan:
+        return plan
+    lost, changed = survey.losses(before, states), survey.changes(before, states)
+    if lost:
+        raise UserError(
+            f"{len(lost)} of the files that the records in {output} are made from are gone, the first is that of "
+            f"{lost[0]}: put them back, or name another --output"
+        )
+    stale = sum(new != old for new, old in zip(renewed.tokens, plan.tokens, strict=True))
+    if changed:
+        print(
+            f"the files of {len(changed)} of {len(states)} images are new or have changed since the last run, the "
+            f"first is {changed[0]}: {stale} of {len(plan.tokens)} shards are written again",
+            flush=True,
+        )
+    _write(renewed, states, output)
+    return renewed
+
+
+def _survey(plan, listed):
+    """The plan with its decision on EXIF orientations, and the states of the files, in the shards' order."""
+    asked = plan.options["exif"]
+    states = survey.survey(plan.folders["images"], plan.folders.get("stuff"), listed, asked == "auto")
+    exif = survey.decide(states) if asked == "auto" else asked
+    if said := survey.describe(states, exif):
+        print(said, flush=True)
+    return replace(plan, exif=exif), states
+
+
+def _with_tokens(plan, states):
+    shards, start, tokens = len(plan.images), 0, []
+    for shard, number in enumerate(plan.images):
+        of_shard = states[start : start + number]
+        start += number
+        identity = [VERSION, plan.inputs, plan.options, plan.folders, plan.exif, plan.lines[shard], shards, of_shard]
+        tokens.append(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
+    return replace(plan, tokens=tokens)
+
+
+def _write(plan, states, output):
+    # The plan last: without it, or with tokens of other states, the next run surveys anew.
+    files.write_sealed_json(files.join(output, FOLDER, STATES_FILE), {"files": states})
+    files.write_sealed_json(files.join(output, PLAN_FILE), asdict(plan))
+
+
+def _check_same(plan, output, inputs, folders, options):
+    """Raises UserError if the plan that an earlier run left is of other input or other options."""
+    differing = []
+    if plan.inputs != inputs:
+        differing.append(f"other content of {', '.join(inputs)}, or of {', '.join(plan.inputs)}")
+    known, asked = {**plan.options, **plan.folders}, {**options, **folders}
+    for name in sorted(known.keys() | asked.keys()):
+        if known.get(name) != asked.get(name):
+            differing.append(f"--{name} was {_show(known.get(name))}, is {_show(asked.get(name))}")
     if differing:
         raise UserError(
             f"--output {output} holds records of another input or other options ({'; '.join(differing)}): "
             "remove it or name another folder"
         )
-    return Plan(**existing)
+
+
+def _show(value):
+    return "not given" if value in (None, False) else value
+
+
+def _sha256(path):
+    try:
+        return files.sha256(path)
+    except FileNotFoundError:
+        return None
 
 
 def _lines_path(output, shard):

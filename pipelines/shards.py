@@ -8,22 +8,26 @@ passes through Beam, whose in-process runner would keep it all in memory.
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
+from tqdm import tqdm
 
 from htc_tf.data import schema
-from pipelines import files, images, objects, stuff
+from htc_tf.errors import UserError
+from pipelines import files, images, objects, stuff, workers
 from pipelines.checks import IMAGE_REASONS, Rejected, Tally
 from pipelines.plan import Plan, read_lines
-from pipelines.progress import SUFFIX
+from pipelines.progress import Progress, Stopped, stop, stop_reason
 
+MENDED = "finished shards are kept: when this is mended, the same command continues"
 READERS = 16  # of sidecars, at a time: in a store, each is an answer to wait for
 
 
@@ -43,9 +47,26 @@ class Job:
 
 
 def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
-    """Writes the shards of these numbers on the runner that `options` name, and waits for it."""
-    with beam.Pipeline(options=options) as pipeline:
-        _ = pipeline | beam.Create(shards) | WriteShards(job)
+    """Writes the shards of these numbers on the runner that `options` name, and waits for it.
+
+    Raises:
+      UserError: a worker could not read or write a file, or was killed.
+    """
+    failure = None
+    try:
+        with workers.watched(job.progress), beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | beam.Create(shards) | WriteShards(job)
+    except Exception as error:
+        failure = error
+    reason = stop_reason(job.progress)
+    if not reason and failure:
+        # Of an error in a worker that does not see the folder, a runner knows the text.
+        named = re.search(rf"{UserError.__name__}: (.*?)( \[while running |\\n|$)", str(failure), re.MULTILINE)
+        reason = named and named[1]
+    if reason:
+        raise UserError(reason) from None
+    if failure:
+        raise failure
 
 
 class WriteShards(beam.PTransform):
@@ -74,7 +95,19 @@ class WriteShard(beam.DoFn):
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def process(self, shard: int) -> Iterator[str]:
-        sidecar = write_shard(self.job, shard)
+        if stop_reason(self.job.progress) is not None:
+            return
+        try:
+            sidecar = write_shard(self.job, shard)
+        except Stopped:
+            return
+        except UserError as error:
+            # Raised, it would come to the user in Beam's tracebacks; for a worker elsewhere there is no other way.
+            try:
+                stop(self.job.progress, str(error))
+            except OSError:
+                raise error from None
+            return
         for name, number in sidecar["counters"].items():
             Metrics.counter(__name__, name).inc(number)
         distribution = Metrics.distribution(__name__, "objects_per_image")
@@ -90,31 +123,35 @@ def write_shard(job: Job, shard: int) -> dict[str, Any]:
     path = files.join(job.output, f"{plan.name(shard)}.tfrecord")
     names = {category["id"]: category["name"] for category in plan.categories}
     largest_label = -1
-    # The old sidecar goes first: killed below, this shard must not look finished.
-    files.remove(sidecar_path(job.output, plan, shard))
-    with files.replacing(path) as temporary, _open_progress(job.progress, shard) as progress:
-        with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
-            for line in read_lines(job.output, shard):
-                try:
-                    record, label = convert(job, line, names, tally)
-                    writer.write(record)
-                    largest_label = max(largest_label, label)
-                except Rejected as error:
-                    image = line["image"]
-                    tally.reject(error, image_id=image["id"], file_name=image["file_name"])
-                    tally.count("objects_of_rejected_images", len(line["objects"]))
-                progress.write(b".")
-        content = {"file": files.base_name(path), "bytes": temporary.stat().st_size, "sha256": files.sha256(temporary)}
-    sidecar = {
-        **content,
-        "records": tally.counters["images"],
-        "token": plan.tokens[shard],
-        "largest_label": largest_label,
-        "counters": {name: number for name, number in sorted(tally.counters.items()) if number},
-        "objects_per_image": {str(size): number for size, number in sorted(tally.objects_per_image.items())},
-        "rejected": tally.rejected,
-    }
-    files.write_json(sidecar_path(job.output, plan, shard), sidecar)
+    try:
+        # The old sidecar goes first: killed below, this shard must not look finished.
+        files.remove(sidecar_path(job.output, plan, shard))
+        with files.replacing(path) as temporary, Progress(job.progress, shard) as progress:
+            with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
+                for line in read_lines(job.output, shard):
+                    try:
+                        record, label = convert(job, line, names, tally)
+                        writer.write(record)
+                        largest_label = max(largest_label, label)
+                    except Rejected as error:
+                        image = line["image"]
+                        tally.reject(error, image_id=image["id"], file_name=image["file_name"])
+                        tally.count("objects_of_rejected_images", len(line["objects"]))
+                    progress.advance()
+            content = {"bytes": temporary.stat().st_size, "sha256": files.sha256(temporary)}
+        sidecar = {
+            "file": files.base_name(path),
+            **content,
+            "records": tally.counters["images"],
+            "token": plan.tokens[shard],
+            "largest_label": largest_label,
+            "counters": {name: number for name, number in sorted(tally.counters.items()) if number},
+            "objects_per_image": {str(size): number for size, number in sorted(tally.objects_per_image.items())},
+            "rejected": tally.rejected,
+        }
+        files.write_sealed_json(sidecar_path(job.output, plan, shard), sidecar)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"{files.explain(error, path)}; {MENDED}") from error
     return sidecar
 
 
@@ -127,8 +164,7 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally)
     image, plan = line["image"], job.plan
     name, height, width = image["file_name"], image["height"], image["width"]
     max_pixels, decode = plan.options["max_pixels"], plan.options["decode"]
-    exif = plan.options.get("exif", "apply")
-    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, exif, tally)
+    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, plan.exif, tally)
     semantic, largest_label = b"", -1
     if job.stuff and plan.panoptic:
         semantic, largest_label = stuff.draw_map(job.stuff, line["segments"], height, width, plan.stuff_labels)
@@ -138,7 +174,8 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally)
     for annotation in line["objects"]:
         try:
             category = names[annotation["category_id"]]
-            kept.append(objects.convert(annotation, category, height, width, plan.masks, tally))
+            boxes = plan.options["boxes"]
+            kept.append(objects.convert(annotation, category, height, width, plan.masks, tally, boxes))
         except Rejected as error:
             tally.reject(error, image_id=image["id"], file_name=name, annotation_id=annotation["id"])
     tally.count("images")
@@ -152,10 +189,19 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally)
     return schema.example(described, kept, semantic, mask_pngs), largest_label
 
 
-def read_sidecars(output: str, plan: Plan) -> list[dict[str, Any] | None]:
-    """For each shard the sidecar if it is written, by this plan and whole; else None."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda shard: _read_sidecar(output, plan, shard), range(len(plan.tokens))))
+def read_sidecars(output: str, plan: Plan, verify: bool = False) -> list[dict[str, Any] | None]:
+    """For each shard the sidecar if it is written, by this plan and whole; else None.
+
+    Args:
+      verify: read the shards, too, and compare their checksums; in a store, which has its own, only their sizes.
+    """
+    numbers = range(len(plan.tokens))
+    with ThreadPoolExecutor(READERS) as pool, tqdm(total=len(numbers), desc="check", disable=not verify) as bar:
+        found = []
+        for sidecar in pool.map(lambda shard: _read_sidecar(output, plan, shard, verify), numbers):
+            found.append(sidecar)
+            bar.update()
+    return found
 
 
 def is_finished(sidecar: dict[str, Any] | None) -> bool:
@@ -167,14 +213,13 @@ def sidecar_path(output: str, plan: Plan, shard: int) -> str:
     return files.join(output, f"{plan.name(shard)}.json")
 
 
-def _read_sidecar(output, plan, shard):
-    sidecar = files.read_json(sidecar_path(output, plan, shard))
+def _read_sidecar(output, plan, shard, verify):
+    sidecar = files.read_sealed_json(sidecar_path(output, plan, shard))
     if sidecar is None or sidecar.get("token") != plan.tokens[shard]:
         return None
-    return sidecar if files.size(files.join(output, sidecar["file"])) == sidecar["bytes"] else None
-
-
-def _open_progress(folder, shard) -> BinaryIO:
-    """A byte an image, unbuffered: whoever shows the progress needs only the file's size."""
-    path = os.path.join(folder, f"{shard:05d}{SUFFIX}")
-    return open(path if os.path.isdir(folder) else os.devnull, "wb", buffering=0)
+    path = files.join(output, sidecar["file"])
+    if files.size(path) != sidecar["bytes"]:
+        return None
+    if verify and not files.is_remote(path) and files.sha256(path) != sidecar["sha256"]:
+        return None
+    return sidecar

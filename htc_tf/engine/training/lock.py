@@ -4,11 +4,8 @@ Held by `training.trainer` from before the model is built until the end. Readers
 """
 
 import contextlib
-import datetime
-import fcntl
-import os
-import socket
 
+from htc_tf import lock
 from htc_tf.errors import UserError
 
 
@@ -19,22 +16,10 @@ def hold(path):
     Raises:
         UserError: another process holds it, which the message names; or the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"{path.parent} cannot be written ({error.strerror}): name another folder") from error
-    with file:
+    busy = f"{path.parent} is being trained by {{holder}}: stop that one, or name another --workdir"
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{path.parent} is being trained by {holder}: stop that one, or name another --workdir"
-            ) from None
-        file.truncate(0)
-        now = datetime.datetime.now().isoformat(" ", "seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        file.flush()
+            stack.enter_context(lock.hold(path, busy))
+        except OSError as error:
+            raise UserError(f"{path.parent} cannot be written ({error.strerror}): name another folder") from error
         yield

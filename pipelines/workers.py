@@ -1,0 +1,91 @@
+"""Worker processes on this machine, watched: a killed one ends the job.
+
+Beam starts them for --direct_running_mode=multi_processing, and waits forever for the answer of one that the system has
+killed, as it does when memory runs out. Imported by `pipelines.shards`, for which it takes the place of Beam's handler.
+"""
+
+import contextlib
+import logging
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+
+import grpc
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_fn_api_pb2
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler, WorkerHandler
+from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
+
+from pipelines import progress
+
+ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
+INTERVAL = 0.2  # seconds
+READER = "apache_beam.runners.worker.data_plane"
+_folders = []  # of the progress of the jobs that run now
+
+
+@contextlib.contextmanager
+def watched(folder: str) -> Iterator[None]:
+    """If a worker process dies while the block runs, the others stop and the block's job fails.
+
+    Args:
+      folder: that of `progress.show_progress`, for `progress.stop`.
+    """
+    # The connections of a dead worker break in the threads that read them: one line says enough of it.
+    hook, log, reader = threading.excepthook, logging.getLogger("apache_beam"), logging.getLogger(READER)
+    level = log.level
+
+    def hide(arguments):
+        if not issubclass(arguments.exc_type, grpc.RpcError):
+            hook(arguments)
+
+    def is_news(record):
+        return not (record.exc_info and isinstance(record.exc_info[1], grpc.RpcError))
+
+    _folders.append(folder)
+    threading.excepthook = hide
+    reader.addFilter(is_news)
+    try:
+        yield
+    finally:
+        _folders.remove(folder)
+        threading.excepthook = hook
+        reader.removeFilter(is_news)
+        log.setLevel(level)
+
+
+@WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
+class WatchedWorker(SubprocessSdkWorkerHandler):
+    """A `pipelines.worker_main`, whose death answers every request that it has not answered."""
+
+    def start_worker(self) -> None:
+        self._closed = threading.Event()
+        # Without `exec`, the process would be the child of a shell, which outlives this one.
+        words = [sys.executable, "-m", "pipelines.worker_main", _folders[-1]]
+        command = ("exec " if os.name == "posix" else "") + shlex.join(words)
+        self.worker = SubprocessSdkWorker(command.encode(), self.control_address, self.provision_info, self.worker_id)
+        self.worker_thread = threading.Thread(target=self._run, name="run_worker", daemon=True)
+        self.worker_thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        super().close()
+
+    def _run(self):
+        error = "it ended"
+        try:
+            self.worker.run()
+        except RuntimeError as status:  # that is not 0
+            error = status
+        if self._closed.is_set():
+            return
+        progress.stop(_folders[-1], f"a worker process was killed ({error}); {ADVICE}")
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        while not self._closed.wait(INTERVAL):
+            waiting = self.control_conn._futures_by_id
+            for instruction in list(waiting):
+                response = beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=str(error))
+                with contextlib.suppress(KeyError):
+                    waiting.pop(instruction).set(response)
