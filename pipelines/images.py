@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from htc_tf.data import image_io
 from htc_tf.data.image_io import ImageError
-from pipelines import files
+from pipelines import files, names
 from pipelines.checks import Rejected, Tally
 
 # --max_pixels takes the place of Pillow's own limit.
@@ -43,7 +43,7 @@ def load_image(
     """
     encoded = read_inside(root, file_name)
     with rejecting():
-        image = image_io.open_image(encoded, max_pixels, "--max_pixels")
+        image = image_io.open_image(encoded, max_pixels, f"--max_pixels {max_pixels}")
         orientation = image_io.orientation(image)
         turned = _is_turned(image_io.stored_size(image), (width, height), orientation, exif)
         stored = STORED.get(image.format)
@@ -92,7 +92,7 @@ def read_inside(root: str, file_name: str) -> bytes:
     try:
         return files.read_bytes(path)
     except FileNotFoundError:
-        raise Rejected("image_missing", f"{path}: no such file") from None
+        raise Rejected("image_missing", f"{path}: no such file{names.hint(root, file_name)}") from None
     except OSError as error:
         if files.is_remote(root):
             raise

@@ -12,20 +12,21 @@ TensorFlow (`serving.decode`). Pillow alone: Beam's workers and the client load 
 | floating point, 32 bits, Lab, more than four channels | refused: nothing says which value is white |
 | EXIF orientation 2 to 8, in JPEG, PNG (before the pixels), WebP and TIFF | applied; damaged EXIF counts as 1 |
 | truncated, a PNG whose checksums differ | refused |
-| more than `max_pixels`, a side over `MAX_SIDE`, a file over `MAX_BYTES`, more than `MAX_SCANS` scans | refused |
+| above `max_pixels`, `MAX_SIDE`, `MAX_BYTES`, `MAX_SCANS` or `MAX_PARTS` | refused |
 """
 
-import codecs
+import contextlib
 import io
-import json
+import itertools
 import os
-import re
 import stat
+import threading
 import warnings
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from htc_tf.data.file_kinds import describe
 from htc_tf.errors import UserError
 
 # Pillow knows more formats. Some of their readers start other programs (EPS), and none of them is common.
@@ -35,8 +36,10 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound
 MAX_SIDE = 65_535  # the longest side of a JPEG
 MAX_BYTES = 2**29
 MAX_SCANS = 30  # of a progressive JPEG; encoders write about ten, and each is a pass over all pixels
+MAX_PARTS = 4096  # segments of a JPEG, chunks of a PNG, blocks of a GIF, and one more for each KiB of the file
 END_OF_JPEG = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"
+BARE_MARKERS = {bytes([marker]) for marker in (0x00, 0x01, *range(0xD0, 0xDA))}  # of a JPEG, without a length
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,56 +50,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 UNDO = {6: 8, 8: 6}  # the others undo themselves
-CONVERT = "convert it to JPEG or PNG"
-# Offset and bytes that tell a file's kind, and what to say of it. The first that fits counts.
-SIGNATURES = [
-    (0, b"version https://git-lfs", "a Git LFS pointer instead of the image: run git lfs pull"),
-    (0, b"\xff\xd8", "a JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "a PNG"),
-    (0, b"GIF8", "a GIF"),
-    (8, b"WEBP", "a WebP"),
-    (0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS), which is not read"),
-    (0, b"%!PS", "PostScript (EPS), which is not read"),
-    (0, b"%PDF", f"a PDF document: {CONVERT}"),
-    (0, b"8BPS", f"a Photoshop document: {CONVERT}"),
-    (0, b"\0\0\0\x0cjP  ", f"JPEG 2000, which is not read: {CONVERT}"),
-    (0, b"\xffO\xffQ", f"JPEG 2000, which is not read: {CONVERT}"),
-    (0, b"\0\0\0\x0cJXL ", f"JPEG XL, which is not read: {CONVERT}"),
-    (0, b"\xff\x0a", f"JPEG XL, which is not read: {CONVERT}"),
-    (8, b"AVI ", "a video (AVI)"),
-    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
-    (0, b"\0\0\x01\xba", "a video (MPEG)"),
-    (0, b"\0\0\x01\xb3", "a video (MPEG)"),
-    (128, b"DICM", f"a DICOM file: {CONVERT}"),
-    (0, b"FUJIFILMCCD-RAW", f"a camera's raw file: {CONVERT}"),
-    (0, b"IIU\0", f"a camera's raw file: {CONVERT}"),
-    (0, b"IIRO", f"a camera's raw file: {CONVERT}"),
-    (0, b"v/1\x01", f"OpenEXR, which is not read: {CONVERT}"),
-    (0, b"#?RADIANCE", f"Radiance HDR, which is not read: {CONVERT}"),
-    (0, b"\x93NUMPY", "a NumPy array (.npy)"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-    (0, b"\x1f\x8b", "gzip-compressed data"),
-    (0, b"7z\xbc\xaf", "a 7z archive"),
-    (0, b"Rar!", "a RAR archive"),
-    (257, b"ustar", "a tar archive"),
-    (0, b"\x89HDF", "an HDF5 file"),
-    (0, b"\0\5\x16\7", "a macOS resource file (._NAME), which holds no image"),
-    (0, b"\0\0\1\0", f"an icon (ICO): {CONVERT}"),
-    (0, b"II*\0", "a TIFF"),
-    (0, b"MM\0*", "a TIFF"),
-    (0, b"II+\0", "a TIFF"),
-    (0, b"MM\0+", "a TIFF"),
-    (0, b"BM", "a BMP"),
-]
-# ISO media files have "ftyp" at byte 4 and then name their kind.
-BRANDS = {
-    **dict.fromkeys((b"avif", b"avis"), f"AVIF, which is not read: {CONVERT}"),
-    **dict.fromkeys(
-        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"),
-        f"HEIC (the iPhone's format), which is not read: {CONVERT}",
-    ),
-    b"crx ": f"a camera's raw file: {CONVERT}",
-}
+LOCK = threading.Lock()  # Pillow's bound and Python's warnings are the process's
 
 
 class ImageError(UserError):
@@ -133,22 +87,22 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
     Args:
       encoded: the file's bytes.
       max_pixels: height times width may be as much.
-      limit: the flag that sets `max_pixels`, for the message.
+      limit: how the message names that limit, such as by its flag.
 
     Raises:
       ImageError: it is no image, or too large.
     """
+    _check_parts(encoded)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_and_unbounded():
             image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError(f"more pixels than {_limit(max_pixels, limit)}", "too_large") from None
     except Exception:  # Pillow's readers raise anything, struct.error included, on damaged files.
         raise ImageError(describe(encoded)) from None
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, more than {_limit(max_pixels, limit)}", "too_large")
+        raise ImageError(
+            f"{width} x {height} pixels, more than {limit or f'the {max_pixels} that are read'}", "too_large"
+        )
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{width} x {height} pixels, and a side may have at most {MAX_SIDE}", "too_large")
     if image.format in ("JPEG", "MPO"):
@@ -159,7 +113,7 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8, of an image whose pixels are not decoded yet; 1 where it is absent or damaged."""
     try:
-        with warnings.catch_warnings():
+        with LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if image.format is None:  # made in memory
                 tags = image.getexif()
@@ -193,10 +147,8 @@ def to_rgb(image: Image.Image, upright: bool = True) -> np.ndarray:
     elif not upright:
         turn = 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            image = _to_8_bits(image).convert("RGB")
+        image.load()
+        image = _to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # as in `open_image`
@@ -218,7 +170,8 @@ def check_whole(image: Image.Image, encoded: bytes) -> None:
     elif image.format == "PNG":
         try:
             # A second one, for `verify` leaves nothing that can be decoded.
-            Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
+            with _quiet_and_unbounded():
+                Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
         except Exception as error:  # as in `open_image`
             raise ImageError(f"a PNG, but damaged or truncated ({error})") from None
 
@@ -230,49 +183,59 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> np.
     return to_rgb(image)
 
 
-def describe(encoded: bytes) -> str:
-    """What a file is that cannot be read as an image, by its first bytes, in words that follow the file's name."""
-    if not encoded:
-        return "an empty file"
-    if encoded[4:8] == b"ftyp":
-        # The first brand may be one that HEIC and AVIF share; the list of the others follows it.
-        brands = [encoded[start : start + 4] for start in (*range(16, min(encoded[3], 64), 4), 8)]
-        return next((BRANDS[brand] for brand in brands if brand in BRANDS), "a video (MP4 or QuickTime)")
-    for offset, magic, words in SIGNATURES:
-        if encoded[offset : offset + len(magic)] == magic:
-            known = words.split()[-1].upper() in FORMATS
-            return f"{words}, but damaged, truncated or of a variant that is not read" if known else words
-    start = encoded[:1024]
-    if not start.strip(b"\0"):
-        return "no image: it begins with zero bytes, as after an interrupted copy"
-    text = _as_text(start)
-    if text is None:
-        return f"no image of a known format ({', '.join(FORMATS)}); it begins with {start[:8].hex(' ')}"
-    lower = text.lstrip().lower()
-    if re.search(r"<!doctype html|<html|<head|<body", lower):
-        return "an HTML page: the download gave an error or login page"
-    if "<svg" in lower:
-        return f"an SVG drawing: {CONVERT}"
-    if lower.startswith("<?xml"):
-        return "an XML file"
-    if lower.startswith(("{", "[")):
-        return "a JSON file"
-    first = " ".join(text.split())[:40]
-    return f"a text file, which begins {json.dumps(first, ensure_ascii=False)}"
+@contextlib.contextmanager
+def _quiet_and_unbounded():
+    """Pillow without warnings, and without its own bound on pixels, in whose place `open_image` has one."""
+    with LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
 
 
-def _limit(max_pixels, flag):
-    return f"{flag} {max_pixels}".strip() if flag else f"the {max_pixels} that are read"
+def _check_parts(encoded):
+    """Refuses a file that is cut into very many pieces: Pillow takes long over each, and keeps some."""
+    walks = {b"\xff\xd8": _jpeg_segments, b"\x89P": _png_chunks, b"GI": _gif_blocks}
+    walk = walks.get(encoded[:2])
+    most = MAX_PARTS + len(encoded) // 1024
+    if walk and next(itertools.islice(walk(encoded), most, None), None) is not None:
+        raise ImageError(f"more than {most} segments, chunks or comments, which no encoder writes", "too_large")
 
 
-def _as_text(start):
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        # The end may cut a character: not final.
-        text = codecs.getincrementaldecoder(encoding)().decode(start)
-    except UnicodeDecodeError:
-        return None
-    return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
+def _jpeg_segments(encoded):
+    """Yields the position of each segment before the pixels."""
+    position = 2
+    while encoded[position : position + 1] == b"\xff" and encoded[position + 1 : position + 2] != START_OF_SCAN[1:]:
+        yield position
+        alone = encoded[position + 1 : position + 2]
+        if alone == b"\xff":
+            position += 1
+        elif alone in BARE_MARKERS:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+
+
+def _png_chunks(encoded):
+    """Yields the position of each chunk."""
+    position = 8
+    while position < len(encoded):
+        yield position
+        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
+
+
+def _gif_blocks(encoded):
+    """Yields the position of each block of the extensions before the first frame."""
+    position = 13 + (3 * (2 << (encoded[10] & 7)) if encoded[10:11] >= b"\x80" else 0)
+    while encoded[position : position + 1] == b"!":
+        yield position
+        position += 2
+        while encoded[position : position + 1] > b"\0":
+            yield position
+            position += 1 + encoded[position]
+        position += 1
 
 
 def _check_scans(image, encoded):
@@ -285,15 +248,18 @@ def _check_scans(image, encoded):
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which no encoder writes", "too_large")
 
 
-def _to_8_bits(image):
-    """An image that `convert` takes to RGB without a loss but of low bits."""
+def _to_rgb(image):
     if image.mode in MODES:
-        return image
+        if image.format == "GIF" and "transparency" in image.info:
+            # No color lies below it: black, as TensorFlow and OpenCV have it.
+            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+            image = Image.alpha_composite(black, image.convert("RGBA"))
+        return image.convert("RGB")
     # 16-bit gray is I;16 or, of signed numbers and in older Pillows, I; `convert` clips it to white.
     if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):
         values = np.asarray(image)
         if values.min() >= 0 and values.max() <= 0xFFFF:
-            return Image.fromarray((values >> 8).astype(np.uint8))
+            return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode, f"{image.mode} pixels")
     raise ImageError(f"{kind}: nothing says which value is white; convert it to 8 or 16 bits", "mode")
 

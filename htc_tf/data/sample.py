@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.data import schema
+from htc_tf.data.decode import decode_rgb
 from htc_tf.data.mask_cells import crop_masks
 from htc_tf.data.python_op import python_op
 from htc_tf.errors import UserError
@@ -55,7 +56,7 @@ class SampleReader:
         """
         record = schema.parse(serialized)
         size = tf.stack([record["height"], record["width"]])
-        image = tf.io.decode_image(record["encoded"], channels=3, expand_animations=False)
+        image = decode_rgb(record["encoded"])
         semantic = self._decode_labels(record["semantic"], size)
         objects = tf.where(~record["is_crowd"])[:, 0]
         kept = objects[: self._max_objects]
@@ -70,7 +71,7 @@ class SampleReader:
         }
         classes, masks, frames = python_op(self._describe, list(arguments.values()), [tf.int32, tf.uint8, tf.float32])
         return {
-            "image": tf.ensure_shape(image, [None, None, 3]),
+            "image": image,
             "semantic": tf.ensure_shape(semantic, [None, None]),
             "boxes": tf.ensure_shape(tf.gather(record["boxes"], kept), [None, 4]),
             "classes": tf.ensure_shape(classes, [None]),

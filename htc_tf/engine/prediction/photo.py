@@ -4,13 +4,12 @@ Before: `prediction.inputs` found the file. After: `prediction.predictor` detect
 """
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from htc_tf.data import image_io
 from htc_tf.engine.prediction.inputs import Unreadable
 from htc_tf.errors import UserError
 
@@ -26,7 +25,7 @@ def as_image(picture):
     if isinstance(picture, (str, os.PathLike)):
         return read_picture(picture)
     if isinstance(picture, Image.Image):
-        return upright(picture)
+        return image_io.to_rgb(picture)
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise UserError(f"a picture of type {type(picture).__name__}, {array.dtype} {list(array.shape)}: {WANTED}")
@@ -38,30 +37,12 @@ def as_image(picture):
 def read_picture(path):
     """A file as [H, W, 3] uint8 RGB, turned as its EXIF orientation says; of an animation the first frame.
 
-    TensorFlow decodes JPEG, PNG, GIF and BMP, as in training and in the exported model: other decoders differ by a few
-    grey levels. Pillow decodes what it knows besides, such as WebP and TIFF.
+    The formats and how each is read are those of `data.image_io`, and so of the records.
 
     Raises:
-        Unreadable: it is missing, damaged, no picture, or of more pixels than Pillow takes for harmless.
+        Unreadable: it is missing, damaged, no image, or too large.
     """
-    path = Path(path)
     try:
-        with Image.open(path) as picture:
-            if picture.format not in ("JPEG", "PNG", "GIF", "BMP"):
-                return upright(picture)
-            orientation = picture.getexif().get(ExifTags.Base.Orientation)
-        decoded = Image.fromarray(tf.io.decode_image(path.read_bytes(), 3, expand_animations=False).numpy())
-    except UnidentifiedImageError as error:
-        raise Unreadable(path, "no picture, or of a format that Pillow does not know") from error
-    except (OSError, ValueError, SyntaxError, tf.errors.OpError, Image.DecompressionBombError) as error:
-        # Of TensorFlow's message the sentence, without the name of the operation before and after it.
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", getattr(error, "strerror", None) or str(error)).strip()
-        raise Unreadable(path, reason) from error
-    if orientation is not None:
-        decoded.getexif()[ExifTags.Base.Orientation] = orientation
-    return upright(decoded)
-
-
-def upright(picture):
-    """A PIL image as [H, W, 3] uint8 RGB, turned as its EXIF orientation says."""
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return image_io.decode(image_io.read_file(path))
+    except image_io.ImageError as error:
+        raise Unreadable(Path(path), str(error)) from error

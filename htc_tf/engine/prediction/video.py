@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
+from htc_tf.data import image_io
 from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable
 from htc_tf.errors import UserError
 
@@ -34,9 +35,8 @@ def is_video(path):
     if path.suffix.lower() not in ANIMATIONS:
         return False
     try:
-        with Image.open(path) as picture:
-            return getattr(picture, "n_frames", 1) > 1
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return getattr(image_io.open_image(image_io.read_file(path)), "is_animated", False)
+    except (OSError, ValueError, SyntaxError, image_io.ImageError):
         return False  # reading it as a picture will say why
 
 
@@ -70,10 +70,13 @@ def read_video(path, every=1):
     """
     if video_ending(path) == ".mp4":
         return _read_encoded(path, every)
-    with Image.open(path) as picture:
+    try:
+        picture = image_io.open_image(image_io.read_file(path))
         picture.load()  # a WebP tells with each frame how long it stays
         milliseconds = picture.info.get("duration") or DEFAULT_MILLISECONDS
         count = -(-picture.n_frames // every)
+    except (OSError, ValueError, SyntaxError, image_io.ImageError) as error:
+        raise Unreadable(path, error) from error
     return Video(_animation_frames(path, every), count, Fraction(1000) / Fraction(milliseconds) / every)
 
 
@@ -104,11 +107,11 @@ def write_video(path, frames, rate):
 
 def _animation_frames(path, every):
     try:
-        with Image.open(path) as picture:
-            for number, frame in enumerate(ImageSequence.Iterator(picture)):
-                if number % every == 0:
-                    yield np.asarray(frame.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        picture = image_io.open_image(image_io.read_file(path))
+        for number in range(0, picture.n_frames, every):
+            picture.seek(number)
+            yield np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, image_io.ImageError) as error:
         raise Unreadable(path, error) from error
 
 

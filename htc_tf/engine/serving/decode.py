@@ -1,29 +1,37 @@
-"""One request's bytes become a picture, or the reason why not. Nothing that a stranger sends may fail or flood us.
+"""Decodes one image of a request, or says why not. Nothing that a stranger sends may fail the request or take the
+machine.
 
-Before: `serving.module` has the bytes. After: `serving.prepare` resizes the picture. Formats are told apart by their
+Before: `serving.module` has the bytes. After: `serving.prepare` resizes the image. Formats are told apart by their
 first bytes, as TensorFlow's decoders do; the size is read from the header before anything is decoded, for a 48 KB PNG
-can be 20,000 pixels wide and high; and `serving.attempt` catches what the decoders raise.
+can be 20,000 pixels wide and high; and `serving.attempt` catches what the decoders raise. The pixels are those of
+`data.image_io`, which reads the same files in Python.
 
-Refused before decoding: more pixels than the limit; a progressive JPEG of more scans than any encoder writes, each of
-which costs a pass over all pixels; a PNG with many compressed texts, each of which libpng unpacks to up to 8 MB; what
-is neither JPEG nor PNG, GIF or BMP. Of a GIF only the first frame is handed on (`serving.gif`).
+Refused before decoding: more pixels than the limit; a side longer than a JPEG can have; a JPEG of more scans than any
+encoder writes, each of which costs a pass over all pixels; a PNG with many compressed texts, each of which libpng
+unpacks to up to 8 MB; a BMP that TensorFlow would misread; what is neither JPEG nor PNG, GIF or BMP.
 """
 
 import tensorflow as tf
 
+from htc_tf.data.decode import JPEG, decode_rgb
+from htc_tf.data.image_io import MAX_SCANS, MAX_SIDE
 from htc_tf.engine.serving.attempt import attempt
 from htc_tf.engine.serving.gif import first_frame
+from htc_tf.engine.serving.segments import cut, has_several_scans, number
 
-JPEG, PNG, GIF, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
+PNG, GIF, BMP = b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 IHDR_END = 24  # of a PNG: its signature, the chunk's length and name, width, height
-BMP_SIZE_END = 26
-MOST_SCANS = 30  # of a progressive JPEG; encoders write about ten
 MOST_TEXTS = 4  # compressed chunks of a PNG
 TEXTS = (b"zTXt", b"iTXt", b"iCCP")
+FLAG = "htc_tf.export --max_pixels"
 EMPTY = "empty: no bytes"
 UNKNOWN = "not a JPEG, PNG, GIF or BMP file"
-COSTLY = "refused: more scans or compressed texts than a picture has"
+COSTLY = "refused: more scans or compressed texts than an image has"
 DAMAGED = "damaged: it cannot be decoded"
+UNREAD_BMP = "refused: a BMP that is compressed, or not of 8, 24 or 32 bits"
+# Of a BMP: where its fields lie, and how its 32-bit pixels must be laid out.
+BMP_FILE_HEADER, BMP_HEADER, BMP_BITS, BMP_COMPRESSION, BMP_MASKS, BMP_SHORTEST = 14, 40, 28, 30, 54, 54
+BGRX = b"\0\0\xff\0\0\xff\0\0\xff\0\0\0"
 
 
 def decode(encoded, max_pixels):
@@ -32,86 +40,133 @@ def decode(encoded, max_pixels):
         encoded: [] string.
         max_pixels: a header that promises more is refused; an int.
     Returns:
-        ([h, w, 3] uint8 RGB, or [0, 0, 3]; [] string, empty, or why there is no picture).
+        ([h, w, 3] uint8 RGB, or [0, 0, 3]; [] string, empty, or why there is no image).
     """
     nothing = tf.zeros([0, 0, 3], tf.uint8)
-    encoded = tf.cond(starts_with(encoded, GIF), lambda: first_frame(encoded), lambda: encoded)
+    is_gif = starts_with(encoded, GIF)
+    encoded, canvas = tf.cond(is_gif, lambda: first_frame(encoded), lambda: (encoded, tf.zeros([4], tf.int64)))
 
-    def try_to_decode(encoded):
-        size = header_size(encoded)
-        # Not by multiplying: 2^31 x 2^31 pixels are 2^62, and a side of 2^32 - 1 is possible, too.
-        fits = (size[0] > 0) & (size[1] > 0) & (size[0] <= max_pixels // tf.maximum(size[1], 1))
-        image = tf.cond(fits, lambda: decode_image(encoded), lambda: nothing)
-        reason = tf.strings.format(f"{{}} x {{}} pixels, more than {max_pixels}", (size[0], size[1]))
-        return image, tf.where(fits, "", tf.where(tf.reduce_min(size) > 0, reason, DAMAGED))
+    def check(size):
+        """[] string: why an image of that size is refused, or empty."""
+        sides = (size[0], size[1])
+        reasons = [
+            (tf.reduce_min(size) <= 0, lambda: tf.constant(DAMAGED)),
+            # Not by multiplying: 2^31 x 2^31 pixels are 2^62, and a side of 2^32 - 1 is possible, too.
+            (
+                size[0] > max_pixels // tf.maximum(size[1], 1),
+                lambda: tf.strings.format(f"{{}} x {{}} pixels, more than {max_pixels} ({FLAG})", sides),
+            ),
+            (
+                tf.reduce_max(size) > MAX_SIDE,
+                lambda: tf.strings.format(f"{{}} x {{}} pixels, and a side may have at most {MAX_SIDE}", sides),
+            ),
+            (starts_with(encoded, BMP) & ~is_plain_bmp(encoded), lambda: tf.constant(UNREAD_BMP)),
+            (is_costly(encoded), lambda: tf.constant(COSTLY)),
+        ]
+        return tf.case(reasons, default=lambda: tf.constant(""))
 
     def known():
-        costly = tf.where(
-            starts_with(encoded, JPEG),
-            count(encoded, b"\xff\xda") > MOST_SCANS,
-            starts_with(encoded, PNG) & (tf.add_n([count(encoded, name) for name in TEXTS]) > MOST_TEXTS),
-        )
-        return tf.cond(
-            costly,
-            lambda: (nothing, tf.constant(COSTLY)),
-            lambda: attempt(try_to_decode, encoded, (nothing, tf.constant(DAMAGED))),
-        )
+        reason = check(header_size(encoded, canvas))
+        image = tf.cond(reason == "", lambda: try_to_decode(encoded, canvas), lambda: nothing)
+        return image, tf.where((reason == "") & (tf.size(image) == 0), DAMAGED, reason)
 
-    is_known = tf.reduce_any([starts_with(encoded, magic) for magic in (JPEG, PNG, GIF, BMP)])
     reason = tf.where(tf.strings.length(encoded) > 0, UNKNOWN, EMPTY)
-    image, status = tf.cond(is_known, known, lambda: (nothing, reason))
+    image, status = tf.cond(starts_with_any(encoded, JPEG, PNG, GIF, BMP), known, lambda: (nothing, reason))
     return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(status, [])
 
 
-def decode_image(encoded):
-    """As training decodes (`data.sample`): [h, w, 3] uint8."""
-    return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
+def try_to_decode(encoded, canvas):
+    """A file of a known format as [h, w, 3] uint8, of a GIF with black around its frame; [0, 0, 3] if it is damaged."""
+    nothing = tf.zeros([0, 0, 3], tf.uint8)
+
+    def gif():
+        frame = attempt(lambda encoded: tf.io.decode_gif(encoded)[0], encoded, nothing)
+        below, beside = tf.unstack(tf.cast(canvas[2:] - canvas[:2], tf.int32) - tf.shape(frame)[:2])
+        above, before = tf.unstack(tf.cast(canvas[:2], tf.int32))
+        place = [[above, below], [before, beside], [0, 0]]
+        return tf.cond(tf.size(frame) > 0, lambda: tf.pad(frame, place), lambda: nothing)
+
+    cases = [(starts_with(encoded, GIF), gif), (starts_with(encoded, BMP), lambda: decode_bmp(encoded, nothing))]
+    return tf.ensure_shape(tf.case(cases, default=lambda: attempt(decode_rgb, encoded, nothing)), [None, None, 3])
 
 
-def header_size(encoded):
-    """[2] int64, the height and width that the header of a file of known format promises; raises, or is 0, where it
-    is cut off."""
+def decode_bmp(encoded, otherwise):
+    """A BMP that `is_plain_bmp` as [h, w, 3] uint8, or `otherwise` where it is damaged."""
+
+    decoded = attempt(tf.io.decode_bmp, encoded, otherwise)  # as many channels as the file has
+
+    def palette():
+        start = BMP_FILE_HEADER + number(encoded, BMP_FILE_HEADER, 4, "<")
+        length = tf.clip_by_value(number(encoded, 10, 4, "<") - start, 0, 4 * 256)
+        table = tf.io.decode_raw(cut(encoded, start, length), tf.uint8)
+        # Stored as blue, green, red, 0. An index that the table lacks is black.
+        colors = tf.reshape(tf.pad(table, [[0, 4 * 256 - tf.size(table)]]), [256, 4])[:, 2::-1]
+        return tf.gather(colors, tf.cast(decoded[..., 0], tf.int32))
+
+    return tf.cond(tf.shape(decoded)[2] == 1, palette, lambda: decoded[..., :3])
+
+
+def is_plain_bmp(encoded):
+    """Whether `decode_bmp` reads it: 24 or 32 bits or a palette of 256 colors, and not compressed."""
+    bits, compression = number(encoded, BMP_BITS, 2, "<"), number(encoded, BMP_COMPRESSION, 4, "<")
+    plain = (compression == 0) & ((bits == 8) | (bits == 24) | (bits == 32))
+    masked = (compression == 3) & (bits == 32) & (cut(encoded, BMP_MASKS, len(BGRX)) == BGRX)
+    return (number(encoded, BMP_FILE_HEADER, 4, "<") >= BMP_HEADER) & (plain | masked)
+
+
+def is_costly(encoded):
+    """Whether decoding costs more than any encoder's file of that size."""
+
+    def jpeg():
+        # One scan of all channels is the only one that is decoded, whatever follows it.
+        many = count(encoded, b"\xff\xda", MAX_SCANS + 1) > MAX_SCANS
+        return tf.cond(many, lambda: has_several_scans(encoded), lambda: many)
+
+    def png():
+        return tf.add_n([count(encoded, name, MOST_TEXTS + 1) for name in TEXTS]) > MOST_TEXTS
+
+    cases = [(starts_with(encoded, JPEG), jpeg), (starts_with(encoded, PNG), png)]
+    return tf.case(cases, default=lambda: tf.constant(False))
+
+
+def header_size(encoded, canvas):
+    """[2] int64, the height and width that the header of a file of known format promises; 0 where it is cut off.
+    `canvas` is as `gif.first_frame` has it."""
 
     def jpeg():
         # By the decoder itself, so that no trick of markers can tell it another size than us.
-        return tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64)
+        shape = attempt(tf.io.extract_jpeg_shape, encoded, tf.zeros([3], tf.int32))
+        return tf.cast(shape[:2], tf.int64)
 
     def png():
         # libpng takes no file whose first chunk is another.
-        whole = (tf.strings.length(encoded) >= IHDR_END) & (tf.strings.substr(encoded, 12, 4) == b"IHDR")
+        whole = (tf.strings.length(encoded) >= IHDR_END) & (cut(encoded, 12, 4) == b"IHDR")
         return tf.cond(whole, lambda: tf.stack([number(encoded, 20, 4), number(encoded, 16, 4)]), none)
-
-    def gif():
-        # As `first_frame` left it: where it left none, the frame is missing.
-        return tf.stack([number(encoded, 8, 2, "<"), number(encoded, 6, 2, "<")])
 
     def bmp():
         # Four bytes each with a sign: a negative height stands for rows from the top.
-        whole = tf.strings.length(encoded) >= BMP_SIZE_END
+        whole = tf.strings.length(encoded) >= BMP_SHORTEST
         sides = lambda: tf.abs(signed(tf.stack([number(encoded, 22, 4, "<"), number(encoded, 18, 4, "<")])))  # noqa: E731
         return tf.cond(whole, sides, none)
 
     def none():
         return tf.zeros([2], tf.int64)
 
-    cases = [(starts_with(encoded, magic), size) for magic, size in ((JPEG, jpeg), (PNG, png), (GIF, gif), (BMP, bmp))]
-    return tf.case(cases, default=none)
+    cases = [(JPEG, jpeg), (PNG, png), (GIF, lambda: canvas[2:]), (BMP, bmp)]
+    return tf.case([(starts_with(encoded, magic), size) for magic, size in cases], default=none)
 
 
 def starts_with(encoded, magic):
     return tf.strings.substr(encoded, 0, len(magic)) == magic
 
 
-def count(encoded, word):
-    """How often bytes occur: [] int32."""
-    return tf.size(tf.strings.split(encoded, word)) - 1
+def starts_with_any(encoded, *magics):
+    return tf.reduce_any([starts_with(encoded, magic) for magic in magics])
 
 
-def number(encoded, position, length, order=">"):
-    """The unsigned number in `length` bytes, ">" for the highest first: [] int64."""
-    digits = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, position, length), tf.uint8), tf.int64)
-    powers = [256**i for i in range(length)]
-    return tf.reduce_sum(digits * tf.constant(powers[::-1] if order == ">" else powers, tf.int64))
+def count(encoded, word, most):
+    """How often bytes occur, but no further than `most`: [] int32. Its memory does not grow with the count."""
+    return tf.size(tf.strings.split(encoded, word, maxsplit=most)) - 1
 
 
 def signed(numbers):

@@ -19,8 +19,14 @@ NONE = b"GIF8"  # what no decoder takes
 
 
 def first_frame(encoded):
-    """[] string -> [] string: a GIF of one frame, its screen the frame's; NONE where that is not whole in the first
-    MOST_BYTES."""
+    """
+    Args:
+        encoded: [] string, a GIF.
+    Returns:
+        [] string: a GIF of the first frame alone, NONE where that is not whole in the first MOST_BYTES;
+        [4] int64: the frame's top and left in its canvas, the canvas' height and width. The canvas is the screen, or
+        larger where the frame reaches beyond it. All 0 with NONE.
+    """
     encoded = tf.strings.substr(encoded, 0, MOST_BYTES)
     values = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
     size = tf.size(values)
@@ -29,8 +35,11 @@ def first_frame(encoded):
     def at(position):
         return values[tf.minimum(position, size - 1)]
 
+    def two_bytes(position):
+        return tf.cast(at(position) + 256 * at(position + 1), tf.int64)
+
     def table(flags):
-        """Bytes of the table of colours."""
+        """Bytes of the color table."""
         return tf.where(flags >= 0x80, 3 * tf.bitwise.left_shift(2, flags & 7), 0)
 
     def skip(chain):
@@ -46,12 +55,21 @@ def first_frame(encoded):
     end = skip(frame + DESCRIPTOR + table(at(frame + 9)) + 1)
 
     def cut():
-        screen = tf.strings.substr(encoded, frame + 5, 4)
-        content = tf.strings.substr(encoded, HEADER - 3, end - HEADER + 3)
-        return tf.strings.join([tf.strings.substr(encoded, 0, 6), screen, content, TRAILER])
+        left, top, width, height = (two_bytes(frame + offset) for offset in (1, 3, 5, 7))
+        canvas = tf.maximum([two_bytes(8), two_bytes(6)], [top + height, left + width])
+        # TensorFlow takes the largest frame for the canvas and clips what its offset moves out of it: without offset.
+        parts = [
+            tf.strings.substr(encoded, 0, 6),
+            tf.strings.substr(encoded, frame + 5, 4),
+            tf.strings.substr(encoded, HEADER - 3, frame + 1 - (HEADER - 3)),
+            tf.constant(bytes(4)),
+            tf.strings.substr(encoded, frame + 5, end - (frame + 5)),
+            tf.constant(TRAILER),
+        ]
+        return tf.strings.join(parts), tf.stack([top, left, canvas[0], canvas[1]])
 
     whole = (frame < size) & (at(frame) == IMAGE) & (end <= size)
-    return tf.cond(whole, cut, lambda: tf.constant(NONE))
+    return tf.cond(whole, cut, lambda: (tf.constant(NONE), tf.zeros([4], tf.int64)))
 
 
 def chain_ends(values):

@@ -6,16 +6,14 @@ threshold moves: it is given all that was found. Nothing of a picture is kept.
 
 import base64
 import io
-import tempfile
 import threading
 from http import HTTPStatus
 
 from PIL import Image
 
+from htc_tf.data import image_io
 from htc_tf.engine.prediction.answer import THRESHOLD
-from htc_tf.engine.prediction.inputs import Unreadable
 from htc_tf.engine.prediction.palette import palette, readable_on
-from htc_tf.engine.prediction.photo import read_picture
 from htc_tf.engine.web.server import Refusal
 
 JPEG_QUALITY = 90
@@ -71,27 +69,14 @@ class Demo:
         Raises:
             Refusal: they are no picture, or one of too many pixels.
         """
-        with tempfile.NamedTemporaryFile(prefix="htc_tf_") as file:
-            file.write(body)
-            file.flush()
-            self.check_size(file.name)
-            try:
-                return read_picture(file.name)
-            except Unreadable as error:
-                raise Refusal(error.reason, HTTPStatus.UNSUPPORTED_MEDIA_TYPE) from None
-
-    def check_size(self, path):
-        """Before a pixel is decoded: a few bytes may stand for very many."""
         try:
-            with Image.open(path) as picture:
-                width, height = picture.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return  # `read_picture` says what it is
-        if width * height > self.largest_picture:
-            raise Refusal(
-                f"{width} x {height} pixels, more than {self.largest_picture / 1e6:g} megapixels: make it smaller",
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            )
+            # Before a pixel is decoded: a few bytes may stand for very many.
+            limit = f"{self.largest_picture / 1e6:g} megapixels (--max_megapixels): make it smaller"
+            return image_io.decode(body, self.largest_picture, limit)
+        except image_io.ImageError as error:
+            too_large = error.kind == "too_large"
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_large else HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+            raise Refusal(str(error), status) from None
 
     def finish(self):
         """Waits for the picture at hand: TensorFlow must not be at work when the program ends."""
