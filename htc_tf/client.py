@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from htc_tf import command_line
+from htc_tf.data.image_io import read_file
 from htc_tf.engine.client.answers import read_answers
 from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
 from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable, find_inputs
@@ -80,9 +81,9 @@ def ask(model, paths, batch):
         answers, contents = {}, {}
         for path in paths[start : start + batch]:
             try:
-                contents[path] = path.read_bytes()
-            except OSError as error:
-                answers[path] = UserError(f"cannot be read ({error.strerror})")
+                contents[path] = read_file(path)
+            except UserError as error:
+                answers[path] = error
         answers |= ask_together(model, contents)
         yield from ((path, answers[path]) for path in paths[start : start + batch])
 

@@ -47,12 +47,14 @@ def detect(flags, output):
     """
     run = Run(flags.checkpoint)
     experiment, resolved = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
-    from htc_tf.data.datasets import coco_from_records
     from htc_tf.engine.inference import detect_records, load_fitting, restore
     from htc_tf.engine.training.devices import Cluster, make_strategy
+    from htc_tf.engine.training.start import check_names
 
     remedy = f"{flags.checkpoint} was trained on other classes; prepare the records with those"
     info = load_fitting(experiment, flags.records, remedy)
+    check_names([category["name"] for category in run.read_categories()], run.classes, info)
+    truth, _ = read_truth(flags, info)
     detector = restore(experiment, run, find_strategy=lambda: make_strategy(flags.devices, Cluster()))
     make_folder(output.parent)
     journal = open_journal(output.with_name(f"{output.stem}.partial.jsonl"), detector, resolved, info)
@@ -86,9 +88,8 @@ def read(flags):
 
     results = coco_files.read_results(flags.predictions)
     info = None if flags.records is None else load_info(flags.records)
-    truth = read_truth(flags, info)
+    truth, image_ids = read_truth(flags, info)
     coco_files.check_file_names(results, truth)
-    image_ids = None if info is None else [image["id"] for image in coco_from_records(info)["images"]]
     images = [image["id"] for image in truth["images"]] if image_ids is None else image_ids
     answered = len(set(images) & {result.get("image_id") for result in results})
     if answered < len(images):
@@ -97,16 +98,27 @@ def read(flags):
 
 
 def read_truth(flags, info):
-    """COCO's dictionary of the annotations, whose classes and images are those of the records, if there are any."""
-    from htc_tf.data.datasets import coco_from_records
-    from htc_tf.engine.evaluation import coco_files
+    """The truth to compare with: the annotations, of the records' classes and images, or else the records' own.
 
+    Args:
+        flags: with `records` and `annotations`.
+        info: the DatasetInfo of the records, or None.
+    Returns:
+        (COCO's dictionary, the ids of the records' images or None)
+    Raises:
+        UserError: the annotations are of other classes or images than the records.
+    """
+    from htc_tf.data.datasets import coco_from_records
+    from htc_tf.engine.evaluation.coco_files import check_same, read_truth
+
+    recorded = None if info is None else coco_from_records(info)
+    image_ids = None if info is None else [image["id"] for image in recorded["images"]]
     if flags.annotations is None:
-        return coco_from_records(info)
-    truth = coco_files.read_truth(flags.annotations)
+        return recorded, image_ids
+    truth = read_truth(flags.annotations)
     if info is not None:
-        coco_files.check_same(coco_from_records(info), truth, flags.records, flags.annotations)
-    return truth
+        check_same(recorded, truth, flags.records, flags.annotations)
+    return truth, image_ids
 
 
 def make_folder(folder):
@@ -120,6 +132,11 @@ def make_folder(folder):
 def main():
     flags = parse()
     output = Path(flags.output)
+    # Before hours of detection, not after.
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: name a JSON file")
+    if flags.report is not None:
+        make_folder(Path(flags.report))
     found = detect(flags, output) if flags.predictions is None else read(flags)
     results, image_ids, truth, category_ids, kinds = found
     from htc_tf.engine.evaluation.evaluator import evaluate

@@ -1,6 +1,7 @@
 """The eval command beyond its table: any batch size, saved predictions, a kill, the truth fed back, the report."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -96,6 +97,61 @@ def test_the_truth_fed_back_is_perfect(evaluate, tiny_data, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(results))
     metrics = evaluate("--predictions", tmp_path / "results.json", "--records", tiny_data.records)
     assert metrics["bbox/AP"] == pytest.approx(1) and "segm/AP" not in metrics
+
+
+def test_other_classes_are_refused(evaluate, tiny_run, tiny_data, tmp_path, capsys, monkeypatch):
+    """Classes of other names, or in another order, would be counted as wrong: AP near 0, without a word."""
+    flags = ["--checkpoint", tiny_run.folder, "--records", tiny_data.records]
+    annotations = json.loads(tiny_data.annotations.read_text())
+    first, second = annotations["categories"][:2]
+    swapped = [{**first, "name": second["name"]}, {**second, "name": first["name"]}, *annotations["categories"][2:]]
+
+    def refused(*flags):
+        with pytest.raises(SystemExit) as ended:
+            evaluate(*flags)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert ended.value.code == 2
+        return line
+
+    # Records whose first two classes have changed places.
+    records = tmp_path / "records"
+    shutil.copytree(tiny_data.records, records)
+    info = json.loads((records / "dataset_info.json").read_text())
+    info["categories"][:2] = [
+        {**info["categories"][0], "name": second["name"]},
+        {**info["categories"][1], "name": first["name"]},
+    ]
+    (records / "dataset_info.json").write_text(json.dumps(info))
+    line = refused(*flags[:3], records)
+    assert (
+        "class 1 is" in line and repr(first["name"]) in line and repr(second["name"]) in line and str(records) in line
+    )
+    # Annotations likewise, with a run and with predictions.
+    (tmp_path / "other.json").write_text(json.dumps({**annotations, "categories": swapped}))
+    (tmp_path / "results.json").write_text("[]")
+    for source in (flags, ["--predictions", tmp_path / "results.json", "--records", tiny_data.records]):
+        line = refused(*source, "--annotations", tmp_path / "other.json")
+        assert f"category {first['id']} is {second['name']!r}" in line and str(tiny_data.records) in line
+    # The order in the file decides nothing.
+    (tmp_path / "other.json").write_text(json.dumps({**annotations, "categories": annotations["categories"][::-1]}))
+    metrics = evaluate(*source, "--annotations", tmp_path / "other.json")
+    assert list(metrics["per_class"]) == [category["name"] for category in annotations["categories"]]
+    assert f"has results of 0 of {len(annotations['images'])} images" in capsys.readouterr().err
+
+
+def test_predictions_of_another_split_are_refused(evaluate, tiny_data, tmp_path, capsys):
+    path = tmp_path / "results.json"
+    flags = ["--predictions", path, "--annotations", tiny_data.annotations]
+    result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
+    for change, told in (
+        ({"image_id": 777}, "the annotations have no image 777 (1 of 2 results)"),
+        ({"category_id": 0}, "the annotations have no category 0 (1 of 2 results)"),
+        ({"file_name": "holiday.jpg"}, "result 1 is of holiday, but image 1 is"),
+    ):
+        path.write_text(json.dumps([result, {**result, **change}]))
+        with pytest.raises(SystemExit) as ended:
+            evaluate(*flags)
+        assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.engine.evaluation.paste import encode_masks
 from htc_tf.engine.evaluation.results import ImageResult
+from htc_tf.engine.evaluation.runs import is_sound
 from htc_tf.engine.prediction.answer import Prediction
 from htc_tf.engine.prediction.inputs import Unreadable
+from htc_tf.engine.prediction.photo import read_picture
 from htc_tf.errors import UserError
 
 NEEDED = ("boxes", "scores", "classes", "class_names", "num_detections", "sizes", "status")
@@ -83,7 +85,10 @@ def read_row(row):
 def read_masks(row, height, width):
     """The masks of one picture as COCO run lengths, from whichever output has them; None where none has."""
     if "masks_rle_bytes" in row:
-        return [{"size": [height, width], "counts": counts.decode()} for counts in row["masks_rle_bytes"]]
+        runs = [{"size": [height, width], "counts": bytes(counts)} for counts in row["masks_rle_bytes"]]
+        if not all(is_sound(run, height, width) for run in runs):
+            raise UserError(f"the model's answer is damaged: run lengths that do not fill {height} x {width} pixels")
+        return [run | {"counts": run["counts"].decode()} for run in runs]
     if "masks_png_bytes" in row:
         return [encode_png(png) for png in row["masks_png_bytes"]]
     if "masks_28" in row:
@@ -93,23 +98,22 @@ def read_masks(row, height, width):
 
 def encode_png(png):
     """A mask as a PNG of the whole image -> COCO run lengths."""
-    bitmap = np.asarray(Image.open(io.BytesIO(png)).convert("L")) > 0
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        bitmap = np.asarray(image.convert("L")) > 0
     run = coco_mask.encode(np.asfortranarray(bitmap, np.uint8))
     return {"size": run["size"], "counts": run["counts"].decode()}
 
 
 def read_pixels(path, size):
-    """A picture file as [H, W, 3] uint8 RGB, a JPEG turned as its EXIF orientation says: as the model does it.
+    """An image file as [H, W, 3] uint8 RGB, upright, as the model saw it.
 
     Raises:
-        Unreadable: it is no picture, or not of the size that the model saw.
+        Unreadable: it is no image, or not of the size that the model saw.
     """
     try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture) if picture.format == "JPEG" else picture
-            pixels = np.asarray(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(path, f"cannot be drawn on ({error})") from error
+        pixels = read_picture(path)
+    except Unreadable as error:
+        raise Unreadable(path, f"cannot be drawn on ({error.reason})") from error
     if pixels.shape[:2] != size:
         raise Unreadable(path, f"cannot be drawn on: the model saw {size[0]} x {size[1]} pixels")
     return pixels

@@ -1,26 +1,22 @@
-"""What COCO's evaluation is given: a truth and results, read, checked and made safe to count.
+"""What COCO's evaluation is given: a truth and results, checked and made safe to count.
 
-Before: an annotation file or a folder of records, and `evaluation.results`. After: `evaluation.evaluator` counts,
-`evaluation.error_split` looks for what went wrong.
+Before: `evaluation.coco_files` read an annotation file and results, or the records' own truth and `evaluation.results`.
+After: `evaluation.evaluator` counts, `evaluation.error_split` looks for what went wrong.
 
 Traps that are shut here: an annotation with id 0 never counts as found; results of unknown images crash; NaN scores are
-sorted anywhere; wild polygons exhaust the memory.
+sorted anywhere; wild polygons exhaust the memory; run lengths that do not fill their image never end.
 """
 
-import json
 import math
 from typing import NamedTuple
 
-import numpy as np
+from pycocotools import mask as coco_mask
 
+from htc_tf.engine.evaluation.coco_files import is_box, is_number, read_truth
+from htc_tf.engine.evaluation.runs import is_sound
 from htc_tf.errors import UserError
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
-REQUIRED = {
-    "images": {"id", "height", "width"},
-    "categories": {"id", "name"},
-    "annotations": {"image_id", "category_id", "bbox"},
-}
 
 
 class Case(NamedTuple):
@@ -36,53 +32,19 @@ class Case(NamedTuple):
 
 def make_case(truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm")):
     """Chooses and checks; arguments and errors as of `evaluation.evaluator.evaluate_results`. Returns a Case."""
-    truth = read_truth(truth)
+    truth, notes = read_truth(truth), []
     images = _select(truth["images"], image_ids, "image")
     categories = _select(truth["categories"], category_ids, "category")
     annotations = [a for a in truth["annotations"] if a["image_id"] in images and a["category_id"] in categories]
+    known = [{entry["id"] for entry in truth[key]} for key in ("images", "categories")]
+    lost = sum(a["image_id"] not in known[0] or a["category_id"] not in known[1] for a in truth["annotations"])
+    if lost:
+        notes.append(f"{lost} annotations of images or categories that the annotations do not list were left out.")
     _check_results(results, truth, kinds)
     kept = [r for r in results if r["image_id"] in images and r["category_id"] in categories]
-    notes = []
     if len(kept) < len(results):
         notes.append(f"{len(results) - len(kept)} results of images or categories not evaluated were left out.")
     return Case(images, categories, _names(categories), annotations, kept, notes)
-
-
-def read_json(path, what):
-    """The content of a JSON file.
-
-    Raises:
-        UserError: it cannot be read; told to give `what`.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give {what}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); give {what}") from error
-
-
-def read_truth(truth):
-    """COCO's instances dictionary, from its JSON file if it is a path, with all the fields that are needed."""
-    name = "the truth" if isinstance(truth, dict) else str(truth)
-    if not isinstance(truth, dict):
-        truth = read_json(truth, "COCO's instances JSON")
-    for key, fields in REQUIRED.items():
-        if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
-            raise UserError(f"{name}: has no list '{key}'; give COCO's instances JSON")
-        for index, entry in enumerate(truth[key]):
-            if missing := fields - entry.keys():
-                raise UserError(f"{name}: {key}[{index}] has no '{min(missing)}'; give COCO's instances JSON")
-    return truth
-
-
-def read_results(path):
-    """COCO's results from a JSON file: a list of dicts, as `evaluation.results.coco_results` gives them."""
-    results = read_json(path, "results in COCO's format")
-    if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
-        raise UserError(f"{path}: is no list of results; give results in COCO's format")
-    return results
 
 
 def usable_annotations(case, kind, notes):
@@ -97,12 +59,23 @@ def usable_annotations(case, kind, notes):
     for annotation in case.annotations:
         image = case.images[annotation["image_id"]]
         limit = 4 * max(image["height"], image["width"])
-        x, y, width, height = annotation["bbox"]
-        if not all(math.isfinite(v) and abs(v) <= limit for v in annotation["bbox"]):
+        mask = annotation.get("segmentation")
+        drawable = _drawable(mask, image, limit)
+        box = annotation.get("bbox")
+        if box is None and drawable:
+            box = _box_of(mask, image)
+        if box is None or not all(math.isfinite(v) and abs(v) <= limit for v in box) or min(box[2:]) < 0:
             boxless += 1
             continue
-        entry = {"area": width * height, "iscrowd": 0} | annotation | {"id": len(usable) + 1}
-        if kind == "segm" and not _drawable(entry.get("segmentation"), image, limit):
+        x, y, width, height = box
+        area, crowd = annotation.get("area"), annotation.get("iscrowd")
+        entry = annotation | {
+            "id": len(usable) + 1,
+            "bbox": list(box),
+            "area": area if is_number(area) and math.isfinite(area) else width * height,
+            "iscrowd": int(crowd in (1, True)),
+        }
+        if kind == "segm" and not drawable:
             maskless += 1
             corners = [x, y, x + width, y, x + width, y + height, x, y + height]
             entry |= {"segmentation": [corners], "iscrowd": 1}
@@ -115,12 +88,25 @@ def usable_annotations(case, kind, notes):
 
 
 def _drawable(segmentation, image, limit):
+    """Whether pycocotools may draw it: run lengths that fill the image, or polygons near it."""
     if isinstance(segmentation, dict):
-        return list(segmentation.get("size", [])) == [image["height"], image["width"]] and "counts" in segmentation
-    return bool(segmentation) and all(
-        len(polygon) >= 6 and len(polygon) % 2 == 0 and all(math.isfinite(v) and abs(v) <= limit for v in polygon)
-        for polygon in segmentation
+        return is_sound(segmentation, image["height"], image["width"])
+    return (
+        isinstance(segmentation, list)
+        and bool(segmentation)
+        and all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation)
+        and all(is_number(v) and math.isfinite(v) and abs(v) <= limit for polygon in segmentation for v in polygon)
     )
+
+
+def _box_of(segmentation, image):
+    """The box of a mask that can be drawn: [x, y, width, height]."""
+    if isinstance(segmentation, list):
+        xs, ys = ([v for polygon in segmentation for v in polygon[start::2]] for start in (0, 1))
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
+    return coco_mask.toBbox(segmentation).tolist()
 
 
 def _select(entries, ids, noun):
@@ -135,30 +121,45 @@ def _select(entries, ids, noun):
 
 
 def _names(categories):
-    names = [category["name"] for category in categories.values()]
+    names = [str(category["name"]) for category in categories.values()]
     return [f"{n} ({i})" if names.count(n) > 1 else n for i, n in zip(categories, names, strict=True)]
 
 
 def _check_results(results, truth, kinds):
     sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
+    _check_known(results, "image_id", sizes, "image", "evaluate with the annotations of the images detected in")
+    advice = "COCO's results hold the annotations' category ids, not places in the list of classes"
+    _check_known(results, "category_id", categories, "category", advice)
     for index, result in enumerate(results):
-        if missing := {"image_id", "category_id", "score", *(FIELDS[kind] for kind in kinds)} - result.keys():
+        if missing := {"score", *(FIELDS[kind] for kind in kinds)} - result.keys():
             raise UserError(
                 f"result {index} has no '{sorted(missing)[0]}'; it is needed to evaluate {', '.join(kinds)}"
             )
         where = f"result {index} (image {result['image_id']})"
-        if result["image_id"] not in sizes:
-            raise UserError(
-                f"{where}: the annotations do not know this image; evaluate with the results' own annotations"
-            )
-        if result["category_id"] not in categories:
-            raise UserError(f"{where}: the annotations do not define category {result['category_id']}")
-        if not math.isfinite(result["score"]):
-            raise UserError(f"{where}: its score is {result['score']}; the model's weights are probably not finite")
-        if "bbox" in kinds and not np.isfinite(result["bbox"]).all():
-            raise UserError(f"{where}: its box {result['bbox']} is not finite")
+        if not is_number(result["score"]) or not math.isfinite(result["score"]):
+            raise UserError(f"{where}: its score is {result['score']!r}; the model's weights are probably not finite")
+        if "bbox" in kinds and not (is_box(result["bbox"]) and all(map(math.isfinite, result["bbox"]))):
+            raise UserError(f"{where}: its box {result['bbox']!r:.80} is not four finite numbers x, y, width, height")
         if "segm" in kinds:
             mask, size = result["segmentation"], sizes[result["image_id"]]
             if not isinstance(mask, dict) or list(mask.get("size", [])) != size:
                 raise UserError(f"{where}: its mask must be run lengths of the image's height and width, {size}")
+
+
+def _check_known(results, field, known, noun, advice):
+    """Every result names an image, or a category, that the annotations list."""
+    unknown = []
+    for index, result in enumerate(results):
+        if field not in result:
+            raise UserError(f"result {index} has no '{field}'; give results in COCO's format")
+        try:
+            if result[field] not in known:
+                unknown.append(index)
+        except TypeError:  # a list is no id
+            unknown.append(index)
+    if unknown:
+        raise UserError(
+            f"result {unknown[0]}: the annotations have no {noun} {results[unknown[0]][field]!r:.80} "
+            f"({len(unknown)} of {len(results)} results): {advice}"
+        )

@@ -171,7 +171,10 @@ def test_boxes_alone(truth):
 
 
 def test_truth_without_a_usable_mask_is_ignored_and_said(truth):
-    for segmentation in [[[1e9, 0, 5, 5, 0, 9]], [[0, 0, 9, 9]], [[float("nan")] * 6], [], None, {"size": [3, 3]}]:
+    short, wild = {"size": [SIDE, SIDE], "counts": [5, 5]}, {"size": [SIDE, SIDE], "counts": "05"}
+    bad = [[[1e9, 0, 5, 5, 0, 9]], [[0, 0, 9, 9]], [[float("nan")] * 6], [], None, {"size": [3, 3]}, short, wild]
+    bad += [[10.0, 10, 50, 10, 50, 50], [["10", "10", "50", "10", "50", "50"]], "mask", [None], 7]
+    for segmentation in bad:
         truth["annotations"][0]["segmentation"] = segmentation
         results = [result(1, 7, (10, 10, 40, 40), 0.9), result(1, 7, (100, 100, 20, 20), 0.7)]
         metrics = evaluate_results(truth, results, category_ids=[7])
@@ -190,9 +193,13 @@ def test_truth_without_a_finite_box_is_left_out_and_said(truth):
     ("change", "message"),
     [
         ({"score": float("nan")}, "score is nan"),
-        ({"bbox": [0, 0, float("inf"), 1]}, "not finite"),
-        ({"image_id": 9}, "do not know this image"),
-        ({"category_id": 9}, "do not define category 9"),
+        ({"bbox": [0, 0, float("inf"), 1]}, "not four finite numbers"),
+        ({"bbox": ["0", "0", "9", "9"]}, "not four finite numbers"),
+        ({"bbox": [0, 0, 9]}, "not four finite numbers"),
+        ({"score": "0.9"}, "score is '0.9'"),
+        ({"image_id": [1]}, r"have no image \[1\]"),
+        ({"image_id": 9}, r"have no image 9 \(1 of 1 results\)"),
+        ({"category_id": 9}, r"have no category 9 \(1 of 1 results\)"),
         ({"segmentation": {"size": [3, 3], "counts": "9"}}, "height and width"),
         ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "run lengths"),
     ],
@@ -206,8 +213,8 @@ def test_a_truth_that_cannot_be_read_is_refused(tmp_path, truth):
     (tmp_path / "broken.json").write_text('{"images": [')
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "bare.json").write_text(json.dumps(truth | {"images": [{"id": 1}]}))
-    for name, message in [("none", "cannot be read"), ("broken", "not JSON"), ("list", "images"), ("bare", "height")]:
-        with pytest.raises(UserError, match=f"{name}.json: .*{message}"):
+    for name, message in [("none", "cannot be read"), ("broken", "it was cut"), ("list", "images"), ("bare", "height")]:
+        with pytest.raises(UserError, match=f"{name}.json.*{message}.*give COCO's instances JSON"):
             evaluate_results(tmp_path / f"{name}.json", [])
     with pytest.raises(UserError, match="category id 5 "):
         evaluate_results(truth, [], category_ids=[5])
