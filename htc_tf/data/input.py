@@ -5,6 +5,7 @@ Before it: a data set as `pipelines.coco_to_tfrecord` writes it. After it: `trai
 `truth` (resize, pad, lay out), `copy_paste`, and here the batch.
 """
 
+import contextlib
 import functools
 import logging
 
@@ -94,8 +95,9 @@ class Input:
         self.augment = tuple(change for change in (*augment, rescale, recolour) if change) if training else ()
         self.paste = paste if training else None
         for change in (*self.augment, self.paste):
-            # Called only when the first image comes: what gin says of it is checked now.
-            if getattr(change, "__ranges__", None):
+            # Called only when the first image comes: what gin says of it is checked now. gin does not find the bindings
+            # of a scoped function, @scope/flip, which are checked when it is called.
+            with contextlib.suppress(ValueError):
                 check_bindings(change, gin.get_bindings(change))
         self.balance = balance if training else None
         self.training = training
