@@ -11,6 +11,7 @@ Beam worker needs only `htc_tf.data.schema`.
 """
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,10 @@ def __getattr__(name):
     if name == "load":
         return importlib.import_module("htc_tf.predict").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if getattr(sys, "argv", None) and sys.argv[0] == "-m":  # as long as `python -m htc_tf.COMMAND` looks for its module
+    importlib.import_module("htc_tf.errors").start_command()
 
 
 def __dir__():

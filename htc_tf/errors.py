@@ -8,6 +8,8 @@ import functools
 import re
 import sys
 
+OLDEST = (3, 10)
+PYTHONS = ("Python 3.10", "3.11")  # that setup.cfg takes
 LONGEST_REASON = 300  # characters of TensorFlow's message that a line quotes
 # Lines around TensorFlow's reason: where the failed operation was defined.
 TRACE = re.compile(r"(Graph execution error:|Detected at node .*|<stack traces.*|File \".*|\d+ root error\(s\).*)")
@@ -32,6 +34,28 @@ def reason_of(message):
     lines = [re.sub(r"\{\{function_node.*?\}\}", "", line).strip() for line in text.splitlines()]
     reason = " ".join(line for line in lines if line and not TRACE.fullmatch(line))
     return reason[:LONGEST_REASON] or "no reason given"
+
+
+def start_command():
+    """Called where `python -m` starts a command: a Python that cannot run it is one line, not a traceback."""
+    if sys.version_info < OLDEST:
+        _refuse_python("too old for htc_tf")
+    sys.excepthook = _tell_missing
+
+
+def _tell_missing(kind, error, trace):
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not issubclass(kind, ModuleNotFoundError) or package in ("", "htc_tf", "pipelines"):
+        sys.__excepthook__(kind, error, trace)
+        return
+    _refuse_python(f"without the package {package}")
+
+
+def _refuse_python(reason):
+    here = ".".join(map(str, sys.version_info[:2]))
+    advice = f"run `. .venv/bin/activate` first; `make env` makes or renews .venv, with {' or '.join(PYTHONS)}"
+    print(f"error: this Python ({here}, {sys.executable}) is {reason}: {advice}", file=sys.stderr)
+    sys.exit(2)
 
 
 def command(main):

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from htc_tf.engine.weights.pickles import ArrayUnpickler, Budget, check_key
+from htc_tf.engine.weights.pickled_arrays import check_key
+from htc_tf.engine.weights.pickles import ArrayUnpickler, Budget
 from htc_tf.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"

@@ -1,0 +1,96 @@
+"""A Python without the packages, or of another version, is told in one line by every command."""
+
+import configparser
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from htc_tf import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = sorted(
+    f"{path.parent.name}.{path.stem}"
+    for package in ("htc_tf", "pipelines")
+    for path in (ROOT / package).glob("*.py")
+    if "@command\ndef main" in path.read_text()
+)
+
+
+def call(*arguments, **environment):
+    """A fresh Python whose site-packages are left out."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-S", *arguments],
+        cwd=ROOT,
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_commands_are_found():
+    assert {"htc_tf.train", "htc_tf.client", "htc_tf.browse", "pipelines.shapes"} <= set(COMMANDS)
+    assert len(COMMANDS) >= 13
+
+
+RUN = ["--gin_file", "gin/htc_shapes.gin", "--checkpoint", "nowhere", "--input", "a.jpg", "--output", "b.png"]
+FLAGS = {
+    "benchmark": ["--mode", "inference"],
+    "browse": ["--records", "x", "--port", "0"],
+    "convert": ["--source", "mmdet", "--weights", "x", *RUN[:2], "--output", "y"],
+    "eval": ["--predictions", "x", "--annotations", "y", "--output", "z"],
+    "explain": RUN,
+    "export": [*RUN[:4], *RUN[6:]],
+    "preview": [*RUN[:2], "--records", "x", "--output", "y.png"],
+    "serve_demo": ["--model", "x", "--port", "0"],
+    "train": [*RUN[:2], "--train_records", "x", "--workdir", "y"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_python_without_the_packages_is_one_line(command):
+    if (helped := call("-m", command, "--help")).returncode == 0:
+        assert helped.stdout.startswith("usage: ")
+    done = call("-m", command, *FLAGS.get(command.partition(".")[2], ["--help"]))
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and not done.stdout
+    if "nowhere" in line:
+        return  # a mistake in the flags, found without any package
+    assert re.match(r"error: this Python \(3\.\d+, .*\) is without the package \w+: ", line)
+    assert ". .venv/bin/activate" in line and "make env" in line and sys.executable in line
+
+
+def test_importing_the_package_stays_as_it_is():
+    """A tool that imports htc_tf keeps its own excepthook, and sees the error."""
+    assert call("-c", "import htc_tf, pipelines, sys; assert sys.excepthook is sys.__excepthook__").returncode == 0
+    done = call("-c", "import htc_tf; htc_tf.load('x')")
+    assert done.returncode == 1 and "ModuleNotFoundError" in done.stderr
+
+
+def test_what_is_missing_of_ours_is_a_traceback(capsys):
+    errors._tell_missing(ModuleNotFoundError, ModuleNotFoundError("no", name="htc_tf.x"), None)
+    errors._tell_missing(ValueError, ValueError("a bug"), None)
+    told = capsys.readouterr().err
+    assert "ModuleNotFoundError: no" in told and "ValueError: a bug" in told and ".venv" not in told
+
+
+def test_an_old_python_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(errors.sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit) as ended:
+        errors.start_command()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "too old" in line and "(3.9, " in line and "3.10 or 3.11" in line
+
+
+def test_the_versions_are_those_of_setup_cfg():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lowest, above = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", setup["options"]["python_requires"]).groups()
+    assert (3, int(lowest)) == errors.OLDEST
+    assert [version.rpartition(".")[2] for version in errors.PYTHONS] == [lowest, str(int(above) - 1)]
