@@ -13,8 +13,9 @@ TAG = 0x0112
 ENTRY = 12  # bytes of an entry of a TIFF directory
 EXIF = b"Exif\0\0"
 JPEG, PNG = b"\xff\xd8", b"\x89PNG"
+STARTS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0")  # the last two are wrong, and Pillow reads them
 # Types of an entry's value, by the standard's numbers.
-BYTE, SHORT, LONG = 1, 3, 4
+SHORT, LONG = 3, 4
 
 
 def orientation(encoded):
@@ -41,24 +42,26 @@ def find_exif(encoded):
 def read_tag(block):
     """The orientation that the first directory of a TIFF block names: [] int32."""
     values = tf.cast(tf.io.decode_raw(block, tf.uint8), tf.int64)
+    length = tf.size(values)
     values = tf.pad(values, [[0, 16]])
     size = tf.size(values)
-    order = tf.strings.substr(block, 0, 4)
-    little = order == b"II*\0"
+    start = tf.strings.substr(block, 0, 4)
+    little = tf.strings.substr(block, 0, 2) == b"II"
+    is_tiff = tf.reduce_any(start == tf.constant(STARTS))
 
-    def read(position, length):
-        digits = tf.gather(values, tf.clip_by_value(position, 0, size - length)[..., None] + tf.range(length))
+    def read(position, count):
+        digits = tf.gather(values, tf.clip_by_value(position, 0, size - count)[..., None] + tf.range(count))
         digits = tf.where(little, digits, tf.reverse(digits, [-1]))
-        return tf.reduce_sum(digits * tf.constant([256**i for i in range(length)], tf.int64), -1)
+        return tf.reduce_sum(digits * tf.constant([256**i for i in range(count)], tf.int64), -1)
 
     directory = tf.cast(tf.minimum(read(tf.constant(4), 4), 2**30), tf.int32)
     # A directory that begins beyond its block is none: what `read` reads at the end is zero.
-    directory = tf.where((directory >= 8) & (directory < size) & (little | (order == b"MM\0*")), directory, size)
-    count = tf.minimum(tf.cast(read(directory, 2), tf.int32), (size - directory) // ENTRY)
+    directory = tf.where((directory >= 8) & (directory < size) & is_tiff, directory, size)
+    count = tf.minimum(tf.cast(read(directory, 2), tf.int32), (length - directory - 2) // ENTRY)
     entries = directory + 2 + ENTRY * tf.range(tf.maximum(count, 0))
     kind, single = read(entries + 2, 2), read(entries + 4, 4) == 1
-    said = tf.where(kind == BYTE, read(entries + 8, 1), tf.where(kind == SHORT, read(entries + 8, 2), 1))
-    said = tf.where(single, tf.where(kind == LONG, read(entries + 8, 4), said), 1)
+    known = single & ((kind == SHORT) | (kind == LONG))
+    said = tf.where(known, tf.where(kind == SHORT, read(entries + 8, 2), read(entries + 8, 4)), 1)
     # As in a dictionary, a tag that is written again replaces the one before.
     value = tf.concat([[1], tf.boolean_mask(said, read(entries, 2) == TAG)], 0)[-1]
     return tf.cast(tf.where((value >= 1) & (value <= 8), value, 1), tf.int32)
