@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from htc_tf import command_line, config
-from htc_tf.engine.training.stop import STOPPED, StopRequest
+from htc_tf.engine.training.stop import STOPPED, StopRequest, end_process
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 
@@ -93,7 +93,7 @@ def main():
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
     if stopped:
-        sys.exit(STOPPED)
+        end_process(STOPPED)
 
 
 def read_profile(text):

@@ -1,9 +1,11 @@
 """Checkpoints: what is saved comes back, and what does not fit is named."""
 
+import gc
+
 import pytest
 import tensorflow as tf
 
-from htc_tf.engine.checkpoint import Checkpoints
+from htc_tf.engine.checkpoint import Checkpoints, restore_weights
 from htc_tf.errors import UserError
 from htc_tf.run import Run
 
@@ -94,6 +96,29 @@ def test_training_does_not_go_on_with_another_network(run):
 def test_training_does_not_go_on_with_another_optimizer(run):
     *_, checkpoints = make_training(run, recipe=lambda rate: tf.keras.optimizers.SGD(rate, momentum=0.9))
     assert "optimiser is another" in refused(checkpoints)
+
+
+def swap_shapes():
+    """The shapes that the checkpoint has, each in another variable."""
+    model = make_model((3, 2))
+    swapped = tf.Module()
+    swapped.first, swapped.second = model.layers[::-1]
+    swapped.layer_with_weights = model.layers
+    return swapped
+
+
+@pytest.mark.parametrize("build", [lambda: make_model((3, 6)), lambda: make_model((3, 2, 5)), swap_shapes])
+@pytest.mark.parametrize("restore", [lambda run, model: Checkpoints(run, model).restore_latest(), restore_weights])
+def test_tensorflow_adds_nothing_to_the_one_line(run, build, restore, caplog):
+    """It lists each variable that was not restored, when the objects are deleted."""
+    tf.get_logger().propagate, before = True, tf.get_logger().propagate
+    try:
+        with pytest.raises(UserError, match="does not fit this configuration: it"):
+            restore(run, build())
+        gc.collect()
+    finally:
+        tf.get_logger().propagate = before
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", ["ckpt-7.index", "ckpt-7.data-00000-of-00001"])

@@ -83,3 +83,10 @@ class StopRequest:
 def tell(line):
     """By a system call: print may have been interrupted by the very signal that is told of."""
     os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
+
+
+def end_process(status):
+    """Ends it without freeing what TensorFlow holds, which takes seconds: whoever sent SIGTERM soon sends SIGKILL."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

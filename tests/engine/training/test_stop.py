@@ -62,6 +62,12 @@ def test_with_something_to_save_only_a_second_ctrl_c_ends_at_once(busy, number):
     assert process.returncode == INTERRUPTED == 130 and "SIGINT again" in errors
 
 
+def test_the_end_of_the_process_loses_no_line():
+    script = "from htc_tf.engine.training.stop import end_process; print('saved'); end_process(75)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (75, "saved\n")
+
+
 def test_within_another_program(capfd):
     """A notebook or a test is never ended; a second Ctrl-C raises what it always raises."""
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
