@@ -45,7 +45,7 @@ class Font:
 
     def getlength(self, text):
         """Width of a text in pixels."""
-        return sum(_face(path, self.size).getlength(part) for path, part in _runs(clean(text)))
+        return sum(self._width(path, part) for path, part in _runs(clean(text)))
 
     def fit(self, text, width):
         """The text as `draw` draws it, cut and ended by "…" where it is wider than `width` pixels."""
@@ -78,8 +78,11 @@ class Font:
         y = position[1] + {"a": ascent, "m": (ascent - descent) / 2, "s": 0}[upright]
         for path, part in _runs(text):
             face = _face(path, self.size)
-            pen.text((x, y), part, fill, face, "ls", **options)
-            x += face.getlength(part)
+            pen.text((x, y), part, fill, face, "ls", direction=_direction(), **options)
+            x += self._width(path, part)
+
+    def _width(self, path, part):
+        return _face(path, self.size).getlength(part, direction=_direction())
 
 
 def class_names(names, numbers):
@@ -147,6 +150,11 @@ def _without_font(letters):
 def _can_shape():
     """Whether Pillow can join and order the letters of Arabic and Hebrew."""
     return features.check("raqm")
+
+
+def _direction():
+    """Of a line: from left to right, with Arabic and Hebrew words in it the other way, so that a file ends in .jpg."""
+    return "ltr" if _can_shape() else None
 
 
 def _is_right_to_left(character):

@@ -19,6 +19,7 @@ SCALE = 2  # drawn pixels for one of the sheet
 CELL = 300  # the square that a thumbnail fits in, pixels of the sheet
 GAP = 20
 CAPTION = 44
+TAG = 150  # of a class's name
 HEADER = 84
 COLUMNS = 6
 RADIUS = 12
@@ -99,7 +100,7 @@ def _tag(pen, size, box, name, crowd, color):
     if (box[2] - box[0]) * (box[3] - box[1]) < (SCALE * 22) ** 2:
         return
     font = fonts.load(SCALE * 10)
-    text = font.fit(name, size[0] - SCALE * 6 - font.getlength(crowd)) + crowd
+    text = font.fit(name, min(SCALE * TAG, size[0] - SCALE * 6 - font.getlength(crowd))) + crowd
     width = math.ceil(font.getlength(text)) + SCALE * 6
     height = SCALE * 14
     left = max(0, min(box[0], size[0] - width))

@@ -76,7 +76,7 @@ def draw_curves(precisions, ious):
     Returns:
         [H, W, 3] uint8.
     """
-    left, top, gap, right = 58, 52, 64, 104
+    left, top, gap, right = 58, 52, 64, 112
     panels = len(precisions)
     sheet = Sheet(left + panels * SIDE + (panels - 1) * (gap + right) + right, top + SIDE + 56)
     colours = _fade(len(ious))
@@ -95,7 +95,7 @@ def draw_curves(precisions, ious):
             y = top + 10 + 19 * place
             sheet.box(x0 + SIDE + 12, y - 2, x0 + SIDE + 26, y + 2, colour, 2)
             sheet.text(x0 + SIDE + 32, y, f"{iou:.2f}", size=12, colour=SOFT)
-            sheet.text(x0 + SIDE + 88, y, f"{row.mean():.2f}", size=12, anchor="rm")
+            sheet.text(x0 + SIDE + 98, y, f"{row.mean():.2f}", size=12, anchor="rm")
     return sheet.finish()
 
 
@@ -183,7 +183,7 @@ def draw_error_split(splits):
     Returns:
         [H, W, 3] uint8.
     """
-    bar, step, label, width, room = 20, 34, 104, 250, 124
+    bar, step, label, width, room = 20, 34, 104, 250, 156
     reasons = list(next(iter(splits.values())).counts)
     longest = max([*(price for split in splits.values() for price in split.prices.values()), 0.01])
     sheet = Sheet(16 + len(splits) * (label + width + room), 66 + step * len(reasons) + 20)
