@@ -1,14 +1,22 @@
 """The network as ONNX and as TFLite finds what the model finds. A smaller one: converting it is what takes the time."""
 
 import json
+import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from htc_tf.data.resize import resize
+from htc_tf.engine.inference import Detector
 from htc_tf.engine.serving.portable import BINDINGS, export_portable
 from htc_tf.errors import UserError
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "serving.md"
 
 CATEGORIES = [{"id": 3, "name": "cat"}]
 
@@ -55,3 +63,59 @@ def test_it_finds_what_the_model_finds(detector, form, run, drawn_batch, tmp_pat
         np.testing.assert_allclose(found[name][:, :count], array[:, :count], rtol=0, atol=tolerance, err_msg=name)
     with pytest.raises(UserError, match="is there already"):
         export_portable(detector, CATEGORIES, tmp_path, form)
+
+
+@pytest.fixture(scope="module")
+def snippet():
+    """The program in docs/serving.md that asks the ONNX file, for the tiny model's shape."""
+    (program,) = re.findall(r"```python\n(import numpy as np, onnxruntime\n.*?)```", DOCS.read_text(), re.DOTALL)
+    return program.replace("192", "64")
+
+
+def run_snippet(snippet, path, network):
+    """The program's variables after it ran on an image; its session asks network(images, sizes) -> {name: array}."""
+
+    class Session:
+        def __init__(self, path, providers):
+            self.names = ("scores", "boxes", "num_detections")
+
+        def get_outputs(self):
+            return [SimpleNamespace(name=name) for name in self.names]
+
+        def run(self, names, feed):
+            answer = network(**feed)
+            return [answer[name] for name in self.names]
+
+    variables = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+        exec(snippet.replace('"photo.jpg"', repr(str(path))), variables)
+    return variables
+
+
+def test_the_documented_program_finds_what_the_detector_finds(snippet, tiny_model, tmp_path):
+    experiment, model = tiny_model("NUM_STAGES=1", "SEMANTIC=False", *BINDINGS["onnx"])
+    for variable in model.variables:  # surer of itself, so that rounding does not reverse the order of its detections
+        if "head/logits" in variable.name and "kernel" in variable.name:
+            variable.assign(40 * variable)
+    detector = Detector(model, experiment)
+
+    def network(images, sizes):  # as `portable.make_network`, whose file is compared with the model above
+        assert images.shape == (1, 64, 64, 3) and images.dtype == np.uint8 and sizes.dtype == np.float32
+        found = detector.detect(images, sizes)
+        return {"boxes": found.boxes, "scores": found.scores, "num_detections": found.valid.sum(axis=1)}
+
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(150, 210), (300, 120), (40, 50), (64, 64), (1, 90)]):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        variables = run_snippet(snippet, tmp_path / f"{number}.png", network)
+        wanted = detector.detect_image(image)
+        count = variables["count"]
+        assert count == len(wanted.scores) and (count > 3 or number == 4)
+        height, width = size
+        boxes = np.clip(variables["boxes"][:count], 0, [height, width, height, width])
+        np.testing.assert_allclose(boxes, wanted.boxes, atol=0.05)
+        np.testing.assert_allclose(variables["scores"][:count], wanted.scores, atol=1e-3)
+        other = variables["resize"](image, 37, 53).astype(int) - resize(tf.constant(image), [37, 53]).numpy()
+        assert abs(other).max() <= 1 and (other != 0).mean() < 1e-3
