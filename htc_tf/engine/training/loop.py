@@ -25,8 +25,6 @@ from htc_tf.engine.training.validation import Validation
 from htc_tf.models.layers import trained_batch_norms
 from htc_tf.run import Run
 
-FIGURES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # of an evaluation, that are told
-
 
 @dataclass
 class Loop:
@@ -133,9 +131,7 @@ class Loop:
             metrics, pictures = found
             with self.writing():
                 best = self.best.offer(self.number, metrics, self.validation.model)
-                self.monitor.log_evaluation(self.number, metrics, pictures)
-            found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in FIGURES.items() if key in metrics)
-            self.monitor.tell(f"step {self.number}: {found}" + f"; the best so far, in {self.best.run.folder}" * best)
+                self.monitor.log_evaluation(self.number, metrics, pictures, self.best.run.folder if best else None)
 
     def due(self, every):
         return bool(every) and self.number % every == 0

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from htc_tf.run import sync, write_whole
 
+FIGURES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # of an evaluation, in its line
 # TensorBoard's groups: all else that a step returns is a loss.
 UNGROUPED = ("learning_rate", "gradient_norm", "loss_scale")
 
@@ -97,8 +98,15 @@ class Monitor:
                 tf.summary.scalar(name if name in (*UNGROUPED, *speed) or "/" in name else f"loss/{name}", value)
         self.bar.set_postfix_str(f"loss {numbers['total']:.3f}, {rate:.1f} img/s", refresh=False)
 
-    def log_evaluation(self, step, metrics, pictures):
-        """metrics: of the evaluator; pictures: {name: uint8 [H, W, 3]}."""
+    def log_evaluation(self, step, metrics, pictures, best=None):
+        """Writes an evaluation down and prints a line about it.
+
+        Args:
+            step: after which it was.
+            metrics: of the evaluator.
+            pictures: {name: uint8 [H, W, 3]}.
+            best: the folder that its weights are in if they are the best so far, or None.
+        """
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         self._append({"step": step, **numbers})
         self.evaluated.add(step)
@@ -107,6 +115,8 @@ class Monitor:
                 tf.summary.scalar(name, value)
             for name, picture in pictures.items():
                 tf.summary.image(name, picture[None])
+        found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in FIGURES.items() if key in metrics)
+        self.tell(f"step {step}: {found}" + (f"; the best so far, saved in {best}" if best else ""))
         self.restart_clock(step)
 
     def _append(self, record):

@@ -44,6 +44,16 @@ def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
     assert "input_wait" not in kept[3]  # nobody waited here: what a compiled loop waits is not known
 
 
+def test_a_line_an_evaluation(tmp_path, capsys):
+    monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=9, batch_size=2)
+    monitor.log_evaluation(4, {"bbox/AP": 0.25, "segm/AP": 0.1239, "bbox/AP50": 0.5, "per_class": {}}, {}, tmp_path)
+    monitor.log_evaluation(8, {"bbox/AP": -1.0}, {})
+    monitor.close()
+    told = capsys.readouterr().out
+    assert told == f"step 4: box AP 0.250, mask AP 0.124; the best so far, saved in {tmp_path}\nstep 8: box AP -1.000\n"
+    assert monitor.evaluated == {4, 8}
+
+
 @pytest.fixture(scope="module")
 def ask(tiny_run):
     """ask(path, **query) -> what a TensorBoard of the tiny run answers."""
