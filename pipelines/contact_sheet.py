@@ -4,7 +4,6 @@ Called by `pipelines.inspect_records`. Everything is drawn twice as large and th
 """
 
 import colorsys
-import io
 import math
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
 from htc_tf import fonts
+from htc_tf.data import image_io
 from htc_tf.data.schema import Object, Record
 
 SCALE = 2  # drawn pixels for one of the sheet
@@ -56,7 +56,8 @@ def draw_record(record: Record, colors: dict[int, tuple[int, int, int]]) -> Imag
     side = SCALE * CELL
     height, width = record.image.height, record.image.width
     zoom = side / max(height, width)
-    picture = Image.open(io.BytesIO(record.image.encoded)).convert("RGB")
+    picture = image_io.open_image(record.image.encoded, image_io.MAX_SIDE**2)
+    picture = Image.fromarray(image_io.to_rgb(picture, upright=False))  # as it lies in the record
     picture = picture.resize((max(1, round(width * zoom)), max(1, round(height * zoom))), Image.Resampling.LANCZOS)
     objects = sorted(record.objects, key=lambda item: -item.area)
     for item in objects:

@@ -4,6 +4,8 @@ Before: `prediction.inputs` found the file. After: `prediction.pictures` detects
 back as a video of the same speed.
 """
 
+import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,11 +85,7 @@ def read_video(path, every=1):
 def write_video(path, frames, rate):
     """Writes [H, W, 3] uint8 frames, all of the first one's size, as MP4 (H.264) or, by the name, animated WebP."""
     if path.suffix == ".webp":
-        # Pillow collects them in any case: it writes the file at its end.
-        pictures = list(map(Image.fromarray, frames))
-        if pictures:
-            times = {"duration": round(1000 / rate), "loop": 0}
-            pictures[0].save(path, save_all=True, append_images=pictures[1:], quality=85, method=2, **times)
+        _write_animation(path, frames, round(1000 / rate))
         return
     import av
 
@@ -103,6 +101,41 @@ def write_video(path, frames, rate):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
         if stream is not None:
             container.mux(stream.encode())
+
+
+def _write_animation(path, frames, milliseconds):
+    """Writes an animated WebP frame by frame. Pillow would hold all of them until the end.
+
+    Each frame is a still WebP by Pillow, in a container as https://developers.google.com/speed/webp/docs/riff_container
+    has it.
+    """
+    file = None
+    try:
+        for frame in frames:
+            still = io.BytesIO()
+            Image.fromarray(frame).save(still, "WEBP", quality=85, method=2)
+            size = b"".join(_three_bytes(side - 1) for side in frame.shape[1::-1])
+            if file is None:
+                file = path.open("wb")
+                # The length of the file is known at its end. Then: it is animated, black behind it, it loops for ever.
+                file.write(b"RIFF" + bytes(4) + b"WEBP" + _chunk(b"VP8X", b"\x02\0\0\0" + size))
+                file.write(_chunk(b"ANIM", bytes(6)))
+            placed = bytes(6) + size + _three_bytes(milliseconds) + b"\x02"  # at the top left, replacing the one before
+            file.write(_chunk(b"ANMF", placed + still.getvalue()[12:]))  # without the still's own container
+    finally:
+        if file is not None:
+            with file:
+                length = file.tell() - 8
+                file.seek(4)
+                file.write(struct.pack("<I", length))
+
+
+def _chunk(name, content):
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _three_bytes(number):
+    return struct.pack("<I", number)[:3]
 
 
 def _animation_frames(path, every):

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from htc_tf.data import schema
+from htc_tf.data import image_io, schema
 from htc_tf.engine.web.demo import coloured
 from htc_tf.engine.web.record_index import SIZES
 from htc_tf.engine.web.server import Refusal, Reply
@@ -111,25 +111,25 @@ class Album:
         return {"place": int(place), "id": image.source_id, "file_name": image.filename, **size, "objects": annotations}
 
     def picture(self, request, place):
-        """The file as it is stored. Its own first bytes say what it is, not the record's `image/format`."""
-        encoded = self.unpack(place).image.encoded
+        """The file as it is stored. Its own first bytes say what it is, not the record's `image/format`.
+
+        A browser would turn a file with an EXIF orientation, which records do not mean: it gets the pixels as PNG.
+        """
+        stored = self.unpack(place).image
+        encoded = stored.encoded
         kind = next((kind for start, kind in SIGNATURES.items() if encoded.startswith(start)), None)
         if kind is None:
             raise damaged(place, "its image is neither JPEG nor PNG")
-        return Reply(encoded, kind)
+        image = open_stored(stored)
+        if image_io.orientation(image) == 1:
+            return Reply(encoded, kind)
+        return Reply(encode(image, stored, "PNG"), "image/png")
 
     def thumbnail(self, request, place):
-        image = self.unpack(place).image
-        try:
-            with Image.open(io.BytesIO(image.encoded)) as picture:
-                picture.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at a half, a quarter ... of its size
-                picture = picture.convert("RGB")
-        except (OSError, SyntaxError) as error:
-            raise Refusal(f"{image.filename} does not decode: {error}; prepare the data again") from None
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=JPEG_QUALITY)
-        return Reply(file.getvalue(), "image/jpeg")
+        stored = self.unpack(place).image
+        image = open_stored(stored)
+        image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at a half, a quarter ... of its size
+        return Reply(encode(image, stored, "JPEG", THUMBNAIL, quality=JPEG_QUALITY), "image/jpeg")
 
     def augmented(self, request, place, number):
         """-> {"picture", "width", "height", "objects"}: the `number`-th way in which training may see an image."""
@@ -174,3 +174,28 @@ def whole_number(query, name):
     if not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63:
         raise Refusal(f"{name} {text[:40]}: give a whole number, at most 2**63 - 1")
     return int(text)
+
+
+def open_stored(stored):
+    """A record's image, its header read; it has been checked by the preparation, whatever its size."""
+    try:
+        return image_io.open_image(stored.encoded, image_io.MAX_SIDE**2)
+    except image_io.ImageError as error:
+        raise undecodable(stored, error) from None
+
+
+def encode(image, stored, form, longest=None, **options):
+    """An open image as the bytes of a file, as it lies in the record, its longer side at most `longest`."""
+    try:
+        image = Image.fromarray(image_io.to_rgb(image, upright=False))
+    except image_io.ImageError as error:
+        raise undecodable(stored, error) from None
+    if longest:
+        image.thumbnail((longest, longest))
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def undecodable(stored, error):
+    return Refusal(f"{stored.filename} does not decode: {error}; prepare the data again")

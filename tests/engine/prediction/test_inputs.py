@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from htc_tf.data.decode import decode_rgb
 from htc_tf.engine.prediction.inputs import Unreadable, find_inputs
 from htc_tf.engine.prediction.photo import as_image, read_picture
 from htc_tf.errors import UserError
@@ -56,6 +57,28 @@ def test_forms_of_a_picture(pixels, tmp_path):
     assert as_image(Image.fromarray(pixels).convert("L")).shape == (24, 40, 3)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"quality": 40, "progressive": True}, {"quality": 95, "subsampling": 0}])
+def test_a_jpeg_by_its_path_has_the_pixels_of_the_pil_image_and_of_training(pixels, tmp_path, mode, options):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(pixels).resize((200, 150), Image.Resampling.BICUBIC).convert(mode).save(path, **options)
+    np.testing.assert_array_equal(as_image(path), as_image(Image.open(path)))
+    if mode != "CMYK":  # which the preparation stores as PNG
+        np.testing.assert_array_equal(as_image(path), decode_rgb(path.read_bytes()))
+
+
+def test_sixteen_bits_are_read_as_the_preparation_reads_them(tmp_path):
+    values = np.random.default_rng(0).integers(0, 2**16, (24, 40)).astype(np.uint16)
+    for name in ("x.png", "x.tiff"):
+        Image.fromarray(values).save(tmp_path / name)
+        for found in (as_image(tmp_path / name), as_image(Image.open(tmp_path / name))):
+            np.testing.assert_array_equal(found[..., 1], values >> 8)
+    Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "float.tiff")
+    for wrong in (tmp_path / "float.tiff", Image.open(tmp_path / "float.tiff")):
+        with pytest.raises(UserError, match="nothing says which value is white"):
+            as_image(wrong)
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff"])
 def test_the_orientation_is_heeded(tmp_path, ending):
     rows, columns = np.mgrid[:24, :40].astype(np.uint8)
@@ -76,6 +99,30 @@ def test_what_is_no_picture(wrong):
         as_image(wrong)
     with pytest.raises(UserError, match="without pixels"):
         as_image(np.zeros((0, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"text", "a text file"),
+        (b"<!doctype html><html></html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), "a PNG, but damaged"),
+        (None, "is a folder"),
+    ],
+)
+def test_files_that_are_no_images_are_named_for_what_they_are(tmp_path, content, words):
+    path = tmp_path / "x.jpg"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(Unreadable, match=words) as caught:
+        read_picture(path)
+    assert str(path) in str(caught.value) and "BytesIO" not in str(caught.value)
 
 
 def test_files_that_are_no_pictures(pixels, tmp_path):

@@ -1,6 +1,7 @@
 """Frames of animations, and of films where PyAV is installed: read, left out, turned, written."""
 
 import sys
+import weakref
 from fractions import Fraction
 
 import numpy as np
@@ -40,6 +41,25 @@ def test_an_animation_is_written_as_it_is_read(frames, tmp_path):
     assert video.rate == 20 and [round((frame.mean() - 20) / 40) for frame in video.frames] == list(range(6))
     write_video(tmp_path / "none.webp", iter([]), Fraction(20))
     assert not (tmp_path / "none.webp").exists()
+
+
+def test_a_writer_holds_one_frame(frames, tmp_path):
+    """By construction: a frame is gone when the next but one is asked for, and what is written when one fails stays."""
+    alive = []
+
+    def draw():
+        for number in range(12):
+            frame = frames[number % 6].copy()
+            alive.append(weakref.ref(frame))
+            yield frame
+            del frame
+            assert sum(reference() is not None for reference in alive) <= 1
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_video(tmp_path / "x.webp", draw(), Fraction(20))
+    with Image.open(tmp_path / "x.webp") as image:
+        assert image.n_frames == 12 and image.size == (64, 48)
 
 
 def test_still_pictures_are_no_videos(frames, tmp_path):

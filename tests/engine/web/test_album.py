@@ -2,10 +2,11 @@
 
 import base64
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.data.datasets import coco_from_records, load_info
@@ -78,6 +79,22 @@ def test_truth_and_pictures(album, ask, truth, index):
     assert max(Image.open(io.BytesIO(small.body)).size) <= 440
     assert ask(album, "/api/images/6").status == 400
     assert "--gin_file" in ask(album, "/api/images/2/augmented/0").body["error"]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_browser_turns_no_stored_image(monkeypatch, index, form):
+    """A record means its pixels as they lie; a browser would turn a file by the EXIF orientation that it carries."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(file, form, exif=exif)
+    stored = SimpleNamespace(image=SimpleNamespace(encoded=file.getvalue(), filename="a.jpg"))
+    monkeypatch.setattr(Album, "unpack", lambda self, place: stored)
+    shown, small = (getattr(Album(index), name)(None, 0) for name in ("picture", "thumbnail"))
+    for reply in (shown, small):
+        image = Image.open(io.BytesIO(reply.body))
+        assert image.size == (30, 20) and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    np.testing.assert_array_equal(Image.open(io.BytesIO(shown.body)), Image.open(file))
 
 
 def test_augmented(serve, ask, index, truth, tiny_experiment):

@@ -58,8 +58,9 @@ def test_a_format_that_no_browser_shows(demo, ask):
 @pytest.mark.parametrize(
     ("body", "status", "line"),
     [
-        (b"not a picture", 415, "no picture"),
-        (b"", 415, "no picture"),
+        (b"not an image", 415, "a text file"),
+        (b"", 415, "an empty file"),
+        (b"<html></html>", 415, "an HTML page"),
         (encoded("JPEG")[:900], 415, ""),
         (encoded("PNG", (400, 151), compress_level=9)[:4000], 413, "400 x 151 pixels, more than 0.06 megapixels"),
         (b"x" * 100_001, 413, "more than 0.1 megabytes"),
