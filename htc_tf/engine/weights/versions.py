@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from htc_tf.engine.weights.files import collect
+from htc_tf.engine.weights.files import collect, naming
 from htc_tf.engine.weights.swin_names import MARK, from_authors
 from htc_tf.errors import UserError
 
@@ -52,10 +52,11 @@ def from_mmdet(content, path):
     arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []
-    renamed = {
-        f"roi_head.{name}" if VERSION_1.match(name) else name: background_last(name, array)
-        for name, array in arrays.items()
-    }
+    with naming(path):  # an array may have another shape than its name says
+        renamed = {
+            f"roi_head.{name}" if VERSION_1.match(name) else name: background_last(name, array)
+            for name, array in arrays.items()
+        }
     return renamed, [VERSION_1_NOTE]
 
 
@@ -85,7 +86,8 @@ def from_swin(content, path):
     arrays = collect(state_dict(content, path), path)
     if MARK not in arrays:
         raise UserError(f"{path} is no Swin Transformer of its authors: it lacks {MARK}")
-    return from_authors(arrays), []
+    with naming(path):
+        return from_authors(arrays), []
 
 
 def from_imagenet(content, path):

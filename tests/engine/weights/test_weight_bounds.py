@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from htc_tf.engine.weights.files import collect, read
+from htc_tf.engine.weights.swin_names import MARK
+from htc_tf.engine.weights.versions import from_mmdet, from_swin, from_torchvision
 from htc_tf.errors import UserError
 
 # Reads each file, with that much memory and processor time more than TensorFlow takes, in a process of its own.
@@ -264,6 +266,34 @@ def test_what_is_shared_a_little_is_read(write, tmp_path):
 def test_a_device_is_no_file():
     with pytest.raises(UserError, match="/dev/zero cannot be read: it is no file"):
         read("/dev/zero")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 0), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("bring", "name"),
+    [
+        (from_mmdet, "bbox_head.0.fc_cls.weight"),
+        (from_mmdet, "bbox_head.0.fc_reg.weight"),
+        (from_mmdet, "mask_head.0.conv_logits.weight"),
+        (from_swin, "layers.0.downsample.reduction.weight"),
+        (from_swin, "patch_embed.proj.weight"),
+        (from_torchvision, "fc.weight"),
+    ],
+)
+def test_arrays_of_any_shape_are_brought_or_refused(write, tmp_path, bring, name, shape):
+    write.pytorch_zip(tmp_path / "file", {MARK: np.zeros(1, "f4"), name: np.zeros(shape, "f4")})
+    try:
+        arrays, _ = bring(read(tmp_path / "file"), tmp_path / "file")
+        assert all(isinstance(array, np.ndarray) for array in arrays.values())
+    except UserError as error:
+        assert str(tmp_path) in str(error)
+
+
+def test_names_that_cannot_be_printed_are_no_weights(write, tmp_path):
+    for name in ("a\nb", "\x1b[31m", "w" * 10_000, 3):
+        write.paddle_arrays(tmp_path / "file", {name: np.zeros(1, "f4")})
+        with pytest.raises(UserError, match="no weights by name"):
+            from_mmdet(read(tmp_path / "file"), tmp_path / "file")
 
 
 def test_random_changes_are_refused_or_read(write, tmp_path):
