@@ -6,6 +6,7 @@ Japanese, Korean, Thai ...) a font of the system is looked up. `pipelines` draws
 
 import bisect
 import functools
+import importlib.util
 import itertools
 import os
 import sys
@@ -181,9 +182,9 @@ def _runs(text):
 @functools.cache
 def main_font():
     """Path of DejaVu Sans."""
-    import matplotlib  # half a second that `--help` does not need
-
-    return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    # Importing matplotlib would look for its configuration, and say so where HOME cannot be written.
+    (package,) = importlib.util.find_spec("matplotlib").submodule_search_locations
+    return os.path.join(package, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
 
 
 @functools.lru_cache(256)
@@ -204,13 +205,13 @@ def _font_with(text):
 @functools.cache
 def _code_points(path):
     """[n] int64, the characters that a font has; none for a file that is no scalable font."""
-    from matplotlib.ft2font import FT2Font
+    from fontTools.ttLib import TTFont
 
     try:
-        _face(path, 12)
-        font = FT2Font(path)
-        points = list(font.get_charmap()) if font.scalable else []
-    except (OSError, RuntimeError, ValueError):
+        _face(path, 12)  # a font of bitmaps has other sizes only
+        with TTFont(path, fontNumber=0, lazy=True) as font:
+            points = list(font.getBestCmap() or ())
+    except Exception:  # fontTools raises anything on a damaged font, and there are others
         points = []
     return np.array(points, np.int64)
 
