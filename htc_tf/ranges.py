@@ -66,7 +66,7 @@ class Each:
 
     def __str__(self):
         size = f"{self.count} items" if self.count is not None else f"{self.least} or more items"
-        return f"a list of {size}, each {self.item}"
+        return f"a list{f' of {size}' if self.count or self.least else ''}, each {self.item}"
 
 
 @dataclass(frozen=True)

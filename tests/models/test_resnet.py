@@ -115,7 +115,7 @@ def test_in_bfloat16(eagerly):
         ({"depth": 34, "deformable": 1, "deformable_stages": (3,)}, "has no bottlenecks"),
         ({"deformable": 1}, "deformable_stages"),
         ({"deformable_stages": (3,)}, "deformable_stages"),
-        ({"deformable": 2, "deformable_stages": (6,)}, "2, 3, 4 and 5"),
+        ({"deformable": 2, "deformable_stages": (6,)}, "at least 2, at most 5"),
         ({"width": 8, "groups": 32, "group_width": 4}, "give 8 or more"),
     ],
 )
