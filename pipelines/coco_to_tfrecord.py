@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     for flag, folder in (("--images", flags.images), ("--stuff", stuff)):
         if folder and not files.is_folder(folder):
             raise UserError(f"{flag} {folder}: no such folder")
+    if files.size(flags.output) is not None:
+        raise UserError(f"--output {flags.output} is a file: name a folder")
     with reserve(flags.output):
         print(f"reading {flags.annotations}", flush=True)
         options = Options(

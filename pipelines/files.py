@@ -200,7 +200,8 @@ def explain(error: Exception, path: PathLike) -> str:
     name = path if name is None or isinstance(name, int) else name
     # Of TensorFlow's errors, `message` is what its file system says.
     why = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error) or type(error).__name__
-    return re.sub(rf"{re.escape(TEMPORARY)}[0-9a-f]+", "", " ".join(f"{os.fsdecode(name)}: {why}".split()))
+    name, why = (re.sub(rf"{re.escape(TEMPORARY)}[0-9a-f]+", "", text) for text in (os.fsdecode(name), str(why)))
+    return " ".join(f"{name}: {why.removeprefix(f'{name}; ')}".split())
 
 
 def _stamp(path):

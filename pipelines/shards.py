@@ -61,7 +61,8 @@ def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
     reason = stop_reason(job.progress)
     if not reason and failure:
         # Of an error in a worker that does not see the folder, a runner knows the text.
-        named = re.search(rf"{UserError.__name__}: (.*?)( \[while running |\\n|$)", str(failure), re.MULTILINE)
+        text = f"{type(failure).__name__}: {failure}"
+        named = re.search(rf"{UserError.__name__}: (.*?)( \[while running |\\n|$)", text, re.MULTILINE)
         reason = named and named[1]
     if reason:
         raise UserError(reason) from None

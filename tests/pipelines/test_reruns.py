@@ -1,0 +1,264 @@
+"""The same command again: after other image files, damage, beside another job, on a full disk or a read-only one."""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from htc_tf import lock
+from htc_tf.data.datasets import load_info, read_shard
+from htc_tf.data.schema import unpack
+from pipelines import coco_to_tfrecord, files, shards
+
+
+@pytest.fixture
+def folder(tiny_data, tmp_path):
+    """The tiny data's images and stuff maps, copied so that they can be changed, and its records in six shards."""
+    root = tiny_data.annotations.parent.parent
+    for name, source in (("images", tiny_data.images), ("stuff", root / "stuffthingmaps" / "train2017")):
+        shutil.copytree(source, tmp_path / name)
+    shutil.copy(tiny_data.annotations, tmp_path / "instances.json")
+    prepare(tmp_path)
+    return tmp_path
+
+
+def words(folder, **flags):
+    given = {"annotations": "instances.json", "images": "images", "stuff": "stuff", "output": "records"} | flags
+    return [f"--{name}={folder / value}" for name, value in given.items()] + ["--shards=6"]
+
+
+def prepare(folder, **flags):
+    coco_to_tfrecord.main(words(folder, **flags))
+
+
+def refuse(capsys, folder, **flags):
+    """The one line on standard error, beside progress bars, of a command that must end with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        prepare(folder, **flags)
+    assert end.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "it/s]" not in line]
+    said = [line for line in said if "image/s]" not in line]
+    assert len(said) == 1 and said[0].startswith("error: ")
+    return said[0]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / "records").iterdir() if path.is_file()}
+
+
+def shard_times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "records").glob("*.tfrecord")}
+
+
+def encoded(folder):
+    """The stored image files by name."""
+    info = load_info(folder / "records")
+    pairs = zip(info.shard_paths, info.shards, strict=True)
+    images = [unpack(row).image for path, shard in pairs for row in read_shard(path, shard.records)]
+    return {image.filename: image.encoded for image in images}
+
+
+def image_of(folder, shard):
+    line = (folder / "records" / "plan" / f"{shard:05d}.jsonl").read_text()
+    return folder / "images" / json.loads(line)["image"]["file_name"]
+
+
+@pytest.mark.parametrize("same_time", [False, True])
+def test_another_image_under_the_same_name_is_recorded(folder, capsys, same_time):
+    times, image = shard_times(folder), image_of(folder, 2)
+    before = image.stat()
+    PIL.Image.new("RGB", PIL.Image.open(image).size, (200, 0, 0)).save(image)
+    if same_time:
+        # The same size, too: what lies behind a JPEG's end is of no meaning.
+        image.write_bytes(image.read_bytes().ljust(before.st_size, b"\0"))
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (image.stat().st_size, image.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    prepare(folder)
+    assert encoded(folder)[image.name] == image.read_bytes()
+    changed = {name for name, time in shard_times(folder).items() if time != times[name]}
+    assert changed == {"00002-of-00006.tfrecord"}
+    said = f"the files of 1 of 6 images are new or have changed since the last run, the first is {image.name}: 1 of 6"
+    assert said in capsys.readouterr().out
+
+
+def test_another_stuff_map_is_recorded(folder):
+    image = image_of(folder, 4)
+    path = folder / "stuff" / f"{image.stem}.png"
+    PIL.Image.new("L", PIL.Image.open(path).size, 7).save(path)
+    prepare(folder)
+    info = load_info(folder / "records")
+    (record,) = read_shard(info.shard_paths[4], 1)
+    assert unpack(record).semantic == path.read_bytes()
+
+
+def test_another_folder_is_refused_by_name(folder, capsys):
+    before = contents(folder)
+    shutil.copytree(folder / "images", folder / "copies")
+    line = refuse(capsys, folder, images="copies")
+    assert f"--images was {folder / 'images'}, is {folder / 'copies'}" in line
+    shutil.copytree(folder / "stuff", folder / "maps")
+    assert f"--stuff was {folder / 'stuff'}, is {folder / 'maps'}" in refuse(capsys, folder, stuff="maps")
+    assert contents(folder) == before
+
+
+def test_a_link_to_another_folder_is_another_folder(folder, capsys):
+    link = folder / "current"
+    link.symlink_to(folder / "images")
+    prepare(folder, images="current")
+    shutil.copytree(folder / "images", folder / "copies")
+    link.unlink()
+    link.symlink_to(folder / "copies")
+    assert str(folder / "copies") in refuse(capsys, folder, images="current")
+
+
+def test_records_outlive_their_images(folder, capsys):
+    """Who deletes the images and runs the command again keeps the records, and is told."""
+    before, image = contents(folder), image_of(folder, 1)
+    image.unlink()
+    line = refuse(capsys, folder)
+    assert image.name in line and "gone" in line
+    assert contents(folder) == before
+
+
+def test_other_annotations_are_refused(folder, capsys):
+    path = folder / "instances.json"
+    path.write_text(path.read_text() + "\n")
+    assert "other content of instances.json" in refuse(capsys, folder)
+
+
+DAMAGED = [
+    "00003-of-00006.tfrecord",
+    "00003-of-00006.json",
+    "plan.json",
+    "plan/00003.jsonl",
+    "plan/files.json",
+    "dataset_info.json",
+    "report.json",
+]
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_rerun_mends_a_flipped_bit(folder, name):
+    before, path = contents(folder), folder / "records" / name
+    content = bytearray(path.read_bytes())
+    # A digit in a JSON file, which stays one: the damage that no parser sees.
+    digits = [index for index, byte in enumerate(content) if byte in b"0246"]
+    content[digits[len(digits) // 2] if path.suffix != ".tfrecord" else len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if name.startswith("plan"):  # which an unfinished shard is made from
+        (folder / "records" / "00003-of-00006.json").unlink()
+    prepare(folder)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0" * 100])
+def test_a_rerun_mends_what_a_power_loss_leaves(folder, content):
+    before = contents(folder)
+    for name in ("plan.json", "00001-of-00006.json"):
+        (folder / "records" / name).write_bytes(content)
+    prepare(folder)
+    assert contents(folder) == before
+
+
+def test_records_of_an_older_version_are_left_alone(folder, capsys):
+    path = folder / "records" / "plan.json"
+    plan = json.loads(path.read_text())
+    del plan[files.CHECKSUM]
+    path.write_text(json.dumps(plan | {"version": 2}))
+    before = contents(folder)
+    assert "of another version" in refuse(capsys, folder)
+    assert contents(folder) == before
+
+
+def test_two_jobs_do_not_share_a_folder(folder, capsys):
+    path = folder / "records" / "lock"
+    with lock.hold(path, "{holder}"):
+        line = refuse(capsys, folder)
+        assert f"is being written by process {os.getpid()} on" in line and str(folder / "records") in line
+        prepare(folder, output="others")
+    assert not path.exists() and not (folder / "others" / "lock").exists()
+    path.write_text("left by a killed job\n")
+    prepare(folder)
+    assert not path.exists()
+
+
+@contextlib.contextmanager
+def read_only(monkeypatch):
+    """No file can be written, as on a file system mounted so; root, as which tests may run, knows no permissions."""
+
+    def refuse(path, *args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replacing", refuse)
+        patch.setattr(files, "remove", refuse)
+        patch.setattr(lock, "hold", refuse)
+        patch.setattr(os, "makedirs", refuse)
+        yield
+
+
+def test_a_finished_folder_may_be_read_only(folder, monkeypatch, capsys):
+    capsys.readouterr()
+    with read_only(monkeypatch):
+        prepare(folder)
+    assert f"{folder / 'records'}: 6 records in 6 shards" in capsys.readouterr().out
+
+
+def test_an_unfinished_folder_that_is_read_only(folder, monkeypatch, capsys):
+    (folder / "records" / "00002-of-00006.json").unlink()
+    with read_only(monkeypatch):
+        line = refuse(capsys, folder)
+    assert str(folder / "records") in line and "Read-only file system" in line
+    prepare(folder)
+
+
+def test_an_output_that_is_a_file(folder, capsys):
+    assert "is a file" in refuse(capsys, folder, output="instances.json")
+    assert "Not a directory" in refuse(capsys, folder, output="instances.json/records")
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Every write beyond the size fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_shard_that_cannot_be_written(folder, capsys):
+    """The worker's error is one line, nothing half written stays, and the rerun ends in the same bytes."""
+    before = contents(folder)
+    sizes = sorted(path.stat().st_size for path in (folder / "records").glob("*.tfrecord"))
+    shutil.rmtree(folder / "records")
+    with largest_file(sizes[2] + 1):
+        line = refuse(capsys, folder)
+    assert ".tfrecord: File too large; finished shards are kept" in line and files.TEMPORARY not in line
+    left = {path.name for path in (folder / "records").iterdir()}
+    assert not [name for name in left if files.TEMPORARY in name] and "dataset_info.json" not in left
+    prepare(folder)
+    assert contents(folder) == before
+
+
+def test_an_error_of_a_worker_elsewhere_is_one_line(folder, capsys, monkeypatch):
+    """Such a worker does not see the folder by which those of this machine are stopped."""
+    (folder / "records" / "00002-of-00006.json").unlink()
+
+    def fail(job, shard):
+        raise shards.UserError("the disk is full")
+
+    monkeypatch.setattr(shards, "write_shard", fail)
+    monkeypatch.setattr(shards, "stop", lambda folder, reason: Path(os.devnull, "none").touch())
+    with pytest.raises(SystemExit) as end:
+        prepare(folder)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: the disk is full"

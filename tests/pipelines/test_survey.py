@@ -1,0 +1,127 @@
+"""Which way up the annotators saw the images, by the sizes of the whole set; and which files have changed."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from htc_tf.data.datasets import load_info, read_shard
+from htc_tf.data.schema import unpack
+from pipelines import coco_to_tfrecord, survey
+
+HEIGHT, WIDTH = 40, 60  # of the upright images
+ORIENTATION = 0x0112
+
+
+def write(path, orientation, size=(WIDTH, HEIGHT)):
+    """A file of the stored size (width, height), whose left half is black."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, size[0] // 2 :] = 255
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = orientation
+    PIL.Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize(
+    ("orientation", "stored", "evidence"),
+    [
+        (1, (WIDTH, HEIGHT), ""),
+        (3, (WIDTH, HEIGHT), survey.EITHER),
+        (2, (WIDTH, HEIGHT), survey.EITHER),
+        (6, (WIDTH, HEIGHT), survey.STORED),
+        (8, (HEIGHT, WIDTH), survey.UPRIGHT),
+        (3, (HEIGHT, WIDTH), ""),
+        (6, (30, 30), ""),
+    ],
+)
+def test_evidence_of_one_image(tmp_path, ending, orientation, stored, evidence):
+    write(tmp_path / f"a.{ending}", orientation, stored)
+    (state,) = survey.survey(str(tmp_path), None, [survey.State(f"a.{ending}", HEIGHT, WIDTH)], read_headers=True)
+    assert state.evidence == evidence
+    (unread,) = survey.survey(str(tmp_path), None, [survey.State(f"a.{ending}", HEIGHT, WIDTH)], read_headers=False)
+    assert unread == state._replace(evidence="")
+
+
+def test_a_quarter_turn_of_a_square_proves_nothing(tmp_path):
+    write(tmp_path / "a.jpg", 6, (30, 30))
+    (state,) = survey.survey(str(tmp_path), None, [survey.State("a.jpg", 30, 30)], read_headers=True)
+    assert state.evidence == survey.EITHER
+
+
+def test_files_that_are_no_images_are_no_evidence(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "folder.jpg").mkdir()
+    states = [survey.State(name, HEIGHT, WIDTH) for name in ("text.jpg", "folder.jpg", "none.jpg", "a\0b.jpg")]
+    found = survey.survey(str(tmp_path), None, states, read_headers=True)
+    assert [state.evidence for state in found] == [""] * 4
+    assert [state.stamp is None for state in found] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("stored", "upright", "decision"), [(0, 0, "apply"), (1, 1, "apply"), (2, 1, "ignore")])
+def test_the_majority_decides(stored, upright, decision):
+    kinds = [survey.STORED] * stored + [survey.UPRIGHT] * upright + [survey.EITHER] * 5 + [""] * 5
+    states = [survey.State("a.jpg", HEIGHT, WIDTH, evidence=kind) for kind in kinds]
+    assert survey.decide(states) == decision
+    assert f"{upright} images have their annotated size only upright, {stored} only as stored; the 5 " in (
+        survey.describe(states, decision)
+    )
+
+
+def test_nothing_is_said_where_there_are_no_orientations():
+    assert survey.describe([survey.State("a.jpg", HEIGHT, WIDTH)], "apply") == ""
+
+
+def test_only_new_and_changed_headers_are_read(tmp_path, monkeypatch):
+    for name in ("a.jpg", "b.jpg"):
+        write(tmp_path / name, 3)
+    listed = [survey.State(name, HEIGHT, WIDTH) for name in ("a.jpg", "b.jpg")]
+    before = survey.survey(str(tmp_path), None, listed, read_headers=True)
+    write(tmp_path / "b.jpg", 1, (30, 30))
+    read = []
+    monkeypatch.setattr(survey, "_find_evidence", lambda root, state: read.append(state.file_name) or "")
+    now = survey.survey(str(tmp_path), None, before, read_headers=True)
+    assert read == survey.changes(before, now) == ["b.jpg"]
+    assert now[0] == before[0] and survey.losses(before, now) == []
+    (tmp_path / "a.jpg").unlink()
+    assert survey.losses(before, survey.survey(str(tmp_path), None, before, read_headers=True)) == ["a.jpg"]
+
+
+def data_set(folder, stored):
+    """A half turn, and two quarter turns whose stored size is the annotated one, or the upright one is."""
+    (folder / "images").mkdir()
+    write(folder / "images" / "half.png", 3)
+    for name in ("a.png", "b.png"):
+        write(folder / "images" / name, 6, (WIDTH, HEIGHT) if stored else (HEIGHT, WIDTH))
+    names = enumerate(("half.png", "a.png", "b.png"), 1)
+    images = [{"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH} for number, name in names]
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 20, 20], "area": 400, "iscrowd": 0}
+    annotation["segmentation"] = [[2, 2, 22, 2, 22, 22, 2, 22]]
+    content = {"images": images, "annotations": [annotation], "categories": [{"id": 1, "name": "a"}]}
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("stored", "flag", "turned"),
+    [(False, "auto", True), (True, "auto", False), (True, "apply", True), (False, "ignore", False)],
+)
+def test_the_set_decides_over_a_half_turn(tmp_path, capsys, stored, flag, turned):
+    data_set(tmp_path, stored)
+    paths = {"annotations": "coco.json", "images": "images", "output": "records"}
+    flags = [f"--{name}={tmp_path / value}" for name, value in paths.items()] + [f"--exif={flag}"]
+    coco_to_tfrecord.main(flags)
+    info = load_info(tmp_path / "records")
+    assert info.options["exif"] == ("apply" if turned else "ignore")
+    images = [unpack(row).image for row in read_shard(info.shard_paths[0], 3)]
+    (half,) = (image for image in images if image.filename == "half.png")
+    path = tmp_path / "half.png"
+    path.write_bytes(half.encoded)
+    # The stored left is black; upright, it is the right.
+    assert PIL.Image.open(path).convert("RGB").getpixel((0, 0)) == ((255, 255, 255) if turned else (0, 0, 0))
+    said = "turned upright" if turned else "not turned"
+    assert (f"the 1 that have it both ways are {said}" in capsys.readouterr().out) == (flag == "auto")
+    coco_to_tfrecord.main(flags)
+    with pytest.raises(SystemExit):
+        coco_to_tfrecord.main([*flags, "--exif=" + ("apply" if flag != "apply" else "ignore")])
+    assert f"--exif was {flag}" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""A worker process that is killed, as the system kills one when memory runs out, ends the job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 400  # the longest wait for another process, on a busy machine
+
+
+def children(process):
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(word) for thread in threads for word in thread.read_text().split()]
+
+
+def wait_for(condition):
+    end = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def start(tiny_data, tmp_path):
+    """start() -> the job on two worker processes, running, and its workers' process ids."""
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("no /proc to find the workers in")
+    jobs = []
+
+    def start():
+        flags = {"annotations": tiny_data.annotations, "images": tiny_data.images, "output": tmp_path / "records"}
+        flags |= {"shards": 6, "direct_running_mode": "multi_processing", "direct_num_workers": 2}
+        words = [sys.executable, "-m", "pipelines.coco_to_tfrecord", *(f"--{k}={v}" for k, v in flags.items())]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        jobs.append(subprocess.Popen(words, cwd=ROOT, text=True, **pipes))
+
+        def workers():
+            assert jobs[-1].poll() is None, jobs[-1].communicate()
+            found = children(jobs[-1])
+            return found if len(found) == 2 else None
+
+        return jobs[-1], wait_for(workers)
+
+    yield start
+    for job in jobs:
+        job.kill()
+        job.communicate()
+
+
+def test_a_killed_worker_ends_the_job(start, tmp_path):
+    job, workers = start()
+    os.kill(workers[0], signal.SIGKILL)
+    errors = job.communicate(timeout=SECONDS)[1]
+    assert job.returncode == 2
+    assert "Traceback" not in errors
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: a worker process was killed") and "fewer --direct_num_workers" in last
+    wait_for(lambda: not any(map(is_alive, workers)))
+    assert not (tmp_path / "records" / "dataset_info.json").exists()
+
+
+def test_workers_end_with_a_killed_job(start):
+    job, workers = start()
+    job.kill()
+    wait_for(lambda: not any(map(is_alive, workers)))
