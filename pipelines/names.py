@@ -116,7 +116,7 @@ def _real_path(path):
 def _spellings(root, file_name):
     """The name as other systems write it; each is relative and stays inside."""
     slashed = file_name.replace("\\", "/")
-    spellings = [file_name, slashed, unquote(slashed)]
+    spellings = [file_name, slashed, unquote(slashed), slashed.strip()]
     own = PurePosixPath(root).parts
     for name in list(spellings):
         parts = PurePosixPath(name).parts

@@ -9,6 +9,7 @@ import io
 import itertools
 import sys
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ NOISE = 1e-3
 # pycocotools draws an outline at five times the size, and takes about 100 bytes for each of its pixels.
 MAX_OUTLINE = 2_000_000
 PARTS = 32  # polygons drawn at a time: each takes as much memory as a mask of the whole image
+# Without and with a segmentation.
+NO_BOX = (("mask_missing", "no segmentation, which --boxes mask needs"), ("box_empty", "the mask has no pixel"))
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -52,6 +55,8 @@ def convert(
     if masks or (from_mask and segmentation):
         counts = run_lengths(segmentation, height, width, tally)
         own = mask_box(counts, segmentation, height, width)
+    if boxes == "mask" and own is None:
+        raise Rejected(*NO_BOX[bool(segmentation)])
     if from_mask and own is not None:
         bbox = [own[0], own[1], own[2] - own[0], own[3] - own[1]]
         tally.count("boxes_computed")
@@ -140,11 +145,11 @@ def run_lengths(segmentation: Any, height: int, width: int, tally: Tally) -> byt
         )
     counts = segmentation.get("counts")
     compressed = isinstance(counts, str)
-    runs = decode_runs(counts) if compressed else counts
-    if not (isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)):
+    pixels = _add_up(decode_runs(counts) if compressed else counts)
+    if pixels is None:
         raise Rejected("rle_malformed", "counts are neither run lengths of 0 and more nor their compressed string")
-    if sum(runs) != height * width:
-        raise Rejected("rle_malformed", f"counts add up to {show(sum(runs))}, not to {height} * {width}")
+    if pixels != height * width:
+        raise Rejected("rle_malformed", f"counts add up to {show(pixels)}, not to {height} * {width}")
     return counts.encode() if compressed else coco_mask.frPyObjects(segmentation, height, width)["counts"]
 
 
@@ -180,6 +185,18 @@ def check_polygons(polygons: list[Any], height: int, width: int, tally: Tally) -
     return kept
 
 
+def _add_up(runs):
+    """The sum of run lengths; None where they are none."""
+    total = 0
+    if isinstance(runs, str) or not isinstance(runs, Iterable):
+        return None
+    for run in runs:
+        if type(run) is not int or run < 0:
+            return None
+        total += run
+    return total
+
+
 def _draw(polygons, height, width):
     """Compressed run lengths of the polygons' union."""
     drawn = coco_mask.frPyObjects(polygons[:PARTS], height, width)
@@ -199,7 +216,7 @@ def _describe_box(bbox):
         return "no bbox, and no mask to take it from"
     if isinstance(bbox, list) and len(bbox) == 4 and any(isinstance(value, str) for value in bbox):
         return f"bbox {show(bbox)} holds strings: write the numbers without quotes"
-    return f"bbox {show(bbox)} is not four finite numbers, [x, y, width, height]"
+    return f"bbox is {show(bbox)}, not four finite numbers, [x, y, width, height]"
 
 
 def _describe_polygon(polygon):
@@ -217,26 +234,30 @@ def _describe_polygon(polygon):
     return "a polygon is not a list of finite numbers, [x1, y1, x2, y2, ...]"
 
 
-def decode_runs(counts: str) -> list[int] | None:
-    """COCO's compressed string to run lengths; None where it is none (pycocotools would read past its end).
+def decode_runs(counts: str) -> Iterator[int | None]:
+    """COCO's compressed string to run lengths, one at a time; None, at last, where it is none.
 
-    Five bits a character, lowest first, bit 6 says that more follow; from the third run on, the difference to the
-    run before the last (rleFrString in cocoapi's common/maskApi.c).
+    pycocotools would read past the end of such a string. Five bits a character, lowest first, bit 6 says that more
+    follow; from the third run on, the difference to the run before the last (rleFrString in cocoapi's maskApi.c).
     """
-    runs, value, shift = [], 0, 0
+    value, shift, number, before, last = 0, 0, 0, 0, 0
     for character in counts:
         code = ord(character) - 48
         if not 0 <= code < 64 or shift > 30:
-            return None
+            yield None
+            return
         value |= (code & 0x1F) << shift
         shift += 5
         if code & 0x20:
             continue
         if code & 0x10:
             value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        before, last = last, value + before if number > 2 else value
+        number += 1
+        yield last
         value, shift = 0, 0
-    return None if shift else runs
+    if shift:
+        yield None
 
 
 def _is_number(value):

@@ -16,6 +16,7 @@ from pipelines.checks import Rejected, Tally
 from pipelines.images import encode_png, read_inside, rejecting
 from pipelines.panoptic import IGNORED_LABEL
 
+UNLISTED = 256  # no label has this value
 PNG_BIT_DEPTH = 24  # the byte of the file that holds it
 
 
@@ -62,17 +63,15 @@ def draw_map(
         raise Rejected("stuff_unreadable", f"{name}: PNG of mode {picture.mode} is none of panoptic segments (RGB)")
     _load(picture, name)
     numbers = np.asarray(picture, np.uint32) @ np.uint32([1, 1 << 8, 1 << 16])
-    drawn = np.full((height, width), IGNORED_LABEL, np.uint8)
-    known = numbers == 0
-    for number, label in segments["labels"].items():
-        inside = numbers == int(number)
-        drawn[inside] = label
-        known |= inside
-    if not known.all():
-        raise Rejected(
-            "stuff_label_unknown", f"{name} holds segment {numbers[~known][0]}, which no segments_info lists"
-        )
-    drawn = PIL.Image.fromarray(drawn)
+    labels_of = np.full(1 << 24, UNLISTED, np.uint16)
+    labels_of[0] = IGNORED_LABEL
+    listed = segments["labels"]
+    labels_of[np.fromiter(map(int, listed), np.int64, len(listed))] = list(listed.values())
+    drawn = labels_of[numbers]
+    if (drawn == UNLISTED).any():
+        number = numbers[drawn == UNLISTED][0]
+        raise Rejected("stuff_label_unknown", f"{name} holds segment {number}, which no segments_info lists")
+    drawn = PIL.Image.fromarray(drawn.astype(np.uint8))
     return encode_png(drawn), _largest_label(drawn, name, labels)
 
 

@@ -6,6 +6,7 @@ TensorFlow. Every repair is counted under a name of REPAIRS.
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any, BinaryIO
 
@@ -25,6 +26,8 @@ INTEGERS = {
     "categories": ("id",),
 }
 MAX_EXACT_FLOAT = 1 << 53
+INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
+MAX_DIGITS = 30
 # What a file that is no JSON starts with, and what to do about it.
 OTHER_FILES = {
     b"\x1f\x8b": "is compressed with gzip: unpack it first (gunzip)",
@@ -91,15 +94,13 @@ def tidy(content: dict[str, Any], repairs: Counter) -> None:
 
 
 def as_integer(value: Any) -> int | None:
-    """The integer that an int, a whole float or a string of digits stands for; None for anything else."""
+    """The integer that an int, a whole float, or a string of either stands for; None for anything else."""
     if type(value) is int:
         return value
     if type(value) is float and math.isfinite(value) and value.is_integer() and abs(value) < MAX_EXACT_FLOAT:
         return int(value)
-    if isinstance(value, str) and len(value) <= 20:
-        text = value.strip()
-        if text.isascii() and text.removeprefix("-").isdigit():
-            return int(text)
+    if isinstance(value, str) and len(value) <= MAX_DIGITS and (match := INTEGER.fullmatch(value.strip())):
+        return int(match[1])
     return None
 
 

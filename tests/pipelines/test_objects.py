@@ -8,6 +8,7 @@ from pipelines import objects
 from pipelines.checks import ANNOTATION_REASONS, Rejected, Tally
 
 HEIGHT, WIDTH = 40, 60
+EMPTY = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
 TRIANGLE = [10.0, 5.0, 30.0, 5.0, 20.0, 25.0]
 
 
@@ -61,7 +62,7 @@ def test_run_lengths(compressed):
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.97, 1.0])
 def test_decode_runs(threshold):
     mask = np.asfortranarray(np.random.RandomState(1).rand(300, 200) > threshold, np.uint8)
-    assert objects.decode_runs(coco_mask.encode(mask)["counts"].decode()) == runs_of(mask)
+    assert list(objects.decode_runs(coco_mask.encode(mask)["counts"].decode())) == runs_of(mask)
 
 
 def runs_of(mask):
@@ -124,6 +125,9 @@ def test_boxes_may_be_taken_from_the_masks_or_left_as_they_are():
     taken = objects.convert(row, "cat", HEIGHT, WIDTH, True, tally, "mask")
     assert (taken.xmax * WIDTH, taken.ymax * HEIGHT) == pytest.approx((30, 25), abs=1)
     assert tally.counters["boxes_computed"] == 1
+    for reason, changes in (("mask_missing", {"segmentation": []}), ("box_empty", {"segmentation": EMPTY})):
+        with pytest.raises(Rejected, match=reason):
+            objects.convert(annotation(**changes), "cat", HEIGHT, WIDTH, False, tally, "mask")
 
 
 def test_many_parts_are_drawn_like_few():
