@@ -57,6 +57,8 @@ class GroupNormalization(tf.keras.layers.Layer):
         self.groups, self.epsilon, self.gamma_initializer = groups, epsilon, gamma_initializer
 
     def build(self, shape):
+        if shape[-1] % self.groups:
+            raise UserError(f"norm = 'group' divides channels into {self.groups} groups, but a layer has {shape[-1]}")
         self.gamma = self.add_weight("gamma", [shape[-1]], initializer=self.gamma_initializer)
         self.beta = self.add_weight("beta", [shape[-1]], initializer="zeros")
 

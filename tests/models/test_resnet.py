@@ -124,6 +124,11 @@ def test_mistakes(options, message):
         ResNet(**options)
 
 
+def test_groups_that_do_not_divide_the_channels():
+    with pytest.raises(UserError, match="divides channels into 16 groups, but a layer has 24"):
+        Convolution(24, 1, norm="group")(tf.zeros([1, 2, 2, 3]))
+
+
 def test_unknown_version():
     with pytest.raises(UserError, match="deformable = 3"):
         DeformableConv2D(8, 3, version=3)
