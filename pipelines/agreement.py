@@ -21,6 +21,12 @@ READINGS = {
     "bbox is [x1, y1, x2, y2]": lambda a, b, c, d, w, h: (a, b, c, d),
     "bbox is [center x, center y, width, height]": lambda a, b, c, d, w, h: _around(a, b, c, d),
     "bbox is in fractions of the image": lambda a, b, c, d, w, h: (a * w, b * h, (a + c) * w, (b + d) * h),
+    "bbox is in percent of the image": lambda a, b, c, d, w, h: (
+        a * w / 100,
+        b * h / 100,
+        (a + c) * w / 100,
+        (b + d) * h / 100,
+    ),
     "bbox is [x1, y1, x2, y2] in fractions of the image": lambda a, b, c, d, w, h: (a * w, b * h, c * w, d * h),
     "bbox is [center x, center y, width, height] in fractions of the image (YOLO's)": lambda a, b, c, d, w, h: _around(
         a * w, b * h, c * w, d * h
@@ -94,8 +100,6 @@ def _other_readings(bbox, box, own, segmentation, counts, height, width):
         for name, read in READINGS.items():
             if agree(_clip(read(*bbox, width, height), height, width), own):
                 readings.append(name)
-        if not readings and _scaled(bbox, own):
-            readings.append(SCALED)
     if isinstance(segmentation, list):
         left, top, right, bottom = extent(segmentation)
         if max(right, bottom) <= 1 and agree(box, (left * width, top * height, right * width, bottom * height)):
@@ -105,6 +109,8 @@ def _other_readings(bbox, box, own, segmentation, counts, height, width):
         rows, columns = np.nonzero(mask.ravel(order="F").reshape(height, width))
         if len(rows) and agree(box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)):
             readings.append(ROWS)
+    if own is not None and not readings and _scaled(bbox, own):
+        readings.append(SCALED)
     return readings
 
 

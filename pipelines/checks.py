@@ -45,11 +45,11 @@ ANNOTATION_REASONS = {
 }
 REPAIRS = {
     "images_converted": "another format or mode (CMYK, palette, alpha, 16 bits), stored as 8-bit RGB PNG",
-    "images_turned": "size agrees only after EXIF's rotation: stored turned, as PNG",
-    "exif_ignored": "EXIF asks for a rotation, but the size agrees without it: stored as it is",
+    "images_turned": "turned upright by EXIF's orientation, as the annotated size or --exif says: stored as PNG",
+    "exif_ignored": "EXIF's orientation ignored, as the annotated size or --exif says: stored as it is",
     "stuff_converted": "stuff map with a palette, stored as plain labels",
     "boxes_clipped": "box reached outside of the image",
-    "boxes_computed": "bbox absent, or --boxes mask: taken from the mask",
+    "boxes_computed": "bbox absent or all zeros, or --boxes mask: taken from the mask",
     "objects_tiny": "box narrower or lower than one pixel; the object is kept",
     "polygons_dropped": "part of fewer than three points, which covers nothing, beside others",
     "masks_empty": "mask without a pixel; the object is kept",

@@ -196,7 +196,7 @@ def _warn_of_shared_files(images, tally):
         number = sum(map(len, shared.values()))
         tally.count("images_sharing_a_file", number)
         tally.warnings.append(
-            f"{number} images share {len(shared)} files, the first is {show(name)} (ids {_listed(image_ids)}): each is "
+            f"{number} images share files with others, the first is {show(name)} (ids {_listed(image_ids)}): each is "
             "kept with its own objects alone; merge the entries, or correct file_name"
         )
 
@@ -231,8 +231,8 @@ def _explain_image_id(entry):
 
 def _other_file(content, key):
     """What the file may be instead, for a message."""
-    if isinstance(content.get(key), dict):
-        return "it is a dict, and not of objects by id"
+    if content.get(key) is not None:
+        return f"it is {show(content[key])}, not a list of objects"
     if key == "annotations" and content.get("images"):
         return "a test set (image_info_*.json) has no ground truth to prepare"
     if key == "categories" and content.get("annotations"):

@@ -51,7 +51,8 @@ def file_name(entry: dict[str, Any], root: str | None, tally: Tally) -> str:
     if slashed.is_absolute() or slashed.parts[0][1:] == ":":
         inside = _inside(root, slashed) if slashed.is_absolute() else None
         if inside is None:
-            raise Rejected("image_outside_root", f"file_name {show(name)} is absolute, and not inside of --images")
+            detail = f"file_name {show(name)} is absolute, and not inside of --images: write it relative to that folder"
+            raise Rejected("image_outside_root", detail)
         tally.count("file_names_relative")
         return inside
     return name if root is None else resolve(root, name, tally)

@@ -44,13 +44,13 @@ def convert(
     Args:
       masks: whether the object must have a mask, and gets it.
       boxes: "checked": bbox must agree with the mask. "unchecked": it need not. "mask": the mask's own box is taken.
-        Where there is no bbox, the mask's own is taken in any case.
+        Where bbox is absent or all zeros, the mask's own is taken in any case.
 
     Raises:
       Rejected: with the reason.
     """
     bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
-    from_mask = boxes == "mask" or bbox is None or bbox == []
+    from_mask = boxes == "mask" or bbox is None or bbox in ([], [0, 0, 0, 0])
     counts, own = b"", None
     if masks or (from_mask and segmentation):
         counts = run_lengths(segmentation, height, width, tally)
@@ -136,13 +136,7 @@ def run_lengths(segmentation: Any, height: int, width: int, tally: Tally) -> byt
         raise Rejected("polygon_malformed", f"segmentation is {show(segmentation)}, not a list of polygons")
     size = segmentation.get("size")
     if size != [height, width]:
-        swapped = size == [width, height]
-        raise Rejected(
-            "rle_size_differs",
-            f"size {show(size)} is [width, height]; it must be [height, width], and counts go down the columns"
-            if swapped
-            else f"size {show(size)}, image {[height, width]} ([height, width])",
-        )
+        raise Rejected("rle_size_differs", _describe_size(size, height, width))
     counts = segmentation.get("counts")
     compressed = isinstance(counts, str)
     pixels = _add_up(decode_runs(counts) if compressed else counts)
@@ -209,6 +203,14 @@ def _outline(polygon):
     """The length that pycocotools draws: the longer of an edge's two sides, over all edges."""
     points = np.asarray(polygon, np.float64).reshape(-1, 2)
     return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+
+
+def _describe_size(size, height, width):
+    if size == [width, height]:
+        return f"size {show(size)} is [width, height]; it must be [height, width], and counts go down the columns"
+    if size is None:
+        return "segmentation is a dict without size, [height, width]"
+    return f"size {show(size)}, but the image's is {[height, width]}, [height, width]"
 
 
 def _describe_box(bbox):

@@ -82,14 +82,14 @@ def complain(
             complaints.append(f"{bad} of {listed} {noun} were rejected ({counts}), the first for: {_example(first)}")
             complaints += [f"{name}: {ADVICE[name]}" for name in reasons if counters[name] and name in ADVICE]
             needed = max(needed, bad / listed)
-    unknown = sorted({str(row["category_id"]) for row in rejected if "category_id" in row})
+    unknown = sorted({str(row["category_id"]) for row in rejected if row.get("category_id") is not None})
     if complaints and unknown:
         complaints.append(f"its categories do not define the category ids {', '.join(unknown[:MAX_NAMED])}")
     if complaints:
         complaints += _conventions(rejected)
         complaints.append(_bound(needed, max_bad_fraction))
     tiny = counters["objects_tiny"]
-    if tiny > MAX_TINY * counters["objects"] and tiny > 1 and plan.options.get("boxes") != "unchecked":
+    if tiny > allowed(counters["objects"], MAX_TINY) and plan.options.get("boxes") != "unchecked":
         fractions = counters["boxes_of_fractions"] > MOST * tiny
         complaints.append(
             f"{tiny} of {counters['objects']} objects are below one pixel"

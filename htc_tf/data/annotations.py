@@ -53,6 +53,8 @@ def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
       UserError: the file is not JSON; the message says what it is instead, where its first bytes tell.
     """
     data = stream.read()
+    if not data.strip(b"\0 \t\r\n"):
+        raise UserError(f"{name} holds nothing but blanks or NUL bytes: fetch or export it again")
     head = data[:HEAD].lstrip()
     for start, advice in OTHER_FILES.items():
         if head.startswith(start):
@@ -136,8 +138,6 @@ def _nest(segmentation, repairs):
 def _explain(error, text):
     """What is wrong with the JSON, and what to do."""
     end = len(text.rstrip())
-    if not end:
-        return "is empty"
     if error.pos >= end or text[end - 1] not in "}]":
         return "ends in the middle of its JSON: it was cut; fetch or export it again"
     if error.msg == "Extra data":

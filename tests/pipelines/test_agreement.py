@@ -50,6 +50,7 @@ def test_noise_is_accepted(box, noise):
         (lambda x, y, w, h: (x, y, x + w, y + h), "bbox is [x1, y1, x2, y2]"),
         (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "bbox is [center x, center y, width, height]"),
         (lambda x, y, w, h: (x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT), "bbox is in fractions of the image"),
+        (lambda x, y, w, h: (x / 4, y / 3, w / 4, h / 3), "bbox is in percent of the image"),
         (lambda x, y, w, h: (y, x, h, w), "x and y are swapped in bbox or in the mask"),
         (lambda x, y, w, h: (x, HEIGHT - y - h, w, h), "bbox or the mask is upside down"),
         (lambda x, y, w, h: (WIDTH - x - w, y, w, h), "bbox or the mask is mirrored"),

@@ -298,7 +298,7 @@ def test_what_training_would_suffer_from_is_said(tiny, capsys):
     info = prepare(edit(tiny, all_crowd))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(said) == 4
-    assert "2 images share 1 files, the first is 003.jpg (ids 102, 103)" in said[0] or "share" in said[1]
+    assert "2 images share files with others, the first is 003.jpg (ids 102, 103)" in said[0] or "share" in said[1]
     assert any("2 classes are named 'cat' (category ids 9, 10)" in line for line in said)
     assert any("1 of 3 classes have no object: cat" in line for line in said)
     assert any("all 16 objects are crowd regions" in line for line in said)
@@ -400,7 +400,8 @@ def emptied(key):
     [
         (lambda text: "", "is empty (0 bytes)"),
         (lambda text: text[:-9], "it was cut"),
-        (lambda text: "\ufeff", "is empty"),
+        (lambda text: " \n", "nothing but blanks or NUL bytes"),
+        (lambda text: "\0" * 500, "nothing but blanks or NUL bytes"),
         (lambda text: text.replace(":", "=", 1), "is not JSON: Expecting ':' delimiter at line 1, column"),
         (lambda text: "[" * 100_000, "nested too deeply"),
         (lambda text: text + text, "several JSON values"),

@@ -79,7 +79,7 @@ EXPECTED = {
     "a07_ids_from_zero": "ids_renumbered",
     "a08_annotation_ids_per_image": "ids_renumbered",
     "a10_image_id_repeated": "error: id 2 is of img_2.jpg and of img_3.jpg",
-    "a11_file_name_repeated": "warning: 2 images share 1 files",
+    "a11_file_name_repeated": "warning: 2 images share files",
     "a13_image_id_key_missing": "error: no integer image_id",
     "b01_category_ids_zero_and_gaps": "warning: 1 of 3 classes have no object: nut",
     "b02_roboflow_placeholder": "warning: 1 of 3 classes have no object: nuts-and-cells",
