@@ -50,7 +50,7 @@ def test_a_picture_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
     monkeypatch.setattr(htc_tf, "load", load, raising=False)
     monkeypatch.setattr(Server, "serve", serve)
     call("--model", "some/run", "--gin_param", "NUM_STAGES=1", "--port", 0, "--max_megapixels", 2)
-    assert asked == [("some/run", [], ["NUM_STAGES=1"])]
+    assert asked == [("some/run", [], ["NUM_STAGES=1"], False)]
     described, found = answers
     assert described["name"] == "run" and described["largest_picture"] == 2_000_000
     expected = predictor(picture)
