@@ -162,6 +162,7 @@ def _is_right_to_left(character):
     return unicodedata.bidirectional(character) in ("R", "AL")
 
 
+@functools.lru_cache(4096)
 def _runs(text):
     """A cleaned text as [(path of a font, part of the text)]: one font for all of it where one has all."""
     whole = main_font() if _has(main_font(), text) else _font_with(text)

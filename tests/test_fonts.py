@@ -14,13 +14,12 @@ def no_system_fonts(monkeypatch):
     def use(*paths):
         monkeypatch.setattr(fonts, "_system_fonts", lambda: list(map(str, paths)))
         monkeypatch.setattr(fonts, "_said", [])
-        for cached in (fonts._font_with, fonts.missing):
+        for cached in (fonts._font_with, fonts.missing, fonts._runs):
             cached.cache_clear()
 
     use()
     yield use
-    for cached in (fonts._font_with, fonts.missing):
-        cached.cache_clear()
+    use()
 
 
 def drawn(text, size=20, **options):
