@@ -6,7 +6,7 @@
     pipelines.shards   plan/NNNNN.jsonl and images -> NNNNN-of-MMMMM.tfrecord      (Beam, a worker for a shard)
     pipelines.report   sidecars -> table, report.json, rejected.jsonl, dataset_info.json
 
-After it: `htc_tf.data.input` reads the records. Stopped at any time, the same command goes on where it was.
+After it: `htc_tf.data.input` reads the records. Stopped at any time, the same command continues where it was.
 Flags that are not its own are Beam's: --direct_running_mode=multi_processing --direct_num_workers=4, --runner=….
 The default runner works in this process and needs no download, which Beam's own default (Prism) would. Every path may
 be of a store that Beam reaches: gs://…, s3://…, hdfs://… (`pipelines.files`). All about it: docs/data.md.
@@ -112,7 +112,7 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
     report.conclude(flags.output, plan, [], flags.max_bad_fraction)
     files.remove_temporaries(flags.output)
     sidecars = shards.read_sidecars(flags.output, plan, verify=True)
-    pending = [shard for shard, sidecar in enumerate(sidecars) if not shards.is_finished(sidecar)]
+    pending = [shard for shard, sidecar in enumerate(sidecars) if sidecar is None]
     if pending:
         files.remove(files.join(flags.output, report.INFO_FILE))
         total = sum(plan.images)

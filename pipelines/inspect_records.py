@@ -50,7 +50,10 @@ def count(info, keep: int, verify: bool):
     with tqdm(total=info.records, desc="records", unit="image") as bar:
         for path, shard in zip(info.shard_paths, info.shards, strict=True):
             if verify and files.sha256(path) != shard.sha256:
-                raise UserError(f"{path} is not what was written: its sha256 differs; prepare the data again")
+                raise UserError(
+                    f"{path} is not what was written: its sha256 differs; prepare the data again with the same "
+                    "command, which writes damaged shards anew"
+                )
             for serialized in read_shard(path, shard.records):
                 record = schema.unpack(serialized)
                 census.add(record)

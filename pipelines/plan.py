@@ -164,7 +164,9 @@ def _plan_anew(annotations, output, options, panoptic_file, inputs, folders):
         tokens=[],
         images=[len(ids) for ids in members],
     )
-    plan, states = _survey(plan, [_state(rows[image_id], options.stuff) for ids in members for image_id in ids])
+    plan, states = _survey(
+        plan, [survey.new_state(rows[image_id], options.stuff) for ids in members for image_id in ids]
+    )
     folder = files.join(output, FOLDER)
     files.make_folder(folder)
     for stale in files.names(folder, "*"):
@@ -177,15 +179,6 @@ def _plan_anew(annotations, output, options, panoptic_file, inputs, folders):
     plan = _with_tokens(plan, states)
     _write(plan, states, output)
     return plan
-
-
-def _state(row, with_stuff):
-    image, stuff_name = row["image"], None
-    if with_stuff and "segments" in row:
-        stuff_name = (row["segments"] or {}).get("file_name")
-    elif with_stuff:
-        stuff_name = f"{os.path.splitext(image['file_name'])[0]}.png"  # as `stuff.load_map` has it
-    return State(image["file_name"], image["height"], image["width"], stuff_name)
 
 
 def _read(output):

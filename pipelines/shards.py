@@ -23,7 +23,7 @@ from tqdm import tqdm
 from htc_tf.data import schema
 from htc_tf.errors import UserError
 from pipelines import files, images, objects, stuff, workers
-from pipelines.checks import IMAGE_REASONS, Rejected, Tally
+from pipelines.checks import Rejected, Tally
 from pipelines.plan import Plan, read_lines
 from pipelines.progress import Progress, Stopped, stop, stop_reason
 
@@ -203,11 +203,6 @@ def read_sidecars(output: str, plan: Plan, verify: bool = False) -> list[dict[st
             found.append(sidecar)
             bar.update()
     return found
-
-
-def is_finished(sidecar: dict[str, Any] | None) -> bool:
-    """Whether a rerun may skip the shard. One that lacks images is done again: their files may be there by now."""
-    return sidecar is not None and not sidecar["counters"].keys() & IMAGE_REASONS.keys()
 
 
 def sidecar_path(output: str, plan: Plan, shard: int) -> str:

@@ -13,7 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL.Image
 from tqdm import tqdm
@@ -44,6 +44,16 @@ class State(NamedTuple):
     stamp: list[int] | None = None
     stuff_stamp: list[int] | None = None
     evidence: str = ""
+
+
+def new_state(row: dict[str, Any], with_stuff: bool) -> State:
+    """The state, without stamps, of an image of `plan.read_lines`."""
+    image, stuff_name = row["image"], None
+    if with_stuff and "segments" in row:
+        stuff_name = (row["segments"] or {}).get("file_name")
+    elif with_stuff:
+        stuff_name = f"{os.path.splitext(image['file_name'])[0]}.png"  # as `stuff.load_map` has it
+    return State(image["file_name"], image["height"], image["width"], stuff_name)
 
 
 def survey(root: str, stuff: str | None, listed: Sequence[State], read_headers: bool) -> list[State]:

@@ -18,6 +18,7 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler, WorkerHandler
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 
+from htc_tf.errors import UserError
 from pipelines import progress
 
 ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
@@ -63,7 +64,8 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
     def start_worker(self) -> None:
         self._closed = threading.Event()
         # Without `exec`, the process would be the child of a shell, which outlives this one.
-        words = [sys.executable, "-m", "pipelines.worker_main", _folders[-1]]
+        self._folder = _folders[-1] if _folders else os.devnull
+        words = [sys.executable, "-m", "pipelines.worker_main", self._folder]
         command = ("exec " if os.name == "posix" else "") + shlex.join(words)
         self.worker = SubprocessSdkWorker(command.encode(), self.control_address, self.provision_info, self.worker_id)
         self.worker_thread = threading.Thread(target=self._run, name="run_worker", daemon=True)
@@ -81,11 +83,15 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
             error = status
         if self._closed.is_set():
             return
-        progress.stop(_folders[-1], f"a worker process was killed ({error}); {ADVICE}")
+        reason = f"a worker process was killed ({error}); {ADVICE}"
+        with contextlib.suppress(OSError):
+            progress.stop(self._folder, reason)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         while not self._closed.wait(INTERVAL):
             waiting = self.control_conn._futures_by_id
             for instruction in list(waiting):
-                response = beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=str(error))
+                response = beam_fn_api_pb2.InstructionResponse(
+                    instruction_id=instruction, error=f"{UserError.__name__}: {reason}"
+                )
                 with contextlib.suppress(KeyError):
                     waiting.pop(instruction).set(response)

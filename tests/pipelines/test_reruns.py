@@ -262,3 +262,17 @@ def test_an_error_of_a_worker_elsewhere_is_one_line(folder, capsys, monkeypatch)
         prepare(folder)
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: the disk is full"
+
+
+def test_a_rejected_image_is_looked_at_again_when_its_file_changes(folder):
+    image = image_of(folder, 5)
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    prepare(folder)
+    assert load_info(folder / "records").counters["image_unreadable"] == 1
+    times = shard_times(folder)
+    prepare(folder)
+    assert shard_times(folder) == times
+    image.write_bytes(whole)
+    prepare(folder)
+    assert load_info(folder / "records").images == 6
