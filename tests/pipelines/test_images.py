@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.data import image_io
+from htc_tf.data.decode import decode_rgb
 from pipelines import images
 from pipelines.checks import IMAGE_REASONS, Rejected, Tally
 
@@ -37,7 +38,7 @@ def load(folder, name="a.jpg", height=HEIGHT, width=WIDTH, max_pixels=10_000, de
 
 
 def pixels_of(encoded):
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
+    return decode_rgb(encoded).numpy()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

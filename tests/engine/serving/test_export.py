@@ -1,5 +1,6 @@
 """The exported model: its answers through every door equal `Detector`'s, whatever else comes in the same batch."""
 
+import errno
 import io
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pycocotools import mask as coco_mask
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
+from htc_tf.data import image_io
 from htc_tf.data.schema import Image as RecordImage
 from htc_tf.data.schema import example
 from htc_tf.engine.inference import Detector, build_variables
@@ -180,7 +182,7 @@ def test_upright(signatures, detector, pictures):
     exif[ExifTags.Base.Orientation] = 6
     Image.fromarray(pictures[0]).save(file, "JPEG", exif=exif)
     answer = ask(signatures["serving_default"], image_bytes=tf.constant([file.getvalue()]))
-    check(answer, 0, detector, np.rot90(tf.io.decode_jpeg(file.getvalue()), -1).copy(), box=1e-4)
+    check(answer, 0, detector, image_io.decode(file.getvalue()), box=1e-4)
 
 
 def test_from_python(loaded, detector, pictures):
@@ -227,7 +229,7 @@ def operations(folder):
 
 def test_core_operations_only(exported):
     used, functions = operations(exported)
-    assert {"CropAndResize", "CombinedNonMaxSuppression", "DecodeImage"} <= used
+    assert {"CropAndResize", "CombinedNonMaxSuppression", "DecodeJpeg"} <= used
     unknown = {name for name in used if op_def_registry.get(name) is None}
     assert not unknown
     assert not {
@@ -312,6 +314,24 @@ def test_refuses(detector, tmp_path, tiny_model):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         export(boxes, CATEGORIES, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "x/variables.data; No space left on device"),
+    ],
+)
+def test_a_full_disk(detector, tmp_path, monkeypatch, error):
+    def save(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(ServingModule, "signatures", {})
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(UserError, match=r"--output .*EXPORT cannot be written \(.*No space left on device\)"):
+        export(detector, CATEGORIES, tmp_path / "EXPORT")
+    assert not (tmp_path / "EXPORT" / "1").exists()
 
 
 def test_compiled(tiny_model, pictures):
