@@ -74,7 +74,7 @@ from htc_tf.ops.matching import choose_evenly
 from htc_tf.run import Run
 
 records, folder = sys.argv[1:]
-params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='frozen_batch'", "STEPS=2"]
+params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='layer'", "STEPS=2"]
 params += ["RoISampler.limit=8", "AnchorSampler.limit=8"]
 experiment, resolved = config.load(["tests/tiny.gin"], params)
 experiment.optimizer = SGD(StepSchedule(base=0.4, batch_size=2, steps=4, warmup_steps=0))
