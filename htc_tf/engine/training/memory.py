@@ -21,6 +21,7 @@ from htc_tf.ops.grouped_convolution import one_operation
 
 PROGRAM = 1.1e9  # TensorFlow and the compiled step of a network that is next to nothing, measured
 REPLICA = 0.7e9  # the graph and the buffers of each further replica, measured
+IN_PLACE = {"BiasAdd", "AddV2", "Relu"}  # they write into the buffer of what they take if nothing else needs it
 
 
 def warn_of_memory(experiment, model, optimizer, strategy):
@@ -52,13 +53,18 @@ def estimate_memory(experiment, model, optimizer, strategy):
     with one_operation():
         graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
     results = [op.outputs[0] for op in graph.get_operations() if op.type in KEPT]
-    image = count_bytes(x for x in results if x.shape.is_fully_defined())
+    image = count_bytes(x for x in results if x.shape.is_fully_defined() and not is_overwritten(x))
     trained = count_bytes(model.trainable_variables)
     averages = trained if experiment.ema_decay is not None else 0
     network = count_bytes(model.variables) + trained + averages + count_bytes(optimizer_variables(optimizer))
     replicas = len(strategy.extended.worker_devices)
     images = experiment.batch_size // experiment.accumulate * replicas // strategy.num_replicas_in_sync
     return PROGRAM + REPLICA * (replicas - 1) + network * replicas + image * images
+
+
+def is_overwritten(result):
+    """Whether the only operation that takes a result writes its own in the same place."""
+    return [op.type in IN_PLACE for op in result.consumers()] == [True]
 
 
 def available_memory():
