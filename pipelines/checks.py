@@ -45,6 +45,7 @@ ANNOTATION_REASONS = {
 }
 REPAIRS = {
     "images_converted": "another format or mode (CMYK, palette, alpha, 16 bits), stored as 8-bit RGB PNG",
+    "images_dark": "16-bit gray whose upper four bits are all zero, such as 12 bits of a sensor: stored nearly black",
     "images_turned": "turned upright by EXIF's orientation, as the annotated size or --exif says: stored as PNG",
     "exif_ignored": "EXIF's orientation ignored, as the annotated size or --exif says: stored as it is",
     "stuff_converted": "stuff map with a palette, stored as plain labels",

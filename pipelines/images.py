@@ -26,6 +26,7 @@ PIL.Image.MAX_IMAGE_PIXELS = None
 STORED = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 REASONS = {"unreadable": "image_unreadable", "too_large": "image_too_large", "mode": "image_mode"}
 JPEG_RATIO = 8
+DARK = 16  # of 255: the high byte of 12-bit numbers stays below
 
 
 def load_image(
@@ -51,7 +52,10 @@ def load_image(
         if turned or stored is None or image.mode not in ("RGB", "L"):
             tally.count("images_turned" if turned else "images_converted")
             image_io.check_whole(image, encoded)
-            return encode_png(PIL.Image.fromarray(image_io.to_rgb(image, upright=turned))), "png"
+            is_deep = image.mode.startswith("I")
+            pixels = image_io.to_rgb(image, upright=turned)
+            tally.count("images_dark", is_deep and 0 < pixels.max() < DARK)
+            return encode_png(PIL.Image.fromarray(pixels)), "png"
         if decode == "full":
             _decode(encoded, stored, height, width)
         else:

@@ -89,6 +89,8 @@ def _open(root, name, height, width):
         raise Rejected("stuff_unreadable", f"{name}: {picture.format} is no PNG")
     if picture.size != (width, height):
         raise Rejected("stuff_size_differs", f"{name} has {picture.width} x {picture.height}, image {width} x {height}")
+    with rejecting(f"{name}: ", unreadable="stuff_unreadable"):
+        image_io.check_whole(picture, encoded)  # training's decoder compares the checksums, too
     return encoded, picture
 
 

@@ -70,7 +70,16 @@ def sixteen_shades(path):
     path.write_bytes(content)
 
 
+def flipped_checksum(path):
+    """Of the pixels: Pillow does not look at it, and training's decoder does."""
+    picture("L").save(path)
+    content = bytearray(path.read_bytes())
+    content[-16] ^= 1
+    path.write_bytes(content)
+
+
 BROKEN_STUFF = [
+    ("stuff_unreadable", flipped_checksum),
     ("stuff_missing", lambda path: None),
     ("stuff_unreadable", lambda path: path.write_bytes(b"\x89PNG\r\n")),
     ("stuff_unreadable", lambda path: picture().save(path)),
