@@ -93,7 +93,7 @@ def main():
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
     if stopped:
-        end_process(STOPPED)
+        (end_process if stop.alone else sys.exit)(STOPPED)
 
 
 def read_profile(text):

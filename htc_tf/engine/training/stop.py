@@ -28,6 +28,7 @@ class StopRequest:
         """
         self.made, self.own_process = False, own_process
         self.nothing_to_save = own_process  # the training sets it to False
+        self.alone = True  # whether no other worker needs this process; the training sets it
 
     def __bool__(self):
         return self.made

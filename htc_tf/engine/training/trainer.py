@@ -75,7 +75,7 @@ def train(
         if stop is None:
             stop = stack.enter_context(StopRequest())
         if cluster.workers > 1:
-            stop.nothing_to_save = False  # no worker may leave the others alone
+            stop.alone = stop.nothing_to_save = False  # no worker may leave the others
 
         with strategy.scope():
             model = experiment.build_model()
