@@ -1,5 +1,6 @@
 """python -m htc_tf.export: writes a trained run as a SavedModel that takes encoded image bytes."""
 
+import argparse
 from pathlib import Path
 
 from htc_tf import command_line, config
@@ -78,9 +79,12 @@ def read_masks(values, has_masks):
 
 def read_batch_sizes(value):
     try:
-        return tuple(int(size) for size in value.split(","))
-    except ValueError:
-        raise UserError(f"--batch_sizes {value}: give whole numbers, such as 1,4") from None
+        sizes = tuple(command_line.batch(size) for size in value.split(","))
+    except argparse.ArgumentTypeError:
+        sizes = ()
+    if not sizes or list(sizes) != sorted(set(sizes)):
+        raise UserError(f"--batch_sizes {value}: give whole numbers from 1 to 1024, ascending, such as 1,4")
+    return sizes
 
 
 @command

@@ -76,7 +76,10 @@ def test_another_answer(call):
     ("flags", "named"),
     [
         (["--xla", "--roi_align", "crop_and_resize"], "--roi_align crop_and_resize"),
-        (["--batch_sizes", "1,two"], "--batch_sizes 1,two"),
+        *(
+            (["--batch_sizes", sizes], f"--batch_sizes {sizes}")
+            for sizes in ("1,two", "0", "4,1", "2,2", "1,99999", "")
+        ),
     ],
 )
 def test_refuses(call, capsys, flags, named):

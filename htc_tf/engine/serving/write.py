@@ -13,7 +13,7 @@ from htc_tf.engine.prediction.exported import CLASSES
 from htc_tf.engine.serving.answer import MASKS
 from htc_tf.engine.serving.module import Options, ServingModule
 from htc_tf.engine.serving.warmup import WARMUP, write_warmup
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 
 
 def export(detector, categories, folder, options=None):
@@ -43,12 +43,17 @@ def export(detector, categories, folder, options=None):
     module = ServingModule(detector, [category["name"] for category in categories], options)
     # Nothing learns from an export, and a gradient may be compiled by XLA, which a server need not have.
     settings = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(aside), signatures=module.signatures, options=settings)
-    classes = aside / CLASSES
-    classes.parent.mkdir()
-    classes.write_text(json.dumps({"categories": categories}, indent=1) + "\n")
-    write_warmup(aside / WARMUP, detector.input, options.batch_sizes)
-    aside.rename(version)
+    signatures = module.signatures
+    try:
+        tf.saved_model.save(module, str(aside), signatures=signatures, options=settings)
+        classes = aside / CLASSES
+        classes.parent.mkdir()
+        classes.write_text(json.dumps({"categories": categories}, indent=1) + "\n")
+        write_warmup(aside / WARMUP, detector.input, options.batch_sizes)
+        aside.rename(version)
+    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:  # a full disk
+        reason = getattr(error, "strerror", None) or reason_of(str(error))
+        raise UserError(f"--output {folder} cannot be written ({reason})") from error
     return version
 
 
