@@ -7,7 +7,7 @@ TensorFlow (`serving.decode`). Pillow alone: Beam's workers and the client load 
 |---|---|
 | formats | `FORMATS`, told by content, not by name; of an animation or a TIFF of several pages the first image |
 | 8 bits: gray, RGB, palette, CMYK, YCbCr; 1 bit | RGB |
-| alpha, transparency | dropped; the colors below it are kept, as OpenCV does |
+| alpha, transparency | dropped; the colors below it are kept, as OpenCV does; of a GIF, which has none there, black |
 | 16 bits a channel | the high byte |
 | floating point, 32 bits, Lab, more than four channels | refused: nothing says which value is white |
 | EXIF orientation 2 to 8, in JPEG, PNG (before the pixels), WebP and TIFF | applied; damaged EXIF counts as 1 |
@@ -147,8 +147,9 @@ def to_rgb(image: Image.Image, upright: bool = True) -> np.ndarray:
     elif not upright:
         turn = 1
     try:
+        covered = image.tile[0][1] if image.format == "GIF" and image.tile and image.tell() == 0 else None
         image.load()
-        image = _to_rgb(image)
+        image = _on_black(image, covered) if image.format == "GIF" else _convert(image)
     except ImageError:
         raise
     except Exception as error:  # as in `open_image`
@@ -164,8 +165,8 @@ def check_whole(image: Image.Image, encoded: bytes) -> None:
       ImageError: the file is truncated or damaged.
     """
     if image.format in ("JPEG", "MPO"):
-        # Pillow has read up to the pixels; before them, a thumbnail may hold such a mark too.
-        if encoded.find(END_OF_JPEG, image.fp.tell()) < 0:
+        # Before the pixels, a thumbnail may hold such a mark too.
+        if encoded.find(END_OF_JPEG, _first_scan(encoded)) < 0:
             raise ImageError("a JPEG without an end: it is truncated")
     elif image.format == "PNG":
         try:
@@ -205,17 +206,24 @@ def _check_parts(encoded):
 
 
 def _jpeg_segments(encoded):
-    """Yields the position of each segment before the pixels."""
+    """Yields the position of each segment up to the first scan."""
     position = 2
-    while encoded[position : position + 1] == b"\xff" and encoded[position + 1 : position + 2] != START_OF_SCAN[1:]:
+    while encoded[position : position + 1] == b"\xff":
         yield position
-        alone = encoded[position + 1 : position + 2]
-        if alone == b"\xff":
+        marker = encoded[position + 1 : position + 2]
+        if marker == START_OF_SCAN[1:]:
+            return
+        if marker == b"\xff":
             position += 1
-        elif alone in BARE_MARKERS:
+        elif marker in BARE_MARKERS:
             position += 2
         else:
             position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+
+
+def _first_scan(encoded):
+    """The position of a JPEG's first scan."""
+    return max(_jpeg_segments(encoded), default=0)
 
 
 def _png_chunks(encoded):
@@ -240,20 +248,25 @@ def _gif_blocks(encoded):
 
 def _check_scans(image, encoded):
     """Refuses a JPEG that costs more passes over its pixels than any encoder asks for."""
-    end = image.fp.tell()  # of the first scan's header
-    channels = encoded[encoded.rfind(START_OF_SCAN, 0, end) + 4]
+    start = _first_scan(encoded)
+    channels = encoded[start + 4] if len(encoded) > start + 4 else 0
     # One scan of all channels is the only one that is decoded, whatever follows it.
     several = "progressive" in image.info or channels < image.layers
-    if several and encoded.count(START_OF_SCAN, end) >= MAX_SCANS:
+    if several and encoded.count(START_OF_SCAN, start) > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which no encoder writes", "too_large")
 
 
-def _to_rgb(image):
+def _on_black(image, covered):
+    """A GIF with black, as TensorFlow and OpenCV have it, where it is transparent and around its first frame's box."""
+    color = image.convert("RGBA").crop(covered)
+    black = Image.new("RGB", image.size)
+    black.paste(color, covered[:2] if covered else None, color)
+    return black
+
+
+def _convert(image):
+    """An image of any mode in 8-bit RGB."""
     if image.mode in MODES:
-        if image.format == "GIF" and "transparency" in image.info:
-            # No color lies below it: black, as TensorFlow and OpenCV have it.
-            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-            image = Image.alpha_composite(black, image.convert("RGBA"))
         return image.convert("RGB")
     # 16-bit gray is I;16 or, of signed numbers and in older Pillows, I; `convert` clips it to white.
     if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):

@@ -254,6 +254,16 @@ def test_truncation_and_damage_are_an_image_error_wherever_they_are(form):
             assert str(error)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+def test_a_thumbnails_end_is_not_the_images(form):
+    """A phone's JPEG has a thumbnail in its EXIF, and may have previews behind it."""
+    exif = b"Exif\0\0" + save(drawn(6, 9), "JPEG")
+    content = save(drawn(), form, exif=exif)
+    assert content.count(image_io.END_OF_JPEG) == 2 and image_io.decode(content).shape == (97, 131, 3)
+    with pytest.raises(ImageError, match="truncated"):
+        image_io.decode(content[: content.rindex(image_io.END_OF_JPEG)])
+
+
 def test_eps_starts_no_program(tmp_path, monkeypatch):
     """Pillow gives an EPS file to Ghostscript when its pixels are wanted."""
     marker = tmp_path / "started"

@@ -256,10 +256,12 @@ def test_a_gifs_frame_lies_in_its_canvas(decoder, pixels):
     image, status = decoder(bytes(content))
     assert status == "" and image.shape == (40, 50, 3)
     np.testing.assert_array_equal(image[3:23, 7:37], image_io.decode(save(whole, "GIF")))
-    assert image.sum() == image[3:23, 7:37].sum()
+    np.testing.assert_array_equal(image, image_io.decode(bytes(content)))
+    assert image.sum() == image[3:23, 7:37].sum() > 0
     content[6:10] = struct.pack("<HH", 10, 10)
     image, status = decoder(bytes(content))
-    assert image.shape == (23, 37, 3) == image_io.decode(bytes(content)).shape
+    assert image.shape == (23, 37, 3)
+    np.testing.assert_array_equal(image, image_io.decode(bytes(content)))
 
 
 def test_bmps_that_tensorflow_would_misread_are_refused(decoder, pixels):
