@@ -1,5 +1,6 @@
 """A trained run at work: on records, on pictures, and the pixels that pictures become."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_few_drawings(detector, tiny_data, eagerly):
     info = load_info(tiny_data.records)
     results, image_ids, drawings = detect_records(detector, info, pictures=3)
     assert len(drawings) == 3 and sorted(image_ids) == list(range(1, 7)) and results
+    # A class whose name no font has is drawn by its id.
+    views = []
+    for name in ("\U000e0fff".format, str):
+        categories = tuple(dataclasses.replace(row, name=name(row.id)) for row in info.categories)
+        views.append(detect_records(detector, dataclasses.replace(info, categories=categories), pictures=3)[2])
+    assert all(np.array_equal(*pair) for pair in zip(*views, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(views[0], drawings, strict=True))
 
 
 def test_records_without_stuff_maps(detector, tiny_data, tmp_path, eagerly):
