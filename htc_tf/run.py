@@ -63,7 +63,7 @@ class Run:
 def write_whole(path, text):
     """Writes a file aside and renames it: half of it is never seen, nor left by a crash or a loss of power."""
     aside = path.with_name(path.name + ".aside")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8")
     sync(aside)
     os.replace(aside, path)
     sync(path.parent)

@@ -39,7 +39,7 @@ class Monitor:
         self.path = run.metrics
         kept, cut = read_lines(self.path, first_step)
         if cut:
-            with run.metrics_cut.open("a", errors="surrogateescape") as file:
+            with run.metrics_cut.open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(line + "\n" for line in cut)
             sync(run.metrics_cut)
             print(
@@ -136,10 +136,10 @@ class Monitor:
 def read_lines(path, last_step):
     """-> ([(line, record), ...] of the steps up to `last_step`, [line, ...] of all others and of damaged ones)."""
     kept, cut = [], []
-    lines = path.read_text(errors="surrogateescape").split("\n") if path.exists() else []
+    lines = path.read_text("utf-8", errors="surrogateescape").split("\n") if path.exists() else []
     for line in filter(None, lines):
         try:
-            record = json.loads(line)
+            record = json.loads(line.encode())  # what is not UTF-8 is damaged
             good = record["step"] <= last_step
         except (ValueError, KeyError, TypeError):
             good = False

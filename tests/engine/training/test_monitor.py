@@ -28,7 +28,14 @@ def test_the_knobs_of_a_configuration():
 def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
     run = Run(tmp_path)
     lines = [{"step": 1, "total": 2.0}, {"step": 2, "bbox/AP": 0.1}, {"step": 3, "total": 1.0}]
-    damaged = [b'{"step": 4, "tot}', b"\0\0\0}", b'{"total": 1.0}', b"3", b"\xff{}", b'{"step": 4, "tot']
+    damaged = [
+        b'{"step": 4, "tot}',
+        b"\0\0\0}",
+        b'{"total": 1.0}',
+        b"3",
+        b'{"step": 1, "a": "\xff"}',
+        b'{"step": 4, "tot',
+    ]
     run.metrics.write_bytes("\n".join(map(json.dumps, lines)).encode() + b"\n" + b"\n".join(damaged))
     monitor = Monitor(run, CONFIG, first_step=2, steps=9, batch_size=2)
     assert monitor.evaluated == {2}
