@@ -4,6 +4,7 @@ Everything may raise UserError; only the commands catch it, through `command`. E
 2 a user's mistake (one line on standard error, no traceback), 1 anything else (a traceback: our bug).
 """
 
+import contextlib
 import functools
 import re
 import sys
@@ -63,6 +64,9 @@ def command(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        # A name that the terminal's encoding lacks is written as an escape, instead of ending the command.
+        with contextlib.suppress(AttributeError):  # a notebook's stream
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
         except UserError as error:

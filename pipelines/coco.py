@@ -34,6 +34,8 @@ def check_file(path: str, flag: str = "--annotations") -> None:
     if number is None:
         if not files.is_remote(path) and os.path.isdir(path):
             raise UserError(f"{flag} {path} is a folder: name the JSON file in it")
+        if not files.is_remote(path) and os.path.exists(path):
+            raise UserError(f"{flag} {path} is a pipe or a device: name a file")
         pattern = " (one file only, no pattern: merge several files first)" if set(path) & set("*?[") else ""
         raise UserError(f"{flag} {path}: no such file{pattern}")
     if number == 0:

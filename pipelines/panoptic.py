@@ -38,15 +38,17 @@ COCO_STUFF_IDS = {
 }
 
 
-def read(path: str) -> dict[int, dict[str, Any]]:
+def read(path: str, tally: Tally) -> dict[int, dict[str, Any]]:
     """By image id: {"file_name", "labels": {segment id: label}}, or {"error"} where an entry cannot be used.
+
+    What has only one reading is repaired and tallied.
 
     Raises:
       UserError: the file cannot be read or is no panoptic file.
     """
-    tally = Tally()  # What is repaired here changes no label, and its names are those of the annotation file.
     content = coco.read(path, tally, "--stuff", ("annotations", "categories"))
-    labels = label_categories(coco.check_categories(content["categories"], path, tally, "--stuff"), path)
+    # Names that occur twice are no matter here: a label is the category's id.
+    labels = label_categories(coco.check_categories(content["categories"], path, Tally(), "--stuff"), path)
     entries = {}
     for place, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None

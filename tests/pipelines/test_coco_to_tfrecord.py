@@ -1,6 +1,8 @@
 """COCO to records, from the command line to the bytes: a tiny set drawn here, and real COCO where it is at hand."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -337,6 +339,19 @@ def test_half_surrogates_reach_no_file(tiny):
     reasons = {row["reason"]: row for row in report(tiny)[1]}
     assert reasons.keys() == {"image_malformed", "rle_malformed"}
     assert reasons["image_malformed"]["file_name"] == "\\ud800.jpg"
+
+
+def test_names_that_the_terminal_cannot_show_end_no_job(tiny, monkeypatch):
+    def rename(content):
+        content["categories"] = [{"id": 9, "name": "细胞"}, {"id": 2, "name": "细胞"}]
+
+    edit(tiny, rename)
+    annotations = (tiny / "instances.json").rename(os.fsdecode(os.fsencode(tiny) + b"/c\xe9.json"))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    info = prepare(tiny, **{"annotations": annotations})
+    assert "2 classes are named '\\u7ec6\\u80de'" in terminal.buffer.getvalue().decode()
+    assert info.class_names == ("细胞", "细胞")
 
 
 def test_ids_that_mean_nothing_are_replaced(tiny):

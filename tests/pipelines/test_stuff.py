@@ -156,7 +156,7 @@ CATEGORIES = [{"id": 1, "name": "person"}, {"id": 92, "name": "banner"}, {"id": 
 def read_panoptic(folder, annotations, categories=CATEGORIES):
     path = folder / "panoptic.json"
     path.write_text(json.dumps({"annotations": annotations, "categories": categories}))
-    return panoptic.read(str(path))
+    return panoptic.read(str(path), Tally())
 
 
 def test_a_panoptic_file_gives_each_segment_its_stuff_thing_label(folder):
@@ -200,7 +200,7 @@ def test_unusable_panoptic_files(folder, annotations, categories, said):
 
 def test_real_panoptic_maps_are_stuff_thing_maps(coco_sample):
     root = coco_sample / "panoptic"
-    entries = panoptic.read(str(root / "annotations" / "panoptic_val2017.json"))
+    entries = panoptic.read(str(root / "annotations" / "panoptic_val2017.json"), Tally())
     assert len(entries) == 3
     for entry in entries.values():
         expected = np.asarray(PIL.Image.open(root / "stuffthingmaps" / "val2017" / entry["file_name"]))
