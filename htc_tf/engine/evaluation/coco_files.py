@@ -22,6 +22,7 @@ REQUIRED = {
     "categories": ("id", "name"),
     "annotations": ("image_id", "category_id"),
 }
+MAX_ID, MAX_SIDE = 2**63 - 1, 1_000_000
 TRUTH, RESULTS = "give COCO's instances JSON", "give results in COCO's format"
 
 
@@ -139,7 +140,10 @@ def file_name(entry):
 
 
 def is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    """Whether a value from JSON is a number that a float can hold; NaN and infinity are."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
 
 
 def is_box(box):
@@ -178,9 +182,10 @@ def _check_entry(entry, fields, where):
     for field in fields:
         if field not in entry:
             raise UserError(f"{where} has no '{field}'; {TRUTH}")
+        low, high = (1, MAX_SIDE) if field in ("height", "width") else (-MAX_ID, MAX_ID)
         value = entry[field]
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if field != "name" and not (whole and (value > 0 or field not in ("height", "width"))):
+        if field != "name" and not (whole and low <= value <= high):
             raise UserError(f"{where}: '{field}' is {_shown(value)}; {TRUTH}")
     if "category_id" in fields:
         box = entry.get("bbox")

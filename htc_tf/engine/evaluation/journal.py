@@ -34,7 +34,7 @@ class Journal:
         for line in lines:
             try:
                 ids, results = json.loads(line)
-            except ValueError:
+            except (ValueError, TypeError):
                 break
             self.entries.append((ids, results))
         del self.entries[len(self.entries) - len(self.entries) % together :]

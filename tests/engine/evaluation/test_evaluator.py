@@ -173,6 +173,7 @@ def test_boxes_alone(truth):
 def test_truth_without_a_usable_mask_is_ignored_and_said(truth):
     short, wild = {"size": [SIDE, SIDE], "counts": [5, 5]}, {"size": [SIDE, SIDE], "counts": "05"}
     bad = [[[1e9, 0, 5, 5, 0, 9]], [[0, 0, 9, 9]], [[float("nan")] * 6], [], None, {"size": [3, 3]}, short, wild]
+    bad += [[[0, 0, 199, 199] * 9000], [[10**400, 0, 9, 9, 0, 9]]]
     bad += [[10.0, 10, 50, 10, 50, 50], [["10", "10", "50", "10", "50", "50"]], "mask", [None], 7]
     for segmentation in bad:
         truth["annotations"][0]["segmentation"] = segmentation
@@ -197,6 +198,7 @@ def test_truth_without_a_finite_box_is_left_out_and_said(truth):
         ({"bbox": ["0", "0", "9", "9"]}, "not four finite numbers"),
         ({"bbox": [0, 0, 9]}, "not four finite numbers"),
         ({"score": "0.9"}, "score is '0.9'"),
+        ({"score": 10**400}, "score is 1000"),
         ({"image_id": [1]}, r"have no image \[1\]"),
         ({"image_id": 9}, r"have no image 9 \(1 of 1 results\)"),
         ({"category_id": 9}, r"have no category 9 \(1 of 1 results\)"),
