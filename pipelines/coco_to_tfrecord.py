@@ -23,7 +23,7 @@ from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
 from pipelines import coco, files, progress
 from pipelines.beam_options import RUNNER, parse_beam
-from pipelines.plan import Options, Plan, make_plan
+from pipelines.plan import FOLDER, Options, Plan, make_plan
 
 LOCK_FILE = "lock"
 
@@ -110,7 +110,8 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
     from pipelines import report, shards
 
     report.conclude(flags.output, plan, [], flags.max_bad_fraction)
-    files.remove_temporaries(flags.output)
+    for folder in (flags.output, files.join(flags.output, FOLDER)):
+        files.remove_temporaries(folder)
     sidecars = shards.read_sidecars(flags.output, plan, verify=True)
     pending = [shard for shard, sidecar in enumerate(sidecars) if sidecar is None]
     if pending:

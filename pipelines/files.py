@@ -133,6 +133,9 @@ def replacing(path: PathLike) -> Iterator[Path]:
         return
     try:
         yield Path(unfinished)
+        # Only now do some file systems say that the disk or the quota is exhausted; and a power loss may follow.
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         remove(unfinished)
@@ -146,7 +149,7 @@ def remove_temporaries(folder: PathLike) -> None:
 
 def write_json(path: PathLike, content: Any) -> None:
     """Leaves a file alone that says the same: a finished folder may be read-only."""
-    encoded = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    encoded = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     if not _holds(path, encoded):
         with replacing(path) as temporary:
             temporary.write_bytes(encoded)

@@ -185,12 +185,15 @@ def collect(output: str, plan: Plan) -> list[dict[str, Any]]:
     """The sidecars of all shards, in order.
 
     Raises:
-      RuntimeError: one is missing: a worker must have failed to write where this process reads.
+      UserError: one is missing: a worker wrote elsewhere than this process reads.
     """
     sidecars = read_sidecars(output, plan)
     missing = [plan.name(shard) for shard, sidecar in enumerate(sidecars) if sidecar is None]
     if missing:
-        raise RuntimeError(f"{len(missing)} shards were not written below {output}, the first is {missing[0]}")
+        raise UserError(
+            f"{len(missing)} shards were not written below {output}, the first is {missing[0]}: all workers must "
+            "see the same folders"
+        )
     return sidecars
 
 

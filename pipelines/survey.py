@@ -96,11 +96,14 @@ def describe(states: Sequence[State], exif: str) -> str:
     found = Counter(state.evidence for state in states if state.evidence)
     if not found:
         return ""
-    rule = "turned upright" if exif == "apply" else "not turned"
-    return (
-        f"EXIF orientation: {found[UPRIGHT]} images have their annotated size only upright, {found[STORED]} only as "
-        f"stored; the {found[EITHER]} that have it both ways are {rule}"
-    )
+    said = f"EXIF orientation: {found[UPRIGHT]} images have their annotated size only upright, "
+    said += f"{found[STORED]} only as stored"
+    if found[EITHER]:
+        rule = "turned upright" if exif == "apply" else "not turned"
+        said += f"; the {found[EITHER]} that have it both ways are {rule}"
+    if not found[UPRIGHT] and not found[STORED]:
+        said += ", as most annotation tools show them; --exif ignore keeps them as stored"
+    return said
 
 
 def changes(before: Sequence[State], now: Sequence[State]) -> list[str]:

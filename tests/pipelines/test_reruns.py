@@ -249,6 +249,24 @@ def test_a_shard_that_cannot_be_written(folder, capsys):
     assert contents(folder) == before
 
 
+def test_a_quota_that_shows_at_the_end_of_a_write(folder, capsys, monkeypatch):
+    before = contents(folder)
+    shutil.rmtree(folder / "records")
+
+    def refuse_shard(number):
+        if ".tfrecord" in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc to name a file by its number")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse_shard)
+        assert ".tfrecord: Disk quota exceeded" in refuse(capsys, folder)
+    assert not list((folder / "records").glob("*.tfrecord*"))
+    prepare(folder)
+    assert contents(folder) == before
+
+
 def test_an_error_of_a_worker_elsewhere_is_one_line(folder, capsys, monkeypatch):
     """Such a worker does not see the folder by which those of this machine are stopped."""
     (folder / "records" / "00002-of-00006.json").unlink()

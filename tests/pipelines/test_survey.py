@@ -69,6 +69,15 @@ def test_the_majority_decides(stored, upright, decision):
     )
 
 
+def test_the_stuff_map_of_an_image():
+    row = {"image": {"file_name": "a/b.c.jpg", "height": HEIGHT, "width": WIDTH}}
+    assert survey.new_state(row, False) == survey.State("a/b.c.jpg", HEIGHT, WIDTH, None)
+    assert survey.new_state(row, True).stuff_name == "a/b.c.png"
+    assert survey.new_state({**row, "segments": {"file_name": "d.png", "labels": {}}}, True).stuff_name == "d.png"
+    for nothing in (None, {"error": "listed twice"}):
+        assert survey.new_state({**row, "segments": nothing}, True).stuff_name is None
+
+
 def test_nothing_is_said_where_there_are_no_orientations():
     assert survey.describe([survey.State("a.jpg", HEIGHT, WIDTH)], "apply") == ""
 
