@@ -39,7 +39,8 @@ def hold(path: Path, busy: str) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _take(path, busy):
