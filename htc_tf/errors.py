@@ -1,17 +1,24 @@
 """A user's mistake, told in one line, and the exit status that every command answers with.
 
 Everything may raise UserError; only the commands catch it, through `command`. Exit status 0 is success,
-2 a user's mistake (one line on standard error, no traceback), 1 anything else (a traceback: our bug).
+2 a user's mistake or a disk that takes no more (one line on standard error, no traceback), 1 anything else (a
+traceback: our bug).
 """
 
 import contextlib
+import errno
 import functools
+import os
 import re
 import sys
 
 OLDEST = (3, 10)
 PYTHONS = ("Python 3.10", "3.11")  # that setup.cfg takes
 LONGEST_REASON = 300  # characters of TensorFlow's message that a line quotes
+# What the system says of a disk that takes no more.
+FULL = tuple(
+    os.strerror(getattr(errno, name)) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)
+)
 # Lines around TensorFlow's reason: where the failed operation was defined.
 TRACE = re.compile(r"(Graph execution error:|Detected at node .*|<stack traces.*|File \".*|\d+ root error\(s\).*)")
 
@@ -59,8 +66,14 @@ def _refuse_python(reason):
     sys.exit(2)
 
 
+def _explain_full(error):
+    """The file, where the error names it, and why it cannot be written, in one line."""
+    name, why = getattr(error, "filename", None), getattr(error, "strerror", None) or reason_of(str(error))
+    return f"{name}: {why}" if name else why
+
+
 def command(main):
-    """Makes `main() -> None` a command: UserError becomes one line and exit status 2."""
+    """Makes `main() -> None` a command: UserError, and a full or read-only disk, become one line and exit status 2."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -71,6 +84,12 @@ def command(main):
             main(*args, **kwargs)
         except UserError as error:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            sys.exit(2)
+        except Exception as error:
+            # TensorFlow has errors of its own for them, with the system's words.
+            if not any(words in str(error) for words in FULL):
+                raise
+            print(f"error: {_explain_full(error)}; free space on the disk, or name another output", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

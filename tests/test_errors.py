@@ -1,0 +1,51 @@
+"""How a command ends: with one line for what a user can mend, with a traceback for our mistakes."""
+
+import errno
+import os
+
+import pytest
+import tensorflow as tf
+
+from htc_tf.errors import UserError, command
+
+
+def end(capsys, error):
+    """The exit status and standard error of a command that raises the error."""
+
+    @command
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, capsys.readouterr().err
+
+
+def test_a_users_mistake_is_one_line(capsys):
+    assert end(capsys, UserError("a\nb")) == (2, "error: a b\n")
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EFBIG"])
+def test_a_disk_that_takes_no_more_is_one_line(capsys, name):
+    why = os.strerror(getattr(errno, name))
+    advice = "; free space on the disk, or name another output\n"
+    assert end(capsys, OSError(getattr(errno, name), why, "a.json")) == (2, f"error: a.json: {why}{advice}")
+    assert end(capsys, OSError(getattr(errno, name), why)) == (2, f"error: {why}{advice}")
+    saving = tf.errors.ResourceExhaustedError(None, None, f"{{{{node SaveV2}}}} run/ckpt-1; {why} [Op:SaveV2]")
+    assert end(capsys, saving)[0] == 2
+
+
+def test_an_interrupt_is_no_success(capsys):
+    assert end(capsys, KeyboardInterrupt()) == (1, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a"), OSError(errno.EIO, "broken"), tf.errors.InternalError(None, None, "b")]
+)
+def test_our_mistakes_have_a_traceback(error):
+    @command
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        main()
