@@ -130,8 +130,6 @@ PICKLES = {
     + b"t.",
     "nothing, a million times": b"\x80\x02" + b"N0" * 550_000 + b"N.",
     "a million dicts": b"\x80\x02(" + b"}" * 1_050_000 + b"t.",
-    "a million sets": b"\x80\x04(" + b"\x8f" * 1_050_000 + b"t.",
-    "marks": b"\x80\x02" + b"(" * 1_050_000 + b".",
     "a string of letters": b"N" * 1_050_000,
     "an array of another size": b"\x80\x02}"
     + text("a")
