@@ -56,7 +56,7 @@ def parse():
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="train nothing: print the configuration, the parameters, FLOPs, memory, and the first batch's shapes",
+        help="train nothing: print memory, FLOPs, parameters, the first batch's shapes, configuration, variables",
     )
     return parser.parse_args()
 
