@@ -142,7 +142,7 @@ def _plan_anew(annotations, output, options, panoptic_file, inputs, folders):
     members = [order[shard::shards] for shard in range(shards)]
     rows = {image_id: {"image": image, "objects": objects.get(image_id, [])} for image_id, image in images.items()}
     if panoptic_file:
-        segments = panoptic.read(panoptic_file)
+        segments = panoptic.read(panoptic_file, tally)
         for image_id, row in rows.items():
             row["segments"] = segments.get(image_id)
     plan = Plan(
