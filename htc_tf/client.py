@@ -9,12 +9,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from htc_tf import command_line
-from htc_tf.data.image_io import read_file
+from htc_tf.data.image_io import open_image, read_file
 from htc_tf.engine.client.answers import read_answers
 from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
 from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable, find_inputs
 from htc_tf.errors import ModelFailed, TooLate, UserError, command
 
+UNKNOWN = "not a JPEG"  # as `serving.decode` begins, which needs TensorFlow
 EPILOG = """
 One line of JSON for each picture on standard output: file, height, width, detections with class, score and box as y1,
 x1, y2, x2 in pixels. DIR gets the drawings, and detections.jsonl, the same lines with the masks as COCO run lengths.
@@ -122,6 +123,8 @@ def main():
         for name, (path, answer) in zip(names, ask(model, paths, flags.batch), strict=True):
             bar.update()
             refusal = str(answer) if isinstance(answer, UserError) else answer.status
+            if refusal.startswith(UNKNOWN):
+                refusal += f": it is {what_is(path)}"
             if refusal:
                 left_out.append((path, refusal))
                 continue
@@ -137,6 +140,14 @@ def main():
         print(f"left out {path}: {reason}", file=sys.stderr)
     if len(left_out) == len(found):
         raise UserError("the model answered for no image")
+
+
+def what_is(path):
+    """What a file is whose format the model does not know, in words."""
+    try:
+        return f"a {open_image(read_file(path)).format}, which htc_tf.predict reads: convert it to JPEG or PNG"
+    except UserError as error:
+        return str(error)
 
 
 def open_lines(output):

@@ -19,6 +19,7 @@ from htc_tf.engine.client.local import LocalModel
 from htc_tf.engine.client.rest_server import RestServer
 from htc_tf.engine.evaluation.paste import encode_masks
 from htc_tf.engine.prediction.inputs import Unreadable
+from htc_tf.engine.serving import decode
 from htc_tf.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -234,3 +235,22 @@ def test_a_server_is_asked_without_tensorflow():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     expected = "[] ['htc_tf.data.file_kinds', 'htc_tf.data.image_io']"
     assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"<html></html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("TIFF", "a TIFF, which htc_tf.predict reads"),
+    ],
+)
+def test_a_format_that_the_model_does_not_know_is_named(tmp_path, content, words):
+    assert decode.UNKNOWN.startswith(client.UNKNOWN)
+    path = tmp_path / "x.jpg"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        Image.new("RGB", (8, 6)).save(path, content)
+    assert words in client.what_is(path)
