@@ -267,6 +267,8 @@ def _on_black(image, covered):
 def _convert(image):
     """An image of any mode in 8-bit RGB."""
     if image.mode in MODES:
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # the same colors; straight to RGB Pillow prints a warning
         return image.convert("RGB")
     # 16-bit gray is I;16 or, of signed numbers and in older Pillows, I; `convert` clips it to white.
     if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):

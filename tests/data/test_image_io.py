@@ -117,6 +117,16 @@ def test_every_kind_of_png_is_the_same_by_tensorflow_and_pillow(bits, color, cha
         np.testing.assert_array_equal(pixels, np.broadcast_to(colors >> (bits - 8), pixels.shape))
 
 
+@pytest.mark.filterwarnings("error")
+def test_transparency_of_a_palette_is_dropped_without_a_word():
+    random = np.random.default_rng(0)
+    colors, values = random.integers(0, 256, (256, 3), np.uint8), random.integers(0, 256, (11, 13))
+    before = png_chunk(b"PLTE", colors.tobytes()) + png_chunk(b"tRNS", bytes(random.integers(0, 256, 256, np.uint8)))
+    content = png(values, 8, 3, before)
+    np.testing.assert_array_equal(image_io.decode(content), colors[values])
+    np.testing.assert_array_equal(decode_rgb(content), colors[values])
+
+
 # ---- modes and formats -----------------------------------------------------------------------------------------------
 
 
