@@ -1,0 +1,113 @@
+"""Annotation files as tools write them: what has one reading is brought to COCO's form, the rest is left as it is."""
+
+import io
+import json
+from collections import Counter
+
+import pytest
+
+from htc_tf.data import annotations
+from htc_tf.errors import UserError
+
+POLYGON = [1, 2, 3, 4, 5, 6]
+RUNS = {"size": [2, 3], "counts": [6]}
+
+
+def tidy(**content):
+    repairs = Counter()
+    annotations.tidy(content, repairs)
+    return content, dict(repairs)
+
+
+@pytest.mark.parametrize(
+    "value, number",
+    [
+        (7, 7),
+        (7.0, 7),
+        ("7", 7),
+        (" 0007 ", 7),
+        ("-7", -7),
+        ("7.0", 7),
+        (2**80, 2**80),
+        (True, None),
+        (7.5, None),
+        ("7.5", None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (2.0**60, None),  # a float that may have been another integer
+        ("", None),
+        ("x7", None),
+        ("²", None),
+        ("٣", None),
+        ("9" * 31, None),
+        (None, None),
+        ([7], None),
+    ],
+)
+def test_integers(value, number):
+    found = annotations.as_integer(value)
+    assert found == number and type(found) is type(number)
+
+
+def test_ids_and_sizes_become_integers():
+    image = {"id": "4", "height": 2.0, "width": "3", "file_name": "4"}
+    row = {"id": 1.0, "image_id": "4", "category_id": "x", "iscrowd": False}
+    content, repairs = tidy(images=[image], annotations=[row, None, 5], categories=[{"id": "1", "name": "1"}])
+    assert content["images"] == [{"id": 4, "height": 2, "width": 3, "file_name": "4"}]
+    assert content["annotations"] == [{"id": 1, "image_id": 4, "category_id": "x", "iscrowd": False}, None, 5]
+    assert content["categories"] == [{"id": 1, "name": "1"}]
+    assert repairs == {"numbers_converted": 6}
+
+
+@pytest.mark.parametrize(
+    "written, read, repair",
+    [
+        ([POLYGON], [POLYGON], None),
+        (POLYGON, [POLYGON], "polygons_nested"),
+        ([1, 2, 3, 4], [1, 2, 3, 4], None),
+        (RUNS, RUNS, None),
+        ([RUNS], RUNS, "run_lengths_unwrapped"),
+        ([RUNS, RUNS], [RUNS, RUNS], None),
+        ({"counts": "b'0\\\\\\\\1'"}, {"counts": "0\\\\1"}, "run_lengths_unwrapped"),
+        ([], [], None),
+        (None, None, None),
+        ("text", "text", None),
+    ],
+)
+def test_segmentations(written, read, repair):
+    content, repairs = tidy(annotations=[{"segmentation": written}])
+    assert content["annotations"] == [{"segmentation": read}]
+    assert repairs == ({repair: 1} if repair else {})
+
+
+def test_a_dict_by_id_becomes_a_list():
+    content, repairs = tidy(annotations={"3": {"image_id": 1}, "4": {"id": 9}}, images={"a": 1}, categories={})
+    assert content["annotations"] == [{"id": 3, "image_id": 1}, {"id": 9}]
+    assert content["images"] == {"a": 1} and content["categories"] == {}
+    assert repairs == {"lists_from_dicts": 1, "numbers_converted": 1}
+
+
+def load(data):
+    repairs = Counter()
+    return annotations.load(io.BytesIO(data), "a.json", repairs), dict(repairs)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings(encoding):
+    content = {"name": "Nüsse 细胞 🥜"}
+    repairs = {} if encoding == "utf-8" else {"file_recoded": 1}
+    assert load(json.dumps(content, ensure_ascii=False).encode(encoding)) == (content, repairs)
+
+
+@pytest.mark.parametrize("start", annotations.OTHER_FILES)
+def test_other_files_are_named(start):
+    with pytest.raises(UserError, match=r"^a\.json is ") as error:
+        load(start + b"\0" * 50)
+    assert annotations.OTHER_FILES[start] in str(error.value)
+
+
+@pytest.mark.parametrize("end", range(1, 40))
+def test_every_cut_is_called_a_cut(end):
+    text = json.dumps({"images": [{"id": 1, "name": "}]"}, [2.5, True]]})
+    with pytest.raises(UserError, match="it was cut"):
+        load(text[: min(end, len(text) - 1)].encode())
