@@ -138,7 +138,7 @@ def _nest(segmentation, repairs):
 def _explain(error, text):
     """What is wrong with the JSON, and what to do."""
     end = len(text.rstrip())
-    if error.pos >= end or text[end - 1] not in "}]":
+    if error.pos >= end or text[end - 1] not in "}]" or error.msg.startswith("Unterminated string"):
         return "ends in the middle of its JSON: it was cut; fetch or export it again"
     if error.msg == "Extra data":
         return "holds several JSON values (JSON lines?), not one object as COCO's files do"
