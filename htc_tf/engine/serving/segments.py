@@ -61,7 +61,9 @@ def find_segment(encoded, wanted):
         # Any number of 0xFF may stand before a marker.
         padded = marker == PADDING
         following = position + tf.where(padded, tf.constant(1, tf.int64), 2 + number(encoded, position + 2, 2))
-        return (marker, cut(encoded, position + 4, 6)), following, (mark != 0xFF) | (marker == SCAN)
+        is_segment = mark == 0xFF
+        kind = tf.where(is_segment, marker, NOWHERE), cut(encoded, position + 4, 6)
+        return kind, following, ~is_segment | (marker == SCAN)
 
     return find(encoded, 2, read, lambda kind: wanted(*kind))
 

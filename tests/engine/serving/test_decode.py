@@ -212,6 +212,13 @@ def test_the_graph_reads_orientations_as_image_io_does(read_orientation, form):
     assert found == set(range(1, 9))
 
 
+def test_a_segment_without_its_mark_is_none(read_orientation):
+    content = bytearray(with_exif(save(Image.new("RGB", (8, 6)), "JPEG"), exif_block(6)))
+    assert read_orientation(bytes(content)) == 6
+    content[2] = 0x48  # of FF E1
+    assert read_orientation(bytes(content)) == 1
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_damaged_exif_never_fails_the_graph(read_orientation, form):
     plain, random = save(Image.new("RGB", (8, 6)), form), np.random.default_rng(0)
