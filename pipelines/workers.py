@@ -65,7 +65,7 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
         self._closed = threading.Event()
         # Without `exec`, the process would be the child of a shell, which outlives this one.
         self._folder = _folders[-1] if _folders else os.devnull
-        words = [sys.executable, "-m", "pipelines.worker_main", self._folder]
+        words = [sys.executable, "-m", "pipelines.worker_main", self._folder, str(os.getpid())]
         command = ("exec " if os.name == "posix" else "") + shlex.join(words)
         self.worker = SubprocessSdkWorker(command.encode(), self.control_address, self.provision_info, self.worker_id)
         self.worker_thread = threading.Thread(target=self._run, name="run_worker", daemon=True)
