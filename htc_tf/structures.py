@@ -1,6 +1,6 @@
 """What travels along the walk: every field with its shape, unit and dtype.
 
-Data makes a `Batch`; `models.htc` turns its images into `Outputs` (given `Truth`) or `Detections`.
+Data makes a `Batch`; `models.htc` turns its images into `Outputs`, and those into `Detections`.
 
 Conventions, stated here once:
 - B images, G truth objects, A anchors, P proposals, N RoIs, D detections, K thing classes.
@@ -11,7 +11,7 @@ Conventions, stated here once:
 - Sizes are [height, width], float32, of the resized image inside its padding.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -89,12 +89,25 @@ class StageOutput(NamedTuple):
         return self.boxes if self.class_boxes is None else self.class_boxes
 
 
-class Outputs(NamedTuple):
-    """What training looks at: `models.objective` turns it and the truth into losses."""
+class SemanticOutput(NamedTuple):
+    """The semantic branch at stride 8."""
 
+    logits: tf.Tensor  # [B, H / 8, W / 8, S] float32
+    embedding: tf.Tensor  # [B, H / 8, W / 8, C], added to the features of every RoI
+
+
+class Outputs(NamedTuple):
+    """One forward pass: `models.objective` computes losses from it, `HTC.detect` detections.
+
+    A traced graph computes only the fields that its caller reads.
+    """
+
+    pyramid: dict  # {level: [B, H / 2^level, W / 2^level, C]}, P2 ... P6
     rpn: RPNOutput
-    stages: tuple  # of StageOutput
-    semantic: tf.Tensor | None = None  # [B, H / 8, W / 8, S] float32 logits
+    stages: tuple  # of StageOutput, one per stage of the cascade
+    valid: tf.Tensor  # [B, N] bool, the last stage's boxes that may become detections
+    features: Any  # what `models.roi_features.RoIAlign` pools RoIs from
+    semantic: SemanticOutput | None = None
 
 
 class Detections(NamedTuple):
@@ -105,3 +118,4 @@ class Detections(NamedTuple):
     classes: tf.Tensor  # [B, D] int32
     valid: tf.Tensor  # [B, D] bool
     masks: tf.Tensor | None = None  # [B, D, 28, 28] float32, probability inside the box, of the detection's class
+    stage_masks: tf.Tensor | None = None  # [B, D, S, 28, 28] float32, as `masks`, from each of S stages

@@ -34,7 +34,7 @@ def build_variables(model, divisor=32):
 
     All of the image is padding: nothing is found in it, and so nothing has masks to compute.
     """
-    model(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
+    model.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
 
 def build_blank_variables(model):
@@ -91,8 +91,9 @@ class Detector:
         self.replicas = self.strategy.num_replicas_in_sync
         self.kinds = ("bbox", "segm") if model.masks else ("bbox",)
         self._detect = tf.function(
-            lambda images, sizes: model(images, sizes), jit_compile=experiment.xla, autograph=False
+            lambda images, sizes: model.infer(images, sizes), jit_compile=experiment.xla, autograph=False
         )
+        self.semantic_logits = tf.function(lambda images, sizes: model(images, sizes).semantic.logits, autograph=False)
         # XLA compiles each replica by itself: not what calls them all.
         self._detect_each = tf.function(
             lambda *images_and_sizes: self.strategy.run(lambda *one: self._detect(*one), images_and_sizes),
@@ -101,10 +102,14 @@ class Detector:
 
     def detect(self, images, sizes):
         """images [B, H, W, 3] uint8, sizes [B, 2] -> Detections as NumPy arrays, in pixels of the padded input."""
-        return Detections(*(None if x is None else x.numpy() for x in self._detect(images, sizes)))
+        found = self._detect(images, sizes)._replace(stage_masks=None)
+        return Detections(*(None if x is None else x.numpy() for x in found))
 
-    def detect_each(self, batches):
-        """A Batch for each replica, all of one shape -> the Detections of each, as `detect` gives them."""
+    def detect_each(self, batches, stage_masks=False):
+        """A Batch for each replica, all of one shape -> the Detections of each, as `detect` gives them.
+
+        With `stage_masks` they include the masks of each stage.
+        """
 
         def place(field):
             return self.strategy.experimental_distribute_values_from_function(
@@ -112,6 +117,8 @@ class Detector:
             )
 
         found = self._detect_each(place("images"), place("sizes"))
+        if not stage_masks:
+            found = found._replace(stage_masks=None)
         local = [
             (None,) * len(batches)
             if x is None

@@ -1,4 +1,4 @@
-"""The walk: from images to outputs (given the truth) or to detections. Read this file first.
+"""The network: images to outputs, outputs to detections. Read this file first.
 
 Hybrid Task Cascade, arXiv:1901.07518: stages refine boxes one after the other; each stage's mask branch works on the
 boxes that its box branch has just refined (interleaved), and receives the features of the mask branch before it (mask
@@ -57,7 +57,7 @@ class Stage(tf.keras.layers.Layer):
     xla=FLAG,
 )
 class HTC(tf.keras.layers.Layer):
-    """images [B, H, W, 3] -> Outputs or Detections; H and W are static multiples of 32.
+    """images [B, H, W, 3] -> Outputs -> Detections; H and W are static multiples of 32.
 
     A layer and no keras.Model, which would make counters at once, and so start TensorFlow's devices before threads,
     logical devices and workers are set.
@@ -108,10 +108,10 @@ class HTC(tf.keras.layers.Layer):
             drop_empty: whether a box that was refined to nothing ends with its stage (Paddle), or goes on, its features
                 zero (mmdetection).
             pixel_mean, pixel_std: of RGB, in 0 ... 255.
-            test_time: a MultiView, which then gives the detections, or None for one look at each image.
+            test_time: a MultiView, which `infer` then detects with, or None for a single pass.
             xla: whether the model will be compiled by XLA.
         """
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)  # pixels stay as they are under mixed precision
         if not 1 <= num_stages <= len(stages):
             raise UserError(f"HTC.num_stages = {num_stages!r}, but HTC.stages has {len(stages)}; choose from 1 to that")
         if masks and any(stage.mask_head is None for stage in stages[:num_stages]):
@@ -126,62 +126,47 @@ class HTC(tf.keras.layers.Layer):
         self.test_time, self.xla = test_time, xla
 
     def call(self, images, sizes, truth=None, seed=None):
-        """
+        """The forward pass: pyramid, proposals, semantic branch, then stage after stage.
+
         Args:
             images: [B, H, W, 3] uint8 RGB (or float32 of the same range), padded at the bottom and the right.
             sizes: [B, 2] float32, the height and width without padding.
-            truth: Truth, in training.
-            seed: int32 [2], in training: what the samplers' choices depend on, and nothing else.
+            truth: Truth, in training: RoIs are then sampled, and the stages' mask heads run on the positives.
+            seed: [2] int32, in training: decides all of the samplers' choices.
         Returns:
-            Outputs if truth is given, else Detections.
+            Outputs.
         """
         training = truth is not None
-        if self.test_time is not None and not training:
-            return self.test_time(self, images, sizes)
-        rpn, semantic, features, stages, valid = self.walk(images, sizes, truth, seed)
-        if training:
-            return Outputs(rpn, tuple(stages), None if semantic is None else semantic.logits)
-        return self.detections(features, stages, valid)
-
-    def detections(self, features, stages, valid):
-        """What `walk` gives last -> Detections, with masks if there are mask branches."""
-        found = self.postprocess(stages, valid)
-        return found._replace(masks=self.final_masks(features, found)) if self.masks else found
-
-    def walk(self, images, sizes, truth=None, seed=None):
-        """As far as the refined boxes; arguments as of `call`.
-
-        Returns:
-            (RPNOutput, what the semantic branch gives or None, what RoIs are pooled from, a StageOutput for each
-            stage, [B, N] bool: which of the last stage's boxes go on).
-        """
-        return self.walk_pyramid(self.extract_pyramid(images, sizes, truth is not None), sizes, truth, seed)
-
-    def walk_pyramid(self, pyramid, sizes, truth=None, seed=None):
-        """`walk` from the neck's {2: P2 ... 6: P6} on."""
-        training = truth is not None
+        pyramid = self.backbone(self.normalize(images, sizes), training=training)
+        pyramid = self.neck(pyramid, training=training)
         rpn = self.rpn(pyramid, sizes, training)
-        # One after the other: what both need for a while would be in memory at once.
+        # The RPN and the semantic branch run in turn, so that their temporary buffers are not in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
-            semantic, features = self.prepare_features(pyramid, training)
-        stages = []
+            semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
+            features = self.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
         boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
+        stages = []
         for index, stage in enumerate(self.stages):
             rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)
             output = self.box_branch(stage, features, rois, sizes, truth)
-            boxes, valid = output.boxes, self.goes_on(output)
+            boxes, valid = output.boxes, self.valid_for_next_stage(output)
             if training and self.masks:
                 output = self.mask_branch(index, features, output, valid, truth, seed)
             stages.append(output)
-        return rpn, semantic, features, stages, valid
+        return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic)
 
-    def extract_pyramid(self, images, sizes, training=False):
-        return self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
+    def detect(self, outputs):
+        """Outputs of a pass without truth -> Detections: NMS, then the mask heads on what is left."""
+        detections = self.postprocess(outputs.stages, outputs.valid)
+        if not self.masks:
+            return detections
+        return self.add_masks(detections, self.stage_masks(outputs.features, detections))
 
-    def prepare_features(self, pyramid, training=False):
-        """-> (what the semantic branch gives or None, what RoIs are pooled from)"""
-        semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
-        return semantic, self.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
+    def infer(self, images, sizes):
+        """images and sizes as of `call` -> Detections, of one pass or, with `test_time`, of several views."""
+        if self.test_time is not None:
+            return self.test_time(self, images, sizes)
+        return self.detect(self(images, sizes))
 
     def normalize(self, images, sizes):
         """Mean and deviation of the pixels; the padding is zero afterwards, as the public weights have it."""
@@ -216,8 +201,8 @@ class HTC(tf.keras.layers.Layer):
         boxes = tf.gather(class_boxes, classes, batch_dims=2)
         return StageOutput(rois, stage.stds, logits, deltas, boxes, class_boxes=class_boxes)
 
-    def goes_on(self, output):
-        """Which of a stage's boxes [B, N] are there for what comes after it."""
+    def valid_for_next_stage(self, output):
+        """[B, N] bool: the boxes of a StageOutput that its mask branch and the next stage may use."""
         valid = output.rois.valid
         if self.drop_refined_truth and output.rois.is_truth is not None:
             valid &= ~output.rois.is_truth
@@ -240,17 +225,8 @@ class HTC(tf.keras.layers.Layer):
         pooled = self.roi_align.pool_masks(features, rois)
         return output._replace(mask_rois=rois, mask_logits=on_valid_rows(predict, [pooled], rois.valid, self.xla))
 
-    def final_masks(self, features, detections):
-        """[B, D, 28, 28]: the probabilities that all stages' mask heads, or the last, give the detection's class."""
-        return self.merge_masks(self.stage_masks(features, detections))
-
-    def merge_masks(self, masks):
-        """What `stage_masks` gives -> [B, D, 28, 28]: the stages' mean, or the last stage's."""
-        masks = masks[0 if self.average_masks else -1 :]
-        return tf.add_n(masks) / len(masks)
-
     def stage_masks(self, features, detections):
-        """A list of [B, D, 28, 28]: the probabilities that each stage's mask head gives the detection's class."""
+        """[B, D, S, 28, 28]: the probability that each stage's mask head gives the detection's class."""
         rois = RoIs(detections.boxes, detections.valid)
         heads = [stage.mask_head for stage in self.stages]
 
@@ -260,4 +236,10 @@ class HTC(tf.keras.layers.Layer):
             return tf.sigmoid(tf.stack(masks, axis=1))
 
         rows = [self.roi_align.pool_masks(features, rois), tf.reshape(detections.classes, [-1])]
-        return tf.unstack(on_valid_rows(predict, rows, detections.valid, self.xla), axis=2)
+        with tf.name_scope(self.name):  # where variables belong that `call` has not created
+            return on_valid_rows(predict, rows, detections.valid, self.xla)
+
+    def add_masks(self, detections, stage_masks):
+        """Detections with `stage_masks` and, in `masks`, their mean or the last stage's."""
+        masks = tf.unstack(stage_masks, axis=2)[0 if self.average_masks else -1 :]
+        return detections._replace(masks=tf.add_n(masks) / len(masks), stage_masks=stage_masks)

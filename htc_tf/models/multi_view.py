@@ -43,11 +43,11 @@ class MultiView:
         features, boxes, scores, valid = [], [], [], []
         for scale, flipped in self.views:
             view, ratio = look(images, sizes, scale, flipped)
-            _, _, pooled, stages, there = model.walk(view, sizes * ratio)
-            features.append(pooled)
-            boxes.append(bring_back(stages[-1].candidates, sizes, ratio, flipped))
-            scores.append(model.postprocess.scores(stages))
-            valid.append(there)
+            outputs = model(view, sizes * ratio)
+            features.append(outputs.features)
+            boxes.append(bring_back(outputs.stages[-1].candidates, sizes, ratio, flipped))
+            scores.append(model.postprocess.scores(outputs.stages))
+            valid.append(outputs.valid)
         detections = model.postprocess.select(*(tf.concat(parts, axis=1) for parts in (boxes, scores, valid)))
         if not model.masks:
             return detections
@@ -55,9 +55,9 @@ class MultiView:
         for pooled, (scale, flipped) in zip(features, self.views, strict=True):
             _, ratio = scaled_shape(images, scale)
             seen = detections._replace(boxes=take_along(detections.boxes, sizes, ratio, flipped))
-            mask = model.final_masks(pooled, seen)
+            mask = model.stage_masks(pooled, seen)
             masks.append(mask[..., ::-1] if flipped else mask)
-        return detections._replace(masks=tf.add_n(masks) / len(masks))
+        return model.add_masks(detections, tf.add_n(masks) / len(masks))
 
 
 def scaled_shape(images, scale):

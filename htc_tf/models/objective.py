@@ -97,7 +97,7 @@ class Objective:
             for name, loss in self.stage(stage, truth).items():
                 named[f"stage{index}_{name}"] = loss._replace(weight=weight)
         if outputs.semantic is not None:
-            named["semantic"] = self.semantic(outputs.semantic, truth.semantic)
+            named["semantic"] = self.semantic(outputs.semantic.logits, truth.semantic)
         return named
 
     def rpn(self, rpn, truth, sizes, seed):

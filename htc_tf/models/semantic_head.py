@@ -1,19 +1,13 @@
 """The semantic branch (paper, section 3.2): stuff and things for every pixel, and an embedding that all heads read."""
 
-from typing import NamedTuple
-
 import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import Convolution
 from htc_tf.ranges import CHANNELS, check_ranges, whole
+from htc_tf.structures import SemanticOutput
 
 SEMANTIC_LEVEL = 3
-
-
-class Semantic(NamedTuple):
-    logits: tf.Tensor  # [B, H / 8, W / 8, S] float32
-    embedding: tf.Tensor  # [B, H / 8, W / 8, C], at stride 8, for RoI pooling
 
 
 def resize_corners(x, height, width):
@@ -28,7 +22,7 @@ def resize_corners(x, height, width):
     convolutions=whole(0, 100),
 )
 class SemanticHead(tf.keras.layers.Layer):
-    """pyramid {2: P2 ... 6: P6} -> Semantic: all levels at P3's size, summed, then convolutions."""
+    """pyramid {2: P2 ... 6: P6} -> SemanticOutput: all levels at P3's size, summed, then convolutions."""
 
     def __init__(self, num_labels, channels=256, convolutions=4, norm=None, name="semantic_head"):
         """
@@ -57,4 +51,4 @@ class SemanticHead(tf.keras.layers.Layer):
             x += lateral(resized, training=training)
         for layer in self.convolutions:
             x = layer(x, training=training)
-        return Semantic(tf.cast(self.predict(x), tf.float32), self.embed(x, training=training))
+        return SemanticOutput(tf.cast(self.predict(x), tf.float32), self.embed(x, training=training))

@@ -17,7 +17,7 @@ ANCHORS = 3 * (16**2 + 8**2 + 4**2 + 2**2 + 1)
 
 def run(model, batch):
     """Outputs and Detections."""
-    return model(batch.images, batch.sizes, batch.truth, SEED), model(batch.images, batch.sizes)
+    return model(batch.images, batch.sizes, batch.truth, SEED), model.infer(batch.images, batch.sizes)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,22 @@ def test_outputs(full):
         assert shapes(stage.mask_rois.boxes) == ((2, 4, 4), tf.float32)
         assert shapes(stage.mask_logits) == ((2, 4, 28, 28, 8), tf.float32)
     assert [stage.stds for stage in outputs.stages] == [stage.stds for stage in model.stages]
-    assert shapes(outputs.semantic) == ((2, 8, 8, 13), tf.float32)
+    assert shapes(outputs.semantic.logits) == ((2, 8, 8, 13), tf.float32)
+    assert shapes(outputs.valid) == ((2, 16), tf.bool)
+    assert {level: tuple(maps.shape[1:3]) for level, maps in outputs.pyramid.items()} == {
+        2: (16, 16),
+        3: (8, 8),
+        4: (4, 4),
+        5: (2, 2),
+        6: (1, 1),
+    }
 
 
 def test_every_convolution_learns_by_the_gradient_that_unrolls_no_map(full, drawn_batch, monkeypatch):
     """Of stride 1 and more than 1 x 1; else training on large images would hold gigabytes more, and be right still."""
     model, kernels = full[0], []
     monkeypatch.setattr(layers, "conv2d", lambda x, kernel: kernels.append(kernel) or convolution.conv2d(x, kernel))
-    model(drawn_batch.images, drawn_batch.sizes)
+    model.infer(drawn_batch.images, drawn_batch.sizes)
     assert not kernels
     model(drawn_batch.images, drawn_batch.sizes, drawn_batch.truth, SEED)
     expected = [
@@ -124,7 +132,7 @@ def test_boxes_get_no_gradient(full):
 
 def test_every_weight_learns(full):
     model, outputs, _, tape = full
-    everything = [outputs.rpn.logits, outputs.rpn.deltas, outputs.semantic]
+    everything = [outputs.rpn.logits, outputs.rpn.deltas, outputs.semantic.logits]
     everything += [field for stage in outputs.stages for field in (stage.logits, stage.deltas, stage.mask_logits)]
     gradients = tape.gradient(everything, model.trainable_variables)
     assert not [v.name for v, g in zip(model.trainable_variables, gradients, strict=True) if g is None]
@@ -191,7 +199,9 @@ def test_bfloat16_keeps_boxes_and_losses_in_float32(tiny_model, drawn_batch, mak
         losses, gradients = make_learner(experiment, model)(drawn_batch)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
-    floating = [x for x in tf.nest.flatten((outputs, detections)) if tf.is_tensor(x) and x.dtype.is_floating]
+    # Feature maps are in the precision of the convolutions; everything computed from them by the heads is not.
+    read = outputs._replace(pyramid=None, features=None, semantic=outputs.semantic.logits)
+    floating = [x for x in tf.nest.flatten((read, detections)) if tf.is_tensor(x) and x.dtype.is_floating]
     assert {x.dtype for x in floating} == {tf.float32}
     assert model.neck(model.backbone(tf.zeros([1, 64, 64, 3])))[2].dtype == tf.bfloat16
     assert all(np.isfinite(value) for value in losses.values())
@@ -214,6 +224,6 @@ def test_two_images_are_learnt(tiny_learner, drawn_batch):
 def test_a_model_outlives_the_next_configuration(tiny_model):
     _, model = tiny_model()
     images, sizes = tf.zeros([1, 64, 64, 3], tf.uint8), tf.constant([[64.0, 64.0]])
-    before = model(images, sizes)
+    before = model.infer(images, sizes)
     config.load(["tests/tiny.gin"], [])
-    np.testing.assert_array_equal(model(images, sizes).scores, before.scores)
+    np.testing.assert_array_equal(model.infer(images, sizes).scores, before.scores)

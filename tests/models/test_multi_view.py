@@ -54,7 +54,7 @@ def assert_alike(found, wanted, atol):
 
 def test_one_view_is_the_models_own_answer(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
-    wanted = model(images, sizes)
+    wanted = model.infer(images, sizes)
     assert wanted.valid.numpy().sum() > 3
     assert_alike(MultiView(scales=(1.0,), flip=False)(model, images, sizes), wanted, 1e-3)
 
@@ -62,7 +62,7 @@ def test_one_view_is_the_models_own_answer(model, drawn_batch):
 def test_the_same_view_twice_changes_nothing(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
     views = MultiView(scales=(1.0, 1.0), flip=False)
-    assert_alike(views(model, images, sizes), model(images, sizes), 1e-3)
+    assert_alike(views(model, images, sizes), model.infer(images, sizes), 1e-3)
 
 
 def test_a_mirrored_view_alone_is_the_answer_on_the_mirrored_image(model, drawn_batch):
@@ -70,7 +70,7 @@ def test_a_mirrored_view_alone_is_the_answer_on_the_mirrored_image(model, drawn_
     views = MultiView(scales=(1.0,))
     views.views = [(1.0, True)]
     mirrored, _ = multi_view.look(images, sizes, 1.0, True)
-    wanted = model(mirrored, sizes)
+    wanted = model.infer(mirrored, sizes)
     wanted = wanted._replace(
         boxes=tf.where(wanted.valid[..., None], multi_view.mirror(wanted.boxes, sizes), 0.0),
         masks=wanted.masks[..., ::-1],
@@ -81,7 +81,7 @@ def test_a_mirrored_view_alone_is_the_answer_on_the_mirrored_image(model, drawn_
 def test_views_of_other_sizes_answer_in_the_images_frame(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
     found = MultiView(scales=(0.5,))(model, images, sizes)
-    single = model(images, sizes)
+    single = model.infer(images, sizes)
     assert [field.shape for field in found] == [field.shape for field in single]
     masks = found.masks.numpy()[found.valid.numpy()]
     assert found.valid.numpy().any(axis=1).all() and ((masks > 0) & (masks < 1)).all()
@@ -100,9 +100,9 @@ def test_a_gin_overlay_makes_it_the_models_answer(tiny_experiment, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
     overlay = ["HTC.test_time=@MultiView()", "MultiView.scales=(1.0,)", "NUM_STAGES=1", "SEMANTIC=False"]
     model = tiny_experiment(*overlay).build_model()
-    found = model(images, sizes)
+    found = model.infer(images, sizes)
     assert found.masks.shape[:2] == found.scores.shape
     views, model.test_time = model.test_time, None
     assert views.views == [(1.0, False), (1.0, True)]
-    assert not np.array_equal(found.scores, model(images, sizes).scores)
+    assert not np.array_equal(found.scores, model.infer(images, sizes).scores)
     np.testing.assert_array_equal(views(model, images, sizes).scores, found.scores)

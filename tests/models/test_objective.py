@@ -11,7 +11,7 @@ from htc_tf.models.criteria import GIoU
 from htc_tf.models.objective import Objective
 from htc_tf.models.targets import AnchorSampler
 from htc_tf.ops.matching import choose_evenly
-from htc_tf.structures import Outputs, RoIs, RPNOutput, StageOutput, Truth
+from htc_tf.structures import Outputs, RoIs, RPNOutput, SemanticOutput, StageOutput, Truth
 
 SEED = tf.constant([0, 1])
 SIZES = tf.constant([[64.0, 64.0]])
@@ -58,13 +58,19 @@ STAGE = StageOutput(
     ),
     mask_logits=tensor(MASK_LOGITS),
 )
-SEMANTIC = tf.zeros([1, 2, 2, 3])
+OUTPUTS = Outputs(
+    pyramid=None,
+    rpn=RPN,
+    stages=(STAGE, STAGE, STAGE),
+    valid=None,
+    features=None,
+    semantic=SemanticOutput(tf.zeros([1, 2, 2, 3]), None),
+)
 
 
 def compute(outputs=None, **arguments):
     objective = Objective(EVENLY, **arguments)
-    outputs = outputs or Outputs(RPN, (STAGE, STAGE, STAGE), SEMANTIC)
-    return objective(outputs, TRUTH, SIZES, SEED)
+    return objective(outputs or OUTPUTS, TRUTH, SIZES, SEED)
 
 
 def check(loss, total, count, weight):
@@ -75,7 +81,7 @@ def check(loss, total, count, weight):
 def test_names():
     stages = [f"stage{t}_{name}" for t in (1, 2, 3) for name in ("class", "box", "mask")]
     assert list(compute()) == ["rpn_class", "rpn_box", *stages, "semantic"]
-    bare = Outputs(RPN, (STAGE._replace(mask_logits=None),))
+    bare = OUTPUTS._replace(stages=(STAGE._replace(mask_logits=None),), semantic=None)
     assert list(compute(bare)) == ["rpn_class", "rpn_box", "stage1_class", "stage1_box"]
 
 

@@ -168,7 +168,7 @@ def same(mmdet_model, case, compare, monkeypatch):
     def same(kind, title, masks=(), scores_within=2e-4):
         arrays = case.expected("detections")
         monkeypatch.setattr(mmdet_model, "masks", False)
-        detections = mmdet_model(case.images, case.sizes)
+        detections = mmdet_model.infer(case.images, case.sizes)
         pairs = [pair(detections, case, kind, row) for row in range(len(case.sizes))]
         name, differences = f"{case.name}, {title}", []
         for row, (order, boxes) in enumerate(pairs):
@@ -178,7 +178,8 @@ def same(mmdet_model, case, compare, monkeypatch):
             differences.append(np.abs(scores - expected))
         for which in masks:
             monkeypatch.setattr(mmdet_model, "average_masks", which == "masks_avg3")
-            some = mmdet_model.final_masks(case.prepared, take(detections, [order for order, _ in pairs]))
+            some = take(detections, [order for order, _ in pairs])
+            some = mmdet_model.add_masks(some, mmdet_model.stage_masks(case.prepared, some)).masks
             for row, (_, boxes) in enumerate(pairs):
                 height, width = arrays["ori_shape"][row]
                 packed = arrays[f"{kind}_ori_{row}_{which}"][:SOME]

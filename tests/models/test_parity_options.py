@@ -58,15 +58,15 @@ BOXES = tf.constant([[[0.0, 0, 9, 9], [5, 9, 9, 9], [0, 0, 0, 9], [3, 3, 4, 4]]]
 
 @pytest.mark.parametrize("drop_refined_truth", [True, False])
 @pytest.mark.parametrize("drop_empty", [True, False])
-def test_what_goes_on(tiny_experiment, drop_refined_truth, drop_empty):
+def test_which_boxes_are_valid_for_the_next_stage(tiny_experiment, drop_refined_truth, drop_empty):
     params = f"HTC.drop_refined_truth={drop_refined_truth}", f"HTC.drop_empty={drop_empty}"
     model = tiny_experiment(*params).build_model()
     valid, is_truth = tf.constant([[True, True, True, False]]), tf.constant([[True, False, False, False]])
     output = StageOutput(RoIs(BOXES, valid, is_truth=is_truth), None, None, None, BOXES)
     expected = [not drop_refined_truth, not drop_empty, not drop_empty, False]
-    assert model.goes_on(output).numpy()[0].tolist() == expected
+    assert model.valid_for_next_stage(output).numpy()[0].tolist() == expected
     detected = output._replace(rois=RoIs(BOXES, valid))
-    assert model.goes_on(detected).numpy()[0].tolist() == [True, *expected[1:]]
+    assert model.valid_for_next_stage(detected).numpy()[0].tolist() == [True, *expected[1:]]
 
 
 @pytest.mark.parametrize("norm, learning", [("frozen_batch", 2), ("constant_batch", 0)])

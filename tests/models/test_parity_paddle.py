@@ -163,7 +163,7 @@ def test_detections(case, paddle_model, paddle_image, reference, compare, monkey
     assert len(expected) == 99
     monkeypatch.setattr(paddle_model, "normalize", lambda images, sizes: images)
     monkeypatch.setattr(paddle_model, "masks", False)
-    found = Detections(*(None if part is None else part[0] for part in paddle_model(*paddle_image)))
+    found = Detections(*(None if part is None else part[0] for part in paddle_model.infer(*paddle_image)))
     assert found.valid.numpy().all() and len(found.valid) == 100
     distance = np.abs(found.boxes.numpy()[:, SWAP] - expected[:, np.newaxis, 2:]).max(-1)
     distance += 1e6 * (found.classes.numpy() != expected[:, np.newaxis, 0])
@@ -173,7 +173,7 @@ def test_detections(case, paddle_model, paddle_image, reference, compare, monkey
     compare("detections: scores", found.scores.numpy()[order], expected[:, 1], atol=2e-4)
 
     some = Detections(*(None if part is None else tf.gather(part, order[:SOME])[None] for part in found))
-    masks = paddle_model.final_masks(case.prepared, some)[0]
+    masks = paddle_model.add_masks(some, paddle_model.stage_masks(case.prepared, some)).masks[0]
     compare("detections: mask probabilities", masks[:8], arrays["mask_probs_first8"], atol=1e-3)
     shape = arrays["masks_shape"]
     real = has_area(arrays["detections_in_input_frame"][:, 2:])

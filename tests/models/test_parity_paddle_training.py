@@ -121,15 +121,15 @@ def test_samples(step, expected, compare):
         compare(f"stage {index + 1}: RoIs of the masks, pixels", boxes, expected[f"mask{index}_rois"], atol=0.01)
 
 
-def test_what_goes_on_to_the_next_stage(step, paddle_model, monkeypatch):
+def test_which_boxes_are_valid_for_the_next_stage(step, paddle_model, monkeypatch):
     """512 RoIs of stage 1, 72 of them refined to nothing, 6 refined truth boxes, which are not."""
     counts = {}
     for drop_refined_truth in (False, True):
         for drop_empty in (False, True):
             monkeypatch.setattr(paddle_model, "drop_refined_truth", drop_refined_truth)
             monkeypatch.setattr(paddle_model, "drop_empty", drop_empty)
-            goes_on = paddle_model.goes_on(step.outputs.stages[0])
-            counts[drop_refined_truth, drop_empty] = int(tf.math.count_nonzero(goes_on))
+            valid = paddle_model.valid_for_next_stage(step.outputs.stages[0])
+            counts[drop_refined_truth, drop_empty] = int(tf.math.count_nonzero(valid))
     assert counts == {(False, False): 512, (False, True): 440, (True, False): 506, (True, True): 434}
 
 

@@ -60,7 +60,7 @@ def trained(request, tiny_experiment, drawn_batch, losses):
             optimizer = experiment.optimizer.build()
             optimizer.build(model.trainable_variables)
             step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        detect = tf.function(lambda: model(drawn_batch.images, drawn_batch.sizes), autograph=False)
+        detect = tf.function(lambda: model.infer(drawn_batch.images, drawn_batch.sizes), autograph=False)
         graphs = [detect.get_concrete_function().graph]
         experiment.objective.anchor_sampler.choose = model.roi_sampler.choose = lambda seed: choose_evenly
         model.rpn.propose = lambda *_: fixed_proposals(drawn_batch.truth)

@@ -80,7 +80,11 @@ def program(work):
     _, detector, pictures = prepare(work)
     images, sizes = prepare_batch(detector, pictures)
     flop = sum(part.forward for part in count_flop(detector, work).values())
-    return Program(lambda *inputs: detector.model(*inputs), {"images": images, "sizes": sizes}, work._asdict(), flop)
+
+    def detect(images, sizes):
+        return detector.model.infer(images, sizes)._replace(stage_masks=None)
+
+    return Program(detect, {"images": images, "sizes": sizes}, work._asdict(), flop)
 
 
 class Part(dict):
@@ -110,7 +114,7 @@ class Part(dict):
 
 
 def time_parts(detector, pictures):
-    """One part after the other, each on what the parts before gave it.
+    """Times each part on its inputs in the Outputs of one pass.
 
     Returns:
         ({part: CPU seconds of a batch}, proposals in the batch). A part `x: RoIAlign` is in the part x too.
@@ -128,28 +132,35 @@ def time_parts(detector, pictures):
         return take(name, tf.function(function, autograph=False), *inputs)
 
     images, sizes = take("resizing", prepare_batch, detector, pictures)
-    pyramid = compiled("backbone and FPN", model.extract_pyramid, images, sizes)
-    proposals = compiled("RPN", lambda maps, sizes: model.rpn(maps, sizes, False).proposals, pyramid, sizes)
-    if model.semantic_head is None:
-        embedding = None
-    else:
-        embedding = compiled("semantic branch", lambda maps: model.semantic_head(maps).embedding, pyramid)
-    features = compiled("maps for RoIAlign", model.roi_align.prepare, pyramid, embedding)
-    boxes, valid, stages = proposals.boxes, proposals.valid, []
-    for stage in model.stages:
+    # One pass gives every part its inputs.
+    outputs = tf.function(lambda images, sizes: model(images, sizes), autograph=False)(images, sizes)
+
+    def extract_pyramid(images, sizes):
+        return model.neck(model.backbone(model.normalize(images, sizes)))
+
+    compiled("backbone and FPN", extract_pyramid, images, sizes)
+    compiled("RPN", lambda maps, sizes: model.rpn(maps, sizes, False).proposals, outputs.pyramid, sizes)
+    embedding = None
+    if model.semantic_head is not None:
+        embedding = outputs.semantic.embedding
+        compiled("semantic branch", lambda maps: model.semantic_head(maps).embedding, outputs.pyramid)
+    compiled("maps for RoIAlign", model.roi_align.prepare, outputs.pyramid, embedding)
+    for stage, output in zip(model.stages, outputs.stages, strict=True):
 
         def refine(features, rois, sizes, stage=stage):
             return model.box_branch(stage, features, rois, sizes)
 
-        rois = RoIs(boxes, valid)
-        stages.append(compiled("box stages", refine, features, rois, sizes))
-        compiled("box stages: RoIAlign", model.roi_align.pool_boxes, features, rois)
-        boxes, valid = stages[-1].boxes, model.goes_on(stages[-1])
-    found = compiled("scores and NMS", model.postprocess, stages, valid)
+        compiled("box stages", refine, outputs.features, output.rois, sizes)
+        compiled("box stages: RoIAlign", model.roi_align.pool_boxes, outputs.features, output.rois)
+    found = compiled("scores and NMS", model.postprocess, outputs.stages, outputs.valid)
     if model.masks:
-        masks = compiled("masks", model.final_masks, features, found)
-        compiled("masks: RoIAlign", model.roi_align.pool_masks, features, RoIs(found.boxes, found.valid))
+
+        def predict_masks(features, found):
+            return model.add_masks(found, model.stage_masks(features, found)).masks
+
+        masks = compiled("masks", predict_masks, outputs.features, found)
+        compiled("masks: RoIAlign", model.roi_align.pool_masks, outputs.features, RoIs(found.boxes, found.valid))
         found = found._replace(masks=masks)
     shapes = [picture.shape[:2] for picture in pictures]
     take("pasting", image_results, found, sizes, shapes)
-    return dict(seconds), int(tf.math.count_nonzero(proposals.valid))
+    return dict(seconds), int(tf.math.count_nonzero(outputs.rpn.proposals.valid))

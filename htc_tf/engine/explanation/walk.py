@@ -70,25 +70,27 @@ def record_walk(detector, photo, threshold):
     """
     model = detector.model
     images, sizes = detector.prepare(photo)
-    pyramid, rpn, semantic, stages, detections, masks = tf.function(_steps(model), autograph=False)(images, sizes)
+    outputs, detections = tf.function(_forward(model), autograph=False)(images, sizes)
+    rpn, stages, masks = outputs.rpn, outputs.stages, detections.stage_masks
     height, width = sizes[0].numpy().astype(int)
     there = rpn.proposals.valid[0].numpy()
     boxes = np.stack([rpn.proposals.boxes[0], *(stage.boxes[0] for stage in stages)])[:, there]
     kept = detections.valid[0].numpy() & (detections.scores[0].numpy() >= threshold)
     found = Detections(*(None if field is None else field[0].numpy()[kept] for field in detections))
+    found = found._replace(stage_masks=None)
     final = model.postprocess.scores(stages)[0].numpy()[there]
     return Walk(
         photo=photo,
         image=images[0, :height, :width].numpy(),
         padded=tuple(images.shape[1:3]),
-        levels={level: _activity(maps[0], level, height, width) for level, maps in sorted(pyramid.items())},
+        levels={level: _activity(maps[0], level, height, width) for level, maps in sorted(outputs.pyramid.items())},
         scores=rpn.proposals.scores[0].numpy()[there],
         boxes=boxes,
         logits=np.stack([stage.logits[0] for stage in stages])[:, there],
-        labels=None if semantic is None else enlarge(semantic.logits[0], (height, width), tf.ones(2)),
+        labels=None if outputs.semantic is None else enlarge(outputs.semantic.logits[0], (height, width), tf.ones(2)),
         detections=found,
         rows=find_rows(found, stages[-1].candidates[0].numpy()[there], final),
-        masks=None if masks is None else np.stack([mask[0].numpy()[kept] for mask in masks]),
+        masks=None if masks is None else masks[0].numpy()[kept].swapaxes(0, 1),
         thresholds=tuple(stage.iou_threshold for stage in model.stages),
         interleaved=model.interleaved,
         mask_info_flow=model.mask_info_flow,
@@ -96,19 +98,14 @@ def record_walk(detector, photo, threshold):
     )
 
 
-def _steps(model):
-    """The model's steps in the order in which `HTC.call` takes them, none of what lies between them lost."""
+def _forward(model):
+    """One pass as Outputs and Detections, without what RoIs are pooled from: nothing here draws it."""
 
-    def steps(images, sizes):
-        pyramid = model.extract_pyramid(images, sizes)
-        rpn, semantic, features, stages, valid = model.walk_pyramid(pyramid, sizes)
-        detections, masks = model.postprocess(stages, valid), None
-        if model.masks:
-            masks = model.stage_masks(features, detections)
-            detections = detections._replace(masks=model.merge_masks(masks))
-        return pyramid, rpn, semantic, stages, detections, masks
+    def forward(images, sizes):
+        outputs = model(images, sizes)
+        return outputs._replace(features=None), model.detect(outputs)
 
-    return steps
+    return forward
 
 
 def find_rows(detections, boxes, scores):

@@ -36,18 +36,11 @@ def label_map(detector, image):
     """
     if isinstance(detector, ExportedDetector):
         return detector.label_map(image)
-    model = detector.model
-    if model.semantic_head is None:
+    if detector.model.semantic_head is None:
         raise UserError("a semantic map wants a model that has the semantic branch (SEMANTIC = True)")
     images, sizes = detector.prepare(image)
-    logits = semantic_logits(model, images, sizes)
+    logits = detector.semantic_logits(images, sizes)
     return enlarge(logits[0], image.shape[:2], sizes[0] / tf.constant(image.shape[:2], tf.float32))
-
-
-def semantic_logits(model, images, sizes):
-    """The walk of `models.htc` as far as the semantic branch: [B, H / 8, W / 8, S] float32."""
-    pyramid = model.extract_pyramid(images, sizes)
-    return model.semantic_head(pyramid).logits
 
 
 def enlarge(logits, shape, scale):

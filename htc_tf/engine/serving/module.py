@@ -143,15 +143,12 @@ def make_way(model, shape, options):
     """A tf.function: images [n, *shape, 3] uint8, sizes [n, 2] float32 -> a dict of what the answer is made of."""
 
     def look(images, sizes):
-        if options.semantic and model.test_time is None:
-            _, semantic, features, stages, valid = model.walk(images, sizes)
-            found = model.detections(features, stages, valid)._asdict() | {"semantic": semantic.logits}
-        else:
-            found = model(images, sizes)._asdict()
-            if options.semantic:
-                found["semantic"] = model.semantic_head(model.extract_pyramid(images, sizes)).logits
-        if not options.masks:
-            found["masks"] = None  # what nobody asks for is not computed
+        outputs = model(images, sizes)
+        found = model.detect(outputs) if model.test_time is None else model.infer(images, sizes)
+        found = found._replace(stage_masks=None, masks=found.masks if options.masks else None)._asdict()
+        if options.semantic:
+            found["semantic"] = outputs.semantic.logits
+        # The traced graph computes only what is returned.
         return {name: value for name, value in found.items() if value is not None}
 
     signature = [tf.TensorSpec([None, *shape, 3], tf.uint8), tf.TensorSpec([None, 2], tf.float32)]

