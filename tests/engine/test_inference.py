@@ -119,7 +119,7 @@ class FindsEverything:
     def __init__(self):
         self.shapes = []
 
-    def __call__(self, images, sizes):
+    def infer(self, images, sizes):
         self.shapes.append(tuple(images.shape))
         one = tf.ones([1, 1])
         boxes = tf.concat([tf.zeros_like(sizes), sizes], 1)[:, tf.newaxis]

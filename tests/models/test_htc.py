@@ -91,12 +91,14 @@ def test_detections(full, drawn_batch):
         "classes": ((2, 10), tf.int32),
         "valid": ((2, 10), tf.bool),
         "masks": ((2, 10, 28, 28), tf.float32),
+        "stage_masks": ((2, 10, 3, 28, 28), tf.float32),
     }
     valid = detections.valid.numpy()
     assert valid.any(axis=1).all()
     boxes, scores = detections.boxes.numpy(), detections.scores.numpy()
     assert (boxes[valid] >= 0).all() and (boxes <= tf.tile(drawn_batch.sizes, [1, 2])[:, None]).numpy()[valid].all()
     assert (np.diff(scores)[valid[:, 1:]] <= 0).all() and (scores[valid] > 0.001).all()
+    np.testing.assert_allclose(detections.masks, detections.stage_masks.numpy().mean(axis=2), atol=1e-6)
     masks = detections.masks.numpy()[valid]
     assert (masks >= 0).all() and (masks <= 1).all() and masks.std() > 0
 
