@@ -137,8 +137,7 @@ class HTC(tf.keras.layers.Layer):
             Outputs.
         """
         training = truth is not None
-        pyramid = self.backbone(self.normalize(images, sizes), training=training)
-        pyramid = self.neck(pyramid, training=training)
+        pyramid = self.extract_pyramid(images, sizes, training)
         rpn = self.rpn(pyramid, sizes, training)
         # The RPN and the semantic branch run in turn, so that their temporary buffers are not in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
@@ -167,6 +166,10 @@ class HTC(tf.keras.layers.Layer):
         if self.test_time is not None:
             return self.test_time(self, images, sizes)
         return self.detect(self(images, sizes))
+
+    def extract_pyramid(self, images, sizes, training=False):
+        """images and sizes as of `call` -> {level: [B, H / 2^level, W / 2^level, C]}, P2 ... P6."""
+        return self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
 
     def normalize(self, images, sizes):
         """Mean and deviation of the pixels; the padding is zero afterwards, as the public weights have it."""

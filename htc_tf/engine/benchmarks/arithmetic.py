@@ -35,7 +35,7 @@ class Arithmetic:
         self.sizes = tf.constant([[height, width]], tf.float32)
         # Nothing comes before the image: it needs no gradient.
         self.extraction, pyramid = count(
-            lambda image: model.neck(model.backbone(image, training=training), training=training),
+            lambda image: model.extract_pyramid(image, self.sizes, training),
             [[1, height, width, 3]],
             self._learnt(model.backbone, model.neck),
             first=True,

@@ -135,10 +135,7 @@ def time_parts(detector, pictures):
     # One pass gives every part its inputs.
     outputs = tf.function(lambda images, sizes: model(images, sizes), autograph=False)(images, sizes)
 
-    def extract_pyramid(images, sizes):
-        return model.neck(model.backbone(model.normalize(images, sizes)))
-
-    compiled("backbone and FPN", extract_pyramid, images, sizes)
+    compiled("backbone and FPN", model.extract_pyramid, images, sizes)
     compiled("RPN", lambda maps, sizes: model.rpn(maps, sizes, False).proposals, outputs.pyramid, sizes)
     embedding = None
     if model.semantic_head is not None:
