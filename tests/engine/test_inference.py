@@ -139,7 +139,7 @@ def test_pictures_of_any_size(tiny_experiment, eagerly):
 
 
 def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.classes\.json is missing.*--checkpoint"):
+    with pytest.raises(UserError, match=r"nowhere.classes\.json is missing: name the folder of a training run"):
         restore(tiny_experiment(), Run(tmp_path / "nowhere"))
     run = Run(shutil.copytree(tiny_run.folder, tmp_path / "run"))
     with pytest.raises(UserError, match="8 classes, but NUM_CLASSES = 5"):
