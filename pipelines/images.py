@@ -54,7 +54,7 @@ def load_image(
             image_io.check_whole(image, encoded)
             is_deep = image.mode.startswith("I")
             pixels = image_io.to_rgb(image, upright=turned)
-            tally.count("images_dark", is_deep and 0 < pixels.max() < DARK)
+            tally.count("images_dark", is_deep and bool(0 < pixels.max() < DARK))
             return encode_png(PIL.Image.fromarray(pixels)), "png"
         if decode == "full":
             _decode(encoded, stored, height, width)

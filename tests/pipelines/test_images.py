@@ -1,6 +1,7 @@
 """Image files: stored as they are where training can decode them, converted by rule, or rejected by name."""
 
 import io
+import json
 import os
 
 import numpy as np
@@ -34,6 +35,7 @@ def picture(mode="RGB", height=HEIGHT, width=WIDTH):
 def load(folder, name="a.jpg", height=HEIGHT, width=WIDTH, max_pixels=10_000, decode="full", exif="apply"):
     tally = Tally()
     encoded, stored = images.load_image(os.path.realpath(folder), name, height, width, max_pixels, decode, exif, tally)
+    assert json.dumps(tally.counters)  # as the shard's sidecar will have them
     return encoded, stored, {key: number for key, number in tally.counters.items() if number}
 
 
