@@ -99,7 +99,7 @@ class Tally:
         self.objects_per_image = Counter()  # number of objects -> images
 
     def count(self, name: str, number: int = 1) -> None:
-        self.counters[name] += number
+        self.counters[name] += int(number)  # NumPy's integers and truth values are no JSON
 
     def reject(self, error: Rejected, **who: Any) -> None:
         """Counts the rejection and keeps a row of it; `who` names the image or annotation."""

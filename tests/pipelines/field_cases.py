@@ -447,6 +447,23 @@ def swapped_sizes(folder, coco):
         row |= {"height": WIDTH, "width": HEIGHT}
 
 
+def oriented(kind, outcome, name, orientation, width, height):
+    """A case of images stored as `width` x `height` with an EXIF orientation."""
+
+    def change(folder, coco):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        for row in coco["images"]:
+            save(folder / "images" / row["file_name"], pixels(width, height), exif=exif)
+
+    add(kind, outcome, name, change)
+
+
+oriented("an EXIF quarter turn, annotated upright", "repaired: images_turned", "upright", 6, HEIGHT, WIDTH)
+oriented("an EXIF quarter turn, annotated as stored", "repaired: exif_ignored", "as_stored", 6, WIDTH, HEIGHT)
+oriented("an EXIF half turn and nothing that tells", "repaired: images_turned", "half_turn", 3, WIDTH, HEIGHT)
+
+
 @case("PNG, WebP, BMP, TIFF, palette, alpha, 16 bits", "repaired: images_converted")
 def formats(folder, coco):
     for row, name in zip(coco["images"], ("a.webp", "b.bmp", "c.tif"), strict=True):

@@ -135,7 +135,7 @@ EXPECTED = {
     "e06_exif_6_raw_truth": "exif_ignored",
     "e07_exif_3": "images_turned",
     "e09_orientation_png_webp_tiff": "images_turned",
-    "f01_png_kinds": "images_converted",
+    "f01_png_kinds": "images_dark",
     "f02_other_formats": "images_converted",
     "f03_unreadable_formats": "error: image_unreadable",
     "f04_damaged_jpeg": "left out: truncated.jpg: image_unreadable",
