@@ -14,13 +14,22 @@ from htc_tf.engine.training.stop import INTERRUPTED, STOPPED, StopRequest
 ROOT = Path(__file__).resolve().parents[3]
 # The main thread is in C for an hour, as in TensorFlow's compiler: no Python handler runs.
 BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell makes its children ignore it
 from htc_tf.engine.training.stop import StopRequest
 with StopRequest(own_process=True) as stop:
     stop.nothing_to_save = sys.argv[1] == "nothing"
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 """
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """Tests that run in the background ignore SIGINT otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

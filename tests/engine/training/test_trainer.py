@@ -166,9 +166,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, c
     assert json.loads((run.checkpoints / "ckpt-3.json").read_text())["skipped"] == 1
 
 
-def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkeypatch, capsys):
+@pytest.fixture
+def ctrl_c():
+    """SIGINT is heard even if the tests run in the background. -> the handler before any training"""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkeypatch, capsys, ctrl_c):
     """It comes with the line of step 1; no other handler is left behind."""
-    run, log, before = Run(tmp_path), Monitor.log, signal.getsignal(signal.SIGINT)
+    run, log = Run(tmp_path), Monitor.log
 
     def log_and_terminate(self, step, numbers):
         log(self, step, numbers)
@@ -178,7 +186,7 @@ def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkey
     monkeypatch.setattr(Monitor, "log", log_and_terminate)
     params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "STEPS=2", "Experiment.ema_decay=0.5"]
     assert start(run, tiny_data.records, *params) is True
-    assert checkpoints(run) == ["ckpt-1"] and signal.getsignal(signal.SIGINT) == before
+    assert checkpoints(run) == ["ckpt-1"] and signal.getsignal(signal.SIGINT) == ctrl_c
     assert f"stopped after step 1, saved in {run.folder}: the same command continues" in capsys.readouterr().out
     assert start(run, tiny_data.records, *params) is False
     told = capsys.readouterr().out
