@@ -65,8 +65,8 @@ REPAIRS = {
 # What a user can do about it, for the message that ends the job.
 ADVICE = {
     "image_missing": "check --images",
-    "image_outside_root": "--images must name the folder that file_name starts from, and hold the files themselves, not "
-    "links to elsewhere (cp -rL copies what links lead to)",
+    "image_outside_root": "--images must name the folder that file_name starts from, and hold the files themselves, "
+    "not links to elsewhere (cp -rL copies what links lead to)",
     "image_too_large": "raise --max_pixels",
     "annotation_duplicate": "remove the copies",
     "box_mask_disagree": "correct them, or take each box from its mask with --boxes mask, or keep both with "
