@@ -3,9 +3,14 @@
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 from htc_tf.errors import UserError
+
+# Largest text files of a run, bytes: many times what a training writes. A run may come from elsewhere.
+LARGEST_CONFIG = 2**18
+LARGEST_CLASSES = 2**24
 
 
 class Run:
@@ -36,21 +41,28 @@ class Run:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): name another folder") from error
 
     def read_config(self):
-        return self._read(self.config)
+        return self._read(self.config, LARGEST_CONFIG)
 
     def read_categories(self):
         """[{"id": ..., "name": ...}, ...]: class index i is the i-th."""
         try:
-            categories = json.loads(self._read(self.classes))["categories"]
+            categories = json.loads(self._read(self.classes, LARGEST_CLASSES))["categories"]
             if not all(isinstance(row["id"], int) and isinstance(row["name"], str) for row in categories):
                 raise ValueError("an id is no whole number, or a name is no text")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{self.classes} is damaged ({error}); train again or copy it from a sound run") from error
         return categories
 
-    def _read(self, path):
+    def _read(self, path, largest):
         try:
-            return path.read_text(encoding="utf-8")
+            # Opening a pipe does not wait for a writer, and a device without end is not read.
+            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+                about = os.fstat(file.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise UserError(f"{path} is not a regular file; copy it from a sound run")
+                if about.st_size > largest:
+                    raise UserError(f"{path} has {about.st_size:,} bytes, more than the {largest:,} that are read")
+                return file.read(largest).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is damaged ({error}); copy it from a sound run") from error
         except OSError as error:

@@ -1,5 +1,7 @@
 """A run's folder that is none: what is wrong is named, whichever command or function reads it."""
 
+import os
+
 import pytest
 
 import htc_tf
@@ -29,6 +31,29 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "classes.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"classes\.json is damaged"):
         Run(tmp_path).read_categories()
+
+
+def test_what_is_no_plain_file_is_neither_waited_for_nor_read_whole(tmp_path):
+    """A pipe, a device and a file without end, as a run from elsewhere may hold them."""
+    run = Run(tmp_path)
+    for path, read in ((run.config, run.read_config), (run.classes, run.read_categories)):
+        os.mkfifo(path)
+        with pytest.raises(UserError, match=rf"{path.name} is not a regular file"):
+            read()
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        with pytest.raises(UserError, match=rf"{path.name} is not a regular file"):
+            read()
+        path.unlink()
+        with path.open("wb") as file:
+            file.truncate(2**34)  # sparse
+        with pytest.raises(
+            UserError, match=rf"{path.name} has 17,179,869,184 bytes, more than the [\d,]+ that are read"
+        ):
+            read()
+        path.unlink()
+    run.config.write_bytes(b"\xef\xbb\xbfSTEPS = 1\r\n")  # as an editor on Windows leaves it
+    assert run.read_config() == "STEPS = 1\r\n"
 
 
 DAMAGED = ["", "[]", "null", "3", "{}", '{"categories": 3}', '{"categories": [1]}', '{"categories": null}']
