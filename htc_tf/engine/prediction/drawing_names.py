@@ -42,9 +42,19 @@ def shorten(stem, end, ending):
 
 
 def refuse_replacing(paths, names, output):
-    inputs = {path.resolve() for path in paths}
+    """Raises UserError where writing output/name, for one of the names, would write into a file of `paths`."""
+    inputs = {_identity(path) for path in paths} - {None}
     for name in names:
-        if (output / name).resolve() in inputs:
+        if _identity(output / name) in inputs:
             raise UserError(
-                f"--output {output}: the drawing {name} would replace a picture of --input; name another folder"
+                f"--output {output}: the drawing {name} would replace an image of --input; name another folder"
             )
+
+
+def _identity(path):
+    """What a file has in common with its links and with nothing else; None where there is no file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
+        return None
+    return status.st_dev, status.st_ino

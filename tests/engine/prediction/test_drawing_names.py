@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from htc_tf.engine.prediction.drawing_names import cut_out_name, drawing_names
+from htc_tf.engine.prediction.drawing_names import cut_out_name, drawing_names, refuse_replacing
+from htc_tf.errors import UserError
 
 
 def test_equal_names_get_numbers():
@@ -29,3 +30,20 @@ def test_a_class_of_any_name_is_a_file(tmp_path, name):
     made = cut_out_name("photo", 1, name)
     (tmp_path / made).write_bytes(b"")
     assert os.listdir(tmp_path) == [made] and made.startswith("photo_01_") and made.endswith(".png")
+
+
+def test_a_drawing_that_would_replace_an_input_is_refused(tmp_path):
+    (tmp_path / "x.png").touch()
+    (tmp_path / "deep").mkdir()
+    os.link(tmp_path / "x.png", tmp_path / "deep" / "y.png")
+    (tmp_path / "deep" / "z.png").symlink_to("../x.png")
+    for path, name in (("x.png", "x.png"), ("deep/y.png", "x.png"), ("x.png", "deep/y.png"), ("deep/z.png", "x.png")):
+        with pytest.raises(UserError, match=f"{name} would replace"):
+            refuse_replacing([tmp_path / path], [name], tmp_path)
+    refuse_replacing([tmp_path / "x.png"], ["y.png"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["loop.png", "nul\0.png", "w" * 300, "nowhere.png"])
+def test_an_input_that_cannot_be_looked_up_replaces_nothing(tmp_path, name):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    refuse_replacing([tmp_path / name], ["x.png", name], tmp_path)
