@@ -165,8 +165,8 @@ def check_whole(image: Image.Image, encoded: bytes) -> None:
       ImageError: the file is truncated or damaged.
     """
     if image.format in ("JPEG", "MPO"):
-        # Before the pixels, a thumbnail may hold such a mark too.
-        if encoded.find(END_OF_JPEG, _first_scan(encoded)) < 0:
+        # Before the pixels, a thumbnail may hold such a mark too. From the end, where it nearly always is.
+        if encoded.rfind(END_OF_JPEG, _first_scan(encoded)) < 0:
             raise ImageError("a JPEG without an end: it is truncated")
     elif image.format == "PNG":
         try:
