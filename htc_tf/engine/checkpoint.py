@@ -38,6 +38,7 @@ class Checkpoints:
         self.folder, self.keep = run.checkpoints, keep
         self.files = CheckpointFiles(run.checkpoints)
         self.stored = set()  # which parts the restored checkpoint has
+        self.held = None  # number of the checkpoint that was last saved or restored
 
     @property
     def latest(self):
@@ -55,14 +56,15 @@ class Checkpoints:
     def save(self, step, **manifest):
         """Returns the path, once the checkpoint would survive a loss of power. The manifest gets what is given by name.
 
-        The newest is not saved twice: to write over an acknowledged checkpoint would not be atomic.
+        The same training is not saved twice at one step: to write over an acknowledged checkpoint would not be atomic.
         """
         path = str(self.files.prefix(step))
-        if self.latest != path:
+        if self.held != step:
             self.files.begin(step, manifest)
             self.checkpoint.save_counter.assign_add(1)
             self.checkpoint.write(path)
             self.files.acknowledge(step)
+            self.held = step
             self.files.rotate(step, self.keep)
         return path
 
@@ -96,6 +98,7 @@ class Checkpoints:
         if problems:
             print(f"note: {'; '.join(problems)}: taking {path}, the newest that is whole", file=sys.stderr)
         self._restore(path)
+        self.held = number
         return path
 
     def _restore(self, path):

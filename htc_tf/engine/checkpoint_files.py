@@ -22,6 +22,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.run import sync, write_whole
 
+STEP = "step/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name of a training's step, which numbers its checkpoints
 READ_ERRORS = (tf.errors.OpError, ValueError, IndexError, RuntimeError)  # what TensorFlow raises on damaged files
 
 
@@ -161,7 +162,10 @@ class CheckpointFiles:
             hashes = {self.folder / Path(name).name: (row["bytes"], row["sha256"]) for name, row in files.items()}
         except (AttributeError, KeyError, TypeError):
             return {}
-        return hashes
+        # A manifest that lists a part of the files, or those of another checkpoint, says nothing about this one.
+        prefix, shards = self.prefix(number), len(hashes) - 1
+        data = {Path(f"{prefix}.data-{shard:05}-of-{shards:05}") for shard in range(shards)}
+        return hashes if shards and hashes.keys() == {Path(f"{prefix}.index"), *data} else {}
 
     def _find_problem(self, number):
         hashes = self._hashes(number)
@@ -169,8 +173,10 @@ class CheckpointFiles:
             return self._read(number)
         problem = self._compare(hashes)
         if problem is not None and self._read(number) is None:
-            path = _manifest_path(self.prefix(number))
-            print(f"note: {path} is damaged: its checkpoint is whole by TensorFlow's checksums", file=sys.stderr)
+            name = _manifest_path(self.prefix(number)).name
+            print(
+                f"note: {problem}, or {name} is: all values match TensorFlow's checksums, taking them", file=sys.stderr
+            )
             return None
         return problem
 
@@ -200,9 +206,11 @@ class CheckpointFiles:
             return f"{prefix}.data-* is missing"
         for name in names:
             try:
-                reader.get_tensor(name)
+                value = reader.get_tensor(name)
             except READ_ERRORS as error:
                 return f"{' or '.join(map(str, data))} is damaged: {_first_line(error)}"
+            if name == STEP and value != number:
+                return f"{prefix} is damaged: it holds step {value}"
         return None
 
     def _write_manifest(self, number, content):

@@ -142,7 +142,81 @@ def test_a_manifest_with_a_wrong_hash_costs_no_checkpoint(tmp_path, capsys):
     save(run, 2, 4)
     path = run.checkpoints / "ckpt-4.json"
     path.write_text(re.sub('"sha256": "....', '"sha256": "0000', path.read_text()))
-    assert restored(run) == 4 and "ckpt-4.json is damaged" in capsys.readouterr().err
+    assert restored(run) == 4
+    assert re.search(r"ckpt-4\.\S+ is damaged: .*, or ckpt-4\.json is", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("suffix", [DATA, INDEX])
+def test_a_manifest_that_lists_a_part_of_the_files_vouches_for_none(tmp_path, suffix):
+    run = Run(tmp_path)
+    save(run, 2, 4)
+    path = run.checkpoints / "ckpt-4.json"
+    content = json.loads(path.read_text())
+    del content["files"][f"ckpt-4.{suffix}"]
+    path.write_text(json.dumps(content))
+    assert restored(run) == 4
+    damage(run.checkpoints / f"ckpt-4.{suffix}", "cut")
+    assert restored(run) == 2
+
+
+def test_a_manifest_vouches_for_no_other_checkpoint(tmp_path):
+    run = Run(tmp_path)
+    save(run, 2, 4)
+    path = run.checkpoints / "ckpt-4.json"
+    path.write_bytes((run.checkpoints / "ckpt-2.json").read_bytes())
+    assert restored(run) == 4
+    damage(run.checkpoints / f"ckpt-4.{DATA}", "cut")
+    assert restored(run) == 2
+
+
+def save_training(run, *steps):
+    for number in steps:
+        Checkpoints(run, Model(number), step=tf.Variable(number, dtype=tf.int64)).save(number)
+
+
+def copy_checkpoint(run, source, target, suffixes):
+    for suffix in suffixes:
+        content = (run.checkpoints / f"ckpt-{source}.{suffix}").read_bytes()
+        (run.checkpoints / f"ckpt-{target}.{suffix}").write_bytes(content)
+
+
+@pytest.mark.parametrize("suffixes", [(DATA, INDEX), (DATA, INDEX, "json")])
+@pytest.mark.parametrize("target", [6, 9])
+def test_files_of_another_step_are_not_taken_for_a_checkpoint(tmp_path, suffixes, target, capsys):
+    """A training would count from the step in the files, and take later checkpoints for saved already."""
+    run = Run(tmp_path)
+    save_training(run, 2, 4, 6)
+    copy_checkpoint(run, 2, target, suffixes)
+    step = tf.Variable(0, dtype=tf.int64)
+    path = Checkpoints(run, Model(), step=step).restore_latest()
+    assert path.endswith(f"ckpt-{step.numpy()}") and int(step) == (4 if target == 6 else 6)
+    reason = "other bytes than were saved" if target == 6 and "json" not in suffixes else "it holds step 2"
+    assert re.search(rf"ckpt-{target}\S* is damaged: {reason}", capsys.readouterr().err)
+
+
+def test_what_is_saved_again_replaces_what_is_there(tmp_path):
+    """A training that restarts with other numbers comes to the same step, such as the best one, with other weights."""
+    run = Run(tmp_path)
+    save(run, 2, 4)
+    Checkpoints(run, Model(5)).save(4, seed=1)
+    model, checkpoints = Model(), Checkpoints(run, Model())
+    assert checkpoints.read_manifest()["seed"] == 1
+    Checkpoints(run, model).restore_latest()
+    assert int(model.weight[0]) == 5
+
+
+def test_the_same_step_is_not_written_twice(tmp_path):
+    """Neither in one process nor after a restart: to write over an acknowledged checkpoint is not atomic."""
+    run = Run(tmp_path)
+    step = tf.Variable(4, dtype=tf.int64)
+    checkpoints = Checkpoints(run, Model(4), step=step)
+    checkpoints.save(4)
+    written = (run.checkpoints / "ckpt-4.json").stat().st_ino
+    checkpoints.save(4)
+    again = Checkpoints(run, Model(), step=step)
+    again.restore_latest()
+    again.save(4)
+    assert (run.checkpoints / "ckpt-4.json").stat().st_ino == written
 
 
 def test_training_continues_after_a_fallback(run):
