@@ -107,6 +107,12 @@ def class_name(name, number):
     return text
 
 
+def in_table(name, longest=40):
+    """A name as a table of text shows it: one line, cut and ended by "…" beyond `longest` characters."""
+    text = clean(str(name))
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + ELLIPSIS
+
+
 def _say_once(name):
     if _said:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from htc_tf import command_line, config
 from htc_tf.engine.prediction.inputs import find_inputs
 from htc_tf.engine.prediction.video import check_decoder
-from htc_tf.errors import UserError, command
+from htc_tf.errors import UserError, command, printable
 from htc_tf.run import Run
 
 EPILOG = """
@@ -123,7 +123,7 @@ def main():
         batch=flags.batch,
     )
     for path, reason in skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
     print(f"{done} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
         raise UserError("no image was detected in: each is named above with the reason")

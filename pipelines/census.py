@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from htc_tf import fonts
 from htc_tf.data.datasets import DatasetInfo
 from htc_tf.data.schema import Object, Record
 
@@ -94,7 +95,7 @@ def describe(info: DatasetInfo, census: Census) -> str:
     lines += _histogram({names[category_id]: number for category_id, number in census.classes.most_common()})
     unseen = [name for category_id, name in names.items() if not census.classes[category_id]]
     if unseen:
-        lines.append(f"without an object: {', '.join(unseen)}")
+        lines.append(f"without an object: {', '.join(map(fonts.in_table, unseen))}")
     return "\n".join(lines)
 
 
@@ -124,6 +125,6 @@ def _range(bins: Sequence[int], least: int) -> str:
 def _histogram(counts: dict[str, int]) -> list[str]:
     largest = max([*counts.values(), 1])
     return [
-        ROW.format(name=f"  {name}"[:21], count=number, bar="█" * -(-BAR * number // largest)).rstrip()
+        ROW.format(name=f"  {fonts.in_table(name, 19)}", count=number, bar="█" * -(-BAR * number // largest)).rstrip()
         for name, number in counts.items()
     ]

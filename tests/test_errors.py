@@ -2,11 +2,16 @@
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from htc_tf.errors import UserError, command
+from htc_tf.errors import UserError, command, printable
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def end(capsys, error):
@@ -35,8 +40,28 @@ def test_a_disk_that_takes_no_more_is_one_line(capsys, name):
     assert end(capsys, saving)[0] == 2
 
 
+@pytest.mark.parametrize("name", ["EACCES", "ENAMETOOLONG", "ELOOP", "ENOTDIR"])
+def test_a_path_that_cannot_be_used_is_one_line(capsys, name):
+    error = OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "a\n.json")
+    status, line = end(capsys, error)
+    assert status == 2 and line.count("\n") == 1
+    assert line.startswith("error: a\\n.json: ") and "give another path" in line
+
+
+def test_what_a_stranger_names_reaches_no_terminal_as_a_command(capsys):
+    assert end(capsys, UserError("a\x1b[31m\udce9 ä 猫")) == (2, "error: a\\x1b[31m\\udce9 ä 猫\n")
+    assert printable("a\r\nb\u202e\\") == "a\\r\\nb\\u202e\\"
+
+
 def test_an_interrupt_is_no_success(capsys):
-    assert end(capsys, KeyboardInterrupt()) == (1, "interrupted\n")
+    assert end(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
+
+
+def test_an_interrupt_during_imports_is_one_line():
+    """They take seconds, before `main` is called."""
+    script = "from htc_tf.errors import start_command; start_command(); raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,11 @@ def test_description():
     assert (counts["small, below 32²"], counts["large"]) == (2, 1)
     assert (counts["2:3 to 3:2"], counts["2:1 to 4:1"]) == (1, 2)
     assert counts["cat"] == 3
+
+
+def test_names_of_classes_are_one_line():
+    categories = Category(3, "a\n\x1b[31mb"), Category(4, "w" * 10_000), Category(5, "x\r" * 500)
+    info = DatasetInfo("there", categories, Stuff(False, 0), True, 2, 3, 0, ())
+    lines = describe(info, count(record((10, 10)))).split("\n")
+    assert all(line.isprintable() for line in lines) and max(map(len, lines)) < 120
+    assert any(line.startswith("  a [31mb      ") for line in lines)

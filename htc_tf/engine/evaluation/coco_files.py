@@ -123,7 +123,8 @@ def check_file_names(results, truth):
     """
     names = {image["id"]: file_name(image) for image in truth["images"]}
     for index, result in enumerate(results):
-        ours, theirs = file_name(result), names.get(result.get("image_id"))
+        number = result.get("image_id")
+        ours, theirs = file_name(result), names.get(number) if is_number(number) else None
         if None not in (ours, theirs) and ours != theirs:
             raise UserError(
                 f"result {index} is of {ours}, but image {result['image_id']} is {theirs} in the annotations: results "

@@ -146,10 +146,10 @@ def _check_results(results, truth, kinds):
                 f"result {index} has no '{sorted(missing)[0]}'; it is needed to evaluate {', '.join(kinds)}"
             )
         where = f"result {index} (image {result['image_id']})"
-        if not is_number(result["score"]) or not math.isfinite(result["score"]):
-            raise UserError(
-                f"{where}: its score is {result['score']!r:.80}; the model's weights are probably not finite"
-            )
+        if not is_number(result["score"]):
+            raise UserError(f"{where}: its score is {result['score']!r:.80}, not a number")
+        if not math.isfinite(result["score"]):
+            raise UserError(f"{where}: its score is {result['score']}; the model's weights are probably not finite")
         if "bbox" in kinds and not (is_box(result["bbox"]) and all(map(math.isfinite, result["bbox"]))):
             raise UserError(f"{where}: its box {result['bbox']!r:.80} is not four finite numbers x, y, width, height")
         if "segm" in kinds:

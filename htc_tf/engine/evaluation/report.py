@@ -30,7 +30,8 @@ def format_table(metrics):
     lines += ["", *_markdown(["AP at IoU", *next(iter(by_iou.values()))], rows)]
     head = ["class", "objects", *(f"{TITLES[kind]} {name}" for kind in kinds for name in CLASS_FIGURES)]
     rows = [
-        [name, str(row["objects"])] + [_figure(row[f"{kind}/{figure}"]) for kind in kinds for figure in CLASS_FIGURES]
+        [fonts.in_table(name), str(row["objects"])]
+        + [_figure(row[f"{kind}/{figure}"]) for kind in kinds for figure in CLASS_FIGURES]
         for name, row in metrics["per_class"].items()
     ]
     lines += ["", *_markdown(head, rows)]
@@ -116,6 +117,7 @@ def _figure(value):
 
 def _markdown(head, rows):
     """A table whose columns also line up where Markdown is read as plain text."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = [":" + "-" * (widths[0] - 1)] + ["-" * (width - 1) + ":" for width in widths[1:]]
     rows = [

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+PICTURES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"}
+# Images that are not read: in a folder they are named with the reason, not passed over.
+REFUSED = {".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".eps", ".svg", ".dng", ".cr2", ".nef", ".arw", ".dcm"}
 VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
 STANDARD_INPUT = "-"
 
@@ -26,7 +28,7 @@ def find_inputs(names, lines=()):
     """The pictures and videos that names stand for, in order, each once.
 
     Args:
-        names: of files, of folders (what lies directly in them and ends as a picture or video does), globs (`**`
+        names: of files, of folders (what lies directly in them and ends as an image or video does), globs (`**`
             reaches into folders), or "-" for `lines`.
         lines: an iterable of paths, one a line, such as standard input. Blank lines are left out; that a file exists is
             not asked here.
@@ -41,7 +43,7 @@ def find_inputs(names, lines=()):
         if name == STANDARD_INPUT:
             matches = [Path(line.strip()) for line in lines if line.strip()]
         elif path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES | VIDEOS)
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES | REFUSED | VIDEOS)
         elif path.is_file():
             matches = [path]
         else:

@@ -197,6 +197,22 @@ def test_results_of_another_image(truth):
         check_file_names([FOUND, {**FOUND, "file_name": "b.jpg"}], truth)
 
 
+@pytest.mark.parametrize("number", [[1], {}, None, "one", 10**400])
+def test_results_of_no_image_are_refused(truth, number):
+    results = [{**FOUND, "image_id": number, "file_name": "a.jpg"}]
+    check_file_names(results, truth)
+    with pytest.raises(UserError, match=r"the annotations have no image .* \(1 of 1 results\)"):
+        evaluate_results(truth, results, kinds=("bbox",))
+
+
+@pytest.mark.parametrize(
+    ("score", "told"), [("0.5", "is '0.5', not a number"), (None, "not a number"), (float("nan"), "weights")]
+)
+def test_scores_that_cannot_be_ordered(truth, score, told):
+    with pytest.raises(UserError, match=rf"result 0 \(image 1\): its score .*{told}"):
+        evaluate_results(truth, [{**FOUND, "score": score}], kinds=("bbox",))
+
+
 def test_results_come_from_a_file_as_they_went(tmp_path):
     results = [{"image_id": 1, "category_id": 2, "bbox": [0.1, 1 / 3, 2.0, 3.0], "score": 0.1 + 0.2}]
     (tmp_path / "results.json").write_text(json.dumps(results))

@@ -44,6 +44,16 @@ def test_tables():
         assert len({len(line) for line in table}) == 1
 
 
+def test_names_of_classes_do_not_break_the_table():
+    metrics = case().metrics
+    names = ["a\nb\x1b[31m|", "w" * 10_000, "\u732b"]
+    metrics["per_class"] = dict(zip(names, metrics["per_class"].values(), strict=True))
+    lines = format_table(metrics).split("\n")
+    rows = [line for line in lines if line.startswith(("| a", "| w", "| \u732b"))]
+    assert [row.split()[1:3] for row in rows] == [["a", "b[31m\\|"], ["w" * 39 + "…", "|"], ["\u732b", "|"]]
+    assert max(map(len, lines)) < 200
+
+
 def test_folder(tmp_path):
     evaluation = case()
     shown = write_report(evaluation, tmp_path / "new" / "report")

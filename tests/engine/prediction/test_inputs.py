@@ -29,6 +29,15 @@ def test_folders_globs_and_files(folder):
     assert find("b.png", "*.jpg", "b.png") == ["b.png", "a[1].jpg"]  # each once, as named
 
 
+def test_images_of_other_formats_are_not_passed_over(tmp_path):
+    for name in ("a.HEIC", "b.jfif", "c.avif", "d.mpo", "e.json", "f"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    found = find_inputs([str(tmp_path)])
+    assert [path.name for path in found] == ["a.HEIC", "b.jfif", "c.avif", "d.mpo"]
+    with pytest.raises(Unreadable, match="HEIC"):
+        read_picture(found[0])
+
+
 def test_a_list_on_standard_input():
     lines = ["x.jpg\n", "\n", " y y.png \n", "x.jpg\n"]
     assert list(map(str, find_inputs(["-"], lines))) == ["x.jpg", "y y.png"]
