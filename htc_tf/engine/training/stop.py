@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 
+from htc_tf.errors import INTERRUPTED
+
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped, and the same command continues
-INTERRUPTED = 128 + signal.SIGINT  # a shell's status of a program that Ctrl-C ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
