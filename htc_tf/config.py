@@ -4,6 +4,7 @@ Flags come first, without TensorFlow, so that --help is quick; `load` then impor
 Experiment. Every mistake becomes a UserError of one line, before any device work.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 from htc_tf.ranges import FLAG, check_range, choice, number, whole
+from htc_tf.trust import check_trust, imported_modules
 
 ROOTS = (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "htc_tf")
 
@@ -42,6 +44,10 @@ KNOBS = {
     "ACCUMULATE": whole(1),
     "STEPS_PER_LOOP": whole(1),
 }
+
+# Longest text of a configuration in a message; most names in one.
+LONGEST_TEXT = 200
+MOST_NAMES = 8
 
 # What gin raises on a configuration that it cannot read or resolve.
 GIN_ERRORS = (
@@ -92,12 +98,17 @@ def load(gin_files, gin_params, run=None, trust_config=False):
         raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
     paths = [find(name) for name in gin_files]
     gin.clear_config()
-    try:
-        if run is not None:
-            read_run(gin, run, None if trust_config else imported_modules(gin, paths, gin_params))
-        gin.parse_config_files_and_bindings([str(path) for path in paths], gin_params, finalize_config=True)
-    except GIN_ERRORS as error:
-        raise UserError(f"gin configuration: {shorten(error)}") from error
+    if run is not None:
+        with reading("gin configuration"):
+            modules = None if trust_config else imported_modules(gin, paths, gin_params)
+        read_run(gin, run, modules)
+    for path in paths:
+        with reading(path):
+            gin.parse_config_file(str(path))
+    with reading("--gin_param"):
+        gin.parse_config(gin_params)
+    with reading("gin configuration"):
+        gin.finalize()
     check_knobs(gin)
     try:
         experiment = Experiment()
@@ -114,74 +125,10 @@ def load(gin_files, gin_params, run=None, trust_config=False):
 def read_run(gin, run, modules):
     """Parses a run's config.gin. `modules`: see `check_trust`; None to trust it."""
     text = run.read_config()
-    try:
+    with reading(run.config):
         if modules is not None:
-            check_trust(gin, text, run, modules)
+            check_trust(text, run, modules)
         gin.parse_config(text)
-    except UserError as error:
-        raise UserError(shorten(error)) from error  # without the lines that gin adds to whatever its parser raises
-    except GIN_ERRORS as error:
-        raise UserError(f"{run.config}: {shorten(error)}") from error
-
-
-def imported_modules(gin, paths, params):
-    """The modules that the user's own gin files and bindings import, includes followed; leaves gin's state empty."""
-
-    def collect(includes):
-        for parsed in includes:
-            yield from parsed.imports
-            yield from collect(parsed.includes)
-
-    # Unknown parts are skipped: a run's configuration, not parsed yet, may bring them. Mistakes are found later.
-    includes, imports = gin.parse_config([*(f"include {str(path)!r}" for path in paths), *params], skip_unknown=True)
-    gin.clear_config()
-    return {*imports, *collect(includes)}
-
-
-def check_trust(gin, text, run, modules=()):
-    """Refuses a run's configuration that could run code other than htc_tf's own.
-
-    gin's own parser reads the text, statement by statement, and executes nothing. The text may hold bindings of, and
-    references to, parts that htc_tf or one of `modules` has registered.
-
-    Args:
-        text: of the run's config.gin, exactly as it is parsed afterwards.
-        modules: names of modules that the user's own gin files import.
-    Raises:
-        UserError: the configuration imports another module, includes a file, or names another part.
-    """
-    from gin import config, config_parser
-
-    known = ("htc_tf", "gin.config", *modules)
-
-    def refuse(what):
-        raise UserError(
-            f"{run.config} {what}, which can run code. If you trust whoever made the run, add --trust_config "
-            "(from Python: trust_config=True), or name the module yourself, with a --gin_file that imports it"
-        )
-
-    class Delegate(config.ParserDelegate):
-        """Sees every reference, wherever in a value it stands; also in the keys of a dictionary."""
-
-        def configurable_reference(self, name, evaluate):
-            reference = super().configurable_reference(name, evaluate)
-            module = getattr(reference.configurable.wrapped, "__module__", None) or "an unknown module"
-            if not any(module == own or module.startswith(f"{own}.") for own in known):
-                refuse(f"names {reference}, a part of {module}")
-            return reference
-
-    delegate = Delegate()
-    for statement in config_parser.ConfigParser(text, delegate):
-        if isinstance(statement, config_parser.IncludeStatement):
-            refuse(f"includes {statement.filename!r}")
-        elif isinstance(statement, config_parser.ImportStatement):
-            # Dynamic registration is refused always: it reaches whatever the named modules import themselves.
-            ours = statement.module.startswith("htc_tf.") and statement.module in sys.modules
-            if not (ours or statement.module in modules) or statement.module.startswith("__gin__"):
-                refuse(f"has the line {statement.format()!r}")
-            __import__(statement.module)  # registers the parts that later lines name
-        elif isinstance(statement, config_parser.BlockDeclaration) or statement.arg_name:
-            delegate.configurable_reference(statement.selector, False)
 
 
 def find(name):
@@ -228,15 +175,57 @@ def import_gin():
     return gin
 
 
+@contextlib.contextmanager
+def reading(source):
+    """Errors of gin's parser become a UserError that begins with the file and the line, where they are known.
+
+    Args:
+        source: what is parsed: a file's path, or the name of a flag.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(shorten(error)) from error  # without the lines that gin adds to whatever its parser raises
+    except GIN_ERRORS as error:
+        located = re.search(
+            r'\n\s*In file "(.*)", line (\d+)', str(error)
+        )  # the innermost of files that include others
+        if isinstance(error, SyntaxError):
+            located = located or re.search(r"\((?!<)(.*), line (\d+)\)$", str(error))
+        where = source
+        if located:
+            # A syntax error has the file's name without its folder.
+            file = source if Path(source).name == located[1] else located[1]
+            where = f"{file}, line {located[2]}"
+        raise UserError(f"{where}: {shorten(error)}") from error
+
+
 def shorten(error):
-    """An error of gin's in a line that says where, without the class and the whole configuration that gin adds."""
-    message, *configurables = re.split(r"\s+In call to configurable '([\w.]+)' \(<class [^\n]*", str(error))[:2]
-    message = re.split(r" in config string:|\. Searched config paths|\n\s*In (?:file|bindings) ", message)[0]
-    if isinstance(error, SyntaxError):
-        return f"{message}: {(error.text or '').strip()}"
+    """An error of gin's in one line, without the class, the place and the whole configuration that gin adds."""
+    called = r"\s+In call to configurable '([\w.]+)' \(<(?:class|function) [^\n]*"
+    added = r" in config string:|\. Searched config paths|\n\s*In (?:file|bindings) |\n\s*No values supplied"
+    message, *configurables = re.split(called, str(error))[:2]
+    message = re.split(added, message)[0]
+    if isinstance(error, UserError):
+        return message
     if isinstance(error, (RecursionError, MemoryError)):
         return "a value is nested too deeply"
-    return message if isinstance(error, UserError) else ": ".join([*configurables, message])
+    if isinstance(error, tokenize.TokenError):
+        return f"a bracket or a quotation mark is not closed ({error.args[0]})"
+    if isinstance(error, SyntaxError):
+        return f"{explain_syntax(error.msg)}: {(error.text or '').strip()[:LONGEST_TEXT]}"
+    return ": ".join([*configurables, message[: 2 * LONGEST_TEXT]])
+
+
+def explain_syntax(message):
+    """A syntax error's message. gin's own for a word without quotation marks holds the address of an object."""
+    word = re.search(r"Failed to parse token '(.*)'", message, re.DOTALL)
+    if not word:
+        return message.rstrip(".")
+    return (
+        f"{word[1][:LONGEST_TEXT]!r} is no value; a string needs quotation marks of its own, within those of the shell "
+        "(--gin_param \"PRECISION='bfloat16'\"), a part needs an @, and a flag is True or False"
+    )
 
 
 def check_knobs(gin):
@@ -264,7 +253,8 @@ def replaced(gin, own_words):
     unused = bound_names(resolved) - used_names(gin)
     left = {name for name in unused - own_words if "." in name and owner(name) not in named}
     if unused - left:
-        names = ", ".join(sorted(unused - left))
+        names = sorted(unused - left)
+        names = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
         raise UserError(f"gin configuration: nothing used {names}; misspelt, or a part that this run does not have?")
     return left
 

@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import numbers
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from htc_tf.errors import UserError
 
 # Longest text of a refused value in a message.
 SHOWN = 80
-# Bound of every whole number: what is built from one must not take the machine. Not worth a word in a message.
+# Bound of every whole number: what is built from one must not take the machine.
 MOST = 10**9
 
 
@@ -46,7 +47,7 @@ class Number:
         words = ["a whole number" if self.whole else "a number"]
         words += [f"at least {self.least}"] if self.least > -math.inf else []
         words += [f"more than {self.above}"] if self.above > -math.inf else []
-        words += [f"at most {self.most}"] if self.most < MOST else []
+        words += [f"at most {self.most}"] if self.most < math.inf else []
         words += [f"less than {self.below}"] if self.below < math.inf else []
         return ", ".join(words)
 
@@ -130,7 +131,12 @@ def check_range(name, value, allowed):
         UserError: the value is not allowed.
     """
     if not allowed.allows(value):
-        shown = repr(value) if len(repr(value)) <= SHOWN else repr(value)[:SHOWN] + "…"
+        try:
+            shown = repr(value)
+        except ValueError:  # Python writes no whole number of thousands of digits
+            shown = "a value too long to be shown"
+        shown = re.sub(r" at 0x[0-9a-f]+", "", shown)
+        shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
         raise UserError(f"{name} = {shown}: must be {allowed}")
 
 

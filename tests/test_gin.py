@@ -255,13 +255,41 @@ def test_a_binding_of_what_is_called_later_counts_as_used():
         ("Focal.gamma=2.0", "Focal.gamma"),
         ("Objective.semantic_mean='nonsense'", "Objective.semantic_mean = 'nonsense'"),
         ("STEPS=3 4", "STEPS=3 4"),
+        ("STEPS=abc", "'abc' is no value; a string needs quotation marks of its own"),
+        ("MASKS=false", "'false' is no value"),
+        ("Experiment.optimizer=AdamW", "'AdamW' is no value"),
+        ("train/Input.augment=[flip]", "a part needs an @"),
+        ("BASE_LEARNING_RATE=nan", "'nan' is no value"),
+        ("STEPS=(5", "--gin_param: a bracket or a quotation mark is not closed"),
+        ("STEPS=" + "9" * 10000, "is no value"),
+        ("STEPS=0x" + "f" * 10000, "STEPS = a value too long to be shown"),
+        ("train/Input.augment=[@flip()]", "missing 1 required positional argument: 'sample'"),
     ],
 )
 def test_mistakes_are_named(param, named):
     with pytest.raises(UserError) as error:
         config.load([PAPER], [param])
     message = str(error.value)
-    assert named in message and "<class" not in message and len(message) < 300
+    assert named in message and "<class" not in message and " at 0x" not in message and len(message) < 600
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (b"STEPS = 3\nSTEPS = abc\n", "{file}, line 2: 'abc' is no value"),
+        (b"STEPS = (3\n", "{file}: a bracket or a quotation mark is not closed"),
+        (b"STEPS = 3\nNonsense.value = 3\n", "{file}, line 2: No configurable matching 'Nonsense'"),
+        (b"STEPS = 3\nHTC.num_stagez = 3\n", "{file}, line 2: Configurable 'HTC' doesn't have a parameter named"),
+        (b"# caf\xe9\n", "{file}: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_the_file(tmp_path, text, told):
+    path = tmp_path / "mine.gin"
+    path.write_bytes(text)
+    with pytest.raises(UserError) as refused:
+        config.load([PAPER, str(path)], [])
+    assert str(refused.value).startswith(told.format(file=path)) and "\n" not in str(refused.value)
 
 
 def test_missing_files_are_named(tmp_path, caplog):

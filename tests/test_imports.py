@@ -24,7 +24,7 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 FOLDERS = {"ops", "models", "data", "engine"}
-SINGLES = {"errors", "command_line", "fonts", "lock", "ranges", "structures", "run", "config"}
+SINGLES = {"errors", "command_line", "fonts", "lock", "ranges", "structures", "run", "trust", "config"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in FOLDERS | SINGLES)
 
 # A layer is named by its folder or file; "root" is htc_tf/__init__.py, "commands" every other file of htc_tf/.
@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "models": {"errors", "ranges", "structures", "ops", "models"},
     "data": {"errors", "ranges", "structures", "ops", "data"},
     "engine": {"errors", "fonts", "lock", "ranges", "run", "structures", "ops", "models", "data", "engine"},
-    "config": {"errors", "ranges", "run", "models", "data", "engine"},
+    "trust": {"errors"},
+    "config": {"errors", "ranges", "run", "trust", "models", "data", "engine"},
     "commands": {"errors", "command_line", "run", "structures", "ops", "models", "data", "engine", "config"},
     "pipelines": {"errors", "command_line", "fonts", "lock", "data", "pipelines"},
 }

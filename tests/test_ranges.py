@@ -139,7 +139,9 @@ def test_ranges():
     assert FLAG.allows(False) and not FLAG.allows(0) and not choice(1, 2).allows(True)
     assert Each(number(0, 1)).allows([0.5]) and not Each(number(0, 1)).allows([])
     assert Each(number(0, 1), least=0).allows(()) and not Each(whole(1), 4).allows((1, 1, 1))
-    with pytest.raises(UserError, match=r"A\.b = '1{79}…: must be a whole number, at least 1, or None$"):
+    with pytest.raises(
+        UserError, match=r"A\.b = '1{79}…: must be a whole number, at least 1, at most 1000000000, or None$"
+    ):
         check_range("A.b", "1" * 1000, optional(whole(1)))
 
 

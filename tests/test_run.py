@@ -47,9 +47,7 @@ def test_what_is_no_plain_file_is_neither_waited_for_nor_read_whole(tmp_path):
         path.unlink()
         with path.open("wb") as file:
             file.truncate(2**34)  # sparse
-        with pytest.raises(
-            UserError, match=rf"{path.name} has 17,179,869,184 bytes, more than the [\d,]+ that are read"
-        ):
+        with pytest.raises(UserError, match=rf"{path.name} has 17,179,869,184 bytes, more than"):
             read()
         path.unlink()
     run.config.write_bytes(b"\xef\xbb\xbfSTEPS = 1\r\n")  # as an editor on Windows leaves it

@@ -83,6 +83,34 @@ def test_a_run_runs_no_code(hostile_run, evil_part, tmp_path, lines):
         assert "--trust_config" in message and "trust_config=True" in message
 
 
+ENDLESS = {
+    "macros": "".join(f"A{i} = (%A{i + 1}, %A{i + 1})\n" for i in range(40)) + "A40 = 1\nMultiView.scales = %A0\n",
+    "macros by their parameter": "".join(f"A{i}/macro.value = (%A{i + 1}, %A{i + 1})\n" for i in range(40)),
+    "parts": "HTC.stages = [@FPN(), @FPN()]\nFPN.norm = [@RPN()" + ", @RPN()" * 9999 + "]\n",
+    "a part in itself": "HTC.neck = @a/HTC()\na/HTC.neck = @a/HTC()\n",
+    "a macro in itself": "A = %B\nB = [%A, %A]\n",
+}
+
+
+@pytest.mark.parametrize("lines", ENDLESS.values(), ids=ENDLESS)
+def test_what_would_never_end_is_refused(tmp_path, lines):
+    run = Run(tmp_path)
+    run.create(config.load([TINY], [])[1] + lines, CATEGORIES)
+    with pytest.raises(UserError, match=rf"{run.config} (builds [\d,]+ parts, more than 10,000|has a part or a macro)"):
+        config.load([], [], run)
+
+
+def test_every_configuration_of_ones_own_is_read_again(tmp_path):
+    run = Run(tmp_path)
+    overlays = [f"gin/options/{name}.gin" for name in ("swin_t", "focal", "copy_paste", "test_time_augmentation")]
+    run.create(
+        config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin", *overlays], [])[1], CATEGORIES
+    )
+    assert config.load([], [], run)[0].num_classes == 80
+    run.create(config.load([TINY], ["FPN = @FPN()", "HTC.neck = %FPN"])[1], CATEGORIES)  # a macro of a part's name
+    assert config.load([], [], run)[0].num_classes == 8
+
+
 def test_nonsense_is_one_line(tmp_path):
     run = Run(tmp_path)
     for text in ("X = " + "[" * 5000, "X = (", "X = 'a", "=", "import", "X = \0", "X = 1e5 1", "@", "    x\n  y"):
