@@ -14,6 +14,7 @@ import tempfile
 
 import tensorflow as tf
 
+from htc_tf.engine.serving.write import hold_folder
 from htc_tf.errors import UserError
 
 OPSET = 17
@@ -36,19 +37,20 @@ def export_portable(detector, categories, folder, form):
     Returns:
         folder/FORM.
     Raises:
-        UserError: it is there already, or the converter is not installed.
+        UserError: it is there already, another export writes into the folder, or the converter is not installed.
     """
     convert = {"onnx": to_onnx, "tflite": to_tflite}[form]
     place, aside = folder / form, folder / f".unfinished_{form}"
-    if place.exists():
-        raise UserError(f"{place} is there already: remove it, or name another --output")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for height, width in detector.input.shapes:
-        content = convert(make_network(detector.model, height, width), detector.model.variables)
-        (aside / f"htc_{height}x{width}.{form}").write_bytes(content)
-    (aside / CLASSES).write_text(json.dumps({"categories": categories}, indent=1) + "\n")
-    aside.rename(place)
+    with hold_folder(folder):
+        if place.exists():
+            raise UserError(f"{place} is there already: remove it, or name another --output")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for height, width in detector.input.shapes:
+            content = convert(make_network(detector.model, height, width), detector.model.variables)
+            (aside / f"htc_{height}x{width}.{form}").write_bytes(content)
+        (aside / CLASSES).write_text(json.dumps({"categories": categories}, indent=1) + "\n")
+        aside.rename(place)
     return place
 
 

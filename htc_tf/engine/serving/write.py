@@ -9,11 +9,14 @@ import shutil
 
 import tensorflow as tf
 
+from htc_tf import lock
 from htc_tf.engine.prediction.exported import CLASSES
 from htc_tf.engine.serving.answer import MASKS
 from htc_tf.engine.serving.module import Options, ServingModule
 from htc_tf.engine.serving.warmup import WARMUP, write_warmup
 from htc_tf.errors import UserError, reason_of
+
+LOCK = ".lock"
 
 
 def export(detector, categories, folder, options=None):
@@ -27,7 +30,8 @@ def export(detector, categories, folder, options=None):
     Returns:
         The version's folder.
     Raises:
-        UserError: the model does not have what the options want, or the folder cannot be written.
+        UserError: the model does not have what the options want, another export writes into the folder,
+            or it cannot be written.
     """
     model = detector.model
     options = options or Options(masks=Options().masks if model.masks else ())
@@ -36,6 +40,21 @@ def export(detector, categories, folder, options=None):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written ({error.strerror}): name another folder") from error
+    with hold_folder(folder):
+        return _write_version(detector, categories, folder, options)
+
+
+def hold_folder(folder):
+    """A context in which no other export may write into the folder.
+
+    Raises:
+        UserError: another one does.
+    """
+    busy = f"--output {folder} is being written by {{holder}}: wait until that export ends, or name another --output"
+    return lock.hold(folder / LOCK, busy)
+
+
+def _write_version(detector, categories, folder, options):
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     version = folder / str(max(versions, default=0) + 1)
     aside = folder / ".unfinished"
