@@ -9,11 +9,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from htc_tf import command_line
-from htc_tf.data.image_io import open_image, read_file
+from htc_tf.data.image_io import open_image, read_file, to_rgb
 from htc_tf.engine.client.answers import read_answers
 from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
 from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable, find_inputs
-from htc_tf.errors import ModelFailed, TooLate, UserError, command
+from htc_tf.errors import ModelFailed, TooLate, UserError, command, printable
 
 UNKNOWN = "not a JPEG"  # as `serving.decode` begins, which needs TensorFlow
 EPILOG = """
@@ -135,9 +135,9 @@ def main():
                 try:
                     sure.draw(path, flags.output / name, flags.threshold)
                 except Unreadable as error:
-                    print(f"not drawn: {error}", file=sys.stderr)
+                    print(printable(f"not drawn: {error}"), file=sys.stderr)
     for path, reason in left_out:
-        print(f"left out {path}: {reason}", file=sys.stderr)
+        print(printable(f"left out {path}: {reason}"), file=sys.stderr)
     if len(left_out) == len(found):
         raise UserError("the model answered for no image")
 
@@ -145,7 +145,9 @@ def main():
 def what_is(path):
     """What a file is whose format the model does not know, in words."""
     try:
-        return f"a {open_image(read_file(path)).format}, which htc_tf.predict reads: convert it to JPEG or PNG"
+        image = open_image(read_file(path))
+        to_rgb(image)
+        return f"a {image.format}, which htc_tf.predict reads: convert it to JPEG or PNG"
     except UserError as error:
         return str(error)
 

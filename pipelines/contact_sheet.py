@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from htc_tf import fonts
 from htc_tf.data import image_io
 from htc_tf.data.schema import Object, Record
+from htc_tf.errors import UserError
 
 SCALE = 2  # drawn pixels for one of the sheet
 CELL = 300  # the square that a thumbnail fits in, pixels of the sheet
@@ -56,8 +57,11 @@ def draw_record(record: Record, colors: dict[int, tuple[int, int, int]]) -> Imag
     side = SCALE * CELL
     height, width = record.image.height, record.image.width
     zoom = side / max(height, width)
-    picture = image_io.open_image(record.image.encoded, image_io.MAX_SIDE**2)
-    picture = Image.fromarray(image_io.to_rgb(picture, upright=False))  # as it lies in the record
+    try:
+        picture = image_io.open_image(record.image.encoded)
+        picture = Image.fromarray(image_io.to_rgb(picture, upright=False))  # as it lies in the record
+    except image_io.ImageError as error:
+        raise UserError(f"image {record.image.filename} of the records: {error}") from None
     picture = picture.resize((max(1, round(width * zoom)), max(1, round(height * zoom))), Image.Resampling.LANCZOS)
     objects = sorted(record.objects, key=lambda item: -item.area)
     for item in objects:

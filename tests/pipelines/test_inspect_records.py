@@ -10,6 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from htc_tf.data import schema
+from htc_tf.errors import UserError
 from pipelines import contact_sheet, files, inspect_records
 
 HEIGHT, WIDTH = 40, 60
@@ -142,3 +143,14 @@ def test_mistaken_flags(folder, capsys):
     assert "no such folder" in refuse(capsys, "--records", folder / "nowhere")
     assert "must end in .png" in refuse(capsys, "--records", folder, "--output", "sheet.txt")
     assert "--images: 0" in refuse(capsys, "--records", folder, "--images", "0")
+
+
+@pytest.mark.parametrize("encoded", [b"", b"<html>", "bomb"])
+def test_an_image_that_cannot_be_drawn_is_named(encoded):
+    if encoded == "bomb":
+        stream = io.BytesIO()
+        PIL.Image.new("1", (20_000, 20_000)).save(stream, "PNG")
+        encoded = stream.getvalue()
+    image = schema.Image(encoded, "png", HEIGHT, WIDTH, "7.png", 7)
+    with pytest.raises(UserError, match=r"image 7\.png of the records: "):
+        contact_sheet.draw_record(schema.Record(image, [], b""), {})

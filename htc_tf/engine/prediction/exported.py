@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from htc_tf.engine.client.answers import read_row
 from htc_tf.engine.prediction.failures import model_errors
@@ -82,6 +83,7 @@ def load_export(folder, signature):
     if not tf.config.list_physical_devices("GPU"):
         # On a CPU Grappler gains nothing and prints a screen of warnings, as in `Experiment.prepare_runtime`.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    logging.set_verbosity(logging.ERROR)  # no warnings about gradients, which nobody asks of an export
     try:
         model = tf.saved_model.load(str(version))
         return version, model, model.signatures[signature]

@@ -8,6 +8,7 @@ augmented ones are encoded here, for each request anew.
 import io
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ class Album:
             augmenter: an Augmenter, or None where no configuration was given.
         """
         self.index, self.info, self.augmenter = index, index.info, augmenter
+        self.decoding = threading.Lock()  # one image at a time: a page asks for many, and each may be large
         self.routes = {
             ("GET", "/api/dataset"): self.describe,
             ("GET", "/api/images"): self.find,
@@ -123,21 +125,24 @@ class Album:
         image = open_stored(stored)
         if image_io.orientation(image) == 1:
             return Reply(encoded, kind)
-        return Reply(encode(image, stored, "PNG"), "image/png")
+        with self.decoding:
+            return Reply(encode(image, stored, "PNG"), "image/png")
 
     def thumbnail(self, request, place):
         stored = self.unpack(place).image
         image = open_stored(stored)
         image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at a half, a quarter ... of its size
-        return Reply(encode(image, stored, "JPEG", THUMBNAIL, quality=JPEG_QUALITY), "image/jpeg")
+        with self.decoding:
+            return Reply(encode(image, stored, "JPEG", THUMBNAIL, quality=JPEG_QUALITY), "image/jpeg")
 
     def augmented(self, request, place, number):
         """-> {"picture", "width", "height", "objects"}: the `number`-th way in which training may see an image."""
         if self.augmenter is None:
             raise Refusal("augmentations are a configuration's: start again with --gin_file")
-        record = self.index.read(int(place))
         partner = (int(place) + 1 + int(number)) % len(self.index.known().offsets)
-        return self.augmenter.draw(record, self.index.read(partner), int(number))
+        for used in (place, partner):
+            open_stored(self.unpack(used).image)  # refuses an image that is too large to decode
+        return self.augmenter.draw(self.index.read(int(place)), self.index.read(partner), int(number))
 
     def unpack(self, place):
         try:
@@ -177,9 +182,9 @@ def whole_number(query, name):
 
 
 def open_stored(stored):
-    """A record's image, its header read; it has been checked by the preparation, whatever its size."""
+    """A record's image, its header read and its bounds checked: records may come from elsewhere."""
     try:
-        return image_io.open_image(stored.encoded, image_io.MAX_SIDE**2)
+        return image_io.open_image(stored.encoded)
     except image_io.ImageError as error:
         raise undecodable(stored, error) from None
 

@@ -243,7 +243,8 @@ def test_a_server_is_asked_without_tensorflow():
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"<html></html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        ("TIFF", "a TIFF, which htc_tf.predict reads"),
+        ("RGB", "a TIFF, which htc_tf.predict reads"),
+        ("F", "floating-point pixels"),
     ],
 )
 def test_a_format_that_the_model_does_not_know_is_named(tmp_path, content, words):
@@ -252,5 +253,5 @@ def test_a_format_that_the_model_does_not_know_is_named(tmp_path, content, words
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        Image.new("RGB", (8, 6)).save(path, content)
+        Image.new(content, (8, 6)).save(path, "TIFF")
     assert words in client.what_is(path)

@@ -30,6 +30,13 @@ def picture(kind="PNG"):
     return file.getvalue()
 
 
+def bomb():
+    """400 million pixels in 50 kilobytes."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    return file.getvalue()
+
+
 def thing(**changes):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     mask[5:20, 5:20] = 1
@@ -56,6 +63,7 @@ RECORDS = {
     "size is huge": (image(height=2**40, width=2**40), [thing()]),
     "size is negative": (image(height=-1, width=0), [thing()]),
     "class is unknown": (image(), [thing(label=2**62)]),
+    "image is a bomb": (image(encoded=bomb(), height=20_000, width=20_000), []),
 }
 PLACES = {name: place for place, name in enumerate(RECORDS)}
 
@@ -140,6 +148,12 @@ def test_a_picture_is_served_as_what_it_is(album, ask):
 def test_truth_that_cannot_be_drawn_is_refused(album, ask, name):
     answer = ask(album, f"/api/images/{PLACES[name]}")
     assert answer.status == 400 and "damaged" in answer.body["error"]
+
+
+@pytest.mark.parametrize("part", ["picture", "thumbnail"])
+def test_an_image_that_is_too_large_is_not_decoded(album, ask, part):
+    answer = ask(album, f"/api/images/{PLACES['image is a bomb']}/{part}")
+    assert answer.status == 400 and "20000 x 20000 pixels, more than" in answer.body["error"]
 
 
 def test_strings_of_records_are_json(album, ask):
