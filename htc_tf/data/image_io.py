@@ -8,7 +8,7 @@ TensorFlow (`serving.decode`). Pillow alone: Beam's workers and the client load 
 | formats | `FORMATS`, told by content, not by name; of an animation or a TIFF of several pages the first image |
 | 8 bits: gray, RGB, palette, CMYK, YCbCr; 1 bit | RGB |
 | alpha, transparency | dropped; the colors below it are kept, as OpenCV does; of a GIF, which has none there, black |
-| 16 bits a channel | the high byte |
+| 16 bits a channel | the high byte; of a TIFF that counts from white, inverted |
 | floating point, 32 bits, Lab, more than four channels | refused: nothing says which value is white |
 | EXIF orientation 2 to 8, in JPEG, PNG (before the pixels), WebP and TIFF | applied; damaged EXIF counts as 1 |
 | truncated, a PNG whose checksums differ | refused |
@@ -274,8 +274,14 @@ def _convert(image):
     if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):
         values = np.asarray(image)
         if values.min() >= 0 and values.max() <= 0xFFFF:
+            if (
+                image.format == "TIFF" and image.tag_v2.get(262) == 0
+            ):  # WhiteIsZero, which Pillow applies to 8 bits only
+                values = 0xFFFF - values
             return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode, f"{image.mode} pixels")
+    kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode)
+    if kind is None:
+        raise ImageError(f"{image.mode} pixels, which are not read: convert it to RGB", "mode")
     raise ImageError(f"{kind}: nothing says which value is white; convert it to 8 or 16 bits", "mode")
 
 

@@ -137,6 +137,19 @@ def test_sixteen_bit_gray_keeps_its_high_byte(form):
     np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
 
 
+@pytest.mark.parametrize(("order", "bits"), [("<", 8), (">", 8), ("<", 16)])  # Pillow refuses the fourth
+def test_a_tiff_may_count_from_white(order, bits):
+    """As scanners and X-ray machines write it: PhotometricInterpretation 0, WhiteIsZero."""
+    values = np.arange(0, 256, 5, dtype=f"{order}u{bits // 8}")[None] << (bits - 8)
+    pixels = values.tobytes()
+    fields = {256: values.size, 257: 1, 258: bits, 259: 1, 262: 0, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+    directory = struct.pack(f"{order}H", len(fields))
+    directory += b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in fields.items())
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    file = start + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + directory + bytes(4)
+    np.testing.assert_array_equal(image_io.decode(file)[0, :, 1], 255 - np.arange(0, 256, 5))
+
+
 @pytest.mark.parametrize(
     "values",
     [
