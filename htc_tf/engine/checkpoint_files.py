@@ -136,7 +136,10 @@ class CheckpointFiles:
         except (OSError, ValueError):
             named = None
         if named is None or int(named[1]) != number:
-            self._write_state()
+            try:
+                self._write_state()
+            except OSError as error:
+                raise UserError(f"{self.state} cannot be written ({error.strerror}): move it away") from error
             print(
                 f"note: {self.state} did not name the newest whole checkpoint, ckpt-{number}: mended", file=sys.stderr
             )

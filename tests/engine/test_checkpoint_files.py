@@ -97,6 +97,15 @@ def test_checkpoints_are_found_whatever_became_of_tensorflows_list(run, state, c
     assert not capsys.readouterr().err
 
 
+def test_tensorflows_list_that_cannot_be_written_is_named(run):
+    path = run.checkpoints / "checkpoint"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=rf"{path} cannot be written \(.*directory\)"):
+        CheckpointFiles(run.checkpoints).repair_state()
+    assert restored(run) == 6
+
+
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("suffix", [DATA, INDEX])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, suffix, kind, capsys):

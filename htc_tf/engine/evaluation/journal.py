@@ -7,6 +7,7 @@ last whole line, a kill's half, is dropped. Results come back as they were, bit 
 
 import hashlib
 import json
+import sys
 
 from htc_tf.run import write_whole
 
@@ -29,7 +30,11 @@ class Journal:
         lines = []
         if path.exists():
             first, *rest = path.read_text(errors="replace").split("\n")[:-1] or [""]
-            lines = rest if first == head else []
+            if first == head:
+                lines = rest
+            elif rest:
+                whose = "an evaluation of other weights, configuration or data"
+                print(f"note: {path} replaced: {len(rest)} batches of {whose}", file=sys.stderr)
         self.entries = []  # ([ids of images], [results in COCO's format])
         for line in lines:
             try:

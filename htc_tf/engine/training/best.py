@@ -4,6 +4,8 @@ Called by `training.trainer` after each evaluation; the weights are those that w
 averages.
 """
 
+import sys
+
 from htc_tf.engine.checkpoint import Checkpoints
 from htc_tf.errors import UserError
 
@@ -33,8 +35,11 @@ class Best:
             known = ", ".join(name for name, other in metrics.items() if isinstance(other, float))
             raise UserError(f"Experiment.keep_best = {self.metric!r} is no metric of the evaluation; there are {known}")
         checkpoints = Checkpoints(self.run, model, keep=1)
+        _, problems = checkpoints.files.newest_whole()
         if value <= checkpoints.read_manifest().get("metrics", {}).get(self.metric, float("-inf")):
             return False
+        if problems:
+            print(f"note: {'; '.join(problems)}: step {step} replaces it", file=sys.stderr)
         self.run.create(self.config, self.categories)
         checkpoints.save(step, metrics={self.metric: value})
         checkpoints.files.remove(lambda number: number > step)  # of steps that a resumed training did again

@@ -77,7 +77,8 @@ def disk_errors(path, checkpoints):
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
         raise  # another worker is gone
     except (OSError, tf.errors.OpError) as error:
-        checkpoints.sweep()
+        with contextlib.suppress(OSError):
+            checkpoints.sweep()
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         last = checkpoints.latest or "none yet"
         raise UserError(

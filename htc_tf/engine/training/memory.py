@@ -8,7 +8,6 @@ the backward pass needs, from their graph; and the program, as measured. docs/re
 """
 
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -29,6 +28,8 @@ def warn_of_memory(experiment, model, optimizer, strategy):
     left = available_memory()
     if left is None or any("GPU" in device for device in strategy.extended.worker_devices):
         return
+    import resource  # not on Windows, where `left` is None
+
     wanted = estimate_memory(experiment, model, optimizer, strategy)
     # Part of what is wanted is taken already.
     left += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

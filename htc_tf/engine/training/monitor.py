@@ -43,8 +43,8 @@ class Monitor:
                 file.writelines(line + "\n" for line in cut)
             sync(run.metrics_cut)
             print(
-                f"note: {len(cut)} lines of {self.path} after step {first_step} moved to {run.metrics_cut.name}: "
-                "those steps are done again",
+                f"note: {len(cut)} lines of {self.path} moved to {run.metrics_cut.name}: they are damaged, or of steps "
+                f"after {first_step}, which are done again",
                 file=sys.stderr,
             )
         write_whole(self.path, "".join(line + "\n" for line, _ in kept))
@@ -141,7 +141,7 @@ def read_lines(path, last_step):
         try:
             record = json.loads(line.encode())  # what is not UTF-8 is damaged
             good = record["step"] <= last_step
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             good = False
         if good:
             kept.append((line, record))

@@ -50,10 +50,13 @@ def test_steps_are_whole(path):
     assert Journal(path, "mine", together=2).entries == [*ENTRIES[:2], *ENTRIES[:2]]
 
 
-def test_another_evaluation_begins_anew(path):
+def test_another_evaluation_begins_anew_and_says_so(path, capsys):
     assert Journal(path, "another's").entries == []
+    note = f"note: {path} replaced: 3 batches of an evaluation of other weights, configuration or data\n"
+    assert capsys.readouterr().err == note
     assert json.loads(path.read_text()) == {"identity": "another's"}
     assert Journal(path, "mine").entries == []
+    assert not capsys.readouterr().err  # nothing was lost
 
 
 def test_identity():

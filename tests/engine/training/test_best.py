@@ -29,9 +29,11 @@ def test_only_better_weights_replace_the_best(tmp_path):
     assert again(6, {"segm/AP": 0.6}, Model(3)) and kept(run) == ("6", 3.0, 1)
 
 
-def test_damaged_best_weights_are_replaced(tmp_path):
+def test_damaged_best_weights_are_replaced(tmp_path, capsys):
     run = Run(tmp_path)
     offer = Best(run, "segm/AP", "", []).offer
     offer(8, {"segm/AP": 0.5}, Model(1))
     (run.best.checkpoints / "ckpt-8.index").write_bytes(b"")
     assert offer(12, {"segm/AP": 0.4}, Model(2)) and kept(run) == ("12", 2.0, 1)
+    line = capsys.readouterr().err
+    assert line.startswith("note: ") and "ckpt-8.index" in line and line.endswith("step 12 replaces it\n")

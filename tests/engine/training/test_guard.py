@@ -57,6 +57,18 @@ def test_a_log_that_cannot_be_written_names_its_path(tmp_path):
         raise OSError(28, "No space left on device")
 
 
+def test_what_cannot_be_swept_hides_no_error(tmp_path, monkeypatch):
+    """A disk that has become read-only."""
+
+    def refuse():
+        raise OSError(30, "Read-only file system")
+
+    checkpoints = Checkpoints(Run(tmp_path), tf.Module())
+    monkeypatch.setattr(checkpoints, "sweep", refuse)
+    with pytest.raises(UserError, match="cannot be written"), disk_errors(tmp_path, checkpoints):
+        refuse()
+
+
 def test_memory():
     expected = r"out of memory \(OOM when.*BATCH_SIZE = 16.*ACCUMULATE"
     with pytest.raises(UserError, match=expected), memory_errors(16):
