@@ -274,9 +274,8 @@ def _convert(image):
     if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):
         values = np.asarray(image)
         if values.min() >= 0 and values.max() <= 0xFFFF:
-            if (
-                image.format == "TIFF" and image.tag_v2.get(262) == 0
-            ):  # WhiteIsZero, which Pillow applies to 8 bits only
+            # WhiteIsZero, which Pillow applies to 8 bits only.
+            if image.format == "TIFF" and image.tag_v2.get(262) == 0:
                 values = 0xFFFF - values
             return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode)

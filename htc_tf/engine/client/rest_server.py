@@ -12,6 +12,7 @@ import base64
 import http.client
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -34,8 +35,8 @@ class RestServer:
         """
         url = address if "://" in address else f"http://{with_port(address, PORT)}"
         self.address, self.name, self.timeout = address, model, timeout
-        self.models = f"{url.rstrip('/')}/v1/models"
-        self.model = f"{self.models}/{model}" + ("" if version is None else f"/versions/{version}")
+        self.described = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}"
+        self.model = self.described + ("" if version is None else f"/versions/{version}")
 
     def predict(self, pictures):
         """A list of encoded pictures -> {output: array [B, ...]}; strings are objects, bytes each."""
@@ -59,7 +60,7 @@ class RestServer:
     def describe(self):
         """What the server says of the model's versions."""
         try:
-            status = json.loads(self.fetch(f"{self.models}/{self.name}"))["model_version_status"]
+            status = json.loads(self.fetch(self.described))["model_version_status"]
             versions = ", ".join(f"version {version['version']} is {version['state']}" for version in status)
             return versions or "no version"
         except (urllib.error.HTTPError, UserError, ValueError, KeyError, TypeError):
@@ -67,8 +68,8 @@ class RestServer:
 
     def fetch(self, url, body=None):
         """GET, or POST with a body -> bytes. Raises HTTPError for a status of 400 and more, else UserError."""
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         try:
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 return answer.read()
         except urllib.error.HTTPError:
@@ -82,7 +83,11 @@ class RestServer:
             ) from None
         except TimeoutError:
             raise self.late() from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (ValueError, http.client.InvalidURL) as error:
+            raise UserError(
+                f"--server {self.address} is no address ({error}): give host, host:port or http://host:port"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"{self.address}: no REST interface ({type(error).__name__}): TensorFlow Serving's is at port {PORT}, "
                 "its gRPC port wants --grpc"

@@ -150,6 +150,17 @@ def test_another_server(call, stand_in, impostor, pictures):
     assert "no gRPC server answers" in line
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "a b", "localhost:port", "nothing://there"])
+def test_an_address_that_is_none(call, pictures, address):
+    line = refusal(call(client, "--server", address, "--input", pictures / "a.png"))
+    assert address in line and "--server" in line
+
+
+def test_a_model_of_any_name(call, stand_in, pictures):
+    line = refusal(call(client, "--server", stand_in.rest, "--model", "../x y?", "--input", pictures / "a.png"))
+    assert "no model '../x y?' is ready there" in line
+
+
 def test_mistakes_are_one_line(call, stand_in, pictures, tmp_path):
     picture = pictures / "a.png"
     assert "for no image" in refusal(call(client, "--server", stand_in.rest, "--input", pictures / "text.png"))
