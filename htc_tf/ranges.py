@@ -140,6 +140,17 @@ def check_range(name, value, allowed):
         raise UserError(f"{name} = {shown}: must be {allowed}")
 
 
+def check_built(name, value):
+    """A class in place of an object: `@ResNet` for `@ResNet()`. It would fail far from here.
+
+    Raises:
+        UserError: the value, or an item of it, is a class, and `name` is not of a parameter that takes one.
+    """
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if inspect.isclass(item) and not name.endswith(".build_model"):
+            raise UserError(f"{name} = @{item.__name__}: a part is built by its (), @{item.__name__}()")
+
+
 def check_ranges(**ranges):
     """Decorates a class or a function: each call checks the arguments named here, defaults included, before anything.
 
@@ -161,8 +172,10 @@ def check_ranges(**ranges):
                 return function(*args, **kwargs)
             arguments.apply_defaults()
             owner = type(args[0]).__name__ if inspect.isclass(target) else target.__name__
-            for name, allowed in ranges.items():
-                check_range(f"{owner}.{name}", arguments.arguments[name], allowed)
+            for name, value in arguments.arguments.items():
+                check_built(f"{owner}.{name}", value)
+                if name in ranges:
+                    check_range(f"{owner}.{name}", value, ranges[name])
             return function(*args, **kwargs)
 
         # gin and Keras read the signature without following wrappers.

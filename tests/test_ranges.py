@@ -124,6 +124,11 @@ def test_every_parameter_has_a_range(part):
         ("AnchorSampler.negative_iou=0.8", "AnchorSampler.negative_iou = 0.8"),
         ("RoISampler.limit=3", "RoISampler.positive_fraction = 0.25"),
         ("FPN.channels=1e3", "FPN.channels = 1000.0"),
+        ("STEPS=10000000000", "STEPS = 10000000000: must be a whole number, at least 0, at most 1000000000"),
+        ("HTC.backbone=@ResNet", "HTC.backbone = @ResNet: a part is built by its (), @ResNet()"),
+        ("HTC.stages=[@stage1/Stage(), @Stage]", "HTC.stages = @Stage: a part is built by its ()"),
+        ("Experiment.optimizer=@AdamW", "Experiment.optimizer = @AdamW: a part is built by its ()"),
+        ("learning_rate.schedule=@StepSchedule", "learning_rate.schedule = @StepSchedule: a part"),
     ],
 )
 def test_a_configuration_out_of_range_is_named(param, named):

@@ -88,6 +88,7 @@ class CosineSchedule(Schedule):
 
 
 @gin.configurable
+@check_ranges()
 def learning_rate(schedule):
     """The schedule of whichever optimiser the run has, so that another one finds it; a recipe may be given its own."""
     return schedule
