@@ -165,7 +165,7 @@ def test_nothing_is_fetched_where_there_are_weights_already(tmp_path):
     assert KerasCVBackbone(f"{SMALL}_imagenet", load_weights=False).fetch_weights() is None
     model = tf.keras.Sequential([tf.keras.layers.Dense(2)])
     model.build([None, 3])
-    model.backbone = SimpleNamespace(fetch_weights=lambda: "fetched")
+    model.backbone = SimpleNamespace(fetch_weights=lambda: "fetched", submodules=())
     checkpoints = Checkpoints(Run(tmp_path), model)
     assert initialise(checkpoints, model) == "fetched"
     checkpoints.save(1)
