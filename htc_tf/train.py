@@ -66,9 +66,9 @@ def main():
     flags = parse()
     profile = read_profile(flags.profile)
     if flags.dry_run:
+        experiment, resolved = config.load(flags.gin_file, flags.gin_param)
         from htc_tf.engine.training.summary import summarise
 
-        experiment, resolved = config.load(flags.gin_file, flags.gin_param)
         print(summarise(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
     with StopRequest(own_process=True) as stop:

@@ -15,10 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.engine.checkpoint import count_bytes, optimizer_variables
-from htc_tf.engine.training.summary import KEPT, run_mask_heads
+from htc_tf.engine.training.summary import KEPT, PROGRAM, run_mask_heads
 from htc_tf.ops.grouped_convolution import one_operation
 
-PROGRAM = 1.1e9  # TensorFlow and the compiled step of a network that is next to nothing, measured
 REPLICA = 0.7e9  # the graph and the buffers of each further replica, measured
 IN_PLACE = {"BiasAdd", "AddV2", "Relu"}  # they write into the buffer of what they take if nothing else needs it
 

@@ -6,6 +6,8 @@ RoIs that they may have to do with, though they are called on the valid ones alo
 """
 
 import collections
+import contextlib
+import io
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +20,7 @@ from htc_tf.engine.training.start import load_records
 from htc_tf.models.mask_head import run_trunks
 from htc_tf.ops.grouped_convolution import one_operation
 
+PROGRAM = 1.1e9  # bytes: TensorFlow and the compiled step of a network that is next to nothing, on a CPU, measured
 # What a step keeps of the forward pass for the backward pass: the results of these.
 KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchNormV3", "Relu", "BiasAdd", "AddV2"}
 
@@ -148,7 +151,7 @@ def flops(graph):
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
     options = builder(builder.float_operation()).with_empty_output().build()
     # By scope, since a tree as deep as the graph is more than the profiler can read back from a ResNet-101 on.
-    todo = [tf.compat.v1.profiler.profile(graph, options=options, cmd="scope")]
+    todo = [_profile(graph, options)]
     seen = set()
     while todo:
         node = todo.pop()
@@ -156,6 +159,18 @@ def flops(graph):
             seen.add(node.name)
             todo += node.children
             yield node.name, node.float_ops
+
+
+def _profile(graph, options):
+    """Without the profiler's own lines about deprecation and shapes that are not known, which help no user."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tf.compat.v1.profiler.profile(graph, options=options, cmd="scope")
+    finally:
+        logger.setLevel(level)
 
 
 def memory_lines(experiment, model, forward, batch):
@@ -175,7 +190,8 @@ def memory_lines(experiment, model, forward, batch):
         "a batch": count_bytes(tf.nest.flatten(batch)),
     }
     sizes["total, on one device"] = sum(sizes.values())
-    return align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
+    table = align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
+    return [*table, f"The program itself takes about {PROGRAM / 1e9:.1f} GB besides, of the host's memory."]
 
 
 def shape_lines(batch):

@@ -62,6 +62,7 @@ def test_a_training_in_figures(tiny_data):
         float(re.search(rf"{name} +([\d.]+) MB", sections["memory"])[1])
         for name in ("weights", "gradients", "optimiser")
     )
+    assert "The program itself takes about 1.1 GB besides" in sections["memory"]
     assert weights == pytest.approx(4 * total / 1e6, abs=0.06) and gradients == pytest.approx(
         4 * trained / 1e6, abs=0.06
     )
