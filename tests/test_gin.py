@@ -247,6 +247,8 @@ def test_a_binding_of_what_is_called_later_counts_as_used():
         ("PRECISION=bfloat16", "PRECISION=bfloat16"),
         ("XLA='yes'", "XLA = 'yes'"),
         ("NUM_STAGES=4", "num_stages = 4"),
+        ("SemanticHead.channels=64", "SemanticHead.channels = 64, but FPN.channels = 256"),
+        ("MaskHead.channels=64", "MaskHead.channels = 64, but FPN.channels = 256"),
         ("NUM_STAGES='x'", "NUM_STAGES = 'x'"),
         ("ResNet.depth=7", "ResNet.depth = 7"),
         ("ResNet.norm='nonsense'", "'nonsense'"),

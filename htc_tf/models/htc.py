@@ -9,7 +9,9 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.mask_head import run_trunks
+from htc_tf.models.fpn import FPN
+from htc_tf.models.mask_head import MaskHead, run_trunks
+from htc_tf.models.semantic_head import SemanticHead
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import select_class
@@ -121,9 +123,24 @@ class HTC(tf.keras.layers.Layer):
         self.semantic_head = semantic_head if semantic else None
         self.roi_sampler = roi_sampler or RoISampler()
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
+        self._check_channels()
         self.average_masks, self.drop_refined_truth, self.drop_empty = average_masks, drop_refined_truth, drop_empty
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.test_time, self.xla = test_time, xla
+
+    def _check_channels(self):
+        """The semantic embedding and the trunks that mask heads hand on are added to features of the neck."""
+        if not isinstance(self.neck, FPN):
+            return
+        channels = self.neck.outputs["2"].convolution.filters
+        added = [] if self.semantic_head is None else [(self.semantic_head, "embed")]
+        if self.masks and self.mask_info_flow:
+            added += [(stage.mask_head, "receive") for stage in self.stages[1:]]
+        for head, name in added:
+            theirs = getattr(head, name).convolution.filters if isinstance(head, (MaskHead, SemanticHead)) else channels
+            if theirs != channels:
+                kind = type(head).__name__
+                raise UserError(f"{kind}.channels = {theirs}, but FPN.channels = {channels}: give both the same")
 
     def call(self, images, sizes, truth=None, seed=None):
         """The forward pass: pyramid, proposals, semantic branch, then stage after stage.
