@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 
 
 class FiniteGuard:
@@ -79,7 +79,7 @@ def disk_errors(path, checkpoints):
     except (OSError, tf.errors.OpError) as error:
         with contextlib.suppress(OSError):
             checkpoints.sweep()
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or reason_of(str(error))
         last = checkpoints.latest or "none yet"
         raise UserError(
             f"{path} cannot be written ({reason}): make room for {checkpoints.megabytes:.0f} MB a checkpoint and start "
@@ -93,7 +93,7 @@ def memory_errors(batch_size):
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        reason = error.message.splitlines()[0]
+        reason = reason_of(error.message)
         raise UserError(
             f"out of memory ({reason}): lower BATCH_SIZE = {batch_size}, raise ACCUMULATE, or lower IMAGE_MAX_SIDE"
         ) from error

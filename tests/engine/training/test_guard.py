@@ -41,7 +41,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
                 checkpoints.save(2)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "{{" not in str(error.value)
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == before
     again = tf.keras.Sequential([tf.keras.layers.Dense(300)])
     again.build([None, 300])
