@@ -141,7 +141,7 @@ def encodable(text: str) -> str:
 def show(value: Any) -> str:
     """A value of the annotation file for a message: in full if it is short, else what it is."""
     if isinstance(value, str):
-        text = encodable(value)
+        text = encodable(value) or '""'
         return text if len(text) <= SHOWN * 4 else f"{text[:SHOWN]}... ({len(text):,} characters)"
     if isinstance(value, int) and abs(value) >= 10**20:
         return "an integer of 20 digits or more"
@@ -152,4 +152,4 @@ def show(value: Any) -> str:
         if text and len(text) <= SHOWN:
             return text
         return f"a list of {len(value):,}" if isinstance(value, list) else "a dict"
-    return "null" if value is None else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
     flags, beam_arguments = parse(arguments)
     beam_options = parse_beam(beam_arguments)
     paths = (flags.annotations, flags.images, flags.stuff, flags.output)
+    for name in ("annotations", "images", "stuff", "output"):
+        if getattr(flags, name) == "":  # an unset variable of a shell
+            raise UserError(f"--{name} is empty: name a path")
     open_stores(filter(None, paths), beam_options)
     panoptic_file = flags.stuff if flags.stuff and flags.stuff.endswith(".json") else None
     # A panoptic file's PNGs lie in the folder of its name beside it, as COCO ships them.

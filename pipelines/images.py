@@ -50,10 +50,10 @@ def load_image(
         stored = STORED.get(image.format)
         tally.count("exif_ignored", orientation != 1 and not turned)
         if turned or stored is None or image.mode not in ("RGB", "L"):
-            tally.count("images_turned" if turned else "images_converted")
             image_io.check_whole(image, encoded)
             is_deep = image.mode.startswith("I")
             pixels = image_io.to_rgb(image, upright=turned)
+            tally.count("images_turned" if turned else "images_converted")
             tally.count("images_dark", is_deep and bool(0 < pixels.max() < DARK))
             return encode_png(PIL.Image.fromarray(pixels)), "png"
         if decode == "full":
@@ -86,21 +86,24 @@ def rejecting(before: str = "", **reasons: str):
 def read_inside(root: str, file_name: str) -> bytes:
     """The bytes of a file below `root`, wherever links lead; `root` is a real path, or one with a scheme."""
     path = files.join(root, file_name)
-    if not files.is_remote(root):
-        folder, name = os.path.split(path)
-        path = os.path.join(_real_folder(folder), name)
-        if os.path.islink(path):
-            path = os.path.realpath(path)
-        if os.path.commonpath((root, path)) != root:
-            raise Rejected("image_outside_root", f"{file_name} leads to {path}")
+    if files.is_remote(root):
+        try:
+            return files.read_bytes(path)
+        except FileNotFoundError:
+            raise Rejected("image_missing", f"{path}: no such file") from None
+    folder, name = os.path.split(path)
+    path = os.path.join(_real_folder(folder), name)
+    if os.path.islink(path):
+        path = os.path.realpath(path)
+    if os.path.commonpath((root, path)) != root:
+        raise Rejected("image_outside_root", f"{file_name} leads to {path}")
     try:
-        return files.read_bytes(path)
-    except FileNotFoundError:
-        raise Rejected("image_missing", f"{path}: no such file{names.hint(root, file_name)}") from None
-    except OSError as error:
-        if files.is_remote(root):
+        with rejecting(f"{path}: "):
+            return image_io.read_file(path)
+    except Rejected:
+        if os.path.exists(path):
             raise
-        raise Rejected("image_unreadable", f"{path}: {error.strerror}") from None
+        raise Rejected("image_missing", f"{path}: no such file{names.hint(root, file_name)}") from None
 
 
 @functools.cache

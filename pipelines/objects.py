@@ -133,7 +133,8 @@ def run_lengths(segmentation: Any, height: int, width: int, tally: Tally) -> byt
     if isinstance(segmentation, list):
         return _draw(check_polygons(segmentation, height, width, tally), height, width)
     if not isinstance(segmentation, dict):
-        raise Rejected("polygon_malformed", f"segmentation is {show(segmentation)}, not a list of polygons")
+        text = "the string " if isinstance(segmentation, str) else ""
+        raise Rejected("polygon_malformed", f"segmentation is {text}{show(segmentation)}, not a list of polygons")
     size = segmentation.get("size")
     if size != [height, width]:
         raise Rejected("rle_size_differs", _describe_size(size, height, width))

@@ -50,7 +50,6 @@ def conclude(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fr
     if sidecars or complaints:
         files.write_json(files.join(output, REPORT_FILE), report)
         files.write_json_lines(files.join(output, REJECTED_FILE), rejected)
-    complaints = complain(plan, counters, rejected, max_bad_fraction, bool(sidecars))
     if sidecars:
         print("\n".join((table(plan, counters), *examples(rejected))))
         if not complaints:

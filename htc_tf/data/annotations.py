@@ -17,6 +17,7 @@ REPAIRS = {
     "lists_from_dicts": "images, annotations or categories as a dict by id instead of a list",
     "numbers_converted": 'an id or a size written as "12" or 12.0: read as the integer',
     "polygons_nested": "one polygon without the list of polygons around it",
+    "segmentations_emptied": "a list of nothing but empty polygons, [[]]: read as no segmentation",
     "run_lengths_unwrapped": "run lengths inside a list of one, or their string as Python writes bytes: b'...'",
 }
 LISTS = ("images", "annotations", "categories")
@@ -40,6 +41,7 @@ OTHER_FILES = {
     b"<": "is an HTML or XML page, not JSON: download the file itself",
 }
 HEAD = 64
+MAX_SHOWN = 20  # characters of a file that is no JSON
 
 
 def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
@@ -117,9 +119,12 @@ def _convert_integers(entry, fields, repairs):
 
 
 def _nest(segmentation, repairs):
-    """A list of polygons from one polygon, and run lengths from a list of one."""
+    """A list of polygons from one polygon, nothing from empty polygons, and run lengths from a list of one."""
     if isinstance(segmentation, list) and segmentation:
         first = segmentation[0]
+        if first == [] and not any(segmentation):
+            repairs["segmentations_emptied"] += 1
+            return []
         if type(first) in (int, float) and len(segmentation) >= 6:
             repairs["polygons_nested"] += 1
             return [segmentation]
@@ -137,6 +142,9 @@ def _nest(segmentation, repairs):
 
 def _explain(error, text):
     """What is wrong with the JSON, and what to do."""
+    start = text.lstrip()[:MAX_SHOWN]
+    if start[0] not in "{[":
+        return f"is not JSON: it begins with {json.dumps(start, ensure_ascii=False)}"
     end = len(text.rstrip())
     if error.pos >= end or text[end - 1] not in "}]" or error.msg.startswith("Unterminated string"):
         return "ends in the middle of its JSON: it was cut; fetch or export it again"

@@ -309,6 +309,9 @@ add("area absent, NaN or infinite", "repaired: areas_computed", "nan_area", each
 add("iscrowd absent", "works", "no_iscrowd", each("iscrowd", lambda row: None))
 add("every object a crowd", "warning: objects are crowd regions", "all_crowd", each("iscrowd", lambda row: 1))
 add("no masks at all", "warning: these records hold boxes only", "boxes_only", each("segmentation", lambda row: []))
+add(
+    "no masks at all, as [[]]", "repaired: segmentations_emptied", "empty_lists", each("segmentation", lambda row: [[]])
+)
 
 
 @case("boxes only, in fractions of the image", "refused: their boxes look like fractions of the image")
@@ -518,6 +521,11 @@ def cut(folder, coco):
 @case("compressed (gzip, zip, ...)", "refused: unpack it first")
 def compressed_file(folder, coco):
     return gzip.compress(json.dumps(coco).encode())
+
+
+@case("text that is no JSON (CSV, YOLO's labels)", "refused: is not JSON: it begins with")
+def text(folder, coco):
+    return b"0 0.5 0.5 0.1 0.1\n"
 
 
 @case("JSON lines", "refused: holds several JSON values")

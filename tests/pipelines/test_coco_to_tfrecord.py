@@ -452,6 +452,8 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
     assert "knows --ouput" in refuse(capsys, tiny, "--ouput=there")
     assert "knows there" in refuse(capsys, tiny, "there")
     assert "--direct_num_workers" in refuse(capsys, tiny, "--num_workers=2")
+    for name in ("annotations", "images", "stuff", "output"):  # an unset variable of a shell
+        assert f"--{name} is empty" in refuse(capsys, tiny, f"--{name}=")
     assert "--shards 8 is more than the 7 images" in refuse(capsys, tiny, shards=8)
     assert "no such folder" in refuse(capsys, tiny, f"--stuff={tiny / 'nowhere'}")
     assert "no such folder" in refuse(capsys, tiny, f"--images={tiny / 'nowhere'}")

@@ -120,6 +120,7 @@ BROKEN = [
     ("image_unreadable", lambda path: path.write_bytes(b"")),
     ("image_unreadable", lambda path: path.write_text("<html>404</html>")),
     ("image_unreadable", lambda path: path.mkdir()),
+    ("image_unreadable", os.mkfifo),  # to open one waits for a writer
     ("image_unreadable", truncated),
     ("image_unreadable", damaged_png),
     ("image_size_differs", lambda path: picture(height=WIDTH, width=HEIGHT).save(path)),
