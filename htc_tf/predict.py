@@ -126,7 +126,7 @@ def main():
         print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
     print(f"{done} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
-        raise UserError("no image was detected in: each is named above with the reason")
+        raise UserError("nothing was predicted: every input was skipped, for the reason given above")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_predict(call, tiny_run, photos, tmp_path, eagerly, capsys):
 def test_predict_refuses(refused, tiny_run, photos, tmp_path, eagerly):
     flags = ["--checkpoint", tiny_run.folder, "--output", tmp_path / "out", "--input"]
     assert "nowhere/*.jpg" in refused(htc_tf.predict, *flags, "nowhere/*.jpg")
-    assert "text.png: no image" in refused(htc_tf.predict, *flags, photos / "text.png")
+    assert "every input was skipped" in refused(htc_tf.predict, *flags, photos / "text.png")
 
 
 FRESH = """
