@@ -98,7 +98,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(ti
     assert [json.loads(line) for line in run.metrics_cut.read_text().splitlines()] == before[2:]
     printed = capsys.readouterr()
     assert f"resuming from {run.checkpoints / 'ckpt-2'}" in printed.out
-    (line,) = [line for line in printed.err.splitlines() if "damaged" in line]
+    (line,) = [line for line in printed.err.splitlines() if "is damaged" in line]
     assert f"note: {path} is damaged" in line and f"taking {run.checkpoints / 'ckpt-2'}" in line
 
 
