@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from htc_tf.data import image_io
 from htc_tf.data.image_io import ImageError
+from htc_tf.errors import reason_of
 from pipelines import files, names
 from pipelines.checks import Rejected, Tally
 
@@ -130,7 +131,7 @@ def _decode(encoded, stored, height, width):
             shape = tf.io.decode_png(contents, channels=3).shape
             expected = (height, width)
     except tf.errors.OpError as error:
-        reason = error.message.rpartition("}} ")[2]
+        reason = reason_of(error.message)
         raise Rejected("image_unreadable", f"a {stored.upper()}, but damaged or truncated ({reason})") from None
     if tuple(shape[:2]) != expected:
         raise Rejected("image_size_differs", f"decodes to another size than its header says, {width} x {height}")

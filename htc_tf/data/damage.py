@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from htc_tf.data import datasets, schema
 from htc_tf.data.sample import SampleReader
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 
 # What reading a damaged or foreign shard raises; FailedPrecondition is a count that `data.order` found to be wrong.
 _DAMAGE = (
@@ -90,7 +90,7 @@ def _find_damage(info):
             for _ in tf.data.TFRecordDataset(path).map(decode, tf.data.AUTOTUNE, deterministic=True):
                 count += 1
         except tf.errors.OpError as error:
-            reason = re.sub(r"\{\{.*?\}\}", "", error.message).strip().partition("\n")[0]
+            reason = reason_of(error.message)
             raise UserError(f"{_name(path, count)} does not decode ({reason}); prepare the data again") from None
         except UnicodeDecodeError:
             raise UserError(f"{_name(path, count)} is none of ours; prepare the data again") from None

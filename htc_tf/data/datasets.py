@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from htc_tf.data import schema
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 
 INFO_FILE = "dataset_info.json"
 VERSION = 1
@@ -124,7 +124,9 @@ def read_shard(path: str, records: int) -> Iterator[bytes]:
             count += 1
             yield serialized
     except tf.errors.OpError as error:
-        raise UserError(f"{path} is damaged after record {count}: {error.message}; prepare the data again") from None
+        raise UserError(
+            f"{path} is damaged after record {count}: {reason_of(error.message)}; prepare the data again"
+        ) from None
     if count != records:
         raise UserError(f"{path} holds {count} records, not {records}; prepare the data again")
 

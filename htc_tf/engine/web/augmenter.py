@@ -15,7 +15,7 @@ from PIL import Image
 from htc_tf.data.order import Entry
 from htc_tf.data.sample import SampleReader
 from htc_tf.engine.evaluation.paste import encode_masks
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 
 JPEG_QUALITY = 88
 
@@ -69,9 +69,7 @@ class Augmenter:
                 row = self.make_row(entry)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             named = re.search(r"UserError: (.*)", str(error))
-            raise UserError(
-                named[1] if named else f"this record does not decode: {str(error).splitlines()[0]}"
-            ) from None
+            raise UserError(named[1] if named else f"this record does not decode: {reason_of(str(error))}") from None
         height, width = row.sizes.numpy().astype(int).tolist()
         file = io.BytesIO()
         Image.fromarray(row.images.numpy()[:height, :width]).save(file, "JPEG", quality=JPEG_QUALITY)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.data.record_walk import Damaged, open_shard, walk
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 
 SIZES = ("small", "medium", "large", "crowd")  # COCO's, by the mask's area; a crowd region is none of them
 AREA_LIMITS = (32**2, 96**2)  # square pixels, where medium and large begin
@@ -113,7 +113,7 @@ class RecordIndex:
                 file.seek(int(known.offsets[place]))
                 return shard, file.read(int(known.lengths[place]))
         except tf.errors.OpError as error:
-            raise UserError(f"{self.info.shard_paths[shard]} cannot be read: {error.message}") from None
+            raise UserError(f"{self.info.shard_paths[shard]} cannot be read: {reason_of(error.message)}") from None
 
     def _read(self):
         for number, (path, shard) in enumerate(zip(self.info.shard_paths, self.info.shards, strict=True)):

@@ -115,7 +115,7 @@ def test_pointing_shows_what_it_is(demo):
 @pytest.mark.parametrize(
     ("size", "name", "line"),
     [
-        ((30, 30), "letter.txt", "letter.txt: no picture"),
+        ((30, 30), "letter.txt", "letter.txt: a text file"),
         ((600, 600), "large.png", "large.png: 600 x 600 pixels, more than 0.3 megapixels"),
     ],
 )
