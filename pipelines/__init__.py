@@ -1,4 +1,4 @@
 """Apache Beam jobs and their neighbours: COCO in, TFRecords out."""
 
-# A Python without the packages is told in one line, as for htc_tf's commands.
+# Reports a Python without the packages in one line, as htc_tf's commands do.
 import htc_tf  # noqa: F401

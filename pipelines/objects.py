@@ -16,14 +16,13 @@ import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
+from htc_tf.data.annotations import MAX_OUTLINE, outline_length
 from htc_tf.data.schema import Object
 from pipelines import agreement
 from pipelines.checks import Rejected, Tally, show
 
 # A box may overshoot by float noise (x + w > width in COCO's own files); less than this, in pixels, is not counted.
 NOISE = 1e-3
-# pycocotools draws an outline at five times the size, and takes about 100 bytes for each of its pixels.
-MAX_OUTLINE = 2_000_000
 PARTS = 32  # polygons drawn at a time: each takes as much memory as a mask of the whole image
 # Without and with a segmentation.
 NO_BOX = (("mask_missing", "no segmentation, which --boxes mask needs"), ("box_empty", "the mask has no pixel"))
@@ -166,7 +165,7 @@ def check_polygons(polygons: list[Any], height: int, width: int, tally: Tally) -
             kept.append(polygon)
             # No edge is longer than this: the exact length is looked at only where it may matter.
             outline += len(polygon) // 2 * (largest - least)
-    if outline > MAX_OUTLINE and (outline := sum(map(_outline, kept))) > MAX_OUTLINE:
+    if outline > MAX_OUTLINE and (outline := sum(map(outline_length, kept))) > MAX_OUTLINE:
         raise Rejected("polygon_too_long", f"{len(kept):,} polygons with outlines of {outline:,.0f} pixels")
     if not kept:
         pairs = len(polygons) > 2 and all(len(polygon) == 2 for polygon in polygons)
@@ -198,12 +197,6 @@ def _draw(polygons, height, width):
     for start in range(PARTS, len(polygons), PARTS):
         drawn = [coco_mask.merge(drawn), *coco_mask.frPyObjects(polygons[start : start + PARTS], height, width)]
     return (drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn))["counts"]
-
-
-def _outline(polygon):
-    """The length that pycocotools draws: the longer of an edge's two sides, over all edges."""
-    points = np.asarray(polygon, np.float64).reshape(-1, 2)
-    return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
 
 
 def _describe_size(size, height, width):

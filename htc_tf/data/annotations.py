@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from htc_tf.errors import UserError
 
 REPAIRS = {
@@ -41,6 +43,9 @@ OTHER_FILES = {
     b"<": "is an HTML or XML page, not JSON: download the file itself",
 }
 HEAD = 64
+# Pixels of the outlines of one object's polygons. pycocotools draws an outline at five times the size, and takes about
+# 100 bytes for each of its pixels.
+MAX_OUTLINE = 2_000_000
 MAX_SHOWN = 20  # characters of a file that is no JSON
 
 
@@ -106,6 +111,12 @@ def as_integer(value: Any) -> int | None:
     if isinstance(value, str) and len(value) <= MAX_DIGITS and (match := INTEGER.fullmatch(value.strip())):
         return int(match[1])
     return None
+
+
+def outline_length(polygon: list[float]) -> float:
+    """The pixels of the outline that pycocotools draws: the longer of an edge's two sides, over all edges."""
+    points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
 
 
 def _convert_integers(entry, fields, repairs):

@@ -5,7 +5,7 @@ TensorFlow (`serving.decode`). Pillow alone: Beam's workers and the client load 
 
 | | read as |
 |---|---|
-| formats | `FORMATS`, told by content, not by name; of an animation or a TIFF of several pages the first image |
+| formats | `FORMATS`, recognized by content, not by name; the first image of an animation or a multipage TIFF |
 | 8 bits: gray, RGB, palette, CMYK, YCbCr; 1 bit | RGB |
 | alpha, transparency | dropped; the colors below it are kept, as OpenCV does; of a GIF, which has none there, black |
 | 16 bits a channel | the high byte; of a TIFF that counts from white, inverted |

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, reason_of
 from htc_tf.run import sync, write_whole
 
 STEP = "step/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name of a training's step, which numbers its checkpoints
@@ -203,7 +203,7 @@ class CheckpointFiles:
             reader = tf.train.load_checkpoint(str(prefix))
             names = list(reader.get_variable_to_shape_map())
         except READ_ERRORS as error:
-            return f"{index} is damaged: {_first_line(error)}"
+            return f"{index} is damaged: {reason_of(str(error))}"
         data = [path for path in self._tensorflow_files(number) if path.suffix != ".index"]
         if not data:
             return f"{prefix}.data-* is missing"
@@ -211,7 +211,7 @@ class CheckpointFiles:
             try:
                 value = reader.get_tensor(name)
             except READ_ERRORS as error:
-                return f"{' or '.join(map(str, data))} is damaged: {_first_line(error)}"
+                return f"{' or '.join(map(str, data))} is damaged: {reason_of(str(error))}"
             if name == STEP and value != number:
                 return f"{prefix} is damaged: it holds step {value}"
         return None
@@ -238,7 +238,3 @@ def _sha256(path):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,15 +10,14 @@ sorted anywhere; wild polygons exhaust the memory; run lengths that do not fill 
 import math
 from typing import NamedTuple
 
-import numpy as np
 from pycocotools import mask as coco_mask
 
+from htc_tf.data.annotations import MAX_OUTLINE, outline_length
 from htc_tf.engine.evaluation.coco_files import is_box, is_number, read_truth
 from htc_tf.engine.evaluation.runs import is_sound
 from htc_tf.errors import UserError
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
-MAX_OUTLINE = 2_000_000  # pixels of an object's polygons, each of which takes 40 bytes and more while it is drawn
 
 
 class Case(NamedTuple):
@@ -98,14 +97,8 @@ def _drawable(segmentation, image, limit):
         and bool(segmentation)
         and all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation)
         and all(is_number(v) and abs(v) <= limit for polygon in segmentation for v in polygon)
-        and sum(map(_outline, segmentation)) <= MAX_OUTLINE
+        and sum(map(outline_length, segmentation)) <= MAX_OUTLINE
     )
-
-
-def _outline(polygon):
-    """The length of what pycocotools draws: the longer of an edge's two sides, over all edges."""
-    points = np.asarray(polygon, np.float64).reshape(-1, 2)
-    return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
 
 
 def _box_of(segmentation, image):

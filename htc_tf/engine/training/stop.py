@@ -83,7 +83,7 @@ class StopRequest:
 
 
 def tell(line):
-    """By a system call: print may have been interrupted by the very signal that is told of."""
+    """Writes with a system call, since the signal may have interrupted `print`."""
     os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
 
 
