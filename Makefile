@@ -86,20 +86,20 @@ field: env ## prepare every kind of input that docs/data.md lists, and those bes
 # mmdet/ and paddle/ with the whole arrays; without such a folder those in tests/reference serve.
 REFERENCE := $(wildcard ../shared/reference)
 parity: env ## compare every number with mmdetection's and Paddle's, and write docs/parity.md (half an hour)
-	$(PY) -m tests.parity --output docs/parity.md $(if $(REFERENCE),--reference $(REFERENCE))
+	$(PY) -m tests.studies.parity --output docs/parity.md $(if $(REFERENCE),--reference $(REFERENCE))
 
 kills: env ## kill a training at random moments, twenty times, and compare it with one never killed (a quarter of an hour)
-	$(PY) -m tests.kills --kills 10 --steps 60 --gin_param NUM_STAGES=1
+	$(PY) -m tests.studies.kills --kills 10 --steps 60 --gin_param NUM_STAGES=1
 
 overfit: have_sample env ## learn eight photos of COCO (SAMPLE) by heart with each row of the ablation (half an hour)
-	$(PY) -m tests.overfit --sample $(SAMPLE)
+	$(PY) -m tests.studies.overfit --sample $(SAMPLE)
 
 ablation: env ## the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
-	$(PY) -m tests.ablation --data $(DEMO)
+	$(PY) -m tests.studies.ablation --data $(DEMO)
 
 ZOO := runs/zoo
 zoo: env ## count and train ten steps of every run file, and write docs/zoo.md (half an hour)
-	$(PY) -m tests.zoo --workdir $(ZOO)
+	$(PY) -m tests.studies.zoo --workdir $(ZOO)
 
 benchmarks: env ## measure what the parts of the work cost here, and write docs/benchmarks.md and docs/growth.png (half an hour)
 	$(PY) -m tests.benchmarks $(ARGS)

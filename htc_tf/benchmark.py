@@ -115,12 +115,12 @@ def main():
     config.import_gin()
     if MODES[flags.mode].gin:
         configure(flags)
-    from htc_tf.engine.benchmarks.measure import Work, format_table
+    from htc_tf.benchmarks.measure import Work, format_table
 
     work = Work(*(getattr(flags, name) for name in Work._fields))
-    module = importlib.import_module(f"htc_tf.engine.benchmarks.{flags.mode}")
+    module = importlib.import_module(f"htc_tf.benchmarks.{flags.mode}")
     if flags.dump_hlo:
-        from htc_tf.engine.benchmarks.hlo import dump
+        from htc_tf.benchmarks.hlo import dump
 
         print(dump(module.program(work), flags.dump_hlo))
         return

@@ -6,8 +6,8 @@ With a configuration also what training's augmentations make of each.
 import os
 
 from htc_tf import command_line, config
-from htc_tf.engine.web.server import Server
 from htc_tf.errors import command
+from htc_tf.web.server import Server
 
 
 def parse():
@@ -27,17 +27,17 @@ def main():
     augmenter = None
     if flags.gin_file or flags.gin_param:
         experiment, _ = config.load(flags.gin_file, flags.gin_param)
-        from htc_tf.engine.inference import load_fitting
-        from htc_tf.engine.web.augmenter import Augmenter
 
-        info = load_fitting(experiment, flags.records)
+        from htc_tf.web.augmenter import Augmenter
+
+        info = experiment.load_info(flags.records)
         augmenter = Augmenter(experiment.train_input, info)
     else:
         from htc_tf.data.datasets import load_info
 
         info = load_info(flags.records)
-    from htc_tf.engine.web.album import Album
-    from htc_tf.engine.web.record_index import RecordIndex
+    from htc_tf.web.dataset_browser import Album
+    from htc_tf.web.record_index import RecordIndex
 
     index = RecordIndex(info)
     server.routes = Album(index, augmenter).routes

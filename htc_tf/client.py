@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from htc_tf import command_line
 from htc_tf.data.image_io import open_image, read_file, to_rgb
-from htc_tf.engine.client.answers import read_answers
-from htc_tf.engine.prediction.drawing_names import drawing_names, refuse_replacing
-from htc_tf.engine.prediction.inputs import VIDEOS, Unreadable, find_inputs
 from htc_tf.errors import ModelFailed, TooLate, UserError, command, printable
+from htc_tf.inference.exported_outputs import read_answers
+from htc_tf.inference.inputs import VIDEOS, Unreadable, find_inputs
+from htc_tf.inference.output_names import drawing_names, refuse_replacing
 
 UNKNOWN = "not a JPEG"  # as `serving.decode` begins, which needs TensorFlow
 EPILOG = """
@@ -66,13 +66,13 @@ def connect(flags):
     """-> what has `predict`: a list of encoded pictures -> {output: array}."""
     if flags.export:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
-        from htc_tf.engine.client.local import LocalModel
+        from htc_tf.serving.local_client import LocalModel
 
         return LocalModel(flags.export)
     if flags.grpc:
-        from htc_tf.engine.client.grpc_server import GrpcServer as Server
+        from htc_tf.serving.grpc_client import GrpcServer as Server
     else:
-        from htc_tf.engine.client.rest_server import RestServer as Server
+        from htc_tf.serving.rest_client import RestServer as Server
     return Server(flags.server, flags.model, flags.version, flags.timeout)
 
 

@@ -92,7 +92,7 @@ def load(gin_files, gin_params, run=None, trust_config=False):
             imports modules without the user's word.
     """
     gin = import_gin()
-    from htc_tf.engine.experiment import Experiment
+    from htc_tf.experiment import Experiment
 
     if run is None and not gin_files:
         raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
@@ -151,22 +151,10 @@ def import_gin():
 
     import htc_tf.data.augment
     import htc_tf.data.input
-    import htc_tf.engine.experiment
-    import htc_tf.engine.training.optim
-    import htc_tf.models.box_head
-    import htc_tf.models.criteria
-    import htc_tf.models.fpn
-    import htc_tf.models.htc
-    import htc_tf.models.keras_cv_backbone
-    import htc_tf.models.mask_head
-    import htc_tf.models.multi_view
-    import htc_tf.models.objective
-    import htc_tf.models.postprocess
-    import htc_tf.models.resnet
-    import htc_tf.models.roi_features
-    import htc_tf.models.rpn
-    import htc_tf.models.semantic_head
-    import htc_tf.models.swin  # noqa: F401
+    import htc_tf.experiment
+    import htc_tf.models.backbones.keras_cv
+    import htc_tf.models.backbones.resnet
+    import htc_tf.models.backbones.swin  # noqa: F401
 
     for root in ROOTS:
         gin.add_config_file_search_path(str(root))

@@ -54,7 +54,7 @@ def parse():
 def main():
     flags = parse()
     experiment, resolved = config.load(flags.gin_file, flags.gin_param)
-    from htc_tf.engine.weights.conversion import convert
+    from htc_tf.weights.conversion import convert
 
     convert(
         experiment,

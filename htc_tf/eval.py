@@ -47,12 +47,13 @@ def detect(flags, output):
     """
     run = Run(flags.checkpoint)
     experiment, resolved = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
-    from htc_tf.engine.inference import detect_records, load_fitting, restore
-    from htc_tf.engine.training.devices import Cluster, make_strategy
-    from htc_tf.engine.training.start import check_names
+    from htc_tf.cluster import Cluster, make_strategy
+    from htc_tf.evaluation.records import detect_records
+    from htc_tf.inference.detector import restore
+    from htc_tf.training.start import check_names
 
     remedy = f"{flags.checkpoint} was trained on other classes; prepare the records with those"
-    info = load_fitting(experiment, flags.records, remedy)
+    info = experiment.load_info(flags.records, remedy)
     check_names([category["name"] for category in run.read_categories()], run.classes, info)
     truth, _ = read_truth(flags, info)
     detector = restore(experiment, run, find_strategy=lambda: make_strategy(flags.devices, Cluster()))
@@ -68,12 +69,14 @@ def detect(flags, output):
 
 def open_journal(path, detector, resolved, info):
     """The Journal of these weights, this configuration and data: that of an earlier call, if it was killed."""
-    from htc_tf.engine.checkpoint import data_fingerprint
-    from htc_tf.engine.evaluation.journal import Journal, identify
+    from htc_tf.checkpoint import data_fingerprint
+    from htc_tf.evaluation.partial_results import PartialResults, identify
 
     together = detector.replicas
     try:
-        journal = Journal(path, identify(detector.model, resolved, data_fingerprint(info), str(together)), together)
+        journal = PartialResults(
+            path, identify(detector.model, resolved, data_fingerprint(info), str(together)), together
+        )
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another --output") from error
     if journal.entries:
@@ -84,7 +87,7 @@ def open_journal(path, detector, resolved, info):
 def read(flags):
     """What `detect` returns, from files; ids are None without records."""
     from htc_tf.data.datasets import load_info
-    from htc_tf.engine.evaluation import coco_files
+    from htc_tf.evaluation import coco_files
 
     results = coco_files.read_results(flags.predictions)
     info = None if flags.records is None else load_info(flags.records)
@@ -109,7 +112,7 @@ def read_truth(flags, info):
         UserError: the annotations are of other classes or images than the records.
     """
     from htc_tf.data.datasets import coco_from_records
-    from htc_tf.engine.evaluation.coco_files import check_same, read_truth
+    from htc_tf.evaluation.coco_files import check_same, read_truth
 
     recorded = None if info is None else coco_from_records(info)
     image_ids = None if info is None else [image["id"] for image in recorded["images"]]
@@ -139,8 +142,8 @@ def main():
         make_folder(Path(flags.report))
     found = detect(flags, output) if flags.predictions is None else read(flags)
     results, image_ids, truth, category_ids, kinds = found
-    from htc_tf.engine.evaluation.evaluator import evaluate
-    from htc_tf.engine.evaluation.report import format_table, write_report
+    from htc_tf.evaluation.evaluator import evaluate
+    from htc_tf.evaluation.report import format_table, write_report
 
     evaluation = evaluate(truth, results, category_ids, image_ids, kinds, flags.backend)
     metrics = evaluation.metrics

@@ -49,11 +49,11 @@ def main():
     run = Run(flags.checkpoint)
     categories = run.read_categories()
     experiment, _ = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
-    from htc_tf.engine.explanation.story import draw_walk
-    from htc_tf.engine.explanation.walk import record_walk
-    from htc_tf.engine.inference import restore
-    from htc_tf.engine.prediction.answer import save
-    from htc_tf.engine.prediction.photo import read_picture
+    from htc_tf.explanation.layout import draw_walk
+    from htc_tf.explanation.trace import record_walk
+    from htc_tf.inference.detector import restore
+    from htc_tf.inference.image_files import read_picture
+    from htc_tf.inference.prediction import save
 
     photo = read_picture(flags.input)
     walk = record_walk(restore(experiment, run), photo, flags.threshold)

@@ -62,7 +62,7 @@ def gin_params(flags):
         raise UserError("--xla is for the SavedModel: leave it out, or --onnx and --tflite")
     align = flags.roi_align or ("xla" if flags.xla else "crop_and_resize")
     nms = "xla" if flags.xla or flags.onnx else "combined"  # as serving.portable.BINDINGS wants it
-    params = [f"XLA = {flags.xla}", f"RoIAlign.implementation = '{align}'", f"RPN.nms = '{nms}'"]
+    params = [f"XLA = {flags.xla}", f"RoIPooler.implementation = '{align}'", f"RPN.nms = '{nms}'"]
     params.append(f"Postprocess.nms = '{nms}'")
     if flags.precision:
         params.append(f"PRECISION = '{flags.precision}'")
@@ -93,13 +93,13 @@ def main():
     batch_sizes = read_batch_sizes(flags.batch_sizes)
     run = Run(flags.checkpoint)
     experiment, _ = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run, flags.trust_config)
-    from htc_tf.engine.inference import restore
-    from htc_tf.engine.serving.module import Options
-    from htc_tf.engine.serving.write import export
+    from htc_tf.inference.detector import restore
+    from htc_tf.serving.module import Options
+    from htc_tf.serving.write import export
 
     detector = restore(experiment, run)
     if flags.onnx or flags.tflite:
-        from htc_tf.engine.serving.portable import export_portable
+        from htc_tf.serving.onnx import export_portable
 
         form = "onnx" if flags.onnx else "tflite"
         print(f"exported to {export_portable(detector, run.read_categories(), Path(flags.output), form)}")

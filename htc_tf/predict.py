@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from htc_tf import command_line, config
-from htc_tf.engine.prediction.inputs import find_inputs
-from htc_tf.engine.prediction.video import check_decoder
 from htc_tf.errors import UserError, command, printable
+from htc_tf.inference.inputs import find_inputs
+from htc_tf.inference.video import check_decoder
 from htc_tf.run import Run
 
 EPILOG = """
@@ -35,8 +35,8 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
         trust_config: whether the run's config.gin may import modules, which runs their code. Without it the
             configuration may name only htc_tf's parts, and those of modules that a `gin_file` imports.
     Returns:
-        An `prediction.predictor.Predictor`: called with a picture or a list of them it gives an
-        `prediction.answer.Prediction` for each.
+        An `inference.predictor.Predictor`: called with a picture or a list of them it gives an
+        `inference.prediction.Prediction` for each.
     Raises:
         UserError: there is no model, or it does not fit its configuration.
     """
@@ -44,8 +44,8 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
     if run.config.exists() or not is_export(run.folder):
         categories = run.read_categories()
         experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
-        from htc_tf.engine.inference import restore
-        from htc_tf.engine.prediction.predictor import Predictor
+        from htc_tf.inference.detector import restore
+        from htc_tf.inference.predictor import Predictor
 
         return Predictor(restore(experiment, run), categories)
     if gin_file or gin_param:
@@ -53,8 +53,8 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
             f"{source} is an exported model, whose configuration is fixed: it takes no gin files and no bindings"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
-    from htc_tf.engine.prediction.exported import ExportedDetector
-    from htc_tf.engine.prediction.predictor import Predictor
+    from htc_tf.inference.exported import ExportedDetector
+    from htc_tf.inference.predictor import Predictor
 
     detector = ExportedDetector(source)
     return Predictor(detector, detector.categories)
@@ -108,7 +108,7 @@ def main():
     paths = find_inputs(flags.input, sys.stdin)
     check_decoder(paths)
     model = load(flags.checkpoint, flags.gin_file, flags.gin_param, flags.trust_config)
-    from htc_tf.engine.prediction.pictures import predict_pictures
+    from htc_tf.inference.predict_files import predict_pictures
 
     done, skipped = predict_pictures(
         model.detector,

@@ -31,11 +31,10 @@ def main():
     experiment, _ = config.load(flags.gin_file, flags.gin_param)
     from PIL import Image
 
-    from htc_tf.engine.inference import load_fitting
-    from htc_tf.engine.prediction.visualize import contact_sheet
-    from htc_tf.engine.training.training_view import draw_training_images
+    from htc_tf.training.batch_preview import draw_training_images
+    from htc_tf.visualization.drawing import contact_sheet
 
-    info = load_fitting(experiment, flags.records)
+    info = experiment.load_info(flags.records)
     pictures = draw_training_images(experiment.train_input, info, flags.seed, flags.images)
     try:
         flags.output.parent.mkdir(parents=True, exist_ok=True)

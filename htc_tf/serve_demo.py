@@ -8,8 +8,8 @@ from pathlib import Path
 
 import htc_tf
 from htc_tf import command_line, config
-from htc_tf.engine.web.server import Server
 from htc_tf.errors import command
+from htc_tf.web.server import Server
 
 
 def parse():
@@ -39,7 +39,7 @@ def main():
     largest_picture, largest_body = round(flags.max_megapixels * 1e6), round(flags.max_megabytes * 1e6)
     server = Server(flags.host, flags.port, "demo.html", largest_body)
     model = htc_tf.load(flags.model, flags.gin_file, flags.gin_param, flags.trust_config)
-    from htc_tf.engine.web.demo import Demo
+    from htc_tf.web.demo import Demo
 
     demo = Demo(model, Path(os.path.abspath(flags.model)).name, largest_picture, largest_body)
     server.routes = demo.routes

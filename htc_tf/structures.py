@@ -18,7 +18,7 @@ import tensorflow as tf
 IGNORED_LABEL = 255
 
 
-class Truth(NamedTuple):
+class GroundTruth(NamedTuple):
     """What is really in the images. Crowd regions are not among the objects.
 
     A mask is a grid of `M x M` cells that spans its own frame, so that it survives resizing, flipping and
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     sizes: tf.Tensor  # [B, 2] float32
     original_sizes: tf.Tensor  # [B, 2] int32, before resizing
     image_ids: tf.Tensor  # [B] int64; -1 marks a row that only fills up an evaluation's last batch
-    truth: Truth
+    truth: GroundTruth
 
 
 class Proposals(NamedTuple):
@@ -75,7 +75,7 @@ class StageOutput(NamedTuple):
     """One stage's answer. The mask fields are None where the stage has no mask branch or no truth is given."""
 
     rois: RoIs
-    stds: tuple  # of 4 floats, the units of the deltas (y, x, height, width)
+    target_stds: tuple  # of 4 floats, the units of the deltas (y, x, height, width)
     logits: tf.Tensor  # [B, N, K + 1] float32, class logits, background last
     deltas: tf.Tensor  # [B, N, 4] float32, class-agnostic, or [B, N, K, 4], in units of stds
     boxes: tf.Tensor  # [B, N, 4] float32, the RoIs refined by the deltas (of one class each), no gradient
@@ -97,7 +97,7 @@ class SemanticOutput(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """One forward pass: `models.objective` computes losses from it, `HTC.detect` detections.
+    """One forward pass: `models.htc_loss` computes losses from it, `HTC.detect` detections.
 
     A traced graph computes only the fields that its caller reads.
     """
@@ -106,7 +106,7 @@ class Outputs(NamedTuple):
     rpn: RPNOutput
     stages: tuple  # of StageOutput, one per stage of the cascade
     valid: tf.Tensor  # [B, N] bool, the last stage's boxes that may become detections
-    features: Any  # what `models.roi_features.RoIAlign` pools RoIs from
+    features: Any  # what `models.roi_pooler.RoIPooler` pools RoIs from
     semantic: SemanticOutput | None = None
 
 

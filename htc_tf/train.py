@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from htc_tf import command_line, config
-from htc_tf.engine.training.stop import STOPPED, StopRequest, end_process
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
+from htc_tf.training.stop import STOPPED, StopRequest, end_process
 
 EPILOG = """
 first weights, the first of these that there is:
@@ -67,13 +67,13 @@ def main():
     profile = read_profile(flags.profile)
     if flags.dry_run:
         experiment, resolved = config.load(flags.gin_file, flags.gin_param)
-        from htc_tf.engine.training.summary import summarise
+        from htc_tf.training.dry_run import summarise
 
         print(summarise(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
     with StopRequest(own_process=True) as stop:
         experiment, resolved = config.load(flags.gin_file, flags.gin_param)
-        from htc_tf.engine.training.trainer import train
+        from htc_tf.training.trainer import train
 
         try:
             stopped = train(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
-from pipelines import coco, files, progress
+from pipelines import coco, files, job_progress
 from pipelines.beam_options import RUNNER, parse_beam
 from pipelines.plan import FOLDER, Options, Plan, make_plan
 
@@ -121,7 +121,7 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
         files.remove(files.join(flags.output, report.INFO_FILE))
         total = sum(plan.images)
         done = total - sum(plan.images[shard] for shard in pending)
-        with progress.show_progress(total, done) as folder:
+        with job_progress.show_progress(total, done) as folder:
             job = shards.Job(
                 plan=dataclasses.replace(plan, rejected=[]),
                 images=files.resolve(flags.images),

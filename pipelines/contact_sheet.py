@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
-from htc_tf import fonts
 from htc_tf.data import image_io
 from htc_tf.data.schema import Object, Record
 from htc_tf.errors import UserError
+from htc_tf.visualization import fonts
 
 SCALE = 2  # drawn pixels for one of the sheet
 CELL = 300  # the square that a thumbnail fits in, pixels of the sheet

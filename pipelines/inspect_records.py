@@ -2,7 +2,7 @@
 
     python -m pipelines.inspect_records --records DIR [--output sheet.png] [--images 24] [--verify]
 
-Before it: `pipelines.coco_to_tfrecord`. It reads every record once, for `pipelines.census` to count; `--verify`
+Before it: `pipelines.coco_to_tfrecord`. It reads every record once, for `pipelines.statistics` to count; `--verify`
 compares checksums and counts too.
 """
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     # TensorFlow takes seconds to import: not before the flags are known to be good.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from htc_tf.data.datasets import load_info
-    from pipelines.census import describe
+    from pipelines.statistics import describe
 
     info = load_info(flags.records)
     census, samples = count(info, flags.images if flags.output else 0, flags.verify)
@@ -44,7 +44,7 @@ def count(info, keep: int, verify: bool):
     from htc_tf.data import schema
     from htc_tf.data.datasets import read_shard
     from pipelines import files
-    from pipelines.census import Census
+    from pipelines.statistics import Census
 
     census, samples = Census(), []
     with tqdm(total=info.records, desc="records", unit="image") as bar:

@@ -24,8 +24,8 @@ from htc_tf.data import schema
 from htc_tf.errors import UserError
 from pipelines import files, images, objects, stuff, workers
 from pipelines.checks import Rejected, Tally
+from pipelines.job_progress import Progress, Stopped, stop, stop_reason
 from pipelines.plan import Plan, read_lines
-from pipelines.progress import Progress, Stopped, stop, stop_reason
 
 MENDED = "finished shards are kept: when this is mended, the same command continues"
 READERS = 16  # of sidecars, at a time: in a store, each is an answer to wait for

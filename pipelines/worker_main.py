@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from pipelines import progress
+from pipelines import job_progress
 
 INTERVAL = 0.2  # seconds
 GRACE = 2  # seconds to leave the image at hand and remove what is half written
@@ -21,7 +21,7 @@ def main(folder: str, job: int) -> None:
     """Works until the job needs no more.
 
     Args:
-      folder: that of `progress.show_progress`.
+      folder: that of `job_progress.show_progress`.
       job: process id of the job, the parent of this process.
     """
     # Before Beam is imported, which takes seconds.
@@ -35,7 +35,7 @@ def main(folder: str, job: int) -> None:
 
 def _watch(folder, job):
     # On Windows a shell is in between, which ends with the worker.
-    while (os.name != "posix" or os.getppid() == job) and progress.stop_reason(folder) is None:
+    while (os.name != "posix" or os.getppid() == job) and job_progress.stop_reason(folder) is None:
         time.sleep(INTERVAL)
     time.sleep(GRACE)
     os._exit(0)

@@ -19,7 +19,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import Subpro
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 
 from htc_tf.errors import UserError
-from pipelines import progress
+from pipelines import job_progress
 
 ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
 INTERVAL = 0.2  # seconds
@@ -32,7 +32,7 @@ def watched(folder: str) -> Iterator[None]:
     """If a worker process dies while the block runs, the others stop and the block's job fails.
 
     Args:
-      folder: that of `progress.show_progress`, for `progress.stop`.
+      folder: that of `job_progress.show_progress`, for `job_progress.stop`.
     """
     # The connections of a dead worker break in the threads that read them: one line says enough of it.
     hook, log, reader = threading.excepthook, logging.getLogger("apache_beam"), logging.getLogger(READER)
@@ -85,7 +85,7 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
             return
         reason = f"a worker process was killed ({error}); {ADVICE}"
         with contextlib.suppress(OSError):
-            progress.stop(self._folder, reason)
+            job_progress.stop(self._folder, reason)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         while not self._closed.wait(INTERVAL):
             waiting = self.control_conn._futures_by_id

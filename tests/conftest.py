@@ -105,7 +105,7 @@ def tiny_experiment():
 @pytest.fixture(scope="session")
 def tiny_model(tiny_experiment):
     """tiny_model("NUM_STAGES=1", ...) -> its Experiment and its model with variables, the same each time."""
-    from htc_tf.engine.inference import build_variables
+    from htc_tf.inference.detector import build_variables
 
     def build(*params):
         experiment = tiny_experiment(*params)
@@ -129,7 +129,7 @@ def make_learner():
     """make_learner(experiment, model) -> a function: Batch -> ({name: loss}, gradients of trainable variables)."""
     import tensorflow as tf
 
-    from htc_tf.engine.training.gradients import divide
+    from htc_tf.training.gradients import divide
 
     def make(experiment, model):
         def learn(batch, seed=(0, 1)):
@@ -167,8 +167,8 @@ def tiny_learner(tiny_model, make_learner):
 def tiny_run(tiny_data, tmp_path_factory):
     """A trained Run: four steps, each logged, a checkpoint every two, an evaluation at the end."""
     from htc_tf import config
-    from htc_tf.engine.training.trainer import train
     from htc_tf.run import Run
+    from htc_tf.training.trainer import train
 
     run = Run(tmp_path_factory.mktemp("tiny") / "run")
     experiment, resolved = config.load([TINY], ["EVALUATE_EVERY=4"])

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from htc_tf import browse
-from htc_tf.engine.web.server import Server
+from htc_tf.web.server import Server
 
 TINY = "tests/tiny.gin"
 

@@ -116,8 +116,8 @@ htc_tf.client.main()
 
 def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_path, capsys):
     from htc_tf import config
-    from htc_tf.engine.inference import restore
-    from htc_tf.engine.prediction.pictures import read_picture
+    from htc_tf.inference.detector import restore
+    from htc_tf.inference.predict_files import read_picture
 
     export, answers = tmp_path / "export", tmp_path / "answers.npz"
     call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export)
@@ -183,7 +183,7 @@ def test_an_evaluation_that_could_not_be_written_does_not_begin(refused, tmp_pat
 
 def test_train_starts_from_its_flags(call, refused, monkeypatch, tiny_data, tmp_path):
     seen = []
-    monkeypatch.setattr("htc_tf.engine.training.trainer.train", lambda *args, **kwargs: seen.append((args, kwargs)))
+    monkeypatch.setattr("htc_tf.training.trainer.train", lambda *args, **kwargs: seen.append((args, kwargs)))
     flags = ["--gin_file", ROOT / "tests" / "tiny.gin", "--gin_param", "STEPS=3", "--gin_param", "STEPS=5"]
     flags += ["--train_records", tiny_data.records, "--workdir", tmp_path, "--seed", 3, "--devices", "CPU:0", "CPU:1"]
     call(htc_tf.train, *flags)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import htc_tf.eval
-from htc_tf.engine.inference import Detector
+from htc_tf.inference.detector import Detector
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_killed_evaluation_goes_on(evaluate, tiny_run, tiny_data, tmp_path, ea
         return detect(self, batches)
 
     monkeypatch.setattr(Detector, "detect_each", detect_and_die)
-    monkeypatch.setattr("htc_tf.engine.evaluation.results.THREADS", 1)
+    monkeypatch.setattr("htc_tf.inference.results.THREADS", 1)
     with pytest.raises(SystemExit):
         evaluate(*flags)
     # One batch was still on its way through the threads. A kill may leave half a line of it.

@@ -8,8 +8,8 @@ import pytest
 
 import htc_tf.export
 from htc_tf import config
-from htc_tf.engine.serving.module import Options
 from htc_tf.run import Run
+from htc_tf.serving.module import Options
 
 TINY = str(Path(__file__).with_name("tiny.gin"))
 
@@ -28,11 +28,11 @@ def call(monkeypatch, run_folder, tmp_path):
     seen = []
     model = SimpleNamespace(masks=True)
     monkeypatch.setattr(
-        "htc_tf.engine.inference.restore",
+        "htc_tf.inference.detector.restore",
         lambda experiment, run: SimpleNamespace(model=model, experiment=experiment),
     )
     monkeypatch.setattr(
-        "htc_tf.engine.serving.write.export",
+        "htc_tf.serving.write.export",
         lambda detector, categories, folder, options: seen.append((detector.experiment, options)),
     )
 
@@ -47,7 +47,7 @@ def call(monkeypatch, run_folder, tmp_path):
 
 def parts(experiment):
     model = experiment.build_model()
-    return model.roi_align.implementation, model.rpn.nms, model.postprocess.nms
+    return model.roi_pooler.implementation, model.rpn.nms, model.postprocess.nms
 
 
 def test_defaults(call):

@@ -82,7 +82,7 @@ def test_the_papers_numbers():
     assert (experiment.num_classes, experiment.batch_size, experiment.steps) == (80, 16, 88716)
     assert experiment.clip_norm is None and not experiment.xla and experiment.precision == "float32"
     assert [stage.iou_threshold for stage in model.stages] == [0.5, 0.6, 0.7]
-    assert [stage.stds for stage in model.stages] == [
+    assert [stage.target_stds for stage in model.stages] == [
         (0.1, 0.1, 0.2, 0.2),
         (0.05, 0.05, 0.1, 0.1),
         (0.033, 0.033, 0.067, 0.067),
@@ -101,7 +101,7 @@ def test_the_papers_numbers():
     assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.nms_threshold == 0.7
     post = model.postprocess
     assert (post.score_threshold, post.nms_threshold, post.keep) == (0.001, 0.5, 100)
-    assert (model.roi_align.sampling_ratio, model.roi_align.finest) == (0, 56.0)
+    assert (model.roi_pooler.sampling_ratio, model.roi_pooler.finest) == (0, 56.0)
     assert (experiment.train_input.min_side, experiment.train_input.max_side) == (800, 1333)
     schedule = experiment.optimizer.schedule
     assert (experiment.optimizer.momentum, experiment.optimizer.decay, schedule.peak) == (0.9, 1e-4, 0.02)
@@ -113,7 +113,7 @@ def test_the_two_stage_detectors_are_mmdetections(name, masks, low_quality):
     experiment, _ = config.load([f"gin/{name}_r50_fpn_1x_coco.gin"], [])
     model, objective = experiment.build_model(), experiment.objective
     (stage,) = model.stages
-    assert (stage.iou_threshold, stage.stds, stage.box_head.class_agnostic) == (0.5, (0.1, 0.1, 0.2, 0.2), False)
+    assert (stage.iou_threshold, stage.target_stds, stage.box_head.class_agnostic) == (0.5, (0.1, 0.1, 0.2, 0.2), False)
     assert model.masks is masks and model.semantic_head is None and model.roi_sampler.low_quality is low_quality
     assert (objective.stage_weights, objective.rpn_beta, objective.box_beta) == ((1.0,), 0.0, 0.0)
     assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.kept[True] == 1000
@@ -160,7 +160,7 @@ def test_knobs_reach_their_parts_and_the_later_wins():
     for settings in (experiment.train_input, experiment.eval_input):
         assert (settings.min_side, settings.max_side) == (100, 120)
     assert experiment.optimizer.schedule.peak == pytest.approx(0.16 * 3 / 16)
-    assert model.roi_align.implementation == model.rpn.nms == model.postprocess.nms == "xla"
+    assert model.roi_pooler.implementation == model.rpn.nms == model.postprocess.nms == "xla"
     assert "STEPS = 9" in resolved
 
 
@@ -192,7 +192,7 @@ def test_a_file_is_found_beside_a_folder_of_the_same_name(tmp_path, monkeypatch)
 def test_an_overlay_may_put_another_part_in_place_of_one(tmp_path):
     module, overlay = tmp_path / "their_schedule.py", tmp_path / "mine.gin"
     module.write_text(
-        "import gin\nfrom htc_tf.engine.training.optim import CosineSchedule\n\n\n"
+        "import gin\nfrom htc_tf.training.optim import CosineSchedule\n\n\n"
         "@gin.register\nclass TheirSchedule(CosineSchedule):\n    pass\n"
     )
     overlay.write_text(
@@ -252,10 +252,10 @@ def test_a_binding_of_what_is_called_later_counts_as_used():
         ("NUM_STAGES='x'", "NUM_STAGES = 'x'"),
         ("ResNet.depth=7", "ResNet.depth = 7"),
         ("ResNet.norm='nonsense'", "'nonsense'"),
-        ("RoIAlign.implementation='nonsense'", "RoIAlign.implementation = 'nonsense'"),
-        ("Objective.box_loss='giou'", "Objective.box_loss is no loss: 'giou'"),
-        ("Focal.gamma=2.0", "Focal.gamma"),
-        ("Objective.semantic_mean='nonsense'", "Objective.semantic_mean = 'nonsense'"),
+        ("RoIPooler.implementation='nonsense'", "RoIPooler.implementation = 'nonsense'"),
+        ("HTCLoss.box_loss='giou'", "HTCLoss.box_loss is no loss: 'giou'"),
+        ("FocalLoss.gamma=2.0", "FocalLoss.gamma"),
+        ("HTCLoss.semantic_mean='nonsense'", "HTCLoss.semantic_mean = 'nonsense'"),
         ("STEPS=3 4", "STEPS=3 4"),
         ("STEPS=abc", "'abc' is no value; a string needs quotation marks of its own"),
         ("MASKS=false", "'false' is no value"),

@@ -1,10 +1,10 @@
-"""Imports run one way, so that the walk can be read from any file downwards; and the small rules of the tree.
+"""Imports run in one direction, so that every file can be read after those that it imports; and other rules of the tree.
 
-    structures, ops <- models <- engine <- commands        structures, ops <- data <- engine
-    data.schema, datasets, image_io <- pipelines           engine <- config <- commands; run <- engine; errors <- all
-    fonts, lock <- engine, pipelines
+    errors, structures, ops <- models, data <- inference <- evaluation, weights <- training <- config <- commands
+                        visualization <- inference <- explanation, serving, web
+                        errors, data, visualization <- pipelines
 
-Read from the syntax trees: an import inside a function counts like any other.
+Imports are read from the syntax trees, those inside functions included.
 """
 
 import ast
@@ -23,28 +23,45 @@ FILES = {
     for package in ("htc_tf", "pipelines")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-FOLDERS = {"ops", "models", "data", "engine"}
-SINGLES = {"errors", "command_line", "fonts", "lock", "ranges", "structures", "run", "trust", "config"}
-COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in FOLDERS | SINGLES)
+ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
+SHARED = {"errors", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
+SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config"}
+COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
-# A layer is named by its folder or file; "root" is htc_tf/__init__.py, "commands" every other file of htc_tf/.
+# A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
+# other file of htc_tf/. Each may import itself and what is named here; the order of the lines is the order of reading.
 MAY_IMPORT = {
     "root": {"errors"},
     "errors": set(),
-    "command_line": {"errors"},
-    "fonts": set(),
-    "lock": {"errors"},
+    "structures": {"errors"},
     "ranges": {"errors"},
     "run": {"errors"},
-    "structures": {"errors"},
-    "ops": {"errors", "structures", "ops"},
-    "models": {"errors", "ranges", "structures", "ops", "models"},
-    "data": {"errors", "ranges", "structures", "ops", "data"},
-    "engine": {"errors", "fonts", "lock", "ranges", "run", "structures", "ops", "models", "data", "engine"},
+    "lock": {"errors"},
+    "progress": set(),
+    "cluster": {"errors"},
+    "moving_averages": set(),
+    "ops": {"errors", "structures"},
+    "models": {"errors", "ranges", "structures", "ops"},
+    "data": {"errors", "ranges", "structures", "ops"},
+    "checkpoint_files": {"errors", "run"},
+    "checkpoint": {"errors", "run", "moving_averages", "checkpoint_files"},
+    "experiment": {"errors", "ranges", "data"},
+    "visualization": {"errors"},
+    "inference": {"errors", "structures", "progress", "ops", "data", "checkpoint", "visualization"},
+    "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
+    "weights": {"errors", "ops", "data", "checkpoint", "inference"},
+    "explanation": {"structures", "ops", "visualization", "inference"},
+    "serving": {"errors", "structures", "lock", "ops", "data", "inference"},
+    "web": {"errors", "ops", "data", "visualization", "inference"},
+}
+MAY_IMPORT["training"] = {*MAY_IMPORT} - {"root", "explanation", "serving", "web"}
+MAY_IMPORT["benchmarks"] = {*MAY_IMPORT} - {"root", "explanation", "web"}
+MAY_IMPORT |= {
+    "command_line": {"errors"},
     "trust": {"errors"},
-    "config": {"errors", "ranges", "run", "trust", "models", "data", "engine"},
-    "commands": {"errors", "command_line", "run", "structures", "ops", "models", "data", "engine", "config"},
-    "pipelines": {"errors", "command_line", "fonts", "lock", "data", "pipelines"},
+    "config": {"errors", "ranges", "run", "trust", "experiment", "models", "data", "training"},
+    "commands": {*MAY_IMPORT, "command_line", "config"} - {"root"},
+    "pipelines": {"errors", "command_line", "lock", "progress", "data", "visualization"},
 }
 SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}
 
@@ -55,7 +72,7 @@ def layer(module):
     part = rest.partition(".")[0]
     if package == "pipelines":
         return package
-    return part if part in FOLDERS | SINGLES else "commands" if part else "root"
+    return part if part in ROOMS | SHARED else "commands" if part else "root"
 
 
 def imports(module, text, is_package=False):
@@ -117,9 +134,14 @@ def test_imports_run_one_way():
         f"{module} imports {name}"
         for module, names in IMPORTS.items()
         for name in names
-        if ours(name) and layer(name) not in MAY_IMPORT[layer(module)] | {"root"}
+        if ours(name) and layer(name) not in MAY_IMPORT[layer(module)] | {layer(module), "root"}
     ]
     assert not wrong
+
+
+def test_the_layers_have_an_order():
+    graphlib.TopologicalSorter(MAY_IMPORT).prepare()  # raises CycleError, which names the cycle
+    assert {layer(module) for module in FILES} == {*MAY_IMPORT}
 
 
 def test_no_import_cycle():
@@ -141,7 +163,8 @@ def test_only_the_record_is_shared_with_pipelines():
 @pytest.mark.parametrize("module", [m for m in FILES if layer(m) == "pipelines"])
 def test_a_beam_worker_loads_no_network_and_no_gin(module):
     loaded = reach(module)
-    assert not {name for name in loaded if ours(name) and layer(name) in {"models", "engine", "config", "commands"}}
+    allowed = {"root", "pipelines", *MAY_IMPORT["pipelines"], "structures", "ranges", "ops"}
+    assert {layer(name) for name in loaded if ours(name)} <= allowed
     assert not {name for name in loaded if re.match(r"gin\b|keras|tensorflow_addons|tensorflow\.keras", name)}
 
 
@@ -166,10 +189,15 @@ def test_losses_are_computed_by_models_alone():
     assert not wrong
 
 
+def test_drawing_needs_no_tensorflow():
+    """What draws is shared with the pipelines' workers and with clients, which have no TensorFlow of their own."""
+    assert not {m for m in importers("tensorflow") if layer(m) == "visualization"}
+
+
 def test_addons_stay_where_they_cannot_reach_an_export():
     """tensorflow-addons and keras-cv end their lives: few files may know them. Custom ops: none, see the export."""
     wrong = {m for m in importers("tensorflow_addons", "keras_cv") if layer(m) != "models"}
-    wrong -= {"htc_tf.engine.training.optim"}
+    wrong -= {"htc_tf.training.optim"}
     assert not wrong
 
 

@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 
 import htc_tf
 import htc_tf.predict
-from htc_tf.engine.evaluation.results import ImageResult
 from htc_tf.errors import UserError
+from htc_tf.inference.results import ImageResult
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 import htc_tf
 from htc_tf import serve_demo
-from htc_tf.engine.inference import Detector
-from htc_tf.engine.prediction.predictor import Predictor
-from htc_tf.engine.web.server import Server
+from htc_tf.inference.detector import Detector
+from htc_tf.inference.predictor import Predictor
+from htc_tf.web.server import Server
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ HOSTILE = {
     "include": "include 'PATH/evil.gin'\n",
     "include through a folder": "include 'PATH/../PATH/evil.gin'\n",
     "reference": "Experiment.clip_norm = @evil_part()\n",
-    "reference in a list": "MultiView.scales = [1.0, (@evil_part(),)]\n",
+    "reference in a list": "TestTimeAugmentation.scales = [1.0, (@evil_part(),)]\n",
     "reference as a key": "Experiment.clip_norm = {@evil_part(): 1}\n",
     "scoped reference": "Experiment.clip_norm = @a/b/evil_part()\n",
     "reference by a macro": "MINE = @evil_part()\nExperiment.clip_norm = %MINE\n",

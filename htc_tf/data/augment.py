@@ -1,8 +1,8 @@
 """Augmentations: functions from sample to sample, each a change that leaves the truth true.
 
 Before them: `data.sample`, which lists a sample's keys; images are still of their original size, which is where a
-change costs least. After them: `data.truth`. A run's gin file lists them in their order:
-`Input.augment = [@flip, @yours]`. More of them: `data.jitter`, and `data.copy_paste`, which takes two images.
+change costs least. After them: `data.ground_truth`. A run's gin file lists them in their order:
+`Input.augment = [@flip, @yours]`. More of them: `data.large_scale_jitter`, and `data.copy_paste`, which takes two images.
 
 All randomness comes from the sample's own seed, a function of (seed, epoch, index): the same whatever the number of
 workers, and after a restart.

@@ -1,6 +1,6 @@
 """Images of rare classes come more often: repeat factor sampling (LVIS, arXiv:1908.03195, section 3.4).
 
-Before it: a data set, whose records are walked once for their classes (`data.record_walk`). After it: `data.order`
+Before it: a data set, whose records are walked once for their classes (`data.record_walk`). After it: `data.record_order`
 repeats records as this says.
 
 With f the part of all images that a class is in, its factor is max(1, sqrt(t / f)), and an image's is the largest of

@@ -1,7 +1,7 @@
 """Copy-paste: objects of one image put into another (Ghiasi et al., arXiv:2012.07177).
 
-Before it: two images of one padded shape, each augmented and laid out by `data.truth`. After it: `data.input` makes
-the batch. Whose objects are pasted is decided by `data.order`.
+Before it: two images of one padded shape, each augmented and laid out by `data.ground_truth`. After it: `data.input` makes
+the batch. Whose objects are pasted is decided by `data.record_order`.
 """
 
 import gin
@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from htc_tf.data.python_op import python_op
-from htc_tf.data.visible import find_visible
+from htc_tf.data.numpy_op import numpy_op
+from htc_tf.data.occlusion import find_visible
 from htc_tf.ranges import FRACTION, check_ranges
-from htc_tf.structures import Truth
+from htc_tf.structures import GroundTruth
 
 
 @gin.register
@@ -45,7 +45,7 @@ def copy_paste(row, partner, seed, probability=0.5):
 
     arguments = [row.images, partner.images, size, chosen, theirs.masks, theirs.mask_frames, mine.masks]
     types = [tf.uint8, tf.bool, tf.uint8, tf.bool]
-    images, pasted, masks, hidden = python_op(_compose, [*arguments, mine.mask_frames], types)
+    images, pasted, masks, hidden = numpy_op(_compose, [*arguments, mine.mask_frames], types)
     pasted = tf.ensure_shape(pasted, row.images.shape[:2])
     masks, hidden = tf.ensure_shape(masks, mine.masks.shape), tf.ensure_shape(hidden, [limit])
     visible, seen = find_visible(mine.boxes, masks, mine.mask_frames, row.sizes)
@@ -70,7 +70,7 @@ def _merge(mine, theirs, limit):
         shown = tf.reshape(valid, [-1] + [1] * (values.shape.rank - 1))
         return tf.where(shown, values, tf.zeros([], values.dtype))
 
-    return Truth(**{field: take(field) for field in fields}, valid=valid, semantic=mine.semantic)
+    return GroundTruth(**{field: take(field) for field in fields}, valid=valid, semantic=mine.semantic)
 
 
 def _compose(image, other, size, chosen, masks, frames, my_masks, my_frames):

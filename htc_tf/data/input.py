@@ -16,10 +16,9 @@ import tensorflow as tf
 from htc_tf.data import augment as _augment  # noqa: F401
 from htc_tf.data import class_balance as _class_balance  # noqa: F401
 from htc_tf.data import copy_paste as _copy_paste  # noqa: F401
-from htc_tf.data import datasets, order, resize, truth
-from htc_tf.data import jitter as _jitter  # noqa: F401
-from htc_tf.data.damage import check_counts
-from htc_tf.data.damage import named_errors as named_errors
+from htc_tf.data import datasets, ground_truth, record_order, resize
+from htc_tf.data.integrity import check_counts
+from htc_tf.data.integrity import named_errors as named_errors
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError
 from htc_tf.ranges import FLAG, SIDE, Each, check_bindings, check_ranges, number, whole
@@ -147,12 +146,12 @@ class Input:
         counts = [shard.records for shard in info.shards]
         if self.training:
             repeats = self.balance.repeats(info) if self.balance else None
-            entries = order.training_entries(info.shard_paths, counts, seed, self.shuffle_buffer, repeats)
+            entries = record_order.training_entries(info.shard_paths, counts, seed, self.shuffle_buffer, repeats)
         else:
-            entries = order.evaluation_entries(info.shard_paths, counts)
+            entries = record_order.evaluation_entries(info.shard_paths, counts)
         if self.paste:
-            entries = order.with_partners(entries)
-        entries = order.group(entries, self._bucket_of, self.batch_size, start_step, worker, workers)
+            entries = record_order.with_partners(entries)
+        entries = record_order.group(entries, self._bucket_of, self.batch_size, start_step, worker, workers)
         reader = SampleReader(info, self.max_objects, self.mask_size)
 
         # AutoGraph has nothing to convert here, and would wrap a UserError in its own text.
@@ -188,7 +187,7 @@ class Input:
         sample |= {"min_side": self.min_side, "max_side": self.max_side, "canvas": shape, "seed": seed}
         for change in self.augment:
             sample = change(sample)
-        return truth.make_row(sample, shape, self.max_objects, self.semantic_stride)
+        return ground_truth.make_row(sample, shape, self.max_objects, self.semantic_stride)
 
     def _bucket_of(self, serialized):
         sides = ("image/height", "image/width")

@@ -1,7 +1,7 @@
 """A record becomes a sample: everything that is known of one image, decoded, at its original size.
 
-Before it: `data.order`, which says whose turn it is. After it: `data.augment`, functions from sample to sample, and
-`data.truth`. A sample is a dict, h x w the image's own size, G its number of objects, M the cells of a mask:
+Before it: `data.record_order`, which says whose turn it is. After it: `data.augment`, functions from sample to sample, and
+`data.ground_truth`. A sample is a dict, h x w the image's own size, G its number of objects, M the cells of a mask:
 
 | key | | |
 |---|---|---|
@@ -26,8 +26,8 @@ import tensorflow as tf
 
 from htc_tf.data import schema
 from htc_tf.data.decode import decode_rgb
-from htc_tf.data.mask_cells import crop_masks
-from htc_tf.data.python_op import python_op
+from htc_tf.data.mask_crops import crop_masks
+from htc_tf.data.numpy_op import numpy_op
 from htc_tf.errors import UserError
 from htc_tf.structures import IGNORED_LABEL
 
@@ -69,7 +69,7 @@ class SampleReader:
             "categories": tf.gather(record["categories"], kept),
             "rles": tf.gather(record["mask_rle"], kept),
         }
-        classes, masks, frames = python_op(self._describe, list(arguments.values()), [tf.int32, tf.uint8, tf.float32])
+        classes, masks, frames = numpy_op(self._describe, list(arguments.values()), [tf.int32, tf.uint8, tf.float32])
         return {
             "image": image,
             "semantic": tf.ensure_shape(semantic, [None, None]),

@@ -15,7 +15,7 @@ from htc_tf.models.semantic_head import SemanticHead
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import select_class
-from htc_tf.ops.valid_rows import on_valid_rows
+from htc_tf.ops.valid_rows import map_valid_rows
 from htc_tf.ranges import FLAG, Each, check_ranges, number, whole
 from htc_tf.structures import Outputs, RoIs, StageOutput
 
@@ -27,12 +27,12 @@ MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, most=255), 3)
 @gin.register
 @check_ranges(
     iou_threshold=number(above=0, most=1),
-    stds=Each(number(above=0, most=1000), 4),
+    target_stds=Each(number(above=0, most=1000), 4),
 )
 class Stage(tf.keras.layers.Layer):
     """One stage of the cascade: its heads and its numbers."""
 
-    def __init__(self, box_head, mask_head=None, iou_threshold=0.5, stds=(0.1, 0.1, 0.2, 0.2), name="stage"):
+    def __init__(self, box_head, mask_head=None, iou_threshold=0.5, target_stds=(0.1, 0.1, 0.2, 0.2), name="stage"):
         """
         Args:
             box_head, mask_head: a BoxHead; a MaskHead, or None for boxes only.
@@ -41,7 +41,7 @@ class Stage(tf.keras.layers.Layer):
         """
         super().__init__(name=name)
         self.box_head, self.mask_head = box_head, mask_head
-        self.iou_threshold, self.stds = iou_threshold, tuple(stds)
+        self.iou_threshold, self.target_stds = iou_threshold, tuple(target_stds)
 
 
 @gin.register
@@ -70,7 +70,7 @@ class HTC(tf.keras.layers.Layer):
         backbone,
         neck,
         rpn,
-        roi_align,
+        roi_pooler,
         stages,
         postprocess,
         semantic_head=None,
@@ -93,7 +93,7 @@ class HTC(tf.keras.layers.Layer):
         Args:
             backbone: images -> {2: C2 ... 5: C5}.
             neck: -> {2: P2 ... 6: P6}.
-            rpn, roi_align, postprocess: RPN, RoIAlign, Postprocess.
+            rpn, roi_pooler, postprocess: RPN, RoIAlign, Postprocess.
             stages: Stages, at least `num_stages`.
             semantic_head: a SemanticHead, or None for none.
             roi_sampler: a RoISampler; the paper's by default.
@@ -119,7 +119,7 @@ class HTC(tf.keras.layers.Layer):
         if masks and any(stage.mask_head is None for stage in stages[:num_stages]):
             raise UserError("HTC.masks = True, but a stage has no Stage.mask_head; bind one, or set HTC.masks = False")
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
-        self.roi_align, self.stages, self.postprocess = roi_align, list(stages[:num_stages]), postprocess
+        self.roi_pooler, self.stages, self.postprocess = roi_pooler, list(stages[:num_stages]), postprocess
         self.semantic_head = semantic_head if semantic else None
         self.roi_sampler = roi_sampler or RoISampler()
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
@@ -159,7 +159,7 @@ class HTC(tf.keras.layers.Layer):
         # The RPN and the semantic branch run in turn, so that their temporary buffers are not in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
             semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
-            features = self.roi_align.prepare(pyramid, None if semantic is None else semantic.embedding)
+            features = self.roi_pooler.prepare(pyramid, None if semantic is None else semantic.embedding)
         boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
         stages = []
         for index, stage in enumerate(self.stages):
@@ -206,20 +206,20 @@ class HTC(tf.keras.layers.Layer):
 
     def box_branch(self, stage, features, rois, sizes, truth=None):
         """Classifies and refines the RoIs of a stage. No gradient flows into boxes."""
-        logits, deltas = stage.box_head(self.roi_align.pool_boxes(features, rois))
+        logits, deltas = stage.box_head(self.roi_pooler.pool_boxes(features, rois))
         count = rois.boxes.shape[1]
         logits = tf.reshape(logits, [-1, count, logits.shape[-1]])
         deltas = tf.reshape(deltas, [-1, count, *deltas.shape[1:]])
         if deltas.shape.rank == 3:
-            boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.stds, sizes)
-            return StageOutput(rois, stage.stds, logits, deltas, boxes)
-        class_boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes[:, :, tf.newaxis], stage.stds, sizes)
+            boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.target_stds, sizes)
+            return StageOutput(rois, stage.target_stds, logits, deltas, boxes)
+        class_boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes[:, :, tf.newaxis], stage.target_stds, sizes)
         # A positive goes on as its object's class, anything else as the class that it looks most like (mmdetection).
         classes = tf.argmax(logits[..., :-1], axis=-1, output_type=tf.int32)
         if truth is not None:
             classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), classes)
         boxes = tf.gather(class_boxes, classes, batch_dims=2)
-        return StageOutput(rois, stage.stds, logits, deltas, boxes, class_boxes=class_boxes)
+        return StageOutput(rois, stage.target_stds, logits, deltas, boxes, class_boxes=class_boxes)
 
     def valid_for_next_stage(self, output):
         """[B, N] bool: the boxes of a StageOutput that its mask branch and the next stage may use."""
@@ -242,8 +242,8 @@ class HTC(tf.keras.layers.Layer):
         def predict(pooled):
             return heads[-1](run_trunks(heads, pooled, self.mask_info_flow, training=True)[-1])
 
-        pooled = self.roi_align.pool_masks(features, rois)
-        return output._replace(mask_rois=rois, mask_logits=on_valid_rows(predict, [pooled], rois.valid, self.xla))
+        pooled = self.roi_pooler.pool_masks(features, rois)
+        return output._replace(mask_rois=rois, mask_logits=map_valid_rows(predict, [pooled], rois.valid, self.xla))
 
     def stage_masks(self, features, detections):
         """[B, D, S, 28, 28]: the probability that each stage's mask head gives the detection's class."""
@@ -255,9 +255,9 @@ class HTC(tf.keras.layers.Layer):
             masks = [select_class(head(trunk), classes) for head, trunk in zip(heads, trunks, strict=True)]
             return tf.sigmoid(tf.stack(masks, axis=1))
 
-        rows = [self.roi_align.pool_masks(features, rois), tf.reshape(detections.classes, [-1])]
+        rows = [self.roi_pooler.pool_masks(features, rois), tf.reshape(detections.classes, [-1])]
         with tf.name_scope(self.name):  # where variables belong that `call` has not created
-            return on_valid_rows(predict, rows, detections.valid, self.xla)
+            return map_valid_rows(predict, rows, detections.valid, self.xla)
 
     def add_masks(self, detections, stage_masks):
         """Detections with `stage_masks` and, in `masks`, their mean or the last stage's."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ops import anchors as anchor_ops
 from htc_tf.ops import boxes as box_ops
-from htc_tf.ops.matching import choose_randomly, match, sample
+from htc_tf.ops.matching import match, sample, subsample_randomly
 from htc_tf.ranges import FLAG, FRACTION, check_range, check_ranges, number, optional, whole
 from htc_tf.structures import RoIs
 
@@ -49,7 +49,7 @@ class AnchorSampler:
         positive_fraction=0.5,
         inside_only=True,
         reassign=True,
-        choose=choose_randomly,
+        choose=subsample_randomly,
     ):
         """
         Args:
@@ -88,7 +88,7 @@ class AnchorSampler:
 class RoISampler:
     """Which boxes a stage learns from: matched at the stage's IoU, positives first, the truth among them."""
 
-    def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, low_quality=True, choose=choose_randomly):
+    def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, low_quality=True, choose=subsample_randomly):
         """
         Args:
             limit: RoIs an image.

@@ -53,7 +53,7 @@ def clip(boxes, sizes):
     return tf.minimum(tf.maximum(boxes, 0.0), limits)
 
 
-def encode(boxes, reference, stds):
+def encode(boxes, reference, target_stds):
     """The deltas [..., 4] = [dy, dx, dh, dw] / stds that lead from the reference boxes to the boxes.
 
     dy, dx: shift of the centre in units of the reference's height and width; dh, dw: log of the ratio of heights
@@ -67,17 +67,17 @@ def encode(boxes, reference, stds):
     reference_size = tf.where(usable, reference_size, 1.0)
     shift = (centre - reference_centre) / reference_size
     scale = tf.math.log(size / reference_size)
-    deltas = tf.concat([shift, scale], axis=-1) / tf.constant(stds, tf.float32)
+    deltas = tf.concat([shift, scale], axis=-1) / tf.constant(target_stds, tf.float32)
     return tf.where(usable, deltas, 0.0)
 
 
-def decode(deltas, reference, stds, sizes=None):
+def decode(deltas, reference, target_stds, sizes=None):
     """The boxes [..., 4] that deltas [..., 4] make of the reference boxes: the inverse of `encode`.
 
     dh and dw are limited to |log(16 / 1000)|, so that no delta overflows. Boxes are clipped to sizes [B, 2] (see
     `clip`) where sizes are given.
     """
-    deltas = tf.cast(deltas, tf.float32) * tf.constant(stds, tf.float32)
+    deltas = tf.cast(deltas, tf.float32) * tf.constant(target_stds, tf.float32)
     centre, size = _centre_and_size(reference)
     centre += size * deltas[..., :2]
     size *= tf.exp(tf.clip_by_value(deltas[..., 2:], -MAX_LOG_RATIO, MAX_LOG_RATIO))

@@ -1,6 +1,6 @@
 """The elementary losses, element by element and in float32.
 
-The model's outputs and `models.targets` come before; `models.objective` decides which elements count, how much,
+The model's outputs and `models.targets` come before; `models.htc_loss` decides which elements count, how much,
 and what the sum is divided by.
 """
 

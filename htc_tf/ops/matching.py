@@ -2,7 +2,7 @@
 
 `boxes.iou` comes before. `match` labels every anchor (for the RPN) or proposal (for a stage); `sample` takes a
 balanced few of them, which `models.targets` turns into RoIs and regression targets. How the few are chosen is a
-function of its own: `choose_randomly` in training, `choose_evenly` where two runs must take the same.
+function of its own: `subsample_randomly` in training, `subsample_evenly` where two runs must take the same.
 """
 
 from typing import NamedTuple
@@ -70,7 +70,7 @@ def sample(label, limit, positive_fraction, choose):
         label: [B, N] int32, as `match` gives it.
         limit: int, boxes per image.
         positive_fraction: 0 ... 1; the largest number of positives is int(limit * positive_fraction).
-        choose: `choose_randomly(seed)` or `choose_evenly`; called for the positives, then for the negatives.
+        choose: `subsample_randomly(seed)` or `subsample_evenly`; called for the positives, then for the negatives.
 
     Returns:
         positive [B, N] bool, negative [B, N] bool.
@@ -81,7 +81,7 @@ def sample(label, limit, positive_fraction, choose):
     return positive, negative
 
 
-def choose_randomly(seed):
+def subsample_randomly(seed):
     """A `choose` for `sample` that takes every subset of the right size with the same probability.
 
     The same seed (int32 [2]) and shape give the same choice, on every device, compiled or not.
@@ -113,11 +113,11 @@ def choose_randomly(seed):
     return choose
 
 
-def choose_evenly(candidates, limit, maximum=None):
+def subsample_evenly(candidates, limit, maximum=None):
     """At most `limit` of candidates [B, N] bool in each row, evenly spaced: [B, N] bool.
 
     Of n candidates those at places (j * n) // limit, j = 0 ... limit - 1, if n > limit; all otherwise. limit: an
-    int, or int32 [B]. `maximum` is not needed here; see `choose_randomly`. XLA's cumsum is quadratic in N: beyond
+    int, or int32 [B]. `maximum` is not needed here; see `subsample_randomly`. XLA's cumsum is quadratic in N: beyond
     some 50,000 candidates do not compile this.
     """
     del maximum

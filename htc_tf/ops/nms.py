@@ -19,7 +19,7 @@ from htc_tf.structures import Detections, Proposals
 
 TILE = 128
 FIRST = 8 * TILE  # pairs of a box and a class that are sorted at first
-NEVER = float("-inf")  # the score of what is no candidate
+NEG_INF = float("-inf")  # the score of what is no candidate
 LOWEST = -1.0  # every candidate's score is above: the combined op says -1 where it found nothing
 
 
@@ -93,7 +93,7 @@ def select_proposals(boxes, scores, valid, threshold, keep, implementation="comb
     levels, length = scores.shape[1:]
     scores, order = tf.math.top_k(scores, length)
     boxes = tf.gather(boxes, order, batch_dims=2)
-    scores = _mask(scores, suppress(boxes, scores > NEVER, threshold), NEVER)
+    scores = _mask(scores, suppress(boxes, scores > NEG_INF, threshold), NEG_INF)
     scores, order, valid = _best(tf.reshape(scores, [-1, levels * length]), keep)
     boxes = tf.gather(tf.reshape(boxes, [-1, levels * length, 4]), order, batch_dims=1)
     return Proposals(tf.where(valid[..., None], boxes, 0.0), scores, valid)
@@ -132,7 +132,7 @@ def _is_combined(implementation):
 
 def _mask(scores, valid, threshold):
     """Scores, but NEVER for what is no candidate: not valid, or not above the threshold (NaN is not)."""
-    return tf.where(valid & (scores > threshold), scores, NEVER)
+    return tf.where(valid & (scores > threshold), scores, NEG_INF)
 
 
 def _combined(boxes, scores, threshold, keep):
@@ -160,10 +160,10 @@ def _search_combined(boxes, scores, threshold, keep):
     best, _ = tf.math.top_k(tf.reshape(scores, [-1, pairs]), FIRST, sorted=False)
     least = tf.reduce_min(best, axis=1)
     # Scores equal to the least stay, however many they are.
-    narrowed = tf.where(scores >= least[:, None, None], scores, NEVER)
+    narrowed = tf.where(scores >= least[:, None, None], scores, NEG_INF)
     found = _combined(boxes, narrowed, threshold, keep)
     # Where `least` is no score, all candidates have been offered.
-    too_few = tf.reduce_any((least > NEVER) & ~found[-1][:, -1])
+    too_few = tf.reduce_any((least > NEG_INF) & ~found[-1][:, -1])
     return tf.cond(too_few, lambda: _combined(boxes, scores, threshold, keep), lambda: found)
 
 
@@ -183,11 +183,11 @@ def _search(boxes, scores, threshold, keep):
     def go_on(state, length):
         """Looks through the best `length` pairs, from the tile that the state says."""
         best, order = tf.math.top_k(scores, length)
-        best, order = _tiles(best, NEVER), _tiles(order, 0)
+        best, order = _tiles(best, NEG_INF), _tiles(order, 0)
 
         def unfinished(step, found_scores, *_):
-            some_left = best[:, tf.minimum(step, best.shape[1] - 1), 0] > NEVER
-            return (step < best.shape[1]) & tf.reduce_any(some_left & (found_scores[:, -1] == NEVER))
+            some_left = best[:, tf.minimum(step, best.shape[1] - 1), 0] > NEG_INF
+            return (step < best.shape[1]) & tf.reduce_any(some_left & (found_scores[:, -1] == NEG_INF))
 
         def look(step, *found):
             return step + 1, *look_through(best[:, step], order[:, step], *found)
@@ -200,20 +200,20 @@ def _search(boxes, scores, threshold, keep):
         all_classes = tf.concat([found_classes, tile_classes], axis=1)
         overlaps = box_ops.iou(all_boxes, tile_boxes) > threshold  # [B, keep + TILE, TILE]
         overlaps &= all_classes[:, :, None] == tile_classes[:, None]
-        free = (tile_scores > NEVER) & ~_any_hits(found_scores > NEVER, overlaps[:, :keep])
-        tile_scores = _mask(tile_scores, _settle(overlaps[:, keep:], free), NEVER)
+        free = (tile_scores > NEG_INF) & ~_any_hits(found_scores > NEG_INF, overlaps[:, :keep])
+        tile_scores = _mask(tile_scores, _settle(overlaps[:, keep:], free), NEG_INF)
         found_scores, best = tf.math.top_k(tf.concat([found_scores, tile_scores], axis=1), keep)
         return found_scores, tf.gather(all_boxes, best, batch_dims=1), tf.gather(all_classes, best, batch_dims=1)
 
     shape = [tf.shape(boxes)[0], keep]
     first = min(FIRST, pairs)
-    state = go_on((0, tf.fill(shape, NEVER), tf.zeros([*shape, 4]), tf.zeros(shape, tf.int32)), first)
+    state = go_on((0, tf.fill(shape, NEG_INF), tf.zeros([*shape, 4]), tf.zeros(shape, tf.int32)), first)
     if first < pairs:
-        candidates = tf.reduce_sum(tf.cast(scores > NEVER, tf.int32), axis=1)
-        too_few = tf.reduce_any((state[1][:, -1] == NEVER) & (candidates > first))
+        candidates = tf.reduce_sum(tf.cast(scores > NEG_INF, tf.int32), axis=1)
+        too_few = tf.reduce_any((state[1][:, -1] == NEG_INF) & (candidates > first))
         state = tf.cond(too_few, lambda: go_on(state, pairs), lambda: state)
     _, scores, boxes, classes = state
-    valid = scores > NEVER
+    valid = scores > NEG_INF
     return tf.where(valid[..., None], boxes, 0.0), tf.where(valid, scores, 0.0), tf.where(valid, classes, 0), valid
 
 
@@ -226,7 +226,7 @@ def _tiles(values, padding):
 def _best(scores, keep):
     """The best `keep` of scores [B, n] -> scores, order (indices below n), valid; score 0 where not valid."""
     length = scores.shape[1]
-    padded = tf.pad(scores, [[0, 0], [0, max(0, keep - length)]], constant_values=NEVER)
+    padded = tf.pad(scores, [[0, 0], [0, max(0, keep - length)]], constant_values=NEG_INF)
     scores, order = tf.math.top_k(padded, keep)
-    valid = scores > NEVER
+    valid = scores > NEG_INF
     return tf.where(valid, scores, 0.0), tf.minimum(order, length - 1), valid

@@ -10,7 +10,7 @@ from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
 from htc_tf.structures import Detections
 
-NEVER = float("-inf")  # the score of what is no candidate, or was chosen already
+NEG_INF = float("-inf")  # the score of what is no candidate, or was chosen already
 METHODS = ("linear", "gaussian")
 
 
@@ -40,7 +40,7 @@ def select_softly(boxes, scores, valid, score_threshold, keep, method="linear", 
         raise UserError(f'soft-NMS must be "linear" or "gaussian", not {method!r}')
     boxes, scores = tf.stop_gradient(boxes), tf.stop_gradient(scores)
     classes = scores.shape[-1]
-    scores = tf.where(valid[..., None] & (scores > score_threshold), scores, NEVER)
+    scores = tf.where(valid[..., None] & (scores > score_threshold), scores, NEG_INF)
     places = tf.range(scores.shape[1] * classes)
 
     def choose(step, left, found_boxes, found_scores, found_classes):
@@ -58,7 +58,7 @@ def select_softly(boxes, scores, valid, score_threshold, keep, method="linear", 
         same = tf.range(classes) == label[:, None]  # [B, K]
         lowered = tf.where(same[:, None], left * factors[..., None], left)
         chosen = tf.reshape(places == best[:, None], tf.shape(left))
-        left = tf.where(~chosen & (lowered > score_threshold), lowered, NEVER)
+        left = tf.where(~chosen & (lowered > score_threshold), lowered, NEG_INF)
         return (
             step + 1,
             left,
@@ -70,7 +70,7 @@ def select_softly(boxes, scores, valid, score_threshold, keep, method="linear", 
     found = (tf.TensorArray(dtype, size=keep) for dtype in (tf.float32, tf.float32, tf.int32))
     _, _, *found = tf.while_loop(lambda step, *_: step < keep, choose, (0, scores, *found), maximum_iterations=keep)
     boxes, scores, labels = (tf.stack(tf.unstack(x.stack(), keep), axis=1) for x in found)
-    valid = scores > NEVER
+    valid = scores > NEG_INF
     return Detections(
         tf.where(valid[..., None], boxes, 0.0), tf.where(valid, scores, 0.0), tf.where(valid, labels, 0), valid
     )

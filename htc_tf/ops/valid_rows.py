@@ -16,7 +16,7 @@ MULTIPLE = 8
 PIECE = 32
 
 
-def on_valid_rows(function, rows, valid, xla=False):
+def map_valid_rows(function, rows, valid, xla=False):
     """Calls a function on the valid rows alone.
 
     Args:
@@ -31,7 +31,7 @@ def on_valid_rows(function, rows, valid, xla=False):
     order = tf.argsort(tf.cast(~flat, tf.int32), stable=True)
     count = tf.math.count_nonzero(flat, dtype=tf.int32)
     if xla:
-        answer = by_pieces(function, [tf.gather(x, order) for x in rows], count)
+        answer = in_chunks(function, [tf.gather(x, order) for x in rows], count)
     else:
         first = order[: (tf.maximum(count, 1) + MULTIPLE - 1) // MULTIPLE * MULTIPLE]
         order = order[:count]
@@ -40,7 +40,7 @@ def on_valid_rows(function, rows, valid, xla=False):
     return tf.reshape(answer, [-1, valid.shape[1], *answer.shape[1:]])
 
 
-def by_pieces(function, rows, count):
+def in_chunks(function, rows, count):
     """function(*rows) [R, ...], piece by piece, as far as `count` [] int32 rows go; zeros after them.
 
     The gradient computes each piece again: what a loop would keep for it are lists, which cannot leave a compiled

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
-from htc_tf.data import order, schema
+from htc_tf.data import record_order, schema
 from htc_tf.data.class_balance import ClassBalance, find_classes
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
@@ -56,7 +56,7 @@ def test_classes_and_factors(folder):
 def entries(info, threshold, shuffle_buffer, seed=3):
     counts = [shard.records for shard in info.shards]
     repeats = ClassBalance(threshold).repeats(info)
-    return order.training_entries(info.shard_paths, counts, seed, shuffle_buffer, repeats)
+    return record_order.training_entries(info.shard_paths, counts, seed, shuffle_buffer, repeats)
 
 
 @pytest.mark.parametrize("shuffle_buffer", [0, 8])

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.data.copy_paste import copy_paste
-from htc_tf.structures import Batch, Truth
+from htc_tf.structures import Batch, GroundTruth
 
 SIDE, CELLS, OBJECTS = 16, 8, 4
 
@@ -21,7 +21,7 @@ def make_row(image_id, level, size, objects):
         labels[y1:y2, x1:x2] = image_id
         frames[index], boxes[index] = (0, 0, SIDE, SIDE), (y1, x1, y2, x2)  # cells of 2 x 2 pixels
         masks[index, y1 // 2 : y2 // 2, x1 // 2 : x2 // 2] = 255
-    truth = Truth(
+    truth = GroundTruth(
         boxes=tf.constant(boxes),
         classes=tf.range(OBJECTS) + 10 * image_id,
         valid=tf.range(OBJECTS) < len(objects),

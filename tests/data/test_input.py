@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from tensorflow.python.framework import config as tf_config
 
 from htc_tf import structures
-from htc_tf.data import augment, copy_paste, input, jitter, order, schema
+from htc_tf.data import augment, copy_paste, input, large_scale_jitter, record_order, schema
 from htc_tf.errors import UserError
 
 CATEGORIES = {3: "cup", 90: "brush"}
@@ -111,7 +111,7 @@ def test_one_image(tmp_path):
     written = record(139, (20, 30), objects, pixels, semantic=encode_image(labels))
     folder = write_dataset(tmp_path, [written], crowd=1)
     (batch,) = batches(folder, 1, training=False, batch_size=1, min_side=40, max_side=64)
-    assert isinstance(batch, structures.Batch) and isinstance(batch.truth, structures.Truth)
+    assert isinstance(batch, structures.Batch) and isinstance(batch.truth, structures.GroundTruth)
     assert batch.images.shape == (1, 64, 64, 3) and batch.images.dtype == np.uint8
     np.testing.assert_array_equal(batch.sizes, [[40, 60]])
     np.testing.assert_array_equal(batch.original_sizes, [[20, 30]])
@@ -187,7 +187,11 @@ def test_resuming_repeats_every_bit(mixed, shuffle_buffer):
 
 def test_a_step_is_the_same_however_it_is_divided_and_resumed(mixed):
     """With all that can be done to an image, among four replicas of two workers."""
-    settings = {"augment": (augment.flip,), "rescale": jitter.large_scale_jitter, "recolour": augment.photometric}
+    settings = {
+        "augment": (augment.flip,),
+        "rescale": large_scale_jitter.large_scale_jitter,
+        "recolour": augment.photometric,
+    }
     settings |= {"paste": copy_paste.copy_paste, "batch_size": 4, "max_side": 80}
     whole = batches(mixed, 5, seed=3, **settings)
     shares = [list(make(**settings).dataset(mixed, 3, 2, worker, 2, 4).take(6)) for worker in range(2)]
@@ -399,7 +403,7 @@ def test_a_shard_of_the_right_size_and_another_count(tmp_path, listed):
     with pytest.raises(UserError, match=rf"00000-of-00001\.tfrecord holds 3 records, not {listed}"):
         make().dataset(folder, 0)
     # Where nothing was counted before, as for remote shards, reading finds it.
-    entries = order.evaluation_entries([str(tmp_path / "00000-of-00001.tfrecord")], [listed])
+    entries = record_order.evaluation_entries([str(tmp_path / "00000-of-00001.tfrecord")], [listed])
     with pytest.raises(UserError, match=rf"holds 3 records, not {listed}"), input.named_errors(folder):
         list(entries)
 

@@ -12,12 +12,12 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from htc_tf import config
-from htc_tf.engine.inference import build_variables
-from htc_tf.engine.weights import Unmatched, load_mmdet, load_paddle
-from htc_tf.structures import Proposals, Truth
+from htc_tf.inference.detector import build_variables
+from htc_tf.structures import GroundTruth, Proposals
+from htc_tf.weights import Unmatched, load_mmdet, load_paddle
 
 HERE = Path(__file__).resolve().parent
-PARITY = runpy.run_path(str(HERE.parent / "parity.py"))
+PARITY = runpy.run_path(str(HERE.parent / "studies" / "parity.py"))
 compare, reference = PARITY["compare"], PARITY["reference"]
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 
@@ -102,7 +102,7 @@ def mmdet_truth(reference, mmdet_batch):
             bits = np.unpackbits(arrays[f"gt_masks_{row}"], axis=-1)[..., :columns]
             bitmaps.append(np.pad(255 * bits, [(0, 0), (0, height - rows), (0, width - columns)]))
         boxes, valid = stack([arrays[f"gt_boxes_{row}"][:, SWAP] for row in range(count)], tf.float32)
-        truth = Truth(
+        truth = GroundTruth(
             boxes=boxes,
             classes=stack([arrays[f"gt_labels_{row}"] for row in range(count)], tf.int32)[0],
             valid=valid,

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from htc_tf.models.box_head import BoxHead
 from htc_tf.models.htc import HTC
-from htc_tf.models.multi_view import MultiView, mirror
-from htc_tf.models.objective import Objective
+from htc_tf.models.htc_loss import HTCLoss
 from htc_tf.models.postprocess import Postprocess
-from htc_tf.structures import RoIs, StageOutput, Truth
+from htc_tf.models.test_time_augmentation import TestTimeAugmentation, mirror
+from htc_tf.structures import GroundTruth, RoIs, StageOutput
 
 K, STDS = 3, (0.1, 0.1, 0.2, 0.2)
 SIZES = np.float32([[60, 50]])
@@ -20,7 +20,7 @@ random = np.random.RandomState(5)
 LOGITS = random.randn(4, K + 1).astype(np.float32) * 2
 LOGITS[:, K] += 3  # most look like background, which is no class to go on as
 DELTAS = random.randn(4, K, 4).astype(np.float32) * 2
-TRUTH = Truth(
+TRUTH = GroundTruth(
     boxes=tf.constant([[[8.0, 9, 29, 33], [25, 2, 44, 40]]]),
     classes=tf.constant([[2, 1]]),
     valid=tf.constant([[True, True]]),
@@ -52,8 +52,8 @@ CLASS_BOXES = np.array(
 
 
 def branch(rois, truth=None):
-    walk = SimpleNamespace(roi_align=SimpleNamespace(pool_boxes=lambda *_: None))
-    stage = SimpleNamespace(box_head=lambda _: (tf.constant(LOGITS), tf.constant(DELTAS)), stds=STDS)
+    walk = SimpleNamespace(roi_pooler=SimpleNamespace(pool_boxes=lambda *_: None))
+    stage = SimpleNamespace(box_head=lambda _: (tf.constant(LOGITS), tf.constant(DELTAS)), target_stds=STDS)
     return HTC.box_branch(walk, stage, None, rois, tf.constant(SIZES), truth)
 
 
@@ -90,7 +90,7 @@ def test_the_loss_is_of_the_objects_class(beta):
     output = branch(rois([True, False, True, False]), TRUTH)
     deltas = tf.Variable(output.deltas)
     with tf.GradientTape() as tape:
-        loss = Objective(box_beta=beta).stage(output._replace(deltas=deltas), TRUTH)["box"].total
+        loss = HTCLoss(box_beta=beta).stage(output._replace(deltas=deltas), TRUTH)["box"].total
     distance = np.abs([DELTAS[0, 1] - encode(ROIS[0], TRUTH.boxes[0, 1].numpy()),
                        DELTAS[2, 2] - encode(ROIS[2], TRUTH.boxes[0, 0].numpy())])  # fmt: skip
     smooth = np.where(distance < 1, distance**2 / 2, distance - 0.5)
@@ -176,7 +176,7 @@ def test_the_whole_walk(tiny_model, drawn_batch, make_learner):
     losses, gradients = make_learner(experiment, model)(drawn_batch)
     assert losses["stage2_box"] > 0 and all(np.isfinite(gradient).all() for gradient in gradients)
     wanted = model.infer(drawn_batch.images, drawn_batch.sizes)
-    found = MultiView(scales=(1.0,), flip=False)(model, drawn_batch.images, drawn_batch.sizes)
+    found = TestTimeAugmentation(scales=(1.0,), flip=False)(model, drawn_batch.images, drawn_batch.sizes)
     assert wanted.valid.numpy().sum() > 3
     np.testing.assert_array_equal(found.classes, wanted.classes)
     np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)

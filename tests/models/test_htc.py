@@ -54,7 +54,7 @@ def test_outputs(full):
         assert shapes(stage.deltas) == shapes(stage.boxes) == ((2, 16, 4), tf.float32)
         assert shapes(stage.mask_rois.boxes) == ((2, 4, 4), tf.float32)
         assert shapes(stage.mask_logits) == ((2, 4, 28, 28, 8), tf.float32)
-    assert [stage.stds for stage in outputs.stages] == [stage.stds for stage in model.stages]
+    assert [stage.target_stds for stage in outputs.stages] == [stage.target_stds for stage in model.stages]
     assert shapes(outputs.semantic.logits) == ((2, 8, 8, 13), tf.float32)
     assert shapes(outputs.valid) == ((2, 16), tf.bool)
     assert {level: tuple(maps.shape[1:3]) for level, maps in outputs.pyramid.items()} == {

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.engine import weights
+from htc_tf import weights
 from htc_tf.models.mask_head import run_trunks
-from htc_tf.models.roi_features import RoIAlign
+from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.ops.masks import paste
 from htc_tf.structures import Detections, Proposals, RoIs
 
@@ -38,7 +38,7 @@ def case(request, mmdet_model, mmdet_batch, reference):
         pyramid=pyramid,
         rpn=mmdet_model.rpn(pyramid, sizes, training=False),
         semantic=semantic,
-        prepared=mmdet_model.roi_align.prepare(pyramid, semantic.embedding),
+        prepared=mmdet_model.roi_pooler.prepare(pyramid, semantic.embedding),
         expected=lambda part: reference(f"{part}_{request.param}"),
     )
 
@@ -108,7 +108,7 @@ def test_stages_on_fixed_rois(mmdet_model, case, near):
     images = np.repeat(np.arange(len(case.sizes))[:, None, None], rois.boxes.shape[1], axis=1)
     logits = []
     for index, stage in enumerate(mmdet_model.stages):
-        near(mmdet_model.roi_align.pool_boxes(case.prepared, rois), arrays, f"s{index}_bbox_feats")
+        near(mmdet_model.roi_pooler.pool_boxes(case.prepared, rois), arrays, f"s{index}_bbox_feats")
         output = mmdet_model.box_branch(stage, case.prepared, rois, case.sizes)
         near(output.logits, arrays, f"s{index}_cls_score")
         near(output.deltas.numpy()[..., SWAP], arrays, f"s{index}_bbox_pred")
@@ -122,7 +122,7 @@ def test_masks_with_information_flow(mmdet_model, case, near):
     arrays = case.expected("cascade")
     heads = [stage.mask_head for stage in mmdet_model.stages]
     rois = rois_of(arrays, "mask_rois", case)
-    trunks = run_trunks(heads, mmdet_model.roi_align.pool_masks(case.prepared, rois), True)
+    trunks = run_trunks(heads, mmdet_model.roi_pooler.pool_masks(case.prepared, rois), True)
     for index, (head, trunk) in enumerate(zip(heads, trunks, strict=True)):
         near(trunk, arrays, f"m{index}_feat")
         near(head(trunk), arrays, f"m{index}_logits")
@@ -131,9 +131,9 @@ def test_masks_with_information_flow(mmdet_model, case, near):
 @pytest.mark.parametrize("case", ["tiny"], indirect=True)
 def test_pooling_for_xla(case, compare):
     arrays = case.expected("cascade")
-    roi_align = RoIAlign(sampling_ratio=0, implementation="xla")
-    prepared = roi_align.prepare(case.pyramid, case.semantic.embedding)
-    pooled = roi_align.pool_boxes(prepared, rois_of(arrays, "s0_rois", case)).numpy().transpose(0, 3, 1, 2)
+    roi_pooler = RoIPooler(sampling_ratio=0, implementation="xla")
+    prepared = roi_pooler.prepare(case.pyramid, case.semantic.embedding)
+    pooled = roi_pooler.pool_boxes(prepared, rois_of(arrays, "s0_rois", case)).numpy().transpose(0, 3, 1, 2)
     ours, theirs = pooled[:, :: arrays["s0_bbox_feats@step"][0]], arrays["s0_bbox_feats"]
     compare("tiny: s0_bbox_feats by the xla implementation", ours, theirs, rtol=1e-4)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.engine.weights import entries
-from htc_tf.models.objective import Objective
+from htc_tf.models.htc_loss import HTCLoss
 from htc_tf.models.targets import AnchorSampler, RoISampler
 from htc_tf.ops.masks import mask_targets
-from htc_tf.ops.matching import choose_evenly
-from htc_tf.structures import RoIs, Truth
+from htc_tf.ops.matching import subsample_evenly
+from htc_tf.structures import GroundTruth, RoIs
+from htc_tf.weights import entries
 
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 NAMES = {"rpn_class": "loss_rpn_cls", "rpn_box": "loss_rpn_bbox", "semantic": "loss_semantic_seg"} | {
@@ -29,7 +29,7 @@ NAMES = {"rpn_class": "loss_rpn_cls", "rpn_box": "loss_rpn_bbox", "semantic": "l
 
 def evenly(seed):
     del seed
-    return choose_evenly
+    return subsample_evenly
 
 
 class SparingSampler(RoISampler):
@@ -47,7 +47,7 @@ def step(request, mmdet_model, mmdet_batch, mmdet_truth, reference, deterministi
     expected, (images, sizes) = reference(f"train_{request.param}"), mmdet_batch(request.param)
     truth, proposals = mmdet_truth(request.param)
     most = truth.boxes.shape[1] + proposals.boxes.shape[1]
-    model, objective = mmdet_model, Objective(AnchorSampler(choose=evenly))
+    model, objective = mmdet_model, HTCLoss(AnchorSampler(choose=evenly))
     trained = {id(variable) for variable in model.trainable_variables}
     table = [entry for entry in entries(model) if id(entry.variable) in trained]
     seed = tf.constant([0, 0])
@@ -105,7 +105,7 @@ def test_samples_of_given_boxes(reference, stage, threshold, branch):
     name = f"s{stage}_{branch}_0"
     objects = tf.constant(expected["gt_boxes_0"][np.newaxis, :, SWAP])
     boxes = tf.constant(expected[f"{name}_priors"][np.newaxis, :, SWAP])
-    truth = Truth(objects, None, tf.ones(objects.shape[:2], tf.bool), None, None, None)
+    truth = GroundTruth(objects, None, tf.ones(objects.shape[:2], tf.bool), None, None, None)
     sampler = RoISampler(limit=120, positive_fraction=1.0, choose=evenly)
     rois = sampler(boxes, tf.ones(boxes.shape[:2], tf.bool), truth, threshold, seed=None)
     everything = tf.concat([objects, boxes], axis=1)[0].numpy()

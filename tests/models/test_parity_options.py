@@ -10,20 +10,20 @@ import tensorflow as tf
 from htc_tf import config
 from htc_tf.models.layers import Convolution
 from htc_tf.models.targets import AnchorSampler, RoISampler
-from htc_tf.ops.matching import choose_evenly
-from htc_tf.structures import RoIs, StageOutput, Truth
+from htc_tf.ops.matching import subsample_evenly
+from htc_tf.structures import GroundTruth, RoIs, StageOutput
 
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"
 
 
 def evenly(seed):
     del seed
-    return choose_evenly
+    return subsample_evenly
 
 
 def truth_of(*boxes):
     boxes = tf.constant([boxes], tf.float32)
-    return Truth(boxes, None, tf.ones(boxes.shape[:2], tf.bool), None, None, None)
+    return GroundTruth(boxes, None, tf.ones(boxes.shape[:2], tf.bool), None, None, None)
 
 
 @pytest.mark.parametrize("minimum_iou, positives", [(0.3, [False, False]), (1e-6, [True, False])])
@@ -89,6 +89,6 @@ def test_overlays():
     paddle = experiment.build_model()
     assert paddle.average_masks and not paddle.drop_refined_truth and paddle.drop_empty and paddle.rpn.minimum_size == 1
     assert not paddle.roi_sampler.low_quality and not experiment.objective.anchor_sampler.reassign
-    np.testing.assert_allclose(1 / np.array(paddle.stages[2].stds), [30, 30, 15, 15])
-    assert [stage.stds for stage in paddle.stages[:2]] == [stage.stds for stage in paper.stages[:2]]
+    np.testing.assert_allclose(1 / np.array(paddle.stages[2].target_stds), [30, 30, 15, 15])
+    assert [stage.target_stds for stage in paddle.stages[:2]] == [stage.target_stds for stage in paper.stages[:2]]
     assert experiment.objective.semantic_mean == "valid"

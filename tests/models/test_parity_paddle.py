@@ -34,7 +34,7 @@ def case(paddle_model, paddle_image):
         pyramid=pyramid,
         semantic=semantic,
         rpn=paddle_model.rpn(pyramid, sizes, training=False),
-        prepared=paddle_model.roi_align.prepare(pyramid, semantic.embedding),
+        prepared=paddle_model.roi_pooler.prepare(pyramid, semantic.embedding),
     )
 
 
@@ -106,8 +106,8 @@ def test_minimum_size(case, paddle_model, paddle_image, monkeypatch):
 
 def test_heads_on_fixed_rois(case, paddle_model, reference, near, compare):
     arrays = reference("paddle_heads")
-    rois, align = rois_of(arrays["rois"]), paddle_model.roi_align
-    pooled = align.pool_boxes(paddle_model.roi_align.prepare(case.pyramid), rois)
+    rois, align = rois_of(arrays["rois"]), paddle_model.roi_pooler
+    pooled = align.pool_boxes(paddle_model.roi_pooler.prepare(case.pyramid), rois)
     near(pooled, arrays, "roi_feat7")
     features = align.pool_boxes(case.prepared, rois)
     semantic, (step, _) = arrays["semantic_roi_feat14"], arrays.get("semantic_roi_feat14@step", (1, 1))
@@ -118,10 +118,10 @@ def test_heads_on_fixed_rois(case, paddle_model, reference, near, compare):
         logits, deltas = stage.box_head(features)
         near(logits, arrays, f"cls_logits_stage{index}")
         near(deltas.numpy()[:, SWAP], arrays, f"bbox_deltas_stage{index}")
-        decoded = box_ops.decode(deltas, rois.boxes[0], stage.stds).numpy()[:, SWAP]
+        decoded = box_ops.decode(deltas, rois.boxes[0], stage.target_stds).numpy()[:, SWAP]
         near(decoded, arrays, f"bbox_decoded_stage{index}")
     masks = rois_of(arrays["mask_rois"])
-    near(align.pool_masks(paddle_model.roi_align.prepare(case.pyramid), masks), arrays, "mask_roi_feat14")
+    near(align.pool_masks(paddle_model.roi_pooler.prepare(case.pyramid), masks), arrays, "mask_roi_feat14")
     heads = [stage.mask_head for stage in paddle_model.stages]
     trunks = run_trunks(heads, align.pool_masks(case.prepared, masks), True)
     for index, (head, trunk) in enumerate(zip(heads, trunks, strict=True)):

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 from pycocotools import mask as coco_mask
 
-from htc_tf.data.mask_cells import crop_masks
-from htc_tf.engine.weights import entries
-from htc_tf.engine.weights.names import Framework
-from htc_tf.models import objective as objective_module
+from htc_tf.data.mask_crops import crop_masks
+from htc_tf.models import htc_loss as objective_module
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import mask_targets
-from htc_tf.structures import Proposals, Truth
+from htc_tf.structures import GroundTruth, Proposals
+from htc_tf.weights import entries
+from htc_tf.weights.names import Framework
 
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 NAMES = {"rpn_class": "loss_rpn_cls", "rpn_box": "loss_rpn_reg", "semantic": "loss_semantic"} | {
@@ -56,7 +56,7 @@ def truth(expected):
     labels = tf.constant(expected["semantic"][:, 0], tf.int32)
     classes = tf.constant(expected["gt_class"].T, tf.int32)
     masks = tf.zeros([*boxes.shape[:2], 2, 2], tf.uint8)
-    return Truth(boxes, classes, tf.ones(boxes.shape[:2], tf.bool), masks, boxes, labels)
+    return GroundTruth(boxes, classes, tf.ones(boxes.shape[:2], tf.bool), masks, boxes, labels)
 
 
 @pytest.fixture(scope="module")

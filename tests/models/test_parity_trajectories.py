@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.engine.training.devices import Cluster, make_strategy
-from htc_tf.engine.training.step import make_train_step
-from htc_tf.engine.weights import entries, load_mmdet
+from htc_tf.cluster import Cluster, make_strategy
 from htc_tf.models.targets import RoISampler
-from htc_tf.ops.matching import choose_evenly
+from htc_tf.ops.matching import subsample_evenly
 from htc_tf.structures import Batch
+from htc_tf.training.step import make_train_step
+from htc_tf.weights import entries, load_mmdet
 
 LOSSES = {"rpn_class": "loss_rpn_cls.", "rpn_box": "loss_rpn_bbox.", "semantic": "loss_semantic_seg", "total": "total"}
 LOSSES |= {
@@ -46,7 +46,7 @@ CASES = {"warmup": 12, "clip": 12, "const": 12} if "PARITY_LONG" in os.environ e
 
 def evenly(seed):
     del seed
-    return choose_evenly
+    return subsample_evenly
 
 
 class CountingSampler(RoISampler):

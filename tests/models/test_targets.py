@@ -4,22 +4,22 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.models.targets import AnchorSampler, RoISampler
-from htc_tf.ops.matching import choose_evenly
-from htc_tf.structures import Truth
+from htc_tf.ops.matching import subsample_evenly
+from htc_tf.structures import GroundTruth
 
 SEED = tf.constant([1, 2])
 SIZES = tf.constant([[100.0, 100.0]])
 
 
 def evenly(seed):
-    return choose_evenly
+    return subsample_evenly
 
 
 def make_truth(boxes, valid):
     boxes = tf.constant(boxes, tf.float32)
     batch, count = boxes.shape[:2]
     classes = tf.zeros([batch, count], tf.int32)
-    return Truth(boxes, classes, tf.constant(valid), tf.zeros([batch, count, 4, 4], tf.uint8), boxes, None)
+    return GroundTruth(boxes, classes, tf.constant(valid), tf.zeros([batch, count, 4, 4], tf.uint8), boxes, None)
 
 
 ANCHORS = tf.constant(

@@ -1,7 +1,7 @@
-"""The fixtures `compare` and `reference` of tests/parity.py."""
+"""The fixtures `compare` and `reference` of tests/studies/parity.py."""
 
 import runpy
 from pathlib import Path
 
-PARITY = runpy.run_path(str(Path(__file__).resolve().parent.parent / "parity.py"))
+PARITY = runpy.run_path(str(Path(__file__).resolve().parents[1] / "studies" / "parity.py"))
 compare, reference = PARITY["compare"], PARITY["reference"]

@@ -78,16 +78,16 @@ def test_encode_golden():
 
 
 def test_stds_are_in_the_order_of_the_box():
-    reference, stds = tf.constant([[0.0, 0.0, 10.0, 10.0]]), (0.1, 0.2, 0.3, 0.4)
-    decoded = boxes.decode([[1.0, 1.0, 1.0, 1.0]], reference, stds)
+    reference, target_stds = tf.constant([[0.0, 0.0, 10.0, 10.0]]), (0.1, 0.2, 0.3, 0.4)
+    decoded = boxes.decode([[1.0, 1.0, 1.0, 1.0]], reference, target_stds)
     centre, size = np.array([6, 7]), 10 * np.exp([0.3, 0.4])
     np.testing.assert_allclose(decoded, [[*(centre - size / 2), *(centre + size / 2)]], rtol=1e-5)
-    np.testing.assert_allclose(boxes.encode(decoded, reference, stds), [[1, 1, 1, 1]], rtol=1e-5)
+    np.testing.assert_allclose(boxes.encode(decoded, reference, target_stds), [[1, 1, 1, 1]], rtol=1e-5)
 
 
 def test_decode_inverts_encode(compiled):
-    wanted, reference, stds = random_boxes(2, 100), random_boxes(2, 100, seed=1), (0.05, 0.05, 0.1, 0.1)
-    round_trip = compiled(lambda a, b: boxes.decode(boxes.encode(a, b, stds), b, stds))(wanted, reference)
+    wanted, reference, target_stds = random_boxes(2, 100), random_boxes(2, 100, seed=1), (0.05, 0.05, 0.1, 0.1)
+    round_trip = compiled(lambda a, b: boxes.decode(boxes.encode(a, b, target_stds), b, target_stds))(wanted, reference)
     np.testing.assert_allclose(round_trip, wanted, atol=1e-3)
 
 
@@ -113,18 +113,18 @@ def test_decode_limits_the_change_of_size(compiled):
 
 
 @pytest.mark.parametrize("stds", range(4))
-def test_coder_equals_mmdetection(reference, compiled, compare, stds):
+def test_coder_equals_mmdetection(reference, compiled, compare, target_stds):
     arrays = reference("op_box_coder")
     priors, truth, deltas = (yxyx(arrays[name]) for name in ("priors", "gts", "deltas"))
     # The reference's stds are in the order x, y, w, h, with x = y and w = h.
-    numbers = tuple(arrays[f"stds_{stds}"])
+    numbers = tuple(arrays[f"stds_{target_stds}"])
     encoded = compiled(lambda a, b: boxes.encode(a, b, numbers))(truth, priors)
-    compare("encode: deltas", encoded, yxyx(arrays[f"encode_{stds}"]), rtol=1e-5)
+    compare("encode: deltas", encoded, yxyx(arrays[f"encode_{target_stds}"]), rtol=1e-5)
     decoded = compiled(lambda a, b: boxes.decode(a, b, numbers))(deltas, priors)
-    compare("decode: pixels", decoded, yxyx(arrays[f"decode_noclip_{stds}"]), rtol=1e-5)
+    compare("decode: pixels", decoded, yxyx(arrays[f"decode_noclip_{target_stds}"]), rtol=1e-5)
     sizes = tf.constant(arrays["max_shape"][None], tf.float32)
     clipped = compiled(lambda a, b: boxes.decode(a, b, numbers, sizes))(deltas[None], priors[None])
-    compare("decode, clipped to the image: pixels", clipped[0], yxyx(arrays[f"decode_{stds}"]), rtol=1e-5)
+    compare("decode, clipped to the image: pixels", clipped[0], yxyx(arrays[f"decode_{target_stds}"]), rtol=1e-5)
 
 
 def test_flip():

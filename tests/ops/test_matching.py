@@ -145,7 +145,7 @@ def test_sample_equals_mmdetection(reference, compare, name, limit):
         label = matching.match(iou, tf.fill([1, 7], valid), *thresholds).label
         if truth_in_front and valid:
             label = tf.concat([tf.ones([1, 7], tf.int32), label], axis=1)
-        positive, negative = matching.sample(label, limit, fraction, matching.choose_evenly)
+        positive, negative = matching.sample(label, limit, fraction, matching.subsample_evenly)
         compare("positives sampled", np.flatnonzero(positive[0]), arrays[f"{name}_{case}n{limit}_pos_inds"])
         compare("negatives sampled", np.flatnonzero(negative[0]), arrays[f"{name}_{case}n{limit}_neg_inds"])
         objects = tf.boolean_mask(matching.match(iou, tf.fill([1, 7], valid), *thresholds).index, positive[:, -200:])
@@ -155,14 +155,14 @@ def test_sample_equals_mmdetection(reference, compare, name, limit):
 
 def test_sample_lets_negatives_fill_up(compiled):
     label = tf.constant([[1, 0, 0, -1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, -1, -1]])
-    draw = matching.choose_randomly(tf.constant([3, 4]))
+    draw = matching.subsample_randomly(tf.constant([3, 4]))
     positive, negative = compiled(lambda label: matching.sample(label, 4, 0.5, draw))(label)
     np.testing.assert_array_equal(np.sum(positive, axis=1), [1, 2])
     np.testing.assert_array_equal(np.sum(negative, axis=1), [3, 1])
     assert not np.any(positive & (label != 1)) and not np.any(negative & (label != 0))
 
 
-@pytest.mark.parametrize("choose", [matching.choose_evenly, matching.choose_randomly(tf.constant([1, 2]))])
+@pytest.mark.parametrize("choose", [matching.subsample_evenly, matching.subsample_randomly(tf.constant([1, 2]))])
 def test_choose_takes_exactly_the_limit(compiled, choose):
     random = np.random.RandomState(0)
     candidates = tf.constant(random.rand(5, 300) < [[0.0], [0.01], [0.1], [0.5], [1.0]])
@@ -182,14 +182,14 @@ def test_choose_takes_exactly_the_limit(compiled, choose):
 def test_choose_evenly_golden(compiled):
     # Ten candidates at 0, 2, ... 18; of them the places 0, 3, 6 = (j * 10) // 3.
     candidates = tf.constant([[True, False] * 10])
-    chosen = compiled(lambda candidates: matching.choose_evenly(candidates, 3))(candidates)
+    chosen = compiled(lambda candidates: matching.subsample_evenly(candidates, 3))(candidates)
     np.testing.assert_array_equal(np.flatnonzero(chosen[0]), [0, 6, 12])
 
 
 @pytest.mark.parametrize("count", [1, 5, 97, 300])
 def test_choose_evenly_is_its_formula(count):
     for limit in (1, 2, 3, 32, 96, 97, 299):
-        chosen = matching.choose_evenly(tf.ones([1, count], bool), limit)
+        chosen = matching.subsample_evenly(tf.ones([1, count], bool), limit)
         places = (np.arange(limit) * count) // limit if count > limit else np.arange(count)
         np.testing.assert_array_equal(np.flatnonzero(chosen[0]), places)
 
@@ -197,7 +197,7 @@ def test_choose_evenly_is_its_formula(count):
 def test_choose_randomly_is_exact_among_tying_keys():
     # With 24 bits for each of 300,000 keys hundreds tie; the limits are tried where the last one taken may tie.
     candidates = tf.ones([1, 300_000], bool)
-    choose = matching.choose_randomly(tf.constant([5, 6]))
+    choose = matching.subsample_randomly(tf.constant([5, 6]))
     bits = tf.random.stateless_uniform([1, 300_000], [5, 6], None, None, tf.uint32, alg="philox") // 256
     ordered = np.sort(bits[0])[::-1].astype(np.int64)
     ties = np.flatnonzero(ordered[:-1] == ordered[1:])[:3] + 1
@@ -209,18 +209,19 @@ def test_choose_randomly_is_exact_among_tying_keys():
 def test_choose_randomly_depends_on_the_seed_alone():
     candidates = tf.ones([2, 400], bool)
     results = [
-        way(lambda seed: matching.choose_randomly(seed)(candidates, 40))(tf.constant([7, 8])) for way in WAYS.values()
+        way(lambda seed: matching.subsample_randomly(seed)(candidates, 40))(tf.constant([7, 8]))
+        for way in WAYS.values()
     ]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
-    assert np.any(results[0] != matching.choose_randomly(tf.constant([7, 9]))(candidates, 40))
+    assert np.any(results[0] != matching.subsample_randomly(tf.constant([7, 9]))(candidates, 40))
     assert np.any(results[0][0] != results[0][1])
 
 
 def test_choose_randomly_is_uniform():
     # 4000 rows that each choose 3 of 6 candidates: every one is taken 2000 times, give or take 5 sigma (158).
     row = tf.constant([True, True, False, True, True, False, True, True])
-    chosen = matching.choose_randomly(tf.constant([0, 1]))(tf.tile(row[None], [4000, 1]), 3)
+    chosen = matching.subsample_randomly(tf.constant([0, 1]))(tf.tile(row[None], [4000, 1]), 3)
     times = np.sum(chosen, axis=0)
     np.testing.assert_array_equal(times[~row.numpy()], [0, 0])
     assert np.all(np.abs(times[row.numpy()] - 2000) < 158)

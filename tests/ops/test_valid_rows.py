@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.ops import valid_rows
-from htc_tf.ops.valid_rows import on_valid_rows
+from htc_tf.ops.valid_rows import map_valid_rows
 
 # Of 2 x 11 rows; pieces of 8 do not divide them.
 COUNTS = {"none": 0, "one": 1, "a piece": 8, "some": 13, "all": 22}
@@ -51,14 +51,14 @@ def learners():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(valid_rows, "PIECE", 8)
         compiled = tf.function(
-            lambda features, valid: on_valid_rows(head, [features, offsets], valid, xla=True),
+            lambda features, valid: map_valid_rows(head, [features, offsets], valid, xla=True),
             jit_compile=True,
             autograph=False,
         )
         yield {
             "padded": learner(padded),
-            "graph": learner(lambda valid: on_valid_rows(head, [features, offsets], valid)),
-            "xla": learner(lambda valid: on_valid_rows(head, [features, offsets], valid, xla=True), jit_compile=True),
+            "graph": learner(lambda valid: map_valid_rows(head, [features, offsets], valid)),
+            "xla": learner(lambda valid: map_valid_rows(head, [features, offsets], valid, xla=True), jit_compile=True),
             # As the training step of several replicas has it, which add their counts in between.
             "xla, forward and backward apart": learner(lambda valid: compiled(features, valid)),
         }
@@ -83,7 +83,7 @@ def test_it_is_the_padded_form_for_less(learners, form, count):
 def test_a_batch_whose_size_is_known_only_when_compiled():
     signature = [tf.TensorSpec([None, 3]), tf.TensorSpec([None, 5], tf.bool)]
     look = tf.function(
-        lambda rows, valid: on_valid_rows(lambda x: 2.0 * x, [rows], valid, xla=True), signature, jit_compile=True
+        lambda rows, valid: map_valid_rows(lambda x: 2.0 * x, [rows], valid, xla=True), signature, jit_compile=True
     )
     for batch in (1, 8):
         rows = np.arange(batch * 15.0, dtype="f4").reshape(-1, 3)

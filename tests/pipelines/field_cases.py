@@ -19,7 +19,7 @@ BOXES = ((8, 6, 20, 16), (30, 20, 24, 18))
 CASES = []
 
 
-class Case(NamedTuple):
+class EvalInputs(NamedTuple):
     """`outcome` is "works", or begins with "repaired", "left out", "warning" or "refused". After a colon there is a
     name of `checks`, or words of the message.
 
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 def case(kind, outcome):
     def add(change):
-        CASES.append(Case(kind, outcome, change))
+        CASES.append(EvalInputs(kind, outcome, change))
         return change
 
     return add

@@ -1,1 +1,0 @@
-"""Everything that happens over time: training, optimisation, checkpoints, evaluation, pictures, export."""

@@ -1,1 +1,0 @@
-"""Evaluation: detections become COCO results, and results become figures, tables and charts."""

@@ -1,1 +1,0 @@
-"""Prediction on pictures and videos: read, detect, draw."""

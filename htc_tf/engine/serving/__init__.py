@@ -1,1 +1,0 @@
-"""The SavedModel: encoded pictures of any size in, detections in their own pixels out, and nothing else needed."""

@@ -1,0 +1,1 @@
+"""Evaluation: records are detected, results are compared with the ground truth and reported."""

@@ -1,0 +1,201 @@
+"""COCO's JSON files for evaluation: annotations and results, read, repaired where they have one reading, and checked.
+
+Before: files of any program. After: `evaluation.coco_inputs` chooses what is compared.
+"""
+
+import numbers
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import PureWindowsPath
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from htc_tf.data import annotations as coco_file
+from htc_tf.errors import UserError
+from htc_tf.ops.rle_decoding import is_sound
+
+# Fields that every entry needs: whole numbers, but for the name.
+REQUIRED = {
+    "images": ("id", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id"),
+}
+MAX_ID, MAX_SIDE = 2**63 - 1, 1_000_000
+TRUTH, RESULTS = "give COCO's instances JSON", "give results in COCO's format"
+
+
+def read_truth(truth):
+    """COCO's instances dictionary, from its JSON file if it is a path, with all the fields that are needed.
+
+    Raises:
+        UserError: it cannot be read, or an entry lacks a field or has one of another type.
+    """
+    name = "the truth" if isinstance(truth, dict) else str(truth)
+    if not isinstance(truth, dict):
+        truth = _read(truth, TRUTH, lambda content: content if isinstance(content, dict) else {})
+    for key, fields in REQUIRED.items():
+        if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
+            raise UserError(f"{name}: has no list '{key}'; {TRUTH}")
+        for index, entry in enumerate(truth[key]):
+            _check_entry(entry, fields, f"{name}: {key}[{index}]")
+    for key in ("images", "categories"):
+        ids = Counter(entry["id"] for entry in truth[key])
+        if len(ids) < len(truth[key]):
+            raise UserError(f"{name}: several {key} have id {ids.most_common(1)[0][0]}; give each its own")
+    return truth
+
+
+def read_results(path):
+    """COCO's results from a JSON file: a list of dicts, as `inference.results.coco_results` gives them.
+
+    Raises:
+        UserError: it is no such list, or a mask's run lengths are damaged.
+    """
+    results = _read(path, RESULTS, lambda content: {"annotations": content})
+    if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
+        raise UserError(f"{path}: is no list of results; {RESULTS}")
+    for index, result in enumerate(results):
+        mask = result.get("segmentation")
+        size = mask.get("size") if isinstance(mask, dict) else None
+        if isinstance(size, list) and len(size) == 2:
+            if not is_sound(mask, *size):
+                raise UserError(f"{path}: result {index}: its run lengths do not fill {_shown(size)} pixels; {RESULTS}")
+            if isinstance(mask["counts"], list):
+                counts = coco_mask.frPyObjects(mask, *size)["counts"].decode()
+                result["segmentation"] = {"size": size, "counts": counts}
+    return results
+
+
+def find_kinds(results):
+    """The kinds that results from elsewhere can be evaluated by: "bbox", "segm" or both.
+
+    Raises:
+        UserError: some have a field that others lack, or none has any.
+    """
+    kinds = []
+    for kind, field in (("bbox", "bbox"), ("segm", "segmentation")):
+        lacking = [index for index, result in enumerate(results) if field not in result]
+        if lacking and len(lacking) < len(results):
+            raise UserError(
+                f"result {lacking[0]} has no '{field}' ({len(lacking)} of {len(results)} have none): give it to all "
+                "results or to none"
+            )
+        if not lacking:
+            kinds.append(kind)
+    if not kinds:
+        raise UserError(f"the results have neither 'bbox' nor 'segmentation'; {RESULTS}")
+    return tuple(kinds)
+
+
+def check_same(recorded, truth, records, annotations):
+    """Refuses annotations whose classes or images are not the records': only ids are compared after this.
+
+    Args:
+        recorded: COCO's dictionary of the records, as `data.datasets.coco_from_records` gives it.
+        truth: COCO's dictionary of the annotation file.
+        records, annotations: where they are, for the message.
+    Raises:
+        UserError: an id of the records is missing in the annotations, or has another name there.
+    """
+    advice = f"give the annotations that {records} was made from, or leave --annotations out"
+    for key, noun, name_of in (("categories", "category", _class_name), ("images", "image", file_name)):
+        theirs = {entry["id"]: entry for entry in truth[key]}
+        if lacking := [entry["id"] for entry in recorded[key] if entry["id"] not in theirs]:
+            raise UserError(
+                f"{annotations} has no {noun} {lacking[0]}, which {records} has ({len(lacking)} such ids): {advice}"
+            )
+        pairs = [(entry["id"], name_of(entry), name_of(theirs[entry["id"]])) for entry in recorded[key]]
+        if other := [pair for pair in pairs if None not in pair and pair[1] != pair[2]]:
+            (number, ours, name) = other[0]
+            raise UserError(
+                f"{noun} {number} is {name!r} in {annotations}, but {ours!r} in {records} ({len(other)} such ids): "
+                f"{advice}"
+            )
+
+
+def check_file_names(results, truth):
+    """Refuses results that name their image's file, as `htc_tf.predict` writes them, where it is another image's.
+
+    Raises:
+        UserError: the annotations' image of that id is another file.
+    """
+    names = {image["id"]: file_name(image) for image in truth["images"]}
+    for index, result in enumerate(results):
+        number = result.get("image_id")
+        ours, theirs = file_name(result), names.get(number) if is_number(number) else None
+        if None not in (ours, theirs) and ours != theirs:
+            raise UserError(
+                f"result {index} is of {ours}, but image {result['image_id']} is {theirs} in the annotations: results "
+                "must hold the annotations' image ids, as python -m htc_tf.eval writes them"
+            )
+
+
+def file_name(entry):
+    """The name of an image's file without folders and ending, in one spelling; None where the entry has none."""
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name:
+        return None
+    return unicodedata.normalize("NFC", PureWindowsPath(name).stem).casefold()  # takes both kinds of slashes
+
+
+def is_number(value):
+    """Whether a value from JSON is a number that a float can hold; NaN and infinity are."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
+
+
+def is_box(box):
+    return isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 and all(map(is_number, box))
+
+
+def _class_name(category):
+    return str(category["name"])
+
+
+def _read(path, advice, annotations_of):
+    """The content of a JSON file, repaired in place where it has one reading; repairs are printed with their counts.
+
+    Args:
+        path: of the file.
+        advice: what to give instead, for the message.
+        annotations_of: content -> the dictionary to repair, of COCO's form.
+    """
+    repairs = Counter()
+    try:
+        with open(path, "rb") as file:
+            content = coco_file.load(file, str(path), repairs)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from error
+    coco_file.tidy(annotations_of(content), repairs)
+    for name, count in repairs.items():
+        print(f"{path}: repaired {count} times: {coco_file.REPAIRS[name]}", file=sys.stderr)
+    return content
+
+
+def _check_entry(entry, fields, where):
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is no object; {TRUTH}")
+    for field in fields:
+        if field not in entry:
+            raise UserError(f"{where} has no '{field}'; {TRUTH}")
+        low, high = (1, MAX_SIDE) if field in ("height", "width") else (-MAX_ID, MAX_ID)
+        value = entry[field]
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if field != "name" and not (whole and low <= value <= high):
+            raise UserError(f"{where}: '{field}' is {_shown(value)}; {TRUTH}")
+    if "category_id" in fields:
+        box = entry.get("bbox")
+        if box is None and not entry.get("segmentation"):
+            raise UserError(f"{where} has no 'bbox'; {TRUTH}")
+        if box is not None and not is_box(box):
+            raise UserError(f"{where}: 'bbox' is {_shown(box)}, not four numbers x, y, width, height; {TRUTH}")
+
+
+def _shown(value):
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""Explanation: one image followed through the model and drawn on one page."""

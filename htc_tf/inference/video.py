@@ -1,0 +1,175 @@
+"""Videos, frame by frame: animated GIF and WebP by Pillow, all others by PyAV where it is installed.
+
+Before: `inference.inputs` found the file. After: `inference.predict_files` detects in each frame and writes the drawn ones
+back as a video of the same speed.
+"""
+
+import io
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from htc_tf.data import image_io
+from htc_tf.errors import UserError
+from htc_tf.inference.inputs import VIDEOS, Unreadable
+
+ANIMATIONS = {".gif", ".webp", ".png"}
+DEFAULT_MILLISECONDS = 100  # of a frame whose file does not say
+
+
+class Video(NamedTuple):
+    """An open video."""
+
+    frames: Any  # an iterator of [H, W, 3] uint8 RGB
+    count: int  # of frames, 0 where the file does not tell
+    rate: Fraction  # frames a second
+
+
+def is_video(path):
+    """By its name, or, of what may be a still picture or an animation, by whether there is a second frame."""
+    path = Path(path)
+    if path.suffix.lower() in VIDEOS:
+        return True
+    if path.suffix.lower() not in ANIMATIONS:
+        return False
+    try:
+        return getattr(image_io.open_image(image_io.read_file(path)), "is_animated", False)
+    except (OSError, ValueError, SyntaxError, image_io.ImageError):
+        return False  # reading it as a picture will say why
+
+
+def video_ending(path):
+    """Of the video that is drawn from that one: .mp4, or .webp for an animation of Pillow's."""
+    return ".mp4" if Path(path).suffix.lower() in VIDEOS else ".webp"
+
+
+def check_decoder(paths):
+    """Whether there is what decodes these files, before anything slow begins.
+
+    Raises:
+        UserError: names the first that there is not.
+    """
+    wanting = [path for path in paths if Path(path).suffix.lower() in VIDEOS]
+    if wanting:
+        try:
+            import av  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"{wanting[0]}: videos other than animated GIF and WebP are decoded by PyAV, which is not installed: "
+                "pip install av (the extra htc_tf[video])"
+            ) from error
+
+
+def read_video(path, every=1):
+    """-> a Video of every `every`-th frame, from the first on, turned as the file says.
+
+    Raises:
+        Unreadable: the file cannot be decoded; if that shows later, then while `frames` is iterated.
+    """
+    if video_ending(path) == ".mp4":
+        return _read_encoded(path, every)
+    try:
+        picture = image_io.open_image(image_io.read_file(path))
+        picture.load()  # a WebP tells with each frame how long it stays
+        milliseconds = picture.info.get("duration") or DEFAULT_MILLISECONDS
+        count = -(-picture.n_frames // every)
+    except (OSError, ValueError, SyntaxError, image_io.ImageError) as error:
+        raise Unreadable(path, error) from error
+    return Video(_animation_frames(path, every), count, Fraction(1000) / Fraction(milliseconds) / every)
+
+
+def write_video(path, frames, rate):
+    """Writes [H, W, 3] uint8 frames, all of the first one's size, as MP4 (H.264) or, by the name, animated WebP."""
+    if path.suffix == ".webp":
+        _write_animation(path, frames, round(1000 / rate))
+        return
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = None
+        for frame in frames:
+            if stream is None:
+                stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=rate)
+                # Chroma of half the size wants even sides.
+                stream.height, stream.width = (side - side % 2 for side in frame.shape[:2])
+                stream.pix_fmt = "yuv420p"
+            even = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+def _write_animation(path, frames, milliseconds):
+    """Writes an animated WebP frame by frame. Pillow would hold all of them until the end.
+
+    Each frame is a still WebP by Pillow, in a container as https://developers.google.com/speed/webp/docs/riff_container
+    has it.
+    """
+    file = None
+    try:
+        for frame in frames:
+            still = io.BytesIO()
+            Image.fromarray(frame).save(still, "WEBP", quality=85, method=2)
+            size = b"".join(_three_bytes(side - 1) for side in frame.shape[1::-1])
+            if file is None:
+                file = path.open("wb")
+                # The length of the file is known at its end. Then: it is animated, black behind it, it loops for ever.
+                file.write(b"RIFF" + bytes(4) + b"WEBP" + _chunk(b"VP8X", b"\x02\0\0\0" + size))
+                file.write(_chunk(b"ANIM", bytes(6)))
+            placed = bytes(6) + size + _three_bytes(milliseconds) + b"\x02"  # at the top left, replacing the one before
+            file.write(_chunk(b"ANMF", placed + still.getvalue()[12:]))  # without the still's own container
+    finally:
+        if file is not None:
+            with file:
+                length = file.tell() - 8
+                file.seek(4)
+                file.write(struct.pack("<I", length))
+
+
+def _chunk(name, content):
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _three_bytes(number):
+    return struct.pack("<I", number)[:3]
+
+
+def _animation_frames(path, every):
+    try:
+        picture = image_io.open_image(image_io.read_file(path))
+        for number in range(0, picture.n_frames, every):
+            picture.seek(number)
+            yield np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, image_io.ImageError) as error:
+        raise Unreadable(path, error) from error
+
+
+def _read_encoded(path, every):
+    import av
+
+    try:
+        container = av.open(str(path))
+        stream = container.streams.video[0]
+    except (av.FFmpegError, IndexError) as error:
+        raise Unreadable(path, f"no video that PyAV decodes ({getattr(error, 'strerror', None) or error})") from error
+    stream.thread_type = "AUTO"
+    rate = Fraction(stream.average_rate or Fraction(1000, DEFAULT_MILLISECONDS)) / every
+    return Video(_encoded_frames(path, container, stream, every), -(-stream.frames // every), rate)
+
+
+def _encoded_frames(path, container, stream, every):
+    import av
+
+    with container:
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                if number % every == 0:
+                    # Telephones film sideways and note by how much the picture is to be turned.
+                    turns = round(getattr(frame, "rotation", 0) / 90)
+                    yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
+        except av.FFmpegError as error:
+            raise Unreadable(path, f"damaged ({error.strerror or error})") from error

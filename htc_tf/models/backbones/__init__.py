@@ -1,0 +1,1 @@
+"""Backbones: images to the feature maps C2 to C5."""

@@ -1,0 +1,143 @@
+"""The objective: from the walk's outputs and the truth to named losses (paper, section 3.3).
+
+A loss is kept as a sum and a count, so that the trainer can divide by the count of the whole global batch: then any
+number of replicas has one replica's losses and gradients.
+"""
+
+from typing import NamedTuple
+
+import gin
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.models.losses import SmoothL1Loss
+from htc_tf.models.rpn import UNIT
+from htc_tf.models.targets import AnchorSampler
+from htc_tf.ops import losses
+from htc_tf.ops.masks import mask_targets, select_class
+from htc_tf.ranges import Each, check_ranges, choice, number
+from htc_tf.structures import IGNORED_LABEL
+
+
+class Loss(NamedTuple):
+    """weight * total / max(count, 1), once the counts of all replicas are summed."""
+
+    total: tf.Tensor  # [] float32
+    count: tf.Tensor  # [] float32
+    weight: float
+
+
+def total_where(values, mask):
+    """Sums the values where the mask holds; whatever stands elsewhere, NaN included, does not matter."""
+    return tf.reduce_sum(tf.where(mask, values, 0.0))
+
+
+def count_where(mask):
+    return tf.reduce_sum(tf.cast(mask, tf.float32))
+
+
+def check_loss(name, loss):
+    if isinstance(loss, type) or not callable(loss):
+        raise UserError(f"HTCLoss.{name} is no loss: {loss!r}; name one with its (), for example @GIoULoss()")
+    return loss
+
+
+@gin.register
+@check_ranges(
+    stage_weights=Each(number(0, 1000)),
+    semantic_weight=number(0, 1000),
+    semantic_mean=choice("all", "valid"),
+    rpn_beta=number(0, 1000),
+    box_beta=number(0, 1000),
+)
+class HTCLoss:
+    """Outputs, Truth -> {name: Loss}: rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
+
+    def __init__(
+        self,
+        anchor_sampler=None,
+        stage_weights=(1.0, 0.5, 0.25),
+        semantic_weight=0.2,
+        semantic_mean="all",
+        rpn_beta=1 / 9,
+        box_beta=1.0,
+        rpn_class_loss=losses.sigmoid_cross_entropy,
+        class_loss=losses.softmax_cross_entropy,
+        box_loss=None,
+        mask_loss=None,
+    ):
+        """
+        Args:
+            anchor_sampler: an AnchorSampler; the paper's by default.
+            stage_weights: one weight a stage, on all its losses.
+            semantic_weight: of the semantic loss.
+            semantic_mean: "all" divides by all pixels, the ignored ones included (mmdetection 3); "valid" by the
+                labelled ones (mmdetection 1, Paddle).
+            rpn_beta, box_beta: where smooth L1 turns from square to linear, in units of the deltas; 0 for plain L1.
+            rpn_class_loss, class_loss: of objectness and of a stage's classes, (logits, labels) -> losses: cross
+                entropy, or for example a SigmoidFocal and a Focal (see models.criteria).
+            box_loss: of a stage's boxes, called as a SmoothL1 is; that of `box_beta` by default. For example a GIoU.
+            mask_loss: of masks, called as a Boundary is; the mean cross entropy by default.
+        """
+        self.anchor_sampler = anchor_sampler or AnchorSampler()
+        self.stage_weights, self.semantic_weight = tuple(stage_weights), semantic_weight
+        self.semantic_mean, self.rpn_beta, self.box_beta = semantic_mean, rpn_beta, box_beta
+        self.rpn_class_loss = check_loss("rpn_class_loss", rpn_class_loss)
+        self.class_loss = check_loss("class_loss", class_loss)
+        self.rpn_box_loss = SmoothL1Loss(rpn_beta)
+        self.box_loss = check_loss("box_loss", box_loss or SmoothL1Loss(box_beta))
+        self.mask_loss = check_loss("mask_loss", mask_loss or losses.mask_cross_entropy)
+
+    def __call__(self, outputs, truth, sizes, seed):
+        if len(outputs.stages) > len(self.stage_weights):
+            count = len(outputs.stages)
+            raise UserError(f"HTCLoss.stage_weights = {self.stage_weights}: give one for each of {count} stages")
+        named = self.rpn(outputs.rpn, truth, sizes, seed)
+        for index, (stage, weight) in enumerate(zip(outputs.stages, self.stage_weights, strict=False), start=1):
+            for name, loss in self.stage(stage, truth).items():
+                named[f"stage{index}_{name}"] = loss._replace(weight=weight)
+        if outputs.semantic is not None:
+            named["semantic"] = self.semantic(outputs.semantic.logits, truth.semantic)
+        return named
+
+    def rpn(self, rpn, truth, sizes, seed):
+        targets = self.anchor_sampler(rpn.anchors, truth, sizes, seed)
+        sampled = targets.positive | targets.negative
+        objectness = self.rpn_class_loss(rpn.logits, tf.cast(targets.positive, tf.float32))
+        matched = tf.gather(truth.boxes, targets.matches, batch_dims=1)
+        distance = self.rpn_box_loss(rpn.deltas, rpn.anchors[tf.newaxis], UNIT, matched)
+        count = count_where(sampled)
+        return {
+            "rpn_class": Loss(total_where(objectness, sampled), count, 1.0),
+            "rpn_box": Loss(total_where(distance, targets.positive), count, 1.0),
+        }
+
+    def stage(self, stage, truth):
+        rois = stage.rois
+        background = stage.logits.shape[-1] - 1
+        classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), background)
+        matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)
+        deltas = stage.deltas
+        if deltas.shape.rank == 4:
+            deltas = tf.gather(deltas, tf.minimum(classes, background - 1), batch_dims=2)
+        distance = self.box_loss(deltas, rois.boxes, stage.target_stds, matched)
+        count = count_where(rois.valid)
+        named = {
+            "class": Loss(total_where(self.class_loss(stage.logits, classes), rois.valid), count, 1.0),
+            "box": Loss(total_where(distance, rois.positive), count, 1.0),
+        }
+        if stage.mask_logits is not None:
+            named["mask"] = self.mask(stage.mask_rois, stage.mask_logits, truth)
+        return named
+
+    def mask(self, rois, logits, truth):
+        side = logits.shape[2]
+        targets = mask_targets(truth.masks, truth.mask_frames, rois.boxes, rois.matches, side)
+        logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))
+        return Loss(total_where(self.mask_loss(logits, targets), rois.valid), count_where(rois.valid), 1.0)
+
+    def semantic(self, logits, labels):
+        known = labels != IGNORED_LABEL
+        cross_entropy = losses.softmax_cross_entropy(logits, tf.where(known, labels, 0))
+        counted = known if self.semantic_mean == "valid" else tf.ones_like(known)
+        return Loss(total_where(cross_entropy, known), count_where(counted), self.semantic_weight)

@@ -1,0 +1,1 @@
+"""Serving: the SavedModel, which takes encoded images, and the clients that ask it."""

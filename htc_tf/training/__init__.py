@@ -1,0 +1,1 @@
+"""Training: the loop, its step, its optimizer, and what guards and records them."""

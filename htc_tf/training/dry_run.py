@@ -1,0 +1,209 @@
+"""What a training would be, without any step of it: parameters, FLOPs, memory, the first batch.
+
+`python -m htc_tf.train --dry_run` prints it. FLOPs are those of TensorFlow's own count for each operation, two for a
+product and its sum; what it has no count for (resizing, gathering, sorting) is left out. Mask heads count with all the
+RoIs that they may have to do with, though they are called on the valid ones alone.
+"""
+
+import collections
+import contextlib
+import io
+
+import numpy as np
+import tensorflow as tf
+
+from htc_tf.checkpoint import count_bytes, optimizer_variables
+from htc_tf.data.input import named_errors
+from htc_tf.inference.detector import build_variables
+from htc_tf.models.mask_head import run_trunks
+from htc_tf.ops.grouped_convolution import one_operation
+from htc_tf.training.guard import flatten
+from htc_tf.training.start import load_records
+
+PROGRAM = 1.1e9  # bytes: TensorFlow and the compiled step of a network that is next to nothing, on a CPU, measured
+# What a step keeps of the forward pass for the backward pass: the results of these.
+KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchNormV3", "Relu", "BiasAdd", "AddV2"}
+
+
+def summarise(experiment, config, train_records, val_records=None, seed=0):
+    """-> text in sections, the longest last: memory, FLOPs, parameters, first batch, configuration, variables.
+
+    Raises:
+        UserError: records and configuration do not fit.
+    """
+    load_records(experiment, train_records, val_records)
+    experiment.prepare_runtime(seed)
+    model = experiment.build_model()
+    build_variables(model)
+    with named_errors(train_records):
+        batch = next(iter(experiment.train_input.dataset(train_records, seed)))
+    graphs = trace(experiment, model, batch)
+    parts = Parts(model)
+    sections = {
+        "memory": memory_lines(experiment, model, graphs["training, forward"], batch),
+        "GFLOPs an image": flop_lines(graphs, parts),
+        "parameters": parameter_lines(model, parts),
+        "first batch": shape_lines(batch),
+        "configuration": [config.strip()],
+        "variables": variable_lines(model),
+    }
+    return "\n\n".join("\n".join([f"== {title} ==", *lines]) for title, lines in sections.items())
+
+
+class Parts:
+    """Which part of the network a name belongs to."""
+
+    def __init__(self, model):
+        self.known = {model.backbone.name: "backbone", model.neck.name: "neck", model.rpn.name: "rpn"}
+        if model.semantic_head is not None:
+            self.known[model.semantic_head.name] = "semantic head"
+        for stage in model.stages:
+            for part, head in (("box heads", stage.box_head), ("mask heads", stage.mask_head)):
+                layers = () if head is None else (head, *head.submodules)
+                self.known |= {layer.name: part for layer in layers if isinstance(layer, tf.keras.layers.Layer)}
+        self.order = [*dict.fromkeys(self.known.values()), "the rest"]
+
+    def of(self, name):
+        """An operation or a variable, such as htc/backbone/conv1/Conv2D."""
+        return next((self.known[step] for step in name.split("/") if step in self.known), "the rest")
+
+    def add(self, pairs):
+        """(name, number) pairs -> {part: sum}, in the walk's order, without what is nothing."""
+        sums = collections.Counter()
+        for name, number in pairs:
+            sums[self.of(name)] += number
+        return {part: sums[part] for part in self.order if sums[part]}
+
+
+def trace(experiment, model, batch):
+    """Detection and training, each with one image of the largest padded shape, as graphs."""
+    height, width = max(experiment.train_input.shapes, key=np.prod)
+    one = tf.nest.map_structure(lambda x: tf.TensorSpec([1, *x.shape[1:]], x.dtype), batch)
+    stride = experiment.train_input.semantic_stride
+    images = tf.TensorSpec([1, height, width, 3], batch.images.dtype)
+    semantic = tf.TensorSpec([1, height // stride, width // stride], batch.truth.semantic.dtype)
+    one = one._replace(images=images, truth=one.truth._replace(semantic=semantic))
+
+    def learn(batch):
+        seed = tf.constant([0, 0])
+        outputs = model(batch.images, batch.sizes, batch.truth, seed)
+        losses = experiment.objective(outputs, batch.truth, batch.sizes, seed)
+        return [loss.total for loss in losses.values()], run_mask_heads(model, model.roi_sampler.mask_limit, True)
+
+    detection = trace_detection(model, height, width)
+    with one_operation():
+        training = tf.function(learn, autograph=False).get_concrete_function(one).graph
+    return {"detection": detection, "training, forward": training}
+
+
+def trace_detection(model, height, width):
+    """The graph of detection in one image, padded to that size, by a model that has its variables."""
+
+    def detect(images, sizes):
+        return model.infer(images, sizes), run_mask_heads(model, model.postprocess.keep, False)
+
+    specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
+    with one_operation():
+        return tf.function(detect, autograph=False).get_concrete_function(*specs).graph
+
+
+def run_mask_heads(model, rows, training):
+    """The mask heads on so many RoIs: the walk calls them on a number of RoIs that no graph knows."""
+    heads = [stage.mask_head for stage in model.stages] if model.masks else []
+    side, channels = model.roi_align.mask_size, model.neck.outputs["2"].convolution.filters
+    features = tf.zeros([rows, side, side, channels])
+    if not training:
+        trunks = run_trunks(heads, features, model.mask_info_flow)
+        return [head(trunk) for head, trunk in zip(heads, trunks, strict=True)]
+    # Each stage has RoIs of its own, which the heads before it see too if information flows.
+    chains = [heads[0 if model.mask_info_flow else stage : stage + 1] for stage in range(len(heads))]
+    return [chain[-1](run_trunks(chain, features, model.mask_info_flow, training=True)[-1]) for chain in chains]
+
+
+def parameter_lines(model, parts):
+    trained = {id(v) for v in model.trainable_variables}
+    table = [("part", "parameters", "trained")]
+    for_all = parts.add((v.name, int(np.prod(v.shape))) for v in model.variables)
+    for_trained = parts.add((v.name, int(np.prod(v.shape))) for v in model.variables if id(v) in trained)
+    table += [(part, f"{count:,}", f"{for_trained.get(part, 0):,}") for part, count in for_all.items()]
+    table.append(("total", f"{sum(for_all.values()):,}", f"{sum(for_trained.values()):,}"))
+    return align(table)
+
+
+def variable_lines(model):
+    trained = {id(v) for v in model.trainable_variables}
+    return align([(v.name, str(list(v.shape)), "" if id(v) in trained else "frozen") for v in model.variables])
+
+
+def flop_lines(graphs, parts):
+    counted = {title: parts.add(flops(graph)) for title, graph in graphs.items()}
+    titles = list(counted)
+    table = [("part", *titles)]
+    for part in parts.order:
+        if any(part in counts for counts in counted.values()):
+            table.append((part, *(f"{counts.get(part, 0) / 1e9:,.3f}" for counts in counted.values())))
+    table.append(("total", *(f"{sum(counts.values()) / 1e9:,.3f}" for counts in counted.values())))
+    return [*align(table), "Forward and backward together are about three times the forward pass."]
+
+
+def flops(graph):
+    """(operation, FLOPs) pairs."""
+    builder = tf.compat.v1.profiler.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output().build()
+    # By scope, since a tree as deep as the graph is more than the profiler can read back from a ResNet-101 on.
+    todo = [_profile(graph, options)]
+    seen = set()
+    while todo:
+        node = todo.pop()
+        if node.name not in seen:
+            seen.add(node.name)
+            todo += node.children
+            yield node.name, node.float_ops
+
+
+def _profile(graph, options):
+    """Without the profiler's own lines about deprecation and shapes that are not known, which help no user."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tf.compat.v1.profiler.profile(graph, options=options, cmd="scope")
+    finally:
+        logger.setLevel(level)
+
+
+def memory_lines(experiment, model, forward, batch):
+    """An estimate for one device with all of the batch, and float32 throughout."""
+    trained = count_bytes(model.trainable_variables)
+    optimizer = experiment.optimizer.build()
+    optimizer.build(model.trainable_variables)
+    results = [op.outputs[0] for op in forward.get_operations() if op.type in KEPT]
+    kept = count_bytes(x for x in results if x.shape.is_fully_defined())
+    rows = experiment.batch_size // experiment.accumulate
+    sizes = {
+        "weights": count_bytes(model.variables),
+        "gradients": trained,
+        "optimiser": count_bytes(optimizer_variables(optimizer)),
+        "averages": trained if experiment.ema_decay is not None else 0,
+        f"results kept for the backward pass, {rows} images": kept * rows,
+        "a batch": count_bytes(tf.nest.flatten(batch)),
+    }
+    sizes["total, on one device"] = sum(sizes.values())
+    table = align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
+    return [*table, f"The program itself takes about {PROGRAM / 1e9:.1f} GB besides, of the host's memory."]
+
+
+def shape_lines(batch):
+    return align([(name, str(x.shape.as_list()), x.dtype.name) for name, x in flatten(batch).items()])
+
+
+def align(rows):
+    """Columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,156 @@
+"""What a run tells while it trains: RUN/metrics.jsonl, TensorBoard's event files, and the progress bar."""
+
+import ast
+import json
+import re
+import sys
+import time
+
+import gin
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from htc_tf.progress import progress_bar
+from htc_tf.run import sync, write_whole
+
+FIGURES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # of an evaluation, in its line
+# TensorBoard's groups: all else that a step returns is a loss.
+UNGROUPED = ("learning_rate", "gradient_norm", "loss_scale")
+
+
+class Monitor:
+    """Records a run's numbers and pictures. A line of metrics.jsonl is complete once `log` has returned."""
+
+    def __init__(self, run, config, first_step, steps, batch_size):
+        """
+        Args:
+            run: a Run.
+            config: the resolved gin, as text.
+            first_step: the step that the run starts or resumes from. Lines of later steps, which are going to be done
+                again, and lines that a crash has damaged are moved to run.metrics_cut.
+            steps, batch_size: of the whole run.
+        """
+        self.path = run.metrics
+        kept, cut = read_lines(self.path, first_step)
+        if cut:
+            with run.metrics_cut.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.writelines(line + "\n" for line in cut)
+            sync(run.metrics_cut)
+            print(
+                f"note: {len(cut)} lines of {self.path} moved to {run.metrics_cut.name}: they are damaged, or of steps "
+                f"after {first_step}, which are done again",
+                file=sys.stderr,
+            )
+        write_whole(self.path, "".join(line + "\n" for line, _ in kept))
+        self.evaluated = {record["step"] for _, record in kept if "total" not in record}
+        self.writer = tf.summary.create_file_writer(str(run.folder), filename_suffix=f".{first_step}")
+        with self.writer.as_default(step=first_step):
+            tf.summary.text("gin/config", f"```\n{config}\n```")
+            tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
+            hparams.hparams(knobs(config), trial_id=run.folder.resolve().name)
+        self.bar = progress_bar(initial=first_step, total=steps, unit="step", desc="train")
+        self.batch_size = batch_size
+        self.restart_clock(first_step)
+
+    def restart_clock(self, step):
+        """What took time until now, such as an evaluation, was not training."""
+        self.since, self.step, self.waited = time.perf_counter(), step, None
+
+    def wait(self, iterator):
+        """The iterator's next element; the time that it takes is the input's. A compiled loop asks by itself, and how
+        long it waits is not known: TensorFlow has no clock where operations must be deterministic.
+        """
+        before = time.perf_counter()
+        element = next(iterator)
+        self.waited = (self.waited or 0.0) + time.perf_counter() - before
+        return element
+
+    def advance(self, steps=1):
+        self.bar.update(steps)
+
+    def tell(self, line):
+        """Prints a line on standard output, above the progress bar."""
+        self.bar.write(line)
+        sys.stdout.flush()
+
+    def draw_graph(self, graph):
+        """The compiled step, for TensorBoard's graph."""
+        with self.writer.as_default(step=self.step):
+            tf.summary.graph(graph)
+
+    def log(self, step, numbers):
+        """numbers: {name: float}, among them every loss, its total and the learning rate."""
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rate = (step - self.step) * self.batch_size / seconds
+        speed = {"images_per_second": rate}
+        if self.waited is not None:
+            speed["input_wait"] = self.waited / seconds
+        self.restart_clock(step)
+        self._append({"step": step, **numbers, **speed})
+        with self.writer.as_default(step=step):
+            for name, value in {**numbers, **speed}.items():
+                tf.summary.scalar(name if name in (*UNGROUPED, *speed) or "/" in name else f"loss/{name}", value)
+        self.bar.set_postfix_str(f"loss {numbers['total']:.3f}, {rate:.1f} img/s", refresh=False)
+
+    def log_evaluation(self, step, metrics, pictures, best=None):
+        """Writes an evaluation down and prints a line about it.
+
+        Args:
+            step: after which it was.
+            metrics: of the evaluator.
+            pictures: {name: uint8 [H, W, 3]}.
+            best: the folder that its weights are in if they are the best so far, or None.
+        """
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        self._append({"step": step, **numbers})
+        self.evaluated.add(step)
+        with self.writer.as_default(step=step):
+            for name, value in numbers.items():
+                tf.summary.scalar(name, value)
+            for name, picture in pictures.items():
+                tf.summary.image(name, picture[None])
+        found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in FIGURES.items() if key in metrics)
+        self.tell(f"step {step}: {found}" + (f"; the best so far, saved in {best}" if best else ""))
+        self.restart_clock(step)
+
+    def _append(self, record):
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.writer.flush()
+
+    def sync(self):
+        """Returns when all lines are on the disk."""
+        sync(self.path)
+
+    def close(self):
+        self.bar.close()
+        self.writer.close()
+
+
+def read_lines(path, last_step):
+    """-> ([(line, record), ...] of the steps up to `last_step`, [line, ...] of all others and of damaged ones)."""
+    kept, cut = [], []
+    lines = path.read_text("utf-8", errors="surrogateescape").split("\n") if path.exists() else []
+    for line in filter(None, lines):
+        try:
+            record = json.loads(line.encode())  # what is not UTF-8 is damaged
+            good = record["step"] <= last_step
+        except (ValueError, KeyError, TypeError, RecursionError):
+            good = False
+        if good:
+            kept.append((line, record))
+        else:
+            cut.append(line)
+    return kept, cut
+
+
+def knobs(config):
+    """{name: value} of the macros in a resolved gin text, for TensorBoard's table of hyperparameters."""
+    found = {}
+    for name, text in re.findall(r"^([A-Z][A-Z0-9_]*) = (.+)$", config, re.MULTILINE):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            continue
+        found[name] = value if isinstance(value, (bool, int, float, str)) else text
+    return found

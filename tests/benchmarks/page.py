@@ -1,0 +1,204 @@
+"""docs/benchmarks.md: what `tests.benchmarks` measured, laid into the text of tests/benchmarks/benchmarks.md.in.
+
+A line {name} of that text is replaced by what the function of that name in `BLOCKS` makes of the figures. Machines
+differ, so figures of other machines are compared by their share of their machine's limit: its rate of matrix products,
+or of copying memory.
+"""
+
+import datetime
+import importlib.metadata
+import re
+from pathlib import Path
+
+from tests.benchmarks import growth as benchmarks_growth
+from tests.benchmarks import peers as benchmarks_peers
+from tests.benchmarks.figures import THEIRS, Missing, need, percent, seconds_of, short
+from tests.studies import recorded
+
+# CPU milliseconds to reach where the bars were set, of an image and of two.
+ROI_ALIGN = {
+    "1000 at 7 x 7, adaptive, XLA": 110,
+    "1000 at 7 x 7, sampling ratio 2, XLA": 50,
+    "1000 at 7 x 7, sampling ratio 2, crop_and_resize": 85,
+}
+NMS = {"proposals, graph": 14, "proposals, XLA": 8, "final, graph": 9, "final, XLA": 5}
+COMMON, COMMON_THERE = "proposals, graph", 13.8  # TensorFlow's own operation, in CPU milliseconds there
+TEXT = Path(__file__).with_name("benchmarks.md.in")
+
+
+def has_bfloat16():
+    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX)."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and " amx_bf16" in info.read_text()
+
+
+def describe_machine(results):
+    rates = need(results, "machine")["details"]["machine"]
+    half = need(results, "machine_bfloat16")["details"]["machine"]
+    rows = [
+        ["products of float32, GFLOP", f"{rates['matmul_rate'] / 1e9:.1f}", "174 to 176"],
+        ["products of bfloat16, GFLOP", f"{half['matmul_rate'] / 1e9:.1f}", "483 to 534"],
+        ["copies, GB read and written", f"{rates['copy_rate'] / 1e9:.1f}", "23 to 25"],
+    ]
+    lines = [
+        f"This one: {recorded.describe_machine()}, TensorFlow {tensorflow_version()}, {datetime.date.today()}.",
+        "",
+        *recorded.format_table(["for a CPU second", "this machine", "the peers'"], rows),
+    ]
+    if not has_bfloat16():
+        lines += ["", "This machine has no AMX: the bars for bfloat16 could not be tried on it."]
+    return lines
+
+
+def tensorflow_version():
+    for name in ("tensorflow-cpu", "tensorflow"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def write(results, curves, toy=False):
+    """{job: figures}, [Curve, ...] -> the page's text."""
+    blocks = {**BLOCKS, "growth": lambda results: benchmarks_growth.tables(curves)}
+    lines = []
+    for line in TEXT.read_text().splitlines():
+        name = re.fullmatch(r"\{(\w+)\}", line)
+        lines += [line] if name is None else fill(blocks[name[1]], results)
+    if toy:
+        lines.insert(1, "\n**A trial of the command on a tiny network: no figure here means anything.**")
+    return "\n".join(lines) + "\n"
+
+
+def fill(block, results):
+    try:
+        return block(results)
+    except Missing as reason:
+        return [f"**Not measured**: {reason}."]
+
+
+def spread(results, names):
+    """A table of CPU milliseconds: {title: job}."""
+    rows = [[title, *spread_cells(need(results, name)["cpu_seconds"])] for title, name in names.items()]
+    return recorded.format_table(["CPU milliseconds", "median", "p10", "p90", "minimum"], rows)
+
+
+def spread_cells(summary):
+    return [f"{1e3 * summary[name]:,.1f}" for name in ("median", "p10", "p90", "minimum")]
+
+
+def roi_align(results):
+    rows = []
+    for name, row in need(results, "roi_align")["details"].items():
+        if isinstance(row, dict) and "share_of_the_limit" in row:
+            limit, taken = row["share_of_the_limit"], 1e3 * row["cpu_seconds"]["median"]
+            aims = ["", ""]
+            if name in ROI_ALIGN:
+                aims = [f"{ROI_ALIGN[name]}", short(ROI_ALIGN[name] * THEIRS["copy"] / limit["rate"])]
+            rows.append([name, short(taken), percent(limit["share"]), *aims])
+    header = ["", "CPU milliseconds", "share of copying", "to reach there", "the same here, by the rates of copying"]
+    return recorded.format_table(header, rows)
+
+
+def suppression(results):
+    """NMS neither multiplies matrices nor copies much: machines are compared by the operation that both have run."""
+    rows = {name: row for name, row in need(results, "nms")["details"].items() if name in NMS}
+    slower = 1e3 * seconds_of(rows[COMMON]) / COMMON_THERE
+    cells = [
+        [name, short(1e3 * seconds_of(row)), f"{NMS[name]}", short(slower * NMS[name])] for name, row in rows.items()
+    ]
+    header = ["", "CPU milliseconds", "to reach there", f"the same here, {slower:.1f} times as slow"]
+    return recorded.format_table(header, cells)
+
+
+def postprocess(results):
+    result = need(results, "postprocess")
+    compiled = result["details"]["XLA"]
+    rows = [["graph mode", *spread_cells(result["cpu_seconds"])], ["XLA", *spread_cells(compiled)]]
+    table = recorded.format_table(["CPU milliseconds an image", "median", "p10", "p90", "minimum"], rows)
+    return [*table, "", f"{result['details']['candidates']} were candidates of {1000 * 80:,}."]
+
+
+def evaluation(results):
+    result = need(results, "eval")
+    plain = result["details"]["pycocotools"]["cpu_seconds"]
+    return [
+        *spread(results, {"an image, all 24 figures": "eval"}),
+        "",
+        f"pycocotools by itself took {1e3 * plain:.1f} for the same, and came to the same figures.",
+    ]
+
+
+def reading(results):
+    memory = need(results, "input")["memory_bytes"]
+    first, middle, last = (f"{memory[name] / 1e6:,.0f}" for name in ("first", "middle", "last"))
+    return [
+        *spread(results, {"drawn images, as `--mode input` makes them": "input"}),
+        "",
+        f"Memory: {first} MB at the first measurement, {middle} in the middle, {last} at the last.",
+    ]
+
+
+def masks(results):
+    details = need(results, "masks")["details"]
+    return [
+        *spread(results, {"an image with 100 masks": "masks"}),
+        "",
+        f"The plain way takes {details['plain way'].partition(',')[0]}; {details['large masks']}.",
+    ]
+
+
+def serving(results):
+    result = results.get("serving", {"failed": "it needs --export"})
+    if "failed" in result:
+        raise Missing(result["failed"])
+    return [
+        *recorded.format_table(
+            ["a request", "p50 ms", "p90 ms", "p99 ms", "first ms", "CPU ms a picture"],
+            [
+                [name, *(f"{row[key]:,.0f}" for key in ("p50_ms", "p90_ms", "p99_ms", "first_ms", "cpu_ms_a_picture"))]
+                for name, row in result["details"].items()
+                if isinstance(row, dict) and "p50_ms" in row
+            ],
+        )
+    ]
+
+
+def start(results):
+    result = need(results, "start")
+    details = result["details"]
+    rows = [
+        ["`python -m htc_tf.predict --help`", f"{details['help']['median']:.2f}", "0.5"],
+        ["`import tensorflow` alone", f"{details['tensorflow']['median']:.1f}", ""],
+        ["`htc_tf.predict` of one picture of 512 x 512, all of it", f"{seconds_of(result):.1f}", "12"],
+        ["of it the picture itself, as later ones show", f"{details['later picture']['median']:.1f}", ""],
+    ]
+    return recorded.format_table(["a process, from its start to its end", "CPU-seconds", "to reach"], rows)
+
+
+def memory(results):
+    result = need(results, "memory")
+    held, steps = result["memory_bytes"], result["work"]["repeats"]
+    first, middle, last = (f"{held[name] / 1e6:,.1f}" for name in ("first", "middle", "last"))
+    return [
+        f"A training of {steps} steps (`tests/tiny.gin`) held {first} MB after its first step, {middle} in the "
+        f"middle and {last} after the last."
+    ]
+
+
+# What a line {name} of the text stands for.
+BLOCKS = {
+    "machine": describe_machine,
+    "inference": benchmarks_peers.inference,
+    "training": benchmarks_peers.training,
+    "roi_align": roi_align,
+    "nms": suppression,
+    "postprocess": postprocess,
+    "eval": evaluation,
+    "input": reading,
+    "masks": masks,
+    "serving": serving,
+    "start": start,
+    "memory": memory,
+}

@@ -1,0 +1,106 @@
+"""Run lengths become cells: pycocotools' own decoding, areas and RoIAlign targets agree."""
+
+import numpy as np
+import tensorflow as tf
+from pycocotools import mask as coco_mask
+
+from htc_tf.data import mask_crops
+from htc_tf.ops import masks as mask_ops
+
+
+def encode(bitmap):
+    return coco_mask.encode(np.asfortranarray(bitmap, np.uint8))["counts"]
+
+
+def test_runs_are_decoded_as_pycocotools_does():
+    generator = np.random.default_rng(0)
+    for density in (0, 0.02, 0.5, 0.98, 1):
+        height, width = generator.integers(1, 60, 2)
+        bitmaps = generator.random((4, height, width)) < density
+        rles = [encode(bitmap) for bitmap in bitmaps]
+        whole = np.tile([0, 0, width, height], (4, 1))
+        for bitmap, drawn in zip(bitmaps, mask_crops._draw(rles, whole, height), strict=True):
+            np.testing.assert_array_equal(drawn.T, bitmap * 255)
+        if min(height, width) > 2:
+            inner = np.tile([1, 1, width - 2, height - 2], (4, 1))
+            for bitmap, drawn in zip(bitmaps, mask_crops._draw(rles, inner, height), strict=True):
+                np.testing.assert_array_equal(drawn.T, bitmap[1:-1, 1:-1] * 255)
+
+
+def test_long_runs_are_decoded():
+    bitmap = np.zeros((700, 900), np.uint8)
+    bitmap[650:, 899] = 1  # a first run of more than 2 ** 19 pixels: four characters
+    ends, starts = mask_crops._run_ends([encode(bitmap), encode(bitmap[:, ::-1])])
+    np.testing.assert_array_equal(ends, [629950, 630000, 650, 700, 630000])
+    np.testing.assert_array_equal(starts, [0, 2, 5])
+
+
+def test_a_rectangle():
+    bitmap = np.zeros((40, 60), np.uint8)
+    bitmap[10:20, 30:45] = 1
+    masks, frames = mask_crops.crop_masks([encode(bitmap)], 40, 60, 8)
+    # Margins of one and a half cells: 10 and 15 pixels take five cells, which makes them 2 and 3 pixels.
+    np.testing.assert_array_equal(frames, [[7, 25.5, 23, 49.5]])
+    # The object begins and ends at the centre of the second cell from the border.
+    profile = np.array([0, 0.5, 1, 1, 1, 1, 0.5, 0])
+    np.testing.assert_allclose(masks[0], 255 * profile[:, None] * profile, atol=1)
+
+
+def test_small_objects_are_interpolated():
+    bitmap = np.zeros((9, 9), np.uint8)
+    bitmap[4, 4] = 1
+    masks, frames = mask_crops.crop_masks([encode(bitmap)], 9, 9, 12)
+    np.testing.assert_array_equal(frames, [[3, 3, 6, 6]])
+    half = np.array([0, 0, 0.125, 0.375, 0.625, 0.875])
+    profile = np.concatenate([half, half[::-1]])
+    np.testing.assert_allclose(masks[0], 255 * profile[:, None] * profile, atol=2)
+
+
+def test_no_masks_and_empty_masks():
+    masks, frames = mask_crops.crop_masks([], 20, 30, 16)
+    assert masks.shape == (0, 16, 16) and frames.shape == (0, 4)
+    bitmap = np.eye(20, 30)
+    masks, frames = mask_crops.crop_masks([b"", encode(np.zeros((20, 30))), encode(bitmap), b""], 20, 30, 16)
+    assert [mask.any() for mask in masks] == [False, False, True, False]
+    np.testing.assert_array_equal(frames[:2], 0)
+    assert mask_crops.crop_masks([b"", b""], 20, 30, 16)[0].shape == (2, 16, 16)
+
+
+def test_the_outermost_cells_are_empty_even_at_the_image_border():
+    full = np.ones((33, 57), np.uint8)
+    for cells in (8, 28, 112):
+        (mask,), (frame,) = mask_crops.crop_masks([encode(full)], 33, 57, cells)
+        inner = mask[1:-1, 1:-1]
+        assert inner.max() == 255 and mask.sum(dtype=int) == inner.sum(dtype=int)
+        assert frame[0] < 0 and frame[2] > 33
+
+
+def test_masks_do_not_see_each_other():
+    """All of an image are sampled from one picture."""
+    full = encode(np.ones((300, 400)))
+    dot = np.zeros((300, 400), np.uint8)
+    dot[150:153, 200:204] = 1
+    rles = [full, encode(dot), full, encode(dot)]
+    together = mask_crops.crop_masks(rles, 300, 400, 28)
+    for index, rle in enumerate(rles):
+        (mask,), (frame,) = mask_crops.crop_masks([rle], 300, 400, 28)
+        np.testing.assert_array_equal(together[1][index], frame)
+        np.testing.assert_allclose(together[0][index], mask, atol=1)
+
+
+def test_mask_targets_of_cells_are_those_of_the_whole_bitmap():
+    ys, xs = np.mgrid[:150, :200] + 0.5
+    blobs = [
+        ((ys - 70) / 50) ** 2 + ((xs - 100) / 70) ** 2 < 1,
+        ((ys - 30) / 9) ** 2 + ((xs - 40) / 14) ** 2 < 1,
+        np.abs(ys - 100) + np.abs(xs - 60) < 35,
+    ]
+    cells, frames = mask_crops.crop_masks([encode(blob) for blob in blobs], 150, 200, 112)
+    boxes = np.float32([[15, 25, 125, 175], [20, 22, 41, 56], [60, 20, 140, 100], [30, 60, 90, 200]])
+    matches = np.int32([[0, 1, 2, 0]])
+    bitmaps = np.stack(blobs)[None].astype(np.uint8) * 255
+    whole = np.tile(np.float32([0, 0, 150, 200]), (1, 3, 1))
+    expected = mask_ops.mask_targets(tf.constant(bitmaps), tf.constant(whole), boxes[None], matches)
+    targets = mask_ops.mask_targets(tf.constant(cells[None]), tf.constant(frames[None]), boxes[None], matches)
+    assert 0.3 < np.mean(expected) < 0.8
+    assert np.mean(targets.numpy() != expected.numpy()) < 0.004

@@ -1,0 +1,287 @@
+"""COCO's figures: by hand on a toy, as plain pycocotools counts them on real annotations, and with its traps shut."""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from htc_tf.errors import UserError
+from htc_tf.evaluation.evaluator import FIGURES, IOUS, evaluate_results
+from htc_tf.evaluation.report import format_table
+
+SIDE = 200
+
+
+def rectangle(x, y, width, height):
+    """A rectangle as a box and as run lengths."""
+    mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    runs = coco_mask.encode(mask)
+    return [x, y, width, height], {"size": [SIDE, SIDE], "counts": runs["counts"].decode()}
+
+
+def truth_of(objects, images=(1, 2)):
+    """COCO's dictionary of (image_id, category_id, rectangle, iscrowd); annotation ids begin at 0, the trap."""
+    annotations = []
+    for index, (image_id, category_id, where, crowd) in enumerate(objects):
+        box, runs = rectangle(*where)
+        annotations.append(
+            {"id": index, "image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": runs}
+            | {"area": box[2] * box[3], "iscrowd": crowd}
+        )
+    return {
+        "images": [{"id": i, "height": SIDE, "width": SIDE} for i in images],
+        "categories": [{"id": 7, "name": "square"}, {"id": 3, "name": "disc"}],
+        "annotations": annotations,
+    }
+
+
+def result(image_id, category_id, where, score):
+    box, runs = rectangle(*where)
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "segmentation": runs, "score": score}
+
+
+@pytest.fixture
+def truth():
+    return truth_of([(1, 7, (10, 10, 40, 40), 0), (1, 7, (100, 100, 20, 20), 0), (2, 3, (0, 0, 120, 120), 0)])
+
+
+def test_golden_figures(truth):
+    results = [
+        result(1, 7, (10, 10, 40, 40), 0.9),
+        result(1, 7, (150, 150, 20, 20), 0.8),  # nothing there
+        result(1, 7, (100, 100, 20, 20), 0.7),
+        result(2, 3, (0, 0, 120, 90), 0.6),  # IoU 0.75: found at 0.50, 0.55, ... 0.75
+    ]
+    metrics = evaluate_results(truth, results)
+    # Precision 1 at 51 of 101 recalls, then 2/3.
+    square = (51 + 50 * 2 / 3) / 101
+    for kind in ("bbox", "segm"):
+        assert metrics[f"{kind}/AP50"] == pytest.approx((square + 1) / 2)
+        assert metrics[f"{kind}/AP"] == pytest.approx((square + 0.6) / 2)
+        assert metrics[f"{kind}/AR1"] == pytest.approx((0.5 + 0.6) / 2)
+        assert metrics[f"{kind}/AR100"] == pytest.approx((1 + 0.6) / 2)
+        # Small: one object; the wrong one, as small, came first. Medium: the square of 40.
+        assert metrics[f"{kind}/APs"] == pytest.approx(0.5)
+        assert metrics[f"{kind}/APm"] == pytest.approx(1)
+        assert metrics[f"{kind}/APl"] == pytest.approx(0.6)
+        assert metrics["per_class"]["square"][f"{kind}/AP"] == pytest.approx(square)
+        disc = metrics["per_class"]["disc"]
+        assert disc[f"{kind}/AP"] == pytest.approx(0.6) and disc[f"{kind}/AR100"] == pytest.approx(0.6)
+        assert disc["objects"] == 1 and disc[f"{kind}/APl"] == pytest.approx(0.6) and disc[f"{kind}/APs"] == -1
+        at = [(square + (iou <= 0.75)) / 2 for iou in IOUS]
+        assert list(metrics["by_iou"][kind].values()) == pytest.approx(at)
+    assert list(metrics["by_iou"]["segm"])[::9] == ["0.50", "0.95"]
+    assert metrics["notes"] == [] and metrics["images"] == 2
+    assert json.loads(json.dumps(metrics)) == metrics
+
+
+def test_the_fast_backend_gives_the_same_figures(truth):
+    with pytest.raises(UserError, match=r"'fast'; choose pycocotools or faster-coco-eval"):
+        evaluate_results(truth, [], backend="fast")
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        with pytest.raises(UserError, match=r"faster-coco-eval is not installed.*\[fast\]"):
+            evaluate_results(truth, [], backend="faster-coco-eval")
+        pytest.skip("faster-coco-eval is not installed")
+    results = [result(1, 7, (10, 14, 40, 40), 0.9), result(2, 3, (0, 0, 120, 90), 0.6), result(1, 3, (0, 0, 9, 9), 0.7)]
+    plain, fast = (evaluate_results(truth, results, backend=name) for name in ("pycocotools", "faster-coco-eval"))
+    assert flat(fast) == pytest.approx(flat(plain), abs=1e-12)
+
+
+def flat(metrics):
+    """{"per_class/disc/bbox/AP": ...} of every number."""
+    found = {}
+    for name, value in metrics.items():
+        inner = flat(value) if isinstance(value, dict) else {}
+        found |= {f"{name}/{key}": number for key, number in inner.items()}
+        if isinstance(value, int | float):
+            found[name] = value
+    return found
+
+
+def test_the_order_of_results_does_not_matter(truth):
+    results = [result(1, 7, (10 + i, 10, 40, 40), (i * 7 % 11 + 1) / 20) for i in range(9)]
+    results += [result(2, 3, (0, 0, 120, 80 + 5 * i), (i * 5 % 7 + 1) / 20) for i in range(6)]
+    assert evaluate_results(truth, results[::-1]) == evaluate_results(truth, results)
+
+
+def test_the_class_order_is_the_callers(truth):
+    results = [result(2, 3, (0, 0, 120, 120), 0.6)]
+    assert list(evaluate_results(truth, results)["per_class"]) == ["disc", "square"]
+    metrics = evaluate_results(truth, results, category_ids=[7, 3])
+    assert list(metrics["per_class"]) == ["square", "disc"]
+    assert [row["segm/AP"] for row in metrics["per_class"].values()] == pytest.approx([0, 1])
+
+
+def test_a_mask_is_sized_by_its_own_area():
+    """A wrong small mask in a large box must not count against the medium objects, but against the small ones."""
+    truth = truth_of([(1, 7, (10, 10, 20, 20), 0), (1, 7, (100, 100, 40, 40), 0)])
+    wrong = result(1, 7, (150, 10, 20, 20), 0.9) | {"bbox": [140, 10, 50, 50]}
+    metrics = evaluate_results(truth, [wrong, *(result(1, 7, a["bbox"], 0.5) for a in truth["annotations"])])
+    assert metrics["segm/APs"] == pytest.approx(0.5) and metrics["segm/APm"] == pytest.approx(1)
+    assert metrics["bbox/APs"] == pytest.approx(1) and metrics["bbox/APm"] == pytest.approx(0.5)
+
+
+def test_nothing_found_is_zero(truth):
+    metrics = evaluate_results(truth, [])
+    assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in FIGURES} == {0}
+    assert {row[f"{kind}/AP"] for row in metrics["per_class"].values() for kind in ("bbox", "segm")} == {0}
+
+
+@pytest.mark.parametrize("objects", [[], [(1, 7, (10, 10, 40, 40), 1)]])
+def test_nothing_to_find_is_said(objects):
+    for results in [], [result(1, 7, (10, 10, 40, 40), 0.5)]:
+        metrics = evaluate_results(truth_of(objects), results)
+        assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in FIGURES} == {-1}
+        assert "no object" in metrics["notes"][0]
+        assert "–" in format_table(metrics) and "-1.000" not in format_table(metrics)
+
+
+def test_results_in_a_crowd_are_not_counted():
+    truth = truth_of([(1, 7, (10, 10, 40, 40), 0), (1, 7, (100, 0, 90, 90), 1)])
+    results = [result(1, 7, (110 + 10 * i, 10, 20, 20), 0.9) for i in range(3)] + [result(1, 7, (10, 10, 40, 40), 0.5)]
+    metrics = evaluate_results(truth, results)
+    assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
+
+
+def test_part_of_the_images(truth):
+    results = [result(1, 7, (10, 10, 40, 40), 0.9), result(2, 3, (0, 0, 120, 120), 0.6)]
+    metrics = evaluate_results(truth, results, image_ids=np.int64([2]))
+    assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
+    square = metrics["per_class"]["square"]
+    assert square["objects"] == 0 and square["bbox/AP"] == square["segm/AP"] == -1
+    assert any("1 results" in note for note in metrics["notes"])
+    assert any("1 of 2 classes" in note for note in metrics["notes"])
+
+
+def test_boxes_alone(truth):
+    results = [{k: v for k, v in result(2, 3, (0, 0, 120, 120), 0.6).items() if k != "segmentation"}]
+    metrics = evaluate_results(truth, results, kinds=("bbox",))
+    assert metrics["bbox/APl"] == pytest.approx(1) and "segm/AP" not in metrics
+    assert "mask" not in format_table(metrics)
+    with pytest.raises(UserError, match="result 0 has no 'segmentation'"):
+        evaluate_results(truth, results)
+
+
+def test_truth_without_a_usable_mask_is_ignored_and_said(truth):
+    short, wild = {"size": [SIDE, SIDE], "counts": [5, 5]}, {"size": [SIDE, SIDE], "counts": "05"}
+    bad = [[[1e9, 0, 5, 5, 0, 9]], [[0, 0, 9, 9]], [[float("nan")] * 6], [], None, {"size": [3, 3]}, short, wild]
+    bad += [[[0, 0, 199, 199] * 9000], [[10**400, 0, 9, 9, 0, 9]]]
+    bad += [[10.0, 10, 50, 10, 50, 50], [["10", "10", "50", "10", "50", "50"]], "mask", [None], 7]
+    for segmentation in bad:
+        truth["annotations"][0]["segmentation"] = segmentation
+        results = [result(1, 7, (10, 10, 40, 40), 0.9), result(1, 7, (100, 100, 20, 20), 0.7)]
+        metrics = evaluate_results(truth, results, category_ids=[7])
+        assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
+        assert any("segm: 1 annotations without a usable mask" in note for note in metrics["notes"])
+
+
+def test_truth_without_a_finite_box_is_left_out_and_said(truth):
+    truth["annotations"][0]["bbox"] = [0, 0, float("inf"), 5]
+    metrics = evaluate_results(truth, [result(1, 7, (100, 100, 20, 20), 0.7)], category_ids=[7])
+    assert metrics["bbox/AP"] == pytest.approx(1)
+    assert any("bbox: 1 annotations with a box" in note for note in metrics["notes"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": float("nan")}, "score is nan"),
+        ({"bbox": [0, 0, float("inf"), 1]}, "not four finite numbers"),
+        ({"bbox": ["0", "0", "9", "9"]}, "not four finite numbers"),
+        ({"bbox": [0, 0, 9]}, "not four finite numbers"),
+        ({"score": "0.9"}, "score is '0.9'"),
+        ({"score": 10**400}, "score is 1000"),
+        ({"image_id": [1]}, r"have no image \[1\]"),
+        ({"image_id": 9}, r"have no image 9 \(1 of 1 results\)"),
+        ({"category_id": 9}, r"have no category 9 \(1 of 1 results\)"),
+        ({"segmentation": {"size": [3, 3], "counts": "9"}}, "height and width"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "run lengths"),
+    ],
+)
+def test_results_that_cannot_be_counted_are_refused(truth, change, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_results(truth, [result(1, 7, (10, 10, 40, 40), 0.9) | change])
+
+
+def test_a_truth_that_cannot_be_read_is_refused(tmp_path, truth):
+    (tmp_path / "broken.json").write_text('{"images": [')
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "bare.json").write_text(json.dumps(truth | {"images": [{"id": 1}]}))
+    for name, message in [("none", "cannot be read"), ("broken", "it was cut"), ("list", "images"), ("bare", "height")]:
+        with pytest.raises(UserError, match=f"{name}.json.*{message}.*give COCO's instances JSON"):
+            evaluate_results(tmp_path / f"{name}.json", [])
+    with pytest.raises(UserError, match="category id 5 "):
+        evaluate_results(truth, [], category_ids=[5])
+    with pytest.raises(UserError, match="no image"):
+        evaluate_results(truth | {"images": []}, [])
+
+
+def test_what_is_given_is_not_changed_and_nothing_is_printed(truth, capsys):
+    results = [result(1, 7, (10, 10, 40, 40), 0.9)]
+    before = copy.deepcopy((truth, results))
+    evaluate_results(truth, results)
+    assert (truth, results) == before
+    assert capsys.readouterr().out == ""
+
+
+def results_of(annotations, path, offset=0.0):
+    """The truth as if a model had found it, moved by a share of the object's size."""
+    coco = quiet(COCO, path)
+    results = []
+    for index, annotation in enumerate(a for a in annotations if not a["iscrowd"]):
+        x, y, width, height = annotation["bbox"]
+        mask = coco.annToMask(annotation)
+        moved = np.roll(mask, (round(offset * height), round(offset * width)), axis=(0, 1))
+        runs = coco_mask.encode(np.asfortranarray(moved))
+        results.append(
+            {"image_id": annotation["image_id"], "category_id": annotation["category_id"]}
+            | {"bbox": [x + offset * width, y + offset * height, width, height]}
+            | {"segmentation": {"size": runs["size"], "counts": runs["counts"].decode()}}
+            | {"score": 1.0 if not offset else (index * 7919 % 1000) / 1000}
+        )
+    return results
+
+
+def quiet(function, *arguments):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function(*arguments)
+
+
+@pytest.fixture(scope="module")
+def sample(coco_sample):
+    path = coco_sample / "annotations" / "instances_val2017.json"
+    return path, json.loads(path.read_text())["annotations"]
+
+
+def test_truth_fed_back_is_perfect(sample):
+    path, annotations = sample
+    metrics = evaluate_results(path, results_of(annotations, path))
+    for kind in ("bbox", "segm"):
+        for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl"):
+            assert metrics[f"{kind}/{name}"] == pytest.approx(1, abs=1e-9), (kind, name)
+    assert len(metrics["per_class"]) == 80
+    assert {round(row["segm/AP"], 9) for row in metrics["per_class"].values()} <= {1, -1}
+
+
+def test_offset_truth_gets_what_plain_pycocotools_gives(sample):
+    path, annotations = sample
+    results = results_of(annotations, path, offset=0.08)
+    images = sorted({entry["image_id"] for entry in results})[:50]
+    metrics = evaluate_results(path, results, image_ids=images)
+    for kind, field in (("bbox", "segmentation"), ("segm", "bbox")):
+        plain = [{k: v for k, v in entry.items() if k != field} for entry in results]
+        truth = quiet(COCO, path)
+        evaluation = COCOeval(truth, quiet(truth.loadRes, plain), kind)
+        evaluation.params.imgIds = images
+        for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+            quiet(step)
+        assert [metrics[f"{kind}/{name}"] for name in FIGURES] == evaluation.stats.tolist()
+        assert 0.05 < metrics[f"{kind}/AP"] < 0.95

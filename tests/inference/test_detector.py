@@ -1,0 +1,175 @@
+"""A trained run at work: on records, on pictures, and the pixels that pictures become."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import ExifTags, Image
+
+from htc_tf.data.datasets import load_info
+from htc_tf.data.decode import decode_rgb
+from htc_tf.errors import UserError
+from htc_tf.evaluation.records import detect_records, evaluate_records
+from htc_tf.inference.detector import Detector, build_blank_variables, build_variables, restore
+from htc_tf.inference.image_files import read_picture
+from htc_tf.inference.output_names import drawing_names
+from htc_tf.inference.predict_files import predict_pictures
+from htc_tf.run import Run
+from htc_tf.structures import Detections
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_experiment, tiny_run):
+    """Of batches of four, so that six images leave two rows over."""
+    return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
+
+
+def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experiment):
+    drawn, blank = (tiny_experiment().build_model() for _ in range(2))
+    build_variables(drawn)
+    build_blank_variables(blank)
+    assert [(v.name, v.shape) for v in blank.variables] == [(v.name, v.shape) for v in drawn.variables]
+    assert any(np.any(v) for v in drawn.variables) and not any(np.any(v) for v in blank.variables)
+
+
+def test_records(detector, tiny_data, eagerly):
+    info = load_info(tiny_data.records)
+    metrics, results, drawings = evaluate_records(detector, info, pictures=8)
+    assert {result["image_id"] for result in results} == set(range(1, 7))
+    assert {result["category_id"] for result in results} <= set(info.category_ids)
+    assert all(0 < result["score"] <= 1 for result in results)
+    sizes = {result["image_id"]: result["segmentation"]["size"] for result in results}
+    for result in results:
+        height, width = sizes[result["image_id"]]
+        x, y, w, h = result["bbox"]
+        assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
+    assert min(min(size) for size in sizes.values()) >= 144
+    # One of truth beside prediction for each image, at its resized size, none for the rows left over.
+    assert len(drawings) == 6 and all(picture.dtype == np.uint8 for picture in drawings)
+    assert {max(picture.shape[0], picture.shape[1] // 2) >= 64 for picture in drawings} == {True}
+    assert metrics["per_class"].keys() == set(info.class_names)
+    assert {"bbox/AP", "bbox/ARl", "segm/AP", "segm/AP75"} <= metrics.keys()
+    # The annotation file says the same truth.
+    again = evaluate_records(detector, info, str(tiny_data.annotations))[0]
+    for name, value in metrics.items():
+        if isinstance(value, float):
+            assert again[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_few_drawings(detector, tiny_data, eagerly):
+    info = load_info(tiny_data.records)
+    results, image_ids, drawings = detect_records(detector, info, pictures=3)
+    assert len(drawings) == 3 and sorted(image_ids) == list(range(1, 7)) and results
+    # A class whose name no font has is drawn by its id.
+    views = []
+    for name in ("\U000e0fff".format, str):
+        categories = tuple(dataclasses.replace(row, name=name(row.id)) for row in info.categories)
+        views.append(detect_records(detector, dataclasses.replace(info, categories=categories), pictures=3)[2])
+    assert all(np.array_equal(*pair) for pair in zip(*views, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(views[0], drawings, strict=True))
+
+
+def test_records_without_stuff_maps(detector, tiny_data, tmp_path, eagerly):
+    """Training refuses them where there is a semantic branch; detection needs no truth."""
+    folder = shutil.copytree(tiny_data.records, tmp_path / "records")
+    described = json.loads((folder / "dataset_info.json").read_text())
+    described["stuff"] = {"present": False, "labels": 0}
+    (folder / "dataset_info.json").write_text(json.dumps(described))
+    assert detector.model.semantic_head is not None
+    assert detect_records(detector, load_info(folder))[0] == detect_records(detector, load_info(tiny_data.records))[0]
+
+
+def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_data, eagerly):
+    detector = restore(tiny_experiment("eval/Input.batch_size=1"), tiny_run)
+    results, _, _ = detect_records(detector, load_info(tiny_data.records))
+    image = read_picture(tiny_data.images / f"{3:012d}.jpg")
+    found = detector.detect_image(image)
+    wanted = [result for result in results if result["image_id"] == 3]
+    y1, x1, y2, x2 = found.boxes.T
+    np.testing.assert_allclose(np.stack([x1, y1, x2 - x1, y2 - y1], 1), [r["bbox"] for r in wanted], atol=1e-3)
+    np.testing.assert_allclose(found.scores, [r["score"] for r in wanted], rtol=1e-5)
+    assert found.masks == [r["segmentation"] for r in wanted] and len(wanted) > 3
+
+
+def test_a_corrupt_record_is_named(detector, tiny_data, tmp_path, eagerly):
+    records = Path(shutil.copytree(tiny_data.records, tmp_path / "records"))
+    shard = sorted(records.glob("*.tfrecord"))[0]
+    content = bytearray(shard.read_bytes())
+    content[-20] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=shard.name):
+        detect_records(detector, load_info(records))
+
+
+class FindsEverything:
+    """A model that finds one thing, as large as the image, and remembers the shapes that it saw."""
+
+    masks = False
+
+    def __init__(self):
+        self.shapes = []
+
+    def infer(self, images, sizes):
+        self.shapes.append(tuple(images.shape))
+        one = tf.ones([1, 1])
+        boxes = tf.concat([tf.zeros_like(sizes), sizes], 1)[:, tf.newaxis]
+        return Detections(boxes, one, tf.cast(one, tf.int32), one > 0)
+
+
+def test_pictures_of_any_size(tiny_experiment, eagerly):
+    model = FindsEverything()
+    detector = Detector(model, tiny_experiment("IMAGE_MAX_SIDE=100"))
+    sizes = [(200, 300), (300, 200), (64, 64), (20, 2000), (1, 1)]
+    for height, width in sizes:
+        found = detector.detect_image(np.zeros([height, width, 3], np.uint8))
+        np.testing.assert_allclose(found.boxes, [[0, 0, height, width]], rtol=1e-6)
+        assert found.masks is None
+    landscape, portrait, long = (1, 64, 96, 3), (1, 96, 64, 3), (1, 64, 128, 3)
+    assert model.shapes == [landscape, portrait, landscape, long, landscape]
+
+
+def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.classes\.json is missing: name the folder of a training run"):
+        restore(tiny_experiment(), Run(tmp_path / "nowhere"))
+    run = Run(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+    with pytest.raises(UserError, match="8 classes, but NUM_CLASSES = 5"):
+        restore(tiny_experiment("NUM_CLASSES=5"), run)
+    run.classes.write_text("{")
+    with pytest.raises(UserError, match=r"classes\.json is damaged"):
+        restore(tiny_experiment(), run)
+    shutil.copy(tiny_run.classes, run.classes)
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        restore(tiny_experiment(), run)
+
+
+def test_pictures_are_decoded_as_in_training_and_turned(tmp_path, tiny_data):
+    path = tiny_data.images / f"{1:012d}.jpg"
+    pixels = decode_rgb(path.read_bytes()).numpy()
+    np.testing.assert_array_equal(read_picture(path), pixels)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn to the right
+    turned = tmp_path / "turned.png"
+    Image.fromarray(pixels).save(turned, exif=exif)
+    np.testing.assert_array_equal(read_picture(turned), np.rot90(pixels, -1))
+    for mode in ("L", "P", "RGBA", "1", "LA"):
+        Image.fromarray(pixels).convert(mode).save(tmp_path / f"{mode}.png")
+        assert read_picture(tmp_path / f"{mode}.png").shape == pixels.shape
+    Image.fromarray(pixels).save(tmp_path / "still.gif", save_all=True, append_images=[Image.new("RGB", (20, 20))])
+    assert read_picture(tmp_path / "still.gif").shape == pixels.shape
+
+
+def test_drawings_do_not_replace_each_other():
+    paths = [Path(name) for name in ("a/x.jpg", "b/x.png", "c/x_2.jpg", "d/x.gif", "y.jpg")]
+    names = drawing_names(paths)
+    assert names[0] == "x.png" and names[1] == "x_2.png" and names[4] == "y.png" and len(set(names)) == 5
+
+
+def test_drawings_do_not_replace_pictures(detector, tmp_path):
+    Image.new("RGB", (30, 30)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x\.png would replace"):
+        predict_pictures(detector, [], [tmp_path / "x.png"], tmp_path, 0.5)

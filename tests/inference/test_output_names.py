@@ -1,0 +1,49 @@
+"""Names of drawings: unique, and files that any file system takes, whatever images and classes are called."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from htc_tf.errors import UserError
+from htc_tf.inference.output_names import cut_out_name, drawing_names, refuse_replacing
+
+
+def test_equal_names_get_numbers():
+    paths = [Path("a/x.jpg"), Path("b/x.png"), Path("c/x_2.jpg"), Path("d/y.tif")]
+    assert drawing_names(paths) == ["x.png", "x_2.png", "x_2_2.png", "y.png"]
+    assert drawing_names(paths, [".png", ".mp4", ".jpg", ".png"]) == ["x.png", "x_2.mp4", "x_2_2.jpg", "y.png"]
+
+
+@pytest.mark.parametrize("stem", ["w" * 253, "\u4e2d" * 84, "\udcff" * 250, ".." * 120])
+def test_long_names_are_cut_and_still_differ(tmp_path, stem):
+    names = drawing_names([Path(folder) / f"{stem}.x" for folder in "abc"])
+    names += [cut_out_name(stem, 7, "person")]
+    assert len(set(names)) == 4
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert names[-1].endswith("_07_person.png")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b\\c", "w" * 10_000, "\u4e2d" * 10_000, "\ud800", "\x00", "con:", "\n"])
+def test_a_class_of_any_name_is_a_file(tmp_path, name):
+    made = cut_out_name("photo", 1, name)
+    (tmp_path / made).write_bytes(b"")
+    assert os.listdir(tmp_path) == [made] and made.startswith("photo_01_") and made.endswith(".png")
+
+
+def test_a_drawing_that_would_replace_an_input_is_refused(tmp_path):
+    (tmp_path / "x.png").touch()
+    (tmp_path / "deep").mkdir()
+    os.link(tmp_path / "x.png", tmp_path / "deep" / "y.png")
+    (tmp_path / "deep" / "z.png").symlink_to("../x.png")
+    for path, name in (("x.png", "x.png"), ("deep/y.png", "x.png"), ("x.png", "deep/y.png"), ("deep/z.png", "x.png")):
+        with pytest.raises(UserError, match=f"{name} would replace"):
+            refuse_replacing([tmp_path / path], [name], tmp_path)
+    refuse_replacing([tmp_path / "x.png"], ["y.png"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["loop.png", "nul\0.png", "w" * 300, "nowhere.png"])
+def test_an_input_that_cannot_be_looked_up_replaces_nothing(tmp_path, name):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    refuse_replacing([tmp_path / name], ["x.png", name], tmp_path)

@@ -1,0 +1,138 @@
+"""What one does with the objects found in a picture: choose, count, save, draw, cut out."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from htc_tf.errors import UserError
+from htc_tf.inference.predict_files import image_ids
+from htc_tf.inference.prediction import Prediction, save
+from htc_tf.inference.predictor import Predictor
+from htc_tf.inference.results import ImageResult
+from htc_tf.visualization.cutouts import cut_out, cut_outs
+from htc_tf.visualization.palette import palette
+
+CATEGORIES = [{"id": 3, "name": "car"}, {"id": 17, "name": "cat"}]
+BOXES = np.float32([[10, 20, 60, 90], [0, 100, 40, 160], [50, 5, 55, 9]])
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(100, 120, (120, 160, 3), np.uint8)
+
+
+@pytest.fixture
+def masks():
+    masks = np.zeros((3, 120, 160), bool)
+    for mask, (y1, x1, y2, x2) in zip(masks[:2], BOXES.astype(int), strict=False):
+        mask[y1:y2, x1:x2] = True
+    return masks  # the third is empty
+
+
+@pytest.fixture
+def found(image, masks):
+    runs = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    runs = [{**run, "counts": run["counts"].decode()} for run in runs]
+    return Prediction(image, ImageResult(BOXES, np.float32([0.9, 0.6, 0.2]), np.int32([1, 0, 1]), runs), CATEGORIES)
+
+
+def test_fields(found, masks):
+    assert len(found) == 3 and found.class_names == ["cat", "car", "cat"] and found.category_ids == [17, 3, 17]
+    assert found.masks.dtype == bool
+    np.testing.assert_array_equal(found.masks, masks)
+    assert repr(found) == "<Prediction in 160 x 120 pixels: 1 cat, 1 car; 1 below 30%>"
+
+
+def test_above(found, masks):
+    sure = found.above(0.5)
+    assert len(sure) == 2 and sure.scores.min() >= 0.5 and sure.boxes.shape == (2, 4)
+    np.testing.assert_array_equal(sure.masks, masks[:2])
+    nothing = found.above(0.95)
+    assert nothing.masks.shape == (0, 120, 160) and nothing.to_coco() == [] and "nothing" in repr(nothing)
+    assert nothing.draw(threshold=0).shape == (480, 640, 3)
+
+
+def test_coco(found, masks):
+    entries = json.loads(json.dumps(found.to_coco(image_id=5)))
+    assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [(5, 17), (5, 3), (5, 17)]
+    assert entries[0]["bbox"] == [20, 10, 70, 50] and entries[0]["score"] == pytest.approx(0.9)
+    np.testing.assert_array_equal(coco_mask.decode(entries[1]["segmentation"]), masks[1])
+
+
+def test_without_masks(image):
+    found = Prediction(image, ImageResult(BOXES, np.float32([0.9, 0.6, 0.2]), np.int32([1, 0, 1]), None), CATEGORIES)
+    assert found.masks is None and found.above(0.5).masks is None and "segmentation" not in found.to_coco()[0]
+    assert found.draw().shape == (480, 640, 3)
+    with pytest.raises(UserError, match="MASKS"):
+        cut_outs(found, 0)
+
+
+def test_drawings_are_saved_as_their_names_end(found, tmp_path):
+    drawn = found.draw(tmp_path / "new" / "x.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "x.png")), drawn)
+    found.draw(str(tmp_path / "x.JPG"))
+    jpeg = Image.open(tmp_path / "x.JPG")
+    assert jpeg.format == "JPEG" and np.abs(np.asarray(jpeg).astype(int) - drawn).mean() < 3
+    assert (found.draw(threshold=0.7) != drawn).any()
+    with pytest.raises(UserError, match=r"x\.txt: name a picture"):
+        save(drawn, tmp_path / "x.txt")
+
+
+def test_cut_outs(found, image, masks):
+    pieces = cut_outs(found, 0.1)
+    assert [(name, round(score, 1)) for name, score, _ in pieces] == [("cat", 0.9), ("car", 0.6)]  # no empty mask
+    piece = pieces[0][2]
+    assert piece.shape == (54, 74, 4) and piece.dtype == np.uint8
+    np.testing.assert_array_equal(piece[..., :3], image[8:62, 18:92])
+    alpha = piece[..., 3]
+    assert (alpha[5:-5, 5:-5] == 255).all() and alpha[0].max() < 10 and alpha[:, -1].max() < 10
+    assert ((alpha > 20) & (alpha < 235)).any()  # an edge, no stairs
+    assert alpha.sum() / 255 == pytest.approx(masks[0].sum(), rel=0.01)
+    # Where the picture's border cuts an object, it is no edge.
+    at_border = pieces[1][2]
+    assert at_border.shape == (42, 62, 4) and (at_border[:35, 10:, 3] == 255).all()
+    assert cut_out(image, np.zeros((120, 160), bool)) is None
+
+
+def test_ids_of_pictures_are_unique(tmp_path):
+    names = ["x.jpg", "000007.jpg", "b/7.jpg", "y.jpg", "1.png", "z.jpg"]
+    assert image_ids([tmp_path / name for name in names]) == [0, 7, 2, 3, 1, 5]
+    ids = image_ids([tmp_path / name for name in ["3.jpg", "2.jpg", "x.jpg", "y.jpg"]])
+    assert ids[:2] == [3, 2] and len(set(ids)) == 4
+
+
+class FindsTheBrightest:
+    """A detector of one object: the brightest pixel."""
+
+    model = SimpleNamespace(semantic_head=None)
+
+    def detect_image(self, image):
+        y, x = np.unravel_index(image.sum(axis=2).argmax(), image.shape[:2])
+        return ImageResult(np.float32([[y, x, y + 1, x + 1]]), np.float32([1]), np.int32([0]), None)
+
+
+def test_a_predictor_takes_one_picture_or_a_list(image, tmp_path):
+    model = Predictor(FindsTheBrightest(), CATEGORIES)
+    assert model.class_names == ["car", "cat"]
+    image[30, 70] = 255
+    Image.fromarray(image).save(tmp_path / "x.png")
+    for picture in (image, Image.fromarray(image), tmp_path / "x.png", str(tmp_path / "x.png")):
+        one = model(picture)
+        np.testing.assert_array_equal(one.boxes, [[30, 70, 31, 71]])
+        np.testing.assert_array_equal(one.image, image)
+    first, second = model([image, image[:, ::-1]])
+    np.testing.assert_array_equal(second.boxes, [[30, 89, 31, 90]])
+    assert model([]) == [] and first.class_names == ["car"]
+    with pytest.raises(UserError, match="semantic branch"):
+        model.semantic(image)
+
+
+def test_colours_follow_the_class(found):
+    drawn = found.draw(threshold=0.5)
+    for box, colour in zip(BOXES[:2], palette(2)[[1, 0]], strict=True):
+        y, x = round(4 * box[2]) - 60, round(4 * box[1])  # on the enlarged box's left side
+        assert np.abs(drawn[y, x - 2 : x + 3].astype(int) - colour).max(axis=-1).min() < 30

@@ -1,0 +1,99 @@
+"""Frames of animations, and of films where PyAV is installed: read, left out, turned, written."""
+
+import sys
+import weakref
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from htc_tf.errors import UserError
+from htc_tf.inference.inputs import Unreadable
+from htc_tf.inference.video import check_decoder, is_video, read_video, video_ending, write_video
+
+
+@pytest.fixture
+def frames():
+    """Six frames of 48 x 64 pixels, each brighter than the one before."""
+    return [np.full((48, 64, 3), 20 + 40 * number, np.uint8) for number in range(6)]
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+def test_animations(frames, tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    first, *rest = map(Image.fromarray, frames)
+    first.save(path, save_all=True, append_images=rest, duration=50)
+    assert is_video(path) and video_ending(path) == ".webp"
+    video = read_video(path)
+    assert video.count == 6 and video.rate == 20
+    for frame, expected in zip(video.frames, frames, strict=True):
+        assert frame.shape == (48, 64, 3) and np.abs(frame.astype(int) - expected).max() <= 3
+    half = read_video(path, every=2)
+    assert half.count == 3 and half.rate == 10
+    assert [round((frame.mean() - 20) / 40) for frame in half.frames] == [0, 2, 4]
+
+
+def test_an_animation_is_written_as_it_is_read(frames, tmp_path):
+    path = tmp_path / "x.webp"
+    write_video(path, iter(frames), Fraction(20))
+    video = read_video(path)
+    assert video.rate == 20 and [round((frame.mean() - 20) / 40) for frame in video.frames] == list(range(6))
+    write_video(tmp_path / "none.webp", iter([]), Fraction(20))
+    assert not (tmp_path / "none.webp").exists()
+
+
+def test_a_writer_holds_one_frame(frames, tmp_path):
+    """By construction: a frame is gone when the next but one is asked for, and what is written when one fails stays."""
+    alive = []
+
+    def draw():
+        for number in range(12):
+            frame = frames[number % 6].copy()
+            alive.append(weakref.ref(frame))
+            yield frame
+            del frame
+            assert sum(reference() is not None for reference in alive) <= 1
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_video(tmp_path / "x.webp", draw(), Fraction(20))
+    with Image.open(tmp_path / "x.webp") as image:
+        assert image.n_frames == 12 and image.size == (64, 48)
+
+
+def test_still_pictures_are_no_videos(frames, tmp_path):
+    for name in ("x.gif", "x.png", "x.webp", "x.jpg"):
+        Image.fromarray(frames[0]).save(tmp_path / name)
+        assert not is_video(tmp_path / name)
+    (tmp_path / "broken.gif").write_text("text")
+    assert not is_video(tmp_path / "broken.gif") and not is_video("nowhere.gif") and is_video("film.MP4")
+
+
+def test_a_film_without_its_decoder_is_told_before_anything_begins(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    check_decoder(["x.gif", "x.jpg"])
+    with pytest.raises(UserError, match=r"^film\.mp4: .*pip install av"):
+        check_decoder(["x.gif", "film.mp4"])
+
+
+def test_films(frames, tmp_path):
+    pytest.importorskip("av", reason="the extra `video` is not installed")
+    path = tmp_path / "film.mp4"
+    check_decoder([path])
+    odd = [np.pad(frame, [(0, 1), (0, 1), (0, 0)]) for frame in frames]
+    write_video(path, iter(odd), Fraction(25))
+    video = read_video(path)
+    assert video.count == 6 and video.rate == 25
+    for frame, expected in zip(video.frames, frames, strict=True):
+        assert frame.shape == (48, 64, 3) and np.abs(frame.astype(int) - expected).max() <= 8
+    assert len(list(read_video(path, every=4).frames)) == 2
+    # A quarter turn to the right, as telephones note it: the matrix in the track's header.
+    content, upright = path.read_bytes(), bytes.fromhex("00010000" + "00" * 12 + "00010000")
+    right = bytes.fromhex("000000000001000000000000ffff000000000000")
+    start = content.index(upright, content.index(b"tkhd"))
+    path.write_bytes(content[:start] + right + content[start + len(right) :])
+    assert next(read_video(path).frames).shape == (64, 48, 3)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(Unreadable, match=r"film\.mp4"):
+        list(read_video(path).frames)

@@ -1,0 +1,166 @@
+"""Swin against a plain PyTorch one, window by window; its drop paths, precision, and what it refuses."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.models.backbones.swin import Swin, drop_paths, separate_regions
+from htc_tf.weights import Unmatched, entries, load_mmdet
+from htc_tf.weights.swin_names import from_authors
+
+WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "swin_weights.py"))
+LEVELS = (2, 3, 4, 5)
+
+
+def make_swin(arrays=None, **arguments):
+    """A Swin of the toy's sizes with {mmdetection's name: array}."""
+    swin = Swin(**{**WEIGHTS["TOY"], **arguments})
+    swin(tf.zeros([1, 64, 96, 3]))
+    if arrays is not None:
+        assert not load_mmdet(network(swin), arrays).unexpected
+    return swin
+
+
+def network(swin):
+    """As much of an HTC as the tables of names look at."""
+    return SimpleNamespace(backbone=swin, built=True, variables=swin.variables)
+
+
+def mmdet_arrays():
+    return {f"backbone.{name}": array for name, array in WEIGHTS["state_dict"]("mmdet").items()}
+
+
+@pytest.fixture(scope="module")
+def swin():
+    """With mmdetection's weights, every one of them."""
+    swin = make_swin()
+    assert load_mmdet(network(swin), mmdet_arrays()) == Unmatched([], [], [])
+    return swin
+
+
+@pytest.fixture(scope="module")
+def images():
+    return tf.constant(WEIGHTS["images"]())
+
+
+def test_outputs_are_those_of_pytorch(swin, images, reference):
+    found = swin(images)
+    assert list(found) == list(LEVELS)
+    for level in LEVELS:
+        np.testing.assert_allclose(found[level], reference("swin_toy")[f"mmdet_C{level}"], atol=2e-4)
+
+
+def test_xla_compiles_it(images):
+    swin = make_swin(depths=(2, 1, 1, 1))
+    compiled = tf.function(swin, jit_compile=True, autograph=False)(images)
+    for level, expected in swin(images).items():
+        np.testing.assert_allclose(compiled[level], expected, atol=1e-4)
+
+
+def test_the_authors_weights_give_their_outputs(images, reference):
+    swin = make_swin(from_authors(WEIGHTS["state_dict"]("authors")))
+    found = swin(images)
+    for level in LEVELS:
+        np.testing.assert_allclose(found[level], reference("swin_toy")[f"authors_C{level}"], atol=2e-4)
+
+
+def test_gradients_are_those_of_pytorch(swin, images, reference):
+    with tf.GradientTape() as tape:
+        found = swin(images)
+        waves = {level: tf.cos(0.1 * tf.range(tf.size(x), dtype=tf.float32)) for level, x in found.items()}
+        loss = sum(tf.reduce_sum(x * tf.reshape(waves[level], x.shape)) for level, x in found.items())
+    table = {entry.name: entry for entry in entries(network(swin))}
+    names = [name for name in reference("swin_toy") if name.startswith("gradient_")]
+    wanted = [table["backbone." + name.removeprefix("gradient_")] for name in names]
+    assert len(wanted) == 6
+    gradients = tape.gradient(loss, [entry.variable for entry in wanted])
+    for name, entry, gradient in zip(names, wanted, gradients, strict=True):
+        assert isinstance(gradient, tf.Tensor)  # no slices, whose additions have no order
+        expected = reference("swin_toy")[name]
+        np.testing.assert_allclose(
+            entry.layout.theirs(gradient.numpy(), None), expected, atol=2e-5 * abs(expected).max()
+        )
+
+
+def test_regions_of_a_shifted_window():
+    """On 4 x 4 cells, windows of 4 shifted by 2: the four quarters come from four corners of the image."""
+    apart = separate_regions(4, 4, 4)
+    assert apart.shape == (1, 1, 16, 16)
+    quarters = np.kron([[0, 1], [2, 3]], np.ones([2, 2])).reshape(-1)
+    np.testing.assert_array_equal(apart[0, 0] == 0, quarters[:, np.newaxis] == quarters)
+
+
+def test_dropped_paths():
+    x = tf.ones([1000, 1, 1, 2])
+    dropped = drop_paths(x, 0.25, tf.constant([1, 2]))
+    np.testing.assert_array_equal(dropped, drop_paths(x, 0.25, tf.constant([1, 2])))
+    assert np.any(dropped != drop_paths(x, 0.25, tf.constant([1, 3])))
+    values, counts = np.unique(dropped, return_counts=True)
+    np.testing.assert_allclose(values, [0, 4 / 3], rtol=1e-6)
+    assert 2 * 200 < counts[0] < 2 * 300
+    np.testing.assert_array_equal(dropped[..., 0], dropped[..., 1])
+
+
+def test_a_step_drops_the_same_paths_when_it_is_taken_again(images):
+    swin = make_swin(mmdet_arrays(), drop_path=0.5)
+    assert [block.drop_path for blocks in swin.blocks for block in blocks] == pytest.approx(np.linspace(0, 0.5, 8))
+
+    def last(images, training=True):
+        return swin(images, training=training)[5].numpy()
+
+    trained = last(images)
+    np.testing.assert_array_equal(trained, last(images))
+    assert abs(trained - last(images, training=False)).max() > 0.1
+    others = [draw_of(swin, images + 0.01)]
+    swin.norms[-1].beta.assign_add(tf.fill([32], 1e-6))
+    others.append(draw_of(swin, images))
+    swin.norms[-1].beta.assign_sub(tf.fill([32], 1e-6))
+    assert all(np.any(other != draw_of(swin, images)) for other in others)
+
+
+def draw_of(swin, images):
+    return swin.draw_seed(images).numpy()
+
+
+def test_bfloat16_keeps_norms_and_softmax_in_float32(images, reference):
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        swin = make_swin(mmdet_arrays())
+        found = swin(images)
+        graph = tf.function(swin, autograph=False).get_concrete_function(images).graph
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    types = {
+        kind: {op.outputs[0].dtype for op in graph.get_operations() if op.type == kind} for kind in ("Softmax", "Rsqrt")
+    }
+    assert types == {"Softmax": {tf.float32}, "Rsqrt": {tf.float32}}
+    assert {op.outputs[0].dtype for op in graph.get_operations() if op.type == "BatchMatMulV2"} == {tf.bfloat16}
+    for level in LEVELS:
+        assert found[level].dtype == tf.bfloat16
+        error = tf.cast(found[level], tf.float32) - reference("swin_toy")[f"mmdet_C{level}"]
+        assert np.sqrt(np.mean(error**2)) < 0.05
+
+
+def test_frozen_stages():
+    swin = make_swin(frozen_stages=2)
+    frozen = {v.name.split("/")[1] for v in swin.variables} - {v.name.split("/")[1] for v in swin.trainable_variables}
+    blocks = {"stage1_block1", "stage2_block1", "stage2_block2"}
+    assert frozen == {"embed", "embed_norm", *blocks, "norm1", "norm2", "merging1", "merging2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"depths": (2, 2, 2)}, "Swin.depths"),
+        ({"heads": (3, 6, 12, 24)}, "stage 1 has 4 channels"),
+        ({"drop_path": 1.0}, "Swin.drop_path = 1.0"),
+    ],
+)
+def test_mistakes_are_named(arguments, named):
+    with pytest.raises(UserError, match=named):
+        make_swin(**arguments)

@@ -1,0 +1,268 @@
+"""The client asks by REST, by gRPC and in this process, and gets one answer; what goes wrong is told in one line."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from htc_tf import client
+from htc_tf.errors import UserError
+from htc_tf.inference.exported_outputs import read_answers, read_pixels
+from htc_tf.inference.inputs import Unreadable
+from htc_tf.ops.paste import encode_masks
+from htc_tf.serving import decode
+from htc_tf.serving.grpc_client import GrpcServer
+from htc_tf.serving.local_client import LocalModel
+from htc_tf.serving.rest_client import RestServer
+
+ROOT = Path(__file__).resolve().parents[2]
+FAILING = b"fail"  # an image that begins so makes the toy model of conftest.py fail
+
+
+@pytest.fixture(params=["rest", "grpc", "export"])
+def place(request, stand_in, toy_export):
+    """The flags that name one of three places where the toy model is."""
+    return {
+        "rest": ["--server", stand_in.rest],
+        "grpc": ["--grpc", "--server", stand_in.grpc],
+        "export": ["--export", toy_export],
+    }[request.param]
+
+
+def test_one_answer_wherever_the_model_is(stand_in, toy_export, pictures):
+    encoded = [(pictures / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
+    wanted = LocalModel(toy_export).predict(encoded)
+    assert wanted["masks_28"].shape == (3, 3, 28, 28)
+    for server in (RestServer(stand_in.rest, "htc", None, 9), GrpcServer(stand_in.grpc, "htc", 3, 9)):
+        found = server.predict(encoded)
+        assert set(found) == set(wanted)
+        for name, array in wanted.items():
+            assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
+            assert found[name].tolist() == array.tolist(), name
+
+
+def test_the_command(call, place, pictures, tmp_path):
+    output = tmp_path / "new" / "out"
+    done = call(client, *place, "--input", pictures, "--output", output, "--batch", 2, "--threshold", 0.3)
+    assert done.status == 0
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["a.png", "b.png"]
+    assert (lines[0]["height"], lines[0]["width"]) == (40, 60)
+    assert lines[0]["detections"] == [
+        {"class": "person", "score": 0.9, "box": [0, 0, 20, 30]},
+        {"class": "Käse", "score": 0.3333, "box": [10, 15, 30, 45]},
+    ]
+    assert f"left out {pictures / 'text.png'}: neither PNG nor JPEG" in done.err.splitlines()
+    assert sorted(path.name for path in output.iterdir()) == ["a.png", "b.png", "detections.jsonl"]
+    written = [json.loads(line) for line in (output / "detections.jsonl").read_text().splitlines()]
+    mask = coco_mask.decode(written[0]["detections"][0].pop("segmentation"))
+    ys, xs = np.nonzero(mask)
+    assert mask.shape == (40, 60) and (ys.min(), ys.max(), xs.min(), xs.max()) == (0, 19, 15, 29)
+    assert written[0]["detections"][0] == lines[0]["detections"][0]
+    drawn, plain = (np.asarray(Image.open(folder / "a.png").resize((60, 40))) for folder in (output, pictures))
+    changed = (drawn != plain).any(axis=-1)
+    assert changed[:20, 16:29].all() and not changed[34:].any() and not changed[:, 50:].any()
+
+
+def test_threshold(call, place, pictures):
+    done = call(client, *place, "--input", pictures / "a.png", "--threshold", 0.5)
+    assert [found["class"] for found in json.loads(done.out)["detections"]] == ["person"]
+
+
+def test_requests_are_batches(call, stand_in, pictures):
+    files = [pictures / name for name in ("a.png", "b.png", "text.png")]
+    del stand_in.requests[:]
+    call(client, "--server", stand_in.rest, "--batch", 2, "--input", *files)
+    call(client, "--server", stand_in.grpc, "--grpc", "--batch", 2, "--version", 3, "--input", *files)
+    rest, grpc = stand_in.requests[:2], stand_in.requests[2:]
+    assert [len(body["instances"]) for body in rest] == [2, 1]
+    assert [body.inputs[0].value.tensor_shape.dim[0].size for body in grpc] == [2, 1]
+    assert [body.model_spec.version.value for body in grpc] == [3, 3]
+
+
+@pytest.mark.parametrize("grpc", [[], ["--grpc"]])
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        (["--model", "cascade"], "no model 'cascade' is ready there (Servable not found for request: Latest(cascade)"),
+        (["--version", "4"], "name another with --model or --version, or wait until it is loaded"),
+    ],
+)
+def test_a_model_that_is_not_loaded(call, stand_in, pictures, grpc, mistake, told):
+    address = stand_in.grpc if grpc else stand_in.rest
+    line = refusal(call(client, "--server", address, *grpc, *mistake, "--input", pictures / "a.png"))
+    assert address in line and told in line
+    if not grpc and "--version" in mistake:
+        assert "version 3 is AVAILABLE" in line
+
+
+def test_what_fails_takes_no_neighbor_along(call, place, pictures, tmp_path):
+    """b.png makes the model fail: the images of its request are asked again one by one, and the file is named."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((pictures / name).read_bytes())
+    (tmp_path / "bad.png").write_bytes(FAILING + b"anything")
+    done = call(client, *place, "--input", tmp_path, "--batch", 4)
+    assert done.status == 0
+    assert [Path(json.loads(line)["file"]).name for line in done.out.splitlines()] == ["a.png", "b.png"]
+    (told,) = [line for line in done.err.splitlines() if line.startswith("left out ")]
+    assert told.startswith(f"left out {tmp_path / 'bad.png'}: ") and "indices[0] = 9 is not in [0, 1)" in told
+    assert "Graph execution" not in done.err and "{{" not in done.err
+
+
+def test_a_file_that_cannot_be_read(call, place, pictures, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures}/gone.png\n{pictures}/a.png\n"))
+    done = call(client, *place, "--input", "-", "--batch", 2)
+    assert done.status == 0 and json.loads(done.out)["file"] == f"{pictures}/a.png"
+    assert f"left out {pictures}/gone.png: No such file or directory" in done.err.splitlines()
+
+
+@pytest.mark.parametrize("grpc", [[], ["--grpc"]])
+def test_no_server(call, pictures, grpc):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    line = refusal(call(client, "--server", address, *grpc, "--input", pictures / "a.png"))
+    assert address in line and "server answers (" in line and "--server" in line
+
+
+@pytest.mark.parametrize("grpc", [[], ["--grpc"]])
+def test_a_slow_server(call, stand_in, tmp_path, grpc):
+    (tmp_path / "a.png").write_bytes(b"slow")
+    address = stand_in.grpc if grpc else stand_in.rest
+    flags = ["--server", address, *grpc, "--timeout", 0.2, "--input", tmp_path / "a.png"]
+    line = refusal(call(client, *flags))
+    assert f"{tmp_path / 'a.png'}: " in line and "no answer within 0.2 seconds" in line and "--timeout" in line
+
+
+def test_another_server(call, stand_in, impostor, pictures):
+    line = refusal(call(client, "--server", impostor, "--input", pictures / "a.png"))
+    assert "none of htc_tf.export's models" in line and "welcome" in line
+    line = refusal(call(client, "--server", stand_in.grpc, "--input", pictures / "a.png"))
+    assert "no REST interface" in line and "--grpc" in line
+    line = refusal(call(client, "--server", stand_in.rest, "--grpc", "--input", pictures / "a.png"))
+    assert "no gRPC server answers" in line
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "a b", "localhost:port", "nothing://there"])
+def test_an_address_that_is_none(call, pictures, address):
+    line = refusal(call(client, "--server", address, "--input", pictures / "a.png"))
+    assert address in line and "--server" in line
+
+
+def test_a_model_of_any_name(call, stand_in, pictures):
+    line = refusal(call(client, "--server", stand_in.rest, "--model", "../x y?", "--input", pictures / "a.png"))
+    assert "no model '../x y?' is ready there" in line
+
+
+def test_mistakes_are_one_line(call, stand_in, pictures, tmp_path):
+    picture = pictures / "a.png"
+    assert "for no image" in refusal(call(client, "--server", stand_in.rest, "--input", pictures / "text.png"))
+    assert str(tmp_path) in refusal(call(client, "--export", tmp_path, "--input", picture))
+    assert "x.jpg" in refusal(call(client, "--export", tmp_path, "--input", "x.jpg"))
+    assert "--batch: 0" in refusal(call(client, "--export", tmp_path, "--input", picture, "--batch", 0))
+    flags = ["--server", stand_in.rest, "--input", picture, "--output"]
+    assert "would replace" in refusal(call(client, *flags, pictures))
+    assert "cannot be written" in refusal(call(client, *flags, picture))
+
+
+def refusal(done):
+    """The one line of a command that ended with status 2."""
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert done.status == 2 and "Traceback" not in done.err
+    return line
+
+
+def outputs(**masks):
+    """The outputs of a model for one picture of 20 x 30 pixels: one object, one row of padding."""
+    return {
+        "boxes": np.array([[[2, 3, 12, 23], [0, 0, 0, 0]]], np.float32),
+        "scores": np.array([[0.5, 0]], np.float32),
+        "classes": np.array([[1, 0]], np.int32),
+        "class_names": np.array([[b"dog", b"cat"]], object),
+        "num_detections": np.array([1], np.int32),
+        "sizes": np.array([[20, 30]], np.int32),
+        "status": np.array([b""], object),
+        **{name: array[np.newaxis] for name, array in masks.items()},
+    }
+
+
+def test_masks_of_every_kind_are_one():
+    small = np.zeros([2, 28, 28], np.float32)
+    small[0, 4:20, 6:] = 1
+    (run,) = encode_masks(small[:1], outputs()["boxes"][0, :1], 20, 30)
+    rle = np.array([run["counts"].encode(), b""], object)
+    png = np.array([encode(coco_mask.decode(run)), b""], object)
+    for masks in ({"masks_28": small}, {"masks_rle_bytes": rle}, {"masks_png_bytes": png}):
+        (answer,) = read_answers(outputs(**masks))
+        assert answer.result.masks == [run] and answer.names == ["dog"] and answer.size == (20, 30)
+    (answer,) = read_answers(outputs())
+    assert answer.result.masks is None
+    assert answer.describe(masks=True)["detections"] == [{"class": "dog", "score": 0.5, "box": [2, 3, 12, 23]}]
+
+
+def test_damaged_run_lengths_are_refused():
+    """pycocotools would write beyond its memory, whatever server sent them."""
+    with pytest.raises(UserError, match="run lengths that do not fill 20 x 30 pixels"):
+        read_answers(outputs(masks_rle_bytes=np.array([b"ooooo3", b""], object)))
+
+
+def encode(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask * np.uint8(255)).save(file, "png")
+    return file.getvalue()
+
+
+def test_another_model_is_refused():
+    with pytest.raises(UserError, match="without boxes, scores"):
+        read_answers({"logits": np.zeros([1, 3], np.float32)})
+
+
+def test_pixels_are_turned_as_the_model_does_it(tmp_path):
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png", exif=exif)
+    assert read_pixels(tmp_path / "a.png", (60, 40)).shape == (60, 40, 3)
+    assert read_pixels(path, (60, 40)).shape == (60, 40, 3)
+    with pytest.raises(Unreadable, match="the model saw 40 x 60 pixels"):
+        read_pixels(path, (40, 60))
+    with pytest.raises(Unreadable, match="cannot be drawn on"):
+        read_pixels(Path(__file__), (10, 10))
+
+
+def test_a_server_is_asked_without_tensorflow():
+    """Nor anything of the model's own: the client starts in half a second."""
+    code = "import htc_tf.client, htc_tf.serving.rest_client, htc_tf.serving.grpc_client, sys\n"
+    code += "print(sorted({n.partition('.')[0] for n in sys.modules} & {'tensorflow', 'keras', 'gin', 'apache_beam'}),"
+    code += "[n for n in sys.modules if n.startswith(('htc_tf.models', 'htc_tf.ops', 'htc_tf.data.'))])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    expected = "[] ['htc_tf.data.file_kinds', 'htc_tf.data.image_io']"
+    assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"<html></html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("RGB", "a TIFF, which htc_tf.predict reads"),
+        ("F", "floating-point pixels"),
+    ],
+)
+def test_a_format_that_the_model_does_not_know_is_named(tmp_path, content, words):
+    assert decode.UNKNOWN.startswith(client.UNKNOWN)
+    path = tmp_path / "x.jpg"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        Image.new(content, (8, 6)).save(path, "TIFF")
+    assert words in client.what_is(path)

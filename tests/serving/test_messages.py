@@ -1,0 +1,96 @@
+"""Our declarations of TensorFlow Serving's messages are its own, byte for byte; and its JSON is read and written."""
+
+import json
+
+import numpy as np
+import pytest
+
+from htc_tf.benchmarks.payload import grpc_bytes, rest_bytes, write_float
+from htc_tf.errors import UserError
+from htc_tf.serving.messages import PredictRequest, PredictResponse, predict_request, read_arrays
+from htc_tf.serving.rest_client import read_values
+
+# Written by tensorflow-serving-api 2.15.1, deterministically.
+REQUEST = bytes.fromhex(
+    "0a180a03687463120208031a0d707265646963745f627974657312220a0b696d6167655f6279746573121308071204120208024203"
+    "6f6e6542040074776f"
+)
+# `boxes` is in tensor_content, as make_tensor_proto writes it; `sizes` [1, 2] has one value for both.
+RESPONSE = bytes.fromhex(
+    "0a3b0a05626f78657312320801120c1202080112020802120208042220000000000000803f0000004000004040000080400000a0400000"
+    "c0400000e0400a250a0b636c6173735f6e616d6573121608071208120208011202080242036361744203646f670a240a07636c61737365"
+    "7312190803120812020801120208023a0b01feffffffffffffffff010a200a0673636f7265731216080112081202080112020802"
+    "2a080000003f0000803e0a180a0573697a6573120f0803120812020801120208023a010712090a0368746312020803"
+)
+ARRAYS = {
+    "boxes": np.arange(8, dtype=np.float32).reshape(1, 2, 4),
+    "class_names": np.array([[b"cat", b"dog"]], object),
+    "classes": np.array([[1, -2]], np.int32),
+    "scores": np.array([[0.5, 0.25]], np.float32),
+    "sizes": np.array([[7, 7]], np.int32),
+}
+
+
+def assert_same(found, wanted):
+    assert set(found) == set(wanted)
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        assert found[name].tolist() == array.tolist()
+
+
+def test_a_request_is_what_the_api_writes():
+    pictures = np.array([b"one", b"\x00two"], object)
+    request = predict_request("htc", 3, {"image_bytes": pictures}, "predict_bytes")
+    assert request.SerializeToString() == REQUEST
+    assert_same(read_arrays(PredictRequest.FromString(REQUEST).inputs), {"image_bytes": pictures})
+    newest = predict_request("htc", None, {})
+    assert newest.SerializeToString() == b"\n\x05\n\x03htc"
+
+
+def test_a_response_is_read_in_all_its_forms():
+    response = PredictResponse.FromString(RESPONSE)
+    assert_same(read_arrays(response.outputs), ARRAYS)
+    assert response.model_spec.version.value == 3
+    # Written again: the values in fields of their own, as the server does.
+    assert_same(read_arrays(PredictResponse.FromString(grpc_bytes(ARRAYS)).outputs), ARRAYS)
+
+
+def test_an_output_of_another_dtype_is_named():
+    response = PredictResponse()
+    response.outputs.add(key="logits").value.dtype = 19  # half
+    with pytest.raises(UserError, match="output logits is of dtype 19"):
+        read_arrays(response.outputs)
+
+
+def test_json_as_the_server_lays_it_out():
+    outputs = {
+        "scores": np.array([[1, 1 / 3]], np.float32),
+        "status": np.array(["Käse".encode()], object),
+        "masks_bytes": np.array([[b"\xff", b"\x00/"]], object),
+    }
+    text = rest_bytes(outputs).decode()
+    assert text == (
+        "{\n"
+        '    "predictions": [\n'
+        "        {\n"
+        '            "scores": [1.0, 0.333333343],\n'
+        '            "status": "Käse",\n'
+        '            "masks_bytes": [{\n'
+        '                    "b64": "/w=="\n'
+        "                }, {\n"
+        '                    "b64": "AC8="\n'
+        "                }]\n"
+        "        }\n"
+        "    ]\n"
+        "}"
+    )
+    (row,) = json.loads(text)["predictions"]
+    assert_same({name: read_values([value], name) for name, value in row.items()}, outputs)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.0"), (0.2, "0.2"), (9e6, "9e+06"), (3e-5, "3e-05"), (16777215, "16777215.0"), (np.nan, "NaN")],
+)
+def test_a_number_as_the_server_writes_it(value, text):
+    assert write_float(np.float32(value)) == text

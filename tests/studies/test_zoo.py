@@ -1,0 +1,71 @@
+"""What `python -m tests.studies.zoo` does beside counting and training."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """The module, imported as `python -m tests.studies.zoo` at the root does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        from tests.studies import zoo
+    return zoo
+
+
+@pytest.fixture
+def run(zoo, monkeypatch, tmp_path):
+    """run(broken rows, flags ...) -> the rows that were trained, the table; nothing is really counted or trained."""
+
+    def run(broken=(), *flags):
+        done = []
+
+        def train(row, records, folder):
+            if row.name in broken:
+                raise SystemExit("the log ends so")
+            done.append(row.name)
+            return {"losses": [4.25] * 9 + [1.5], "cpu": 31.4}
+
+        monkeypatch.setattr(zoo, "train", train)
+        monkeypatch.setattr(zoo, "make_records", lambda folder: folder / "records")
+        monkeypatch.setattr(zoo, "count", lambda files: zoo.Counts(80_311_413, 904_940_000_000))
+        output = tmp_path / "zoo.md"
+        monkeypatch.setattr(sys, "argv", ["zoo", "--workdir", str(tmp_path), "--output", str(output), *flags])
+        if broken:
+            with pytest.raises(SystemExit, match=f"not done: {', '.join(broken)}"):
+                zoo.main()
+        else:
+            zoo.main()
+        return done, output.read_text()
+
+    return run
+
+
+def test_what_is_to_be_reached_is_read_from_the_header(zoo):
+    found = {row.name: zoo.expected(row.files[0]) for rows in zoo.plan().values() for row in rows}
+    assert found["htc_r50_fpn_1x_coco"] == "42.3 / 37.4" and found["htc_x101_64x4d_fpn_20e_coco"] == "47.0 / 41.4"
+    assert found["cascade_rcnn_r50_fpn_1x_coco"] == "40.3" and found["row4_semantic"] == "43.2 / 38.0"
+    assert [name for name, ap in found.items() if ap is None] == ["htc_r50_fpn_lsj_100e_coco"]
+
+
+def test_every_row_is_of_files_that_there_are(zoo):
+    rows = [row for rows in zoo.plan().values() for row in rows]
+    assert len({row.name for row in rows}) == len(rows) >= 20
+    assert not [file for row in rows for file in row.files if not (ROOT / file).is_file()]
+    assert zoo.OWN.keys() <= {row.name for row in rows}
+
+
+def test_it_goes_on_after_what_is_done(zoo, run):
+    names = [row.name for rows in zoo.plan().values() for row in rows]
+    done, table = run(("row2_interleaved", "swin_t"))
+    assert done == [name for name in names if name not in ("row2_interleaved", "swin_t")]
+    assert f"| [{zoo.BASE}](../gin/{zoo.BASE}.gin) | 42.3 / 37.4 | 80.3 | 905 | 4.25 → 1.50 | 31 |\n" in table
+    assert "| [swin_t](../gin/options/swin_t.gin) | not yet | not yet | not yet | not yet |\n" in table
+    assert f"{len(names) - 2} rows took" in table
+    assert run((), "--only", "swin_t")[0] == ["swin_t"]
+    assert run((), "--write_only") == ([], run((), "--only", zoo.BASE)[1])
+    assert run()[0] == ["row2_interleaved"]

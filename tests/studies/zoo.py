@@ -1,0 +1,233 @@
+"""python -m tests.studies.zoo: docs/zoo.md, every run file: the AP to reach, its parameters, its FLOPs, a short training.
+
+Parameters and FLOPs are those of the file as it stands. Ten steps of training, on a few drawn scenes and at a small
+size, show that it trains. Run again, it goes on after the last row that was done: remove --workdir to begin anew.
+"""
+
+import argparse
+import gc
+import json
+import math
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.studies import recorded
+
+OUTPUT = recorded.ROOT / "docs" / "zoo.md"
+BASE = "htc_r50_fpn_1x_coco"
+SIZE = (800, 1344)  # 800 x 1333, padded
+SCENES, CLASSES, LABELS = 24, 8, 13
+STEPS = 10
+# What changes the network or what it learns; each is shown on the base.
+OVERLAYS = (
+    *("no_semantic", "boxes_only", "swin_t", "keras_cv_backbone", "sync_batch_norm", "giou", "focal", "boundary"),
+    "class_balanced",
+)
+SIDE, BATCH = 64, 2
+SMALL = (
+    *(f"NUM_CLASSES={CLASSES}", f"NUM_LABELS={LABELS}", f"BATCH_SIZE={BATCH}", f"STEPS={STEPS}", "LOG_EVERY=1"),
+    # One padded shape: the training step is built once.
+    *(
+        f"{name}={SIDE}"
+        for name in ("IMAGE_MIN_SIDE", "IMAGE_MAX_SIDE", "train/Input.min_side", "train/Input.max_side")
+    ),
+    *("MAX_OBJECTS=8", "MASK_SIZE=28", "RPN.training_proposals=64", "RPN.anchor_scale=2.0", "AnchorSampler.limit=32"),
+    *("RoISampler.limit=16", "RoISampler.mask_limit=4", "RoIPooler.sampling_ratio=2", "RoIPooler.finest=14.0"),
+    # Random weights behind norms on stored statistics make large features, and so large gradients.
+    *("BASE_LEARNING_RATE=2e-3", "StepSchedule.warmup_steps=2", "Experiment.clip_norm=10.0", "CHECKPOINT_EVERY=0"),
+)
+# What would not fit the small size, and what nothing is fetched for.
+OWN = {
+    "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
+    "keras_cv_backbone": (
+        "KerasCVBackbone.load_weights=False",
+        "KerasCVBackbone.norm='batch'",
+        "KerasCVBackbone.frozen_stages=0",
+    ),
+}
+INTRODUCTION = f"""# The zoo
+
+Every run file, written by `make zoo`; do not edit.
+
+- *AP* is box AP, or box / mask AP, on COCO val2017, as the file's header gives it: to be reached, not measured here.
+- *Parameters* are in millions, frozen ones included.
+- *GFLOPs* are those of detection in an image of 800 x 1333 pixels, padded to {SIZE[0]} x {SIZE[1]}, with as many RoIs
+  and masks as there may be; a product and its sum are two.
+- *Loss* is the total before the first and before the last of {STEPS} steps of {BATCH} images on {SCENES} drawn scenes,
+  at {SIDE} pixels, with few RoIs and random weights: it shows that the file trains, no more. A block of an untrained
+  ResNet passes on what it is given, so those of one depth begin alike.
+- *CPU-s* are those of the whole process that trained so.
+"""
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    files: tuple  # gin files
+    params: tuple  # for the training
+
+
+class Counts(NamedTuple):
+    """What a model is, at its true size."""
+
+    parameters: int
+    flops: int
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="python -m tests.studies.zoo", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to do (default: all)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/zoo"), help="what is done already, and the logs")
+    parser.add_argument("--write_only", action="store_true", help="do nothing; write the table of what is done")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="Markdown file to write")
+    return parser.parse_args()
+
+
+def plan():
+    """{title of a table: its Rows}"""
+    gin = recorded.ROOT / "gin"
+    runs = sorted(path.stem for path in gin.glob("*_coco.gin"))
+    return {
+        "Run files": [Row(name, (f"gin/{name}.gin",), (*SMALL, *OWN.get(name, ()))) for name in runs],
+        "The paper's ablation": [Row(name, (f"gin/ablation/{name}.gin",), SMALL) for name in recorded.ROWS],
+        f"Overlays on {BASE}": [
+            Row(name, (f"gin/{BASE}.gin", f"gin/options/{name}.gin"), (*SMALL, *OWN.get(name, ()))) for name in OVERLAYS
+        ],
+    }
+
+
+def make_records(folder):
+    """A few drawn scenes as records; made where they are not there already."""
+    shapes, records = folder / "shapes", folder / "records"
+    if not (records / "dataset_info.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "data.log"
+        recorded.call(log, "pipelines.shapes", "--output", shapes, "--train", SCENES, "--val", 0)
+        flags = ["--annotations", shapes / "annotations" / "instances_train2017.json", "--output", records]
+        flags += ["--images", shapes / "train2017", "--stuff", shapes / "stuffthingmaps" / "train2017"]
+        recorded.call(log, "pipelines.coco_to_tfrecord", *flags)
+    return records
+
+
+def count(files):
+    """-> Counts of the model of these gin files."""
+    import tensorflow as tf
+
+    from htc_tf import config
+    from htc_tf.inference.detector import build_variables
+    from htc_tf.training.dry_run import flops, trace_detection
+
+    experiment, _ = config.load(files, [])
+    experiment.prepare_runtime(seed=0)
+    model = experiment.build_model()
+    build_variables(model)
+    parameters = sum(math.prod(variable.shape) for variable in model.variables)
+    total = sum(number for _, number in flops(trace_detection(model, *SIZE)))
+    del model
+    tf.keras.backend.clear_session()
+    gc.collect()
+    return Counts(parameters, total)
+
+
+def write_start(row, folder):
+    """Writes a run of the row's initial weights: a training refuses to freeze what comes from no run and no file."""
+    from htc_tf import config
+    from htc_tf.benchmarks.start import write_run
+    from htc_tf.run import Run
+
+    config.load(list(row.files), list(row.params))
+    write_run(Run(folder))
+
+
+def train(row, records, folder):
+    """Ten steps -> {"losses": [of each step], "cpu": seconds}; finite, or the trainer ends with an error."""
+    run, start, log = (folder / f"{row.name}{suffix}" for suffix in ("", ".start", ".log"))
+    for left in (run, start):
+        shutil.rmtree(left, ignore_errors=True)
+    write_start(row, start)
+    log.unlink(missing_ok=True)
+    flags = [f"--gin_file={file}" for file in row.files] + [f"--gin_param={param}" for param in row.params]
+    flags += ["--train_records", records, "--workdir", run, "--init_from", start]
+    cpu, _ = recorded.call(log, "htc_tf.train", *flags)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for written in (run, start):
+        shutil.rmtree(written)  # a checkpoint is as large as a gigabyte
+    losses = [line["total"] for line in logged if "total" in line]
+    if len(losses) != STEPS or not all(map(math.isfinite, losses)):
+        raise SystemExit(f"{row.name}: losses {losses}")
+    return {"losses": losses, "cpu": cpu}
+
+
+def expected(file):
+    """ "42.3 / 37.4": what a run file's header says is to be reached; None where it says nothing."""
+    text = (recorded.ROOT / file).read_text()
+    found = re.search(r"^# To reach.*\bAP: (\d[\d.]*(?: / [\d.]+)?)(?=[ .]|$)", text, re.MULTILINE)
+    return found[1].rstrip(".") if found else None
+
+
+def cells(row, entry):
+    """A line's cells; `entry` is what the notebook has of the row, or None."""
+    file = row.files[-1]
+    overlay = len(row.files) > 1
+    first = [f"[{row.name}](../{file})"] + ([] if overlay else [expected(file) or "none published"])
+    if entry is None:
+        return [*first, *["not yet"] * 4]
+    losses = entry["losses"]
+    return [
+        *first,
+        f"{entry['parameters'] / 1e6:.1f}",
+        f"{entry['flops'] / 1e9:,.0f}",
+        f"{losses[0]:.2f} → {losses[-1]:.2f}",
+        f"{entry['cpu']:.0f}",
+    ]
+
+
+def write(path, tables, entries):
+    lines = [INTRODUCTION]
+    for title, rows in tables.items():
+        header = ["file", "AP", "parameters", "GFLOPs", "loss", "CPU-s"]
+        if len(rows[0].files) > 1:
+            header.remove("AP")
+        table = [cells(row, entries.get(row.name)) for row in rows]
+        lines += [f"## {title}", "", *recorded.format_table(header, table), ""]
+    done = [entry for entry in entries.values() if entry]
+    cost = sum(entry["cpu"] + entry["count_cpu"] for entry in done)
+    lines.append(f"{len(done)} rows took {cost:,.0f} CPU-seconds on {recorded.describe_machine()}.")
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def main():
+    flags = parse()
+    folder = flags.workdir.resolve()
+    notebook = recorded.Notebook(folder / "done.json")
+    tables = plan()
+    hows = {row.name: [*row.files, *row.params] for rows in tables.values() for row in rows}
+    entries = {name: notebook.find(name, how) for name, how in hows.items()}
+    failed = []
+    for row in () if flags.write_only else [row for rows in tables.values() for row in rows]:
+        if entries[row.name] or (flags.only and row.name not in flags.only):
+            continue
+        records = make_records(folder)
+        began = time.process_time()
+        try:
+            counts = count(row.files)
+            outcome = {**counts._asdict(), "count_cpu": time.process_time() - began, **train(row, records, folder)}
+        except (Exception, SystemExit) as error:  # the other rows are worth having
+            failed.append(f"{row.name}: {error}")
+            print(failed[-1], file=sys.stderr, flush=True)
+            continue
+        entries[row.name] = notebook.add(row.name, hows[row.name], outcome)
+        print(" | ".join(cells(row, entries[row.name])), flush=True)
+        write(flags.output, tables, entries)
+    write(flags.output, tables, entries)
+    if failed:
+        sys.exit(f"not done: {', '.join(line.partition(':')[0] for line in failed)}")
+
+
+if __name__ == "__main__":
+    main()

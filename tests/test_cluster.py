@@ -1,0 +1,104 @@
+"""Devices and workers: what TF_CONFIG says, and that two workers learn what one process does."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.cluster import (
+    Cluster,
+    check_batch,
+    choose_communication,
+    make_agreement,
+    make_strategy,
+    read_cluster,
+)
+from htc_tf.errors import UserError
+
+TWO = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
+WITH_CHIEF = {"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", Cluster(0, 1, True)),
+        (json.dumps(TWO), Cluster(1, 2, False)),
+        (json.dumps(WITH_CHIEF), Cluster(1, 2, False)),
+        (json.dumps({**WITH_CHIEF, "task": {"type": "chief", "index": 0}}), Cluster(0, 2, True)),
+    ],
+)
+def test_the_place_among_the_workers(monkeypatch, content, expected):
+    monkeypatch.setenv("TF_CONFIG", content)
+    assert read_cluster() == expected
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"cluster": {}}', json.dumps({**TWO, "task": {"index": 0}}), "3"])
+def test_a_wrong_tf_config_is_shown(monkeypatch, content):
+    monkeypatch.setenv("TF_CONFIG", content)
+    with pytest.raises(UserError, match=r"TF_CONFIG = .* does not describe"):
+        read_cluster()
+
+
+def test_what_cannot_be_divided():
+    with pytest.raises(UserError, match="--devices is for one machine"):
+        make_strategy(["GPU:0"], Cluster(0, 2))
+    with pytest.raises(UserError, match=r"--devices GPU:9.*CPU:0"):
+        make_strategy(["GPU:9"], Cluster())
+    check_batch(8, accumulate=2, replicas=4)
+    with pytest.raises(UserError, match=r"BATCH_SIZE = 8 is no multiple of the 3 devices$"):
+        check_batch(8, accumulate=1, replicas=3)
+    with pytest.raises(UserError, match=r"BATCH_SIZE = 8 .* 2 devices x ACCUMULATE = 8"):
+        check_batch(8, accumulate=8, replicas=2)
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(["GPU:0"], "NCCL"), ([], "RING")])
+def test_workers_with_gpus_talk_by_nccl(monkeypatch, gpus, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert choose_communication().implementation.value == expected
+
+
+def test_one_worker_agrees_with_itself():
+    agree = make_agreement(None, Cluster())
+    assert agree(True) is True and agree(False) is False
+
+
+# Nothing random, and no batch statistics: these depend on how many images a worker has.
+WORKER = """
+import sys
+from htc_tf import config
+from htc_tf.training.optim import SGD, StepSchedule
+from htc_tf.training.trainer import train
+from htc_tf.ops.matching import choose_evenly
+from htc_tf.run import Run
+
+records, folder = sys.argv[1:]
+params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='layer'", "STEPS=2"]
+params += ["RoISampler.limit=8", "AnchorSampler.limit=8"]
+experiment, resolved = config.load(["tests/tiny.gin"], params)
+experiment.optimizer = SGD(StepSchedule(base=0.4, batch_size=2, steps=4, warmup_steps=0))
+experiment.objective.anchor_sampler.choose = lambda seed: choose_evenly
+build = experiment.build_model
+def build_model():
+    model = build()
+    model.roi_sampler.choose = lambda seed: choose_evenly
+    return model
+experiment.build_model = build_model
+assert not train(experiment, resolved, records, None, Run(folder))
+"""
+
+
+def test_two_workers_learn_what_one_process_does(run_workers, tiny_data, tmp_path):
+    run_workers(*(["-c", WORKER, tiny_data.records, tmp_path / name] for name in ("one", "two")))
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [record["step"] for record in two] == [1, 2] and one[1]["total"] != one[0]["total"]
+    for a, b in zip(one, two, strict=True):
+        for name in a.keys() - {"images_per_second", "input_wait"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    # The chief's files alone are there.
+    assert len(list((tmp_path / "two").glob("events.*"))) == 1
+    assert [path.name for path in (tmp_path / "two" / "checkpoints").glob("*.index")] == ["ckpt-2.index"]

@@ -1,0 +1,56 @@
+"""Evaluates a small untrained network on 1, 2 and 4 logical devices, or as one of the workers that TF_CONFIG tells.
+
+`test_validation` starts it, since devices and workers are fixed once TensorFlow has started:
+python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results], for each number of devices, or as the
+chief for the workers together.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+
+from htc_tf import config
+from htc_tf.cluster import divide_cpu, make_agreement, make_strategy, read_cluster
+from htc_tf.data.datasets import load_info
+from htc_tf.evaluation.records import Interrupted, evaluate_records
+from htc_tf.inference.detector import build_variables
+from htc_tf.training.validation import Validation
+
+TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
+
+
+def main(records, folder):
+    cluster = read_cluster()
+    experiment, _ = config.load([TINY], ["NUM_STAGES=1", "SEMANTIC=False", "eval/Input.batch_size=1"])
+    experiment.prepare_runtime(seed=0)
+    divide_cpu(["CPU:3"])
+    if cluster.workers > 1:
+        strategies = {"workers": make_strategy(None, cluster)}
+    else:
+        # Traced for 1, 2 and 4 devices the network would take longer than it takes to run. Workers meet in functions.
+        tf.config.run_functions_eagerly(True)
+        strategies = {str(n): make_strategy([f"CPU:{i}" for i in range(n)], cluster) for n in (1, 2, 4)}
+    model = experiment.build_model()
+    build_variables(model)
+    for name, strategy in strategies.items():
+        agree = make_agreement(strategy, cluster)
+        validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
+        validation.take(model)
+        evaluated = evaluate_records(validation.detector, validation.info, crew=validation.crew)
+        if cluster.chief:
+            Path(folder, f"{name}.json").write_text(json.dumps(evaluated[:2]))
+        else:
+            assert evaluated is None
+        # Any worker's wish to stop is all workers'.
+        validation.crew.stop = cluster.worker == cluster.workers - 1
+        try:
+            validation.evaluate()
+        except Interrupted:
+            continue
+        raise AssertionError("was not interrupted")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,78 @@
+"""What --dry_run prints: numbers that a second way of counting confirms."""
+
+import re
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from htc_tf import config
+from htc_tf.errors import UserError
+from htc_tf.training.dry_run import Parts, flops, run_mask_heads, summarise
+
+TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
+BARE = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False"]
+
+
+def test_flops_of_a_known_graph():
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 3])])
+    def call(image):
+        image = tf.nn.conv2d(image, tf.ones([3, 3, 3, 5]), 1, "SAME")
+        return tf.reshape(image, [64, 5]) @ tf.ones([5, 7])
+
+    counted = {name.split("/")[-1].lower(): number for name, number in flops(call.get_concrete_function().graph)}
+    assert counted["conv2d"] == 2 * 8 * 8 * 3 * 3 * 3 * 5 and counted["matmul"] == 2 * 64 * 5 * 7
+
+
+def test_parts(tiny_model):
+    _, model = tiny_model("NUM_STAGES=2")
+    parts = Parts(model)
+    names = [variable.name for variable in model.variables]
+    assert parts.add((name, 1) for name in names).keys() == set(parts.order) - {"the rest"}
+    assert parts.of("htc/backbone/conv1/Conv2D") == "backbone" and parts.of("htc/mystery/add") == "the rest"
+
+
+def test_mask_heads_count_with_all_their_rois(tiny_model):
+    """Two heads: a 3x3 convolution, before that a 1x1 in the second, a deconvolution, logits of 8 classes."""
+    _, model = tiny_model("NUM_STAGES=2")
+    cells, channels = 5 * 14 * 14, 16
+    trunk, receive = (2 * cells * side * side * channels * channels for side in (3, 1))
+    answer = 2 * cells * 4 * channels * channels + 2 * 4 * cells * channels * 8
+    # In training the second stage has RoIs of its own, and the first head's trunk sees them too.
+    for training, trunks in ((False, 2), (True, 3)):
+        call = tf.function(lambda training=training: run_mask_heads(model, 5, training), autograph=False)
+        pairs = flops(call.get_concrete_function().graph)
+        assert sum(n for name, n in pairs if "conv2d" in name.lower()) == trunks * trunk + receive + 2 * answer
+
+
+def test_a_training_in_figures(tiny_data):
+    experiment, resolved = config.load([TINY], BARE)
+    text = summarise(experiment, resolved, tiny_data.records)
+    sections = dict(re.findall(r"== (.*?) ==\n(.*?)(?=\n\n==|\Z)", text, re.DOTALL))
+    assert sections["configuration"] == resolved.strip()
+    # The longest comes last: it may scroll what else was asked for out of sight.
+    assert list(sections) == [
+        *("memory", "GFLOPs an image", "parameters", "first batch", "configuration", "variables"),
+    ]
+    table, variables = sections["parameters"], sections["variables"]
+    total, trained = (int(x.replace(",", "")) for x in re.search(r"total +([\d,]+) +([\d,]+)", table).groups())
+    shapes = [[int(x) for x in re.findall(r"\d+", line)] for line in re.findall(r"\[(.*?)\]", variables)]
+    assert total == sum(int(tf.reduce_prod(shape)) for shape in shapes) and 0 < trained < total
+    weights, gradients, slots = (
+        float(re.search(rf"{name} +([\d.]+) MB", sections["memory"])[1])
+        for name in ("weights", "gradients", "optimiser")
+    )
+    assert "The program itself takes about 1.1 GB besides" in sections["memory"]
+    assert weights == pytest.approx(4 * total / 1e6, abs=0.06) and gradients == pytest.approx(
+        4 * trained / 1e6, abs=0.06
+    )
+    assert slots == pytest.approx(2 * gradients, abs=0.16)  # AdamW's two moments
+    rows = re.findall(r"^(\S.*?) +([\d.]+) +([\d.]+)$", sections["GFLOPs an image"], re.MULTILINE)
+    assert {"backbone", "neck", "rpn", "box heads", "total"} <= {name for name, _, _ in rows}
+    assert re.search(r"images +\[2, 64, 64, 3\] +uint8", sections["first batch"])
+
+
+def test_what_does_not_fit_is_told_first(tiny_data):
+    experiment, resolved = config.load([TINY], ["NUM_CLASSES=7"])
+    with pytest.raises(UserError, match="NUM_CLASSES = 7"):
+        summarise(experiment, resolved, tiny_data.records)

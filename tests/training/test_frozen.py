@@ -1,0 +1,99 @@
+"""Frozen parts: found by what they are, said before step 1, and refused where nothing has trained them."""
+
+import pytest
+
+from htc_tf import config
+from htc_tf.checkpoint import Checkpoints
+from htc_tf.errors import UserError
+from htc_tf.inference.detector import build_variables
+from htc_tf.run import Run
+from htc_tf.training.frozen import check_taught, find_frozen, first_line
+from htc_tf.training.start import initialise
+
+PAPER = ["gin/htc_r50_fpn_1x_coco.gin"]
+FROZEN = ["ResNet.norm='frozen_batch'", "ResNet.frozen_stages=2"]
+
+
+@pytest.fixture
+def tiny(tiny_model):
+    """tiny(*params) -> a small model with variables: one stage."""
+    return lambda *params: tiny_model("NUM_STAGES=1", "Postprocess.keep=2", *params)[1]
+
+
+def test_what_learns_is_not_frozen(tiny):
+    model = tiny()
+    assert find_frozen(model) == [] and first_line(model, None, 0).endswith("drawn by --seed; nothing is frozen")
+    check_taught(model, backbone=False)
+
+
+def test_the_backbone(tiny):
+    model = tiny(*FROZEN)
+    (frozen,) = find_frozen(model)
+    assert frozen.layers == ("backbone/stem", "backbone/stage1", "backbone/stage2")
+    assert frozen.norms == 1 + 4 * 2 + 3 == sum("moving_mean" in v.name for v in model.variables)
+    with pytest.raises(UserError) as refused:
+        check_taught(model, backbone=False)
+    message = str(refused.value)
+    for words in ("backbone/stage2 (ResNet.frozen_stages)", "12 batch norms in the backbone (ResNet.norm)"):
+        assert words in message
+    for words in ("--backbone_weights FILE", "--init_from RUN", "gin/options/from_scratch.gin"):
+        assert words in message
+    check_taught(model, backbone=True)
+    assert "resuming from x; frozen: weights of backbone/stem" in first_line(model, "x", 7)
+
+
+@pytest.mark.parametrize(
+    "param, part",
+    [
+        ("FPN.norm='frozen_batch'", "in the neck (FPN.norm)"),
+        ("MaskHead.norm='constant_batch'", "in the stage 1's mask head (MaskHead.norm)"),
+        ("SemanticHead.norm='frozen_batch'", "in the semantic head (SemanticHead.norm)"),
+    ],
+)
+def test_frozen_norms_elsewhere_get_nothing_from_a_backbone(tiny, param, part):
+    model = tiny(param)
+    with pytest.raises(UserError) as refused:
+        check_taught(model, backbone=True)
+    assert part in str(refused.value)
+
+
+def test_a_part_that_is_not_used_is_not_frozen(tiny):
+    assert find_frozen(tiny("MaskHead.norm='frozen_batch'", "MASKS=False")) == []
+
+
+def test_a_keras_cv_backbone():
+    params = ["KerasCVBackbone.preset='mobilenet_v3_small'", "KerasCVBackbone.frozen_stages=1", "NUM_CLASSES=2"]
+    params += ["IMAGE_MIN_SIDE=32", "IMAGE_MAX_SIDE=32", "Postprocess.keep=2", "RPN.inference_proposals=4"]
+    experiment, _ = config.load(["tests/tiny.gin", "gin/options/keras_cv_backbone.gin"], params)
+    experiment.prepare_runtime(0)
+    model = experiment.build_model()
+    build_variables(model)
+    (frozen,) = find_frozen(model)
+    assert (
+        frozen.norms > 20 and "KerasCVBackbone.norm" in str(frozen) and "KerasCVBackbone.frozen_stages" in str(frozen)
+    )
+
+
+def test_first_weights(tiny, tmp_path):
+    """From nothing what is frozen is refused; from another run all of it has trained weights."""
+    model = tiny(*FROZEN)
+    checkpoints = Checkpoints(Run(tmp_path / "run"), model)
+    with pytest.raises(UserError, match="starts from initial values"):
+        initialise(checkpoints, model)
+    other = Run(tmp_path / "other")
+    Checkpoints(other, model).save(0)
+    assert initialise(checkpoints, model, init_from=other).endswith("other/checkpoints/ckpt-0")
+
+
+def test_from_scratch_freezes_nothing():
+    """The overlay, on the paper's network; built in no time, since no variable is made."""
+    for files, frozen in ((PAPER, True), ([*PAPER, "gin/options/from_scratch.gin"], False)):
+        model = config.load(files, [])[0].build_model()
+        assert any(not layer.trainable for layer in model.backbone.submodules if hasattr(layer, "trainable")) is frozen
+        assert bool(find_norms(model)) is frozen
+
+
+def find_norms(model):
+    from htc_tf.models.layers import FrozenBatchNormalization
+
+    return [layer for layer in model.submodules if isinstance(layer, FrozenBatchNormalization)]

@@ -1,0 +1,95 @@
+"""What stops a run: a disk that is full, memory that is not enough, a step that is not finite."""
+
+import resource
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.checkpoint import Checkpoints
+from htc_tf.errors import UserError
+from htc_tf.run import Run
+from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
+
+
+class Inner(NamedTuple):
+    boxes: np.ndarray
+
+
+class Outer(NamedTuple):
+    images: np.ndarray
+    truth: Inner
+
+
+BATCH = Outer(np.ones([1, 2]), Inner(np.zeros([3])))
+BAD = {"learning_rate": 0.5, "rpn_box": np.float32(1.0), "semantic": np.float32("nan")}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """The system refuses to let a file grow beyond a limit, in the middle of a checkpoint."""
+    model = tf.keras.Sequential([tf.keras.layers.Dense(300)])
+    model.build([None, 300])
+    checkpoints = Checkpoints(Run(tmp_path), model)
+    checkpoints.save(1)
+    before = sorted(path.name for path in checkpoints.folder.iterdir())
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(UserError, match=r"checkpoints cannot be written .*0 MB a checkpoint.*ckpt-1") as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with disk_errors(checkpoints.folder, checkpoints):
+                checkpoints.save(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "\n" not in str(error.value) and "{{" not in str(error.value)
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == before
+    again = tf.keras.Sequential([tf.keras.layers.Dense(300)])
+    again.build([None, 300])
+    assert Checkpoints(Run(tmp_path), again).restore_latest().endswith("ckpt-1")
+    np.testing.assert_array_equal(again.variables[0], model.variables[0])
+
+
+def test_a_log_that_cannot_be_written_names_its_path(tmp_path):
+    checkpoints = Checkpoints(Run(tmp_path), tf.Module())
+    path = tmp_path / "metrics.jsonl"
+    expected = r"metrics\.jsonl cannot be written \(No space left.*none yet"
+    with pytest.raises(UserError, match=expected), disk_errors(path, checkpoints):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_cannot_be_swept_hides_no_error(tmp_path, monkeypatch):
+    """A disk that has become read-only."""
+
+    def refuse():
+        raise OSError(30, "Read-only file system")
+
+    checkpoints = Checkpoints(Run(tmp_path), tf.Module())
+    monkeypatch.setattr(checkpoints, "sweep", refuse)
+    with pytest.raises(UserError, match="cannot be written"), disk_errors(tmp_path, checkpoints):
+        refuse()
+
+
+def test_memory():
+    expected = r"out of memory \(OOM when.*BATCH_SIZE = 16.*ACCUMULATE"
+    with pytest.raises(UserError, match=expected), memory_errors(16):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
+
+
+def test_steps_that_are_not_finite(tmp_path, capsys):
+    run = Run(tmp_path)
+    guard = FiniteGuard(run, allowed=2, skipped=1)
+    guard.check(1, True, {}, None)
+    assert guard.skipped == 1
+    guard.check(7, False, BAD, lambda: BATCH)
+    assert "step 7 (learning rate 5.00e-01): not finite: semantic" in capsys.readouterr().err
+    with np.load(run.failed_batch) as saved:
+        assert saved["step"] == 7 and saved["images"].shape == (1, 2) and saved["truth.boxes"].shape == (3,)
+    with pytest.raises(FloatingPointError, match=r"step 8 .*semantic") as error:
+        guard.check(8, False, BAD, lambda: BATCH)
+    assert "rpn_box" not in str(error.value)
+
+
+def test_a_batch_that_cannot_be_saved_hides_nothing(tmp_path):
+    guard = FiniteGuard(Run(tmp_path / "nowhere"), allowed=0)
+    with pytest.raises(FloatingPointError, match=r"step 1 .*semantic.*could not be saved"):
+        guard.check(1, False, BAD, lambda: BATCH)

@@ -1,0 +1,133 @@
+"""What a run tells: metrics.jsonl, the event files, and what TensorBoard answers over HTTP."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.run import Run
+from htc_tf.training.monitor import Monitor, knobs
+
+CONFIG = (
+    "import htc_tf\n\n# Macros:\nBATCH_SIZE = 2\nPRECISION = 'float32'\nXLA = False\nODD = @HTC()\nSGD.momentum = 0.9\n"
+)
+
+
+def test_the_knobs_of_a_configuration():
+    assert knobs(CONFIG) == {"BATCH_SIZE": 2, "PRECISION": "float32", "XLA": False}
+
+
+def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
+    run = Run(tmp_path)
+    lines = [{"step": 1, "total": 2.0}, {"step": 2, "bbox/AP": 0.1}, {"step": 3, "total": 1.0}]
+    damaged = [
+        b'{"step": 4, "tot}',
+        b"\0\0\0}",
+        b'{"total": 1.0}',
+        b"3",
+        b'{"step": 1, "a": "\xff"}',
+        b'{"step": ' + b"[" * 9999,
+        b'{"step": 4, "tot',
+    ]
+    run.metrics.write_bytes("\n".join(map(json.dumps, lines)).encode() + b"\n" + b"\n".join(damaged))
+    monitor = Monitor(run, CONFIG, first_step=2, steps=9, batch_size=2)
+    assert monitor.evaluated == {2}
+    # Nothing is lost: whoever takes the wrong checkpoint away still has the numbers.
+    assert run.metrics_cut.read_bytes().splitlines() == [json.dumps(lines[2]).encode(), *damaged]
+    next_one = monitor.wait(iter([7]))
+    monitor.log(3, {"total": 0.5, "learning_rate": 0.1})
+    monitor.log(4, {"total": 0.4, "learning_rate": 0.1})
+    monitor.close()
+    kept = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert next_one == 7 and [record["step"] for record in kept] == [1, 2, 3, 4] and kept[2]["total"] == 0.5
+    assert kept[2]["images_per_second"] > 0 and 0 <= kept[2]["input_wait"] < 1
+    assert "input_wait" not in kept[3]  # nobody waited here: what a compiled loop waits is not known
+
+
+def test_a_line_an_evaluation(tmp_path, capsys):
+    monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=9, batch_size=2)
+    monitor.log_evaluation(4, {"bbox/AP": 0.25, "segm/AP": 0.1239, "bbox/AP50": 0.5, "per_class": {}}, {}, tmp_path)
+    monitor.log_evaluation(8, {"bbox/AP": -1.0}, {})
+    monitor.close()
+    told = capsys.readouterr().out
+    assert told == f"step 4: box AP 0.250, mask AP 0.124; the best so far, saved in {tmp_path}\nstep 8: box AP -1.000\n"
+    assert monitor.evaluated == {4, 8}
+
+
+@pytest.fixture(scope="module")
+def ask(tiny_run):
+    """ask(path, **query) -> what a TensorBoard of the tiny run answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", tiny_run.folder, "--host", "127.0.0.1"]
+    process = subprocess.Popen([*map(str, command), "--port", str(port)], stderr=subprocess.DEVNULL)
+
+    def get(path, post=None, **query):
+        url = f"http://127.0.0.1:{port}/{path}?{urllib.parse.urlencode(query)}"
+        body = None if post is None else json.dumps(post).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content = answer.read()
+        return json.loads(content) if "json" in answer.headers["Content-Type"] else content
+
+    try:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            try:
+                if get("data/runs"):
+                    break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, "TensorBoard ended"
+            time.sleep(0.5)
+        yield get
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_tensorboard_shows_the_numbers(ask, tiny_run):
+    (tags,) = ask("data/plugin/scalars/tags").values()
+    losses = {"total", "rpn_class", "rpn_box", "stage3_class", "stage3_box", "stage3_mask", "semantic"}
+    wanted = {f"loss/{name}" for name in losses} | {"learning_rate", "gradient_norm", "images_per_second", "input_wait"}
+    wanted |= {"watch/proposal_recall", "watch/stage3_foreground", "watch/stage3_iou", "bbox/AP", "segm/AP"}
+    assert wanted <= set(tags)
+    points = ask("data/plugin/scalars/scalars", run=".", tag="loss/total")
+    lines = [json.loads(line) for line in tiny_run.metrics.read_text().splitlines()]
+    expected = {record["step"]: record["total"] for record in lines if "total" in record}
+    assert {step: value for _, step, value in points} == pytest.approx(expected)
+    assert [point[1] for point in ask("data/plugin/scalars/scalars", run=".", tag="segm/AP")] == [4]
+
+
+def test_tensorboard_shows_the_pictures(ask):
+    (tags,) = ask("data/plugin/images/tags").values()
+    assert sum(tag.startswith("truth and prediction/") for tag in tags) == 6
+    for tag, columns in (("truth and prediction/0", 2), ("masks by stage/0", 3)):
+        (entry,) = ask("data/plugin/images/images", run=".", tag=tag, sample=0)
+        picture = tf.io.decode_png(ask(f"data/plugin/images/individualImage?{entry['query']}&")).numpy()
+        assert picture.shape[2] == 3 and picture.shape[1] > 1.2 * (columns / 2) * picture.shape[0]
+        assert np.ptp(picture) > 100
+
+
+def test_tensorboard_shows_configuration_graph_and_table(ask):
+    (tags,) = ask("data/plugin/text/tags").values()
+    assert {"gin/config", "gin/operative_config"} <= set(tags)
+    (text,) = ask("data/plugin/text/text", run=".", tag="gin/operative_config")
+    assert "RoISampler.limit" in text["text"]
+    assert "." in ask("data/plugin/graphs/info")
+    graph = ask("data/plugin/graphs/graph", run=".", conceptual="false")
+    assert b"node" in graph and len(graph) > 10_000
+    table = ask("experiment/defaultExperimentId/data/plugin/hparams/session_groups", post=HPARAMS)
+    (group,) = table["sessionGroups"]
+    assert group["hparams"]["BATCH_SIZE"] == 2 and group["hparams"]["PRECISION"] == "float32"
+
+
+HPARAMS = {"experimentName": "", "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]}
+HPARAMS |= {"colParams": [], "startIndex": 0, "sliceSize": 10}

@@ -1,0 +1,222 @@
+"""First weights: which of the sources is taken, and that what does not fit is named before step 1."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf import config
+from htc_tf.checkpoint import Checkpoints, restore_weights
+from htc_tf.data.datasets import Stuff, load_info
+from htc_tf.errors import UserError
+from htc_tf.evaluation.records import evaluate_records
+from htc_tf.inference.detector import restore
+from htc_tf.moving_averages import MovingAverages
+from htc_tf.run import Run
+from htc_tf.training.start import (
+    check_determinism,
+    check_names,
+    check_run,
+    check_supervision,
+    initialise,
+    load_records,
+    take_backbone,
+)
+from htc_tf.weights import mmdet_arrays
+from htc_tf.weights.conversion import convert
+
+SMALL = ["NUM_STAGES=1", "Postprocess.keep=2"]
+PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
+
+
+def make_model(value, units=3):
+    model = tf.keras.Sequential([tf.keras.layers.Dense(units, name="layer")])
+    model.build([None, 4])
+    for variable in model.variables:
+        variable.assign(tf.fill(variable.shape, value))
+    return model
+
+
+def make_training(run, value=0.0, averaged=False):
+    """A model, its averages or None, and the run's Checkpoints of all that a training saves."""
+    model, step = make_model(value), tf.Variable(0, dtype=tf.int64)
+    optimizer = tf.keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    averages = MovingAverages(model.trainable_variables, 0.9) if averaged else None
+    return model, averages, Checkpoints(run, model, optimizer, step, averages=averages)
+
+
+def values(variables):
+    return {float(x) for variable in variables for x in np.unique(variable)}
+
+
+@pytest.fixture
+def averaged_run(tmp_path):
+    """A run whose weights are 1 and whose averages are 2."""
+    run = Run(tmp_path / "averaged")
+    _, averages, checkpoints = make_training(run, 1.0, averaged=True)
+    for average in averages.averages:
+        average.assign(tf.fill(average.shape, 2.0))
+    checkpoints.save(5)
+    return run
+
+
+def test_the_order_of_the_sources(averaged_run, tmp_path):
+    run = Run(tmp_path / "run")
+    model, averages, checkpoints = make_training(run, 7.0, averaged=True)
+    # 4. Scratch.
+    assert initialise(checkpoints, model, averages) is None and values(model.variables) == {7.0}
+    # 2. Another run: its averages are the first weights, and the first averages too.
+    assert initialise(checkpoints, model, averages, averaged_run).endswith("averaged/checkpoints/ckpt-5")
+    assert values(model.variables) == values(averages.averages) == {2.0}
+    # 1. Its own checkpoint comes before all else.
+    model, averages, checkpoints = make_training(averaged_run, averaged=True)
+    assert initialise(checkpoints, model, averages, Run(tmp_path / "nowhere"), "nowhere").endswith("ckpt-5")
+    assert values(model.variables) == {1.0} and values(averages.averages) == {2.0}
+
+
+def test_averages_that_begin_late_begin_with_the_weights(tmp_path):
+    run = Run(tmp_path)
+    make_training(run, 3.0)[2].save(5)
+    model, averages, checkpoints = make_training(run, averaged=True)
+    initialise(checkpoints, model, averages)
+    assert values(model.variables) == values(averages.averages) == {3.0}
+
+
+def test_averages_are_not_forgotten(averaged_run):
+    _, _, checkpoints = make_training(averaged_run)
+    with pytest.raises(UserError, match=r"ckpt-5 has averages.*ema_decay"):
+        checkpoints.restore_latest()
+    model = make_model(0.0)
+    restore_weights(averaged_run, model)
+    assert values(model.variables) == {2.0}
+    restore_weights(averaged_run, model, averaged=False)
+    assert values(model.variables) == {1.0}
+
+
+def test_other_runs_that_do_not_fit(averaged_run, tmp_path):
+    model, _, checkpoints = make_training(Run(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"--init_from .*nowhere: no such run"):
+        initialise(checkpoints, model, None, Run(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"--init_from .*empty: .* no checkpoint"):
+        initialise(checkpoints, model, None, Run(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"ckpt-5 does not fit.*lacks layer/kernel:0 \[4, 9\], layer/bias:0 \[9\]"):
+        initialise(checkpoints, make_model(0.0, units=9), None, averaged_run)
+
+
+def test_classes_must_be_the_same(tiny_data, tiny_experiment, tmp_path):
+    info, run = load_info(tiny_data.records), Run(tmp_path)
+    names = [*info.class_names]
+    check_names(names, "x", info)
+    with pytest.raises(UserError, match=rf"class 2 is 'dog' in x, but '{names[1]}' in"):
+        check_names([names[0], "dog"], "x", info)
+    check_run(tiny_experiment(), run, info)
+    run.create("", [{"id": c.id, "name": c.name} for c in info.categories][::-1])
+    with pytest.raises(UserError, match=rf"class 1 is '{names[-1]}' in .*classes\.json"):
+        check_run(tiny_experiment(), run, info)
+    run.create("", [{"id": 1, "name": "dog"}])
+    with pytest.raises(UserError, match="1 classes, but NUM_CLASSES = 8"):
+        check_run(tiny_experiment(), run, info)
+
+
+def test_a_backbone(tiny_model, write, tmp_path):
+    _, model = tiny_model(*SMALL)
+    arrays = {name: array for name, array in mmdet_arrays(model).items() if name.startswith("backbone.")}
+    wanted = {name: array + 1 for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
+    named = {name.removeprefix("backbone."): array for name, array in wanted.items()}
+    head = model.rpn.variables[0].numpy()
+    path = tmp_path / "resnet.pth"
+    write.pytorch_zip(path, {**named, "fc.weight": np.ones([3, 2], np.float32)})
+    assert take_backbone(path, model) == path
+    found = mmdet_arrays(model)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    np.testing.assert_array_equal(model.rpn.variables[0], head)
+    gone, changed = sorted(named)[0], sorted(named)[-1]
+    del named[gone]
+    named[changed] = named[changed][..., :1].repeat(2, -1)
+    write.pytorch_zip(path, {**named, "layer9.weight": np.ones([1], np.float32)})
+    with pytest.raises(UserError, match="does not fit ResNet") as error:
+        take_backbone(path, model)
+    assert f"lacks backbone.{gone}" in str(error.value) and "not in the model: backbone.layer9" in str(error.value)
+    assert f"backbone.{changed}: [" in str(error.value)
+
+
+def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, write, tmp_path, eagerly):
+    params = [*SMALL, *PLAIN]
+    _, model = tiny_model(*params)
+    write.pytorch_zip(tmp_path / "x.pth", {"state_dict": mmdet_arrays(model)})
+    experiment, resolved = config.load(["tests/tiny.gin"], params)
+    run = Run(tmp_path / "run")
+    convert(experiment, resolved, "mmdet", tmp_path / "x.pth", run, annotations=tiny_data.annotations)
+    experiment, _ = config.load([], [], run)
+    metrics, results, _ = evaluate_records(restore(experiment, run), load_info(tiny_data.records))
+    assert len(results) == 12 and 0 <= metrics["bbox/AP"] <= 1 and 0 <= metrics["segm/AP"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("xla", "deterministic", "learns"), [(True, True, "stem"), (True, False, "stem"), (True, True, "stage2")]
+)
+def test_a_stem_that_learns_is_not_deterministic_in_xla(xla, deterministic, learns):
+    variables = [tf.Variable(0.0, name=f"htc/backbone/{learns}/conv/kernel")]
+    experiment = SimpleNamespace(xla=xla, deterministic=deterministic)
+    model = SimpleNamespace(trainable_variables=variables)
+    if deterministic and learns == "stem":
+        with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages"):
+            check_determinism(experiment, model)
+    else:
+        check_determinism(experiment, model)
+
+
+def test_records_that_teach_nothing_are_refused(tiny_data, tiny_experiment, capsys):
+    info, model = load_info(tiny_data.records), tiny_experiment("NUM_STAGES=1").build_model()
+    objects = info.objects - info.crowd
+    check_supervision(model, info)
+    for changes, words in (
+        ({"stuff": Stuff(False, 0)}, r"no stuff maps.*gin/options/no_semantic\.gin"),
+        ({"masks": False}, r"no masks.*gin/options/boxes_only\.gin"),
+        ({"counters": {"masks_empty": objects}}, r"only empty masks.*gin/options/boxes_only\.gin"),
+        ({"crowd": info.objects}, "no object to learn from: all .* crowd"),
+        ({"objects": 0, "crowd": 0}, "no object to learn from: no image has an annotation"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_supervision(model, dataclasses.replace(info, **changes))
+    assert not capsys.readouterr().err
+    check_supervision(model, dataclasses.replace(info, counters={"masks_empty": objects - 1}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {objects - 1} of {objects} objects")
+    # A model without these branches needs none of it.
+    model = tiny_experiment("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False").build_model()
+    check_supervision(model, dataclasses.replace(info, masks=False, stuff=Stuff(False, 0)))
+
+
+@pytest.mark.parametrize(
+    "params, val, words",
+    [
+        (["EVALUATE_EVERY=2"], False, r"EVALUATE_EVERY = 2.*--val_records"),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best='segm/AP'"], False, "--val_records"),
+        (
+            ["EVALUATE_EVERY=2", "Experiment.keep_best='segm/mAP'"],
+            True,
+            r"'segm/mAP' is no metric.*segm/AP50",
+        ),
+        (
+            ["EVALUATE_EVERY=2", "MASKS=False", "Experiment.keep_best='segm/AP'"],
+            True,
+            "'segm/AP' is no metric",
+        ),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best=3"], True, "keep_best = 3 is no metric"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_refused(tiny_data, tiny_experiment, params, val, words):
+    experiment = tiny_experiment("NUM_STAGES=1", *params)
+    with pytest.raises(UserError, match=words):
+        load_records(experiment, tiny_data.records, tiny_data.records if val else None)
+
+
+def test_keep_best_wants_evaluations(tiny_experiment):
+    with pytest.raises(UserError, match="keep_best = 'segm/AP' wants evaluations: give EVALUATE_EVERY"):
+        tiny_experiment("Experiment.keep_best='segm/AP'")

@@ -1,0 +1,229 @@
+"""Training: what a run writes, that it goes on as if it had never stopped, and when it refuses to."""
+
+import json
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf import config
+from htc_tf.errors import UserError
+from htc_tf.inference.detector import restore
+from htc_tf.run import Run
+from htc_tf.training.monitor import Monitor
+from htc_tf.training.trainer import train
+
+TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
+LOSSES = ["rpn_class", "rpn_box", *(f"stage{t}_{name}" for t in (1, 2, 3) for name in ("class", "box", "mask"))]
+LOSSES.append("semantic")
+SPEED = ["images_per_second", "input_wait"]
+WATCHED = ["watch/proposal_recall", *(f"watch/stage{t}_{name}" for t in (1, 2, 3) for name in ("foreground", "iou"))]
+
+
+def lines(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def steps(run):
+    return [record for record in lines(run) if "total" in record]
+
+
+def checkpoints(run):
+    return sorted(path.stem for path in run.checkpoints.glob("*.index"))
+
+
+def test_what_a_run_writes(tiny_run):
+    records = steps(tiny_run)
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    for record in records:
+        assert set(record) == {"step", "total", "learning_rate", "gradient_norm", *SPEED, *LOSSES, *WATCHED}
+        assert record["total"] == pytest.approx(sum(record[name] for name in LOSSES), rel=1e-5)
+        assert 0 <= record["input_wait"] <= 1
+        assert all(math.isfinite(value) for value in record.values()) and record["images_per_second"] > 0
+    # 4e-3 for 16 images is 5e-4 for two; a hundredth of it at first; then a cosine.
+    wanted = [5e-6, *(5e-4 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / 4))) for step in (1, 2, 3))]
+    np.testing.assert_allclose([record["learning_rate"] for record in records], wanted, rtol=1e-5)
+    assert checkpoints(tiny_run) == ["ckpt-2", "ckpt-4"]
+    assert "STEPS = 4" in tiny_run.read_config()
+    assert [row["id"] for row in tiny_run.read_categories()] == list(range(1, 9))
+    (evaluation,) = (record for record in lines(tiny_run) if "bbox/AP" in record)
+    assert evaluation["step"] == 4 and "segm/AP50" in evaluation
+
+
+def copy(tiny_run, folder, newest):
+    """A run as it would be had it been killed after the step `newest`."""
+    run = Run(shutil.copytree(tiny_run.folder, folder))
+    tf.compat.v1.train.update_checkpoint_state(str(run.checkpoints), str(run.checkpoints / f"ckpt-{newest}"))
+    for path in run.checkpoints.glob("ckpt-*"):
+        if path.stem > f"ckpt-{newest}":
+            path.unlink()
+    return run
+
+
+def start(run, records, *params, **options):
+    experiment, resolved = config.load([TINY], params)
+    return train(experiment, resolved, records, None, run, **options)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tiny_run, tiny_data, tmp_path):
+    run = copy(tiny_run, tmp_path / "run", newest=4)
+    before = run.metrics.read_text()
+    start(run, tiny_data.records)
+    assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
+
+
+@pytest.mark.parametrize("state", [None, b"", b"\0" * 100])
+def test_a_run_without_tensorflows_list_keeps_everything(tiny_run, tiny_data, tmp_path, state, capsys):
+    run = copy(tiny_run, tmp_path / "run", newest=4)
+    path, before = run.checkpoints / "checkpoint", run.metrics.read_text()
+    path.unlink() if state is None else path.write_bytes(state)
+    start(run, tiny_data.records)
+    assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
+    printed = capsys.readouterr()
+    assert "resuming from" in printed.out and "ckpt-4: mended" in printed.err
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(tiny_run, tiny_data, tmp_path, capsys):
+    run = copy(tiny_run, tmp_path / "run", newest=4)
+    before = lines(run)
+    path = run.checkpoints / "ckpt-4.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:-100])
+    start(run, tiny_data.records, "STEPS=2")
+    assert [record["step"] for record in lines(run)] == [1, 2]
+    assert [json.loads(line) for line in run.metrics_cut.read_text().splitlines()] == before[2:]
+    printed = capsys.readouterr()
+    assert f"resuming from {run.checkpoints / 'ckpt-2'}" in printed.out
+    (line,) = [line for line in printed.err.splitlines() if "is damaged" in line]
+    assert f"note: {path} is damaged" in line and f"taking {run.checkpoints / 'ckpt-2'}" in line
+
+
+def test_a_run_without_a_whole_checkpoint_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
+    run = copy(tiny_run, tmp_path / "run", newest=2)
+    path = run.checkpoints / "ckpt-2.index"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    before = run.metrics.read_text(), sorted(run.checkpoints.iterdir())
+    with pytest.raises(UserError, match=rf"{path} is damaged.*No whole checkpoint"):
+        start(run, tiny_data.records)
+    with pytest.raises(UserError, match=rf"{path} is damaged"):
+        start(Run(tmp_path / "other"), tiny_data.records, init_from=run)
+    assert (run.metrics.read_text(), sorted(run.checkpoints.iterdir())) == before
+
+
+def test_a_run_that_cannot_go_on_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
+    run = copy(tiny_run, tmp_path / "run", newest=4)
+    before = run.read_config(), run.metrics.read_text()
+    with pytest.raises(UserError, match=r"ckpt-4 does not fit.*mask_head"):
+        start(run, tiny_data.records, "MASKS=False", "STEPS=5")
+    with pytest.raises(UserError, match=r"ckpt-4 does not fit.*lacks"):
+        start(run, tiny_data.records, "BoxHead.channels=32", "STEPS=5")
+    assert (run.read_config(), run.metrics.read_text()) == before
+
+
+def test_no_steps_still_leave_a_run(tiny_data, tmp_path):
+    run = Run(tmp_path)
+    start(run, tiny_data.records, "STEPS=0")
+    assert checkpoints(run) == ["ckpt-0"] and run.config.exists() and not lines(run)
+
+
+def spoiled(objective, name, at):
+    """An objective one of whose losses is NaN from the call number `at` on."""
+    calls = []
+
+    def call(*arguments):
+        calls.append(None)
+        named = objective(*arguments)
+        if len(calls) >= at:
+            named[name] = named[name]._replace(total=named[name].total * float("nan"))
+        return named
+
+    return call
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, capsys):
+    experiment, resolved = config.load([TINY], ["NUM_STAGES=1", "CHECKPOINT_EVERY=1", "Experiment.skip_non_finite=1"])
+    experiment.objective = spoiled(experiment.objective, "stage1_class", at=3)
+    run = Run(tmp_path)
+    with pytest.raises(FloatingPointError, match=r"step 4 \(learning rate .*stage1_class, total") as error:
+        train(experiment, resolved, tiny_data.records, None, run)
+    assert "rpn" not in str(error.value) and "semantic" not in str(error.value)
+    assert "failed_batch.npz" in str(error.value)
+    # Step 3 was allowed to pass: it is counted, but not logged, and its checkpoint is that of step 2.
+    assert "skipped step 3" in capsys.readouterr().err
+    assert checkpoints(run) == ["ckpt-1", "ckpt-2", "ckpt-3"] and [r["step"] for r in lines(run)] == [1, 2]
+    names = [name for name, _ in tf.train.list_variables(str(run.checkpoints / "ckpt-3")) if name.startswith("model/")]
+    for name in names:
+        values = [tf.train.load_variable(str(run.checkpoints / f"ckpt-{n}"), name) for n in (2, 3)]
+        np.testing.assert_array_equal(*values, err_msg=name)
+    with np.load(run.failed_batch) as batch:
+        assert (
+            batch["step"] == 4 and batch["images"].shape == (2, 64, 64, 3) and batch["truth.boxes"].shape == (2, 8, 4)
+        )
+    assert json.loads((run.checkpoints / "ckpt-3.json").read_text())["skipped"] == 1
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT is heard even if the tests run in the background. -> the handler before any training"""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkeypatch, capsys, ctrl_c):
+    """It comes with the line of step 1; no other handler is left behind."""
+    run, log = Run(tmp_path), Monitor.log
+
+    def log_and_terminate(self, step, numbers):
+        log(self, step, numbers)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "log", log_and_terminate)
+    params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "STEPS=2", "Experiment.ema_decay=0.5"]
+    assert start(run, tiny_data.records, *params) is True
+    assert checkpoints(run) == ["ckpt-1"] and signal.getsignal(signal.SIGINT) == ctrl_c
+    assert f"stopped after step 1, saved in {run.folder}: the same command continues" in capsys.readouterr().out
+    assert start(run, tiny_data.records, *params) is False
+    told = capsys.readouterr().out
+    assert f"resuming from {run.checkpoints / 'ckpt-1'}" in told and f"finished 2 steps: {run.folder}\n" in told
+    assert f"next: python -m htc_tf.eval --checkpoint {run.folder} " in told
+    assert checkpoints(run) == ["ckpt-1", "ckpt-2"] and [record["step"] for record in lines(run)] == [1, 2]
+    # The averages were saved and are what the other commands take.
+    newest = str(run.checkpoints / "ckpt-2")
+    average = tf.train.load_variable(newest, "averages/weights/0/.ATTRIBUTES/VARIABLE_VALUE")
+    experiment, _ = config.load([TINY], params)
+    restored = restore(experiment, run).model.trainable_variables[0].numpy()
+    np.testing.assert_array_equal(restored, average)
+    experiment, _ = config.load([TINY], params[:-1])
+    assert (restore(experiment, run).model.trainable_variables[0].numpy() != average).any()
+
+
+def test_a_corrupt_record_is_named(tiny_data, tmp_path):
+    records = Path(shutil.copytree(tiny_data.records, tmp_path / "records"))
+    shard = sorted(records.glob("*.tfrecord"))[1]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=shard.name):
+        start(Run(tmp_path / "run"), records, "NUM_STAGES=1")
+
+
+def test_records_and_configuration_must_fit(tiny_data, tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"8 classes.*NUM_CLASSES=8"):
+        start(run, tiny_data.records, "NUM_CLASSES=7")
+    with pytest.raises(UserError, match=r"13 semantic labels.*NUM_LABELS=13"):
+        start(run, tiny_data.records, "NUM_LABELS=12", "NUM_STAGES=1")
+    with pytest.raises(UserError, match="nowhere"):
+        start(run, "nowhere")
+    with pytest.raises(UserError, match=r"--devices GPU:9.*CPU:0"):
+        start(run, tiny_data.records, devices=["GPU:9"])
+    assert not run.folder.exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written"):
+        start(Run(tmp_path / "file"), tiny_data.records, "NUM_STAGES=1")

@@ -1,0 +1,73 @@
+"""The demo over HTTP: a picture goes in, COCO results come out; what is no picture is told, and the next one works."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from pycocotools import mask as coco_mask
+
+from htc_tf.visualization.palette import palette
+from htc_tf.web.demo import Demo
+
+
+@pytest.fixture
+def demo(serve, stub_model):
+    demo = Demo(stub_model, "stub", largest_picture=60_000, largest_body=100_000)
+    return serve(demo.routes, largest_body=demo.largest_body)
+
+
+def encoded(kind="PNG", size=(90, 60), **options):
+    pixels = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_the_model_is_described(demo, ask):
+    described = ask(demo, "/api/model").body
+    assert described["name"] == "stub" and described["threshold"] == 0.3
+    assert [one["name"] for one in described["classes"]] == ["square", "disc", "nothing"]
+    colours = [[int(one["colour"][i : i + 2], 16) for i in (1, 3, 5)] for one in described["classes"]]
+    np.testing.assert_array_equal(colours, palette(3))
+
+
+def test_a_picture_is_looked_at(demo, ask, stub_model):
+    answer = ask(demo, "/api/detect", encoded("PNG")).body
+    assert (answer["width"], answer["height"]) == (90, 60)
+    expected = stub_model(np.zeros((60, 90, 3), np.uint8))
+    assert answer["objects"] == expected.to_coco()
+    np.testing.assert_array_equal(coco_mask.decode(answer["objects"][1]["segmentation"]), expected.masks[1])
+
+
+def test_an_exif_orientation_is_heeded(demo, ask):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    answer = ask(demo, "/api/detect", encoded("JPEG", exif=exif)).body
+    assert (answer["width"], answer["height"]) == (60, 90)
+
+
+def test_a_format_that_no_browser_shows(demo, ask):
+    shown = ask(demo, "/api/picture", encoded("TIFF")).body["picture"]
+    head, _, content = shown.partition(",")
+    assert head == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (90, 60)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        (b"not an image", 415, "a text file"),
+        (b"", 415, "an empty file"),
+        (b"<html></html>", 415, "an HTML page"),
+        (encoded("JPEG")[:900], 415, ""),
+        (encoded("PNG", (400, 151), compress_level=9)[:4000], 413, "400 x 151 pixels, more than 0.06 megapixels"),
+        (b"x" * 100_001, 413, "more than 0.1 megabytes"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_next_picture_works(demo, ask, body, status, line, capfd):
+    answer = ask(demo, "/api/detect", body)
+    assert answer.status == status and line in answer.body["error"] and "\n" not in answer.body["error"]
+    assert ask(demo, "/api/detect", encoded("PNG")).status == 200
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,123 @@
+"""The index finds what a walk over all records finds, and reads the very bytes."""
+
+import json
+import shutil
+import struct
+
+import pytest
+
+from htc_tf.data.datasets import load_info, read_shard
+from htc_tf.data.schema import unpack
+from htc_tf.errors import UserError
+from htc_tf.web.record_index import SIZES, RecordIndex
+
+
+def read_index(info):
+    index = RecordIndex(info)
+    assert not index.done and len(index.find()) == 0
+    index.start()
+    index.wait()
+    return index
+
+
+@pytest.fixture(scope="module")
+def walked(tiny_data):
+    """The index, and [(shard number, bytes, Record)] by the plain way."""
+    info = load_info(tiny_data.records)
+    plain = [
+        (number, serialized, unpack(serialized))
+        for number, (path, shard) in enumerate(zip(info.shard_paths, info.shards, strict=True))
+        for serialized in read_shard(path, shard.records)
+    ]
+    return read_index(info), plain
+
+
+def size_of(item):
+    if item.is_crowd:
+        return "crowd"
+    return "small" if item.area < 32**2 else "medium" if item.area < 96**2 else "large"
+
+
+def test_every_record_is_found_by_its_bytes(walked):
+    index, plain = walked
+    assert index.done and not index.problem and index.records == len(plain) == 6
+    assert [index.read(place) for place in range(6)] == [(shard, serialized) for shard, serialized, _ in plain]
+    for place in (-1, 6):
+        with pytest.raises(UserError, match="no image number"):
+            index.read(place)
+
+
+def test_filters(walked):
+    index, plain = walked
+    records = [record for _, _, record in plain]
+    labels = {item.label for record in records for item in record.objects}
+    assert len(labels) > 3
+    for label in labels:
+        for size in (None, *SIZES):
+            expected = [
+                place
+                for place, record in enumerate(records)
+                if any(item.label == label and size in (None, size_of(item)) for item in record.objects)
+            ]
+            found = index.find(label - 1, None if size is None else SIZES.index(size))
+            assert found.tolist() == expected
+    empty = [place for place, record in enumerate(records) if not record.objects]
+    assert index.find(without_objects=True).tolist() == empty and len(empty) == 1
+    (place,) = index.find(image_id=records[4].image.source_id)
+    assert place == 4 and len(index.find(image_id=10**9)) == 0
+    crowd = [place for place, record in enumerate(records) if any(item.is_crowd for item in record.objects)]
+    assert index.find(size=SIZES.index("crowd")).tolist() == crowd != []
+    counts = index.count_classes()
+    assert counts.tolist() == [sum(i.label == k + 1 for r in records for i in r.objects) for k in range(len(counts))]
+
+
+def cut(content):
+    return content[:-9]
+
+
+def overwritten(content):
+    (length,) = struct.unpack_from("<Q", content)
+    second = length + 16
+    return content[: second + 12] + b"x" * 40 + content[second + 52 :]
+
+
+@pytest.mark.parametrize("damage", [cut, overwritten, lambda content: b""])
+def test_a_damaged_shard_is_named_and_what_came_before_stays(tiny_data, tmp_path, damage):
+    folder = tmp_path / "records"
+    shutil.copytree(tiny_data.records, folder)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    last = folder / info["shards"][1]["file"]
+    last.write_bytes(damage(last.read_bytes()))
+    info["shards"][1]["bytes"] = last.stat().st_size
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    index = read_index(load_info(folder))
+    assert last.name in index.problem and "prepare the data again" in index.problem and "\n" not in index.problem
+    assert len(index.find()) >= info["shards"][0]["records"]
+
+
+@pytest.mark.parametrize("source_id", [10**300, 2**63, "9" * 5000, "first"])
+def test_an_id_that_is_none_ends_the_reading_in_words(tmp_path, source_id):
+    import tensorflow as tf
+
+    from htc_tf.data import schema
+
+    path = tmp_path / "00000-of-00001.tfrecord"
+    image = schema.Image(b"", "png", 1, 1, "a.png", 5)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(schema.example(image, []))
+        writer.write(schema.example(image._replace(source_id=source_id), []))
+    shard = {"file": path.name, "records": 2, "bytes": path.stat().st_size, "sha256": ""}
+    info = {"version": 1, "categories": [], "stuff": {"present": False, "labels": 0}, "masks": False}
+    info |= {"images": 2, "objects": 0, "crowd": 0, "shards": [shard], "counters": {}, "options": {}, "inputs": {}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    index = read_index(load_info(tmp_path))
+    assert index.done and str(path) in index.problem and "damaged" in index.problem
+    assert len(index.problem) < 1000
+
+
+def test_a_length_without_end_is_damage():
+    from htc_tf.data.record_walk import Damaged, walk
+
+    record = b"\x0a" + b"\xff" * 100_000
+    with pytest.raises(Damaged):
+        list(walk(struct.pack("<Q", len(record)) + b"\0" * 4 + record + b"\0" * 4))

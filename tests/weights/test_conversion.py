@@ -1,0 +1,235 @@
+"""Conversion, from a checkpoint file to a run that restores, and that training starts from; and what it refuses."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import htc_tf.convert
+from htc_tf import config
+from htc_tf.data.coco_classes import THING_NAMES
+from htc_tf.errors import UserError
+from htc_tf.inference.detector import restore
+from htc_tf.run import Run
+from htc_tf.training.trainer import train
+from htc_tf.weights import conversion, mmdet_arrays, paddle_arrays
+
+TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
+# The demo's network has norms that mmdetection's has not.
+PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
+SMALL = [*PLAIN, "NUM_STAGES=2", "RPN.inference_proposals=1", "Postprocess.keep=1"]
+
+
+@pytest.fixture(scope="module")
+def arrays(tiny_model):
+    """Weights under mmdetection's names, all values different."""
+    _, model = tiny_model(*SMALL)
+    rng = np.random.default_rng(0)
+    return {
+        name: array if name.endswith("num_batches_tracked") else rng.random(array.shape, np.float32)
+        for name, array in mmdet_arrays(model).items()
+    }
+
+
+@pytest.fixture
+def convert(tiny_data, tmp_path, monkeypatch, capsys):
+    """convert("mmdet", FILE, flags ...) -> (the Run, what was printed on standard output, on standard error)"""
+
+    def call(source, path, *flags, annotations=tiny_data.annotations, params=SMALL):
+        flags = ["--source", source, "--weights", path, "--gin_file", TINY, "--output", tmp_path / "run", *flags]
+        flags += [part for param in params for part in ("--gin_param", param)]
+        flags += ["--annotations", annotations] if annotations else []
+        monkeypatch.setattr(sys, "argv", ["convert", *map(str, flags)])
+        capsys.readouterr()
+        htc_tf.convert.main()
+        return Run(tmp_path / "run"), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(convert, tmp_path, capsys):
+    """The lines on standard error of a conversion that ends with status 2 and writes nothing."""
+
+    def call(*arguments, **options):
+        with pytest.raises(SystemExit) as ended:
+            convert(*arguments, **options)
+        assert ended.value.code == 2 and not (tmp_path / "run").exists()
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.startswith("error: ") for line in lines] == [False] * (len(lines) - 1) + [True]
+        return lines
+
+    return call
+
+
+def restored(run):
+    experiment, _ = config.load([], [], run)
+    return restore(experiment, run).model
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_run_like_any_other(convert, write, arrays, tiny_data, tmp_path, capsys):
+    path = tmp_path / "x.pth"
+    write.pytorch_zip(path, {"state_dict": arrays, "meta": {"epoch": 12, "CLASSES": ("a", "b")}})
+    run, out, err = convert("mmdet", path)
+    model = restored(run)
+    assert_same(mmdet_arrays(model), arrays)
+    listed = json.loads(tiny_data.annotations.read_text())["categories"]
+    assert run.read_categories() == [{"id": row["id"], "name": row["name"]} for row in listed]
+    count = len(model.variables)
+    assert out == f"{run.folder}: {count} of {count} variables from {path}, 0 keep their initial values\n" and not err
+
+    # Training starts from the weights at step 0, but not from those of a larger network.
+    experiment, resolved = config.load([TINY], [*SMALL, "NUM_STAGES=1"])
+    with pytest.raises(UserError, match="it also has"):
+        train(experiment, resolved, tiny_data.records, None, run)
+    experiment, resolved = config.load([TINY], [*SMALL, "STEPS=0"])
+    train(experiment, resolved, tiny_data.records, None, run)
+    assert "starting from" in capsys.readouterr().out
+    assert_same(mmdet_arrays(restored(run)), arrays)
+
+    # No run is overwritten.
+    with pytest.raises(SystemExit):
+        convert("mmdet", path)
+    assert f"{run.folder} already holds a run" in capsys.readouterr().err
+
+
+def test_mmdetection_1_in_the_older_format(convert, write, arrays, tmp_path):
+    old = {name.removeprefix("roi_head."): array for name, array in arrays.items()}
+    for name, array in old.items():
+        if ".fc_cls." in name:
+            old[name] = np.roll(array, 1, axis=0)
+        if name.startswith("mask_head.") and ".conv_logits." in name:
+            old[name] = np.concatenate([np.ones_like(array[:1]), array])
+    old["mask_head.0.conv_res.conv.bias"] = np.zeros([16], "f4")
+    write.pytorch_legacy(tmp_path / "x.pth", {"state_dict": old})
+    run, _, err = convert("mmdet", tmp_path / "x.pth")
+    assert_same(mmdet_arrays(restored(run)), arrays)
+    assert "note: these are weights of mmdetection 1" in err
+
+
+def test_paddle(convert, write, tiny_model, tmp_path):
+    params = [*PLAIN, "RPN.inference_proposals=1", "Postprocess.keep=1"]
+    _, model = tiny_model(*params)
+    assert not conversion.has_paddle_stds(model)
+    named = {name: array + 1 for name, array in paddle_arrays(model).items()}
+    write.paddle_tuples(tmp_path / "x.pdparams", named)
+    run, _, err = convert("paddle", tmp_path / "x.pdparams", params=params)
+    assert_same(paddle_arrays(restored(run)), named)
+    assert "--gin_file gin/options/paddle.gin" in err
+
+
+def test_the_port_s_own_units_need_no_note(tiny_experiment):
+    own = tiny_experiment("stage3/Stage.target_stds = (0.0333333, 0.0333333, 0.0666667, 0.0666667)")
+    assert conversion.has_paddle_stds(own.build_model())
+    assert conversion.has_paddle_stds(tiny_experiment("NUM_STAGES=2").build_model())
+
+
+def test_torchvision_is_the_backbone(convert, write, arrays, tmp_path):
+    named = {name.removeprefix("backbone."): array for name, array in arrays.items() if name.startswith("backbone.")}
+    named |= {"fc.weight": np.zeros([1000, 64], "f4"), "fc.bias": np.zeros([1000], "f4")}
+    write.pytorch_legacy(tmp_path / "x.pth", named)
+    run, out, err = convert("torchvision", tmp_path / "x.pth")
+    found = mmdet_arrays(restored(run))
+    assert_same(
+        {name: a for name, a in found.items() if name.startswith("backbone.")},
+        {name: a for name, a in arrays.items() if name.startswith("backbone.")},
+    )
+    initial = found["roi_head.bbox_head.1.fc_cls.weight"]
+    assert 0.005 < initial.std() < 0.02 and "keep their initial values" in out and not err
+
+
+def test_another_number_of_classes(convert, refused, write, arrays, tmp_path):
+    """The common case: a model of COCO's classes is to learn others."""
+    write.pytorch_zip(tmp_path / "x.pth", arrays)
+    annotations = tmp_path / "mine.json"
+    annotations.write_text(json.dumps({"categories": [{"id": 7, "name": "b"}, {"id": 5, "name": "a"}]}))
+    options = {"annotations": annotations, "params": [*SMALL, "NUM_CLASSES=2"]}
+    *lines, error = refused("mmdet", tmp_path / "x.pth", **options)
+    expected = [
+        line
+        for s in (0, 1)
+        for line in (
+            f"another shape: roi_head.bbox_head.{s}.fc_cls.weight: [3, 16] here, [9, 16] there",
+            f"another shape: roi_head.bbox_head.{s}.fc_cls.bias: [3] here, [9] there",
+            f"another shape: roi_head.mask_head.{s}.conv_logits.weight: [2, 16, 1, 1] here, [8, 16, 1, 1] there",
+            f"another shape: roi_head.mask_head.{s}.conv_logits.bias: [2] here, [8] there",
+        )
+    ]
+    assert sorted(lines) == sorted(expected)
+    assert "in 8 names" in error and "--allow_partial" in error and str(tmp_path / "x.pth") in error
+    *lines, error = refused("mmdet", tmp_path / "x.pth", "--allow_partial", "fc_cls", **options)
+    assert "in 4 names" in error and sum(line.endswith("(allowed)") for line in lines) == 4
+
+    flags = ("--allow_partial", "fc_cls", "--allow_partial", r"mask_head\.\d\.conv_logits")
+    run, out, _ = convert("mmdet", tmp_path / "x.pth", *flags, **options)
+    assert run.read_categories() == [{"id": 5, "name": "a"}, {"id": 7, "name": "b"}]
+    assert "8 keep their initial values" in out
+    found = mmdet_arrays(restored(run))
+    for name, array in arrays.items():
+        if f"another shape: {name}:" in " ".join(expected):
+            assert found[name].shape != array.shape and found[name].std() < 1
+        else:
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_every_name_that_does_not_match_is_listed(refused, write, arrays, tmp_path):
+    changed = dict(arrays)
+    changed["neck.fpn_convs.0.conv.weigth"] = changed.pop("neck.fpn_convs.0.conv.weight")
+    changed["backbone.layer1.0.extra"] = np.zeros([], "f4")
+    write.pytorch_zip(tmp_path / "x.pth", changed)
+    *lines, error = refused("mmdet", tmp_path / "x.pth", "--allow_partial", "extra$")
+    assert lines == [
+        "missing in the file: neck.fpn_convs.0.conv.weight",
+        "not in the model: neck.fpn_convs.0.conv.weigth",
+        "not in the model: backbone.layer1.0.extra (allowed)",
+    ]
+    assert "in 2 names" in error
+
+
+def test_what_is_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "build_variables", None)
+    path = tmp_path / "x.pth"
+    assert "x.pth cannot be read" in refused("mmdet", path)[-1]
+    write.pytorch_zip(path, {"state_dict": arrays})
+    assert "--annotations is missing: NUM_CLASSES = 8" in refused("mmdet", path, annotations=None)[-1]
+    assert "add --gin_param NUM_CLASSES=8" in refused("mmdet", path, params=[*SMALL, "NUM_CLASSES=3"])[-1]
+    assert "is no COCO annotation file" in refused("mmdet", path, annotations=path)[-1]
+    assert "nowhere cannot be read" in refused("mmdet", path, annotations=tmp_path / "nowhere")[-1]
+    assert "no regular expression" in refused("mmdet", path, "--allow_partial", "*fc_cls*")[-1]
+    name = "neck.fpn_convs.0.conv.weight"
+    write.pytorch_zip(path, arrays | {name: arrays[name] * np.float32(np.nan)})
+    assert f"NaN or infinity in {name}" in refused("mmdet", path)[-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "writer"), [("mmdet", "pytorch_zip"), ("torchvision", "pytorch_legacy"), ("paddle", "paddle_arrays")]
+)
+def test_a_file_with_a_program_ends_with_status_2(refused, write, tmp_path, source, writer):
+    class Harmful:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    getattr(write, writer)(tmp_path / "x", {"a": np.zeros(3, "f4"), "b": Harmful()})
+    (line,) = refused(source, tmp_path / "x")
+    assert str(tmp_path / "x") in line and "system" in line
+    assert not (tmp_path / "marker").exists()
+
+
+def test_classes_of_coco():
+    categories = conversion.choose_categories(None, 80)
+    assert [row["id"] for row in categories] == sorted(THING_NAMES) and len(THING_NAMES) == 80
+    assert categories[0] == {"id": 1, "name": "person"} and categories[-1] == {"id": 90, "name": "toothbrush"}
+
+
+def test_classes_of_coco_are_those_of_its_annotations(coco_sample):
+    file = coco_sample / "annotations" / "instances_val2017.json"
+    assert conversion.choose_categories(None, 80) == conversion.choose_categories(file, 80)

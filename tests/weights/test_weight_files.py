@@ -1,0 +1,215 @@
+"""Checkpoint files: read to the bit, as data alone, and refused where they hold anything else or are damaged."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from htc_tf.errors import UserError
+from htc_tf.weights import pickles
+from htc_tf.weights.files import collect, read
+
+FORMATS = ["pytorch_zip", "pytorch_legacy", "paddle_arrays", "paddle_tuples"]
+PYTORCH, PADDLE = FORMATS[:2], FORMATS[2:]
+
+
+def load(path):
+    return collect({k: v for k, v in read(path).items() if k != "StructuredToParameterName@@"}, path)
+
+
+def refused(path, words):
+    with pytest.raises(UserError) as error:
+        load(path)
+    message = str(error.value)
+    assert str(path) in message and words in message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_arrays_come_back(write, tmp_path, kind):
+    named = {
+        "kernel": np.random.default_rng(0).standard_normal((3, 4, 2, 1)).astype("f4"),
+        "double": np.array([0.1, 1e-300]),
+        "half": np.array([[0.5, 65504]], "f2"),
+        "counter": np.array(2**40, "i8"),
+        "whole": np.array([[-3], [7]], "i4"),
+        "none": np.zeros([0, 3], "f4"),
+    }
+    if kind in PYTORCH:
+        named["short"] = np.array([1.0, -3.140625, 2.0**100], write.BFLOAT16)
+    getattr(write, kind)(tmp_path / "file", OrderedDict(named))
+    arrays = load(tmp_path / "file")
+    assert arrays.keys() == named.keys()
+    for name, array in arrays.items():
+        assert array.dtype == (np.int64 if name in {"counter", "whole"} else np.float32)
+        assert array.shape == named[name].shape and array.flags.c_contiguous and array.flags.owndata
+        np.testing.assert_array_equal(array, named[name].astype(array.dtype))
+
+
+@pytest.mark.parametrize("kind", PADDLE)
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_protocols_of_paddle(write, tmp_path, kind, protocol):
+    array = np.asfortranarray(np.arange(6, dtype="f4").reshape(2, 3))
+    getattr(write, kind)(tmp_path / "file", {"a": array, "b": array.astype(">f8")}, protocol)
+    arrays = load(tmp_path / "file")
+    np.testing.assert_array_equal(arrays["a"], array)
+    np.testing.assert_array_equal(arrays["b"], array)
+
+
+def test_numpy_2_has_moved_its_functions(write, tmp_path):
+    write.paddle_arrays(tmp_path / "file", {"a": np.arange(3.0)}, 2)
+    data = (tmp_path / "file").read_bytes()
+    assert b"cnumpy.core.multiarray\n" in data
+    (tmp_path / "file").write_bytes(data.replace(b"cnumpy.core.multiarray\n", b"cnumpy._core.multiarray\n"))
+    np.testing.assert_array_equal(load(tmp_path / "file")["a"], [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", PYTORCH)
+def test_tensors_are_views(write, tmp_path, kind):
+    flat = np.arange(24, dtype="f4")
+    named = {
+        "transposed": write.View(flat, 0, (6, 4), (1, 6)),
+        "every_other": write.View(flat, 1, (4, 3), (6, 2)),
+        "whole": write.View(flat, 0, (24,), (1,), parameter=True),
+        "number": write.View(flat, 23, (), ()),
+        "same": write.View(flat, 5, (3, 2), (0, 1)),
+    }
+    getattr(write, kind)(tmp_path / "file", named)
+    arrays, table = load(tmp_path / "file"), flat.reshape(4, 6)
+    np.testing.assert_array_equal(arrays["transposed"], table.T)
+    np.testing.assert_array_equal(arrays["every_other"], table[:, 1::2])
+    np.testing.assert_array_equal(arrays["whole"], flat)
+    assert arrays["number"] == 23
+    np.testing.assert_array_equal(arrays["same"], [[5, 6]] * 3)
+
+
+@pytest.mark.parametrize("kind", PYTORCH)
+@pytest.mark.parametrize(
+    "view",
+    [
+        (1, (24,), (1,)),
+        (0, (4, 6), (6, 2)),
+        (0, (4,), (8,)),
+        (25, (), ()),
+        (-1, (2,), (1,)),
+        (5, (3,), (-1,)),
+        (0, (-1, -4), (1, 1)),
+        (0, (2, 2), (1,)),
+        (0, (10**9, 10**9), (0, 0)),
+        (0, (2**62, 4), (1, 1)),
+        (0, (2.0,), (1,)),
+    ],
+)
+def test_tensors_outside_their_storage_are_refused(write, tmp_path, kind, view):
+    getattr(write, kind)(tmp_path / "file", {"bad": write.View(np.zeros(24, "f4"), *view)})
+    refused(tmp_path / "file", "bad")
+
+
+class Harmful:
+    """Unpickled by pickle itself, it runs a command."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_runs_nothing(write, tmp_path, kind, protocol):
+    path, marker = tmp_path / "file", tmp_path / "marker"
+    harmful = Harmful(os.system, f"touch {marker}")
+    weights = {"a": np.zeros(3, "f4")}
+    if kind in PYTORCH:
+        getattr(write, kind)(path, {"state_dict": weights, "meta": harmful})
+    else:
+        path.write_bytes(pickle.dumps({**weights, "meta": harmful}, protocol))
+    # The proof that it would: Python's own pickle runs the very same instruction.
+    pickle.loads(pickle.dumps(harmful, 2))
+    assert marker.exists()
+    marker.unlink()
+    refused(path, "system")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (b"cos\nsystem\n(S'touch marker'\ntR.", "os.system"),
+        (b"(S'touch marker'\nios\nsystem\n.", "os.system"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.", "builtins.eval"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.", "builtins.getattr"),
+        (b"\x80\x04\x8c\x05torch\x8c\x14_utils._rebuild.args\x93.", "torch._utils._rebuild.args"),
+        (b"cnumpy.core.multiarray\nfromfile\n.", "numpy.core.multiarray.fromfile"),
+        (b"ccollections\nOrderedDict\n)\x81.", "damaged"),
+        (b"c_codecs\nencode\n(S'61'\nS'hex'\ntR.", "damaged"),
+        (b"\x82\x01.", "damaged"),
+    ],
+)
+def test_programs_in_pickles(tmp_path, monkeypatch, program, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(program)
+    refused(path, words)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_pickle_may_call_it_cannot_change(tmp_path):
+    """The instruction BUILD sets attributes of whatever lies on the stack."""
+    path, before = tmp_path / "file", dict(pickles.GLOBALS)
+    for name in (b"torch._utils\n_rebuild_tensor_v2", b"collections\nOrderedDict", b"torch\nFloatStorage"):
+        path.write_bytes(b"c" + name + b"\n(N}S'function'\nI1\nstb.")
+        refused(path, "damaged")
+    assert before == pickles.GLOBALS and all(isinstance(value, str | pickles.Call) for value in before.values())
+
+
+def test_arrays_of_objects_are_refused(write, tmp_path):
+    write.paddle_arrays(tmp_path / "file", {"bad": np.array([{"a": 1}, None], object)})
+    refused(tmp_path / "file", "bad")
+    write.paddle_arrays(tmp_path / "file", {"bad": np.array(["text"])})
+    refused(tmp_path / "file", "bad")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cut_files_are_refused(write, tmp_path, kind):
+    path = tmp_path / "file"
+    getattr(write, kind)(path, {"a": np.arange(300, dtype="f4"), "b": np.arange(4, dtype="f8")})
+    data = path.read_bytes()
+    for end in [*range(0, len(data) - 1, max(1, len(data) // 40)), len(data) - 1]:
+        path.write_bytes(data[:end])
+        refused(path, "damaged")
+
+
+def test_storages_of_another_size_are_refused(write, tmp_path):
+    path = tmp_path / "file"
+    write.pytorch_legacy(path, {"a": np.arange(300, dtype="f4")})
+    data = path.read_bytes()
+    path.write_bytes(data[: -4 * 300 - 8] + (299).to_bytes(8, "little") + data[-4 * 300 :])
+    refused(path, "storage 0")
+    write.pytorch_zip(path, {"a": np.arange(300, dtype="f4")})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "other", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name)[: 4 * 299 if "/data/" in name else None])
+    refused(tmp_path / "other", "1196 bytes")
+
+
+def test_other_files_are_refused(write, tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(UserError, match=r"file cannot be read: No such file"):
+        read(path)
+    with pytest.raises(UserError, match=r"cannot be read: Is a directory"):
+        read(tmp_path)
+    for content in (b"", b"text\n", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"):
+        path.write_bytes(content)
+        refused(path, "damaged, or no checkpoint")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("saved_model.pb", b"")
+    refused(path, "damaged, or no checkpoint")
+    write.pytorch_zip(path, {"a": np.zeros(3, "f4")}, byteorder="big")
+    refused(path, "large end")
+    write.paddle_arrays(path, {"a": 3})
+    refused(path, "a is no array but a int")

@@ -1,0 +1,198 @@
+"""The tables between others' names and our variables, on a small model; R50's names are in tests/reference."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.inference.detector import build_variables
+from htc_tf.models.backbones.resnet import ResNet
+from htc_tf.models.box_head import BoxHead
+from htc_tf.models.fpn import FPN
+from htc_tf.models.htc import HTC, Stage
+from htc_tf.models.mask_head import MaskHead
+from htc_tf.models.postprocess import Postprocess
+from htc_tf.models.roi_pooler import RoIPooler
+from htc_tf.models.rpn import RPN
+from htc_tf.models.semantic_head import SemanticHead
+from htc_tf.weights import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays
+from htc_tf.weights.names import Framework, Index
+
+REFERENCE = Path(__file__).resolve().parents[1] / "reference"
+# The demo's network has norms that mmdetection's has not.
+PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
+
+
+def make_model(depth=18, norm=None, **switches):
+    model = HTC(
+        backbone=ResNet(depth, width=4),
+        neck=FPN(16, norm=norm),
+        rpn=RPN(8, inference_proposals=4),
+        roi_align=RoIPooler(),
+        stages=[Stage(BoxHead(3, 16), MaskHead(3, 16, convolutions=2)) for _ in range(2)],
+        postprocess=Postprocess(keep=2),
+        semantic_head=SemanticHead(5, 16, convolutions=1),
+        num_stages=2,
+        **switches,
+    )
+    build_variables(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def numbered(shapes):
+    """Arrays in the shapes of others, all values different."""
+    arrays, count = {}, 0
+    for name, array in shapes.items():
+        if array.ndim:
+            arrays[name] = np.arange(count, count + array.size, dtype=np.float32).reshape(array.shape)
+            count += array.size
+    return arrays
+
+
+@pytest.fixture
+def arrays(model):
+    """Weights for the model, under mmdetection's names."""
+    return numbered(mmdet_arrays(model))
+
+
+def test_round_trip_covers_every_variable(model, arrays):
+    assert len(entries(model)) == len(model.variables)
+    assert load_mmdet(model, arrays) == Unmatched([], [], [])
+    back = mmdet_arrays(model)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+    assert {name.rsplit(".", 1)[-1] for name in back.keys() - arrays.keys()} == {"num_batches_tracked"}
+
+
+def test_round_trip_of_paddle(model):
+    arrays = numbered(paddle_arrays(model))
+    assert len(entries(model, Framework.PADDLE)) == len(arrays) == len(model.variables)
+    assert load_paddle(model, arrays) == Unmatched([], [], [])
+    back = paddle_arrays(model)
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
+def test_paddle_lays_matrices_the_other_way(model, arrays):
+    load_mmdet(model, arrays)
+    theirs = paddle_arrays(model)
+    for name, same in (
+        ("bbox_head.head.1.fc6.weight", "roi_head.bbox_head.1.shared_fcs.0.weight"),  # (channel, y, x) in both
+        ("bbox_head.head.1.fc7.weight", "roi_head.bbox_head.1.shared_fcs.1.weight"),
+        ("bbox_head.bbox_score_stage0.weight", "roi_head.bbox_head.0.fc_cls.weight"),
+        ("bbox_head.bbox_delta_stage0.weight", "roi_head.bbox_head.0.fc_reg.weight"),
+    ):
+        np.testing.assert_array_equal(theirs[name], arrays[same].T)
+    for name, same in (
+        ("backbone.res4.res4b.branch2a.conv.weight", "backbone.layer3.1.conv1.weight"),
+        ("backbone.res5.res5a.short.norm._variance", "backbone.layer4.0.downsample.1.running_var"),
+        ("rpn_head.rpn_rois_delta.weight", "rpn_head.rpn_reg.weight"),
+        ("bbox_head.mask_head.head.1.conv_res.conv.bias", "roi_head.mask_head.1.conv_res.conv.bias"),
+        ("bbox_head.mask_head.head.0.upsample.weight", "roi_head.mask_head.0.upsample.weight"),
+        ("fused_semantic_head.conv_embedding.weight", "roi_head.semantic_head.conv_embedding.conv.weight"),
+    ):
+        np.testing.assert_array_equal(theirs[name], arrays[same])
+
+
+@pytest.mark.parametrize("framework", Framework)
+def test_names_of_the_whole_network(tiny_model, framework):
+    """Every line of both state dicts, but for sizes: a narrow R50 has the same names."""
+    _, model = tiny_model("ResNet.depth=50", "MaskHead.convolutions=4", "SemanticHead.convolutions=4", *PLAIN)
+    ours = (mmdet_arrays, paddle_arrays)[framework](model).keys()
+    listing = REFERENCE / ("mmdet_state_dict.txt", "paddle_state_dict.txt")[framework]
+    assert ours == {line.split()[0] for line in listing.read_text().splitlines() if not line.startswith("#")}
+
+
+def test_placeholders():
+    assert [f"{Index(i, 3)} {Index(i, 3):1} {Index(i, 3):2} {Index(i, 3):a}" for i in range(3)] == [
+        "0 1 2 a",
+        "1 2 3 b",
+        "2 3 4 c",
+    ]
+    # Stages of up to ten blocks have letters: ResNet-50's, and the first ones of the deep networks.
+    assert f"{Index(9, 10):a}" == "j"
+    assert [f"{Index(i, 23):a}" for i in (0, 1, 22)] == ["a", "b1", "b22"]
+
+
+def test_layouts(model, arrays):
+    load_mmdet(model, arrays)
+    head = model.stages[1]
+    # Convolution: [out, in, y, x].
+    kernel = arrays["backbone.conv1.weight"]
+    np.testing.assert_array_equal(model.backbone.stem.convolution.kernel[5, 2, 1, 3], kernel[3, 1, 5, 2])
+    # Deconvolution: [in, out, y, x]; Keras has [y, x, out, in].
+    kernel = arrays["roi_head.mask_head.1.upsample.weight"]
+    np.testing.assert_array_equal(head.mask_head.upsample.kernel[1, 0, 6, 3], kernel[3, 6, 1, 0])
+    # The first linear layer reads (channel, y, x) there and (y, x, channel) here.
+    kernel = arrays["roi_head.bbox_head.1.shared_fcs.0.weight"]
+    channel, y, x = 5, 3, 6
+    ours = head.box_head.hidden[0].kernel[(y * 7 + x) * 16 + channel]
+    np.testing.assert_array_equal(ours, kernel[:, (channel * 7 + y) * 7 + x])
+    # dx, dy, dw, dh there; dy, dx, dh, dw here; in the RPN for each of three anchors.
+    kernel, bias = (arrays[f"roi_head.bbox_head.1.fc_reg.{leaf}"] for leaf in ("weight", "bias"))
+    np.testing.assert_array_equal(head.box_head.regressor.kernel, kernel[[1, 0, 3, 2]].T)
+    np.testing.assert_array_equal(head.box_head.regressor.bias, bias[[1, 0, 3, 2]])
+    swap = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]
+    kernel, bias = (arrays[f"rpn_head.rpn_reg.{leaf}"] for leaf in ("weight", "bias"))
+    np.testing.assert_array_equal(model.rpn.deltas.convolution.kernel[0, 0], kernel[swap, :, 0, 0].T)
+    np.testing.assert_array_equal(model.rpn.deltas.convolution.bias, bias[swap])
+
+
+def test_mismatches_are_told_and_left_alone(model, arrays):
+    load_mmdet(model, arrays)
+    changed = {name: array + 1 for name, array in arrays.items()}
+    changed["neck.fpn_convs.0.conv.weigth"] = changed.pop("neck.fpn_convs.0.conv.weight")
+    changed["rpn_head.rpn_cls.bias"] = np.zeros([1], np.float32)
+    assert load_mmdet(model, changed) == Unmatched(
+        missing=["neck.fpn_convs.0.conv.weight"],
+        unexpected=["neck.fpn_convs.0.conv.weigth"],
+        misshapen=["rpn_head.rpn_cls.bias: [3] here, [1] there"],
+    )
+    back = mmdet_arrays(model)
+    for name in ("neck.fpn_convs.0.conv.weight", "rpn_head.rpn_cls.bias"):
+        np.testing.assert_array_equal(back[name], arrays[name])
+    np.testing.assert_array_equal(back["rpn_head.rpn_cls.weight"], changed["rpn_head.rpn_cls.weight"])
+
+
+def test_what_a_model_lacks_has_no_name():
+    names = mmdet_arrays(make_model(masks=False, semantic=False))
+    assert not [name for name in names if "mask_head" in name or "semantic_head" in name]
+    assert "roi_head.bbox_head.1.fc_cls.weight" in names
+
+
+def test_what_nothing_reads_is_not_unexpected(model, arrays):
+    arrays["roi_head.mask_head.0.conv_res.conv.weight"] = np.zeros([16, 16, 1, 1])  # mmdetection 1 has it
+    arrays["backbone.bn1.num_batches_tracked"] = np.zeros([], np.int64)
+    arrays["roi_head.mask_head.1.conv_res.conv.weigth"] = np.zeros([1])
+    assert load_mmdet(model, arrays).unexpected == ["roi_head.mask_head.1.conv_res.conv.weigth"]
+
+
+def test_bottlenecks():
+    names = mmdet_arrays(make_model(depth=50, masks=False, semantic=False))
+    assert names["backbone.layer3.5.conv3.weight"].shape == (64, 16, 1, 1)
+    assert names["backbone.layer1.0.downsample.0.weight"].shape == (16, 4, 1, 1)
+
+
+def test_variables_without_a_name_are_missing():
+    model = make_model(norm="group", masks=False, semantic=False)
+    missing, unexpected, misshapen = load_mmdet(model, mmdet_arrays(model))
+    assert len(missing) == 16 and not unexpected and not misshapen
+
+
+def test_a_model_without_variables_is_refused():
+    with pytest.raises(ValueError, match="no variables"):
+        entries(
+            HTC(ResNet(18), FPN(), RPN(), RoIPooler(), [Stage(BoxHead(1), MaskHead(1))], Postprocess(), num_stages=1)
+        )
+
+
+def test_float64_and_other_types_become_float32(model, arrays):
+    load_mmdet(model, {name: tf.constant(array).numpy().astype(np.float64) for name, array in arrays.items()})
+    assert mmdet_arrays(model)["neck.fpn_convs.0.conv.weight"].dtype == np.float32
