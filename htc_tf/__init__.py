@@ -6,8 +6,8 @@
     detections = model("photo.jpg")
     detections.draw("out.jpg")
 
-Importing the package alone loads no TensorFlow: the commands must answer `--help` at once, and a
-Beam worker needs only `htc_tf.data.schema`.
+`htc_tf.load` restores a trained model, `htc_tf.build` makes a new one. Importing the package alone loads no TensorFlow:
+commands answer `--help` at once, and a Beam worker needs only the record's schema.
 """
 
 import importlib
@@ -17,15 +17,15 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """`htc_tf.load` is `htc_tf.predict.load`, imported when it is first asked for."""
-    if name == "load":
-        return importlib.import_module("htc_tf.predict").load
+    """Imports `load` and `build` from `htc_tf.api` at their first use."""
+    if name in ("load", "build"):
+        return getattr(importlib.import_module("htc_tf.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-if getattr(sys, "argv", None) and sys.argv[0] == "-m":  # as long as `python -m htc_tf.COMMAND` looks for its module
+if getattr(sys, "argv", None) and sys.argv[0] == "-m":  # while `python -m htc_tf.COMMAND` looks for its module
     importlib.import_module("htc_tf.errors").start_command()
 
 
 def __dir__():
-    return [*globals(), "load"]
+    return [*globals(), "load", "build"]

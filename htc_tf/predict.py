@@ -3,15 +3,14 @@
 From Python the same is `htc_tf.load(RUN)(picture)`.
 """
 
-import os
 import sys
 from pathlib import Path
 
 from htc_tf import command_line, config
+from htc_tf.api import load
 from htc_tf.errors import UserError, command, printable
 from htc_tf.inference.inputs import find_inputs
 from htc_tf.inference.video import check_decoder
-from htc_tf.run import Run
 
 EPILOG = """
 DIR gets NAME.png for each picture (an MP4, or WebP for an animation, for each video) and predictions.json, a list of
@@ -19,49 +18,6 @@ COCO results with the file's name beside: all that was found, whatever --thresho
 on which the model fails, is named on standard error with the reason and left out. Exit status: 0, also where some files
 were left out; 2 where all were, or for a mistake in what was asked; 1 for anything else.
 """
-
-
-def load(source, gin_file=(), gin_param=(), trust_config=False):
-    """A trained model, ready for pictures.
-
-        model = htc_tf.load("RUN")
-        detections = model("photo.jpg")
-        detections.draw("out.jpg")
-
-    Args:
-        source: the --workdir of a training run (or what `htc_tf.convert` wrote), or the --output of `htc_tf.export`,
-            which needs no gin; a path.
-        gin_file, gin_param: more configuration, as the commands' flags of these names; only for a run.
-        trust_config: whether the run's config.gin may import modules, which runs their code. Without it the
-            configuration may name only htc_tf's parts, and those of modules that a `gin_file` imports.
-    Returns:
-        An `inference.predictor.Predictor`: called with a picture or a list of them it gives an
-        `inference.prediction.Prediction` for each.
-    Raises:
-        UserError: there is no model, or it does not fit its configuration.
-    """
-    run = Run(source)
-    if run.config.exists() or not is_export(run.folder):
-        categories = run.read_categories()
-        experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
-        from htc_tf.inference.detector import restore
-        from htc_tf.inference.predictor import Predictor
-
-        return Predictor(restore(experiment, run), categories)
-    if gin_file or gin_param:
-        raise UserError(
-            f"{source} is an exported model, whose configuration is fixed: it takes no gin files and no bindings"
-        )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
-    from htc_tf.inference.exported import ExportedDetector
-    from htc_tf.inference.predictor import Predictor
-
-    detector = ExportedDetector(source)
-    return Predictor(detector, detector.categories)
-
-
-def is_export(folder):
-    return any(path.is_file() for path in (folder / "saved_model.pb", *folder.glob("[0-9]*/saved_model.pb")))
 
 
 def parse():

@@ -1,4 +1,4 @@
-"""Imports run in one direction, so that every file can be read after those that it imports; and other rules of the tree.
+"""Imports run in one direction, so that every file can be read after those it imports; and other rules of the tree.
 
     errors, structures, ops <- models, data <- inference <- evaluation, weights <- training <- config <- commands
                         visualization <- inference <- explanation, serving, web
@@ -25,7 +25,7 @@ FILES = {
 }
 ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
-SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config"}
+SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -60,7 +60,8 @@ MAY_IMPORT |= {
     "command_line": {"errors"},
     "trust": {"errors"},
     "config": {"errors", "ranges", "run", "trust", "experiment", "models", "data", "training"},
-    "commands": {*MAY_IMPORT, "command_line", "config"} - {"root"},
+    "api": {"errors", "run", "config", "checkpoint", "models", "inference"},
+    "commands": {*MAY_IMPORT, "command_line", "config", "api"} - {"root"},
     "pipelines": {"errors", "command_line", "lock", "progress", "data", "visualization"},
 }
 SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}

@@ -1,0 +1,78 @@
+"""The Python interface: `load` restores a trained model, `build` makes a new one from gin files."""
+
+import os
+
+from htc_tf import config
+from htc_tf.errors import UserError
+from htc_tf.run import Run
+
+
+def load(source, gin_file=(), gin_param=(), trust_config=False):
+    """Loads a trained model that detects objects in images.
+
+        model = htc_tf.load("RUN")
+        detections = model("photo.jpg")
+        detections.draw("out.jpg")
+
+    Args:
+        source: Path of a training run (the --workdir of `htc_tf.train`, or the --output of `htc_tf.convert`), or of an
+            exported model (the --output of `htc_tf.export`), which needs no gin.
+        gin_file: Paths of gin files to apply after the run's configuration; for a run only.
+        gin_param: Gin bindings to apply after `gin_file`, such as "SEMANTIC=False"; for a run only.
+        trust_config: If True, the run's config.gin may import modules, which runs their code. If False, it may name
+            only the parts of htc_tf, and those of modules that a `gin_file` imports.
+    Returns:
+        An `inference.predictor.Predictor`. Called with an image or a list of images, it returns an
+        `inference.prediction.Prediction` for each.
+    Raises:
+        UserError: There is no model at `source`, or it does not fit its configuration.
+    """
+    run = Run(source)
+    if run.config.exists() or not is_export(run.folder):
+        categories = run.read_categories()
+        experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
+        from htc_tf.inference.detector import restore
+        from htc_tf.inference.predictor import Predictor
+
+        return Predictor(restore(experiment, run), categories)
+    if gin_file or gin_param:
+        raise UserError(f"{source} is an exported model, whose configuration is fixed: give no gin_file or gin_param")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it starts; 2 leaves warnings out
+    from htc_tf.inference.exported import ExportedDetector
+    from htc_tf.inference.predictor import Predictor
+
+    detector = ExportedDetector(source)
+    return Predictor(detector, detector.categories)
+
+
+def is_export(folder):
+    return any(path.is_file() for path in (folder / "saved_model.pb", *folder.glob("[0-9]*/saved_model.pb")))
+
+
+def build(*gin_files, weights=None, seed=0, **macros):
+    """Builds the network and its loss from gin files, with all variables created.
+
+        model, loss = htc_tf.build("gin/htc_r50_fpn_1x_coco.gin", NUM_CLASSES=20)
+        outputs = model(images, sizes)
+        detections = model.detect(outputs)
+
+    Args:
+        *gin_files: Paths of gin files; later files win.
+        weights: Path of a training run whose newest weights the model gets, or None to initialize it at random.
+        seed: Seed of the random initial values.
+        **macros: Values of gin macros, such as `NUM_CLASSES=20` or `PRECISION="bfloat16"`.
+    Returns:
+        (model, loss): a `models.htc.HTC` and the `models.htc_loss.HTCLoss` that it is trained with.
+    Raises:
+        UserError: A file or macro is unknown, a value is out of range, or the weights do not fit.
+    """
+    experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
+    from htc_tf.checkpoint import restore_weights
+    from htc_tf.inference.detector import build_variables
+
+    experiment.prepare_runtime(seed)
+    model = experiment.build_model()
+    build_variables(model)
+    if weights is not None and restore_weights(Run(weights), model) is None:
+        raise UserError(f"weights={str(weights)!r} holds no checkpoint: give the folder of a training run")
+    return model, experiment.objective

@@ -1,0 +1,47 @@
+"""`htc_tf.build`: a network and its loss from gin files, in Python."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import htc_tf
+from htc_tf.errors import UserError
+from htc_tf.structures import Detections
+
+TINY = "tests/tiny.gin"
+
+
+def test_build_makes_a_model_and_its_loss(tiny_run, eagerly):
+    model, loss = htc_tf.build(TINY, NUM_STAGES=2)
+    images, sizes = tf.zeros([1, 64, 64, 3], tf.uint8), tf.constant([[64.0, 64.0]])
+    outputs = model(images, sizes)
+    assert len(outputs.stages) == len(model.stages) == 2 and len(loss.stage_weights) >= 2
+    assert isinstance(model.detect(outputs), Detections)
+    assert model.trainable_variables
+    again, _ = htc_tf.build(TINY, NUM_STAGES=2)
+    for first, second in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_build_restores_the_weights_of_a_run(tiny_run, eagerly):
+    random, _ = htc_tf.build(TINY)
+    trained, _ = htc_tf.build(TINY, weights=tiny_run.folder)
+    assert any(not np.array_equal(a, b) for a, b in zip(random.variables, trained.variables, strict=True))
+    detector = htc_tf.load(tiny_run.folder).detector
+    for ours, theirs in zip(trained.variables, detector.model.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ([], {}, "no configuration"),
+        (["nowhere.gin"], {}, "nowhere.gin"),
+        ([TINY], {"NUM_CLASES": 3}, "NUM_CLASES"),
+        ([TINY], {"NUM_CLASSES": 0}, "NUM_CLASSES = 0"),
+        ([TINY], {"weights": "nowhere"}, "nowhere"),
+    ],
+)
+def test_build_refuses(files, options, message):
+    with pytest.raises(UserError, match=message):
+        htc_tf.build(*files, **options)
