@@ -6,6 +6,7 @@ Experiment. Every mistake becomes a UserError of one line, before any device wor
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import re
@@ -44,6 +45,14 @@ KNOBS = {
     "ACCUMULATE": whole(1),
     "STEPS_PER_LOOP": whole(1),
 }
+
+# The modules whose classes and functions a gin file may name.
+CONFIGURABLES = (
+    *("experiment", "data.augment", "data.input", "training.optim"),
+    *(f"models.{name}" for name in ("box_head", "fpn", "htc", "htc_loss", "losses", "mask_head", "postprocess")),
+    *(f"models.{name}" for name in ("roi_pooler", "rpn", "semantic_head", "test_time_augmentation")),
+    *(f"models.backbones.{name}" for name in ("keras_cv", "resnet", "swin")),
+)
 
 # Longest text of a configuration in a message; most names in one.
 LONGEST_TEXT = 200
@@ -149,12 +158,8 @@ def import_gin():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import gin
 
-    import htc_tf.data.augment
-    import htc_tf.data.input
-    import htc_tf.experiment
-    import htc_tf.models.backbones.keras_cv
-    import htc_tf.models.backbones.resnet
-    import htc_tf.models.backbones.swin  # noqa: F401
+    for name in CONFIGURABLES:
+        importlib.import_module(f"htc_tf.{name}")
 
     for root in ROOTS:
         gin.add_config_file_search_path(str(root))
