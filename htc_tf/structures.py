@@ -30,7 +30,7 @@ class GroundTruth(NamedTuple):
     classes: tf.Tensor  # [B, G] int32
     valid: tf.Tensor  # [B, G] bool
     masks: tf.Tensor  # [B, G, M, M] uint8, coverage of the cell, 0 ... 255
-    mask_frames: tf.Tensor  # [B, G, 4] float32, the box that the M x M cells span
+    crop_boxes: tf.Tensor  # [B, G, 4] float32, the box that the M x M cells span
     semantic: tf.Tensor  # [B, H / 8, W / 8] int32, the label at pixel [8 i, 8 j]
 
 

@@ -149,7 +149,7 @@ def draw_batch(experiment, model, work):
             "boxes": boxes,
             "classes": generator.integers(0, experiment.num_classes, work.objects).astype(np.int32),
             "masks": np.tile(ellipse, (work.objects, 1, 1)),
-            "mask_frames": boxes,
+            "crop_boxes": boxes,
             "semantic": np.kron(coarse, np.ones((64, 64), np.uint8))[: size[0], : size[1]],
             "image_id": np.int64(number),
             "original_size": np.int32(size),

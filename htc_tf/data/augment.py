@@ -41,7 +41,7 @@ def flip(sample, probability=0.5):
     """Mirrors left and right."""
     numbers, sample = draw(sample, 1)
     width = tf.shape(sample["image"])[1]
-    kept = {key: sample[key] for key in ("image", "semantic", "boxes", "masks", "mask_frames")}
+    kept = {key: sample[key] for key in ("image", "semantic", "boxes", "masks", "crop_boxes")}
 
     def mirror():
         return {
@@ -49,7 +49,7 @@ def flip(sample, probability=0.5):
             "semantic": tf.reverse(kept["semantic"], [1]),
             "boxes": box_ops.flip(kept["boxes"], width),
             "masks": tf.reverse(kept["masks"], [2]),
-            "mask_frames": box_ops.flip(kept["mask_frames"], width),
+            "crop_boxes": box_ops.flip(kept["crop_boxes"], width),
         }
 
     return {**sample, **tf.cond(numbers[0] < probability, mirror, lambda: kept)}

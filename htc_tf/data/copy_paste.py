@@ -37,18 +37,18 @@ def copy_paste(row, partner, seed, probability=0.5):
     mine, theirs = row.truth, partner.truth
     limit = mine.valid.shape[0]
     chosen = theirs.valid & (tf.random.stateless_uniform([limit], seed) < probability)
-    chosen &= tf.reduce_all(theirs.mask_frames[:, 2:] > theirs.mask_frames[:, :2], axis=1)
+    chosen &= tf.reduce_all(theirs.crop_boxes[:, 2:] > theirs.crop_boxes[:, :2], axis=1)
     chosen &= tf.cumsum(tf.cast(chosen, tf.int32)) <= limit - tf.reduce_sum(tf.cast(mine.valid, tf.int32))
     size = tf.minimum(row.sizes, partner.sizes)
-    boxes, seen = find_visible(theirs.boxes, theirs.masks, theirs.mask_frames, size)
+    boxes, seen = find_visible(theirs.boxes, theirs.masks, theirs.crop_boxes, size)
     chosen &= seen
 
-    arguments = [row.images, partner.images, size, chosen, theirs.masks, theirs.mask_frames, mine.masks]
+    arguments = [row.images, partner.images, size, chosen, theirs.masks, theirs.crop_boxes, mine.masks]
     types = [tf.uint8, tf.bool, tf.uint8, tf.bool]
-    images, pasted, masks, hidden = numpy_op(_compose, [*arguments, mine.mask_frames], types)
+    images, pasted, masks, hidden = numpy_op(_compose, [*arguments, mine.crop_boxes], types)
     pasted = tf.ensure_shape(pasted, row.images.shape[:2])
     masks, hidden = tf.ensure_shape(masks, mine.masks.shape), tf.ensure_shape(hidden, [limit])
-    visible, seen = find_visible(mine.boxes, masks, mine.mask_frames, row.sizes)
+    visible, seen = find_visible(mine.boxes, masks, mine.crop_boxes, row.sizes)
     left = mine._replace(
         boxes=tf.where(hidden[:, None], visible, mine.boxes), masks=masks, valid=mine.valid & (seen | ~hidden)
     )
@@ -60,7 +60,7 @@ def copy_paste(row, partner, seed, probability=0.5):
 
 def _merge(mine, theirs, limit):
     """The valid objects of two truths, which are at most `limit`, in their order and then padding."""
-    fields = ("boxes", "classes", "masks", "mask_frames")
+    fields = ("boxes", "classes", "masks", "crop_boxes")
     valid = tf.concat([mine.valid, theirs.valid], axis=0)
     order = tf.argsort(tf.cast(~valid, tf.int32), stable=True)[:limit]
     valid = tf.gather(valid, order)

@@ -33,7 +33,7 @@ def make_row(sample, shape, max_objects, semantic_stride):
         classes=pad(sample["classes"]),
         valid=tf.range(max_objects) < objects,
         masks=pad(sample["masks"]),
-        mask_frames=pad(sample["mask_frames"] * scale),
+        crop_boxes=pad(sample["crop_boxes"] * scale),
         semantic=_sample_labels(sample["semantic"], before, tf.cast(size, tf.int32), shape, semantic_stride),
     )
     return Batch(

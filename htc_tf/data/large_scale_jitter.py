@@ -44,7 +44,7 @@ def crop(sample, corner, size):
     limits = tf.cast(tf.concat([corner, corner + size], axis=0), tf.float32)
     whole = tf.reduce_all(sample["boxes"][:, :2] >= limits[:2], axis=1)
     whole &= tf.reduce_all(sample["boxes"][:, 2:] <= limits[2:], axis=1)
-    boxes, frames = sample["boxes"] - shift, sample["mask_frames"] - shift
+    boxes, frames = sample["boxes"] - shift, sample["crop_boxes"] - shift
     visible, seen = find_visible(boxes, sample["masks"], frames, size)
     boxes = tf.where(whole[:, None], boxes, visible)
     kept = tf.where(seen | whole)[:, 0]
@@ -55,5 +55,5 @@ def crop(sample, corner, size):
         "boxes": tf.gather(boxes, kept),
         "classes": tf.gather(sample["classes"], kept),
         "masks": tf.gather(sample["masks"], kept),
-        "mask_frames": tf.gather(frames, kept),
+        "crop_boxes": tf.gather(frames, kept),
     }

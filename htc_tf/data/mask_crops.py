@@ -1,6 +1,6 @@
 """A COCO mask as a small grid of cells around the object: what the network is trained against.
 
-Before it: the run lengths of a record. After it: `GroundTruth.masks` and `GroundTruth.mask_frames`. The cells do not change
+Before it: the run lengths of a record. After it: `GroundTruth.masks` and `GroundTruth.crop_boxes`. The cells do not change
 when the image is resized or flipped; only their frame does.
 """
 

@@ -10,7 +10,7 @@ Before it: `data.record_order`, which says whose turn it is. After it: `data.aug
 | boxes | [G, 4] float32 | [y1, x1, y2, x2] in pixels of `image` |
 | classes | [G] int32 | 0 ... K - 1 |
 | masks | [G, M, M] uint8 | coverage of the cell, 0 ... 255 |
-| mask_frames | [G, 4] float32 | the box that the cells span, in pixels of `image` |
+| crop_boxes | [G, 4] float32 | the box that the cells span, in pixels of `image` |
 | image_id | [] int64 | COCO's id |
 | original_size | [2] int32 | height, width |
 | min_side, max_side | a number, or [] | what to resize to; `data.input` sets them, an augmentation may change them |
@@ -76,7 +76,7 @@ class SampleReader:
             "boxes": tf.ensure_shape(tf.gather(record["boxes"], kept), [None, 4]),
             "classes": tf.ensure_shape(classes, [None]),
             "masks": tf.ensure_shape(masks, [None, self._mask_size, self._mask_size]),
-            "mask_frames": tf.ensure_shape(frames, [None, 4]),
+            "crop_boxes": tf.ensure_shape(frames, [None, 4]),
             "image_id": record["image_id"],
             "original_size": size,
         }

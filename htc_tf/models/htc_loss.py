@@ -132,7 +132,7 @@ class HTCLoss:
 
     def mask(self, rois, logits, truth):
         side = logits.shape[2]
-        targets = mask_targets(truth.masks, truth.mask_frames, rois.boxes, rois.matches, side)
+        targets = mask_targets(truth.masks, truth.crop_boxes, rois.boxes, rois.matches, side)
         logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))
         return Loss(total_where(self.mask_loss(logits, targets), rois.valid), count_where(rois.valid), 1.0)
 

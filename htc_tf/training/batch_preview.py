@@ -32,7 +32,7 @@ def draw_training_images(settings, info, seed, count):
 def draw_row(row, class_names):
     """One row of a Batch, with its padding, as a picture [H, W, 3] uint8."""
     image, valid = row.images.numpy(), row.truth.valid.numpy()
-    fields = ("boxes", "classes", "masks", "mask_frames")
+    fields = ("boxes", "classes", "masks", "crop_boxes")
     boxes, classes, masks, frames = (getattr(row.truth, field).numpy()[valid] for field in fields)
     pixels = paste(tf.constant(masks / np.float32(255)), tf.constant(frames), *image.shape[:2]).numpy()
     height, width = row.sizes.numpy().astype(int)

@@ -83,7 +83,7 @@ class Augmenter:
     def annotate(self, truth, height, width):
         valid = truth.valid.numpy()
         boxes, classes, masks, frames = (
-            getattr(truth, field).numpy()[valid] for field in ("boxes", "classes", "masks", "mask_frames")
+            getattr(truth, field).numpy()[valid] for field in ("boxes", "classes", "masks", "crop_boxes")
         )
         if not np.isfinite(boxes).all():
             raise UserError("this record, or one whose objects are pasted into it, has a box that is not finite")

@@ -21,7 +21,7 @@ def sample():
         "boxes": tf.constant([[1.0, 1.0, 3.0, 3.0]]),
         "classes": tf.constant([4]),
         "masks": tf.constant(np.uint8([[[0, 0, 0, 0], [0, 200, 255, 0], [0, 210, 220, 0], [0, 0, 0, 0]]])),
-        "mask_frames": tf.constant([[0.0, 0.5, 4.0, 3.5]]),
+        "crop_boxes": tf.constant([[0.0, 0.5, 4.0, 3.5]]),
         "image_id": tf.constant(1, tf.int64),
         "original_size": tf.constant([3, 5]),
         "min_side": 100,
@@ -39,7 +39,7 @@ def test_flip(sample):
     np.testing.assert_array_equal(flipped["image"][1, :, 0], [0, 0, 40, 10, 0])
     np.testing.assert_array_equal(flipped["semantic"], np.where(flipped["image"][..., 0] > 0, 7, 255))
     np.testing.assert_array_equal(flipped["boxes"], [[1, 2, 3, 4]])
-    np.testing.assert_array_equal(flipped["mask_frames"], [[0, 1.5, 4, 4.5]])
+    np.testing.assert_array_equal(flipped["crop_boxes"], [[0, 1.5, 4, 4.5]])
     np.testing.assert_array_equal(flipped["masks"][0, 1], [0, 255, 200, 0])
     twice = augment.flip(flipped, probability=1.0)
     for key in set(sample) - {"seed"}:
@@ -47,7 +47,7 @@ def test_flip(sample):
 
 
 def test_flip_without_objects(sample):
-    sample |= {"boxes": tf.zeros([0, 4]), "mask_frames": tf.zeros([0, 4]), "masks": tf.zeros([0, 4, 4], tf.uint8)}
+    sample |= {"boxes": tf.zeros([0, 4]), "crop_boxes": tf.zeros([0, 4]), "masks": tf.zeros([0, 4, 4], tf.uint8)}
     flipped = augment.flip(sample, probability=1.0)
     assert flipped["boxes"].shape == (0, 4) and flipped["masks"].shape == (0, 4, 4)
 

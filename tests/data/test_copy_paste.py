@@ -26,7 +26,7 @@ def make_row(image_id, level, size, objects):
         classes=tf.range(OBJECTS) + 10 * image_id,
         valid=tf.range(OBJECTS) < len(objects),
         masks=tf.constant(masks),
-        mask_frames=tf.constant(frames),
+        crop_boxes=tf.constant(frames),
         semantic=tf.constant(labels[::4, ::4], tf.int32),
     )
     size = tf.constant(size)
@@ -86,9 +86,9 @@ def test_no_more_than_there_is_room_for(mine):
 
 def test_what_lies_beyond_the_image_or_has_no_mask_is_not_pasted(mine):
     theirs = make_row(2, 100, (16, 16), [(0, 14, 4, 16), (0, 0, 4, 4)])
-    frames = theirs.truth.mask_frames.numpy()
+    frames = theirs.truth.crop_boxes.numpy()
     frames[1] = 0
-    theirs = theirs._replace(truth=theirs.truth._replace(mask_frames=tf.constant(frames)))
+    theirs = theirs._replace(truth=theirs.truth._replace(crop_boxes=tf.constant(frames)))
     row = copy_paste(mine, theirs, SEED, probability=1.0)
     for one, other in zip(tf.nest.flatten(row), tf.nest.flatten(mine), strict=True):
         if one.dtype != tf.int32 or one.shape != (OBJECTS,):  # classes of padding are 0 now

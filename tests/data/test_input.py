@@ -126,7 +126,7 @@ def test_one_image(tmp_path):
     # 12 pixels and one and a half cells on each side: 12 / 13 of a pixel a cell, times the scale 2.
     margins = 2 * np.array([1.0, 1.5 * 12 / 13])
     frame = [10 - margins[0], 12 - margins[1], 20 + margins[0], 36 + margins[1]]
-    np.testing.assert_allclose(truth.mask_frames[0, 0], frame, rtol=1e-5)
+    np.testing.assert_allclose(truth.crop_boxes[0, 0], frame, rtol=1e-5)
     cell = (frame[2] - frame[0]) * (frame[3] - frame[1]) / 16**2
     assert truth.masks[0, 0].sum() / 255 * cell == pytest.approx(10 * 24, rel=0.02)
     semantic = np.full((8, 8), 255)

@@ -23,7 +23,7 @@ def make_sample():
         "boxes": tf.constant([[0.0, 1, 6, 3], [3, 5, 5, 7]]),
         "classes": tf.constant([1, 2]),
         "masks": tf.constant(masks),
-        "mask_frames": tf.constant([[-1.0, -2, 7, 6], [1, 3, 9, 11]]),  # cells of one pixel
+        "crop_boxes": tf.constant([[-1.0, -2, 7, 6], [1, 3, 9, 11]]),  # cells of one pixel
         "image_id": tf.constant(1, tf.int64),
         "original_size": tf.constant([6, 8]),
         "min_side": 12,
@@ -39,7 +39,7 @@ def test_crop():
     np.testing.assert_array_equal(cut["image"], sample["image"][2:4, 2:7])
     np.testing.assert_array_equal(cut["semantic"], [[1, 255, 255, 255, 255], [1, 255, 255, 2, 2]])
     np.testing.assert_array_equal(cut["boxes"], [[0, 0, 2, 1], [1, 3, 2, 5]])
-    np.testing.assert_array_equal(cut["mask_frames"], [[-3, -4, 5, 4], [-1, 1, 7, 9]])
+    np.testing.assert_array_equal(cut["crop_boxes"], [[-3, -4, 5, 4], [-1, 1, 7, 9]])
     np.testing.assert_array_equal(cut["masks"], sample["masks"])
     np.testing.assert_array_equal(cut["classes"], [1, 2])
 

@@ -107,7 +107,7 @@ def mmdet_truth(reference, mmdet_batch):
             classes=stack([arrays[f"gt_labels_{row}"] for row in range(count)], tf.int32)[0],
             valid=valid,
             masks=stack(bitmaps, tf.uint8)[0],
-            mask_frames=tf.zeros_like(boxes) + tf.constant([0, 0, height, width], tf.float32),
+            crop_boxes=tf.zeros_like(boxes) + tf.constant([0, 0, height, width], tf.float32),
             semantic=tf.constant(arrays["sem_padded"][:, ::8, ::8], tf.int32),
         )
         boxes, valid = stack([arrays[f"proposals_{row}"][:, SWAP] for row in range(count)], tf.float32)

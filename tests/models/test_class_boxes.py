@@ -25,7 +25,7 @@ TRUTH = GroundTruth(
     classes=tf.constant([[2, 1]]),
     valid=tf.constant([[True, True]]),
     masks=None,
-    mask_frames=None,
+    crop_boxes=None,
     semantic=None,
 )
 

@@ -28,7 +28,7 @@ TRUTH = GroundTruth(
     classes=tensor([1, 0], tf.int32),
     valid=tensor([True, False], tf.bool),
     masks=tf.fill([1, 2, 4, 4], tf.constant(255, tf.uint8)),
-    mask_frames=tensor([[-20, -20, 40, 40], [0, 0, 0, 0]]),
+    crop_boxes=tensor([[-20, -20, 40, 40], [0, 0, 0, 0]]),
     semantic=tensor([[0, 1], [255, 2]], tf.int32),
 )
 RPN = RPNOutput(

@@ -155,7 +155,7 @@ def test_the_objective_takes_them():
         classes=tf.constant([[1]]),
         valid=tf.constant([[True]]),
         masks=tf.fill([1, 1, 28, 28], tf.constant(255, tf.uint8)),
-        mask_frames=tf.constant([[[1.0, 0, 11, 10]]]),
+        crop_boxes=tf.constant([[[1.0, 0, 11, 10]]]),
         semantic=None,
     )
     rois = RoIs(
@@ -170,7 +170,7 @@ def test_the_objective_takes_them():
     stage = StageOutput(rois, STDS, logits, deltas, None, rois._replace(valid=rois.positive), masks)
     named = HTCLoss(class_loss=losses.FocalLoss(), box_loss=losses.GIoULoss(), mask_loss=losses.BoundaryLoss(0.25))
     named = named.stage(stage, truth)
-    target = mask_targets(truth.masks, truth.mask_frames, rois.boxes[:, :1], rois.matches[:, :1])[0, 0]
+    target = mask_targets(truth.masks, truth.crop_boxes, rois.boxes[:, :1], rois.matches[:, :1])[0, 0]
     assert 0 < float(tf.reduce_mean(target)) < 1
     totals = [
         math.log(3) * 4 / 9 + math.log(2) / 4,

@@ -121,7 +121,7 @@ def test_mask_targets(step, compare):
     truth, differ = step.truth, []
     for index, stage in enumerate(step.outputs.stages):
         rois = stage.mask_rois
-        targets = mask_targets(truth.masks, truth.mask_frames, rois.boxes, rois.matches).numpy()
+        targets = mask_targets(truth.masks, truth.crop_boxes, rois.boxes, rois.matches).numpy()
         for row in step.images:
             expected = np.unpackbits(step.expected[f"s{index}_mask_{row}_targets"], axis=-1)[..., :28]
             differ.append((targets[row][: len(expected)] != expected).ravel())

@@ -27,7 +27,7 @@ def row(request, reference):
         "boxes": tf.constant(boxes, tf.float32),
         "classes": tf.zeros([len(boxes)], tf.int32),
         "masks": tf.zeros([len(boxes), 4, 4], tf.uint8),
-        "mask_frames": tf.constant(boxes, tf.float32),
+        "crop_boxes": tf.constant(boxes, tf.float32),
         "semantic": tf.constant(arrays["sem"]),
         "original_size": tf.constant(image.shape[:2]),
         "image_id": tf.constant(1, tf.int64),

@@ -23,7 +23,7 @@ def test_golden_shares():
         classes=None,
         valid=tensor([True, True, False], tf.bool),
         masks=None,
-        mask_frames=None,
+        crop_boxes=None,
         semantic=None,
     )
     # The first object is half covered, the second only by a proposal that is padding.

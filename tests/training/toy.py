@@ -66,7 +66,7 @@ def make_batches(count=STEPS, side=8):
             classes=tf.zeros([BATCH, 1], tf.int32),
             valid=tf.constant(np.arange(BATCH)[:, np.newaxis] % 3 > 0),
             masks=tf.zeros([BATCH, 1, 4, 4], tf.uint8),
-            mask_frames=zeros,
+            crop_boxes=zeros,
             semantic=tf.zeros([BATCH, 1, 1], tf.int32),
         )
         images = tf.constant(draw.uniform(0, 255, [BATCH, side, side, 3]), tf.float32)
