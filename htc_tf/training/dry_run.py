@@ -110,7 +110,7 @@ def trace_detection(model, height, width):
 def run_mask_heads(model, rows, training):
     """The mask heads on so many RoIs: the walk calls them on a number of RoIs that no graph knows."""
     heads = [stage.mask_head for stage in model.stages] if model.masks else []
-    side, channels = model.roi_align.mask_size, model.neck.outputs["2"].convolution.filters
+    side, channels = model.roi_pooler.mask_size, model.neck.outputs["2"].convolution.filters
     features = tf.zeros([rows, side, side, channels])
     if not training:
         trunks = run_trunks(heads, features, model.mask_info_flow)

@@ -26,11 +26,11 @@ def flattened(layout):
     """A kernel that covers a RoI's whole features, kept as a matrix: their [out, c y x], our [y x c, out]."""
 
     def ours(a, model):
-        side = model.roi_align.box_size
+        side = model.roi_pooler.box_size
         return np.reshape(layout.ours(np.reshape(a, (len(a), -1, side, side)), model), (-1, len(a)))
 
     def theirs(a, model):
-        side, outputs = model.roi_align.box_size, a.shape[-1]
+        side, outputs = model.roi_pooler.box_size, a.shape[-1]
         return np.reshape(layout.theirs(np.reshape(a, (side, side, -1, outputs)), model), (outputs, -1))
 
     return Layout(ours, theirs)
