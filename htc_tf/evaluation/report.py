@@ -5,12 +5,11 @@ folder: report.md, precision_recall.png, errors.png, and a confusion matrix for 
 """
 
 import numpy as np
-from PIL import Image
 
 from htc_tf.evaluation.error_analysis import REASONS, count_confusions, pair_images, split_errors
 from htc_tf.evaluation.evaluator import FIGURES, IOUS, UNDEFINED
 from htc_tf.visualization import fonts
-from htc_tf.visualization.charts import draw_confusion, draw_curves, draw_error_split
+from htc_tf.visualization.charts import draw_confusion, draw_curves, draw_error_costs
 
 TITLES = {"bbox": "box", "segm": "mask"}
 CLASS_FIGURES = ("AP", "AP50", "AR100")
@@ -54,7 +53,7 @@ def write_report(evaluation, folder):
     folder.mkdir(parents=True, exist_ok=True)
     names = evaluation.case.names
     curves = {TITLES[kind]: mean_precision(table["precision"]) for kind, table in evaluation.tables.items()}
-    _save(draw_curves(curves, IOUS), folder / "precision_recall.png")
+    draw_curves(curves, IOUS).savefig(folder / "precision_recall.png")
     splits, shown = {}, {"errors": {}, "confusion": {}}
     for kind in evaluation.tables:
         pairs = pair_images(evaluation.case, kind)
@@ -65,8 +64,9 @@ def write_report(evaluation, folder):
         shown["confusion"][kind] = entry
         title = f"{TITLES[kind]}: objects by rows, detections from score {CONFUSION_SCORE} by columns"
         labels = fonts.class_names(names, evaluation.case.categories)
-        _save(draw_confusion(matrix, labels, title), folder / f"confusion_{TITLES[kind]}.png")
-    _save(draw_error_split(splits), folder / "errors.png")
+        draw_confusion(matrix, labels, title).savefig(folder / f"confusion_{TITLES[kind]}.png")
+    panels = {title: (split.ap50, split.counts, split.prices) for title, split in splits.items()}
+    draw_error_costs(panels).savefig(folder / "errors.png")
     (folder / "report.md").write_text(_report(evaluation.metrics, splits), encoding="utf-8")
     return shown
 
@@ -105,10 +105,6 @@ def _report(metrics, splits):
         *(f"![confusion matrix, {title}](confusion_{title}.png)\n" for title in splits),
     ]
     return "\n".join(lines)
-
-
-def _save(picture, path):
-    Image.fromarray(picture).save(path, optimize=True)
 
 
 def _figure(value):

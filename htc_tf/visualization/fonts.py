@@ -186,6 +186,12 @@ def _runs(text):
     return [(font, "".join(character for _, character in part)) for font, part in pairs]
 
 
+def path_of(text):
+    """Returns the path of one font for a whole text: DejaVu Sans, unless a font of the system alone has its letters."""
+    (path, _), *_ = _runs(clean(text)) or [(main_font(), "")]
+    return path
+
+
 @functools.cache
 def main_font():
     """Path of DejaVu Sans."""
