@@ -1,138 +1,235 @@
-"""python -m htc_tf.benchmark: what a part of the work costs on this machine: CPU seconds, wall time, memory."""
+"""python -m htc_tf.benchmark: CPU seconds, wall time and memory of inference, training, input and serving here."""
 
-import importlib
-import json
-from pathlib import Path
-from typing import NamedTuple
+import contextlib
+import itertools
+import tempfile
+import time
 
-from htc_tf import command_line, config
+import numpy as np
+
+from htc_tf import measurement
 from htc_tf.errors import UserError, command
+from htc_tf.measurement import Measurement, Mode, measure, peak_bytes, resident_bytes, summarize
+from htc_tf.progress import progress_bar
 
-PAPER, SHAPES = "gin/htc_r50_fpn_1x_coco.gin", "gin/htc_shapes.gin"
+PAPER = "gin/htc_r50_fpn_1x_coco.gin"
+SERVED_IMAGES = 16  # different images among the requests
+INPUT_IMAGES = 20  # images per measurement of the input pipeline, whose threads read ahead
+MAX_OBJECTS = 100
 
 
-class Mode(NamedTuple):
-    """What is measured, by a file of htc_tf/engine/benchmarks with a function `run`: Work -> Measurement."""
+def prepare_inference(flags):
+    """Builds the configured network with random weights and typical proposals.
 
-    about: str
-    height: int = 800  # pixels, where no flag says otherwise
-    width: int = 1333
-    batch: int = 2  # images a step, on all devices
-    gin: str | None = None  # the configuration where no flag says otherwise; None: the mode has none
-    objects: int = 8  # an image, where the mode draws its own
-    repeats: int = 30  # measurements
+    Returns:
+        (Experiment, Detector, images [H, W, 3] uint8)
+    """
+    from htc_tf.data.synthetic import draw_image
+    from htc_tf.experiment import Experiment
+    from htc_tf.inference.detector import Detector
+    from htc_tf.training.typical_load import propose_typical_boxes
+
+    experiment = Experiment()
+    experiment.prepare_runtime(seed=0)
+    model = experiment.build_model()
+    propose_typical_boxes(model.rpn, flags.height, flags.width)
+    model.build_variables()
+    images = [draw_image(flags.height, flags.width, seed) for seed in range(flags.batch)]
+    return experiment, Detector(model, experiment), images
+
+
+def measure_inference(flags, experiment, detector, images):
+    """Measures `htc_tf.predict`'s path from a decoded image to pasted masks; random weights fill every detection."""
+    found = []
+
+    def step():
+        found[:] = detector.detect_images(images)
+
+    took = measure(step, "image", flags.batch, flags.repeats, warmup=1)
+    detections = sum(len(result.boxes) for result in found) / flags.batch
+    compiled = "by XLA, as a whole" if experiment.xla else "as a graph"
+    return took._replace(details={"compiled": compiled, "detections per image": detections})
+
+
+def prepare_training(flags):
+    """Builds the configured network with random weights, typical proposals and positives, and a batch.
+
+    Returns:
+        (Experiment, tf.distribute.Strategy, model, `structures.Batch` of all devices)
+    Raises:
+        UserError: The objects exceed MAX_OBJECTS, the batch cannot be divided, or a device does not exist.
+    """
+    import tensorflow as tf
+
+    from htc_tf.cluster import Cluster, check_batch, make_strategy
+    from htc_tf.data.synthetic import draw_batch
+    from htc_tf.experiment import Experiment
+    from htc_tf.training.start import check_determinism
+    from htc_tf.training.typical_load import OfferedPositives, propose_typical_boxes
+
+    experiment = Experiment()
+    if flags.objects > experiment.train_input.max_objects:
+        limit = experiment.train_input.max_objects
+        raise UserError(f"--objects {flags.objects} exceeds MAX_OBJECTS = {limit}: add --gin_param MAX_OBJECTS=...")
+    check_batch(experiment.batch_size, experiment.accumulate, flags.devices)
+    experiment.prepare_runtime(seed=0)
+    strategy = tf.distribute.get_strategy()
+    if flags.devices > 1:
+        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+        strategy = make_strategy([f"{kind}:{number}" for number in range(flags.devices)], Cluster())
+    with strategy.scope():
+        model = experiment.build_model()
+        propose_typical_boxes(model.rpn, flags.height, flags.width)
+        model.roi_sampler = OfferedPositives(model.roi_sampler, model.stages, flags.objects)
+        model.build_variables()
+    check_determinism(experiment, model)
+    labels = getattr(model.semantic_head, "num_labels", 1)
+    size = flags.height, flags.width
+    batch = draw_batch(experiment.train_input, *size, flags.batch, flags.objects, experiment.num_classes, labels)
+    return experiment, strategy, model, batch
+
+
+def measure_training(flags, experiment, strategy, model, batch):
+    """Measures a training step, forward, backward and update, on one batch again and again.
+
+    Raises:
+        FloatingPointError: A step was not finite.
+    """
+    import tensorflow as tf
+
+    from htc_tf.checkpoint import count_bytes
+    from htc_tf.training.step import make_train_step
+
+    with strategy.scope():
+        optimizer = experiment.optimizer.build()
+        optimizer.build(model.trainable_variables)
+        number = tf.Variable(0, dtype=tf.int64, trainable=False)
+    train_step = make_train_step(experiment, strategy, model, optimizer, number, seed=0)
+
+    def shard(tensor):
+        parts = tf.split(tensor, flags.devices)
+        return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+
+    if flags.devices > 1:
+        batch = tf.nest.map_structure(shard, batch)
+
+    def step():
+        # Reading a number waits until the devices have computed it.
+        if not bool(train_step(batch)["finite"]):
+            raise FloatingPointError("a step of the benchmark was not finite")
+
+    details = {
+        "compiled": "forward and backward by XLA" if experiment.xla else "as a graph",
+        "devices": flags.devices,
+        "positives per stage": str(model.roi_sampler.expected_positives(flags.batch)),
+        "trained parameters": sum(v.shape.num_elements() for v in model.trainable_variables),
+        "gradient bytes": count_bytes(model.trainable_variables),
+    }
+    return measure(step, "step", 1, flags.repeats, warmup=3 if flags.devices > 1 else 1, details=details)
+
+
+def measure_input(flags):
+    """Measures the input pipeline from records to batches: decode, flip, resize, masks and semantic map."""
+    from htc_tf.data.augment import flip
+    from htc_tf.data.datasets import load_info
+    from htc_tf.data.input import Input, named_errors
+    from htc_tf.data.synthetic import write_records
+
+    with contextlib.ExitStack() as stack:
+        folder = flags.records or stack.enter_context(tempfile.TemporaryDirectory())
+        if not flags.records:
+            write_records(folder, objects=flags.objects)
+        info = load_info(folder)
+        stack.enter_context(named_errors(folder))
+        sides = sorted((flags.height, flags.width))
+        batches = iter(Input(flags.batch, *sides, MAX_OBJECTS, augment=(flip,)).dataset(folder, seed=0))
+        steps = max(1, round(INPUT_IMAGES / flags.batch))
+
+        def step():
+            for _ in range(steps):
+                next(batches)
+
+        details = {
+            "records": flags.records or "synthetic",
+            "epochs": round(steps * flags.batch * flags.repeats / info.records, 1),
+            "objects per image": (info.objects - info.crowd) / info.records,
+            "semantic map": "yes" if info.stuff.present else "no",
+        }
+        return measure(step, "image", steps * flags.batch, flags.repeats, warmup=3, details=details)
+
+
+def load_images(flags):
+    """Returns encoded images: those of the first records, or synthetic ones of the flags' size."""
+    from htc_tf.data.datasets import load_info, read_shard
+    from htc_tf.data.schema import unpack
+    from htc_tf.data.synthetic import draw_record
+
+    if flags.records:
+        info = load_info(flags.records)
+        shards = zip(info.shard_paths, info.shards, strict=True)
+        records = itertools.chain.from_iterable(read_shard(path, shard.records) for path, shard in shards)
+    else:
+        generator, size = np.random.default_rng(0), (flags.height, flags.width)
+        records = (draw_record(generator, number + 1, size) for number in range(SERVED_IMAGES))
+    return [unpack(record).image.encoded for record in itertools.islice(records, SERVED_IMAGES)]
+
+
+def measure_serving(flags):
+    """Measures requests to a SavedModel in this process, without a network: encoded images in, all outputs out."""
+    from htc_tf.inference.exported import LocalClient
+
+    memory, began = {"before": resident_bytes()}, time.perf_counter()
+    model = LocalClient(flags.export)
+    details = {"export": flags.export, "loading, seconds": time.perf_counter() - began}
+    memory["loaded"] = resident_bytes()
+    images = load_images(flags)
+    details["kB per image"] = np.mean([len(image) for image in images]) / 1e3
+    seconds = {}
+    for size in flags.batch_sizes:
+        turn, taken = itertools.cycle(images), []
+        for _ in progress_bar(range(-1, flags.repeats), unit="request", desc=f"batch {size}"):
+            request = list(itertools.islice(turn, size))
+            cpu, wall = time.process_time(), time.perf_counter()
+            refused = {status.decode() for status in model.predict(request)["status"]} - {""}
+            taken.append((time.process_time() - cpu, time.perf_counter() - wall))
+            if refused:
+                raise UserError(f"the model refuses the images: {refused.pop()}")
+        (_, first), *taken = taken  # the first request of a batch size may compile
+        cpu, wall = np.array(taken).T
+        seconds[size] = [summarize(times / size) for times in (cpu, wall)]
+        p50, p90, p99 = (1e3 * np.percentile(wall, [50, 90, 99])).tolist()
+        details[f"batch {size}"] = {
+            **{"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "first_ms": 1e3 * first},
+            "images_per_second": size / float(wall.mean()),
+            "cpu_ms_per_image": 1e3 * float(np.median(cpu)) / size,
+        }
+    memory |= {"served": resident_bytes(), "peak": peak_bytes()}
+    return Measurement("image", *seconds[flags.batch_sizes[0]], memory, details)
+
+
+def run_inference(flags):
+    return measure_inference(flags, *prepare_inference(flags))
+
+
+def run_training(flags):
+    return measure_training(flags, *prepare_training(flags))
 
 
 MODES = {
-    "inference": Mode("a decoded image to its pasted masks", 800, 1344, 1, PAPER, repeats=5),
-    "train": Mode("a training step: forward, backward, update", 800, 1344, 1, PAPER, repeats=3),
-    "input": Mode("records to batches: decode, augment, resize, lay out", objects=7),
-    "masks": Mode("an image's masks pasted and encoded as run lengths", 480, 640, 100),
-    "roi_align": Mode("RoIs pooled from a pyramid, by each implementation", 800, 1344, 1),
-    "nms": Mode("candidates to proposals, and to detections, in graph mode and under XLA", 800, 1344, 2),
-    "postprocess": Mode("refined boxes and class logits to an image's detections", 800, 1344, 1),
-    "eval": Mode("an image's detections to COCO's figures, of --batch images together", 480, 640, 100),
-    "start": Mode("a cold process: its help, its first picture", 512, 512, 1, PAPER),
-    "machine": Mode("a product of two matrices; the rates that the other modes are held against"),
-    "scaling": Mode("a training step, by the number of devices", 192, 192, 4, SHAPES),
-    "serving": Mode("requests to an exported model, and the bytes of its answers", 480, 640, 1),
+    "inference": Mode("a decoded image to its pasted masks", run_inference, gin=PAPER, repeats=5),
+    "train": Mode("a training step on --devices", run_training, gin=PAPER, repeats=3),
+    "input": Mode("records to batches: decode, augment, resize, pad", measure_input, 800, 1333, 2, objects=7),
+    "serving": Mode("requests to an exported model", measure_serving, 480, 640),
 }
 
 
 def parse():
-    modes = (f"{name}: {m.about} ({m.height} x {m.width}, batch {m.batch})" for name, m in MODES.items())
-    parser = command_line.Parser(
-        prog="python -m htc_tf.benchmark", description=__doc__, epilog="modes: " + "; ".join(modes)
-    )
-    parser.add_argument("--mode", required=True, metavar="MODE", help=f"what to measure: {', '.join(MODES)}")
-    parser.add_argument("--height", type=command_line.positive, help="of the images (default: the mode's, below)")
-    parser.add_argument("--width", type=command_line.positive, help="of the images (default: the mode's)")
-    parser.add_argument("--batch", type=command_line.positive, help="images a step, on all devices (default: mode's)")
-    parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
-    parser.add_argument("--records", metavar="DIR", help="records to read (default: drawn ones, made for the purpose)")
-    parser.add_argument(
-        "--repeats", type=command_line.positive, help="measurements (default: 30; inference: 5; train: 3)"
-    )
-    parser.add_argument("--objects", type=command_line.positive, help="train, input: objects an image (default: 8; 7)")
-    parser.add_argument(
-        "--devices",
-        type=command_line.positive,
-        nargs="+",
-        default=[1, 2, 4],
-        metavar="N",
-        help="scaling: how many (default: 1 2 4)",
-    )
-    parser.add_argument("--export", metavar="EXPORT", help="serving: the --output of htc_tf.export")
-    parser.add_argument(
-        "--batch_sizes",
-        type=command_line.positive,
-        nargs="+",
-        metavar="N",
-        help="serving: pictures a request (default: --batch)",
-    )
-    parser.add_argument(
-        "--dump_hlo",
-        metavar="FILE",
-        help="inference, train: measure nothing, but write what XLA would compile, for another device to run",
-    )
-    config.add_flags(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go too")
-    flags = parser.parse_args()
-    if flags.mode in MODES:
-        for name in ("height", "width", "batch", "objects", "repeats"):
-            if getattr(flags, name) is None:
-                setattr(flags, name, getattr(MODES[flags.mode], name))
-        flags.batch_sizes = flags.batch_sizes or [flags.batch]
-    return flags
-
-
-def check(flags):
-    """Raises UserError for what argparse lets pass."""
-    if flags.mode not in MODES:
-        raise UserError(f"--mode {flags.mode} is unknown; there are {', '.join(MODES)}")
-    if flags.precision not in ("float32", "bfloat16"):
-        raise UserError(f"--precision {flags.precision} is unknown; give float32 or bfloat16")
-    if flags.mode == "serving" and not flags.export:
-        raise UserError("--mode serving wants --export, the folder that python -m htc_tf.export wrote")
-    if flags.dump_hlo and flags.mode not in ("inference", "train"):
-        raise UserError(f"--dump_hlo goes with --mode inference or train, not with {flags.mode}")
-
-
-def configure(flags):
-    """Parses the gin of a mode that has one, with the sizes that the flags say."""
-    low, high = sorted((flags.height, flags.width))
-    sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}"]
-    compiled = ["XLA=True"] if flags.dump_hlo else []
-    bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *compiled]
-    config.load(flags.gin_file or [MODES[flags.mode].gin], bindings)
+    return measurement.parse(measurement.make_parser("python -m htc_tf.benchmark", __doc__, MODES), MODES)
 
 
 @command
 def main():
-    flags = parse()
-    check(flags)
-    # TensorFlow starts as it does for training.
-    config.import_gin()
-    if MODES[flags.mode].gin:
-        configure(flags)
-    from htc_tf.benchmarks.measure import Work, format_table
-
-    work = Work(*(getattr(flags, name) for name in Work._fields))
-    module = importlib.import_module(f"htc_tf.benchmarks.{flags.mode}")
-    if flags.dump_hlo:
-        from htc_tf.benchmarks.hlo import dump
-
-        print(dump(module.program(work), flags.dump_hlo))
-        return
-    measurement = module.run(work)
-    if flags.json:
-        content = {"mode": flags.mode, "work": work._asdict(), **measurement._asdict()}
-        try:
-            flags.json.parent.mkdir(parents=True, exist_ok=True)
-            flags.json.write_text(json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--json {flags.json} cannot be written: {error.strerror or error}") from None
-    print(format_table(flags.mode, work, measurement))
+    measurement.run(parse(), MODES)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from htc_tf import command_line
 from htc_tf.errors import UserError
 
 COMMANDS = {
-    "htc_tf.benchmark": "--mode nms",
+    "htc_tf.benchmark": "--mode train",
     "htc_tf.browse": "--records x",
     "htc_tf.client": "--export x --input x",
     "htc_tf.explain": "--checkpoint x --input x --output x.png",

@@ -25,7 +25,7 @@ FILES = {
 }
 ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
-SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api"}
+SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -55,13 +55,13 @@ MAY_IMPORT = {
     "web": {"errors", "ops", "data", "visualization", "inference"},
 }
 MAY_IMPORT["training"] = {*MAY_IMPORT} - {"root", "explanation", "serving", "web"}
-MAY_IMPORT["benchmarks"] = {*MAY_IMPORT} - {"root", "explanation", "web"}
 MAY_IMPORT |= {
     "command_line": {"errors"},
     "trust": {"errors"},
     "config": {"errors", "ranges", "run", "trust", "experiment", "models", "data", "training"},
     "api": {"errors", "run", "config", "checkpoint", "models", "inference"},
-    "commands": {*MAY_IMPORT, "command_line", "config", "api"} - {"root"},
+    "measurement": {"errors", "progress", "command_line", "config"},
+    "commands": {*MAY_IMPORT, "command_line", "config", "api", "measurement"} - {"root"},
     "pipelines": {"errors", "command_line", "lock", "progress", "data", "visualization"},
 }
 SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-
-from htc_tf import benchmark
 from htc_tf.benchmarks.payload import grpc_bytes, rest_bytes
 from htc_tf.benchmarks.serving import Requests, weigh
-from htc_tf.serving.local_client import LocalModel
+
+from htc_tf import benchmark
+from htc_tf.inference.exported import LocalClient
 
 
 def test_the_command(call, toy_export, tmp_path):
@@ -43,7 +43,7 @@ def test_figures_of_requests():
 
 
 def test_the_parts_weigh_what_the_answer_weighs(toy_export, pictures):
-    answer = LocalModel(toy_export).predict([(pictures / "a.png").read_bytes()])
+    answer = LocalClient(toy_export).predict([(pictures / "a.png").read_bytes()])
     parts = weigh([answer])
     assert set(parts) == {"answer", "masks_28"}
     # Messages add up; of JSON the frame around the outputs counts twice.

@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from htc_tf.benchmarks.payload import rest_bytes
 from htc_tf.serving.messages import PREDICT, PredictRequest, PredictResponse, predict_response, read_arrays
+from tests.benchmarks.payload import rest_bytes
 
 NAMES = ("person", "traffic light", "Käse")
 OBJECTS = 3  # in each picture two of these are found, and one row is padding

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from htc_tf.benchmarks.payload import grpc_bytes, rest_bytes, write_float
 from htc_tf.errors import UserError
 from htc_tf.serving.messages import PredictRequest, PredictResponse, predict_request, read_arrays
 from htc_tf.serving.rest_client import read_values
+from tests.benchmarks.payload import grpc_bytes, rest_bytes, write_float
 
 # Written by tensorflow-serving-api 2.15.1, deterministically.
 REQUEST = bytes.fromhex(

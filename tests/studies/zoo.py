@@ -36,7 +36,7 @@ SMALL = (
         for name in ("IMAGE_MIN_SIDE", "IMAGE_MAX_SIDE", "train/Input.min_side", "train/Input.max_side")
     ),
     *("MAX_OBJECTS=8", "MASK_SIZE=28", "RPN.training_proposals=64", "RPN.anchor_scale=2.0", "AnchorSampler.limit=32"),
-    *("RoISampler.limit=16", "RoISampler.mask_limit=4", "RoIPooler.sampling_ratio=2", "RoIPooler.finest=14.0"),
+    *("RoISampler.limit=16", "RoISampler.mask_limit=4", "RoIPooler.sampling_ratio=2", "RoIPooler.canonical_scale=14.0"),
     # Random weights behind norms on stored statistics make large features, and so large gradients.
     *("BASE_LEARNING_RATE=2e-3", "StepSchedule.warmup_steps=2", "Experiment.clip_norm=10.0", "CHECKPOINT_EVERY=0"),
 )
@@ -119,13 +119,12 @@ def count(files):
     import tensorflow as tf
 
     from htc_tf import config
-    from htc_tf.inference.detector import build_variables
     from htc_tf.training.dry_run import flops, trace_detection
 
     experiment, _ = config.load(files, [])
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     parameters = sum(math.prod(variable.shape) for variable in model.variables)
     total = sum(number for _, number in flops(trace_detection(model, *SIZE)))
     del model
@@ -136,8 +135,9 @@ def count(files):
 
 def write_start(row, folder):
     """Writes a run of the row's initial weights: a training refuses to freeze what comes from no run and no file."""
+    from tests.benchmarks.start import write_run
+
     from htc_tf import config
-    from htc_tf.benchmarks.start import write_run
     from htc_tf.run import Run
 
     config.load(list(row.files), list(row.params))

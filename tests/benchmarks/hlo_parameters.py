@@ -1,7 +1,6 @@
-"""python -m htc_tf.benchmarks.hlo_parameters FILE.json OUT.npz: what a dumped program takes: p0, p1, ...
+"""python -m tests.benchmarks.hlo_parameters FILE.json OUT.npz: draws the parameters p0, p1, ... of a dumped program.
 
-Before it: `benchmark --dump_hlo FILE` wrote the program and FILE.json. After it: the program runs wherever there is a
-compiler for it. Needs NumPy alone: where the other device is, there may be no TensorFlow.
+`tests.benchmarks.hlo` writes FILE.json. Only NumPy is needed: the machine that runs the program may have no TensorFlow.
 """
 
 import json
@@ -12,7 +11,7 @@ import numpy as np
 
 
 def draw(number, parameter):
-    """The parameter of that number, as the JSON describes it -> its array, the same each time."""
+    """Returns the array of one parameter of FILE.json, the same in every call."""
     shape, dtype = parameter["shape"], parameter["dtype"]
     generator = np.random.default_rng(number)
     if "fill" in parameter:
@@ -26,7 +25,7 @@ def draw(number, parameter):
 
 
 def draw_all(path):
-    """-> a list of arrays."""
+    """Returns the arrays of all parameters of FILE.json, in order."""
     parameters = json.loads(Path(path).read_text())["parameters"]
     return [draw(number, parameter) for number, parameter in enumerate(parameters)]
 
@@ -34,3 +33,4 @@ def draw_all(path):
 if __name__ == "__main__":
     arrays = draw_all(sys.argv[1])
     np.savez(sys.argv[2], **{f"p{number}": array for number, array in enumerate(arrays)})
+    print(f"wrote {sys.argv[2]}: {len(arrays)} arrays, in the order of the program's parameters")

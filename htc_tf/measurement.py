@@ -1,0 +1,173 @@
+"""Measurements of the benchmark commands: their flags, the timing of repeated steps, the table and the JSON."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from htc_tf import command_line, config
+from htc_tf.errors import UserError
+from htc_tf.progress import progress_bar
+
+
+class Mode(NamedTuple):
+    """A benchmark and the defaults of its flags."""
+
+    about: str
+    run: Callable  # flags -> Measurement
+    height: int = 800  # pixels
+    width: int = 1344
+    batch: int = 1  # images per step, over all devices
+    gin: str | None = None  # the configuration; None if the mode needs none
+    objects: int = 8  # synthetic objects per image
+    repeats: int = 30  # measurements
+
+
+class Measurement(NamedTuple):
+    """A measurement; times are seconds per `unit`."""
+
+    unit: str
+    cpu_seconds: dict[str, float]  # median, mean, p10, p90, minimum
+    wall_seconds: dict[str, float]
+    memory_bytes: dict[str, int]  # after the first, the middle and the last measurement; the peak of the process
+    details: dict[str, Any]
+
+
+def make_parser(prog, description, modes):
+    """Returns the parser of a benchmark command."""
+    lines = (f"{name}: {m.about} ({m.height} x {m.width}, batch {m.batch})" for name, m in modes.items())
+    parser = command_line.Parser(prog=prog, description=description, epilog="modes: " + "; ".join(lines))
+    positive = command_line.positive
+    parser.add_argument("--mode", required=True, metavar="MODE", help=f"benchmark to run: {', '.join(modes)}")
+    parser.add_argument("--height", type=positive, help="image height (default: the mode's, below)")
+    parser.add_argument("--width", type=positive, help="image width (default: the mode's)")
+    parser.add_argument("--batch", type=positive, help="images per step, over all devices (default: the mode's)")
+    parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
+    parser.add_argument("--records", metavar="DIR", help="records to read (default: synthetic ones)")
+    defaults = {name: (m.repeats, m.objects) for name, m in modes.items()}
+    repeats, objects = (", ".join(f"{name} {pair[i]}" for name, pair in defaults.items()) for i in (0, 1))
+    parser.add_argument("--repeats", type=positive, help=f"measurements (default: {repeats})")
+    parser.add_argument("--objects", type=positive, help=f"synthetic objects per image (default: {objects})")
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="train: GPUs, or parts of the CPU")
+    parser.add_argument("--export", metavar="EXPORT", help="serving: the folder written by python -m htc_tf.export")
+    sizes = "serving: images per request (default: --batch)"
+    parser.add_argument("--batch_sizes", type=positive, nargs="+", metavar="N", help=sizes)
+    config.add_flags(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
+    return parser
+
+
+def parse(parser, modes):
+    """Parses the command line and fills in the mode's defaults.
+
+    Raises:
+        UserError: A flag is unknown or does not fit the mode.
+    """
+    flags = parser.parse_args()
+    if flags.mode not in modes:
+        raise UserError(f"--mode {flags.mode} is unknown; choose from {', '.join(modes)}")
+    if flags.precision not in ("float32", "bfloat16"):
+        raise UserError(f"--precision {flags.precision} is unknown; choose float32 or bfloat16")
+    if flags.mode in ("serving", "payload") and not flags.export:
+        raise UserError(f"--mode {flags.mode} requires --export, the folder written by python -m htc_tf.export")
+    for name in ("height", "width", "batch", "objects", "repeats"):
+        if getattr(flags, name) is None:
+            setattr(flags, name, getattr(modes[flags.mode], name))
+    flags.batch_sizes = flags.batch_sizes or [flags.batch]
+    return flags
+
+
+def configure(flags, mode, *bindings):
+    """Starts TensorFlow as training does and parses the gin of a Mode that has one, with the sizes of the flags."""
+    config.import_gin()
+    if mode.gin:
+        low, high = sorted((flags.height, flags.width))
+        sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}"]
+        bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *bindings]
+        config.load(flags.gin_file or [mode.gin], bindings)
+
+
+def run(flags, modes):
+    """Runs the benchmark that the parsed flags name, writes its JSON and prints its table."""
+    configure(flags, modes[flags.mode])
+    measurement = modes[flags.mode].run(flags)
+    if flags.json:
+        work = {name: value for name, value in vars(flags).items() if name != "json"}
+        content = {"mode": flags.mode, "work": work, **measurement._asdict()}
+        try:
+            flags.json.parent.mkdir(parents=True, exist_ok=True)
+            flags.json.write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {flags.json} cannot be written: {error.strerror or error}") from None
+    print(format_table(flags, measurement))
+    print(f"wrote {flags.json}" if flags.json else "add --json FILE to keep these figures")
+
+
+def measure(step, unit, units, repeats, warmup, details=None):
+    """Calls `step()`, which does `units` units of work, `warmup` times and then `repeats` times.
+
+    CPU seconds are the process's own, user and system, over all its threads: other programs on the machine disturb them
+    far less than the wall time.
+
+    Returns:
+        Measurement.
+    """
+    cpu, wall, memory = [], [], []
+    for number in progress_bar(range(-warmup, repeats), unit="step", desc="measure"):
+        cpu_before, wall_before = time.process_time(), time.perf_counter()
+        step()
+        if number >= 0:
+            cpu.append((time.process_time() - cpu_before) / units)
+            wall.append((time.perf_counter() - wall_before) / units)
+            memory.append(resident_bytes())
+    memory = {"first": memory[0], "middle": memory[repeats // 2], "last": memory[-1], "peak": peak_bytes()}
+    return Measurement(unit, summarize(cpu), summarize(wall), memory, details or {})
+
+
+def summarize(values):
+    """Returns {statistic: value} of a list of numbers."""
+    p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
+    return {"median": median, "mean": float(np.mean(values)), "p10": p10, "p90": p90, "minimum": float(min(values))}
+
+
+def resident_bytes():
+    """Returns the memory that this process holds now, or its peak where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return peak_bytes()
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def peak_bytes(who=resource.RUSAGE_SELF):
+    """Returns the most memory that this process, or the largest of its children, has held."""
+    peak = resource.getrusage(who).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+
+
+def format_table(flags, measurement):
+    """Returns the figures as text: a line per clock, memory, then a line per detail."""
+    titles = list(measurement.cpu_seconds)
+    margin = max(map(len, ("memory, MB", *measurement.details))) + 2
+    size = f"{flags.height} x {flags.width}, batch {flags.batch}, {flags.precision}"
+    lines = [f"{flags.mode}: {size}; ms per {measurement.unit}"]
+    lines.append(" " * margin + "".join(f"{title:>10}" for title in titles))
+    for name, seconds in (("CPU", measurement.cpu_seconds), ("wall", measurement.wall_seconds)):
+        lines.append(name.ljust(margin) + "".join(f"{1e3 * seconds[title]:>10.2f}" for title in titles))
+    memory = ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in measurement.memory_bytes.items())
+    lines.append("memory, MB".ljust(margin) + memory)
+    return "\n".join(lines + [f"{name.ljust(margin)}{describe(value)}" for name, value in measurement.details.items()])
+
+
+def describe(value):
+    """Returns a detail as text; a dictionary as its names and values."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {describe(part)}" for name, part in value.items())
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
