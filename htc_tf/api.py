@@ -68,11 +68,10 @@ def build(*gin_files, weights=None, seed=0, **macros):
     """
     experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
     from htc_tf.checkpoint import restore_weights
-    from htc_tf.inference.detector import build_variables
 
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     if weights is not None and restore_weights(Run(weights), model) is None:
         raise UserError(f"weights={str(weights)!r} holds no checkpoint: give the folder of a training run")
     return model, experiment.objective

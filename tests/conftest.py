@@ -105,13 +105,12 @@ def tiny_experiment():
 @pytest.fixture(scope="session")
 def tiny_model(tiny_experiment):
     """tiny_model("NUM_STAGES=1", ...) -> its Experiment and its model with variables, the same each time."""
-    from htc_tf.inference.detector import build_variables
 
     def build(*params):
         experiment = tiny_experiment(*params)
         experiment.prepare_runtime(seed=0)
         model = experiment.build_model()
-        build_variables(model)
+        model.build_variables()
         return experiment, model
 
     return build

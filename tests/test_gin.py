@@ -101,7 +101,7 @@ def test_the_papers_numbers():
     assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.nms_threshold == 0.7
     post = model.postprocess
     assert (post.score_threshold, post.nms_threshold, post.keep) == (0.001, 0.5, 100)
-    assert (model.roi_pooler.sampling_ratio, model.roi_pooler.finest) == (0, 56.0)
+    assert (model.roi_pooler.sampling_ratio, model.roi_pooler.canonical_scale) == (0, 56.0)
     assert (experiment.train_input.min_side, experiment.train_input.max_side) == (800, 1333)
     schedule = experiment.optimizer.schedule
     assert (experiment.optimizer.momentum, experiment.optimizer.decay, schedule.peak) == (0.9, 1e-4, 0.02)

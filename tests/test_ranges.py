@@ -42,7 +42,7 @@ OTHERS = {
     "LAMB": {"schedule", "groups"},
     "KerasCVBackbone": {"preset"},  # a name out of a table of a hundred
 }
-EVERYWHERE = {"self", "name", "norm", "sample", "row", "partner", "seed"}  # norm: checked by layers.make_norm
+EVERYWHERE = {"self", "name", "sample", "row", "partner", "seed"}
 NEEDED = {"batch_size": 1, "steps": 1, "base": 0.1, "num_classes": 2, "num_labels": 2, "min_side": 8, "max_side": 8}
 NEEDED |= {"max_objects": 1, "preset": "resnet50", "min_sides": [8], "lowest": 8, "highest": 8}
 NONSENSE = [

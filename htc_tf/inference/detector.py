@@ -6,8 +6,6 @@ Records are detected on all replicas of a strategy at once. Each takes whole bat
 and which images make a batch does not depend on how many replicas there are: so neither does any figure.
 """
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
@@ -16,26 +14,6 @@ from htc_tf.data.resize import choose_shape, fitted_size, pad_to, resize_to_fit
 from htc_tf.errors import UserError
 from htc_tf.inference.results import image_results
 from htc_tf.structures import Detections
-
-
-def build_variables(model, divisor=32):
-    """Runs the model once on nothing, so that all its variables exist before a checkpoint is restored.
-
-    All of the image is padding: nothing is found in it, and so nothing has masks to compute.
-    """
-    model.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
-
-
-def build_blank_variables(model):
-    """As `build_variables`, but all are zero: random numbers that a checkpoint is to replace would take seconds."""
-
-    def create(next_creator, initial_value=None, shape=None, dtype=None, **rest):
-        if callable(initial_value) and shape is not None:
-            initial_value = functools.partial(tf.zeros, shape, dtype)
-        return next_creator(initial_value=initial_value, shape=shape, dtype=dtype, **rest)
-
-    with tf.variable_creator_scope(create):
-        build_variables(model)
 
 
 def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
@@ -55,7 +33,7 @@ def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
     strategy = find_strategy()
     with strategy.scope():
         model = experiment.build_model()
-        build_blank_variables(model)
+        model.build_variables(blank=True)
         if restore_weights(run, model, averaged=experiment.ema_decay is not None) is None:
             raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another run")
     return Detector(model, experiment, strategy)

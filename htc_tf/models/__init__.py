@@ -1,1 +1,1 @@
-"""The network and what its outputs mean. Start at htc.py: it is the walk from image to detections."""
+"""The network, its targets and its losses. Start with `models.htc`."""

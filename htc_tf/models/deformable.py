@@ -1,7 +1,6 @@
-"""The layer of a deformable convolution: a small convolution foretells where, and how much, the taps read.
+"""Deformable convolution layer: a small convolution predicts the offsets, and in version 2 the weights, of the taps.
 
-`layers.Convolution` makes it where a stage of the backbone is deformable (`resnet`); the arithmetic is
-`ops.deformable`.
+`layers.Convolution` creates it in the deformable stages of a ResNet; `ops.deformable` has the arithmetic.
 """
 
 import tensorflow as tf
@@ -11,9 +10,9 @@ from htc_tf.ops.deformable import deformable_conv2d
 
 
 class DeformableConv2D(tf.keras.layers.Conv2D):
-    """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels], without bias, padded symmetrically.
+    """A deformable convolution without bias, padded symmetrically.
 
-    No tap moves at first: version 1 starts as the ordinary convolution, version 2 as half of it.
+    All offsets are zero initially: version 1 starts as the ordinary convolution, version 2 as half of it.
     """
 
     def __init__(
@@ -21,9 +20,10 @@ class DeformableConv2D(tf.keras.layers.Conv2D):
     ):
         """
         Args:
-            channels, kernel, stride, groups, initializer: as of an ordinary convolution.
-            version: 1: taps move (arXiv:1703.06211); 2: they are weighted as well (arXiv:1811.11168).
-            deform_groups: groups of input channels, each of which moves in its own way.
+            channels, kernel, stride, groups, initializer: As in `layers.Convolution`.
+            version: int, 1 for learned offsets (arXiv:1703.06211), 2 for learned weights of the taps as well
+                (arXiv:1811.11168).
+            deform_groups: int, groups of input channels that have offsets of their own.
         """
         if version not in (1, 2):
             raise UserError(f"deformable = {version!r} is unknown; choose 1, 2 (modulated) or None")
@@ -37,10 +37,12 @@ class DeformableConv2D(tf.keras.layers.Conv2D):
         )
 
     def call(self, x):
+        """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, C]."""
         margin = [self.margin, self.margin]
+        # [B, H', W', deform_groups * (version + 1) * kernel^2]
         offsets, mask = self.offsets(tf.pad(x, [[0, 0], margin, margin, [0, 0]])), None
         if self.version == 2:
-            # Two thirds are offsets and the last the mask, as mmcv has them.
+            # Two thirds of the channels are offsets and the last third is the mask, as in mmcv.
             *offsets, mask = tf.split(offsets, 3, axis=-1)
             offsets, mask = tf.concat(offsets, axis=-1), tf.sigmoid(mask)
         kernel = tf.convert_to_tensor(self.kernel)

@@ -1,25 +1,34 @@
-"""The neck: a feature pyramid (Lin et al., arXiv:1612.03144) between the backbone and all heads."""
+"""The neck: a feature pyramid network (Lin et al., arXiv:1612.03144)."""
 
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import Convolution
+from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
 
 
-def double(x):
-    """Nearest x2. Repeats, since XLA on CPU lacks the gradient of resize-nearest (TensorFlow 2.15)."""
+def upsample(x):
+    """Returns x [B, h, w, C] repeated to [B, 2 h, 2 w, C].
+
+    XLA on CPU lacks the gradient of nearest-neighbor resizing (TensorFlow 2.15), so cells are repeated instead.
+    """
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
 
 @gin.register
 @check_ranges(
     channels=CHANNELS,
+    norm=NORM,
 )
 class FPN(tf.keras.layers.Layer):
-    """{2: C2 ... 5: C5} -> {2: P2 ... 6: P6}, all with the same channels; P6 is every other pixel of P5."""
+    """Feature pyramid of four backbone levels, with P6 subsampled from P5 for the RPN."""
 
     def __init__(self, channels=256, norm=None, name="neck"):
+        """
+        Args:
+            channels: int, channels of every level.
+            norm: str, a kind of `layers.make_norm`, or None.
+        """
         super().__init__(name=name)
         levels = (2, 3, 4, 5)
         kind = {"norm": norm, "initializer": "glorot_uniform"}
@@ -27,9 +36,10 @@ class FPN(tf.keras.layers.Layer):
         self.outputs = {str(level): Convolution(channels, 3, name=f"output{level}", **kind) for level in levels}
 
     def call(self, features, training=None):
+        """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {2: C2, ..., 5: C5}."""
         merged = {level: self.laterals[str(level)](x, training=training) for level, x in features.items()}
-        for level in (4, 3, 2):
-            merged[level] += double(merged[level + 1])
+        for level in (4, 3, 2):  # the top-down pathway
+            merged[level] += upsample(merged[level + 1])
         pyramid = {level: self.outputs[str(level)](merged[level], training=training) for level in (2, 3, 4, 5)}
-        pyramid[6] = pyramid[5][:, ::2, ::2]
+        pyramid[6] = pyramid[5][:, ::2, ::2]  # max pooling with a kernel of 1 and a stride of 2
         return pyramid

@@ -1,16 +1,18 @@
-"""The network: images to outputs, outputs to detections. Read this file first.
+"""The Hybrid Task Cascade network (arXiv:1901.07518): images to outputs, outputs to detections. Read this file first.
 
-Hybrid Task Cascade, arXiv:1901.07518: stages refine boxes one after the other; each stage's mask branch works on the
-boxes that its box branch has just refined (interleaved), and receives the features of the mask branch before it (mask
-information flow); a semantic branch adds context to every RoI.
+Each stage's box head refines the boxes of the stage before. Its mask head works on the boxes just refined (interleaved
+execution) and receives the features of the previous stage's mask head (mask information flow). A semantic branch adds
+context to the features of every RoI.
 """
+
+import functools
 
 import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.fpn import FPN
-from htc_tf.models.mask_head import MaskHead, run_trunks
+from htc_tf.models.mask_head import MaskHead, mask_information_flow
 from htc_tf.models.semantic_head import SemanticHead
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
@@ -19,6 +21,7 @@ from htc_tf.ops.valid_rows import map_valid_rows
 from htc_tf.ranges import FLAG, Each, check_ranges, number, whole
 from htc_tf.structures import Outputs, RoIs, StageOutput
 
+# Mean and standard deviation of ImageNet's RGB values, the ones that torchvision's weights are trained with.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, most=255), 3)
@@ -30,14 +33,15 @@ MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, most=255), 3)
     target_stds=Each(number(above=0, most=1000), 4),
 )
 class Stage(tf.keras.layers.Layer):
-    """One stage of the cascade: its heads and its numbers."""
+    """One stage of the cascade: its heads, its IoU threshold and the units of its deltas."""
 
     def __init__(self, box_head, mask_head=None, iou_threshold=0.5, target_stds=(0.1, 0.1, 0.2, 0.2), name="stage"):
         """
         Args:
-            box_head, mask_head: a BoxHead; a MaskHead, or None for boxes only.
-            iou_threshold: a RoI is positive from here, negative below.
-            stds: units of the deltas (y, x, height, width).
+            box_head: BoxHead, or a layer with the same inputs and outputs.
+            mask_head: MaskHead, or None for boxes only.
+            iou_threshold: Smallest IoU with an object at which a RoI is positive; below it a RoI is negative.
+            target_stds: 4 floats, units of the deltas (y, x, height, width).
         """
         super().__init__(name=name)
         self.box_head, self.mask_head = box_head, mask_head
@@ -59,10 +63,10 @@ class Stage(tf.keras.layers.Layer):
     xla=FLAG,
 )
 class HTC(tf.keras.layers.Layer):
-    """images [B, H, W, 3] -> Outputs -> Detections; H and W are static multiples of 32.
+    """The detector: backbone, neck, RPN, semantic branch and the cascade of stages.
 
-    A layer and no keras.Model, which would make counters at once, and so start TensorFlow's devices before threads,
-    logical devices and workers are set.
+    It is a layer and not a keras.Model: a keras.Model creates counters in its constructor and so starts TensorFlow's
+    devices before threads, logical devices and workers are configured.
     """
 
     def __init__(
@@ -91,29 +95,31 @@ class HTC(tf.keras.layers.Layer):
     ):
         """
         Args:
-            backbone: images -> {2: C2 ... 5: C5}.
-            neck: -> {2: P2 ... 6: P6}.
-            rpn, roi_pooler, postprocess: RPN, RoIAlign, Postprocess.
-            stages: Stages, at least `num_stages`.
-            semantic_head: a SemanticHead, or None for none.
-            roi_sampler: a RoISampler; the paper's by default.
-            num_stages: how many of the stages there are: 1 is Mask R-CNN, 3 the paper's cascade.
-            masks: whether there are mask branches.
-            interleaved: whether a stage's masks are learnt on the boxes that the stage has refined, or, as in Cascade
-                Mask R-CNN, on those that it started from.
-            mask_info_flow: whether each mask head receives the features of the one before.
-            semantic: whether the semantic branch takes part.
-            average_masks: whether a detection's mask is the mean over the stages (the paper, section 4.1) or the last
-                stage's alone (mmdetection 3, https://github.com/open-mmlab/mmdetection/issues/10210).
-            drop_refined_truth: in training, whether the refined truth boxes end with their stage, since every sampling
-                adds the truth afresh (mmdetection), or go on as proposals (Paddle).
-            drop_empty: whether a box that was refined to nothing ends with its stage (Paddle), or goes on, its features
-                zero (mmdetection).
-            pixel_mean, pixel_std: of RGB, in 0 ... 255.
-            test_time: a MultiView, which `infer` then detects with, or None for a single pass.
-            xla: whether the model will be compiled by XLA.
+            backbone: Layer from normalized images to {2: C2, ..., 5: C5}.
+            neck: Layer from these to {2: P2, ..., 6: P6}.
+            rpn: RPN.
+            roi_pooler: RoIPooler.
+            stages: list of Stage, `num_stages` or more.
+            postprocess: Postprocess.
+            semantic_head: SemanticHead, or None for no semantic branch.
+            roi_sampler: RoISampler; None for the paper's.
+            num_stages: int, number of stages in use: 1 is Mask R-CNN, 3 the paper's cascade.
+            masks: If True, there are mask branches.
+            interleaved: If True, a stage's mask head is trained on the boxes that the stage has refined; if False, on
+                its input boxes, as in Cascade Mask R-CNN.
+            mask_info_flow: If True, each mask head receives the features of the previous one.
+            semantic: If True, the semantic branch takes part.
+            average_masks: If True, a detection's mask is the mean over the stages (paper, section 4.1); if False, the
+                last stage's alone (mmdetection 3, https://github.com/open-mmlab/mmdetection/issues/10210).
+            drop_refined_truth: If True, refined ground-truth boxes are dropped after their stage in training, because
+                every sampling appends the ground truth anew (mmdetection); if False, they stay proposals (Paddle).
+            drop_empty: If True, a box that was refined to zero area is dropped after its stage (Paddle); if False, it
+                stays and its features are zero (mmdetection).
+            pixel_mean, pixel_std: 3 floats each, mean and standard deviation of the RGB values, 0 ... 255.
+            test_time: TestTimeAugmentation that `infer` detects with, or None for a single pass.
+            xla: If True, the model will be compiled by XLA.
         """
-        super().__init__(name=name, autocast=False)  # pixels stay as they are under mixed precision
+        super().__init__(name=name, autocast=False)  # mixed precision must not round the pixels
         if not 1 <= num_stages <= len(stages):
             raise UserError(f"HTC.num_stages = {num_stages!r}, but HTC.stages has {len(stages)}; choose from 1 to that")
         if masks and any(stage.mask_head is None for stage in stages[:num_stages]):
@@ -129,13 +135,13 @@ class HTC(tf.keras.layers.Layer):
         self.test_time, self.xla = test_time, xla
 
     def _check_channels(self):
-        """The semantic embedding and the trunks that mask heads hand on are added to features of the neck."""
+        """Checks that what is added to the neck's features, the semantic embedding and mask features, fits them."""
         if not isinstance(self.neck, FPN):
             return
         channels = self.neck.outputs["2"].convolution.filters
         added = [] if self.semantic_head is None else [(self.semantic_head, "embed")]
         if self.masks and self.mask_info_flow:
-            added += [(stage.mask_head, "receive") for stage in self.stages[1:]]
+            added += [(stage.mask_head, "flow_conv") for stage in self.stages[1:]]
         for head, name in added:
             theirs = getattr(head, name).convolution.filters if isinstance(head, (MaskHead, SemanticHead)) else channels
             if theirs != channels:
@@ -143,86 +149,104 @@ class HTC(tf.keras.layers.Layer):
                 raise UserError(f"{kind}.channels = {theirs}, but FPN.channels = {channels}: give both the same")
 
     def call(self, images, sizes, truth=None, seed=None):
-        """The forward pass: pyramid, proposals, semantic branch, then stage after stage.
+        """The forward pass: pyramid, proposals, semantic branch, then one stage after the other.
 
         Args:
-            images: [B, H, W, 3] uint8 RGB (or float32 of the same range), padded at the bottom and the right.
-            sizes: [B, 2] float32, the height and width without padding.
-            truth: Truth, in training: RoIs are then sampled, and the stages' mask heads run on the positives.
-            seed: [2] int32, in training: decides all of the samplers' choices.
+            images: [B, H, W, 3] uint8 RGB (or float32 of the same range), padded at the bottom and the right; H and W
+                are static multiples of 32.
+            sizes: [B, 2] float32, height and width without padding.
+            truth: GroundTruth in training: RoIs are sampled, and mask heads run on the positives. None in inference.
+            seed: [2] int32, random seed of all samplers in training.
         Returns:
             Outputs.
         """
         training = truth is not None
-        pyramid = self.extract_pyramid(images, sizes, training)
+        pyramid = self.extract_pyramid(images, sizes, training)  # {level: [B, H / 2^level, W / 2^level, C]}
         rpn = self.rpn(pyramid, sizes, training)
-        # The RPN and the semantic branch run in turn, so that their temporary buffers are not in memory together.
+        # The semantic branch starts when the RPN is done: their temporary buffers are never in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
             semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
             features = self.roi_pooler.prepare(pyramid, None if semantic is None else semantic.embedding)
-        boxes, valid = rpn.proposals.boxes, rpn.proposals.valid
+        boxes, valid = rpn.proposals.boxes, rpn.proposals.valid  # [B, P, 4], [B, P]
         stages = []
         for index, stage in enumerate(self.stages):
-            rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)
+            rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)  # N of them an image
             output = self.box_branch(stage, features, rois, sizes, truth)
-            boxes, valid = output.boxes, self.valid_for_next_stage(output)
+            boxes, valid = output.boxes, self.valid_for_next_stage(output)  # [B, N, 4], [B, N]
             if training and self.masks:
                 output = self.mask_branch(index, features, output, valid, truth, seed)
             stages.append(output)
         return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic)
 
     def detect(self, outputs):
-        """Outputs of a pass without truth -> Detections: NMS, then the mask heads on what is left."""
+        """Returns the Detections of the Outputs of a pass without ground truth: NMS, then masks of the boxes kept."""
         detections = self.postprocess(outputs.stages, outputs.valid)
         if not self.masks:
             return detections
         return self.add_masks(detections, self.stage_masks(outputs.features, detections))
 
     def infer(self, images, sizes):
-        """images and sizes as of `call` -> Detections, of one pass or, with `test_time`, of several views."""
+        """Returns Detections of images and sizes as in `call`: of one pass or, with `test_time`, of several views."""
         if self.test_time is not None:
             return self.test_time(self, images, sizes)
         return self.detect(self(images, sizes))
 
+    def build_variables(self, blank=False, divisor=32):
+        """Creates all variables by a forward pass over an image that is all padding, in which nothing is found.
+
+        Args:
+            blank: If True, all variables are zero, for a checkpoint to replace: random initial values take seconds.
+            divisor: int, side of the image.
+        """
+
+        def create(next_creator, initial_value=None, shape=None, dtype=None, **options):
+            if blank and callable(initial_value) and shape is not None:
+                initial_value = functools.partial(tf.zeros, shape, dtype)
+            return next_creator(initial_value=initial_value, shape=shape, dtype=dtype, **options)
+
+        with tf.variable_creator_scope(create):
+            self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
+
     def extract_pyramid(self, images, sizes, training=False):
-        """images and sizes as of `call` -> {level: [B, H / 2^level, W / 2^level, C]}, P2 ... P6."""
+        """Returns {level: [B, H / 2^level, W / 2^level, C]}, P2 ... P6, of images and sizes as in `call`."""
         return self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
 
     def normalize(self, images, sizes):
-        """Mean and deviation of the pixels; the padding is zero afterwards, as the public weights have it."""
+        """Returns normalized images [B, H, W, 3] float32, zero in the padding, as the public weights expect it."""
         images = (tf.cast(images, tf.float32) - tf.constant(self.pixel_mean)) / tf.constant(self.pixel_std)
         height, width = images.shape[1:3]
-        rows = tf.range(height, dtype=tf.float32) < sizes[:, :1]
-        columns = tf.range(width, dtype=tf.float32) < sizes[:, 1:]
-        inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
+        rows = tf.range(height, dtype=tf.float32) < sizes[:, :1]  # [B, H]
+        columns = tf.range(width, dtype=tf.float32) < sizes[:, 1:]  # [B, W]
+        inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]  # [B, H, W]
         return tf.where(inside[..., tf.newaxis], images, 0.0)
 
     def sample_rois(self, boxes, valid, truth, stage, seed, branch):
-        """Without truth all boxes are RoIs; with it they are matched and sampled at the stage's threshold."""
+        """Returns the RoIs of a stage: all boxes in inference, in training a sample by the stage's IoU threshold."""
         if truth is None:
             return RoIs(boxes, valid)
-        seed = tf.random.experimental.stateless_fold_in(seed, branch)
+        seed = tf.random.experimental.stateless_fold_in(seed, branch)  # every branch has its own random numbers
         return self.roi_sampler(boxes, valid, truth, stage.iou_threshold, seed)
 
     def box_branch(self, stage, features, rois, sizes, truth=None):
-        """Classifies and refines the RoIs of a stage. No gradient flows into boxes."""
-        logits, deltas = stage.box_head(self.roi_pooler.pool_boxes(features, rois))
+        """Returns the StageOutput of a stage's box head on RoIs, without masks. No gradient flows into boxes."""
+        logits, deltas = stage.box_head(self.roi_pooler.pool_boxes(features, rois))  # [B * N, ...]
         count = rois.boxes.shape[1]
-        logits = tf.reshape(logits, [-1, count, logits.shape[-1]])
-        deltas = tf.reshape(deltas, [-1, count, *deltas.shape[1:]])
+        logits = tf.reshape(logits, [-1, count, logits.shape[-1]])  # [B, N, K + 1]
+        deltas = tf.reshape(deltas, [-1, count, *deltas.shape[1:]])  # [B, N, 4] or [B, N, K, 4]
         if deltas.shape.rank == 3:
             boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.target_stds, sizes)
             return StageOutput(rois, stage.target_stds, logits, deltas, boxes)
         class_boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes[:, :, tf.newaxis], stage.target_stds, sizes)
-        # A positive goes on as its object's class, anything else as the class that it looks most like (mmdetection).
-        classes = tf.argmax(logits[..., :-1], axis=-1, output_type=tf.int32)
+        # The next stage gets one box per RoI: a positive's by its object's class, any other's by the class with the
+        # largest logit (mmdetection).
+        classes = tf.argmax(logits[..., :-1], axis=-1, output_type=tf.int32)  # [B, N]
         if truth is not None:
             classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), classes)
-        boxes = tf.gather(class_boxes, classes, batch_dims=2)
+        boxes = tf.gather(class_boxes, classes, batch_dims=2)  # [B, N, 4]
         return StageOutput(rois, stage.target_stds, logits, deltas, boxes, class_boxes=class_boxes)
 
     def valid_for_next_stage(self, output):
-        """[B, N] bool: the boxes of a StageOutput that its mask branch and the next stage may use."""
+        """Returns [B, N] bool: the boxes of a StageOutput that its mask branch and the next stage may use."""
         valid = output.rois.valid
         if self.drop_refined_truth and output.rois.is_truth is not None:
             valid &= ~output.rois.is_truth
@@ -231,35 +255,41 @@ class HTC(tf.keras.layers.Layer):
         return valid
 
     def mask_branch(self, index, features, output, valid, truth, seed):
-        """Adds the mask logits of stage `index` on its positives: sampled anew among the boxes just refined, or not."""
+        """Returns the StageOutput of stage `index` with the mask logits of its positives.
+
+        Interleaved, the positives are sampled anew among the boxes just refined; else they are the box branch's.
+        """
         rois = output.rois
         if self.interleaved:
             rois = self.sample_rois(output.boxes, valid, truth, self.stages[index], seed, branch=2 * index + 1)
-        rois = self.roi_sampler.positives(rois)
+        rois = self.roi_sampler.positives(rois)  # M of them an image
+        # With information flow, the mask heads of all stages so far run on these RoIs, one after the other.
         first = 0 if self.mask_info_flow else index
         heads = [stage.mask_head for stage in self.stages[first : index + 1]]
 
         def predict(pooled):
-            return heads[-1](run_trunks(heads, pooled, self.mask_info_flow, training=True)[-1])
+            return heads[-1](mask_information_flow(heads, pooled, self.mask_info_flow, training=True)[-1])
 
-        pooled = self.roi_pooler.pool_masks(features, rois)
-        return output._replace(mask_rois=rois, mask_logits=map_valid_rows(predict, [pooled], rois.valid, self.xla))
+        pooled = self.roi_pooler.pool_masks(features, rois)  # [B * M, 14, 14, C]
+        logits = map_valid_rows(predict, [pooled], rois.valid, self.xla)  # [B, M, 28, 28, K]
+        return output._replace(mask_rois=rois, mask_logits=logits)
 
     def stage_masks(self, features, detections):
-        """[B, D, S, 28, 28]: the probability that each stage's mask head gives the detection's class."""
+        """Returns [B, D, stages, 28, 28] float32: each stage's mask probabilities, of the detection's class."""
         rois = RoIs(detections.boxes, detections.valid)
         heads = [stage.mask_head for stage in self.stages]
 
         def predict(pooled, classes):
-            trunks = run_trunks(heads, pooled, self.mask_info_flow)
-            masks = [select_class(head(trunk), classes) for head, trunk in zip(heads, trunks, strict=True)]
-            return tf.sigmoid(tf.stack(masks, axis=1))
+            outputs = mask_information_flow(heads, pooled, self.mask_info_flow)  # of each stage [R, 14, 14, C]
+            masks = [select_class(head(output), classes) for head, output in zip(heads, outputs, strict=True)]
+            return tf.sigmoid(tf.stack(masks, axis=1))  # [R, stages, 28, 28]
 
+        # R = B * D rows: pooled features [R, 14, 14, C] and classes [R].
         rows = [self.roi_pooler.pool_masks(features, rois), tf.reshape(detections.classes, [-1])]
-        with tf.name_scope(self.name):  # where variables belong that `call` has not created
+        with tf.name_scope(self.name):  # `call` does not create the mask heads' variables in inference
             return map_valid_rows(predict, rows, detections.valid, self.xla)
 
     def add_masks(self, detections, stage_masks):
-        """Detections with `stage_masks` and, in `masks`, their mean or the last stage's."""
-        masks = tf.unstack(stage_masks, axis=2)[0 if self.average_masks else -1 :]
+        """Returns Detections with `stage_masks` and, in `masks`, their mean over the stages or the last stage's."""
+        masks = tf.unstack(stage_masks, axis=2)[0 if self.average_masks else -1 :]  # each [B, D, 28, 28]
         return detections._replace(masks=tf.add_n(masks) / len(masks), stage_masks=stage_masks)

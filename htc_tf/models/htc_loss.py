@@ -1,7 +1,7 @@
-"""The objective: from the walk's outputs and the truth to named losses (paper, section 3.3).
+"""The HTC loss (paper, section 3.3): the named losses of the network's outputs, given the ground truth.
 
-A loss is kept as a sum and a count, so that the trainer can divide by the count of the whole global batch: then any
-number of replicas has one replica's losses and gradients.
+Each loss is a sum and a count, so that training can divide by the count of the global batch: losses and gradients then
+do not depend on the number of replicas.
 """
 
 from typing import NamedTuple
@@ -20,23 +20,25 @@ from htc_tf.structures import IGNORED_LABEL
 
 
 class Loss(NamedTuple):
-    """weight * total / max(count, 1), once the counts of all replicas are summed."""
+    """The terms of weight * total / max(count, 1), where total and count are summed over all replicas."""
 
-    total: tf.Tensor  # [] float32
-    count: tf.Tensor  # [] float32
+    total: tf.Tensor  # [] float32, sum over the elements that count
+    count: tf.Tensor  # [] float32, number of elements that the mean is over
     weight: float
 
 
 def total_where(values, mask):
-    """Sums the values where the mask holds; whatever stands elsewhere, NaN included, does not matter."""
+    """Returns the sum of the values where the mask is True; values elsewhere, NaN included, have no effect."""
     return tf.reduce_sum(tf.where(mask, values, 0.0))
 
 
 def count_where(mask):
+    """Returns the number of True elements, float32."""
     return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
 def check_loss(name, loss):
+    """Returns the loss. Raises UserError if it is a class or cannot be called."""
     if isinstance(loss, type) or not callable(loss):
         raise UserError(f"HTCLoss.{name} is no loss: {loss!r}; name one with its (), for example @GIoULoss()")
     return loss
@@ -51,7 +53,7 @@ def check_loss(name, loss):
     box_beta=number(0, 1000),
 )
 class HTCLoss:
-    """Outputs, Truth -> {name: Loss}: rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
+    """Computes the losses rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
 
     def __init__(
         self,
@@ -68,16 +70,18 @@ class HTCLoss:
     ):
         """
         Args:
-            anchor_sampler: an AnchorSampler; the paper's by default.
-            stage_weights: one weight a stage, on all its losses.
-            semantic_weight: of the semantic loss.
-            semantic_mean: "all" divides by all pixels, the ignored ones included (mmdetection 3); "valid" by the
-                labelled ones (mmdetection 1, Paddle).
-            rpn_beta, box_beta: where smooth L1 turns from square to linear, in units of the deltas; 0 for plain L1.
-            rpn_class_loss, class_loss: of objectness and of a stage's classes, (logits, labels) -> losses: cross
-                entropy, or for example a SigmoidFocal and a Focal (see models.criteria).
-            box_loss: of a stage's boxes, called as a SmoothL1 is; that of `box_beta` by default. For example a GIoU.
-            mask_loss: of masks, called as a Boundary is; the mean cross entropy by default.
+            anchor_sampler: AnchorSampler; None for the paper's.
+            stage_weights: floats, one weight for all losses of each stage.
+            semantic_weight: float, weight of the semantic loss.
+            semantic_mean: "all" divides by the number of all pixels, ignored ones included (mmdetection 3); "valid" by
+                that of labeled ones (mmdetection 1, Paddle).
+            rpn_beta, box_beta: float, error at which smooth L1 changes from quadratic to linear, in units of the
+                deltas; 0 is L1.
+            rpn_class_loss: Function of (logits, labels), loss of objectness; for example SigmoidFocalLoss.
+            class_loss: Function of (logits, labels), loss of a stage's classes; for example FocalLoss.
+            box_loss: Function with the arguments of SmoothL1Loss, loss of a stage's boxes; None for SmoothL1Loss with
+                `box_beta`.
+            mask_loss: Function of (logits, targets), loss of masks, for example BoundaryLoss; None for cross entropy.
         """
         self.anchor_sampler = anchor_sampler or AnchorSampler()
         self.stage_weights, self.semantic_weight = tuple(stage_weights), semantic_weight
@@ -89,6 +93,14 @@ class HTCLoss:
         self.mask_loss = check_loss("mask_loss", mask_loss or losses.mask_cross_entropy)
 
     def __call__(self, outputs, truth, sizes, seed):
+        """Returns {name: Loss}.
+
+        Args:
+            outputs: Outputs of a forward pass in training.
+            truth: GroundTruth.
+            sizes: [B, 2] float32.
+            seed: [2] int32, random seed of the anchor sampler.
+        """
         if len(outputs.stages) > len(self.stage_weights):
             count = len(outputs.stages)
             raise UserError(f"HTCLoss.stage_weights = {self.stage_weights}: give one for each of {count} stages")
@@ -101,10 +113,11 @@ class HTCLoss:
         return named
 
     def rpn(self, rpn, truth, sizes, seed):
+        """Returns {"rpn_class": Loss, "rpn_box": Loss}, both averaged over the sampled anchors."""
         targets = self.anchor_sampler(rpn.anchors, truth, sizes, seed)
         sampled = targets.positive | targets.negative
         objectness = self.rpn_class_loss(rpn.logits, tf.cast(targets.positive, tf.float32))
-        matched = tf.gather(truth.boxes, targets.matches, batch_dims=1)
+        matched = tf.gather(truth.boxes, targets.matches, batch_dims=1)  # [B, A, 4]
         distance = self.rpn_box_loss(rpn.deltas, rpn.anchors[tf.newaxis], UNIT, matched)
         count = count_where(sampled)
         return {
@@ -113,12 +126,13 @@ class HTCLoss:
         }
 
     def stage(self, stage, truth):
+        """Returns {"class": Loss, "box": Loss, "mask": Loss} of a StageOutput; no "mask" without mask logits."""
         rois = stage.rois
         background = stage.logits.shape[-1] - 1
-        classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), background)
-        matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)
+        classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), background)  # [B, N]
+        matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)  # [B, N, 4]
         deltas = stage.deltas
-        if deltas.shape.rank == 4:
+        if deltas.shape.rank == 4:  # [B, N, K, 4]: of each RoI those of its class, [B, N, 4]; background's do not count
             deltas = tf.gather(deltas, tf.minimum(classes, background - 1), batch_dims=2)
         distance = self.box_loss(deltas, rois.boxes, stage.target_stds, matched)
         count = count_where(rois.valid)
@@ -131,12 +145,14 @@ class HTCLoss:
         return named
 
     def mask(self, rois, logits, truth):
+        """Returns the Loss of mask logits [B, M, 28, 28, K], averaged over the RoIs."""
         side = logits.shape[2]
-        targets = mask_targets(truth.masks, truth.crop_boxes, rois.boxes, rois.matches, side)
-        logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))
+        targets = mask_targets(truth.masks, truth.crop_boxes, rois.boxes, rois.matches, side)  # [B, M, 28, 28]
+        logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))  # [B, M, 28, 28]
         return Loss(total_where(self.mask_loss(logits, targets), rois.valid), count_where(rois.valid), 1.0)
 
     def semantic(self, logits, labels):
+        """Returns the Loss of semantic logits [B, h, w, S] and labels [B, h, w] int32."""
         known = labels != IGNORED_LABEL
         cross_entropy = losses.softmax_cross_entropy(logits, tf.where(known, labels, 0))
         counted = known if self.semantic_mean == "valid" else tf.ones_like(known)

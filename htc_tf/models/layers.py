@@ -1,7 +1,7 @@
-"""The convolution that every part of the network is built from: symmetric padding, optional norm and ReLU.
+"""Convolution and normalization layers that the network is built from.
 
-TensorFlow's SAME pads unevenly when the stride is 2; the weights that the world has were trained with symmetric
-padding, so it is spelled out here, once.
+TensorFlow's SAME padding is asymmetric when the stride is 2. The public weights were trained with symmetric padding,
+which `Convolution` therefore does explicitly.
 """
 
 import tensorflow as tf
@@ -10,19 +10,22 @@ from htc_tf.errors import UserError
 from htc_tf.models.deformable import DeformableConv2D
 from htc_tf.ops.convolution import conv2d
 from htc_tf.ops.grouped_convolution import grouped_conv2d
+from htc_tf.ranges import check_range, choice
 
 BATCH_NORM_EPSILON = 1e-5
+# Values of the parameter `norm` of all parts.
+NORM = choice(None, "frozen_batch", "constant_batch", "batch", "sync_batch", "group", "layer")
 
 
 class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
-    """Batch norm on stored statistics, in training too; its scale and offset still learn (mmdetection's norm_eval)."""
+    """Batch norm on stored statistics in training too, with a trained scale and offset (mmdetection's norm_eval)."""
 
     def call(self, inputs, training=None):
         return super().call(inputs, training=False)
 
 
 class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
-    """Batch norm over the images of all replicas, in float32: Keras' own adds up bfloat16's squares in bfloat16."""
+    """Batch norm over the images of all replicas, in float32: Keras' own sums bfloat16 squares in bfloat16."""
 
     def __init__(self, momentum, epsilon, gamma_initializer, name=None):
         super().__init__(
@@ -40,7 +43,7 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
 
 
 def trained_batch_norms(model):
-    """The layers of a model whose moving mean and variance every forward pass in training changes."""
+    """Returns a model's batch norms whose moving mean and variance are updated by each forward pass in training."""
     norms = [layer for layer in model.submodules if isinstance(layer, tf.keras.layers.BatchNormalization)]
     return [norm for norm in norms if norm.trainable and not isinstance(norm, FrozenBatchNormalization)]
 
@@ -48,8 +51,8 @@ def trained_batch_norms(model):
 class GroupNormalization(tf.keras.layers.Layer):
     """Group norm (arXiv:1803.08494) over all axes but the first, in groups of channels; one group is layer norm.
 
-    Keras' own takes 200 operations for each layer in training where this takes a quarter, and runs as much longer: its
-    mean and variance are taken over a reshaped copy, these per channel first.
+    Keras' own computes mean and variance of a reshaped copy: 200 operations a layer in training. Here they are computed
+    per channel first, with a quarter of the operations and of the time.
     """
 
     def __init__(self, groups, epsilon=BATCH_NORM_EPSILON, gamma_initializer="ones", name=None):
@@ -58,35 +61,40 @@ class GroupNormalization(tf.keras.layers.Layer):
 
     def build(self, shape):
         if shape[-1] % self.groups:
-            raise UserError(f"norm = 'group' divides channels into {self.groups} groups, but a layer has {shape[-1]}")
+            layer = tf.get_current_name_scope() or self.name
+            raise UserError(f"norm = 'group' needs channels in multiples of {self.groups}, but {layer} has {shape[-1]}")
         self.gamma = self.add_weight("gamma", [shape[-1]], initializer=self.gamma_initializer)
         self.beta = self.add_weight("beta", [shape[-1]], initializer="zeros")
 
     def call(self, x):
+        """Returns x [B, ..., C], normalized, in its own dtype."""
         spatial = list(range(1, len(x.shape) - 1))
         channels = x.shape[-1]
         wide = tf.cast(x, tf.float32)
-        mean, variance = tf.nn.moments(wide, spatial) if spatial else (wide, tf.zeros_like(wide))
-        mean = tf.reshape(mean, [-1, self.groups, channels // self.groups])
+        mean, variance = tf.nn.moments(wide, spatial) if spatial else (wide, tf.zeros_like(wide))  # [B, C]
+        mean = tf.reshape(mean, [-1, self.groups, channels // self.groups])  # [B, groups, C / groups]
         variance = tf.reshape(variance, tf.shape(mean))
-        group_mean, spread = tf.nn.moments(mean, [2], keepdims=True)
+        # A group's variance is the mean of its channels' variances plus the variance of their means.
+        group_mean, spread = tf.nn.moments(mean, [2], keepdims=True)  # [B, groups, 1]
         group_variance = tf.reduce_mean(variance, 2, keepdims=True) + spread
-        gamma = tf.reshape(tf.cast(self.gamma, tf.float32), [self.groups, -1])
+        gamma = tf.reshape(tf.cast(self.gamma, tf.float32), [self.groups, -1])  # [groups, C / groups]
         beta = tf.reshape(tf.cast(self.beta, tf.float32), [self.groups, -1])
-        scale = gamma * tf.math.rsqrt(group_variance + self.epsilon)
-        shape = [-1, *[1] * len(spatial), channels]
+        scale = gamma * tf.math.rsqrt(group_variance + self.epsilon)  # [B, groups, C / groups]
+        shape = [-1, *[1] * len(spatial), channels]  # [B, 1, 1, C] for an image
         offset = tf.reshape(beta - scale * group_mean, shape)
         return x * tf.cast(tf.reshape(scale, shape), x.dtype) + tf.cast(offset, x.dtype)
 
 
 def make_norm(kind, groups=16, scale="ones"):
-    """A normalisation layer by name, or None for none.
+    """Returns a new normalization layer, or None.
 
-    "frozen_batch" has stored statistics and a scale and offset that learn (mmdetection), in "constant_batch" nothing
-    learns (Paddle); then there are "batch", "sync_batch", "group" and "layer".
-
-    scale: initialiser of its scale.
+    Args:
+        kind: str or None, one of `NORM`. "frozen_batch" has stored statistics and a trained scale and offset
+            (mmdetection); in "constant_batch" nothing is trained (Paddle).
+        groups: int, number of groups of "group".
+        scale: Initializer of the scale.
     """
+    check_range("norm", kind, NORM)
     if kind is None:
         return None
     common = {"epsilon": BATCH_NORM_EPSILON, "gamma_initializer": scale, "name": "norm"}
@@ -101,19 +109,14 @@ def make_norm(kind, groups=16, scale="ones"):
         return SynchronizedBatchNormalization(**batch)
     if kind == "group":
         return GroupNormalization(groups, **common)
-    if kind == "layer":
-        return GroupNormalization(1, **common)
-    raise UserError(
-        f"norm = {kind!r} is unknown; choose 'frozen_batch', 'constant_batch', 'batch', 'sync_batch', 'group', 'layer' "
-        "or None"
-    )
+    return GroupNormalization(1, **common)
 
 
 class DenseConv2D(tf.keras.layers.Conv2D):
-    """Keras' own; in training, where there are neighbours to learn from, with the gradient of `ops.convolution`.
+    """Keras' Conv2D; in training, kernels larger than 1x1 at stride 1 use the gradient of `ops.convolution`.
 
-    Keras hands `training` down from the layers around it. Without it the plain operation stays, which TensorFlow can
-    fuse with bias and ReLU: a gradient of one's own stands between them.
+    Keras passes `training` on from the layers around it. In inference the plain operation stays, because TensorFlow
+    cannot fuse bias and ReLU with an operation that has a custom gradient.
     """
 
     def call(self, x, training=None):
@@ -124,7 +127,10 @@ class DenseConv2D(tf.keras.layers.Conv2D):
 
 
 class GroupedConv2D(tf.keras.layers.Conv2D):
-    """Keras' own in a form that learns on a CPU too, without bias; its kernel is [k, k, C / groups, channels]."""
+    """Keras' Conv2D in groups of channels, without bias, with a gradient on CPUs too.
+
+    Its kernel is [k, k, C / groups, channels].
+    """
 
     def call(self, x):
         kernel = tf.convert_to_tensor(self.kernel)
@@ -132,7 +138,7 @@ class GroupedConv2D(tf.keras.layers.Conv2D):
 
 
 class Convolution(tf.keras.layers.Layer):
-    """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels]: convolution, norm, ReLU."""
+    """A convolution with symmetric padding, then optionally a norm and a ReLU."""
 
     def __init__(
         self,
@@ -150,17 +156,17 @@ class Convolution(tf.keras.layers.Layer):
     ):
         """
         Args:
-            channels: output channels.
-            kernel: side of the (odd) kernel.
-            stride: 1 or 2.
-            norm: a kind that `make_norm` knows, or None.
-            relu: whether a ReLU ends it.
-            bias: whether to add a bias; by default there is one where no norm follows.
-            initializer: of the kernel.
-            norm_scale: initialiser of the norm's scale.
-            groups: of channels, each of which is convolved by itself; such a convolution has no bias.
-            deformable: None, or the version, 1 or 2, of a deformable convolution (`DeformableConv2D`), which has no
-                bias either.
+            channels: int, output channels.
+            kernel: int, side of the kernel, odd.
+            stride: int, 1 or 2.
+            norm: str, a kind of `make_norm`, or None.
+            relu: If True, the output passes a ReLU.
+            bias: If True, a bias is added; None for one where no norm follows.
+            initializer: Initializer of the kernel.
+            norm_scale: Initializer of the norm's scale.
+            groups: int, groups of channels that are convolved separately; with several there is no bias.
+            deformable: int, version 1 or 2 of `DeformableConv2D`, which has no bias either; None for an ordinary
+                convolution.
         """
         super().__init__(name=name)
         self.margin = (kernel - 1) // 2 if stride > 1 and not deformable else 0
@@ -180,10 +186,11 @@ class Convolution(tf.keras.layers.Layer):
 
     @property
     def offsets(self):
-        """The convolution that moves the taps, None where none move."""
+        """The convolution that predicts a deformable convolution's offsets, else None."""
         return getattr(self.convolution, "offsets", None)
 
     def call(self, x, training=None):
+        """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, C]."""
         if self.margin:
             x = tf.pad(x, [[0, 0], [self.margin, self.margin], [self.margin, self.margin], [0, 0]])
         x = self.convolution(x)

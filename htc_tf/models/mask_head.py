@@ -1,9 +1,9 @@
-"""A stage's mask head, and what it receives from the stage before: the mask information flow (paper, section 3.1)."""
+"""The mask head, and the mask information flow between the mask heads of successive stages (paper, section 3.1)."""
 
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import Convolution
+from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges, whole
 
 
@@ -11,46 +11,62 @@ from htc_tf.ranges import CHANNELS, check_ranges, whole
 @check_ranges(
     num_classes=whole(1),
     channels=CHANNELS,
-    convolutions=whole(0, 100),
+    num_convs=whole(0, 100),
+    norm=NORM,
 )
 class MaskHead(tf.keras.layers.Layer):
-    """features [R, 14, 14, C] -> trunk [R, 14, 14, C] -> logits [R, 28, 28, K]."""
+    """A stage's mask head: `extract_features` convolves pooled RoIs, `call` upsamples the result to mask logits."""
 
-    def __init__(self, num_classes, channels=256, convolutions=4, norm=None, name="mask_head"):
+    def __init__(self, num_classes, channels=256, num_convs=4, norm=None, name="mask_head"):
+        """
+        Args:
+            num_classes: int, K.
+            channels: int, output channels of each convolution.
+            num_convs: int, number of 3x3 convolutions.
+            norm: str, a kind of `layers.make_norm`, or None.
+        """
         super().__init__(name=name)
-        self.convolutions = [
-            Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(convolutions)
-        ]
-        # Has variables only where something is carried in: in every stage but the first, if information flows.
-        self.receive = Convolution(channels, 1, relu=True, name="receive")
+        self.convs = [Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(num_convs)]
+        # Its variables exist only where features arrive: in every stage but the first, if information flows.
+        self.flow_conv = Convolution(channels, 1, relu=True, name="flow_conv")
         self.upsample = tf.keras.layers.Conv2DTranspose(
             channels, 2, 2, activation="relu", kernel_initializer="he_normal", name="upsample"
         )
         self.predict = Convolution(num_classes, 1, name="logits")
 
-    def trunk(self, features, carried=None, training=None):
-        """The features of this stage's masks. `carried`: the trunk of the stage before on the same RoIs, or None."""
-        x = features if carried is None else features + tf.cast(self.receive(carried), features.dtype)
-        for layer in self.convolutions:
-            x = layer(x, training=training)
+    def extract_features(self, pooled, previous_features=None, training=None):
+        """Returns this stage's mask features, [R, 14, 14, C].
+
+        Args:
+            pooled: [R, 14, 14, C], from `RoIPooler.pool_masks`.
+            previous_features: [R, 14, 14, C], the previous mask head's features of the same RoIs, or None.
+            training: bool.
+        """
+        x = pooled
+        if previous_features is not None:
+            x = pooled + tf.cast(self.flow_conv(previous_features), pooled.dtype)
+        for conv in self.convs:
+            x = conv(x, training=training)
         return x
 
-    def call(self, trunk):
-        return tf.cast(self.predict(self.upsample(trunk)), tf.float32)
+    def call(self, features):
+        """Returns mask logits [R, 28, 28, K] float32 of features [R, 14, 14, C]."""
+        return tf.cast(self.predict(self.upsample(features)), tf.float32)
 
 
-def run_trunks(heads, features, information_flow, training=None):
-    """The trunks of a row of mask heads on the same RoIs: each hands its own to the next, if information flows.
+def mask_information_flow(heads, pooled, enabled, training=None):
+    """Runs the mask heads of successive stages on the same RoIs; each passes its features to the next.
 
     Args:
-        heads: the mask heads of the first stages, in order.
-        features: [R, 14, 14, C].
-        information_flow: whether trunks are handed on; if not, each head stands alone.
+        heads: list of MaskHead, from the first stage on.
+        pooled: [R, 14, 14, C].
+        enabled: If False, nothing is passed on and each head sees the pooled features alone.
+        training: bool.
     Returns:
-        one trunk [R, 14, 14, C] a head.
+        The mask features of each head, a list of [R, 14, 14, C].
     """
-    trunks = []
+    features = []
     for head in heads:
-        carried = trunks[-1] if trunks and information_flow else None
-        trunks.append(head.trunk(features, carried, training=training))
-    return trunks
+        previous = features[-1] if features and enabled else None
+        features.append(head.extract_features(pooled, previous, training=training))
+    return features

@@ -1,7 +1,6 @@
-"""RoI features: what a head sees of a box, pooled from the pyramid and from the semantic branch.
+"""RoI features: RoIAlign over the levels of the pyramid plus RoIAlign of the semantic embedding.
 
-Comes after the neck and the semantic branch, before the box and mask heads. `prepare` runs once per image, `pool`
-for every stage and branch.
+`RoIPooler.prepare` runs once per batch; `RoIPooler.pool_boxes` and `RoIPooler.pool_masks` run in every stage.
 """
 
 from typing import NamedTuple
@@ -19,6 +18,8 @@ IMPLEMENTATIONS = ("crop_and_resize", "xla")
 
 
 class PreparedMaps(NamedTuple):
+    """Feature maps in the layout that `ops.roi_align` reads."""
+
     pyramid: tuple
     semantic: tuple | None
 
@@ -29,12 +30,12 @@ class PreparedMaps(NamedTuple):
     mask_size=whole(1, 256),
     sampling_ratio=whole(0, 64),
     semantic_oversampling=whole(1, 16),
-    finest=number(above=0, most=10000),
+    canonical_scale=number(above=0, most=10000),
     implementation=choice("auto", *IMPLEMENTATIONS),
     xla=FLAG,
 )
 class RoIPooler(tf.keras.layers.Layer):
-    """RoIAlign (He et al., arXiv:1703.06870, aligned by half a pixel) of the pyramid plus the semantic embedding."""
+    """Pools RoIs from the pyramid and the semantic embedding (RoIAlign, arXiv:1703.06870, with half-pixel offsets)."""
 
     def __init__(
         self,
@@ -42,46 +43,47 @@ class RoIPooler(tf.keras.layers.Layer):
         mask_size=14,
         sampling_ratio=0,
         semantic_oversampling=2,
-        finest=56.0,
+        canonical_scale=56.0,
         implementation="auto",
         xla=False,
         name="roi_pooler",
     ):
         """
         Args:
-            box_size, mask_size: side of the grid that a box head and a mask head see.
-            sampling_ratio: samples per bin and axis; 0 is adaptive, ceil(RoI size / grid size).
-            semantic_oversampling: a box head's semantic features are pooled on a grid so many times as fine and then
-                averaged; 2 is the authors', 1 is cheaper.
-            finest: RoIs below twice this scale (root of the area, in pixels) are pooled from P2.
+            box_size, mask_size: int, cells along each side of the features of a box head and of a mask head.
+            sampling_ratio: int, samples per cell and axis; 0 is adaptive, ceil(RoI size / grid size).
+            semantic_oversampling: int, factor by which the grid of a box head's semantic features is finer before it
+                is averaged to `box_size`; 2 is the authors' choice, 1 is cheaper.
+            canonical_scale: float, scale (square root of the area, in pixels) of RoIs on P2; RoIs of twice this scale
+                and more are pooled from coarser levels. 56 at P2 is the FPN paper's 224 at P4.
             implementation: "crop_and_resize" (graph mode, tf.image.crop_and_resize), "xla" (compiles under
                 jit_compile), or "auto": "xla" where `xla` is set. The two give equal numbers.
-            xla: whether the model will be compiled by XLA.
+            xla: If True, the model will be compiled by XLA.
         """
         super().__init__(name=name)
         if implementation == "auto":
             implementation = "xla" if xla else "crop_and_resize"
         self.box_size, self.mask_size = box_size, mask_size
         self.sampling_ratio, self.semantic_oversampling = sampling_ratio, semantic_oversampling
-        self.finest, self.implementation = finest, implementation
+        self.canonical_scale, self.implementation = canonical_scale, implementation
 
     def prepare(self, pyramid, embedding=None):
-        """pyramid {2: P2 ...}, embedding [B, H / 8, W / 8, C] or None -> what all calls of `pool` share."""
+        """Returns the PreparedMaps of a pyramid and of an embedding [B, H / 8, W / 8, C] or None."""
         return PreparedMaps(
             ops.prepare([pyramid[level] for level in POOLED_LEVELS], self.implementation),
             None if embedding is None else ops.prepare([embedding], self.implementation),
         )
 
     def pool_boxes(self, prepared, rois: RoIs):
-        """-> [B * N, 7, 7, C] float32, for a box head."""
+        """Returns a box head's features of RoIs, [B * N, 7, 7, C] float32."""
         features = self._pyramid(prepared, rois.boxes, self.box_size)
         if prepared.semantic is not None:
             features += self._semantic(prepared, rois.boxes, self.box_size, self.semantic_oversampling)
         return features
 
     def pool_masks(self, prepared, rois: RoIs):
-        """-> [B * N, 14, 14, C] float32, for a mask head. A row of a RoI that is not valid is not to be used."""
-        # A box without area costs next to nothing.
+        """Returns a mask head's features of RoIs, [B * N, 14, 14, C] float32; rows that are not valid are undefined."""
+        # Padded rows become boxes of zero area, which cost almost nothing to pool.
         boxes = tf.where(rois.valid[..., tf.newaxis], rois.boxes, 0.0)
         features = self._pyramid(prepared, boxes, self.mask_size)
         if prepared.semantic is not None:
@@ -89,15 +91,15 @@ class RoIPooler(tf.keras.layers.Layer):
         return features
 
     def _pyramid(self, prepared, boxes, size):
-        levels = ops.levels(boxes, self.finest, len(POOLED_LEVELS))
+        levels = ops.levels(boxes, self.canonical_scale, len(POOLED_LEVELS))  # [B, N] int32, 0 is P2
         strides = [2**level for level in POOLED_LEVELS]
         return self._align(prepared.pyramid, strides, boxes, levels, size)
 
-    def _semantic(self, prepared, boxes, size, finer=1):
-        levels = tf.zeros(tf.shape(boxes)[:2], tf.int32)
-        return self._align(prepared.semantic, [SEMANTIC_STRIDE], boxes, levels, size, finer)
+    def _semantic(self, prepared, boxes, size, oversampling=1):
+        levels = tf.zeros(tf.shape(boxes)[:2], tf.int32)  # there is one map
+        return self._align(prepared.semantic, [SEMANTIC_STRIDE], boxes, levels, size, oversampling)
 
-    def _align(self, prepared, strides, boxes, levels, size, finer=1):
-        how = self.sampling_ratio, self.implementation, finer
-        features = ops.roi_align(prepared, strides, boxes, levels, size, *how)
-        return tf.reshape(features, [-1, size, size, features.shape[-1]])
+    def _align(self, prepared, strides, boxes, levels, size, oversampling=1):
+        options = self.sampling_ratio, self.implementation, oversampling
+        features = ops.roi_align(prepared, strides, boxes, levels, size, *options)  # [B, N, size, size, C]
+        return tf.reshape(features, [-1, size, size, features.shape[-1]])  # [B * N, size, size, C]

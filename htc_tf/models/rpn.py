@@ -1,4 +1,4 @@
-"""The region proposal network (arXiv:1506.01497): from the pyramid to the boxes that stage 1 starts with."""
+"""The region proposal network (arXiv:1506.01497): anchors, objectness, deltas and the proposals of the first stage."""
 
 import gin
 import tensorflow as tf
@@ -10,7 +10,7 @@ from htc_tf.ops.nms import select_proposals
 from htc_tf.ranges import CHANNELS, FLAG, FRACTION, Each, check_ranges, choice, number, optional, whole
 from htc_tf.structures import RPNOutput
 
-UNIT = (1.0, 1.0, 1.0, 1.0)
+UNIT = (1.0, 1.0, 1.0, 1.0)  # target_stds of the RPN's deltas
 
 
 @gin.register
@@ -28,7 +28,7 @@ UNIT = (1.0, 1.0, 1.0, 1.0)
     xla=FLAG,
 )
 class RPN(tf.keras.layers.Layer):
-    """A head shared by all levels of the pyramid, its anchors, and the choice of proposals."""
+    """A head shared by all levels of the pyramid, its anchors, and the selection of proposals."""
 
     def __init__(
         self,
@@ -47,20 +47,20 @@ class RPN(tf.keras.layers.Layer):
     ):
         """
         Args:
-            channels: of the shared convolution.
-            anchor_scale: side of a square anchor, in strides of its level.
-            anchor_ratios: height / width.
-            training_proposals, inference_proposals: the best so many of each level go into NMS.
-            training_kept, inference_kept: of what NMS leaves, the best so many over all levels come out; None for as
-                many as went in of each level. Of a small image there are as few as it has anchors.
-            minimum_size: pixels that a proposal's height and width exceed; Paddle has 1.
-            nms_threshold: IoU above which the lower box goes.
+            channels: int, output channels of the shared convolution.
+            anchor_scale: float, side of a square anchor in strides of its level.
+            anchor_ratios: floats, height / width of the anchors of a cell.
+            training_proposals, inference_proposals: int, pre-NMS top-k: boxes of each level that enter NMS.
+            training_kept, inference_kept: int, post-NMS top-k: proposals of an image over all levels, at most as many
+                as it has anchors; None for the pre-NMS top-k.
+            minimum_size: float, pixels that a proposal's height and width exceed; Paddle has 1.
+            nms_threshold: float, IoU with a better box above which a box is suppressed.
             nms: "combined", "xla", or "auto": "xla" where `xla` is set.
-            xla: whether the model will be compiled by XLA, which has no combined NMS.
+            xla: If True, the model will be compiled by XLA, which has no combined NMS.
         """
         super().__init__(name=name)
 
-        def normal():
+        def normal():  # as in both references
             return tf.keras.initializers.RandomNormal(stddev=0.01)
 
         self.anchor_scale, self.anchor_ratios = anchor_scale, tuple(anchor_ratios)
@@ -73,14 +73,22 @@ class RPN(tf.keras.layers.Layer):
         self.deltas = Convolution(4 * len(self.anchor_ratios), 1, initializer=normal(), name="deltas")
 
     def call(self, pyramid, sizes, training):
-        """pyramid {2: P2 ... 6: P6}, sizes [B, 2], training (a Python bool) -> RPNOutput."""
+        """Runs the head on every level and selects proposals.
+
+        Args:
+            pyramid: {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, C].
+            sizes: [B, 2] float32, image sizes without padding.
+            training: bool, a Python value.
+        Returns:
+            RPNOutput.
+        """
         levels = sorted(pyramid)
         logits, deltas = [], []
         for level in levels:
-            x = self.shared(pyramid[level], training=training)
+            x = self.shared(pyramid[level], training=training)  # [B, h, w, C]
             batch = tf.shape(x)[0]
-            logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))
-            deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))
+            logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))  # [B, h * w * ratios]
+            deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))  # [B, h * w * ratios, 4]
         anchors = [
             pyramid_anchors([pyramid[level].shape[1:3]], [2**level], self.anchor_scale, self.anchor_ratios)
             for level in levels
@@ -89,23 +97,31 @@ class RPN(tf.keras.layers.Layer):
         return RPNOutput(tf.concat(anchors, 0), tf.concat(logits, 1), tf.concat(deltas, 1), proposals)
 
     def propose(self, anchors, logits, deltas, sizes, count, kept=None):
-        """Lists over levels of [A, 4], [B, A], [B, A, 4] -> Proposals, without gradient.
+        """Selects proposals by NMS. They have no gradient.
 
-        The best `count` of each level go into NMS, and `kept` come out.
+        Args:
+            anchors: list of [A, 4] float32, one per level; A differs between levels.
+            logits: list of [B, A] float32.
+            deltas: list of [B, A, 4] float32.
+            sizes: [B, 2] float32.
+            count: int, pre-NMS top-k of each level.
+            kept: int, post-NMS top-k; None for `count`.
+        Returns:
+            Proposals.
         """
         candidates = []
         for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
             available = min(count, level_anchors.shape[0])
-            scores, order = tf.math.top_k(tf.sigmoid(tf.stop_gradient(level_logits)), available)
+            scores, order = tf.math.top_k(tf.sigmoid(tf.stop_gradient(level_logits)), available)  # [B, available]
             boxes = box_ops.decode(
                 tf.gather(tf.stop_gradient(level_deltas), order, batch_dims=1),
                 tf.gather(level_anchors, order),
                 UNIT,
                 sizes,
-            )
-            # A box that lies outside the image has been clipped to nothing.
+            )  # [B, available, 4]
+            # Clipping leaves a box outside the image with zero area.
             valid = box_ops.exceeds(boxes, self.minimum_size)
-            padding = count - available
+            padding = count - available  # all levels have `count` candidates, so that they can be stacked
             candidates.append(
                 (
                     tf.pad(boxes, [[0, 0], [0, padding], [0, 0]]),
@@ -113,6 +129,7 @@ class RPN(tf.keras.layers.Layer):
                     tf.pad(valid, [[0, 0], [0, padding]]),
                 )
             )
+        # [B, levels, count, 4], [B, levels, count], [B, levels, count]: NMS runs within each level.
         boxes, scores, valid = (tf.stack(parts, axis=1) for parts in zip(*candidates, strict=True))
         kept = min(count if kept is None else kept, sum(level_anchors.shape[0] for level_anchors in anchors))
         return select_proposals(boxes, scores, valid, self.nms_threshold, kept, self.nms)

@@ -1,7 +1,4 @@
-"""Targets: which object an anchor or a RoI is to find, and which of them a loss looks at.
-
-`sample_rois` is the walk's first question in training; `sample_anchors` serves the objective.
-"""
+"""Matching and sampling in training: `RoISampler` for the stages of the cascade, `AnchorSampler` for the RPN's loss."""
 
 from typing import NamedTuple
 
@@ -17,9 +14,11 @@ from htc_tf.structures import RoIs
 
 
 class AnchorTargets(NamedTuple):
+    """The sampled anchors of the RPN's loss."""
+
     positive: tf.Tensor  # [B, A] bool
     negative: tf.Tensor  # [B, A] bool
-    matches: tf.Tensor  # [B, A] int32
+    matches: tf.Tensor  # [B, A] int32, index of the matched object; 0 if none
 
 
 def check_positives(name, limit, fraction):
@@ -38,7 +37,7 @@ def check_positives(name, limit, fraction):
     reassign=FLAG,
 )
 class AnchorSampler:
-    """Which anchors the RPN learns from (Ren et al., arXiv:1506.01497, section 3.1.2)."""
+    """Matches anchors to objects and samples those of the RPN's loss (arXiv:1506.01497, section 3.1.2)."""
 
     def __init__(
         self,
@@ -53,15 +52,16 @@ class AnchorSampler:
     ):
         """
         Args:
-            positive_iou, negative_iou: an anchor is positive from the one, negative below the other.
-            minimum_iou: every object's best anchors are positive too, from this IoU.
-            limit: anchors an image that take part.
-            positive_fraction: of them, at most.
-            inside_only: whether only anchors inside the unpadded image take part, or all that are centred in the image
-                padded to multiples of 32.
-            reassign: whether an object's best anchor learns that object (mmdetection), or the one that it overlaps
-                most, which may be another (Paddle).
-            choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
+            positive_iou: float, smallest IoU with an object of a positive anchor.
+            negative_iou: float, IoU below which an anchor is negative.
+            minimum_iou: float, smallest IoU at which the best anchors of an object are positive too.
+            limit: int, sampled anchors of an image, at most.
+            positive_fraction: float, largest fraction of positives among `limit`.
+            inside_only: If True, only anchors inside the unpadded image take part; if False, all that are centered in
+                the image padded to multiples of 32.
+            reassign: If True, an object's best anchor is trained to find that object (mmdetection); if False, the
+                object that it overlaps most, which may be another (Paddle).
+            choose: Function from a seed to a sampling rule, as in `ops.matching`.
         """
         check_range("AnchorSampler.negative_iou", negative_iou, number(0, positive_iou))
         check_positives("AnchorSampler", limit, positive_fraction)
@@ -70,9 +70,16 @@ class AnchorSampler:
         self.inside_only, self.reassign, self.choose = inside_only, reassign, choose
 
     def __call__(self, anchors, truth, sizes, seed):
-        """anchors [A, 4], truth, sizes [B, 2], seed int32 [2] -> AnchorTargets."""
+        """Returns the AnchorTargets of a batch.
+
+        Args:
+            anchors: [A, 4] float32.
+            truth: GroundTruth.
+            sizes: [B, 2] float32.
+            seed: [2] int32.
+        """
         candidates = (anchor_ops.inside if self.inside_only else anchor_ops.centred_inside)(anchors, sizes)
-        overlaps = box_ops.iou(anchors[tf.newaxis], truth.boxes)
+        overlaps = box_ops.iou(anchors[tf.newaxis], truth.boxes)  # [B, A, G]
         matches = match(overlaps, truth.valid, *self.thresholds, reassign=self.reassign, candidates=candidates)
         positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))
         return AnchorTargets(positive, negative, matches.index)
@@ -86,17 +93,17 @@ class AnchorSampler:
     low_quality=FLAG,
 )
 class RoISampler:
-    """Which boxes a stage learns from: matched at the stage's IoU, positives first, the truth among them."""
+    """Matches boxes to objects at a stage's IoU threshold and samples RoIs, ground-truth boxes included."""
 
     def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, low_quality=True, choose=subsample_randomly):
         """
         Args:
-            limit: RoIs an image.
-            positive_fraction: of them, at most.
-            mask_limit: positives an image that the mask branch learns from; all of them if None.
-            low_quality: whether a box that overlaps an object best of all boxes, and enough, is given to it even if it
-                overlaps another object more (mmdetection; Paddle does not).
-            choose: seed -> a rule that picks at most so many of the candidates (see ops.matching).
+            limit: int, RoIs of an image, N.
+            positive_fraction: float, largest fraction of positives among them.
+            mask_limit: int, positives of an image that its mask branch is trained on; None for all.
+            low_quality: If True, the box with the largest IoU of an object, if at the threshold, is matched to it even
+                if it overlaps another object more (mmdetection; Paddle does not).
+            choose: Function from a seed to a sampling rule, as in `ops.matching`.
         """
         check_positives("RoISampler", limit, positive_fraction)
         self.limit, self.positive_fraction = limit, positive_fraction
@@ -105,32 +112,32 @@ class RoISampler:
         self.mask_limit = positives if mask_limit is None else min(mask_limit, positives)
 
     def __call__(self, boxes, valid, truth, iou_threshold, seed):
-        """
+        """Returns RoIs with N = limit, positives first.
+
         Args:
-            boxes, valid: [B, P, 4], [B, P], without gradient.
-            truth: Truth.
-            iou_threshold: positive from here, negative below.
-            seed: int32 [2].
-        Returns:
-            RoIs with N = limit.
+            boxes: [B, P, 4] float32, without gradient.
+            valid: [B, P] bool.
+            truth: GroundTruth.
+            iou_threshold: float, smallest IoU of a positive; RoIs below are negative.
+            seed: [2] int32.
         """
-        overlaps = box_ops.iou(boxes, truth.boxes)
+        overlaps = box_ops.iou(boxes, truth.boxes)  # [B, P, G]
         thresholds = [iou_threshold] * 3
         matches = match(overlaps, truth.valid, *thresholds, low_quality=self.low_quality, candidates=valid)
-        # The truth joins only now, each matched to itself: matched with the others, it would be every object's best
-        # box, and no object would take the proposal that overlaps it best.
-        own = tf.broadcast_to(tf.range(truth.boxes.shape[1]), tf.shape(truth.valid))
-        boxes = tf.concat([truth.boxes, boxes], axis=1)
+        # Ground-truth boxes are appended after matching, each matched to itself: matched with the others, each would be
+        # its object's best box, and no low-quality match would be left for a proposal.
+        own = tf.broadcast_to(tf.range(truth.boxes.shape[1]), tf.shape(truth.valid))  # [B, G]
+        boxes = tf.concat([truth.boxes, boxes], axis=1)  # [B, G + P, 4]
         label = tf.concat([tf.where(truth.valid, 1, -1), matches.label], axis=1)
         index = tf.concat([own, matches.index], axis=1)
         positive, negative = sample(label, self.limit, self.positive_fraction, self.choose(seed))
-        # Stable among equals, so that positives keep their order and come first.
+        # 2 for positives, 1 for negatives, 0 for the rest: top_k puts positives first and is stable among equals.
         rank = 2 * tf.cast(positive, tf.int32) + tf.cast(negative, tf.int32)
         missing = max(0, self.limit - rank.shape[1])
         rank, boxes, positive, index = (
             tf.pad(x, [[0, 0], [0, missing]] + [[0, 0]] * (len(x.shape) - 2)) for x in (rank, boxes, positive, index)
-        )
-        rank, order = tf.math.top_k(rank, self.limit)
+        )  # [B, max(G + P, N), ...]
+        rank, order = tf.math.top_k(rank, self.limit)  # [B, N]
         chosen = rank > 0
 
         def pick(x):
@@ -141,10 +148,10 @@ class RoISampler:
             valid=chosen,
             positive=pick(positive),
             matches=tf.where(chosen, pick(index), 0),
-            is_truth=chosen & (order < truth.boxes.shape[1]),
+            is_truth=chosen & (order < truth.boxes.shape[1]),  # the first G of the G + P boxes
         )
 
     def positives(self, rois: RoIs):
-        """The positives alone, as the mask branch takes them: N = mask_limit."""
+        """Returns the positives alone, the RoIs of the mask branch, with N = mask_limit."""
         first = RoIs(*(x[:, : self.mask_limit] for x in rois))
         return first._replace(valid=first.positive)

@@ -14,8 +14,7 @@ import tensorflow as tf
 
 from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.data.input import named_errors
-from htc_tf.inference.detector import build_variables
-from htc_tf.models.mask_head import run_trunks
+from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.ops.grouped_convolution import one_operation
 from htc_tf.training.guard import flatten
 from htc_tf.training.start import load_records
@@ -34,7 +33,7 @@ def summarise(experiment, config, train_records, val_records=None, seed=0):
     load_records(experiment, train_records, val_records)
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     with named_errors(train_records):
         batch = next(iter(experiment.train_input.dataset(train_records, seed)))
     graphs = trace(experiment, model, batch)
@@ -113,11 +112,11 @@ def run_mask_heads(model, rows, training):
     side, channels = model.roi_pooler.mask_size, model.neck.outputs["2"].convolution.filters
     features = tf.zeros([rows, side, side, channels])
     if not training:
-        trunks = run_trunks(heads, features, model.mask_info_flow)
+        trunks = mask_information_flow(heads, features, model.mask_info_flow)
         return [head(trunk) for head, trunk in zip(heads, trunks, strict=True)]
     # Each stage has RoIs of its own, which the heads before it see too if information flows.
     chains = [heads[0 if model.mask_info_flow else stage : stage + 1] for stage in range(len(heads))]
-    return [chain[-1](run_trunks(chain, features, model.mask_info_flow, training=True)[-1]) for chain in chains]
+    return [chain[-1](mask_information_flow(chain, features, model.mask_info_flow, training=True)[-1]) for chain in chains]
 
 
 def parameter_lines(model, parts):

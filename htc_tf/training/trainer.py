@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints, data_fingerprint, fingerprint
 from htc_tf.cluster import check_batch, check_same_step, make_agreement, make_strategy, read_cluster
-from htc_tf.inference.detector import build_variables
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
 from htc_tf.training.best import Best
@@ -79,7 +78,7 @@ def train(
 
         with strategy.scope():
             model = experiment.build_model()
-            build_variables(model)
+            model.build_variables()
             check_determinism(experiment, model)
             optimizer = experiment.optimizer.build()
             optimizer.build(model.trainable_variables)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from htc_tf.evaluation.eval_workers import Crew
 from htc_tf.evaluation.records import PICTURE_THRESHOLD, PICTURES, evaluate_records, read_batches
-from htc_tf.inference.detector import Detector, build_blank_variables
+from htc_tf.inference.detector import Detector
 from htc_tf.inference.results import image_results
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import contact_sheet, draw
@@ -46,7 +46,7 @@ class Validation:
         if self.model is None:
             with (self.strategy or tf.distribute.get_strategy()).scope():
                 self.model = self.experiment.build_model()
-                build_blank_variables(self.model)
+                self.model.build_variables(blank=True)
             self.detector = Detector(self.model, self.experiment, self.strategy)
         for mine, theirs in zip(self.model.variables, model.variables, strict=True):
             mine.assign(tf.convert_to_tensor(theirs))

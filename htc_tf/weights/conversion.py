@@ -16,7 +16,6 @@ import numpy as np
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
-from htc_tf.inference.detector import build_variables
 from htc_tf.weights.assign import load
 from htc_tf.weights.files import read
 from htc_tf.weights.names import Framework
@@ -70,7 +69,7 @@ def convert(experiment, config, source, weights, run, annotations=None, allow_pa
 
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     unmatched = load(model, arrays, kind.framework)
     kept = settle(unmatched, patterns, kind.absent, weights)
 

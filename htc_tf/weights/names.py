@@ -93,7 +93,7 @@ LAYERS = (
     )),
     (("semantic_head", "roi_head.semantic_head", "fused_semantic_head"), (
         ("laterals.{l}.convolution",     "lateral_convs.{l}.conv", "lateral_convs.{l}.conv", CONVOLUTION),
-        ("convolutions.{c}.convolution", "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
+        ("convs.{c}.convolution",        "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
         ("embed.convolution",            "conv_embedding.conv",    "conv_embedding",        CONVOLUTION),
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),
@@ -104,8 +104,8 @@ LAYERS = (
         ("regressor",                    "fc_reg",                 "bbox_delta_stage{s}",   DELTA_LINEAR),
     )),
     (("stages.{s}.mask_head", "roi_head.mask_head{s:.}", "bbox_head.mask_head.head.{s}"), (
-        ("receive.convolution",          "conv_res.conv",          "conv_res.conv",         CONVOLUTION),
-        ("convolutions.{c}.convolution", "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
+        ("flow_conv.convolution",        "conv_res.conv",          "conv_res.conv",         CONVOLUTION),
+        ("convs.{c}.convolution",        "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
         ("upsample",                     "upsample",               "upsample",              CONVOLUTION),
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),

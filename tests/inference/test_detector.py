@@ -14,7 +14,7 @@ from htc_tf.data.datasets import load_info
 from htc_tf.data.decode import decode_rgb
 from htc_tf.errors import UserError
 from htc_tf.evaluation.records import detect_records, evaluate_records
-from htc_tf.inference.detector import Detector, build_blank_variables, build_variables, restore
+from htc_tf.inference.detector import Detector, restore
 from htc_tf.inference.image_files import read_picture
 from htc_tf.inference.output_names import drawing_names
 from htc_tf.inference.predict_files import predict_pictures
@@ -30,8 +30,8 @@ def detector(tiny_experiment, tiny_run):
 
 def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experiment):
     drawn, blank = (tiny_experiment().build_model() for _ in range(2))
-    build_variables(drawn)
-    build_blank_variables(blank)
+    drawn.build_variables()
+    blank.build_variables(blank=True)
     assert [(v.name, v.shape) for v in blank.variables] == [(v.name, v.shape) for v in drawn.variables]
     assert any(np.any(v) for v in drawn.variables) and not any(np.any(v) for v in blank.variables)
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from htc_tf import config
-from htc_tf.inference.detector import build_variables
 from htc_tf.structures import GroundTruth, Proposals
 from htc_tf.weights import Unmatched, load_mmdet, load_paddle
 
@@ -54,7 +53,7 @@ def build():
             # Nobody looks at these detections: it is enough that every layer runs once.
             patch.setitem(model.rpn.proposals, False, 1)
             patch.setattr(model.postprocess, "keep", 1)
-            build_variables(model)
+            model.build_variables()
         return experiment, model
 
     return build

@@ -143,8 +143,8 @@ def test_every_weight_learns(full):
 def test_masks_carry_gradients_through_the_information_flow(full):
     model, outputs, _, tape = full
     heads = [stage.mask_head for stage in model.stages]
-    assert [len(head.receive.trainable_variables) for head in heads] == [0, 2, 2]
-    trunk = heads[0].convolutions[0].trainable_variables
+    assert [len(head.flow_conv.trainable_variables) for head in heads] == [0, 2, 2]
+    trunk = heads[0].convs[0].trainable_variables
     assert all(g is not None for g in tape.gradient(outputs.stages[2].mask_logits, trunk))
     # Its own upsampling comes after what it hands on.
     assert not any(

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import weights
-from htc_tf.models.mask_head import run_trunks
+from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.ops.masks import paste
 from htc_tf.structures import Detections, Proposals, RoIs
@@ -122,7 +122,7 @@ def test_masks_with_information_flow(mmdet_model, case, near):
     arrays = case.expected("cascade")
     heads = [stage.mask_head for stage in mmdet_model.stages]
     rois = rois_of(arrays, "mask_rois", case)
-    trunks = run_trunks(heads, mmdet_model.roi_pooler.pool_masks(case.prepared, rois), True)
+    trunks = mask_information_flow(heads, mmdet_model.roi_pooler.pool_masks(case.prepared, rois), True)
     for index, (head, trunk) in enumerate(zip(heads, trunks, strict=True)):
         near(trunk, arrays, f"m{index}_feat")
         near(head(trunk), arrays, f"m{index}_logits")

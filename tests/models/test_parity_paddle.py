@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.models.mask_head import run_trunks
+from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.models.rpn import RPN
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import paste
@@ -123,7 +123,7 @@ def test_heads_on_fixed_rois(case, paddle_model, reference, near, compare):
     masks = rois_of(arrays["mask_rois"])
     near(align.pool_masks(paddle_model.roi_pooler.prepare(case.pyramid), masks), arrays, "mask_roi_feat14")
     heads = [stage.mask_head for stage in paddle_model.stages]
-    trunks = run_trunks(heads, align.pool_masks(case.prepared, masks), True)
+    trunks = mask_information_flow(heads, align.pool_masks(case.prepared, masks), True)
     for index, (head, trunk) in enumerate(zip(heads, trunks, strict=True)):
         near(head(trunk), arrays, f"mask_logits_stage{index}")
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.inference.detector import build_variables
 from htc_tf.ops.matching import subsample_evenly
 from htc_tf.structures import Proposals
 from htc_tf.training.optim import SGD, StepSchedule
@@ -17,7 +16,7 @@ from htc_tf.training.step import make_train_step
 STEPS = 50
 HALVES = {"bfloat16": tf.bfloat16, "float16": tf.float16}
 # The whole network, with few operations: what takes longest here is to trace it.
-PARAMS = ["NUM_STAGES=1", "INTERLEAVED=False", "ResNet.norm='frozen_batch'", "SemanticHead.convolutions=1"]
+PARAMS = ["NUM_STAGES=1", "INTERLEAVED=False", "ResNet.norm='frozen_batch'", "SemanticHead.num_convs=1"]
 PARAMS += [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 # RoIAlign, losses, exponentials and logarithms of scores and boxes, sorting, mask targets; NMS knows float32 alone.
 NEG_INF = {"CropAndResize", "TensorScatterAdd", "Softmax", "Exp", "Log", "Log1p", "Sigmoid", "TopKV2"}
@@ -56,7 +55,7 @@ def trained(request, tiny_experiment, drawn_batch, losses):
         strategy = tf.distribute.MirroredStrategy(["CPU:0"])
         with strategy.scope():
             model = experiment.build_model()
-            build_variables(model)
+            model.build_variables()
             optimizer = experiment.optimizer.build()
             optimizer.build(model.trainable_variables)
             step = tf.Variable(0, dtype=tf.int64, trainable=False)

@@ -12,8 +12,8 @@ from htc_tf.models.test_time_augmentation import TestTimeAugmentation
 def test_a_view_of_the_same_size_is_the_image_without_its_padding():
     images = np.random.RandomState(0).randint(0, 255, (2, 32, 64, 3), np.uint8)
     sizes = np.float32([[20, 50], [32, 64]])
-    view, ratio = test_time_augmentation.look(tf.constant(images), tf.constant(sizes), 1.0, False)
-    mirrored, _ = test_time_augmentation.look(tf.constant(images), tf.constant(sizes), 1.0, True)
+    view, ratio = test_time_augmentation.make_view(tf.constant(images), tf.constant(sizes), 1.0, False)
+    mirrored, _ = test_time_augmentation.make_view(tf.constant(images), tf.constant(sizes), 1.0, True)
     assert view.shape == (2, 32, 64, 3) and ratio.numpy().tolist() == [1, 1]
     np.testing.assert_array_equal(view[0, :20, :50], images[0, :20, :50])
     np.testing.assert_array_equal(mirrored[0, :20, :50], images[0, :20, :50][:, ::-1])
@@ -23,7 +23,7 @@ def test_a_view_of_the_same_size_is_the_image_without_its_padding():
 def test_a_resized_view_is_padded_and_keeps_its_border():
     images = np.full((1, 32, 64, 3), 200, np.uint8)
     images[0, 16:], images[0, :, 40:] = 0, 0
-    view, ratio = test_time_augmentation.look(tf.constant(images), tf.constant([[16.0, 40.0]]), 0.75, True)
+    view, ratio = test_time_augmentation.make_view(tf.constant(images), tf.constant([[16.0, 40.0]]), 0.75, True)
     assert view.shape == (1, 32, 64, 3) and ratio.numpy().tolist() == [0.75, 0.75]
     np.testing.assert_allclose(view[0, :12, :30], 200)
 
@@ -31,11 +31,11 @@ def test_a_resized_view_is_padded_and_keeps_its_border():
 def test_boxes_there_and_back():
     sizes, ratio = tf.constant([[20.0, 50.0]]), tf.constant([0.5, 2.0])
     boxes = tf.constant([[[1.0, 2.0, 5.0, 10.0]]])
-    seen = test_time_augmentation.take_along(boxes, sizes, ratio, True)
+    seen = test_time_augmentation.to_view_frame(boxes, sizes, ratio, True)
     np.testing.assert_array_equal(seen, [[[0.5, 80, 2.5, 96]]])
     for flipped in (False, True):
-        seen = test_time_augmentation.take_along(boxes, sizes, ratio, flipped)
-        np.testing.assert_array_equal(test_time_augmentation.bring_back(seen, sizes, ratio, flipped), boxes)
+        seen = test_time_augmentation.to_view_frame(boxes, sizes, ratio, flipped)
+        np.testing.assert_array_equal(test_time_augmentation.to_image_frame(seen, sizes, ratio, flipped), boxes)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_mirrored_view_alone_is_the_answer_on_the_mirrored_image(model, drawn_
     images, sizes = drawn_batch.images, drawn_batch.sizes
     views = TestTimeAugmentation(scales=(1.0,))
     views.views = [(1.0, True)]
-    mirrored, _ = test_time_augmentation.look(images, sizes, 1.0, True)
+    mirrored, _ = test_time_augmentation.make_view(images, sizes, 1.0, True)
     wanted = model.infer(mirrored, sizes)
     wanted = wanted._replace(
         boxes=tf.where(wanted.valid[..., None], test_time_augmentation.mirror(wanted.boxes, sizes), 0.0),

@@ -15,7 +15,6 @@ from htc_tf import config
 from htc_tf.cluster import divide_cpu, make_agreement, make_strategy, read_cluster
 from htc_tf.data.datasets import load_info
 from htc_tf.evaluation.records import Interrupted, evaluate_records
-from htc_tf.inference.detector import build_variables
 from htc_tf.training.validation import Validation
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
@@ -33,7 +32,7 @@ def main(records, folder):
         tf.config.run_functions_eagerly(True)
         strategies = {str(n): make_strategy([f"CPU:{i}" for i in range(n)], cluster) for n in (1, 2, 4)}
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     for name, strategy in strategies.items():
         agree = make_agreement(strategy, cluster)
         validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)

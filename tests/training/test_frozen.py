@@ -5,7 +5,6 @@ import pytest
 from htc_tf import config
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
-from htc_tf.inference.detector import build_variables
 from htc_tf.run import Run
 from htc_tf.training.frozen import check_taught, find_frozen, first_line
 from htc_tf.training.start import initialise
@@ -67,7 +66,7 @@ def test_a_keras_cv_backbone():
     experiment, _ = config.load(["tests/tiny.gin", "gin/options/keras_cv_backbone.gin"], params)
     experiment.prepare_runtime(0)
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     (frozen,) = find_frozen(model)
     assert (
         frozen.norms > 20 and "KerasCVBackbone.norm" in str(frozen) and "KerasCVBackbone.frozen_stages" in str(frozen)

@@ -13,6 +13,7 @@ from htc_tf import config
 from htc_tf.data.coco_classes import THING_NAMES
 from htc_tf.errors import UserError
 from htc_tf.inference.detector import restore
+from htc_tf.models.htc import HTC
 from htc_tf.run import Run
 from htc_tf.training.trainer import train
 from htc_tf.weights import conversion, mmdet_arrays, paddle_arrays
@@ -196,7 +197,7 @@ def test_every_name_that_does_not_match_is_listed(refused, write, arrays, tmp_pa
 
 
 def test_what_is_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "build_variables", None)
+    monkeypatch.setattr(HTC, "build_variables", None)
     path = tmp_path / "x.pth"
     assert "x.pth cannot be read" in refused("mmdet", path)[-1]
     write.pytorch_zip(path, {"state_dict": arrays})

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.inference.detector import build_variables
 from htc_tf.models.backbones.resnet import ResNet
 from htc_tf.models.box_head import BoxHead
 from htc_tf.models.fpn import FPN
@@ -30,13 +29,13 @@ def make_model(depth=18, norm=None, **switches):
         neck=FPN(16, norm=norm),
         rpn=RPN(8, inference_proposals=4),
         roi_align=RoIPooler(),
-        stages=[Stage(BoxHead(3, 16), MaskHead(3, 16, convolutions=2)) for _ in range(2)],
+        stages=[Stage(BoxHead(3, 16), MaskHead(3, 16, num_convs=2)) for _ in range(2)],
         postprocess=Postprocess(keep=2),
-        semantic_head=SemanticHead(5, 16, convolutions=1),
+        semantic_head=SemanticHead(5, 16, num_convs=1),
         num_stages=2,
         **switches,
     )
-    build_variables(model)
+    model.build_variables()
     return model
 
 
@@ -104,7 +103,7 @@ def test_paddle_lays_matrices_the_other_way(model, arrays):
 @pytest.mark.parametrize("framework", Framework)
 def test_names_of_the_whole_network(tiny_model, framework):
     """Every line of both state dicts, but for sizes: a narrow R50 has the same names."""
-    _, model = tiny_model("ResNet.depth=50", "MaskHead.convolutions=4", "SemanticHead.convolutions=4", *PLAIN)
+    _, model = tiny_model("ResNet.depth=50", "MaskHead.num_convs=4", "SemanticHead.num_convs=4", *PLAIN)
     ours = (mmdet_arrays, paddle_arrays)[framework](model).keys()
     listing = REFERENCE / ("mmdet_state_dict.txt", "paddle_state_dict.txt")[framework]
     assert ours == {line.split()[0] for line in listing.read_text().splitlines() if not line.startswith("#")}

@@ -1,1 +1,1 @@
-"""Backbones: images to the feature maps C2 to C5."""
+"""Backbones: normalized images to the feature maps C2, C3, C4 and C5."""

@@ -1,15 +1,13 @@
-"""The backbone: a ResNet, from normalised images to the feature maps C2 ... C5 that the FPN takes.
+"""ResNet (arXiv:1512.03385) and ResNeXt (arXiv:1611.05431) backbones, optionally with deformable convolutions.
 
-The 'pytorch' style: the stride of a bottleneck sits in its 3x3 convolution (He et al., arXiv:1512.03385, as trained
-by torchvision and mmdetection). In groups of channels it is a ResNeXt (arXiv:1611.05431); in some stages the 3x3
-convolutions may be deformable (`deformable`).
+The 3x3 convolution of a bottleneck has its stride, as in torchvision and mmdetection ("pytorch" style).
 """
 
 import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.layers import Convolution
+from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import Each, check_ranges, choice, whole
 
 BLOCKS = {
@@ -24,23 +22,23 @@ BOTTLENECK_FROM = 50
 
 
 class Block(tf.keras.layers.Layer):
-    """A residual block: two 3x3 convolutions, or the bottleneck 1x1, 3x3, 1x1 that ends four times as wide."""
+    """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 with four times as many outputs."""
 
     def __init__(self, channels, stride, bottleneck, project, norm, name, inner=None, groups=1, deformable=None):
         """
         Args:
-            channels: of its convolutions; a bottleneck ends four times as wide.
-            stride: of its first 3x3 convolution.
-            bottleneck: which of the two it is.
-            project: whether a 1x1 convolution stands in the shortcut.
-            norm: a kind that `layers.make_norm` knows.
-            inner, groups, deformable: of a bottleneck's 3x3 convolution: its channels, where they are not `channels`,
-                groups and version (`layers.Convolution`).
+            channels: int, output channels of the convolutions; a bottleneck's last has four times as many.
+            stride: int, stride of the first 3x3 convolution.
+            bottleneck: If True, the block is a bottleneck.
+            project: If True, the shortcut is a 1x1 convolution.
+            norm: str, a kind of `layers.make_norm`, or None.
+            inner: int, channels inside a bottleneck; None for `channels`.
+            groups, deformable: int, options of a bottleneck's 3x3 convolution, as in `layers.Convolution`.
         """
         super().__init__(name=name)
         inner = inner or channels
-        # Norms on stored statistics do not hold the features of an untrained network, which would double with every
-        # block; so there a block starts as the identity (arXiv:1706.02677, section 5.1).
+        # Stored statistics do not normalize an untrained network, whose features would double in every block. So the
+        # last scale starts at zero and the block as the identity (arXiv:1706.02677, section 5.1).
         last = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
         if bottleneck:
             self.body = [
@@ -67,6 +65,7 @@ class Block(tf.keras.layers.Layer):
 @check_ranges(
     depth=choice(*BLOCKS),
     width=whole(1, 1024),
+    norm=NORM,
     frozen_stages=whole(-1, 4),
     groups=whole(1, 1024),
     group_width=whole(1, 1024),
@@ -74,7 +73,7 @@ class Block(tf.keras.layers.Layer):
     deformable_stages=Each(whole(2, 5), least=0),
 )
 class ResNet(tf.keras.layers.Layer):
-    """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32."""
+    """A ResNet or ResNeXt without its classifier."""
 
     def __init__(
         self,
@@ -90,15 +89,16 @@ class ResNet(tf.keras.layers.Layer):
     ):
         """
         Args:
-            depth: 10 (half of 18), 18, 34, 50, 101 or 152.
-            width: channels of the stem; 64 is the published network.
-            norm: a kind that `layers.make_norm` knows.
-            frozen_stages: how many leading stages, the stem before them included, do not train; -1 trains all.
-            groups, group_width: a ResNeXt's; 32 and 4 make 32x4d. A bottleneck's 3x3 convolution has groups, each of
-                group_width channels in the first stage and twice as many in each next one (for a stem of 64 channels;
-                in proportion for another). 1 and 64 make a ResNet.
-            deformable: 1 or 2, the version of deformable convolution; None for none.
-            deformable_stages: the levels, 2 ... 5, of the stages whose bottlenecks have it; (3, 4, 5) is c3-c5.
+            depth: int, 10 (half of 18), 18, 34, 50, 101 or 152.
+            width: int, channels of the stem; 64 is the published network.
+            norm: str, a kind of `layers.make_norm`, or None.
+            frozen_stages: int, number of leading stages that are not trained, together with the stem; 0 freezes the
+                stem alone, -1 nothing.
+            groups, group_width: int, cardinality and width of a ResNeXt: 32 and 4 make 32x4d, 1 and 64 a ResNet. A
+                bottleneck's 3x3 convolution has `groups` groups of `group_width` channels in the first stage and of
+                twice as many in each next one, if the stem has 64 channels; otherwise in proportion.
+            deformable: int, version 1 or 2 of deformable convolution in bottlenecks, or None.
+            deformable_stages: ints, levels 2 ... 5 of the deformable stages; (3, 4, 5) is c3-c5.
         """
         super().__init__(name=name)
         bottleneck = depth >= BOTTLENECK_FROM
@@ -115,7 +115,7 @@ class ResNet(tf.keras.layers.Layer):
             )
         self.stem = Convolution(width, 7, 2, norm=norm, relu=True, name="stem")
         self.stages = []
-        for stage, blocks in enumerate(BLOCKS[depth]):
+        for stage, blocks in enumerate(BLOCKS[depth]):  # stage 0 makes C2
             channels = width * 2**stage
             self.stages.append(
                 [
@@ -140,9 +140,10 @@ class ResNet(tf.keras.layers.Layer):
                 block.trainable = False
 
     def call(self, images, training=None):
-        x = self.stem(images, training=training)
-        # Zeros pad as well as minus infinity would, since the stem ends in a ReLU.
-        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3]."""
+        x = self.stem(images, training=training)  # [B, H / 2, W / 2, width]
+        # The stem ends in a ReLU, so that padding with zeros equals padding with minus infinity.
+        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")  # [B, H / 4, W / 4, width]
         features = {}
         for level, blocks in enumerate(self.stages, start=2):
             for block in blocks:

@@ -1,11 +1,10 @@
-"""The backbone: a Swin Transformer, from normalised images to the feature maps C2 ... C5 that the FPN takes.
+"""Swin Transformer backbone (Liu et al., arXiv:2103.14030).
 
-In the place of `models.backbones.resnet`. Liu et al., arXiv:2103.14030, with what mmdetection's SwinTransformer adds for
-detection: maps of any size are padded to whole windows, and each stage's output has a layer norm of its own. Attention
-is within windows of 7 x 7 cells; every other block shifts the windows by half of one, and keeps apart what the shift
-brought together from opposite borders.
+As in mmdetection's SwinTransformer, feature maps of any size are padded to whole windows, and each stage's output has
+a layer norm of its own. Attention is computed within windows of 7 x 7 cells. Every other block shifts the windows by
+half a window and masks the attention between cells that are no neighbors in the image.
 
-Products are in the precision of the run; layer norms and the softmax are in float32.
+Matrix products are in the precision of the run; layer norms and softmax are in float32.
 """
 
 import gin
@@ -15,17 +14,18 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
 
-PATCH = 4  # pixels a side
+PATCH = 4  # side of an embedded patch, pixels
 NORM_EPSILON = 1e-5
-APART = -100.0  # added to the logits of cells that must not see each other
+MASKED = -100.0  # added to the attention logits of cells that are no neighbors, as in the authors' code
 
 
 def make_norm(name):
-    """Of the channels of every cell; the default epsilon of Keras is another."""
+    """Returns a layer norm over the channels, with PyTorch's epsilon instead of Keras'."""
     return tf.keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype="float32", name=name)
 
 
 def normalize(norm, x):
+    """Returns the layer norm of x in x's dtype."""
     return tf.cast(norm(x), x.dtype)
 
 
@@ -35,47 +35,49 @@ def make_dense(units, name, bias=True):
 
 
 def partition(x, window):
-    """[B, H, W, C] -> [B n, window^2, C], the n windows row by row; H and W are multiples of the window."""
+    """Returns the n windows of x [B, H, W, C], row by row: [B n, window^2, C]. H and W are multiples of the window."""
     height, width, channels = x.shape[1:]
+    # [B, H / window, window, W / window, window, C] -> [B, H / window, W / window, window, window, C]
     x = tf.reshape(x, [-1, height // window, window, width // window, window, channels])
     return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, window * window, channels])
 
 
-def reunite(windows, window, height, width):
-    """The inverse of `partition`."""
+def merge(windows, window, height, width):
+    """Returns x [B, height, width, C] of its windows [B n, window^2, C], the inverse of `partition`."""
     channels = windows.shape[-1]
+    # [B, H / window, W / window, window, window, C] -> [B, H / window, window, W / window, window, C]
     x = tf.reshape(windows, [-1, height // window, width // window, window, window, channels])
     return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, height, width, channels])
 
 
-def separate_regions(height, width, window):
-    """[n, 1, window^2, window^2]: APART for two cells of a shifted window that are no neighbours in the image."""
+def attention_mask(height, width, window):
+    """Returns [n, 1, window^2, window^2]: MASKED where two cells of a shifted window are no neighbors in the image."""
 
     def regions(side):
-        # What the last shift of windows leaves together: all but the last window, its first part, what came around.
+        # 0: all windows but the last; 1: the first half of the last window; 2: cells rolled from the opposite border.
         cells = np.arange(side)
         return (cells >= side - window).astype(np.int32) + (cells >= side - window // 2)
 
-    ids = 3 * tf.constant(regions(height))[:, tf.newaxis] + tf.constant(regions(width))
-    ids = partition(ids[tf.newaxis, :, :, tf.newaxis], window)
-    return tf.where(ids == tf.transpose(ids, [0, 2, 1]), 0.0, APART)[:, tf.newaxis]
+    ids = 3 * tf.constant(regions(height))[:, tf.newaxis] + tf.constant(regions(width))  # [height, width], 0 ... 8
+    ids = partition(ids[tf.newaxis, :, :, tf.newaxis], window)  # [n, window^2, 1]
+    return tf.where(ids == tf.transpose(ids, [0, 2, 1]), 0.0, MASKED)[:, tf.newaxis]
 
 
 def relative_positions(window):
-    """[window^4] int32: for each pair of cells i, j, which of the (2 window - 1)^2 offsets (y, x) leads from j to i."""
+    """Returns [window^4] int32: for each pair of cells i, j the index, below (2 window - 1)^2, of their offset (y, x)."""
     cells = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), axis=-1).reshape(-1, 2)
-    offsets = cells[:, np.newaxis] - cells + window - 1
+    offsets = cells[:, np.newaxis] - cells + window - 1  # [window^2, window^2, 2], 0 ... 2 window - 2
     return (offsets[..., 0] * (2 * window - 1) + offsets[..., 1]).reshape(-1).astype(np.int32)
 
 
 def drop_paths(x, rate, seed):
-    """Stochastic depth (arXiv:1603.09382): an image of x [B, H, W, C] becomes 0 with probability `rate`, or larger."""
+    """Stochastic depth (arXiv:1603.09382): zeroes images of x [B, H, W, C] with probability `rate`, scales others."""
     kept = tf.random.stateless_uniform([tf.shape(x)[0], 1, 1, 1], seed) >= rate
     return x * tf.cast(tf.where(kept, 1 / (1 - rate), 0.0), x.dtype)
 
 
 class WindowAttention(tf.keras.layers.Layer):
-    """Attention among the cells of each window, with a bias learnt for every offset between two cells."""
+    """Multi-head self-attention within windows, with a learned bias for each offset between two cells."""
 
     def __init__(self, channels, heads, window, name):
         super().__init__(name=name)
@@ -91,28 +93,34 @@ class WindowAttention(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
 
-    def call(self, windows, apart=None):
-        """windows [B n, window^2, C]; apart: what `separate_regions` gives, or None."""
+    def call(self, windows, mask=None):
+        """Returns [B n, window^2, C].
+
+        Args:
+            windows: [B n, window^2, C].
+            mask: [n, 1, window^2, window^2], from `attention_mask`, or None.
+        """
         cells, channels = windows.shape[1:]
         depth = channels // self.heads
         parts = tf.reshape(self.qkv(windows), [-1, cells, 3, self.heads, depth])
-        queries, keys, values = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
+        queries, keys, values = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))  # each [B n, heads, cells, depth]
+        # [B n, heads, cells, cells]
         logits = tf.cast(tf.matmul(queries * depth**-0.5, keys, transpose_b=True), tf.float32) + self.bias()
-        if apart is not None:
-            logits = tf.reshape(logits, [-1, apart.shape[0], self.heads, cells, cells]) + apart
+        if mask is not None:
+            logits = tf.reshape(logits, [-1, mask.shape[0], self.heads, cells, cells]) + mask  # [B, n, heads, ...]
             logits = tf.reshape(logits, [-1, self.heads, cells, cells])
-        seen = tf.matmul(tf.cast(tf.nn.softmax(logits), values.dtype), values)
-        return self.projection(tf.reshape(tf.transpose(seen, [0, 2, 1, 3]), [-1, cells, channels]))
+        attended = tf.matmul(tf.cast(tf.nn.softmax(logits), values.dtype), values)  # [B n, heads, cells, depth]
+        return self.projection(tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, cells, channels]))
 
     def bias(self):
-        """[heads, window^2, window^2]. A product, since a lookup's gradient is added up in any order."""
-        chosen = tf.one_hot(relative_positions(self.window), (2 * self.window - 1) ** 2)
-        pairs = tf.matmul(chosen, tf.convert_to_tensor(self.relative_position_bias))
+        """Returns [heads, window^2, window^2], by a matrix product: a gather's gradient is not deterministic."""
+        chosen = tf.one_hot(relative_positions(self.window), (2 * self.window - 1) ** 2)  # [window^4, offsets]
+        pairs = tf.matmul(chosen, tf.convert_to_tensor(self.relative_position_bias))  # [window^4, heads]
         return tf.transpose(tf.reshape(pairs, [self.window**2, self.window**2, self.heads]), [2, 0, 1])
 
 
 class SwinBlock(tf.keras.layers.Layer):
-    """Attention in windows, then two dense layers for each cell, each after a layer norm and around a shortcut."""
+    """Window attention, then an MLP of two layers, each with a layer norm before it and a shortcut around it."""
 
     def __init__(self, channels, heads, window, shift, mlp_ratio, drop_path, name):
         super().__init__(name=name)
@@ -122,32 +130,40 @@ class SwinBlock(tf.keras.layers.Layer):
         self.expand = make_dense(mlp_ratio * channels, "expand")
         self.shrink = make_dense(channels, "shrink")
 
-    def call(self, x, apart, seed=None):
-        """x [B, H, W, C]; apart: what `separate_regions` gives; seed int32 [2], or None to drop no path."""
-        x += self.drop(self.attend(normalize(self.norm1, x), apart), seed, 0)
+    def call(self, x, mask, seed=None):
+        """Returns [B, H, W, C].
+
+        Args:
+            x: [B, H, W, C].
+            mask: The `attention_mask` of the padded map.
+            seed: [2] int32, or None to drop no path.
+        """
+        x += self.drop(self.attend(normalize(self.norm1, x), mask), seed, 0)
         hidden = tf.nn.gelu(self.expand(normalize(self.norm2, x)), approximate=False)
         return x + self.drop(self.shrink(hidden), seed, 1)
 
-    def attend(self, x, apart):
+    def attend(self, x, mask):
+        """Returns the attention [B, H, W, C] within the windows of x, shifted or not."""
         height, width = x.shape[1:3]
-        bottom, right = -height % self.window, -width % self.window
+        bottom, right = -height % self.window, -width % self.window  # padding to whole windows
         x = tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
         if self.shift:
             x = tf.roll(x, [-self.shift, -self.shift], [1, 2])
-        windows = self.attention(partition(x, self.window), apart=apart if self.shift else None)
-        x = reunite(windows, self.window, height + bottom, width + right)
+        windows = self.attention(partition(x, self.window), mask=mask if self.shift else None)
+        x = merge(windows, self.window, height + bottom, width + right)
         if self.shift:
             x = tf.roll(x, [self.shift, self.shift], [1, 2])
         return x[:, :height, :width]
 
     def drop(self, x, seed, branch):
+        """Returns x after stochastic depth; `branch` makes the random numbers of a block's two paths different."""
         if seed is None or not self.drop_path:
             return x
         return drop_paths(x, self.drop_path, tf.random.experimental.stateless_fold_in(seed, branch))
 
 
 class PatchMerging(tf.keras.layers.Layer):
-    """[B, H, W, C] -> [B, H / 2, W / 2, 2 C]: 2 x 2 cells become channels (y, x, c), then a dense layer."""
+    """Halves the resolution and doubles the channels: 2 x 2 cells become one cell, in the channel order (y, x, c)."""
 
     def __init__(self, channels, name):
         super().__init__(name=name)
@@ -155,7 +171,8 @@ class PatchMerging(tf.keras.layers.Layer):
         self.reduction = make_dense(2 * channels, "reduction", bias=False)
 
     def call(self, x):
-        return self.reduction(normalize(self.norm, tf.nn.space_to_depth(x, 2)))
+        """Returns [B, H / 2, W / 2, 2 C] of x [B, H, W, C]."""
+        return self.reduction(normalize(self.norm, tf.nn.space_to_depth(x, 2)))  # from 4 C channels
 
 
 @gin.register
@@ -169,10 +186,7 @@ class PatchMerging(tf.keras.layers.Layer):
     frozen_stages=whole(-1, 4),
 )
 class Swin(tf.keras.layers.Layer):
-    """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32; H and W are multiples of 32.
-
-    The default is Swin-T, 27.5 million weights, with 96, 192, 384 and 768 channels.
-    """
+    """A Swin Transformer without its classifier. The default is Swin-T: 27.5 million parameters, 96 to 768 channels."""
 
     def __init__(
         self,
@@ -187,14 +201,16 @@ class Swin(tf.keras.layers.Layer):
     ):
         """
         Args:
-            channels: of C2; every stage doubles them.
-            depths, heads: blocks, and attention heads of each block, of the four stages.
-            window: cells a side.
-            mlp_ratio: how many times as wide the hidden dense layer is.
-            drop_path: probability with which training leaves out a path of the last block; the first block's is 0, and
-                those between grow evenly.
-            frozen_stages: how many leading stages, the patch embedding before them included, do not train; -1 trains
-                all.
+            channels: int, channels of C2; each stage doubles them.
+            depths: 4 ints, blocks of each stage.
+            heads: 4 ints, attention heads of each stage.
+            window: int, cells along each side of a window.
+            mlp_ratio: int, width of an MLP's hidden layer relative to the block's channels.
+            drop_path: float, probability of dropping a path of the last block in training; it increases linearly from
+                0 in the first block.
+            frozen_stages: int, number of leading stages that are not trained, together with the patch embedding; 0
+                freezes the embedding alone, -1 nothing. A frozen stage's output norm is frozen too, although a
+                classifier's checkpoint has no weights for it.
         """
         super().__init__(name=name)
         widths = [channels * 2**stage for stage in range(4)]
@@ -229,26 +245,30 @@ class Swin(tf.keras.layers.Layer):
             layer.trainable = False
 
     def call(self, images, training=None):
+        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].
+
+        H and W are multiples of 32.
+        """
         seed = self.draw_seed(images) if training else None
-        x = normalize(self.embed_norm, self.embed(images))
+        x = normalize(self.embed_norm, self.embed(images))  # [B, H / 4, W / 4, channels]
         features, number = {}, 0
         for stage, blocks in enumerate(self.blocks):
             if stage:
                 x = self.mergings[stage - 1](x)
             height, width = (side + -side % self.window for side in x.shape[1:3])
-            apart = separate_regions(height, width, self.window)
+            mask = attention_mask(height, width, self.window)
             for block in blocks:
                 own = None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
-                x, number = block(x, apart, own), number + 1
+                x, number = block(x, mask, own), number + 1
             features[stage + 2] = normalize(self.norms[stage], x)
         return features
 
     def draw_seed(self, images):
-        """int32 [2] out of the images and the weights: another in every step, and the same for the same step.
+        """Returns a random seed [2] int32, a function of the images and the weights.
 
-        Counting and learning (`training.gradients`) may take a forward pass each, which must be equal, as must a
-        step that is taken again after a restart. A random state would move on between them. Sums of whole numbers are
-        the same in any order.
+        It differs between steps but is the same for every forward pass of one step (`training.gradients` may run two)
+        and for a step repeated after a restart, which the state of a random generator would not be. Sums of integers do
+        not depend on their order.
         """
         pixels = tf.reduce_sum(tf.cast(64 * images, tf.int32))
         weights = tf.reduce_sum(tf.bitcast(tf.convert_to_tensor(self.norms[-1].beta), tf.int32))

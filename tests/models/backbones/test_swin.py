@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.backbones.swin import Swin, drop_paths, separate_regions
+from htc_tf.models.backbones.swin import Swin, drop_paths, attention_mask
 from htc_tf.weights import Unmatched, entries, load_mmdet
 from htc_tf.weights.swin_names import from_authors
 
@@ -89,7 +89,7 @@ def test_gradients_are_those_of_pytorch(swin, images, reference):
 
 def test_regions_of_a_shifted_window():
     """On 4 x 4 cells, windows of 4 shifted by 2: the four quarters come from four corners of the image."""
-    apart = separate_regions(4, 4, 4)
+    apart = attention_mask(4, 4, 4)
     assert apart.shape == (1, 1, 16, 16)
     quarters = np.kron([[0, 1], [2, 3]], np.ones([2, 2])).reshape(-1)
     np.testing.assert_array_equal(apart[0, 0] == 0, quarters[:, np.newaxis] == quarters)
