@@ -1,4 +1,4 @@
-"""python -m htc_tf.explain: draws a photo's walk through a trained model on one page, from pixels to masks."""
+"""python -m htc_tf.explain: follows one image through a trained model on one page, from pixels to masks."""
 
 from pathlib import Path
 
@@ -9,9 +9,8 @@ from htc_tf.run import Run
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 EPILOG = """
-The page shows the pyramid, the proposals, the boxes of every stage, the masks of every stage, the semantic branch's map
-and what was found; of a model without masks, semantic branch or further stages what there is. It shows one look at the
-photo, without test-time augmentation.
+The page shows the pyramid, the proposals, the boxes and masks of every stage, the semantic branch's map and the
+detections. Parts that the model lacks are left out. It shows a single pass, without test-time augmentation.
 """
 
 
@@ -19,24 +18,24 @@ def parse():
     parser = command_line.Parser(prog="python -m htc_tf.explain", description=__doc__, epilog=EPILOG)
     config.add_flags(parser, reads_run=True)
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the photo")
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the image")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page: .png, .jpg or .webp")
     parser.add_argument(
-        "--threshold", type=command_line.fraction, default=0.3, help="lowest score of an object (default: 0.3)"
+        "--threshold", type=command_line.fraction, default=0.3, help="lowest score of a detection (default: 0.3)"
     )
     parser.add_argument(
         "--objects",
         type=command_line.positive,
         default=3,
         metavar="N",
-        help="objects that are followed closely, best first (default: 3)",
+        help="detections shown in detail, best first (default: 3)",
     )
     parser.add_argument(
         "--width",
         type=command_line.whole(600, 10_000),
         default=2000,
         metavar="PIXELS",
-        help="of the page (default: 2000)",
+        help="width of the page (default: 2000)",
     )
     return parser.parse_args()
 
@@ -49,20 +48,20 @@ def main():
     run = Run(flags.checkpoint)
     categories = run.read_categories()
     experiment, _ = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
-    from htc_tf.explanation.layout import draw_walk
-    from htc_tf.explanation.trace import record_walk
+    from htc_tf.explanation.layout import draw_explanation
+    from htc_tf.explanation.trace import record_trace
     from htc_tf.inference.detector import restore
     from htc_tf.inference.image_files import read_picture
     from htc_tf.inference.prediction import save
 
-    photo = read_picture(flags.input)
-    walk = record_walk(restore(experiment, run), photo, flags.threshold)
-    page = draw_walk(walk, categories, flags.input.name, flags.width, flags.objects)
+    image = read_picture(flags.input)
+    trace = record_trace(restore(experiment, run), image, flags.threshold)
+    page = draw_explanation(trace, categories, flags.input.name, flags.width, flags.objects)
     try:
         save(page, flags.output)
     except OSError as error:
         raise UserError(f"--output {flags.output} cannot be written: {error.strerror or error}") from None
-    print(f"{flags.output}: what was found in {flags.input}, {len(walk.objects)} objects, and on which way")
+    print(f"{flags.output}: {flags.input} from pixels to {len(trace.objects)} detected objects")
 
 
 if __name__ == "__main__":

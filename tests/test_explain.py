@@ -1,4 +1,4 @@
-"""`python -m htc_tf.explain`: from its flags to the page, on a tiny trained run."""
+"""`python -m htc_tf.explain` on a tiny trained run: the page and the refusals."""
 
 import sys
 

@@ -1,7 +1,6 @@
-"""A plate: one photo of the page at its final size, with boxes and masks drawn on it.
+"""Canvas: an image of the page with boxes and masks drawn on it.
 
-Before: `explanation.trace` recorded boxes and masks. After: `explanation.panels` makes its pictures of plates. Boxes are
-drawn larger and scaled down for smooth lines; a mask's outline is where its probability crosses one half.
+Boxes are drawn larger and scaled down for smooth lines. A mask's outline is its contour at probability 0.5.
 """
 
 import itertools
@@ -9,43 +8,43 @@ import itertools
 import numpy as np
 from PIL import Image, ImageDraw
 
-from htc_tf.visualization.drawing import PAPER
+from htc_tf.visualization.drawing import BACKGROUND_COLOR
 
-FINE = 3  # boxes are drawn so many times larger
-DASH = 5  # of a dashed line, in its widths
-# From nothing to much, even in lightness, for colour-blind eyes too.
+OVERSAMPLING = 3  # boxes are drawn larger and scaled down, for smooth lines
+DASH = 5  # length of a dash, in line widths
+# Colors of `heat` from 0 to 1, even in lightness, and distinct for color-blind readers.
 HEAT = np.array([[18, 20, 48], [52, 44, 110], [120, 50, 128], [196, 72, 104], [240, 126, 72], [252, 214, 130]], float)
 
 
-class Plate:
-    """A photo to draw on, in pixels of the photo as the network sees it."""
+class Canvas:
+    """An image to draw on, in pixel coordinates of the network's input."""
 
-    def __init__(self, photo, size, scale, dimmed=0.0):
+    def __init__(self, image, size, scale, dimmed=0.0):
         """
         Args:
-            photo: [H, W, 3] uint8.
-            size: (width, height) of the plate in pixels.
-            scale: pixels of the plate by those of the network's image.
-            dimmed: 0 ... 1, how much the photo stands back behind what is drawn on it.
+            image: [H, W, 3] uint8.
+            size: (width, height) of the canvas in pixels.
+            scale: Canvas pixels per pixel of the network's input.
+            dimmed: 0 to 1, how far the image fades behind what is drawn on it.
         """
         self.size, self.scale = size, scale
-        self.photo = subdued(Image.fromarray(photo).resize(self.size, Image.Resampling.BICUBIC), dimmed)
+        self.image = subdued(Image.fromarray(image).resize(self.size, Image.Resampling.BICUBIC), dimmed)
         self.lines = []
 
-    def box(self, box, colour, width, opacity=1.0, dashed=False):
-        """A rectangle: y1, x1, y2, x2; `width` in pixels of the plate."""
-        self.lines.append((np.asarray(box, float) * self.scale, colour, width, opacity, dashed))
+    def box(self, box, color, width, opacity=1.0, dashed=False):
+        """Adds a rectangle: y1, x1, y2, x2 in the network's pixels; `width` in canvas pixels."""
+        self.lines.append((np.asarray(box, float) * self.scale, color, width, opacity, dashed))
 
     def finish(self):
-        """-> a PIL image with the boxes, the first ones beneath."""
-        fine = self.photo.resize([FINE * side for side in self.size], Image.Resampling.BILINEAR)
+        """Returns a PIL image with the boxes, the first ones at the bottom."""
+        fine = self.image.resize([OVERSAMPLING * side for side in self.size], Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(fine, "RGBA")
-        for box, colour, width, opacity, dashed in self.lines:
+        for box, color, width, opacity, dashed in self.lines:
             inset = np.array([1, 1, -1, -1]) * width / 2
             limits = np.array([self.size[1], self.size[0]] * 2) + np.minimum(inset, 0)
-            y1, x1, y2, x2 = np.clip(box, np.maximum(inset, 0), limits) * FINE
-            fill = (*(int(value) for value in colour), round(255 * opacity))
-            line = max(1, round(width * FINE))
+            y1, x1, y2, x2 = np.clip(box, np.maximum(inset, 0), limits) * OVERSAMPLING
+            fill = (*(int(value) for value in color), round(255 * opacity))
+            line = max(1, round(width * OVERSAMPLING))
             if dashed:
                 for start, end in _dashes([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)], DASH * line):
                     pen.line([start, end], fill=fill, width=line)
@@ -64,29 +63,37 @@ def _dashes(corners, length):
             yield tuple(start + (end - start) * place / count), tuple(start + (end - start) * (place + 1) / count)
 
 
-def subdued(picture, amount):
-    """A picture with less colour and less light, 0 ... 1."""
+def subdued(image, amount):
+    """Returns an image with less color and less light; `amount` is 0 to 1."""
     if not amount:
-        return picture
-    grey = Image.merge("RGB", [picture.convert("L")] * 3)
-    return Image.blend(Image.blend(picture, grey, 0.85 * amount), Image.new("RGB", picture.size, (16, 18, 30)), amount)
+        return image
+    gray = Image.merge("RGB", [image.convert("L")] * 3)
+    return Image.blend(Image.blend(image, gray, 0.85 * amount), Image.new("RGB", image.size, (16, 18, 30)), amount)
 
 
 def heat(values, size):
-    """[h, w] of 0 ... 1 as a PIL image of that size (width, height), every cell a square of one colour."""
+    """Returns values [h, w] of 0 to 1 as a PIL image of a size (width, height), one flat color per cell."""
     at = np.clip(values, 0, 1) * (len(HEAT) - 1)
-    colours = np.stack([np.interp(at, range(len(HEAT)), HEAT[:, c]) for c in range(3)], axis=-1)
-    return Image.fromarray(colours.round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    colors = np.stack([np.interp(at, range(len(HEAT)), HEAT[:, c]) for c in range(3)], axis=-1)
+    return Image.fromarray(colors.round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
 
 
-def window(photo, frame, size):
-    """What of a photo is in a square frame, y1, x1, y2, x2 in its pixels: [size, size, 3] uint8. Beyond is paper."""
+def window(image, frame, size):
+    """Crops a square frame out of an image, padded with the background color.
+
+    Args:
+        image: [H, W, 3] uint8.
+        frame: [4] float, y1, x1, y2, x2 in the image's pixels.
+        size: Side of the result in pixels.
+    Returns:
+        [size, size, 3] uint8.
+    """
     scale = size / (frame[3] - frame[1])
-    inside = np.clip(frame, 0, np.tile(photo.shape[:2], 2))
+    inside = np.clip(frame, 0, np.tile(image.shape[:2], 2))
     top, left, bottom, right = np.round((inside - np.tile(frame[:2], 2)) * scale).astype(int).tolist()
-    part = Image.new("RGB", (size, size), PAPER)
+    part = Image.new("RGB", (size, size), BACKGROUND_COLOR)
     if bottom > top and right > left:
-        seen = Image.fromarray(photo).resize(
+        seen = Image.fromarray(image).resize(
             (right - left, bottom - top), Image.Resampling.BICUBIC, inside[[1, 0, 3, 2]]
         )
         part.paste(seen, (left, top))
@@ -94,54 +101,54 @@ def window(photo, frame, size):
 
 
 def spread(mask, box, frame, size):
-    """A mask as it lies in a frame, pasted as `ops.paste` does.
+    """Resamples a mask into a frame, as evaluation pastes it into the image.
 
     Args:
         mask: [M, M] float32 probabilities.
-        box: that it spans, in the same pixels as the frame.
-        frame: y1, x1, y2, x2, of the proportions of `size`.
+        box: [4] float, the box that the mask spans, in the frame's coordinates.
+        frame: [4] float, y1, x1, y2, x2, with the aspect ratio of `size`.
         size: (width, height) of the result.
     Returns:
-        [height, width] float32, 0 outside of the box.
+        [height, width] float32 probabilities, 0 outside the box.
     """
     scale = (frame[3] - frame[1]) / size[0]
     cells = np.maximum([box[2] - box[0], box[3] - box[1]], 1e-3) / mask.shape
     mask, box = np.pad(mask, 1), box - np.tile(cells, 2) * [1, 1, -1, -1]
-    # Pillow asks, for a pixel of the result, for its place in the mask: a x + b y + c.
+    # Pillow maps a pixel (x, y) of the result to the mask: (a x + b y + c, d x + e y + f).
     place = (scale / cells[1], 0, (frame[1] - box[1]) / cells[1], 0, scale / cells[0], (frame[0] - box[0]) / cells[0])
     source = Image.fromarray(mask.astype(np.float32))
     return np.asarray(source.transform(size, Image.Transform.AFFINE, place, Image.Resampling.BILINEAR))
 
 
-def tint(photo, probabilities, colour, line):
-    """A photo whose mask is coloured as far as it is likely, and outlined where it is cut; the rest is grey.
+def tint(image, probabilities, color, line):
+    """A image whose mask is coloured as far as it is likely, and outlined where it is cut; the rest is gray.
 
     Args:
-        photo: [h, w, 3] uint8.
+        image: [h, w, 3] uint8.
         probabilities: [h, w] float32.
-        colour: (r, g, b).
-        line: width of the outline in pixels.
+        color: (r, g, b).
+        line: Width of the outline in pixels.
     Returns:
         A PIL image.
     """
-    grey = 0.55 * photo.mean(axis=-1, keepdims=True) + 0.45 * 226
-    return _painted(grey, photo, probabilities, colour, probabilities, line)
+    gray = 0.55 * image.mean(axis=-1, keepdims=True) + 0.45 * 226
+    return _painted(gray, image, probabilities, color, probabilities, line)
 
 
-def cut(photo, probabilities, colour, line):
-    """As `tint`, but the mask as it is in the end, cut at one half, and the rest as it was."""
+def cut(image, probabilities, color, line):
+    """Colors a mask thresholded at 0.5 and leaves the rest of the image as it is; arguments as in `tint`."""
     inside = np.clip(_distance(probabilities) + 0.5, 0, 1)
-    return _painted(photo, photo, probabilities, colour, 0.75 * inside, line)
+    return _painted(image, image, probabilities, color, 0.75 * inside, line)
 
 
-def _painted(ground, photo, probabilities, colour, share, line):
-    colour, share = np.asarray(colour, np.float32), share[..., None]
-    drawn = (1 - share) * ground + share * (0.45 * photo + 0.55 * colour)
+def _painted(ground, image, probabilities, color, share, line):
+    color, share = np.asarray(color, np.float32), share[..., None]
+    drawn = (1 - share) * ground + share * (0.45 * image + 0.55 * color)
     edge = np.clip(line / 2 + 0.5 - np.abs(_distance(probabilities)), 0, 1)[..., None]
-    drawn = (1 - edge) * drawn + edge * 0.72 * colour
+    drawn = (1 - edge) * drawn + edge * 0.72 * color
     return Image.fromarray(np.clip(drawn.round(), 0, 255).astype(np.uint8))
 
 
 def _distance(probabilities):
-    """Pixels from where the probability is one half, told by the slope; positive within the mask."""
+    """Returns the signed distance to the 0.5 contour in pixels, estimated by the slope; positive inside the mask."""
     return (probabilities - 0.5) / np.maximum(np.hypot(*np.gradient(probabilities)), 1e-4)

@@ -1,32 +1,37 @@
-"""The plan of the network: what goes where, as its switches are set.
-
-Before: `explanation.trace` has the switches. After: a picture on the page, beside those of the steps.
-"""
+"""Diagram of the network: boxes, masks and features that flow between its parts, as its options are set."""
 
 from PIL import Image, ImageDraw
 
 from htc_tf.visualization import fonts
-from htc_tf.visualization.drawing import INK, PAPER
+from htc_tf.visualization.drawing import BACKGROUND_COLOR, TEXT_COLOR
 
-FINE = 3  # drawn so many times larger
+OVERSAMPLING = 3  # drawn larger and scaled down, for smooth lines
 NODE = (236, 236, 232)
-BOXES, TO_MASKS, FLOW, CONTEXT = INK, (200, 90, 20), (150, 40, 130), (0, 120, 130)
+BOXES, TO_MASKS, FLOW, CONTEXT = TEXT_COLOR, (200, 90, 20), (150, 40, 130), (0, 120, 130)
 FONT, TIP = 10, 5
 
 
-def draw_diagram(walk, width, unit):
-    """The network of a Walk, `width` pixels wide, `unit` of them a thousandth of the page's width."""
-    return _Diagram(walk, width, unit).draw()
+def draw_diagram(trace, width, unit):
+    """Draws the network of a Trace.
+
+    Args:
+        trace: A Trace.
+        width: Width of the image in pixels.
+        unit: A thousandth of the page's width in pixels.
+    Returns:
+        A PIL image.
+    """
+    return _Diagram(trace, width, unit).draw()
 
 
 class _Diagram:
-    """Places are in units, from the top left."""
+    """Positions are in units, from the top left corner."""
 
-    def __init__(self, walk, width, unit):
-        self.walk, self.unit, self.width = walk, unit, width / unit
-        self.columns = 2 + walk.stages
+    def __init__(self, trace, width, unit):
+        self.trace, self.unit, self.width = trace, unit, width / unit
+        self.columns = 2 + trace.stages
         self.node = (min(0.8 * self.width / self.columns, 86), 30)
-        self.semantic, self.masks = walk.labels is not None, walk.masks is not None
+        self.semantic, self.masks = trace.labels is not None, trace.masks is not None
         self.heights = {"semantic": 16, "boxes": 92 if self.semantic else 16}
         self.heights["masks"] = self.heights["boxes"] + 76
         self.legend = self.heights["masks" if self.masks else "boxes"] + 46
@@ -34,8 +39,8 @@ class _Diagram:
     def draw(self):
         entries = self.entries()
         size = (self.width, self.legend + 21 * len(entries))
-        self.sheet = Image.new("RGB", [round(side * self.unit * FINE) for side in size], PAPER)
-        self.pen = ImageDraw.Draw(self.sheet)
+        self.image = Image.new("RGB", [round(side * self.unit * OVERSAMPLING) for side in size], BACKGROUND_COLOR)
+        self.pen = ImageDraw.Draw(self.image)
         stages = range(2, self.columns)
         if self.semantic:
             left, right = self.x(2) - self.node[0] / 2, self.x(self.columns - 1) + self.node[0] / 2
@@ -44,7 +49,7 @@ class _Diagram:
             for column in stages:
                 self.arrow([(self.x(column) - 8, y), self.above(column, "boxes", -8)], CONTEXT)
                 if self.masks:
-                    # Past the box head, on its left.
+                    # Around the left side of the box head.
                     x = self.x(column) - self.node[0] / 2 - 5
                     end = self.heights["masks"] + 8
                     self.arrow([(x, y), (x, end), (x + 5, end)], CONTEXT)
@@ -53,12 +58,12 @@ class _Diagram:
             self.arrow([self.beside(column - 1, "boxes", 1), self.beside(column, "boxes", -1)], BOXES)
         for column in stages if self.masks else ():
             below = (self.x(column), self.heights["boxes"] + 15)
-            if self.walk.interleaved:
+            if self.trace.interleaved:
                 self.arrow([below, self.above(column, "masks")], TO_MASKS)
             elif column == 2:
                 x = self.x(1)
                 self.arrow([(x, below[1]), (x, self.heights["masks"]), self.beside(column, "masks", -1)], TO_MASKS)
-            if self.walk.mask_info_flow and column > 2:
+            if self.trace.mask_info_flow and column > 2:
                 self.arrow([self.beside(column - 1, "masks", 1, -4), self.beside(column, "masks", -1, -4)], FLOW)
         self.place(0, "boxes", "features")
         self.place(1, "boxes", "proposals")
@@ -66,19 +71,19 @@ class _Diagram:
             self.place(column, "boxes", f"boxes {column - 1}")
             if self.masks:
                 self.place(column, "masks", f"masks {column - 1}")
-        for row, (colour, text) in enumerate(entries):
+        for row, (color, text) in enumerate(entries):
             y = self.legend + 21 * row
-            self.arrow([(2, y), (24, y)], colour)
+            self.arrow([(2, y), (24, y)], color)
             self.text(32, y, text, "lm")
         size = [round(side * self.unit) for side in size]
-        return self.sheet.resize(size, Image.Resampling.BOX)
+        return self.image.resize(size, Image.Resampling.BOX)
 
     def entries(self):
-        """What each kind of arrow means."""
-        entries = [(BOXES, "boxes, better from stage to stage")]
-        if self.masks and self.walk.interleaved:
-            entries.append((TO_MASKS, "masks are learnt on boxes just refined"))
-        if self.masks and self.walk.mask_info_flow and self.walk.stages > 1:
+        """Returns (color, meaning) of each kind of arrow."""
+        entries = [(BOXES, "boxes, refined stage by stage")]
+        if self.masks and self.trace.interleaved:
+            entries.append((TO_MASKS, "masks are trained on the refined boxes"))
+        if self.masks and self.trace.mask_info_flow and self.trace.stages > 1:
             entries.append((FLOW, "mask features: mask information flow"))
         if self.semantic:
             entries.append((CONTEXT, "context of the semantic branch"))
@@ -98,27 +103,29 @@ class _Diagram:
         self.box(x - self.node[0] / 2, y - self.node[1] / 2, x + self.node[0] / 2, y + self.node[1] / 2, name)
 
     def box(self, left, top, right, bottom, name):
-        corners = [value * self.unit * FINE for value in (left, top, right, bottom)]
-        self.pen.rounded_rectangle(corners, 5 * self.unit * FINE, fill=NODE, outline=(190, 190, 186), width=FINE)
+        corners = [value * self.unit * OVERSAMPLING for value in (left, top, right, bottom)]
+        self.pen.rounded_rectangle(
+            corners, 5 * self.unit * OVERSAMPLING, fill=NODE, outline=(190, 190, 186), width=OVERSAMPLING
+        )
         self.text((left + right) / 2, (top + bottom) / 2, name, "mm")
 
     def text(self, x, y, text, anchor):
-        scale = self.unit * FINE
-        fonts.load(FONT * scale).draw(self.pen, (x * scale, y * scale), text, INK, anchor)
+        scale = self.unit * OVERSAMPLING
+        fonts.load(FONT * scale).draw(self.pen, (x * scale, y * scale), text, TEXT_COLOR, anchor)
 
-    def arrow(self, points, colour):
-        """A line through the points, level or upright, with a head at its end."""
-        scale = self.unit * FINE
+    def arrow(self, points, color):
+        """Draws a polyline of horizontal and vertical segments with an arrowhead at its end."""
+        scale = self.unit * OVERSAMPLING
         (x0, y0), (x1, y1) = points[-2:]
         length = max(abs(x1 - x0) + abs(y1 - y0), 1)
         ahead, aside = (x1 - x0) / length, (y1 - y0) / length
         neck = (x1 - TIP * ahead, y1 - TIP * aside)
         line = [(x * scale, y * scale) for x, y in [*points[:-1], neck]]
-        self.pen.line(line, fill=colour, width=round(1.5 * scale), joint="curve")
+        self.pen.line(line, fill=color, width=round(1.5 * scale), joint="curve")
         wing = 0.6 * TIP
         head = [
             (x1, y1),
             (neck[0] - wing * aside, neck[1] + wing * ahead),
             (neck[0] + wing * aside, neck[1] - wing * ahead),
         ]
-        self.pen.polygon([(x * scale, y * scale) for x, y in head], fill=colour)
+        self.pen.polygon([(x * scale, y * scale) for x, y in head], fill=color)

@@ -1,7 +1,6 @@
-"""The story: which pictures a model's walk is told in, in which order, with which sentences.
+"""Layout of the page: which panels it has, in which order, with which texts.
 
-Before: `explanation.trace` recorded it. After: `explanation.page` lays the pictures out. What a model does not have
-(stages, masks, a semantic branch) its story leaves out.
+Panels of parts that a model lacks (stages, masks, the semantic branch) are left out.
 """
 
 import numpy as np
@@ -11,118 +10,118 @@ from htc_tf.explanation.page import GAP, Panel, draw_page
 from htc_tf.explanation.panels import DRAWN, Panels
 
 
-def draw_walk(walk, categories, name, width=2000, objects=3):
-    """One page that shows a photo's walk through the model.
+def draw_explanation(trace, categories, name, width=2000, objects=3):
+    """Draws the page that follows one image through the model.
 
     Args:
-        walk: a Walk.
+        trace: A Trace.
         categories: [{"id", "name"}, ...] by class index.
-        name: of the photo.
-        width: of the page in pixels.
-        objects: how many of the detections, best first, are numbered and looked at closely.
+        name: The image's name.
+        width: Width of the page in pixels.
+        objects: Number of detections, best first, that are numbered and shown in detail.
     Returns:
         [H, width, 3] uint8.
     """
     unit = width / 1000
-    panels = Panels(walk, categories, unit, walk.objects[:objects])
-    title = "One photo's walk through Hybrid Task Cascade"
+    panels = Panels(trace, categories, unit, trace.objects[:objects])
+    title = "One image through Hybrid Task Cascade"
     subtitle = (
-        f"{name}, from its pixels to what was found. A colour is a class, a number one object, a percentage "
-        "how sure a step is. Sections: arXiv:1901.07518."
+        f"{name}, from pixels to detections. Each class has a color, each object a number; percentages are the "
+        "step's probabilities. Sections refer to arXiv:1901.07518."
     )
-    return np.asarray(draw_page(title, subtitle, Story(walk, panels, unit).rows(), width))
+    return np.asarray(draw_page(title, subtitle, Layout(trace, panels, unit).rows(), width))
 
 
-class Story:
-    """Rows of Panels with their sentences."""
+class Layout:
+    """The page's panels with their texts, in rows."""
 
-    def __init__(self, walk, panels, unit):
-        self.walk, self.panels, self.unit = walk, panels, unit
+    def __init__(self, trace, panels, unit):
+        self.trace, self.panels, self.unit = trace, panels, unit
         self.gap = round(0.4 * GAP * unit)
 
     def rows(self):
-        """-> lists of Panels, three in a row or less. What would be alone in its row ends the row before."""
-        walk, count = self.walk, self.walk.stages
-        rows = [[self.photo(), self.pyramid()], [self.proposals()]]
-        if walk.labels is not None:
+        """Returns lists of at most three Panels. A panel that would be alone joins the row before it."""
+        trace, count = self.trace, self.trace.stages
+        rows = [[self.image(), self.pyramid()], [self.proposals()]]
+        if trace.labels is not None:
             rows[-1].append(self.semantic())
         if count > 1:
             rows[-1].append(self.plan())
             rows.append([])
         rows[-1] += [self.stage(stage) for stage in range(1, count + 1)]
-        if walk.masks is not None and len(self.panels.objects):
+        if trace.masks is not None and len(self.panels.objects):
             rows.append([self.masks()])
         rows[-1].append(self.detections())
         if len(rows[-1]) > 3:
             rows[-1:] = [rows[-1][:2], rows[-1][2:]]
         return rows
 
-    def photo(self):
-        height, width = self.walk.image.shape[:2]
-        rows, columns = self.walk.padded
-        text = f"All that the network sees: {width} x {height} pixels"
-        text += "." if (height, width) == (rows, columns) else f", and zeros beyond, up to {columns} x {rows}."
-        return Panel("The photo", text, "", self.panels.photo)
+    def image(self):
+        height, width = self.trace.image.shape[:2]
+        rows, columns = self.trace.padded
+        text = f"The network's input: {width} x {height} pixels"
+        text += "." if (height, width) == (rows, columns) else f", padded with zeros to {columns} x {rows}."
+        return Panel("The image", text, "", self.panels.image)
 
     def pyramid(self):
         text = (
-            "A backbone and a feature pyramid turn pixels into features; bright is where they are strong. Each level "
-            "has half the resolution of the one before. Fine levels are for small objects, coarse ones for large."
+            "The backbone and the feature pyramid turn pixels into features; bright cells have large activations. Each "
+            "level has half the resolution of the previous one: fine levels for small objects, coarse ones for large."
         )
         return Panel(
             "The pyramid", text, "FPN, arXiv:1612.03144", lambda width: self.panels.pyramid(width, self.gap), 2
         )
 
     def proposals(self):
-        count = len(self.walk.scores)
+        count = len(self.trace.scores)
         text = (
-            f"Where may there be an object, whatever it is? Of {count} boxes the best {min(count, DRAWN)}, the surer "
-            "the whiter. In colour those that will become objects."
+            f"The RPN proposes boxes that may hold an object of any class: the best {min(count, DRAWN)} of {count}, "
+            "whiter for higher scores. The proposals that become detections are in color."
         )
         return Panel("Proposals", text, "RPN, arXiv:1506.01497", self.panels.proposals)
 
     def semantic(self):
         text = (
-            "A branch of its own names every pixel, objects and background. What it sees joins the features of every "
-            "box, as context."
+            "A separate branch labels every pixel, objects and background. Its embedding is added to the features of "
+            "every RoI, as context."
         )
         return Panel("The semantic branch", text, "Section 3.2", self.panels.semantic)
 
     def plan(self):
-        text = f"Boxes pass through {self.walk.stages} stages, each with heads of its own that look at them afresh."
-        share = 2 if self.walk.labels is None else 1
-        return Panel("The cascade", text, "Section 3", lambda width: draw_diagram(self.walk, width, self.unit), share)
+        text = f"Boxes pass through {self.trace.stages} stages; each has heads of its own and pools its features anew."
+        share = 2 if self.trace.labels is None else 1
+        return Panel("The cascade", text, "Section 3", lambda width: draw_diagram(self.trace, width, self.unit), share)
 
     def stage(self, stage):
-        threshold = f"{self.walk.thresholds[stage - 1]:g}"
+        threshold = f"{self.trace.thresholds[stage - 1]:g}"
         if stage == 1:
             text = (
-                "A head looks into each box, names it and moves its edges. Dashed is where it was before. This head "
-                f"has learnt on boxes that meet an object with IoU {threshold}."
+                "The box head classifies each RoI and refines its box; dashed lines are the boxes before. The head was "
+                f"trained with positives from IoU {threshold}."
             )
-        elif stage < self.walk.stages:
+        elif stage < self.trace.stages:
             text = (
-                f"These boxes go into the next head, which has learnt on better ones, from IoU {threshold} on. It "
-                "corrects less, and more exactly."
+                f"The refined boxes are this stage's RoIs. Its head was trained with positives from IoU {threshold}; "
+                "its corrections are smaller and more precise."
             )
         else:
             text = (
-                f"The last head, from IoU {threshold} on, has the last word. Thin are the many other boxes that found "
-                "the same objects."
+                f"The last head was trained with positives from IoU {threshold}. Thin lines are more boxes on the same "
+                "objects, which non-maximum suppression removes."
             )
         return Panel(f"Stage {stage}", text, "Section 3.1", lambda width: self.panels.stage(stage, width))
 
     def masks(self):
-        count = self.walk.stages
-        captions = ["its boxes", *(f"stage {stage}" for stage in range(1, count + 1) if count > 1), "the mask"]
+        count = self.trace.stages
+        captions = ["boxes", *(f"stage {stage}" for stage in range(1, count + 1) if count > 1), "final mask"]
         whose = "every stage's" if count > 1 else "the"
-        text = f"In each final box {whose} mask head tells, on 28 x 28 cells, what belongs to the object."
-        if self.walk.mask_info_flow and count > 1:
-            text += " Each builds on the features of the one before."
+        text = f"In each final box, {whose} mask head predicts the object's mask on 28 x 28 cells."
+        if self.trace.mask_info_flow and count > 1:
+            text += " Each receives the features of the previous one."
         if count > 1:
-            text += " The mask is their mean." if self.walk.average_masks else " The mask is the last one's."
+            text += f" The final mask is {'their mean' if self.trace.average_masks else 'the last one'}."
         height = self.panels.size(1000)[1] / 1000
-        # As wide as makes it as high as the photo beside it.
+        # The width at which this panel is as high as the image beside it.
         fraction = height / (len(self.panels.objects) / len(captions) + height)
         share = fraction / (1 - fraction)
         return Panel(
@@ -130,6 +129,6 @@ class Story:
         )
 
     def detections(self):
-        text = "A box's class is what all stages say together. " if self.walk.stages > 1 else ""
-        text += f"Of boxes that overlap the best stays; of {len(self.walk.scores)} these are left."
-        return Panel("What was found", text, "Section 4", self.panels.detections)
+        text = "Class scores are the mean of all stages. " if self.trace.stages > 1 else ""
+        text += f"Of overlapping boxes of one class the best is kept: these remain of {len(self.trace.scores)}."
+        return Panel("Detections", text, "Section 4", self.panels.detections)

@@ -1,7 +1,6 @@
-"""One photo's walk through the model, recorded: what each step gives, cut to the photo, and which rows become objects.
+"""Trace of one forward pass: the output of every step for one image, and the proposal that each detection comes from.
 
-Before: `inference.restore` gave a Detector. After: `explanation.panels` draws what is here. The steps are those of
-`models.htc`; a row is the same box from the proposals to the last stage, which is how an object is followed.
+A row is the same box from the proposals to the last stage, which is how an object is followed.
 """
 
 from typing import NamedTuple
@@ -13,25 +12,25 @@ from htc_tf.inference.semantic_map import enlarge
 from htc_tf.ops.boxes import iou
 from htc_tf.structures import Detections
 
-SAME = 1e-3  # pixels: NMS hands boxes through, and nothing else is so near
+TOLERANCE = 1e-3  # pixels; NMS returns its input boxes, so a detection equals one of them
 
 
-class Walk(NamedTuple):
-    """All boxes are in pixels of the resized image, [h, w]; n proposals, S stages, D detections, best first."""
+class Trace(NamedTuple):
+    """One forward pass. Boxes are in pixels of the resized image; n proposals, S stages, D detections, best first."""
 
-    photo: np.ndarray  # [H, W, 3] uint8, as it was given
-    image: np.ndarray  # [h, w, 3] uint8, resized: what the network sees
+    original: np.ndarray  # [H, W, 3] uint8, the original image
+    image: np.ndarray  # [h, w, 3] uint8, resized: the network's input without padding
     padded: tuple  # height and width with padding
-    levels: dict  # {level: [h / 2^level, w / 2^level] float32}, root of the channels' mean square
+    levels: dict  # {level: [h / 2^level, w / 2^level] float32}, root mean square over the channels
     scores: np.ndarray  # [n] float32, objectness
-    boxes: np.ndarray  # [1 + S, n, 4] float32: the proposals, then what each stage makes of them
-    logits: np.ndarray  # [S, n, K + 1] float32, each stage's own
-    labels: np.ndarray | None  # [h, w] uint8, the semantic branch's
-    detections: Detections  # of NumPy arrays without a batch, [D, ...]; boxes in pixels of the resized image
-    rows: np.ndarray  # [D] int, the row that each detection was
-    masks: np.ndarray | None  # [S, D, 28, 28] float32, each stage's, in the detection's box
-    thresholds: tuple  # of S floats: the IoU from which a box was an object for a stage, in training
-    interleaved: bool  # the switches of `models.htc` by these names
+    boxes: np.ndarray  # [1 + S, n, 4] float32: the proposals, then each stage's refined boxes
+    logits: np.ndarray  # [S, n, K + 1] float32, class logits of each stage
+    labels: np.ndarray | None  # [h, w] uint8, labels of the semantic branch
+    detections: Detections  # NumPy arrays without the batch axis, [D, ...]
+    rows: np.ndarray  # [D] int, the proposal that each detection comes from
+    masks: np.ndarray | None  # [S, D, 28, 28] float32, each stage's mask in the detection's box
+    thresholds: tuple  # S floats, the IoU thresholds that the stages were trained with
+    interleaved: bool  # this and the following: options of `models.htc.HTC`
     mask_info_flow: bool
     average_masks: bool
 
@@ -41,35 +40,35 @@ class Walk(NamedTuple):
 
     @property
     def objects(self):
-        """Indices of detections, one for each row: a box that is of several classes counts once, by its best."""
+        """Indices of detections, one for each proposal: a box of several classes counts once, by its best score."""
         return np.sort(np.unique(self.rows, return_index=True)[1])
 
     def probability(self, stage, detection):
-        """What the class scores that stage 1, 2 ... alone, or for 0 the RPN, give a detection's row."""
+        """Returns a detection's class probability at stage 1, 2, ..., or its objectness for stage 0."""
         row = self.rows[detection]
         if stage == 0:
             return float(self.scores[row])
         return float(softmax(self.logits[stage - 1, row])[self.detections.classes[detection]])
 
     def overlap(self, step):
-        """Mean IoU of the objects' boxes at a step (0: the proposals) with those that they end with; None without."""
+        """Returns the mean IoU of the objects' boxes at a step (0: proposals) with their final boxes, or None."""
         rows = self.rows[self.objects]
         pairs = iou(tf.constant(self.boxes[step, rows]), tf.constant(self.boxes[-1, rows]))
         return float(tf.reduce_mean(tf.linalg.diag_part(pairs))) if len(rows) else None
 
 
-def record_walk(detector, photo, threshold):
-    """Takes a photo through the model and keeps what each step gives.
+def record_trace(detector, image, threshold):
+    """Runs the model once on an image and keeps the output of every step.
 
     Args:
-        detector: inference.Detector. Test-time augmentation is left out: it is one look at the photo.
-        photo: [H, W, 3] uint8 RGB.
-        threshold: lowest score of a detection.
+        detector: An `inference.detector.Detector`. Test-time augmentation is not used.
+        image: [H, W, 3] uint8 RGB.
+        threshold: Lowest score of a detection.
     Returns:
-        A Walk.
+        A Trace.
     """
     model = detector.model
-    images, sizes = detector.prepare(photo)
+    images, sizes = detector.prepare(image)
     outputs, detections = tf.function(_forward(model), autograph=False)(images, sizes)
     rpn, stages, masks = outputs.rpn, outputs.stages, detections.stage_masks
     height, width = sizes[0].numpy().astype(int)
@@ -79,8 +78,8 @@ def record_walk(detector, photo, threshold):
     found = Detections(*(None if field is None else field[0].numpy()[kept] for field in detections))
     found = found._replace(stage_masks=None)
     final = model.postprocess.scores(stages)[0].numpy()[there]
-    return Walk(
-        photo=photo,
+    return Trace(
+        original=image,
         image=images[0, :height, :width].numpy(),
         padded=tuple(images.shape[1:3]),
         levels={level: _activity(maps[0], level, height, width) for level, maps in sorted(outputs.pyramid.items())},
@@ -99,7 +98,7 @@ def record_walk(detector, photo, threshold):
 
 
 def _forward(model):
-    """One pass as Outputs and Detections, without what RoIs are pooled from: nothing here draws it."""
+    """Returns a function: images, sizes to Outputs and Detections, without the features that RoIs are pooled from."""
 
     def forward(images, sizes):
         outputs = model(images, sizes)
@@ -109,30 +108,30 @@ def _forward(model):
 
 
 def find_rows(detections, boxes, scores):
-    """Which of the last stage's boxes each detection is.
+    """Finds the last stage's box that each detection comes from.
 
     Args:
         detections: Detections of NumPy arrays, [D, ...].
-        boxes: [n, 4], the last stage's, or [n, K, 4], one for each class.
-        scores: [n, K], by which of several equal boxes the one is told that was chosen.
+        boxes: [n, 4], the last stage's boxes, or [n, K, 4], one for each class.
+        scores: [n, K] class scores, which decide between equal boxes.
     Returns:
-        [D] int.
+        [D] int, indices of boxes.
     """
     if not len(detections.boxes):
         return np.zeros(0, int)
     boxes = boxes if boxes.ndim == 2 else boxes[:, detections.classes].swapaxes(0, 1)
     apart = np.abs(detections.boxes[:, None] - boxes).max(axis=-1)  # [D, n]
-    same = apart <= apart.min(axis=1, keepdims=True) + SAME
+    same = apart <= apart.min(axis=1, keepdims=True) + TOLERANCE
     return np.where(same, scores.T[detections.classes], -1).argmax(axis=1).astype(int)
 
 
 def softmax(logits):
-    """[..., K + 1] -> probabilities."""
+    """Returns the probabilities of logits [..., K + 1]."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _activity(maps, level, height, width):
-    """A level's features [h, w, C], cut to the photo -> [h', w']."""
+    """Returns the root mean square over the channels of a level [h, w, C], without padding: [h', w']."""
     rows, columns = (-(-int(side) // 2**level) for side in (height, width))
     return tf.sqrt(tf.reduce_mean(tf.square(tf.cast(maps[:rows, :columns], tf.float32)), axis=-1)).numpy()

@@ -1,26 +1,23 @@
-"""Objects cut out of their picture along their masks, the rest transparent.
-
-Before: a `inference.prediction.Prediction`. After: `inference.predict_files` saves them as PNG, to be laid on anything.
-"""
+"""Cutouts: detected objects cut out of their image along their masks, on a transparent background."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from htc_tf.errors import UserError
 
-SOFTNESS = 0.7  # pixels, the deviation of the blur that makes a mask's stairs an edge
-MARGIN = 2  # pixels around the mask, where the edge fades
+SOFTNESS = 0.7  # pixels; standard deviation of the blur that smooths a mask's stairs into an edge
+MARGIN = 2  # pixels around the mask in which the edge fades
 
 
 def cut_out(image, mask):
-    """One object with an alpha channel.
+    """Cuts one object out.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         mask: [H, W] bool.
     Returns:
-        [h, w, 4] uint8 RGBA, cropped to the mask and two pixels around it, within the picture: alpha is 255 inside the
-        mask, 0 outside, and between the two along the edge. None for an empty mask.
+        [h, w, 4] uint8 RGBA, the mask's bounding box with a margin of two pixels, clipped to the image. Alpha is 255
+        inside the mask, 0 outside, and fades along the edge. None if the mask is empty.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -30,21 +27,23 @@ def cut_out(image, mask):
         for axis, end in ((rows, mask.shape[0]), (columns, mask.shape[1]))
     )
     part = mask[top:bottom, left:right]
-    # Repeated beyond the picture's border, or an object cut by it would fade there.
+    # The edge values repeat beyond the image's border: an object that the border cuts must not fade there.
     padded = Image.fromarray(np.pad(np.where(part, np.uint8(255), np.uint8(0)), MARGIN, mode="edge"))
     alpha = np.asarray(padded.filter(ImageFilter.GaussianBlur(SOFTNESS)))[MARGIN:-MARGIN, MARGIN:-MARGIN]
     return np.dstack([image[top:bottom, left:right], alpha])
 
 
 def cut_outs(prediction, threshold):
-    """[(class name, score, RGBA)] of a prediction's objects with at least that score, but for empty masks.
+    """Cuts out the objects of an `inference.prediction.Prediction` that score at least `threshold`.
 
+    Returns:
+        A list of (class name, score, [h, w, 4] uint8 RGBA), without empty masks.
     Raises:
-        UserError: the model has no masks.
+        UserError: The model has no mask branches.
     """
     shown = prediction.above(threshold)
     if shown.masks is None:
-        raise UserError("cut-outs want a model with mask branches (MASKS = True)")
+        raise UserError("cutouts need a model with mask branches (MASKS = True)")
     pieces = [cut_out(shown.image, mask) for mask in shown.masks]
     rows = zip(shown.class_names, shown.scores.tolist(), pieces, strict=True)
     return [row for row in rows if row[-1] is not None]

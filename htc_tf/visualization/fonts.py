@@ -1,7 +1,7 @@
-"""Text in drawings: a font that has the letters, and names cut to the room they have.
+"""Text in drawings: fonts that have the letters, and names cut to the room that they have.
 
-DejaVu Sans, which comes with matplotlib, has Latin, Greek and Cyrillic letters and more. For what it lacks (Chinese,
-Japanese, Korean, Thai ...) a font of the system is looked up. `pipelines` draws with it too, so no TensorFlow here.
+DejaVu Sans, which comes with matplotlib, has Latin, Greek and Cyrillic letters. Other scripts (Chinese, Japanese,
+Korean, Thai, ...) are drawn with a font of the system.
 """
 
 import bisect
@@ -17,58 +17,54 @@ from PIL import ImageFont, features
 
 ELLIPSIS = "…"
 MISSING = "\N{REPLACEMENT CHARACTER}"
-LONGEST = 400  # characters that are looked at; no drawing has room for more
-MOST_MARKS = 4  # combining marks on one letter
-JOINERS = "\u200c\u200d"  # format characters that Indic and Persian spelling needs
-# Fonts with a glyph for everything, which says nothing.
+LONGEST = 400  # characters of a text that are drawn; no drawing has room for more
+MOST_MARKS = 4  # combining marks on one letter; hostile names stack hundreds
+JOINERS = "\u200c\u200d"  # format characters that Indic and Persian spelling need
+# Fonts with a placeholder glyph for every character.
 PLACEHOLDER_FONTS = ("lastresort", "adobeblank")
-# File names of fonts that are taken last.
+# Words in the file names of fonts that are used last.
 SPECIAL = ("mono", "serif", "italic", "oblique", "bold", "black", "light", "thin", "condensed", "emoji")
 
-_said = []  # the class name that a note was printed for in this process
+_noted = []  # the class name for which this process has printed a note
 
 
 @functools.cache
 def load(size):
-    """The `Font` of a size in pixels."""
+    """Returns the `Font` of a size in pixels."""
     return Font(size)
 
 
 class Font:
-    """DejaVu Sans of one size, with fonts of the system for the letters that it lacks.
-
-    Attributes:
-        size: pixels.
-    """
+    """DejaVu Sans of one size in pixels, with fonts of the system for the letters that it lacks."""
 
     def __init__(self, size):
         self.size = size
 
     def getlength(self, text):
-        """Width of a text in pixels."""
+        """Returns the width of a text in pixels."""
         return sum(self._width(path, part) for path, part in _runs(clean(text)))
 
     def fit(self, text, width):
-        """The text as `draw` draws it, cut and ended by "…" where it is wider than `width` pixels."""
+        """Returns a text in one line, cut and ended by "…" if it is wider than `width` pixels."""
         text = clean(text)
         if self.getlength(text) <= width:
             return text
         ends = range(1, len(text) + 1)
         keep = bisect.bisect_right(ends, width, key=lambda end: self.getlength(text[:end] + ELLIPSIS))
         while keep and unicodedata.combining(text[keep : keep + 1] or " "):
-            keep -= 1  # a letter keeps its marks
+            keep -= 1  # do not part a letter from its marks
         return text[:keep].rstrip() + ELLIPSIS
 
     def draw(self, pen, position, text, fill, anchor="la", **options):
         """Draws one line of text.
 
         Args:
-            pen: PIL.ImageDraw.
+            pen: A PIL ImageDraw.
             position: (x, y) in pixels.
-            text: any string; a letter that no font has becomes U+FFFD.
-            fill: color.
-            anchor: as Pillow's: l, m or r, then a, m or s.
-            options: of ImageDraw.text, such as stroke_width.
+            text: Any string. A letter that no font has becomes U+FFFD.
+            fill: The color.
+            anchor: Pillow's text anchor: l, m or r, then a, m or s.
+            **options: Further arguments of Pillow's text function, such as `stroke_width`.
         """
         text = clean(text)
         lost = missing(text)
@@ -87,22 +83,22 @@ class Font:
 
 
 def class_names(names, numbers):
-    """The names of classes as drawings show them: a name that cannot be drawn becomes its class's number.
+    """Returns class names as drawings show them; a name that cannot be drawn is replaced by its class's number.
 
     Args:
-        names: strings.
-        numbers: of the same classes, such as their category ids.
+        names: Strings.
+        numbers: Numbers of the same classes, such as their category ids.
     """
     return [class_name(name, number) for name, number in zip(names, numbers, strict=True)]
 
 
 def class_name(name, number):
-    """A class's name in one line, or its number where no font has its letters."""
+    """Returns a class's name in one line, or its number if no font has its letters."""
     text = clean(str(name))
     if not text:
         return str(number)
     if missing(text):
-        _say_once(text)
+        _note_once(text)
         return str(number)
     return text
 
@@ -113,21 +109,21 @@ def in_table(name, longest=40):
     return text if len(text) <= longest else text[: longest - 1].rstrip() + ELLIPSIS
 
 
-def _say_once(name):
-    if _said:
+def _note_once(name):
+    if _noted:
         return
-    _said.append(name)
+    _noted.append(name)
     reason = "no font of this system has the letters of"
-    need = "install one that has them, such as Debian's fonts-noto-cjk or fonts-noto-core"
+    need = "install a font that has them, such as Debian's fonts-noto-cjk or fonts-noto-core"
     if not _can_shape() and any(map(_is_right_to_left, name)):
-        reason, need = "Pillow cannot set the letters of", "install FriBidi, such as Debian's libfribidi0"
-    line = f"note: {reason} the class name {name[:40]}: such classes are drawn as their numbers; {need}"
+        reason, need = "Pillow cannot shape the letters of", "install FriBidi, such as Debian's libfribidi0"
+    line = f"note: {reason} the class name {name[:40]}: such classes are shown by number; {need}"
     print(line, file=sys.stderr)
 
 
 @functools.lru_cache(4096)
 def clean(text):
-    """A text in one line: composed letters, single spaces, no control characters, at most 400 characters."""
+    """Returns a text in one line: composed letters, single spaces, no control characters, at most 400 characters."""
     shown = " ".join(text[: 4 * LONGEST].split())
     shown = unicodedata.normalize("NFC", shown)
     kept, marks = [], 0
@@ -142,7 +138,7 @@ def clean(text):
 
 @functools.lru_cache(4096)
 def missing(text):
-    """The characters of a cleaned text that cannot be drawn."""
+    """Returns the characters of a cleaned text that cannot be drawn."""
     letters = set(text) - {" "}
     if not _can_shape():
         unset = {letter for letter in letters if _is_right_to_left(letter)}
@@ -155,12 +151,12 @@ def _without_font(letters):
 
 
 def _can_shape():
-    """Whether Pillow can join and order the letters of Arabic and Hebrew."""
+    """Returns True if Pillow can join and order the letters of Arabic and Hebrew."""
     return features.check("raqm")
 
 
 def _direction():
-    """Of a line: from left to right, with Arabic and Hebrew words in it the other way, so that a file ends in .jpg."""
+    """Returns the direction of a line: left to right, so that a file name with Arabic letters still ends in .jpg."""
     return "ltr" if _can_shape() else None
 
 
@@ -170,13 +166,13 @@ def _is_right_to_left(character):
 
 @functools.lru_cache(4096)
 def _runs(text):
-    """A cleaned text as [(path of a font, part of the text)]: one font for all of it where one has all."""
+    """Splits a cleaned text into [(path of a font, part of the text)]; one font if it has all letters."""
     whole = main_font() if _has(main_font(), text) else _font_with(text)
     if whole:
         return [(whole, text)]
     fonts, before = [], main_font()
     for character in text:
-        # Marks, spaces and punctuation stay in the font of what they follow.
+        # Marks, spaces and punctuation keep the font of the character before them.
         stays = not character.isalnum() and _has(before, character)
         if not stays:
             before = _font_with(character) if not _has(main_font(), character) else None
@@ -194,8 +190,8 @@ def path_of(text):
 
 @functools.cache
 def main_font():
-    """Path of DejaVu Sans."""
-    # Importing matplotlib would look for its configuration, and say so where HOME cannot be written.
+    """Returns the path of DejaVu Sans."""
+    # Found without importing matplotlib, which warns if it cannot write its configuration under HOME.
     (package,) = importlib.util.find_spec("matplotlib").submodule_search_locations
     return os.path.join(package, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
 
@@ -211,27 +207,27 @@ def _has(path, text):
 
 @functools.lru_cache(4096)
 def _font_with(text):
-    """Path of the first font of the system that has all of a text, or None."""
+    """Returns the path of the first font of the system that has all letters of a text, or None."""
     return next((path for path in _system_fonts() if _has(path, text)), None)
 
 
 @functools.cache
 def _code_points(path):
-    """[n] int64, the characters that a font has; none for a file that is no scalable font."""
+    """Returns the code points that a font has, [n] int64; none if the file is not a scalable font."""
     from fontTools.ttLib import TTFont
 
     try:
-        _face(path, 12)  # a font of bitmaps has other sizes only
+        _face(path, 12)  # raises for bitmap fonts, which have other sizes only
         with TTFont(path, fontNumber=0, lazy=True) as font:
             points = list(font.getBestCmap() or ())
-    except Exception:  # fontTools raises anything on a damaged font, and there are others
+    except Exception:  # fontTools raises many kinds of errors on damaged fonts; another font will serve
         points = []
     return np.array(points, np.int64)
 
 
 @functools.cache
 def _system_fonts():
-    """Paths of the system's fonts, plain sans serifs first."""
+    """Returns the paths of the system's fonts, plain sans serifs first."""
     from matplotlib import font_manager
 
     def order(path):

@@ -1,11 +1,9 @@
-"""A colour for each class that stays apart from the others, for colour-blind eyes too.
+"""Class colors that stay distinct, for color-blind readers too.
 
-Before: nothing but a class's index. After: `visualization.drawing` draws with it.
-
-The first are Okabe and Ito's seven, the sky blue somewhat deeper and violet for black, which photographs hide. Each
-further colour is, among vivid ones, the one farthest from all before it, where the distance of two colours is the
-smallest that a person with full, protanopic or deuteranopic sight sees. Full sight has one dimension more to tell
-colours apart: its distances count half, or it would never decide.
+The first colors are Okabe and Ito's seven, with a deeper sky blue, and violet in place of black, which is lost on
+images. Each further color is the vivid color farthest from all colors before it. The distance of two colors is the
+smallest one that a reader with full, protanopic or deuteranopic sight sees. Full sight has one more dimension to tell
+colors apart by, so its distances count half; otherwise it would never decide.
 """
 
 import functools
@@ -14,7 +12,7 @@ import numpy as np
 
 FIRST = ("#2f9be6", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#f0e442", "#0072b2", "#9944ee")
 
-# How cone deficiencies of severity 1 see linear RGB: Machado, Oliveira, Fernandes 2009, table 1.
+# Linear RGB as full, protanopic and deuteranopic sight (severity 1) see it: Machado, Oliveira, Fernandes 2009, table 1.
 SIGHTS = np.array(
     [
         np.eye(3),
@@ -23,24 +21,24 @@ SIGHTS = np.array(
     ]
 )
 WEIGHTS = np.array([0.45, 1, 1])
-# Linear RGB to cone responses, and their cube roots to lightness and two hues: Ottosson's OKLab, 2020.
+# Linear RGB to cone responses, and the cube roots of those to lightness and two hues: OKLab (Ottosson, 2020).
 CONES = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
 OKLAB = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
 
 
 @functools.cache
 def palette(count):
-    """The first `count` colours as an array [count, 3] uint8. A longer palette begins with the shorter one."""
+    """Returns the first `count` colors, [count, 3] uint8 RGB. A longer palette begins with the shorter one."""
     chosen = [np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)]) for name in FIRST[:count]]
-    steps = np.arange(0, 256, 17)
+    steps = np.arange(0, 256, 17)  # 16 values a channel: 4,096 candidates
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness, *hues = _appearance(candidates)[0].T
     chroma = np.hypot(*hues)
-    # Neither lost on a dark photograph, nor pale, nor garish.
+    # Visible on a dark image, and neither pale nor garish.
     fit = (lightness > 0.57) & (lightness < 0.91) & (chroma > 0.08) & (chroma < 0.245) & (lightness + chroma < 1.03)
     candidates = candidates[fit]
-    seen = _appearance(candidates)
-    nearest = np.full(len(candidates), np.inf)
+    seen = _appearance(candidates)  # [sights, candidates, 3]
+    nearest = np.full(len(candidates), np.inf)  # each candidate's distance to the nearest chosen color
     for index in range(count):
         if index >= len(chosen):
             chosen.append(candidates[np.argmax(nearest)])
@@ -49,18 +47,19 @@ def palette(count):
     return np.array(chosen, np.uint8).reshape(count, 3)
 
 
-def readable_on(colour):
-    """White or near-black, whichever is read better on the colour: (r, g, b)."""
-    luminance = _linear(np.asarray(colour)) @ [0.2126, 0.7152, 0.0722]
+def readable_on(color):
+    """Returns the text color, white or nearly black as (r, g, b), that is easier to read on a color."""
+    luminance = _linear(np.asarray(color)) @ [0.2126, 0.7152, 0.0722]
     return (255, 255, 255) if luminance < 0.36 else (20, 20, 24)
 
 
-def _linear(colours):
-    values = colours / 255
+def _linear(colors):
+    """Returns sRGB values of 0 ... 255 as linear RGB of 0 ... 1."""
+    values = colors / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
-def _appearance(colours):
-    """[n, 3] colours of 0 ... 255 -> [sight, n, 3] in OKLab, where distance is about what an eye tells apart."""
-    seen = np.clip(np.einsum("sij,nj->sni", SIGHTS, _linear(colours)), 0, 1)
+def _appearance(colors):
+    """Returns colors [n, 3] of 0 ... 255 as each sight sees them, [sights, n, 3] in OKLab, a perceptual space."""
+    seen = np.clip(np.einsum("sij,nj->sni", SIGHTS, _linear(colors)), 0, 1)
     return np.cbrt(seen @ CONES.T) @ OKLAB.T

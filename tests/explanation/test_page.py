@@ -1,15 +1,15 @@
-"""The page of a made-up walk: masks where they are pasted, boxes where they are, and the story that a model has."""
+"""The page: panels, text wrapping, and what is drawn on its images."""
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from htc_tf.explanation.canvas import Plate, cut, heat, spread, tint, window
-from htc_tf.explanation.layout import Story, draw_walk
+from htc_tf.explanation.canvas import Canvas, cut, heat, spread, tint, window
+from htc_tf.explanation.layout import Layout, draw_explanation
 from htc_tf.explanation.page import GAP, MARGIN, Panel, draw_page, wrap
 from htc_tf.explanation.panels import Panels, depths
-from htc_tf.explanation.trace import Walk
+from htc_tf.explanation.trace import Trace
 from htc_tf.inference.results import encode_pasted
 from htc_tf.structures import Detections
 from htc_tf.visualization import fonts
@@ -18,8 +18,8 @@ from htc_tf.visualization.palette import palette
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
 
 
-def make_walk(stages=3, masks=True, semantic=True, found=2, height=60):
-    """Two objects of two classes on a grey photo of 80 pixels' width, seen at half its size; boxes grow into place."""
+def make_trace(stages=3, masks=True, semantic=True, found=2, height=60):
+    """Two objects of two classes on a gray image, 80 pixels wide and resized to half; boxes shrink onto the objects."""
     final = np.float32([[4, 4, 16, 16], [10, 22, 26, 38], [0, 30, 6, 36]])
     steps = [final + (stages - step) * np.float32([1, 1, -1, -1]) for step in range(stages + 1)]
     logits = np.full((stages, 3, 3), 0, np.float32)
@@ -35,8 +35,8 @@ def make_walk(stages=3, masks=True, semantic=True, found=2, height=60):
         soft.mean(axis=0) if masks else None,
     )
     photo = np.full((height, 80, 3), 120, np.uint8)
-    return Walk(
-        photo=photo,
+    return Trace(
+        original=photo,
         image=photo[::2, ::2],
         padded=(64, 64),
         levels={
@@ -57,12 +57,12 @@ def make_walk(stages=3, masks=True, semantic=True, found=2, height=60):
     )
 
 
-def titles(walk):
-    story = Story(walk, Panels(walk, CATEGORIES, 1.0, walk.objects), 1.0)
-    return [[panel.title for panel in row] for row in story.rows()]
+def titles(trace):
+    layout = Layout(trace, Panels(trace, CATEGORIES, 1.0, trace.objects), 1.0)
+    return [[panel.title for panel in row] for row in layout.rows()]
 
 
-FIRST = ["The photo", "The pyramid"]
+FIRST = ["The image", "The pyramid"]
 
 
 @pytest.mark.parametrize(
@@ -73,25 +73,25 @@ FIRST = ["The photo", "The pyramid"]
             [
                 ["Proposals", "The semantic branch", "The cascade"],
                 ["Stage 1", "Stage 2", "Stage 3"],
-                ["The masks", "What was found"],
+                ["The masks", "Detections"],
             ],
         ),
         (
             {"masks": False, "semantic": False},
-            [["Proposals", "The cascade"], ["Stage 1", "Stage 2"], ["Stage 3", "What was found"]],
+            [["Proposals", "The cascade"], ["Stage 1", "Stage 2"], ["Stage 3", "Detections"]],
         ),
-        ({"stages": 1}, [["Proposals", "The semantic branch", "Stage 1"], ["The masks", "What was found"]]),
-        ({"stages": 1, "masks": False, "semantic": False}, [["Proposals", "Stage 1", "What was found"]]),
+        ({"stages": 1}, [["Proposals", "The semantic branch", "Stage 1"], ["The masks", "Detections"]]),
+        ({"stages": 1, "masks": False, "semantic": False}, [["Proposals", "Stage 1", "Detections"]]),
         (
             {"stages": 2, "found": 0},
-            [["Proposals", "The semantic branch", "The cascade"], ["Stage 1", "Stage 2", "What was found"]],
+            [["Proposals", "The semantic branch", "The cascade"], ["Stage 1", "Stage 2", "Detections"]],
         ),
     ],
 )
-def test_a_story_has_what_the_model_has(parts, expected):
-    walk = make_walk(**parts)
-    assert titles(walk) == [FIRST, *expected]
-    page = draw_walk(walk, CATEGORIES, "photo.jpg", width=600, objects=1)
+def test_the_layout_leaves_out_what_the_model_lacks(parts, expected):
+    trace = make_trace(**parts)
+    assert titles(trace) == [FIRST, *expected]
+    page = draw_explanation(trace, CATEGORIES, "photo.jpg", width=600, objects=1)
     assert page.shape[1:] == (600, 3) and page.dtype == np.uint8
     assert 400 < page.shape[0] < 1600
     margin = page[:, : MARGIN // 2]
@@ -99,10 +99,12 @@ def test_a_story_has_what_the_model_has(parts, expected):
 
 
 def test_names_beyond_ascii_and_without_letters():
-    """A category whose name no font has is shown by its id; Cyrillic letters are letters."""
+    """A category name without a font is replaced by its id; Cyrillic letters are drawn."""
 
     def page(second, photo="photo.jpg"):
-        return draw_walk(make_walk(), [{"id": 1, "name": "circle"}, {"id": 25, "name": second}], photo, width=600)
+        return draw_explanation(
+            make_trace(), [{"id": 1, "name": "circle"}, {"id": 25, "name": second}], photo, width=600
+        )
 
     np.testing.assert_array_equal(page("\U000e0fff"), page("25"))
     assert (page("\u0436\u0443\u043a") != page("\u0434\u0443\u043a")).any()
@@ -111,7 +113,7 @@ def test_names_beyond_ascii_and_without_letters():
 
 
 def test_a_page_is_the_same_at_any_width():
-    small, large = (draw_walk(make_walk(), CATEGORIES, "photo.jpg", width) for width in (600, 1200))
+    small, large = (draw_explanation(make_trace(), CATEGORIES, "photo.jpg", width) for width in (600, 1200))
     assert small.shape[0] * 2 == pytest.approx(large.shape[0], rel=0.02)
 
 
@@ -141,7 +143,7 @@ def test_wrap():
 
 
 def test_masks_lie_where_they_are_pasted():
-    """Cut at one half they are the pixels that evaluation pastes, here with the frame as the image."""
+    """Thresholded, the mask has the pixels that evaluation pastes when the frame is the image."""
     rng = np.random.default_rng(5)
     mask = rng.random((28, 28)).astype(np.float32)
     frame, box = np.array([10.0, 20, 110, 120]), np.float32([22.3, 31.8, 87.1, 99.6])
@@ -151,7 +153,7 @@ def test_masks_lie_where_they_are_pasted():
     assert (mine != pasted.astype(bool)).mean() < 2e-3
 
 
-def test_a_window_is_the_photo_and_paper():
+def test_a_window_is_padded_with_the_background():
     photo = np.random.default_rng(1).integers(0, 200, (40, 50, 3), np.uint8)
     np.testing.assert_array_equal(window(photo, np.array([10, 20, 30, 40.0]), 20), photo[10:30, 20:40])
     seen = window(photo, np.array([-10, -10, 30, 30.0]), 40)
@@ -163,20 +165,20 @@ def test_a_window_is_the_photo_and_paper():
 def test_a_tint_colours_what_is_likely_and_outlines_it():
     share = np.clip((np.arange(60) - 20) / 20, 0, 1) * np.ones((60, 1), np.float32)
     drawn = np.asarray(tint(np.full((60, 60, 3), 90, np.uint8), share, (240, 0, 0), 2)).astype(int)
-    assert np.ptp(drawn[30, 5]) == 0  # grey
+    assert np.ptp(drawn[30, 5]) == 0  # gray
     assert drawn[30, 55, 0] - drawn[30, 55, 1] > 100
     edge = np.abs(drawn[30] - 0.72 * np.array([240, 0, 0])).sum(axis=-1).argmin()
     assert edge in (29, 30)
-    # In the end it is cut there, and the rest is as it was.
+    # `cut` thresholds it there and leaves the rest as it is.
     final = np.asarray(cut(np.full((60, 60, 3), 90, np.uint8), share, (240, 0, 0), 2)).astype(int)
     assert (final[:, :26] == 90).all() and np.ptp(final[:, 33:, 0]) == 0 and final[30, 33, 0] > 130
 
 
 def test_a_plate_draws_boxes():
-    plate = Plate(np.zeros((40, 60, 3), np.uint8), (120, 80), 4.0)
-    plate.box([2, 5, 8, 25], (0, 255, 0), 4)
-    plate.box([2, 5, 8, 25], (255, 255, 255), 2, 0.5, dashed=True)
-    drawn = np.asarray(plate.finish()).astype(int)
+    canvas = Canvas(np.zeros((40, 60, 3), np.uint8), (120, 80), 4.0)
+    canvas.box([2, 5, 8, 25], (0, 255, 0), 4)
+    canvas.box([2, 5, 8, 25], (255, 255, 255), 2, 0.5, dashed=True)
+    drawn = np.asarray(canvas.finish()).astype(int)
     assert drawn.shape == (80, 120, 3)
     assert (drawn[20:30, 19:22, 1] == 255).all() and not drawn[12:28, 24:96].any() and not drawn[:, :15].any()
     inside = drawn[8, 26:90] @ [1, 0, 1] > 120
@@ -184,11 +186,11 @@ def test_a_plate_draws_boxes():
 
 
 def test_objects_keep_their_colour_on_every_plate():
-    walk = make_walk()
-    panels = Panels(walk, CATEGORIES, 1.0, walk.objects)
+    trace = make_trace()
+    panels = Panels(trace, CATEGORIES, 1.0, trace.objects)
     for picture in (panels.proposals(320), panels.stage(1, 320), panels.stage(3, 320)):
-        for colour in palette(2).astype(int):
-            assert (np.abs(np.asarray(picture).astype(int) - colour).max(axis=-1) < 6).sum() > 100
+        for color in palette(2).astype(int):
+            assert (np.abs(np.asarray(picture).astype(int) - color).max(axis=-1) < 6).sum() > 100
     semantic = np.asarray(panels.semantic(320)).astype(int)
     assert semantic.shape == (240, 320, 3)
     assert np.abs(semantic[20, 20] - semantic[20, 300]).max() > 20

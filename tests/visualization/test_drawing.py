@@ -1,4 +1,4 @@
-"""Facts about pixels: what is drawn, where, in which colour, and what is left alone."""
+"""Drawings: the colors of masks, outlines and labels, and the pixels left alone."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 480, 700
 
 @pytest.fixture
 def image():
-    """Grey with some noise, of a size that is not enlarged."""
+    """Gray with some noise, large enough not to be enlarged."""
     return np.random.default_rng(0).integers(110, 130, (HEIGHT, WIDTH, 3), np.uint8)
 
 
@@ -30,21 +30,21 @@ def mask():
 BOX = [[150, 200, 350, 400]]
 
 
-def distance(pixels, colour):
+def distance(pixels, color):
     """The largest difference in a channel, per pixel."""
-    return np.abs(pixels.astype(int) - np.asarray(colour, int)).max(axis=-1)
+    return np.abs(pixels.astype(int) - np.asarray(color, int)).max(axis=-1)
 
 
 def test_outline_tint_and_what_is_far_away(image, mask):
     picture = draw(image, BOX, [1], NAMES, masks=[mask])
-    colour = palette(3)[1]
+    color = palette(3)[1]
     assert picture.shape == image.shape and picture.dtype == np.uint8
-    # On the mask's edge, half-way down, where box and mask coincide: the class's colour.
-    assert distance(picture[250, [199, 200, 399, 400]], colour).max() < 25
-    assert distance(picture[[149, 150, 349, 350], 300], colour).max() < 25
-    # Deep inside: between the photograph and the colour, the photograph's own contrast still there.
+    # On the edge of the mask, halfway down, where box and mask coincide: the class color.
+    assert distance(picture[250, [199, 200, 399, 400]], color).max() < 25
+    assert distance(picture[[149, 150, 349, 350], 300], color).max() < 25
+    # Deep inside: between the image and the color, with the contrast of the image.
     inside, before = picture[240:260, 290:310].astype(int), image[240:260, 290:310].astype(int)
-    share = (inside.mean((0, 1)) - before.mean((0, 1))) / (colour - before.mean((0, 1)))
+    share = (inside.mean((0, 1)) - before.mean((0, 1))) / (color - before.mean((0, 1)))
     assert ((share > 0.2) & (share < 0.5)).all()
     assert inside.std() > 0.5 * before.std()
     far = np.ones((HEIGHT, WIDTH), bool)
@@ -53,15 +53,15 @@ def test_outline_tint_and_what_is_far_away(image, mask):
 
 
 def test_a_line_of_the_mask_is_as_wide_everywhere(image):
-    """Also at a slant, where pixels make stairs: the opacity that a cut across the edge adds up to is the same."""
+    """Even on a slanted edge, where pixels make stairs."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     slanted = rows + 0.5 * columns > 400
-    grey = np.full_like(image, 90)
-    picture = draw(grey, np.zeros((0, 4)), [], NAMES)
-    np.testing.assert_array_equal(picture, grey)
-    picture = draw(grey, [[0, 0, HEIGHT, WIDTH]], [2], NAMES, masks=[slanted])
-    colour = palette(3)[2]
-    line = (distance(picture, colour) < 60)[40:200, 450:600]
+    gray = np.full_like(image, 90)
+    picture = draw(gray, np.zeros((0, 4)), [], NAMES)
+    np.testing.assert_array_equal(picture, gray)
+    picture = draw(gray, [[0, 0, HEIGHT, WIDTH]], [2], NAMES, masks=[slanted])
+    color = palette(3)[2]
+    line = (distance(picture, color) < 60)[40:200, 450:600]
     widths = line.sum(axis=0)
     assert widths.min() >= 1 and widths.max() - widths.min() <= 1
 
@@ -89,9 +89,9 @@ def test_threshold(image, mask):
 
 def test_the_label_is_a_chip_of_the_class_colour_above_the_box(image):
     picture = draw(image, BOX, [2], NAMES, [0.87])
-    chip = picture[130:149, 202:230]
-    assert (distance(chip, palette(3)[2]) < 20).mean() > 0.4  # the ground
-    assert (distance(chip, readable_on(palette(3)[2])) < 60).any()  # the letters
+    label = picture[130:149, 202:230]
+    assert (distance(label, palette(3)[2]) < 20).mean() > 0.4  # the ground
+    assert (distance(label, readable_on(palette(3)[2])) < 60).any()  # the letters
     assert (picture != draw(image, BOX, [2], NAMES)).any()  # the score is written
 
 
@@ -120,8 +120,8 @@ def test_small_images_are_enlarged(shape):
         assert distance(picture[y, x], palette(3)[1]) < 40  # the outline is where the enlarged object is
 
 
-def test_chips_keep_apart():
-    """Six boxes one upon another: each finds a place that shares no pixel with another's; one in a corner stays in."""
+def test_labels_keep_apart():
+    """Six boxes on one spot get labels that share no pixel; a label in a corner stays inside the image."""
     taken = []
     for _ in range(6):
         place, hidden = _best_place((200, 200, 300, 300), 20, 60, (WIDTH, HEIGHT), taken, np.zeros((0, 4)))
@@ -136,12 +136,12 @@ def test_chips_keep_apart():
 
 
 def test_labels_of_a_crowd_are_smaller_and_keep_apart(image, monkeypatch):
-    """Sixty objects: every one has its label, and next to nothing of the labels lies upon another."""
+    """Each of sixty objects has its label, and the labels hardly overlap."""
     places = []
-    monkeypatch.setattr(labels, "_draw_chip", lambda picture, chip, score, place, font, pad: places.append(place))
+    monkeypatch.setattr(labels, "_draw_label", lambda image, label, score, place, font, pad: places.append(place))
     rng = np.random.default_rng(0)
-    centres, halves = rng.uniform(0, (HEIGHT, WIDTH), (60, 2)), rng.uniform(10, 60, (60, 2))
-    boxes = np.concatenate([centres - halves, centres + halves], axis=1).clip(0, [HEIGHT, WIDTH] * 2)
+    centers, halves = rng.uniform(0, (HEIGHT, WIDTH), (60, 2)), rng.uniform(10, 60, (60, 2))
+    boxes = np.concatenate([centers - halves, centers + halves], axis=1).clip(0, [HEIGHT, WIDTH] * 2)
     draw(image, boxes, rng.integers(0, 3, 60), NAMES, np.linspace(1, 0.5, 60))
     covered = np.zeros((HEIGHT, WIDTH), int)
     for y1, x1, y2, x2 in places:
@@ -165,11 +165,11 @@ def test_a_faint_score_tints_less(image, mask):
 
 def test_a_legend_takes_the_rows_that_it_needs():
     picture = Image.new("RGB", (200, 100), (9, 9, 9))
-    entries = [(f"label {number}", colour) for number, colour in enumerate(palette(9))]
-    sheet = np.asarray(add_legend(picture, entries))
-    assert sheet.shape[1] == 200 and (sheet[:100] == 9).all()
-    for _, colour in entries:
-        assert (distance(sheet[100:], colour) < 25).sum() > 100
+    entries = [(f"label {number}", color) for number, color in enumerate(palette(9))]
+    grid = np.asarray(add_legend(picture, entries))
+    assert grid.shape[1] == 200 and (grid[:100] == 9).all()
+    for _, color in entries:
+        assert (distance(grid[100:], color) < 25).sum() > 100
     assert add_legend(picture, []).size == (200, 100)
 
 
@@ -218,18 +218,18 @@ def test_palette():
 
 def test_side_by_side():
     left, right = np.full((100, 150, 3), 200, np.uint8), np.full((50, 40, 3), 30, np.uint8)
-    sheet = side_by_side(left, right, ("truth", "prediction"))
-    assert sheet.shape[1] > 150 + 80 and sheet.shape[0] > 100
-    assert (sheet[-110:] == 200).all(axis=-1).sum() == 100 * 150
-    assert (sheet[-60:] == 30).all(axis=-1).sum() >= 60 * 80 * 0.8  # scaled to the same height
-    assert (sheet[: sheet.shape[0] - 110] < 100).any()  # the captions
+    grid = side_by_side(left, right, ("truth", "prediction"))
+    assert grid.shape[1] > 150 + 80 and grid.shape[0] > 100
+    assert (grid[-110:] == 200).all(axis=-1).sum() == 100 * 150
+    assert (grid[-60:] == 30).all(axis=-1).sum() >= 60 * 80 * 0.8  # scaled to the same height
+    assert (grid[: grid.shape[0] - 110] < 100).any()  # the captions
 
 
 def test_contact_sheet():
     images = [np.full((h, w, 3), 20 * i, np.uint8) for i, (h, w) in enumerate([(50, 100), (100, 50), (40, 40)])]
-    sheet = contact_sheet(images, columns=2, cell=100)
-    assert sheet.shape[1] == 2 * 100 + 3 * 4
-    assert sheet.shape[0] == 100 + 100 + 3 * 4
+    grid = contact_sheet(images, columns=2, cell=100)
+    assert grid.shape[1] == 2 * 100 + 3 * 4
+    assert grid.shape[0] == 100 + 100 + 3 * 4
     for i, area in enumerate([50 * 100, 100 * 50, 100 * 100]):
-        assert (sheet == 20 * i).all(axis=-1).sum() == area
+        assert (grid == 20 * i).all(axis=-1).sum() == area
     assert contact_sheet([], columns=2).shape[2] == 3

@@ -1,4 +1,4 @@
-"""Text in drawings: letters of many scripts, hostile names, and names that no font here can write."""
+"""Text in drawings: letters of many scripts, hostile names, and names without a font on this system."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from htc_tf.visualization import fonts
 
 @pytest.fixture
 def no_system_fonts(monkeypatch):
-    """Only DejaVu Sans; what was found before is forgotten."""
+    """Leaves DejaVu Sans alone on the system, and clears the caches."""
 
     def use(*paths):
         monkeypatch.setattr(fonts, "_system_fonts", lambda: list(map(str, paths)))
-        monkeypatch.setattr(fonts, "_said", [])
+        monkeypatch.setattr(fonts, "_noted", [])
         for cached in (fonts._font_with, fonts.missing, fonts._runs):
             cached.cache_clear()
 
@@ -23,14 +23,14 @@ def no_system_fonts(monkeypatch):
 
 
 def drawn(text, size=20, **options):
-    """[40, 600] bool, where a text has ink."""
+    """[40, 600] bool, True where a text is drawn."""
     picture = Image.new("L", (600, 40))
     fonts.load(size).draw(ImageDraw.Draw(picture), (5, 20), text, 255, "lm", **options)
     return np.asarray(picture) > 100
 
 
 def box_of_nothing():
-    """What the main font draws for a character that it lacks."""
+    """The main font.s placeholder for a character that it lacks."""
     picture = Image.new("L", (600, 40))
     face = fonts._face(fonts.main_font(), 20)
     ImageDraw.Draw(picture).text((5, 20), "\U000e0fff", 255, face, anchor="lm")
@@ -50,7 +50,7 @@ def test_marks_are_composed():
     assert (drawn("e\u0301te\u0301") == drawn("\xe9t\xe9")).all()
 
 
-def test_what_no_font_has_becomes_the_number_and_is_said_once(no_system_fonts, capsys):
+def test_a_name_without_letters_becomes_the_number_and_is_noted_once(no_system_fonts, capsys):
     assert fonts.class_names(["cat", "\u4e2d\u6587", "\u0e44\u0e17\u0e22", "\ud800"], [3, 17, 20, 9]) == [
         "cat",
         "17",
@@ -58,7 +58,7 @@ def test_what_no_font_has_becomes_the_number_and_is_said_once(no_system_fonts, c
         "9",
     ]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "\u4e2d\u6587" in line and "numbers" in line and "fonts-noto" in line
+    assert "\u4e2d\u6587" in line and "by number" in line and "fonts-noto" in line
     assert (drawn("\u4e2d") == drawn(fonts.MISSING)).all()
 
 
@@ -68,7 +68,7 @@ def test_a_name_without_letters_is_its_number(name):
 
 
 def test_a_font_of_the_system_has_the_rest(no_system_fonts, tmp_path, capsys):
-    """A font made here has a filled square for two Chinese letters and for space, and no others."""
+    """A font made here has filled squares for two Chinese letters and for space only."""
     builder = pytest.importorskip("fontTools.fontBuilder").FontBuilder(1000, isTTF=True)
     pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
     pen.moveTo((0, 0)), pen.lineTo((0, 800)), pen.lineTo((800, 800)), pen.lineTo((800, 0)), pen.closePath()
@@ -128,12 +128,12 @@ def test_long_names_end_in_dots_and_fit():
         assert font.getlength(shown) <= 80
         assert shown == text if text == "short" else shown.endswith("…")
     assert font.fit("x" * 50, 0) == "…"
-    # A letter is not parted from its marks.
+    # A letter keeps its marks.
     assert font.fit("q\u0301" * 50, 100).removesuffix("…").endswith("q\u0301")
 
 
 def test_anchors_are_pillows():
-    """Of a text in the main font, whatever the anchor, it is where Pillow itself puts it."""
+    """A text in the main font lies where Pillow itself draws it, for every anchor."""
     face, font = fonts._face(fonts.main_font(), 20), fonts.load(20)
     for anchor in (across + upright for across in "lmr" for upright in "ams"):
         ours, pillows = Image.new("L", (200, 80)), Image.new("L", (200, 80))
