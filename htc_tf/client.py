@@ -1,4 +1,4 @@
-"""python -m htc_tf.client: asks an exported model about pictures: in TensorFlow Serving, or in this process."""
+"""python -m htc_tf.client: sends images to an exported model, in TensorFlow Serving or in this process."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from htc_tf.inference.exported_outputs import read_answers
 from htc_tf.inference.inputs import VIDEOS, Unreadable, find_inputs
 from htc_tf.inference.output_names import drawing_names, refuse_replacing
 
-UNKNOWN = "not a JPEG"  # as `serving.decode` begins, which needs TensorFlow
+UNKNOWN = "not a JPEG"  # how `serving.decode.UNKNOWN` begins, which needs TensorFlow
 EPILOG = """
-One line of JSON for each picture on standard output: file, height, width, detections with class, score and box as y1,
-x1, y2, x2 in pixels. DIR gets the drawings, and detections.jsonl, the same lines with the masks as COCO run lengths.
+Standard output has one line of JSON per image: file, height, width, detections with class, score and box as y1, x1, y2,
+x2 in pixels. DIR receives the drawings, and detections.jsonl with the same lines and the masks as COCO run lengths.
 An image that cannot be read, that the model refuses or on which it fails is named on standard error and left out.
-Exit status: 0, also where some were left out; 2 where all were, or for a mistake in what was asked, such as a server
-that does not answer; 1 for anything else.
+Exit status: 0, even if some images were left out; 2 if all were, or for a user's mistake, for example a server that
+does not answer; 1 for anything else.
 """
 
 
@@ -31,53 +31,53 @@ def parse():
     place.add_argument(
         "--server", metavar="HOST:PORT", help="TensorFlow Serving (default ports: 8501, with --grpc 8500)"
     )
-    place.add_argument("--export", metavar="EXPORT", help="the --output of htc_tf.export, asked in this process")
+    place.add_argument("--export", metavar="EXPORT", help="the --output of htc_tf.export, loaded in this process")
     parser.add_argument(
         "--input",
         required=True,
         action="extend",
         nargs="+",
         metavar="PATH",
-        help="JPEG, PNG, GIF or BMP files, folders, globs, or - for a list of paths on standard input",
+        help="JPEG, PNG or BMP files, folders, globs, or - for a list of paths on standard input",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where drawings and detections.jsonl go")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the drawings and detections.jsonl")
     parser.add_argument(
-        "--threshold", type=command_line.fraction, default=0.3, help="lowest score to tell and draw (default: 0.3)"
+        "--threshold", type=command_line.fraction, default=0.3, help="lowest score to print and draw (default: 0.3)"
     )
-    parser.add_argument("--grpc", action="store_true", help="ask by gRPC, not by REST")
-    parser.add_argument("--model", default="htc", metavar="NAME", help="its name in the server (default: htc)")
+    parser.add_argument("--grpc", action="store_true", help="use gRPC instead of REST")
+    parser.add_argument("--model", default="htc", metavar="NAME", help="the model's name in the server (default: htc)")
     parser.add_argument(
-        "--version", type=command_line.whole(0, 2**63 - 1), metavar="N", help="of the model (default: the newest)"
+        "--version", type=command_line.whole(0, 2**63 - 1), metavar="N", help="the model's version (default: newest)"
     )
     parser.add_argument(
         "--timeout",
         type=command_line.number(0.001, 1e6),
         default=60,
         metavar="S",
-        help="seconds for an answer (default: 60)",
+        help="seconds to wait for an answer (default: 60)",
     )
     parser.add_argument(
-        "--batch", type=command_line.batch, default=1, metavar="N", help="pictures in a request (default: 1)"
+        "--batch", type=command_line.batch, default=1, metavar="N", help="images per request (default: 1)"
     )
     return parser.parse_args()
 
 
 def connect(flags):
-    """-> what has `predict`: a list of encoded pictures -> {output: array}."""
+    """Returns the client that the flags name; its predict(files) maps encoded images to {output: array}."""
     if flags.export:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
-        from htc_tf.serving.local_client import LocalModel
+        from htc_tf.inference.exported import LocalClient
 
-        return LocalModel(flags.export)
+        return LocalClient(flags.export)
     if flags.grpc:
-        from htc_tf.serving.grpc_client import GrpcServer as Server
+        from htc_tf.serving.grpc_client import GrpcClient as Client
     else:
-        from htc_tf.serving.rest_client import RestServer as Server
-    return Server(flags.server, flags.model, flags.version, flags.timeout)
+        from htc_tf.serving.rest_client import RestClient as Client
+    return Client(flags.server, flags.model, flags.version, flags.timeout)
 
 
-def ask(model, paths, batch):
-    """Yields (path, its Answer, or a UserError that says why there is none), `batch` images in a request."""
+def predict(model, paths, batch):
+    """Yields (path, its Answer, or the UserError that explains why there is none), with `batch` images per request."""
     for start in range(0, len(paths), batch):
         answers, contents = {}, {}
         for path in paths[start : start + batch]:
@@ -85,12 +85,12 @@ def ask(model, paths, batch):
                 contents[path] = read_file(path)
             except UserError as error:
                 answers[path] = error
-        answers |= ask_together(model, contents)
+        answers |= predict_batch(model, contents)
         yield from ((path, answers[path]) for path in paths[start : start + batch])
 
 
-def ask_together(model, contents):
-    """{path: encoded bytes} -> {path: Answer or ModelFailed}; where a request fails, its images are asked singly."""
+def predict_batch(model, contents):
+    """Returns {path: Answer or ModelFailed} of {path: bytes}; if a request fails, its images are sent one by one."""
     if not contents:
         return {}
     try:
@@ -100,8 +100,8 @@ def ask_together(model, contents):
     except ModelFailed as error:
         if len(contents) == 1:
             return dict.fromkeys(contents, error)
-        singly = (ask_together(model, {path: content}) for path, content in contents.items())
-        return {path: answer for answers in singly for path, answer in answers.items()}
+        singles = (predict_batch(model, {path: content}) for path, content in contents.items())
+        return {path: answer for answers in singles for path, answer in answers.items()}
     if len(answers) != len(contents):
         raise UserError(f"the model answers with {len(answers)} rows for {len(contents)} images")
     return dict(zip(contents, answers, strict=True))
@@ -119,21 +119,21 @@ def main():
         if flags.output:
             refuse_replacing(paths, names, flags.output)
             file = stack.enter_context(open_lines(flags.output))
-        bar = stack.enter_context(tqdm(total=len(paths), unit="img", desc="ask", disable=None))
-        for name, (path, answer) in zip(names, ask(model, paths, flags.batch), strict=True):
+        bar = stack.enter_context(tqdm(total=len(paths), unit="img", desc="predict", disable=None))
+        for name, (path, answer) in zip(names, predict(model, paths, flags.batch), strict=True):
             bar.update()
             refusal = str(answer) if isinstance(answer, UserError) else answer.status
             if refusal.startswith(UNKNOWN):
-                refusal += f": it is {what_is(path)}"
+                refusal += f": it is {describe_file(path)}"
             if refusal:
                 left_out.append((path, refusal))
                 continue
-            sure = answer.above(flags.threshold)
-            print(json.dumps({"file": str(path), **sure.describe()}), flush=True)
+            shown = answer.above(flags.threshold)
+            print(json.dumps({"file": str(path), **shown.describe()}), flush=True)
             if flags.output:
-                file.write(json.dumps({"file": str(path), **sure.describe(masks=True)}) + "\n")
+                file.write(json.dumps({"file": str(path), **shown.describe(masks=True)}) + "\n")
                 try:
-                    sure.draw(path, flags.output / name, flags.threshold)
+                    shown.draw(path, flags.output / name, flags.threshold)
                 except Unreadable as error:
                     print(printable(f"not drawn: {error}"), file=sys.stderr)
     for path, reason in left_out:
@@ -142,8 +142,8 @@ def main():
         raise UserError("the model answered for no image")
 
 
-def what_is(path):
-    """What a file is whose format the model does not know, in words."""
+def describe_file(path):
+    """Describes in words a file whose format the model does not know."""
     try:
         image = open_image(read_file(path))
         to_rgb(image)

@@ -1,4 +1,4 @@
-"""The flags of `python -m htc_tf.export`: what they change in the model, and what of the answer."""
+"""Flags of `python -m htc_tf.export`: what they change in the model and in its outputs."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def run_folder(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, run_folder, tmp_path):
-    """call("--xla", ...) -> (the Experiment, the Options that would be exported); nothing is restored or written."""
+    """call("--xla", ...) returns (Experiment, Options) of the export; nothing is restored or written."""
     seen = []
     model = SimpleNamespace(masks=True)
     monkeypatch.setattr(
@@ -57,7 +57,7 @@ def test_defaults(call):
     assert experiment.precision == "float32"
 
 
-def test_another_way_to_compute(call):
+def test_implementation_flags(call):
     experiment, options = call("--xla", "--batch_sizes", "1,2,8", "--precision", "bfloat16")
     assert parts(experiment) == ("xla", "xla", "xla") and experiment.precision == "bfloat16"
     assert options.xla and options.batch_sizes == (1, 2, 8)
@@ -66,9 +66,9 @@ def test_another_way_to_compute(call):
     assert parts(call("--roi_align", "xla")[0]) == ("xla", "combined", "combined")
 
 
-def test_another_answer(call):
-    options = call("--masks", "masks_28,masks_png_bytes", "--masks", "masks_28", "--semantic", "--max_pixels", "9")[1]
-    assert options == Options(("masks_28", "masks_png_bytes"), semantic=True, max_pixels=9)
+def test_output_flags(call):
+    options = call("--masks", "masks_28,masks_rle_bytes", "--masks", "masks_28", "--semantic", "--max_pixels", "9")[1]
+    assert options == Options(("masks_28", "masks_rle_bytes"), semantic=True, max_pixels=9)
     assert call("--masks", "none")[1].masks == ()
 
 
@@ -76,6 +76,7 @@ def test_another_answer(call):
     ("flags", "named"),
     [
         (["--xla", "--roi_align", "crop_and_resize"], "--roi_align crop_and_resize"),
+        (["--xla", "--onnx"], "leave it out, or --onnx"),
         *(
             (["--batch_sizes", sizes], f"--batch_sizes {sizes}")
             for sizes in ("1,two", "0", "4,1", "2,2", "1,99999", "")

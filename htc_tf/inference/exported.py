@@ -71,6 +71,30 @@ class ExportedDetector:
         return answer
 
 
+class LocalClient:
+    """The newest version of an export, called in this process as `RestClient` and `GrpcClient` call a server."""
+
+    def __init__(self, folder):
+        """
+        Args:
+            folder: EXPORT, with its versions EXPORT/1, EXPORT/2, ..., or one of these.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        _, self.model, self.serve = load_export(folder, "serving_default")
+
+    def predict(self, files):
+        """Returns {output: array [B, ...]} for B encoded images; strings are arrays of bytes objects.
+
+        Raises:
+            ModelFailed: on these images.
+        """
+        with model_errors():
+            outputs = self.serve(image_bytes=tf.constant(files))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
 def load_export(folder, signature):
     """-> the newest version's folder, its SavedModel (to be held, or its variables go), and one of its signatures.
 

@@ -1,15 +1,12 @@
 """A model's output arrays become an answer for each picture: what was found, as the other commands have it too.
 
-Before it: `serving.rest_client`, `serving.grpc_client` or `serving.local_client` asked. After it: `htc_tf.client` prints and
-draws. What the outputs are: docs/serving.md.
+Before it: `serving.rest_client`, `serving.grpc_client` or `inference.exported` called the model. After it:
+`htc_tf.client` prints and draws. What the outputs are: docs/serving.md.
 """
 
-import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
 
 from htc_tf.errors import UserError
 from htc_tf.inference.image_files import read_picture
@@ -89,19 +86,9 @@ def read_masks(row, height, width):
         if not all(is_sound(run, height, width) for run in runs):
             raise UserError(f"the model's answer is damaged: run lengths that do not fill {height} x {width} pixels")
         return [run | {"counts": run["counts"].decode()} for run in runs]
-    if "masks_png_bytes" in row:
-        return [encode_png(png) for png in row["masks_png_bytes"]]
     if "masks_28" in row:
         return encode_masks(row["masks_28"], row["boxes"], height, width)
     return None
-
-
-def encode_png(png):
-    """A mask as a PNG of the whole image -> COCO run lengths."""
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-        bitmap = np.asarray(image.convert("L")) > 0
-    run = coco_mask.encode(np.asfortranarray(bitmap, np.uint8))
-    return {"size": run["size"], "counts": run["counts"].decode()}
 
 
 def read_pixels(path, size):

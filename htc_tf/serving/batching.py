@@ -1,78 +1,83 @@
-"""A request's pictures through the model: those of one padded shape together, a bounded number at a time.
+"""Batches inside a request: images of the same padded shape run through the model together, a bounded number at a time.
 
-Before: `serving.preprocess`. After: `serving.outputs`. Each picture keeps the shape that it has by itself: what lies in the
-padding reaches the features beside it, so that padding all of a batch to one shape would change the answers.
+Every image keeps the padded shape that it has alone: padding changes the features beside it, so that padding a whole
+batch to one shape would change the detections.
 """
 
 import tensorflow as tf
 
 
-def detect(ways, prepared, batch_sizes, exactly, finish=None):
-    """
+def detect(predict_fns, preprocessed, batch_sizes, fixed_sizes, finish=None):
+    """Runs the model on every image.
+
     Args:
-        ways: a tf.function for each shape: images [n, H, W, 3] uint8, sizes [n, 2] float32 -> a dict of tensors, the
-            same names for all shapes, n along their first dimension.
-        prepared: Prepared.
-        batch_sizes: the most pictures at a time is the last; ascending ints.
-        exactly: whether a way takes these batch sizes alone, because it is compiled for each: what is fewer is filled
-            up, with the last picture again.
-        finish: (what a way gives, [n] rows) -> what stays of it, of one shape for all ways; all of it by default.
+        predict_fns: a tf.function for each padded shape, which maps images [n, H, W, 3] uint8 and sizes [n, 2] float32
+            to a dict of tensors [n, ...] with the same names for all shapes.
+        preprocessed: Preprocessed.
+        batch_sizes: ascending ints; the last one is the largest number of images at a time.
+        fixed_sizes: If True, the functions are compiled for these batch sizes alone, and a smaller batch is filled up
+            with copies of its last image.
+        finish: maps (a function's outputs, row numbers [n]) to the outputs to keep, of the same shape for all padded
+            shapes; by default all outputs.
+
     Returns:
-        A dict of tensors [B, ...]; zero, or empty, where there was no picture.
+        A dict of tensors [B, ...]; zero or empty in the rows of refused images.
     """
-    batch = tf.size(prepared.shapes)
+    batch = tf.size(preprocessed.shape_indices)
     allowed = tf.constant(batch_sizes, tf.int32)
-    finish = finish or (lambda found, rows: found)
-    found = None
-    for shape, way in enumerate(ways):
-        height, width = way.input_signature[0].shape[1:3]
-        rows = tf.where(prepared.shapes == shape)[:, 0]
-        rows = tf.cast(rows, tf.int32)
+    finish = finish or (lambda outputs, rows: outputs)
+    results = None
+    for index, predict in enumerate(predict_fns):
+        height, width = predict.input_signature[0].shape[1:3]
+        rows = tf.cast(tf.where(preprocessed.shape_indices == index)[:, 0], tf.int32)  # [count]
         count = tf.size(rows)
 
-        def look(start, rows=rows, count=count, way=way, height=height, width=width):
+        def run(start, rows=rows, count=count, predict=predict, height=height, width=width):
             taken = tf.minimum(count - start, allowed[-1])
-            looked_at = allowed[tf.searchsorted(allowed, taken[None])[0]] if exactly else taken
-            chosen = tf.gather(rows, tf.minimum(tf.range(start, start + looked_at), count - 1))
+            size = allowed[tf.searchsorted(allowed, taken[None])[0]] if fixed_sizes else taken
+            chosen = tf.gather(rows, tf.minimum(tf.range(start, start + size), count - 1))  # [size]
             with tf.device("/device:CPU:0"):
-                images = unpack(tf.gather(prepared.pictures, chosen), [height, width, 3])
-            answer = finish(way(images, tf.gather(prepared.sizes, chosen)), chosen)
-            return chosen[:taken], {name: value[:taken] for name, value in answer.items()}
+                images = parse_images(tf.gather(preprocessed.images, chosen), [height, width, 3])
+            outputs = finish(predict(images, tf.gather(preprocessed.sizes, chosen)), chosen)
+            return chosen[:taken], {name: value[:taken] for name, value in outputs.items()}
 
-        if found is None:
-            found = blank(way, finish, batch)
+        if results is None:
+            results = blank_results(predict, finish, batch)
 
-        def step(start, found, look=look):
-            chosen, answer = look(start)
-            update = tf.tensor_scatter_nd_update
-            found = {name: update(found[name], chosen[:, None], value) for name, value in answer.items()}
-            return start + tf.size(chosen), found
+        def step(start, results, run=run):
+            chosen, outputs = run(start)
+            results = {
+                name: tf.tensor_scatter_nd_update(results[name], chosen[:, None], value)
+                for name, value in outputs.items()
+            }
+            return start + tf.size(chosen), results
 
-        shapes = {name: tf.TensorShape([None, *value.shape[1:]]) for name, value in found.items()}
-        _, found = tf.while_loop(
+        shapes = {name: tf.TensorShape([None, *value.shape[1:]]) for name, value in results.items()}
+        _, results = tf.while_loop(
             lambda start, _, count=count: start < count,
             step,
-            (0, found),
+            (0, results),
             (tf.TensorShape([]), shapes),
             parallel_iterations=1,
         )
-    return found
+    return results
 
 
-def unpack(pictures, shape):
-    """Serialised pictures of one shape, [n] string -> [n, *shape] uint8."""
+def parse_images(serialized, shape):
+    """Parses serialized images [n] string of one shape: [n, *shape] uint8."""
     signature = tf.TensorSpec(shape, tf.uint8)
-    return tf.map_fn(lambda picture: tf.io.parse_tensor(picture, tf.uint8), pictures, fn_output_signature=signature)
+    return tf.map_fn(lambda image: tf.io.parse_tensor(image, tf.uint8), serialized, fn_output_signature=signature)
 
 
-def blank(way, finish, batch):
-    """What `detect` starts from: of the shapes and dtypes that a way's answers have when they are finished."""
+def blank_results(predict, finish, batch):
+    """Returns zeros or empty strings [batch, ...] with the shapes and dtypes of the finished outputs."""
 
     @tf.function(autograph=False)
-    def answer(images, sizes, rows):
-        return finish(way(images, sizes), rows)
+    def outputs(images, sizes, rows):
+        return finish(predict(images, sizes), rows)
 
-    specs = answer.get_concrete_function(*way.input_signature, tf.TensorSpec([None], tf.int32)).structured_outputs
+    signature = (*predict.input_signature, tf.TensorSpec([None], tf.int32))
+    specs = outputs.get_concrete_function(*signature).structured_outputs
     return {
         name: tf.zeros([batch, *spec.shape[1:]], spec.dtype)
         if spec.dtype != tf.string

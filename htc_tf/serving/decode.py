@@ -1,57 +1,55 @@
-"""Decodes one image of a request, or says why not. Nothing that a stranger sends may fail the request or take the
-machine.
+"""Image decoding in the serving graph: untrusted bytes become RGB pixels, or a reason why they are refused.
 
-Before: `serving.module` has the bytes. After: `serving.preprocess` resizes the image. Formats are told apart by their
-first bytes, as TensorFlow's decoders do; the size is read from the header before anything is decoded, for a 48 KB PNG
-can be 20,000 pixels wide and high; and `serving.attempt` catches what the decoders raise. The pixels are those of
-`data.image_io`, which reads the same files in Python.
+No file may fail the request or exhaust the machine. The format is recognized by the first bytes, as TensorFlow's
+decoders recognize it; the size is read from the header before anything is decoded, because a 48 KB PNG can be 20,000
+pixels wide and high; and `try_or_default` catches what the decoders raise. The pixels equal those of `data.image_io`,
+which reads the same files in Python.
 
-Refused before decoding: more pixels than the limit; a side longer than a JPEG can have; a JPEG of more scans than any
-encoder writes, each of which costs a pass over all pixels; a PNG with many compressed texts, each of which libpng
-unpacks to up to 8 MB; a BMP that TensorFlow would misread; what is neither JPEG nor PNG, GIF or BMP.
+Refused without decoding: more pixels than the limit; a side longer than a JPEG can have; a JPEG with more scans than
+any encoder writes, each of which costs a pass over all pixels; a PNG with many compressed texts, each of which libpng
+inflates to up to 8 MB; a BMP that TensorFlow would misread; any format other than JPEG, PNG and BMP.
 """
 
 import tensorflow as tf
 
-from htc_tf.data.decode import JPEG, decode_rgb
 from htc_tf.data.image_io import MAX_SCANS, MAX_SIDE
-from htc_tf.serving.attempt import attempt
-from htc_tf.serving.gif import first_frame
-from htc_tf.serving.segments import cut, has_several_scans, number
+from htc_tf.data.preprocessing import JPEG, decode_rgb
+from htc_tf.serving.segments import has_several_scans, read_bytes, read_number
 
-PNG, GIF, BMP = b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
-IHDR_END = 24  # of a PNG: its signature, the chunk's length and name, width, height
-MOST_TEXTS = 4  # compressed chunks of a PNG
-TEXTS = (b"zTXt", b"iTXt", b"iCCP")
+PNG, BMP = b"\x89PNG\r\n\x1a\n", b"BM"
+IHDR_END = 24  # PNG: 8 bytes signature, 8 bytes length and name of the first chunk, 8 bytes width and height
+MAX_TEXTS = 4  # compressed chunks of a PNG
+TEXT_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")
 FLAG = "htc_tf.export --max_pixels"
 EMPTY = "empty: no bytes"
-UNKNOWN = "not a JPEG, PNG, GIF or BMP file"
+UNKNOWN = "not a JPEG, PNG or BMP file"
 COSTLY = "refused: more scans or compressed texts than an image has"
 DAMAGED = "damaged: it cannot be decoded"
 UNREAD_BMP = "refused: a BMP that is compressed, or not of 8, 24 or 32 bits"
-# Of a BMP: where its fields lie, and how its 32-bit pixels must be laid out.
+# BMP: byte offsets of the fields, the shortest header, and the masks that 32-bit pixels must have.
 BMP_FILE_HEADER, BMP_HEADER, BMP_BITS, BMP_COMPRESSION, BMP_MASKS, BMP_SHORTEST = 14, 40, 28, 30, 54, 54
 BGRX = b"\0\0\xff\0\0\xff\0\0\xff\0\0\0"
 
 
 def decode(encoded, max_pixels):
-    """
+    """Decodes one image file.
+
     Args:
-        encoded: [] string.
-        max_pixels: a header that promises more is refused; an int.
+        encoded: [] string, the file's bytes.
+        max_pixels: int; a file whose header announces more pixels is refused.
+
     Returns:
-        ([h, w, 3] uint8 RGB, or [0, 0, 3]; [] string, empty, or why there is no image).
+        image: [h, w, 3] uint8 RGB; [0, 0, 3] if the file is refused.
+        status: [] string, empty, or the reason for the refusal.
     """
     nothing = tf.zeros([0, 0, 3], tf.uint8)
-    is_gif = starts_with(encoded, GIF)
-    encoded, canvas = tf.cond(is_gif, lambda: first_frame(encoded), lambda: (encoded, tf.zeros([4], tf.int64)))
 
-    def check(size):
-        """[] string: why an image of that size is refused, or empty."""
+    def reason_to_refuse(size):
+        """Returns the reason to refuse an image of `size` [2] int64, [] string; empty if it is accepted."""
         sides = (size[0], size[1])
         reasons = [
             (tf.reduce_min(size) <= 0, lambda: tf.constant(DAMAGED)),
-            # Not by multiplying: 2^31 x 2^31 pixels are 2^62, and a side of 2^32 - 1 is possible, too.
+            # A division, because the product of the sides may overflow: a side can be 2^32 - 1.
             (
                 size[0] > max_pixels // tf.maximum(size[1], 1),
                 lambda: tf.strings.format(f"{{}} x {{}} pixels, more than {max_pixels} ({FLAG})", sides),
@@ -65,110 +63,118 @@ def decode(encoded, max_pixels):
         ]
         return tf.case(reasons, default=lambda: tf.constant(""))
 
-    def known():
-        reason = check(header_size(encoded, canvas))
-        image = tf.cond(reason == "", lambda: try_to_decode(encoded, canvas), lambda: nothing)
+    def decode_known_format():
+        reason = reason_to_refuse(header_size(encoded))
+        image = tf.cond(reason == "", lambda: decode_or_default(encoded, nothing), lambda: nothing)
         return image, tf.where((reason == "") & (tf.size(image) == 0), DAMAGED, reason)
 
     reason = tf.where(tf.strings.length(encoded) > 0, UNKNOWN, EMPTY)
-    image, status = tf.cond(starts_with_any(encoded, JPEG, PNG, GIF, BMP), known, lambda: (nothing, reason))
+    is_known = tf.reduce_any([starts_with(encoded, magic) for magic in (JPEG, PNG, BMP)])
+    image, status = tf.cond(is_known, decode_known_format, lambda: (nothing, reason))
     return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(status, [])
 
 
-def try_to_decode(encoded, canvas):
-    """A file of a known format as [h, w, 3] uint8, of a GIF with black around its frame; [0, 0, 3] if it is damaged."""
-    nothing = tf.zeros([0, 0, 3], tf.uint8)
+def try_or_default(function, argument, default):
+    """Returns function(argument), or `default` if an operation of the function fails.
 
-    def gif():
-        frame = attempt(lambda encoded: tf.io.decode_gif(encoded)[0], encoded, nothing)
-        below, beside = tf.unstack(tf.cast(canvas[2:] - canvas[:2], tf.int32) - tf.shape(frame)[:2])
-        above, before = tf.unstack(tf.cast(canvas[:2], tf.int32))
-        place = [[above, below], [before, beside], [0, 0]]
-        return tf.cond(tf.size(frame) > 0, lambda: tf.pad(frame, place), lambda: nothing)
+    Only tf.data continues after a failed operation: https://www.tensorflow.org/api_docs/python/tf/data/Dataset
+    (`ignore_errors`). It is core TensorFlow, and so is `get_single_element`, which was made for serving.
 
-    cases = [(starts_with(encoded, GIF), gif), (starts_with(encoded, BMP), lambda: decode_bmp(encoded, nothing))]
-    return tf.ensure_shape(tf.case(cases, default=lambda: attempt(decode_rgb, encoded, nothing)), [None, None, 3])
+    Args:
+        function: maps a tensor to a structure of tensors; traced once. Keep it small: it is instantiated anew in each
+            call, which takes a millisecond for a dozen operations.
+        argument: a tensor.
+        default: a structure of the same dtypes and ranks.
+    """
+    result = tf.data.Dataset.from_tensors(argument).map(function).ignore_errors()
+    return result.concatenate(tf.data.Dataset.from_tensors(default)).take(1).get_single_element()
 
 
-def decode_bmp(encoded, otherwise):
-    """A BMP that `is_plain_bmp` as [h, w, 3] uint8, or `otherwise` where it is damaged."""
+def decode_or_default(encoded, default):
+    """Returns a JPEG, PNG or plain BMP as [h, w, 3] uint8, or `default` if it is damaged."""
+    image = tf.cond(
+        starts_with(encoded, BMP),
+        lambda: decode_bmp(encoded, default),
+        lambda: try_or_default(decode_rgb, encoded, default),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
 
-    decoded = attempt(tf.io.decode_bmp, encoded, otherwise)  # as many channels as the file has
 
-    def palette():
-        start = BMP_FILE_HEADER + number(encoded, BMP_FILE_HEADER, 4, "<")
-        length = tf.clip_by_value(number(encoded, 10, 4, "<") - start, 0, 4 * 256)
-        table = tf.io.decode_raw(cut(encoded, start, length), tf.uint8)
-        # Stored as blue, green, red, 0. An index that the table lacks is black.
-        colors = tf.reshape(tf.pad(table, [[0, 4 * 256 - tf.size(table)]]), [256, 4])[:, 2::-1]
-        return tf.gather(colors, tf.cast(decoded[..., 0], tf.int32))
+def decode_bmp(encoded, default):
+    """Returns a BMP that `is_plain_bmp` as [h, w, 3] uint8, or `default` if it is damaged."""
 
-    return tf.cond(tf.shape(decoded)[2] == 1, palette, lambda: decoded[..., :3])
+    decoded = try_or_default(tf.io.decode_bmp, encoded, default)  # [h, w, c], c = 1, 3 or 4 as in the file
+
+    def look_up_palette():
+        start = BMP_FILE_HEADER + read_number(encoded, BMP_FILE_HEADER, 4, "<")
+        length = tf.clip_by_value(read_number(encoded, 10, 4, "<") - start, 0, 4 * 256)
+        table = tf.io.decode_raw(read_bytes(encoded, start, length), tf.uint8)
+        # Entries are blue, green, red, 0; reversed to RGB. An index beyond the table is black.
+        colors = tf.reshape(tf.pad(table, [[0, 4 * 256 - tf.size(table)]]), [256, 4])[:, 2::-1]  # [256, 3]
+        return tf.gather(colors, tf.cast(decoded[..., 0], tf.int32))  # [h, w, 3]
+
+    return tf.cond(tf.shape(decoded)[2] == 1, look_up_palette, lambda: decoded[..., :3])
 
 
 def is_plain_bmp(encoded):
-    """Whether `decode_bmp` reads it: 24 or 32 bits or a palette of 256 colors, and not compressed."""
-    bits, compression = number(encoded, BMP_BITS, 2, "<"), number(encoded, BMP_COMPRESSION, 4, "<")
+    """True if `decode_bmp` reads the file: uncompressed, with 24 or 32 bits or a palette of 256 colors."""
+    bits, compression = read_number(encoded, BMP_BITS, 2, "<"), read_number(encoded, BMP_COMPRESSION, 4, "<")
     plain = (compression == 0) & ((bits == 8) | (bits == 24) | (bits == 32))
-    masked = (compression == 3) & (bits == 32) & (cut(encoded, BMP_MASKS, len(BGRX)) == BGRX)
-    return (number(encoded, BMP_FILE_HEADER, 4, "<") >= BMP_HEADER) & (plain | masked)
+    # Compression 3 only declares masks: the pixels are plain if these are the usual ones.
+    masked = (compression == 3) & (bits == 32) & (read_bytes(encoded, BMP_MASKS, len(BGRX)) == BGRX)
+    return (read_number(encoded, BMP_FILE_HEADER, 4, "<") >= BMP_HEADER) & (plain | masked)
 
 
 def is_costly(encoded):
-    """Whether decoding costs more than any encoder's file of that size."""
+    """True if decoding costs more than it does for any encoder's file of that size."""
 
-    def jpeg():
-        # One scan of all channels is the only one that is decoded, whatever follows it.
+    def has_many_scans():
+        # A first scan of all channels is the only one that is decoded, whatever follows it.
         many = count(encoded, b"\xff\xda", MAX_SCANS + 1) > MAX_SCANS
         return tf.cond(many, lambda: has_several_scans(encoded), lambda: many)
 
-    def png():
-        return tf.add_n([count(encoded, name, MOST_TEXTS + 1) for name in TEXTS]) > MOST_TEXTS
+    def has_many_texts():
+        return tf.add_n([count(encoded, name, MAX_TEXTS + 1) for name in TEXT_CHUNKS]) > MAX_TEXTS
 
-    cases = [(starts_with(encoded, JPEG), jpeg), (starts_with(encoded, PNG), png)]
+    cases = [(starts_with(encoded, JPEG), has_many_scans), (starts_with(encoded, PNG), has_many_texts)]
     return tf.case(cases, default=lambda: tf.constant(False))
 
 
-def header_size(encoded, canvas):
-    """[2] int64, the height and width that the header of a file of known format promises; 0 where it is cut off.
-    `canvas` is as `gif.first_frame` has it."""
+def header_size(encoded):
+    """Returns [2] int64, the height and width in the header of a file of known format; 0 if it is cut off."""
 
     def jpeg():
-        # By the decoder itself, so that no trick of markers can tell it another size than us.
-        shape = attempt(tf.io.extract_jpeg_shape, encoded, tf.zeros([3], tf.int32))
+        # The decoder itself reads it, so that no arrangement of markers can show the decoder another size.
+        shape = try_or_default(tf.io.extract_jpeg_shape, encoded, tf.zeros([3], tf.int32))
         return tf.cast(shape[:2], tf.int64)
 
     def png():
-        # libpng takes no file whose first chunk is another.
-        whole = (tf.strings.length(encoded) >= IHDR_END) & (cut(encoded, 12, 4) == b"IHDR")
-        return tf.cond(whole, lambda: tf.stack([number(encoded, 20, 4), number(encoded, 16, 4)]), none)
+        # libpng accepts no file whose first chunk is another one.
+        whole = (tf.strings.length(encoded) >= IHDR_END) & (read_bytes(encoded, 12, 4) == b"IHDR")
+        return tf.cond(whole, lambda: tf.stack([read_number(encoded, 20, 4), read_number(encoded, 16, 4)]), none)
 
     def bmp():
-        # Four bytes each with a sign: a negative height stands for rows from the top.
+        # Signed 32-bit numbers: a negative height means that the rows run from top to bottom.
         whole = tf.strings.length(encoded) >= BMP_SHORTEST
-        sides = lambda: tf.abs(signed(tf.stack([number(encoded, 22, 4, "<"), number(encoded, 18, 4, "<")])))  # noqa: E731
-        return tf.cond(whole, sides, none)
+        sides = lambda: tf.stack([read_number(encoded, 22, 4, "<"), read_number(encoded, 18, 4, "<")])  # noqa: E731
+        return tf.cond(whole, lambda: tf.abs(to_signed(sides())), none)
 
     def none():
         return tf.zeros([2], tf.int64)
 
-    cases = [(JPEG, jpeg), (PNG, png), (GIF, lambda: canvas[2:]), (BMP, bmp)]
-    return tf.case([(starts_with(encoded, magic), size) for magic, size in cases], default=none)
+    cases = [(starts_with(encoded, magic), size) for magic, size in ((JPEG, jpeg), (PNG, png), (BMP, bmp))]
+    return tf.case(cases, default=none)
 
 
 def starts_with(encoded, magic):
     return tf.strings.substr(encoded, 0, len(magic)) == magic
 
 
-def starts_with_any(encoded, *magics):
-    return tf.reduce_any([starts_with(encoded, magic) for magic in magics])
+def count(encoded, word, limit):
+    """Counts the occurrences of `word` up to `limit`: [] int32. The limit bounds the memory, too."""
+    return tf.size(tf.strings.split(encoded, word, maxsplit=limit)) - 1
 
 
-def count(encoded, word, most):
-    """How often bytes occur, but no further than `most`: [] int32. Its memory does not grow with the count."""
-    return tf.size(tf.strings.split(encoded, word, maxsplit=most)) - 1
-
-
-def signed(numbers):
-    """Four unsigned bytes' worth as a number with a sign."""
+def to_signed(numbers):
+    """Reinterprets unsigned 32-bit numbers as signed ones."""
     return tf.where(numbers < 2**31, numbers, numbers - 2**32)

@@ -1,7 +1,4 @@
-"""A model in TensorFlow Serving, asked through its gRPC interface: the same answers as REST's, in fewer bytes.
-
-Before it: `htc_tf.client` read the pictures. After it: `inference.exported_outputs` reads the arrays.
-"""
+"""gRPC client of TensorFlow Serving: the same outputs as by REST, in fewer bytes."""
 
 import grpc
 import numpy as np
@@ -11,27 +8,27 @@ from htc_tf.serving.messages import PREDICT, PredictRequest, PredictResponse, pr
 from htc_tf.serving.rest_client import with_port
 
 PORT = 8500
-UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]  # 4 MB each otherwise
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]  # instead of 4 MB
 
 
-class GrpcServer:
-    """`predict` asks; every failure is a UserError of one line, a ModelFailed where another request may succeed."""
+class GrpcClient:
+    """A model in a server. Every failure is a UserError of one line, a ModelFailed if another request may succeed."""
 
     def __init__(self, address, model, version, timeout):
         """
         Args:
             address: "host" or "host:port".
-            model: its name in the server.
-            version: a number, or None for the newest.
+            model: the model's name in the server.
+            version: int, or None for the newest.
             timeout: seconds to wait for an answer.
         """
         self.address, self.model, self.version, self.timeout = address, model, version, timeout
         self.channel = grpc.insecure_channel(with_port(address, PORT), options=UNLIMITED)
         self.call = self.channel.unary_unary(PREDICT, PredictRequest.SerializeToString, PredictResponse.FromString)
 
-    def predict(self, pictures):
-        """A list of encoded pictures -> {output: array [B, ...]}; strings are objects, bytes each."""
-        request = predict_request(self.model, self.version, {"image_bytes": np.array(pictures, object)})
+    def predict(self, files):
+        """Returns {output: array [B, ...]} for B encoded images; strings are arrays of bytes objects."""
+        request = predict_request(self.model, self.version, {"image_bytes": np.array(files, object)})
         try:
             response = self.call(request, timeout=self.timeout)
         except grpc.RpcError as error:
@@ -39,6 +36,7 @@ class GrpcServer:
         return read_arrays(response.outputs)
 
     def explain(self, code, message):
+        """Returns the exception for a gRPC status code."""
         if code is grpc.StatusCode.UNAVAILABLE:
             return UserError(
                 f"{self.address}: no gRPC server answers ({message}): start it, or name another with --server "

@@ -1,10 +1,11 @@
-"""TensorFlow Serving's gRPC messages, as far as a prediction needs them, and arrays in and out of them.
+"""TensorFlow Serving's protobuf messages for predictions, and their conversion from and to NumPy arrays.
 
-Before it: encoded pictures. After it: `serving.grpc_client` sends and receives them. They are declared here since
-tensorflow-serving-api depends on the wheel `tensorflow`, which cannot live beside tensorflow-cpu, and a client needs
-neither. Fields that a message has besides are passed over, as protocol buffers do.
+`serving.grpc_client` sends and receives them, `serving.warmup` stores them. They are declared here because
+tensorflow-serving-api depends on the wheel `tensorflow`, which cannot be installed beside tensorflow-cpu, and a client
+needs neither. Further fields of a message are ignored, as usual with protocol buffers.
 
-Source: tensorflow_serving/apis/{predict,model}.proto, tensorflow/core/framework/{tensor,tensor_shape,types}.proto.
+Source: tensorflow_serving/apis/{predict,model,prediction_log}.proto and
+tensorflow/core/framework/{tensor,tensor_shape,types}.proto.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from htc_tf.errors import UserError
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
-# Field: (number, type); "*" means repeated. A map is on the wire a list of entries, and an enum an int32.
+# {field: (number, type)}; "*" means repeated. On the wire a map is a list of entries, and an enum an int32.
 MESSAGES = {
     "Dimension": {"size": (1, "int64")},
     "Shape": {"dim": (2, "*Dimension")},
@@ -31,14 +32,29 @@ MESSAGES = {
     "ModelSpec": {"name": (1, "string"), "version": (2, "Version"), "signature_name": (3, "string")},
     "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "*NamedTensor")},
     "PredictResponse": {"outputs": (1, "*NamedTensor"), "model_spec": (2, "ModelSpec")},
+    "PredictLog": {"request": (1, "PredictRequest")},
+    "PredictionLog": {"predict_log": (6, "PredictLog")},
 }
-# By TensorFlow's number of the dtype: the field of the values, and NumPy's dtype.
-FLOAT, INT, STRING = 1, 3, 7
-VALUES = {FLOAT: ("float_val", np.float32), INT: ("int_val", np.int32), STRING: ("string_val", object)}
+# {TensorFlow's number of a dtype: (field of the values, NumPy dtype)}
+FLOAT, INT, UINT8, STRING = 1, 3, 4, 7
+VALUES = {
+    FLOAT: ("float_val", np.float32),
+    INT: ("int_val", np.int32),
+    UINT8: ("int_val", np.uint8),
+    STRING: ("string_val", object),
+}
 
 
 def declare(messages, package="htc_tf.serving"):
-    """Messages written as MESSAGES are -> {name: class}, in a pool of their own, so that TensorFlow's may be there."""
+    """Declares messages in a descriptor pool of their own, so that TensorFlow's may exist beside them.
+
+    Args:
+        messages: a dict in the format of MESSAGES.
+        package: the protobuf package's name.
+
+    Returns:
+        {name: message class}.
+    """
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="serving.proto", package=package, syntax="proto3")
     for message, fields in messages.items():
@@ -61,13 +77,13 @@ PredictRequest, PredictResponse = CLASSES["PredictRequest"], CLASSES["PredictRes
 
 
 def predict_request(model, version, inputs, signature=""):
-    """The request as a message.
+    """Builds a PredictRequest.
 
     Args:
-        model: its name in the server.
-        version: a number, or None for the newest.
-        inputs: {name: array of float32, int32 or bytes objects}.
-        signature: of the model; "" is its default.
+        model: the model's name in the server.
+        version: int, or None for the newest.
+        inputs: {name: array of float32, int32, uint8 or bytes objects}.
+        signature: the signature's name; "" is the default one.
     """
     request = PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, signature
@@ -78,8 +94,14 @@ def predict_request(model, version, inputs, signature=""):
     return request
 
 
+def prediction_log(model, signature, inputs):
+    """Builds the PredictionLog of a request to the newest version; arguments as in `predict_request`."""
+    request = predict_request(model, None, inputs, signature)
+    return CLASSES["PredictionLog"](predict_log=CLASSES["PredictLog"](request=request))
+
+
 def predict_response(outputs):
-    """{name: array} -> the response as a message, its values in the fields where TensorFlow Serving writes them."""
+    """Builds a PredictResponse from {name: array}, with the values in the fields that TensorFlow Serving uses."""
     response = PredictResponse()
     for name, array in outputs.items():
         write_array(response.outputs.add(key=name).value, array)
@@ -87,10 +109,13 @@ def predict_response(outputs):
 
 
 def read_arrays(named):
-    """Named tensors of a message -> {name: array}; strings are objects, bytes each.
+    """Reads the named tensors of a message.
+
+    Returns:
+        {name: array}; strings are arrays of bytes objects.
 
     Raises:
-        UserError: one is of another dtype than float32, int32 and string.
+        UserError: a tensor has another dtype than those in VALUES.
     """
     return {entry.key: read_array(entry.value, entry.key) for entry in named}
 
@@ -105,13 +130,13 @@ def write_array(tensor, array):
 
 def read_array(tensor, name):
     if tensor.dtype not in VALUES:
-        raise UserError(f"the model's output {name} is of dtype {tensor.dtype}: it is none of htc_tf.export's models")
+        raise UserError(f"the model's output {name} has dtype {tensor.dtype}: it was not written by htc_tf.export")
     field, dtype = VALUES[tensor.dtype]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     values = list(getattr(tensor, field))
-    # Where values are fewer than the shape says, the last one stands for all that are left out.
+    # If there are fewer values than the shape says, the last one stands for all that are left out.
     missing = int(np.prod(shape)) - len(values)
     values += missing * (values[-1:] or [b"" if dtype is object else 0])
     array = np.empty(len(values), dtype)

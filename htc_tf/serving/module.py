@@ -1,7 +1,7 @@
-"""What is exported: the model with its signatures. Read this file first.
+"""The exported tf.Module: the model, its weights and its signatures. Start reading the serving code here.
 
-A request: bytes, pixels or records -> `serving.decode` -> `serving.preprocess` -> `serving.batching` -> the model ->
-`serving.outputs`. Comes after training; `serving.write` saves it, `htc_tf.client` and TensorFlow Serving ask it.
+A request of bytes, pixels or records runs through `serving.decode`, `serving.preprocess`, `serving.batching`, the model
+and `serving.outputs`. `serving.write` saves the module; `htc_tf.client` and TensorFlow Serving call it.
 """
 
 from typing import NamedTuple
@@ -9,13 +9,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from htc_tf.data.schema import IMAGE_FIELDS
-from htc_tf.serving.attempt import attempt
 from htc_tf.serving.batching import detect
-from htc_tf.serving.decode import decode
-from htc_tf.serving.orientation import orientation, turn
-from htc_tf.serving.outputs import to_answer
-from htc_tf.serving.preprocess import ROW, Prepared, prepare
-from htc_tf.serving.semantic_png import encode_labels
+from htc_tf.serving.decode import decode, try_or_default
+from htc_tf.serving.orientation import apply_orientation, read_orientation
+from htc_tf.serving.outputs import encode_semantic_maps, make_outputs
+from htc_tf.serving.preprocess import ROW_SPEC, Preprocessed, preprocess
 
 ENCODED = IMAGE_FIELDS[0].key  # image/encoded
 NO_RECORD = f"not a tf.train.Example with {ENCODED}"
@@ -24,13 +22,13 @@ RECORD = {ENCODED: tf.io.FixedLenFeature([], tf.string)}
 
 
 class Options(NamedTuple):
-    """What of an export is not the run's."""
+    """Settings of an export that are not part of the run's configuration."""
 
-    masks: tuple = ("masks_rle_bytes",)  # of answer.MASKS, () for none
-    semantic: bool = False  # whether the answer has semantic_png_bytes
-    batch_sizes: tuple = (1, 4)  # ascending; the last is the most pictures at a time
-    max_pixels: int = 50_000_000  # a file whose header promises more is refused
-    xla: bool = False  # the model is compiled as a whole, for each padded shape and batch size
+    masks: tuple = ("masks_rle_bytes",)  # a subset of `outputs.MASKS`, () for none
+    semantic: bool = False  # If True, semantic_png_bytes is among the outputs.
+    batch_sizes: tuple = (1, 4)  # ascending; the last one is the largest number of images at a time
+    max_pixels: int = 50_000_000  # a file whose header announces more is refused
+    xla: bool = False  # If True, the model is compiled as a whole, for each padded shape and batch size.
 
 
 class ServingModule(tf.Module):
@@ -40,7 +38,7 @@ class ServingModule(tf.Module):
         """
         Args:
             detector: an inference.Detector.
-            class_names: by class index.
+            class_names: class names by class index.
             options: Options.
         """
         super().__init__()
@@ -50,32 +48,33 @@ class ServingModule(tf.Module):
         self.input = detector.input
         self.class_names = tf.constant(list(class_names))
         self.options = options
-        # One for each padded shape; their weights are shared.
-        ways = [make_way(detector.model, shape, options) for shape in detector.input.shapes]
-        self.ways = lambda: ways
-        # Traced once, for all signatures.
-        batch = [tf.TensorSpec([None, *row.shape], row.dtype) for row in ROW]
+        # One function per padded shape; they share the weights. In a closure, so that tf.Module does not track them.
+        predict_fns = [make_predict_fn(detector.model, shape, options) for shape in detector.input.shapes]
+        self.predict_fns = lambda: predict_fns
+        # Traced once for all signatures.
+        batch = [tf.TensorSpec([None, *row.shape], row.dtype) for row in ROW_SPEC]
         read = tf.function(self.read_file, [tf.TensorSpec([], tf.string)], autograph=False)
-        detect_prepared = tf.function(self.detect_prepared, batch, autograph=False)
+        detect_batch = tf.function(self.detect_batch, batch, autograph=False)
         self.read = lambda encoded: read(encoded)
-        self.detect = lambda prepared: detect_prepared(*prepared)
+        self.detect = lambda preprocessed: detect_batch(*preprocessed)
 
     @property
     def signatures(self):
-        """{name: ConcreteFunction}: what is no tf.function any more is not traced a second time when it is saved."""
+        """{name: ConcreteFunction}. A tf.function would be traced a second time when the module is saved."""
         names = ("predict_bytes", "predict_image", "predict_example")
         traced = {name: getattr(self, name).get_concrete_function() for name in names}
         return {"serving_default": traced["predict_bytes"], **traced}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def predict_bytes(self, image_bytes):
-        """A batch of JPEG, PNG, GIF or BMP files, of any sizes. A JPEG's EXIF orientation is heeded: boxes and masks
-        are those of the upright picture, and so is `sizes`.
+        """Detects in a batch of JPEG, PNG or BMP files of any sizes.
+
+        An EXIF orientation is applied: boxes, masks and `sizes` refer to the upright image.
 
         Returns:
-            As `answer.to_answer` says, and semantic_png_bytes [B] string where the export has it.
+            The outputs of `outputs.make_outputs`, and semantic_png_bytes [B] string if the export has it.
         """
-        return self.answer(lambda row: self.read(image_bytes[row]), tf.size(image_bytes))
+        return self.predict(lambda row: self.read(image_bytes[row]), tf.size(image_bytes))
 
     @tf.function(
         input_signature=[
@@ -85,8 +84,12 @@ class ServingModule(tf.Module):
         autograph=False,
     )
     def predict_image(self, images, sizes):
-        """Pixels [B, H, W, 3] uint8 RGB, upright, each picture at the top left, its height and width in sizes [B, 2]
-        int32."""
+        """Detects in pixels.
+
+        Args:
+            images: [B, H, W, 3] uint8 RGB, each image upright and at the top left.
+            sizes: [B, 2] int32, height and width of each image.
+        """
 
         def read(row):
             size = sizes[row]
@@ -94,57 +97,60 @@ class ServingModule(tf.Module):
             height, width = tf.unstack(tf.where(fits, size, 0))
             return images[row, :height, :width], tf.where(fits, "", NO_SIZE)
 
-        return self.answer(read, tf.shape(images)[0])
+        return self.predict(read, tf.shape(images)[0])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def predict_example(self, examples):
-        """A batch of serialised tf.train.Examples as `data.schema` has them; of their keys only image/encoded is
-        read."""
+        """Detects in serialized tf.train.Examples as in `data.schema`; only their image/encoded is read."""
 
         def parse(serialized):
             return tf.io.parse_single_example(serialized, RECORD)[ENCODED], tf.constant("")
 
         def read(row):
-            encoded, status = attempt(parse, examples[row], (tf.constant(""), tf.constant(NO_RECORD)))
+            encoded, status = try_or_default(parse, examples[row], (tf.constant(""), tf.constant(NO_RECORD)))
             image, reason = self.read(encoded)
             return image, tf.where(status == "", reason, status)
 
-        return self.answer(read, tf.size(examples))
+        return self.predict(read, tf.size(examples))
 
     def read_file(self, encoded):
-        """[] string -> the upright picture [h, w, 3] uint8, or nothing; [] string, empty or the reason."""
+        """Decodes a file [] string: the upright image [h, w, 3] uint8 and its status, as in `decode`."""
         image, status = decode(encoded, self.options.max_pixels)
-        return turn(image, orientation(encoded)), status
+        return apply_orientation(image, read_orientation(encoded)), status
 
-    def answer(self, read, count):
-        """What `prepare` takes -> what the signatures give."""
+    def predict(self, read, count):
+        """Maps the `read` and `count` of `preprocess` to the outputs of the signatures."""
         with tf.device("/device:CPU:0"):
-            prepared = prepare(read, count, self.input)
-        return self.detect(prepared)
+            preprocessed = preprocess(read, count, self.input)
+        return self.detect(preprocessed)
 
-    def detect_prepared(self, *prepared):
-        prepared, options = Prepared(*prepared), self.options
+    def detect_batch(self, *preprocessed):
+        """Maps the fields of Preprocessed to the outputs of the signatures."""
+        preprocessed, options = Preprocessed(*preprocessed), self.options
 
         def finish(found, rows):
-            logits = found.pop("semantic", None)
-            if logits is not None:
-                inputs = logits, tf.gather(prepared.sizes, rows), tf.gather(prepared.originals, rows)
-                signature = tf.TensorSpec([], tf.string)
-                with tf.device("/device:CPU:0"):
-                    found["labels"] = tf.map_fn(lambda row: encode_labels(*row), inputs, fn_output_signature=signature)
+            """Encodes the semantic logits, whose shape differs between padded shapes."""
+            if options.semantic:
+                sizes = tf.gather(preprocessed.sizes, rows), tf.gather(preprocessed.original_sizes, rows)
+                found["semantic_png_bytes"] = encode_semantic_maps(found.pop("semantic"), *sizes)
             return found
 
-        found = detect(self.ways(), prepared, options.batch_sizes, options.xla, finish)
-        answer = to_answer(found, prepared, self.class_names, options.masks)
-        return {**answer, "semantic_png_bytes": found["labels"]} if options.semantic else answer
+        found = detect(self.predict_fns(), preprocessed, options.batch_sizes, options.xla, finish)
+        outputs = make_outputs(found, preprocessed, self.class_names, options.masks)
+        return outputs | ({"semantic_png_bytes": found["semantic_png_bytes"]} if options.semantic else {})
 
 
-def make_way(model, shape, options):
-    """A tf.function: images [n, *shape, 3] uint8, sizes [n, 2] float32 -> a dict of what the answer is made of."""
+def make_predict_fn(model, shape, options):
+    """Returns a tf.function from images [n, *shape, 3] uint8 and sizes [n, 2] float32 to the fields of Detections.
 
-    def look(images, sizes):
-        outputs = model(images, sizes)
-        found = model.detect(outputs) if model.test_time is None else model.infer(images, sizes)
+    With options.semantic the dict also has the logits `semantic` [n, h, w, S], of the same pass as the detections. With
+    test-time augmentation the detections come from its views, the semantic logits from a pass of the image itself.
+    """
+
+    def predict(images, sizes):
+        single_pass = model.test_time is None
+        outputs = model(images, sizes) if single_pass or options.semantic else None
+        found = model.detect(outputs) if single_pass else model.infer(images, sizes)
         found = found._replace(stage_masks=None, masks=found.masks if options.masks else None)._asdict()
         if options.semantic:
             found["semantic"] = outputs.semantic.logits
@@ -152,4 +158,4 @@ def make_way(model, shape, options):
         return {name: value for name, value in found.items() if value is not None}
 
     signature = [tf.TensorSpec([None, *shape, 3], tf.uint8), tf.TensorSpec([None, 2], tf.float32)]
-    return tf.function(look, input_signature=signature, jit_compile=options.xla or None, autograph=False)
+    return tf.function(predict, input_signature=signature, jit_compile=options.xla or None, autograph=False)

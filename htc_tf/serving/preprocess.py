@@ -1,30 +1,29 @@
-"""A request's pictures, of whatever sizes, resized and padded as training and evaluation see them.
+"""Preprocessing of a request: images of any sizes, resized and padded as in training and evaluation.
 
-Before: `serving.module`, which knows how a row is read. After: `serving.batching`. All of it on the CPU, as in
-training: another device would round pixels another way.
+Everything runs on the CPU, as in training: another device would round pixels differently.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from htc_tf.data.resize import choose_shape, pad_to, resize_to_fit
+from htc_tf.data.preprocessing import choose_shape, pad_to, resize_to_fit
 
-AT_ONCE = 8  # pictures that are decoded side by side
+PARALLEL_IMAGES = 8  # images that are decoded side by side
 NO_SHAPE = -1
 
 
-class Prepared(NamedTuple):
-    """B pictures; of those that were refused all is 0 but status and shape."""
+class Preprocessed(NamedTuple):
+    """B images; for a refused one all fields but `status` and `shape_indices` are 0 or empty."""
 
-    pictures: tf.Tensor  # [B] string: [H, W, 3] uint8, padded to one of the model's shapes, as tf.io.parse_tensor reads
+    images: tf.Tensor  # [B] string: [H, W, 3] uint8, padded to one of the model's shapes, as tf.io.parse_tensor reads
     sizes: tf.Tensor  # [B, 2] float32, height and width inside the padding
-    originals: tf.Tensor  # [B, 2] int32, height and width before resizing
-    shapes: tf.Tensor  # [B] int32, which shape; NO_SHAPE where there is no picture
-    status: tf.Tensor  # [B] string, empty, or why there is none
+    original_sizes: tf.Tensor  # [B, 2] int32, height and width before resizing
+    shape_indices: tf.Tensor  # [B] int32, index of the padded shape; NO_SHAPE for a refused image
+    status: tf.Tensor  # [B] string, empty, or the reason for the refusal
 
 
-ROW = Prepared(
+ROW_SPEC = Preprocessed(
     tf.TensorSpec([], tf.string),
     tf.TensorSpec([2], tf.float32),
     tf.TensorSpec([2], tf.int32),
@@ -33,28 +32,33 @@ ROW = Prepared(
 )
 
 
-def prepare(read, count, bounds):
-    """
-    Args:
-        read: a row's number, [] int32, -> ([h, w, 3] uint8, [] string): the picture, or nothing and the reason.
-        count: B, [] int32.
-        bounds: a `data.input.Input`: its sides and shapes.
-    """
-    shapes = tf.constant(bounds.shapes, tf.int32)
+def preprocess(read, count, settings):
+    """Reads, resizes and pads every image of a request.
 
-    def fit(image):
-        image, size = resize_to_fit(image, bounds.min_side, bounds.max_side)
-        shape = tf.cast(choose_shape(tf.cast(size, tf.int32), bounds.shapes), tf.int32)
-        padded = pad_to(image, *tf.unstack(shapes[shape]))
-        # Pictures of several shapes make no tensor, but strings do.
-        return tf.io.serialize_tensor(padded), size, shape
+    Args:
+        read: maps a row number, [] int32, to (image [h, w, 3] uint8, status [] string); a status that is not empty
+            is the reason why the image is refused.
+        count: [] int32, the batch size B.
+        settings: a `data.input.Input` with the sides and shapes of the images.
+
+    Returns:
+        Preprocessed.
+    """
+    shapes = tf.constant(settings.shapes, tf.int32)  # [S, 2]
+
+    def resize_and_pad(image):
+        image, size = resize_to_fit(image, settings.min_side, settings.max_side)
+        index = tf.cast(choose_shape(tf.cast(size, tf.int32), settings.shapes), tf.int32)
+        padded = pad_to(image, *tf.unstack(shapes[index]))  # [H, W, 3]
+        # Images of several shapes do not form a tensor, but their serialized strings do.
+        return tf.io.serialize_tensor(padded), size, index
 
     def refuse():
         return tf.constant(""), tf.zeros([2]), tf.constant(NO_SHAPE)
 
-    def prepare_row(row):
+    def preprocess_row(row):
         image, status = read(row)
-        picture, size, shape = tf.cond(status == "", lambda: fit(image), refuse)
-        return Prepared(picture, size, tf.shape(image)[:2], shape, status)
+        serialized, size, index = tf.cond(status == "", lambda: resize_and_pad(image), refuse)
+        return Preprocessed(serialized, size, tf.shape(image)[:2], index, status)
 
-    return tf.map_fn(prepare_row, tf.range(count), fn_output_signature=ROW, parallel_iterations=AT_ONCE)
+    return tf.map_fn(preprocess_row, tf.range(count), fn_output_signature=ROW_SPEC, parallel_iterations=PARALLEL_IMAGES)

@@ -1,9 +1,7 @@
-"""A model in TensorFlow Serving, asked through its REST interface: JSON over HTTP, bytes in base64.
+"""REST client of TensorFlow Serving: JSON over HTTP, bytes in base64.
 
-Before it: `htc_tf.client` read the pictures. After it: `inference.exported_outputs` reads the arrays.
-
-Rows ("instances") rather than columns: the server writes a column's numbers each on a line of its own, indented,
-which makes the same answer several times as long.
+It sends rows ("instances") rather than columns: the server writes each number of a column on an indented line of its
+own, which makes the same outputs several times as long.
 
 Source: tensorflow_serving/g3doc/api_rest.md.
 """
@@ -22,78 +20,83 @@ from htc_tf.errors import ModelFailed, TooLate, UserError, reason_of
 PORT = 8501
 
 
-class RestServer:
-    """`predict` asks; every failure is a UserError of one line, a ModelFailed where another request may succeed."""
+class RestClient:
+    """A model in a server. Every failure is a UserError of one line, a ModelFailed if another request may succeed."""
 
     def __init__(self, address, model, version, timeout):
         """
         Args:
-            address: "host", "host:port", or a URL, such as "https://host/prefix".
-            model: its name in the server.
-            version: a number, or None for the newest.
+            address: "host", "host:port", or a URL like "https://host/prefix".
+            model: the model's name in the server.
+            version: int, or None for the newest.
             timeout: seconds to wait for an answer.
         """
         url = address if "://" in address else f"http://{with_port(address, PORT)}"
         self.address, self.name, self.timeout = address, model, timeout
-        self.described = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}"
-        self.model = self.described + ("" if version is None else f"/versions/{version}")
+        self.status_url = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}"
+        self.model_url = self.status_url + ("" if version is None else f"/versions/{version}")
 
-    def predict(self, pictures):
-        """A list of encoded pictures -> {output: array [B, ...]}; strings are objects, bytes each."""
-        body = {"instances": [{"b64": base64.b64encode(picture).decode()} for picture in pictures]}
+    def predict(self, files):
+        """Returns {output: array [B, ...]} for B encoded images; strings are arrays of bytes objects."""
+        body = {"instances": [{"b64": base64.b64encode(file).decode()} for file in files]}
         try:
-            content = self.fetch(f"{self.model}:predict", json.dumps(body).encode())
+            content = self.fetch(f"{self.model_url}:predict", json.dumps(body).encode())
         except urllib.error.HTTPError as error:
             message = server_message(error)
             if error.code == 404:
                 raise UserError(
-                    f"{self.address}: no model {self.name!r} is ready there ({message}; {self.describe()}): name "
-                    "another with --model or --version, or wait until it is loaded"
+                    f"{self.address}: no model {self.name!r} is ready there ({message}; {self.describe_versions()}): "
+                    "name another with --model or --version, or wait until it is loaded"
                 ) from None
             raise ModelFailed(f"{self.address}: refused with status {error.code}: {message}") from None
         try:
             rows = json.loads(content)["predictions"]
             return {name: read_values([row[name] for row in rows], name) for name in rows[0]}
         except (ValueError, KeyError, TypeError, IndexError):
-            raise UserError(f"{self.address}: its answer is none of htc_tf.export's models {start(content)}") from None
+            raise UserError(f"{self.address}: not an answer of htc_tf.export's models {excerpt(content)}") from None
 
-    def describe(self):
-        """What the server says of the model's versions."""
+    def describe_versions(self):
+        """Returns the state of the model's versions, in words."""
         try:
-            status = json.loads(self.fetch(self.described))["model_version_status"]
+            status = json.loads(self.fetch(self.status_url))["model_version_status"]
             versions = ", ".join(f"version {version['version']} is {version['state']}" for version in status)
             return versions or "no version"
         except (urllib.error.HTTPError, UserError, ValueError, KeyError, TypeError):
             return "no version known"
 
     def fetch(self, url, body=None):
-        """GET, or POST with a body -> bytes. Raises HTTPError for a status of 400 and more, else UserError."""
+        """Sends a GET request, or a POST request with a body, and returns the answer's bytes.
+
+        Raises:
+            urllib.error.HTTPError: the status is 400 or higher.
+            UserError: there is no answer.
+        """
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                return answer.read()
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                return response.read()
         except urllib.error.HTTPError:
             raise
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
-                raise self.late() from None
+                raise self.too_late() from None
             raise UserError(
                 f"{self.address}: no server answers ({getattr(error.reason, 'strerror', None) or error.reason}): start "
                 "it, or name another with --server host:port"
             ) from None
         except TimeoutError:
-            raise self.late() from None
+            raise self.too_late() from None
         except (ValueError, http.client.InvalidURL) as error:
             raise UserError(
-                f"--server {self.address} is no address ({error}): give host, host:port or http://host:port"
+                f"--server {self.address} is not an address ({error}): give host, host:port or http://host:port"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"{self.address}: no REST interface ({type(error).__name__}): TensorFlow Serving's is at port {PORT}, "
-                "its gRPC port wants --grpc"
+                "its gRPC port needs --grpc"
             ) from None
 
-    def late(self):
+    def too_late(self):
         return TooLate(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
 
 
@@ -102,27 +105,29 @@ def with_port(address, port):
 
 
 def server_message(error):
-    """What stands in the body of an HTTPError, on one line."""
+    """Returns the message in the body of an HTTPError, on one line."""
     content = error.read()
     try:
         return reason_of(str(json.loads(content)["error"]))
     except (ValueError, KeyError, TypeError):
-        return f"{error.reason} {start(content)}"
+        return f"{error.reason} {excerpt(content)}"
 
 
-def start(content):
+def excerpt(content):
     return f"({content[:60].decode(errors='replace')!r} ...)"
 
 
 def read_values(values, name):
-    """Nested lists of JSON -> array: float32, int32, or objects, bytes each."""
+    """Converts nested lists of JSON to an array of float32, int32 or bytes objects."""
     if name.endswith("_bytes"):
-        return np.array(decode(values), object)
+        return np.array(decode_base64(values), object)
     array = np.array(values)
     if array.dtype.kind == "U":
         return np.char.encode(array, "utf-8").astype(object)
     return array.astype({"f": np.float32, "i": np.int32}[array.dtype.kind])
 
 
-def decode(values):
-    return [decode(value) for value in values] if isinstance(values, list) else base64.b64decode(values["b64"])
+def decode_base64(values):
+    if isinstance(values, list):
+        return [decode_base64(value) for value in values]
+    return base64.b64decode(values["b64"])

@@ -1,7 +1,6 @@
-"""An export's folder: a version written aside and renamed in one go, so that a server never sees half a model.
+"""Export folders: a model version is written aside and renamed in one step, so that a server never sees half a model.
 
-Before: a trained model (`inference.detector.restore`). After: EXPORT/1, EXPORT/2, ... for TensorFlow Serving,
-`htc_tf.client` and `inference.exported`.
+TensorFlow Serving, `htc_tf.client` and `inference.exported` read EXPORT/1, EXPORT/2, ...
 """
 
 import json
@@ -20,22 +19,24 @@ LOCK = ".lock"
 
 
 def export(detector, categories, folder, options=None):
-    """Writes folder/1, or the next version where there are some.
+    """Writes folder/1, or the next version if there are some.
 
     Args:
         detector: an inference.Detector; its model may have been built under a tf.distribute strategy.
-        categories: [{"id", "name"}, ...] by class index; they lie beside the model, in assets.extra/classes.json.
+        categories: [{"id", "name"}, ...] by class index; written to assets.extra/classes.json beside the model.
         folder: a Path.
-        options: Options; by default without masks where the model has none.
+        options: Options; by default without masks if the model has none.
+
     Returns:
         The version's folder.
+
     Raises:
-        UserError: the model does not have what the options want, another export writes into the folder,
-            or it cannot be written.
+        UserError: the model lacks something that the options ask for, another export writes into the folder, or the
+            folder cannot be written.
     """
     model = detector.model
     options = options or Options(masks=Options().masks if model.masks else ())
-    check(options, model)
+    check_options(options, model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,10 +46,10 @@ def export(detector, categories, folder, options=None):
 
 
 def hold_folder(folder):
-    """A context in which no other export may write into the folder.
+    """Returns a context in which no other export may write into the folder.
 
     Raises:
-        UserError: another one does.
+        UserError: another export writes into it.
     """
     busy = f"--output {folder} is being written by {{holder}}: wait until that export ends, or name another --output"
     return lock.hold(folder / LOCK, busy)
@@ -60,7 +61,7 @@ def _write_version(detector, categories, folder, options):
     aside = folder / ".unfinished"
     shutil.rmtree(aside, ignore_errors=True)
     module = ServingModule(detector, [category["name"] for category in categories], options)
-    # Nothing learns from an export, and a gradient may be compiled by XLA, which a server need not have.
+    # An export is not trained, and its gradients may be compiled by XLA, which a server need not have.
     settings = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     signatures = module.signatures
     try:
@@ -76,13 +77,15 @@ def _write_version(detector, categories, folder, options):
     return version
 
 
-def check(options, model):
-    """Raises:
-    UserError: the options make no sense, or the model does not have what they want.
+def check_options(options, model):
+    """Checks the options of an export.
+
+    Raises:
+        UserError: the options are out of range, or the model lacks something that they ask for.
     """
     unknown = [name for name in options.masks if name not in MASKS]
     if unknown:
-        raise UserError(f"--masks {unknown[0]}: choose of {', '.join(MASKS)}, or none")
+        raise UserError(f"--masks {unknown[0]}: choose from {', '.join(MASKS)}, or none")
     if options.masks and not model.masks:
         raise UserError("--masks: the model has no mask branches (MASKS = False); give --masks none")
     if options.semantic and model.semantic_head is None:

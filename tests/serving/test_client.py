@@ -1,4 +1,4 @@
-"""The client asks by REST, by gRPC and in this process, and gets one answer; what goes wrong is told in one line."""
+"""The client by REST, by gRPC and in this process: the same answers, and every failure is one line."""
 
 import io
 import json
@@ -14,21 +14,21 @@ from pycocotools import mask as coco_mask
 
 from htc_tf import client
 from htc_tf.errors import UserError
+from htc_tf.inference.exported import LocalClient
 from htc_tf.inference.exported_outputs import read_answers, read_pixels
 from htc_tf.inference.inputs import Unreadable
 from htc_tf.ops.paste import encode_masks
 from htc_tf.serving import decode
-from htc_tf.serving.grpc_client import GrpcServer
-from htc_tf.serving.local_client import LocalModel
-from htc_tf.serving.rest_client import RestServer
+from htc_tf.serving.grpc_client import GrpcClient
+from htc_tf.serving.rest_client import RestClient
 
 ROOT = Path(__file__).resolve().parents[2]
-FAILING = b"fail"  # an image that begins so makes the toy model of conftest.py fail
+FAILING = b"fail"  # the toy model of conftest.py fails on an image that begins with it
 
 
 @pytest.fixture(params=["rest", "grpc", "export"])
 def place(request, stand_in, toy_export):
-    """The flags that name one of three places where the toy model is."""
+    """The flags for one of the three places where the toy model is."""
     return {
         "rest": ["--server", stand_in.rest],
         "grpc": ["--grpc", "--server", stand_in.grpc],
@@ -36,11 +36,11 @@ def place(request, stand_in, toy_export):
     }[request.param]
 
 
-def test_one_answer_wherever_the_model_is(stand_in, toy_export, pictures):
+def test_the_outputs_are_the_same_everywhere(stand_in, toy_export, pictures):
     encoded = [(pictures / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
-    wanted = LocalModel(toy_export).predict(encoded)
+    wanted = LocalClient(toy_export).predict(encoded)
     assert wanted["masks_28"].shape == (3, 3, 28, 28)
-    for server in (RestServer(stand_in.rest, "htc", None, 9), GrpcServer(stand_in.grpc, "htc", 3, 9)):
+    for server in (RestClient(stand_in.rest, "htc", None, 9), GrpcClient(stand_in.grpc, "htc", 3, 9)):
         found = server.predict(encoded)
         assert set(found) == set(wanted)
         for name, array in wanted.items():
@@ -103,8 +103,8 @@ def test_a_model_that_is_not_loaded(call, stand_in, pictures, grpc, mistake, tol
         assert "version 3 is AVAILABLE" in line
 
 
-def test_what_fails_takes_no_neighbor_along(call, place, pictures, tmp_path):
-    """b.png makes the model fail: the images of its request are asked again one by one, and the file is named."""
+def test_a_failure_leaves_its_neighbors_alone(call, place, pictures, tmp_path):
+    """bad.png makes the model fail: the images of its request are sent again one by one, and the file is named."""
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((pictures / name).read_bytes())
     (tmp_path / "bad.png").write_bytes(FAILING + b"anything")
@@ -143,7 +143,7 @@ def test_a_slow_server(call, stand_in, tmp_path, grpc):
 
 def test_another_server(call, stand_in, impostor, pictures):
     line = refusal(call(client, "--server", impostor, "--input", pictures / "a.png"))
-    assert "none of htc_tf.export's models" in line and "welcome" in line
+    assert "not an answer of htc_tf.export's models" in line and "welcome" in line
     line = refusal(call(client, "--server", stand_in.grpc, "--input", pictures / "a.png"))
     assert "no REST interface" in line and "--grpc" in line
     line = refusal(call(client, "--server", stand_in.rest, "--grpc", "--input", pictures / "a.png"))
@@ -151,7 +151,7 @@ def test_another_server(call, stand_in, impostor, pictures):
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "a b", "localhost:port", "nothing://there"])
-def test_an_address_that_is_none(call, pictures, address):
+def test_an_invalid_address(call, pictures, address):
     line = refusal(call(client, "--server", address, "--input", pictures / "a.png"))
     assert address in line and "--server" in line
 
@@ -173,14 +173,14 @@ def test_mistakes_are_one_line(call, stand_in, pictures, tmp_path):
 
 
 def refusal(done):
-    """The one line of a command that ended with status 2."""
+    """Returns the error line of a command that ended with status 2."""
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert done.status == 2 and "Traceback" not in done.err
     return line
 
 
 def outputs(**masks):
-    """The outputs of a model for one picture of 20 x 30 pixels: one object, one row of padding."""
+    """Returns a model's outputs for one image of 20 x 30 pixels: one object, one row of padding."""
     return {
         "boxes": np.array([[[2, 3, 12, 23], [0, 0, 0, 0]]], np.float32),
         "scores": np.array([[0.5, 0]], np.float32),
@@ -193,13 +193,12 @@ def outputs(**masks):
     }
 
 
-def test_masks_of_every_kind_are_one():
+def test_masks_in_either_form_are_the_same():
     small = np.zeros([2, 28, 28], np.float32)
     small[0, 4:20, 6:] = 1
     (run,) = encode_masks(small[:1], outputs()["boxes"][0, :1], 20, 30)
     rle = np.array([run["counts"].encode(), b""], object)
-    png = np.array([encode(coco_mask.decode(run)), b""], object)
-    for masks in ({"masks_28": small}, {"masks_rle_bytes": rle}, {"masks_png_bytes": png}):
+    for masks in ({"masks_28": small}, {"masks_rle_bytes": rle}):
         (answer,) = read_answers(outputs(**masks))
         assert answer.result.masks == [run] and answer.names == ["dog"] and answer.size == (20, 30)
     (answer,) = read_answers(outputs())
@@ -208,15 +207,9 @@ def test_masks_of_every_kind_are_one():
 
 
 def test_damaged_run_lengths_are_refused():
-    """pycocotools would write beyond its memory, whatever server sent them."""
+    """pycocotools would write beyond its memory."""
     with pytest.raises(UserError, match="run lengths that do not fill 20 x 30 pixels"):
         read_answers(outputs(masks_rle_bytes=np.array([b"ooooo3", b""], object)))
-
-
-def encode(mask):
-    file = io.BytesIO()
-    Image.fromarray(mask * np.uint8(255)).save(file, "png")
-    return file.getvalue()
 
 
 def test_another_model_is_refused():
@@ -224,7 +217,7 @@ def test_another_model_is_refused():
         read_answers({"logits": np.zeros([1, 3], np.float32)})
 
 
-def test_pixels_are_turned_as_the_model_does_it(tmp_path):
+def test_pixels_are_upright_as_in_the_model(tmp_path):
     path = tmp_path / "a.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
@@ -238,8 +231,8 @@ def test_pixels_are_turned_as_the_model_does_it(tmp_path):
         read_pixels(Path(__file__), (10, 10))
 
 
-def test_a_server_is_asked_without_tensorflow():
-    """Nor anything of the model's own: the client starts in half a second."""
+def test_a_server_is_called_without_tensorflow():
+    """And without the model's own code: the client starts in half a second."""
     code = "import htc_tf.client, htc_tf.serving.rest_client, htc_tf.serving.grpc_client, sys\n"
     code += "print(sorted({n.partition('.')[0] for n in sys.modules} & {'tensorflow', 'keras', 'gin', 'apache_beam'}),"
     code += "[n for n in sys.modules if n.startswith(('htc_tf.models', 'htc_tf.ops', 'htc_tf.data.'))])"
@@ -254,8 +247,9 @@ def test_a_server_is_asked_without_tensorflow():
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"<html></html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        ("RGB", "a TIFF, which htc_tf.predict reads"),
-        ("F", "floating-point pixels"),
+        (("RGB", "TIFF"), "a TIFF, which htc_tf.predict reads"),
+        (("RGB", "GIF"), "a GIF, which htc_tf.predict reads"),
+        (("F", "TIFF"), "floating-point pixels"),
     ],
 )
 def test_a_format_that_the_model_does_not_know_is_named(tmp_path, content, words):
@@ -264,5 +258,6 @@ def test_a_format_that_the_model_does_not_know_is_named(tmp_path, content, words
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        Image.new(content, (8, 6)).save(path, "TIFF")
-    assert words in client.what_is(path)
+        mode, form = content
+        Image.new(mode, (8, 6)).save(path, form)
+    assert words in client.describe_file(path)

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from htc_tf.errors import UserError
-from htc_tf.serving.grpc_client import GrpcServer
-from htc_tf.serving.local_client import LocalModel
-from htc_tf.serving.rest_client import RestServer
+from htc_tf.inference.exported import LocalClient
+from htc_tf.serving.grpc_client import GrpcClient
+from htc_tf.serving.rest_client import RestClient
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 START = 120  # seconds
@@ -92,8 +92,8 @@ def fetch(url):
 
 def test_it_answers_as_the_saved_model_does(server, toy_export, pictures):
     encoded = [(pictures / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
-    wanted = LocalModel(toy_export).predict(encoded)
-    for place in (RestServer(server.rest, "htc", None, 60), GrpcServer(server.grpc, "htc", 3, 60)):
+    wanted = LocalClient(toy_export).predict(encoded)
+    for place in (RestClient(server.rest, "htc", None, 60), GrpcClient(server.grpc, "htc", 3, 60)):
         found = place.predict(encoded)
         assert set(found) == set(wanted)
         for name, array in wanted.items():
@@ -102,7 +102,7 @@ def test_it_answers_as_the_saved_model_does(server, toy_export, pictures):
 
 def test_it_tells_what_it_does_not_have(server, pictures):
     encoded = [(pictures / "a.png").read_bytes()]
-    for place in (RestServer(server.rest, "cascade", None, 60), GrpcServer(server.grpc, "htc", 9, 60)):
+    for place in (RestClient(server.rest, "cascade", None, 60), GrpcClient(server.grpc, "htc", 9, 60)):
         with pytest.raises(UserError, match="is ready there"):
             place.predict(encoded)
 

@@ -1,4 +1,4 @@
-"""The network as ONNX and as TFLite finds what the model finds. A smaller one: converting it is what takes the time."""
+"""ONNX export: the converted network finds what the model finds. The network is small, since conversion is slow."""
 
 import json
 import re
@@ -11,47 +11,34 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from htc_tf.data.resize import resize
+from htc_tf.data.preprocessing import resize
 from htc_tf.errors import UserError
 from htc_tf.inference.detector import Detector
-from htc_tf.serving.onnx import BINDINGS, export_portable
+from htc_tf.serving.onnx import BINDINGS, export_onnx
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 
 CATEGORIES = [{"id": 3, "name": "cat"}]
 
 
-@pytest.fixture
-def detector(request, tiny_model):
-    """A Detector as far as the export looks at it, of one stage and one padded shape."""
-    experiment, model = tiny_model("NUM_STAGES=1", "SEMANTIC=False", *BINDINGS[request.param])
-    return SimpleNamespace(model=model, input=SimpleNamespace(shapes=experiment.eval_input.shapes[:1]))
-
-
-def run_onnx(path, feed):
+def test_it_finds_what_the_model_finds(tiny_model, drawn_batch, tmp_path):
+    """The ONNX file of one stage and one padded shape, run by onnxruntime."""
     runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return dict(zip([output.name for output in session.get_outputs()], session.run(None, feed), strict=True))
-
-
-def run_tflite(path, feed):
-    return tf.lite.Interpreter(str(path)).get_signature_runner()(**feed)
-
-
-@pytest.mark.parametrize(
-    ("detector", "form", "run"), [("onnx", "onnx", run_onnx), ("tflite", "tflite", run_tflite)], indirect=["detector"]
-)
-def test_it_finds_what_the_model_finds(detector, form, run, drawn_batch, tmp_path):
-    if form == "onnx":
-        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
-    height, width = detector.input.shapes[0]
-    place = export_portable(detector, CATEGORIES, tmp_path, form)
-    assert sorted(path.name for path in place.iterdir()) == ["classes.json", f"htc_{height}x{width}.{form}"]
+    pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    experiment, model = tiny_model("NUM_STAGES=1", "SEMANTIC=False", *BINDINGS)
+    height, width = experiment.eval_input.shapes[0]
+    # A Detector, as far as the export uses it.
+    detector = SimpleNamespace(model=model, input=SimpleNamespace(shapes=[(height, width)]))
+    place = export_onnx(detector, CATEGORIES, tmp_path)
+    assert sorted(path.name for path in place.iterdir()) == ["classes.json", f"htc_{height}x{width}.onnx"]
     assert json.loads((place / "classes.json").read_text())["categories"] == CATEGORIES
     images = tf.image.pad_to_bounding_box(drawn_batch.images[:1, :height, :width], 0, 0, height, width)
     sizes = tf.minimum(drawn_batch.sizes[:1], [[height, width]])
-    wanted = detector.model.infer(images, sizes)
-    found = run(place / f"htc_{height}x{width}.{form}", {"images": images.numpy(), "sizes": sizes.numpy()})
+    wanted = model.infer(images, sizes)
+    path = place / f"htc_{height}x{width}.onnx"
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+    found = dict(zip([output.name for output in session.get_outputs()], outputs, strict=True))
     count = int(found["num_detections"][0])
     assert count == int(tf.reduce_sum(tf.cast(wanted.valid, tf.int32))) > 3
     for name, array, tolerance in (
@@ -61,19 +48,19 @@ def test_it_finds_what_the_model_finds(detector, form, run, drawn_batch, tmp_pat
         ("masks_28", wanted.masks, 1e-3),
     ):
         np.testing.assert_allclose(found[name][:, :count], array[:, :count], rtol=0, atol=tolerance, err_msg=name)
-    with pytest.raises(UserError, match="is there already"):
-        export_portable(detector, CATEGORIES, tmp_path, form)
+    with pytest.raises(UserError, match="exists already"):
+        export_onnx(detector, CATEGORIES, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def snippet():
-    """The program in docs/serving.md that asks the ONNX file, for the tiny model's shape."""
+    """The program in docs/serving.md that runs the ONNX file, for the tiny model's padded shape."""
     (program,) = re.findall(r"```python\n(import numpy as np, onnxruntime\n.*?)```", DOCS.read_text(), re.DOTALL)
     return program.replace("192", "64")
 
 
 def run_snippet(snippet, path, network):
-    """The program's variables after it ran on an image; its session asks network(images, sizes) -> {name: array}."""
+    """Runs the program on an image, with a session that calls network(images, sizes), and returns its variables."""
 
     class Session:
         def __init__(self, path, providers):
@@ -83,8 +70,8 @@ def run_snippet(snippet, path, network):
             return [SimpleNamespace(name=name) for name in self.names]
 
         def run(self, names, feed):
-            answer = network(**feed)
-            return [answer[name] for name in self.names]
+            outputs = network(**feed)
+            return [outputs[name] for name in self.names]
 
     variables = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -94,13 +81,13 @@ def run_snippet(snippet, path, network):
 
 
 def test_the_documented_program_finds_what_the_detector_finds(snippet, tiny_model, tmp_path):
-    experiment, model = tiny_model("NUM_STAGES=1", "SEMANTIC=False", *BINDINGS["onnx"])
-    for variable in model.variables:  # surer of itself, so that rounding does not reverse the order of its detections
+    experiment, model = tiny_model("NUM_STAGES=1", "SEMANTIC=False", *BINDINGS)
+    for variable in model.variables:  # so that rounding does not reverse the order of the detections
         if "head/logits" in variable.name and "kernel" in variable.name:
             variable.assign(40 * variable)
     detector = Detector(model, experiment)
 
-    def network(images, sizes):  # as `portable.make_network`, whose file is compared with the model above
+    def network(images, sizes):  # as `onnx.make_network`, whose file is compared with the model above
         assert images.shape == (1, 64, 64, 3) and images.dtype == np.uint8 and sizes.dtype == np.float32
         found = detector.detect(images, sizes)
         return {"boxes": found.boxes, "scores": found.scores, "num_detections": found.valid.sum(axis=1)}

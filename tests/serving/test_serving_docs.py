@@ -1,4 +1,4 @@
-"""docs/serving.md says what the code says: signatures, outputs, flags, files, and an answer that can be read."""
+"""docs/serving.md agrees with the code: signatures, outputs, flags, files, and an answer that the client reads."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 def column(header):
-    """The names in backticks that begin the rows of the table whose first line begins so."""
+    """Returns the names in backticks in the first column of the table whose header begins with `header`."""
     table = re.search(rf"^\| {re.escape(header)}.*\n\|[-|]+\|\n((?:\|.*\n)+)", TEXT, re.MULTILINE)[1]
     return [name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
 
