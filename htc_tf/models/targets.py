@@ -78,7 +78,7 @@ class AnchorSampler:
             sizes: [B, 2] float32.
             seed: [2] int32.
         """
-        candidates = (anchor_ops.inside if self.inside_only else anchor_ops.centred_inside)(anchors, sizes)
+        candidates = (anchor_ops.inside if self.inside_only else anchor_ops.center_inside)(anchors, sizes)
         overlaps = box_ops.iou(anchors[tf.newaxis], truth.boxes)  # [B, A, G]
         matches = match(overlaps, truth.valid, *self.thresholds, reassign=self.reassign, candidates=candidates)
         positive, negative = sample(matches.label, self.limit, self.positive_fraction, self.choose(seed))

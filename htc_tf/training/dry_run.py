@@ -112,11 +112,12 @@ def run_mask_heads(model, rows, training):
     side, channels = model.roi_pooler.mask_size, model.neck.outputs["2"].convolution.filters
     features = tf.zeros([rows, side, side, channels])
     if not training:
-        trunks = mask_information_flow(heads, features, model.mask_info_flow)
-        return [head(trunk) for head, trunk in zip(heads, trunks, strict=True)]
+        outputs = mask_information_flow(heads, features, model.mask_info_flow)
+        return [head(output) for head, output in zip(heads, outputs, strict=True)]
     # Each stage has RoIs of its own, which the heads before it see too if information flows.
-    chains = [heads[0 if model.mask_info_flow else stage : stage + 1] for stage in range(len(heads))]
-    return [chain[-1](mask_information_flow(chain, features, model.mask_info_flow, training=True)[-1]) for chain in chains]
+    flow = model.mask_info_flow
+    chains = [heads[0 if flow else stage : stage + 1] for stage in range(len(heads))]
+    return [chain[-1](mask_information_flow(chain, features, flow, training=True)[-1]) for chain in chains]
 
 
 def parameter_lines(model, parts):

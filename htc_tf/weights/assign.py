@@ -34,7 +34,7 @@ def entries(model, framework=Framework.MMDET):
     """Every Entry of a model that has its variables, in the tables' order.
 
     Args:
-        model: an HTC that was called once; layers that it never calls, such as a first stage's `flow_conv`, are left out.
+        model: an HTC with variables; layers without any, such as a first stage's `flow_conv`, are left out.
         framework: whose names.
     Raises:
         ValueError: the model has no variables yet.

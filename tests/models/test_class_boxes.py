@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf.models import test_time_augmentation as tta
 from htc_tf.models.box_head import BoxHead
 from htc_tf.models.htc import HTC
 from htc_tf.models.htc_loss import HTCLoss
 from htc_tf.models.postprocess import Postprocess
-from htc_tf.models.test_time_augmentation import TestTimeAugmentation, flip_boxes
 from htc_tf.structures import GroundTruth, RoIs, StageOutput
 
 K, STDS = 3, (0.1, 0.1, 0.2, 0.2)
@@ -160,10 +160,10 @@ def test_every_class_chooses_among_its_own_boxes(arguments, lower, count):
 def test_boxes_of_classes_are_mirrored():
     sizes = tf.constant([[60.0, 50.0], [60.0, 40.0]])
     boxes = tf.constant(np.stack([ROWS, ROWS]))
-    mirrored = flip_boxes(boxes, sizes)
+    mirrored = tta.flip_boxes(boxes, sizes)
     assert mirrored[1, 0, 1].numpy().tolist() == [50, -20, 60, -10]
     for label in range(K):
-        np.testing.assert_array_equal(mirrored[:, :, label], flip_boxes(boxes[:, :, label], sizes))
+        np.testing.assert_array_equal(mirrored[:, :, label], tta.flip_boxes(boxes[:, :, label], sizes))
 
 
 def test_the_whole_walk(tiny_model, drawn_batch, make_learner):
@@ -176,7 +176,7 @@ def test_the_whole_walk(tiny_model, drawn_batch, make_learner):
     losses, gradients = make_learner(experiment, model)(drawn_batch)
     assert losses["stage2_box"] > 0 and all(np.isfinite(gradient).all() for gradient in gradients)
     wanted = model.infer(drawn_batch.images, drawn_batch.sizes)
-    found = TestTimeAugmentation(scales=(1.0,), flip=False)(model, drawn_batch.images, drawn_batch.sizes)
+    found = tta.TestTimeAugmentation(scales=(1.0,), flip=False)(model, drawn_batch.images, drawn_batch.sizes)
     assert wanted.valid.numpy().sum() > 3
     np.testing.assert_array_equal(found.classes, wanted.classes)
     np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.data.ground_truth import make_row
+from htc_tf.data.sample import make_row
 from htc_tf.models.htc import HTC, PIXEL_MEAN, PIXEL_STD
 
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2

@@ -1,41 +1,40 @@
-"""Test-time augmentation: the views' frames by hand, and on the tiny model one view, two equal views, mirrored ones."""
+"""Test-time augmentation: frames of views by hand; one view, two equal views and flipped views on the tiny model."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models import test_time_augmentation
-from htc_tf.models.test_time_augmentation import TestTimeAugmentation
+from htc_tf.models import test_time_augmentation as tta
 
 
 def test_a_view_of_the_same_size_is_the_image_without_its_padding():
     images = np.random.RandomState(0).randint(0, 255, (2, 32, 64, 3), np.uint8)
     sizes = np.float32([[20, 50], [32, 64]])
-    view, ratio = test_time_augmentation.make_view(tf.constant(images), tf.constant(sizes), 1.0, False)
-    mirrored, _ = test_time_augmentation.make_view(tf.constant(images), tf.constant(sizes), 1.0, True)
+    view, ratio = tta.make_view(tf.constant(images), tf.constant(sizes), 1.0, False)
+    flipped_view, _ = tta.make_view(tf.constant(images), tf.constant(sizes), 1.0, True)
     assert view.shape == (2, 32, 64, 3) and ratio.numpy().tolist() == [1, 1]
     np.testing.assert_array_equal(view[0, :20, :50], images[0, :20, :50])
-    np.testing.assert_array_equal(mirrored[0, :20, :50], images[0, :20, :50][:, ::-1])
-    np.testing.assert_array_equal(mirrored[1], images[1, :, ::-1])
+    np.testing.assert_array_equal(flipped_view[0, :20, :50], images[0, :20, :50][:, ::-1])
+    np.testing.assert_array_equal(flipped_view[1], images[1, :, ::-1])
 
 
 def test_a_resized_view_is_padded_and_keeps_its_border():
     images = np.full((1, 32, 64, 3), 200, np.uint8)
     images[0, 16:], images[0, :, 40:] = 0, 0
-    view, ratio = test_time_augmentation.make_view(tf.constant(images), tf.constant([[16.0, 40.0]]), 0.75, True)
+    view, ratio = tta.make_view(tf.constant(images), tf.constant([[16.0, 40.0]]), 0.75, True)
     assert view.shape == (1, 32, 64, 3) and ratio.numpy().tolist() == [0.75, 0.75]
     np.testing.assert_allclose(view[0, :12, :30], 200)
 
 
-def test_boxes_there_and_back():
+def test_boxes_to_a_view_and_back():
     sizes, ratio = tf.constant([[20.0, 50.0]]), tf.constant([0.5, 2.0])
     boxes = tf.constant([[[1.0, 2.0, 5.0, 10.0]]])
-    seen = test_time_augmentation.to_view_frame(boxes, sizes, ratio, True)
+    seen = tta.to_view_frame(boxes, sizes, ratio, True)
     np.testing.assert_array_equal(seen, [[[0.5, 80, 2.5, 96]]])
     for flipped in (False, True):
-        seen = test_time_augmentation.to_view_frame(boxes, sizes, ratio, flipped)
-        np.testing.assert_array_equal(test_time_augmentation.to_image_frame(seen, sizes, ratio, flipped), boxes)
+        seen = tta.to_view_frame(boxes, sizes, ratio, flipped)
+        np.testing.assert_array_equal(tta.to_image_frame(seen, sizes, ratio, flipped), boxes)
 
 
 @pytest.fixture(scope="module")
@@ -52,35 +51,35 @@ def assert_alike(found, wanted, atol):
     np.testing.assert_allclose(found.masks.numpy()[valid], wanted.masks.numpy()[valid], atol=1e-3)
 
 
-def test_one_view_is_the_models_own_answer(model, drawn_batch):
+def test_one_view_equals_a_single_pass(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
     wanted = model.infer(images, sizes)
     assert wanted.valid.numpy().sum() > 3
-    assert_alike(TestTimeAugmentation(scales=(1.0,), flip=False)(model, images, sizes), wanted, 1e-3)
+    assert_alike(tta.TestTimeAugmentation(scales=(1.0,), flip=False)(model, images, sizes), wanted, 1e-3)
 
 
 def test_the_same_view_twice_changes_nothing(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
-    views = TestTimeAugmentation(scales=(1.0, 1.0), flip=False)
+    views = tta.TestTimeAugmentation(scales=(1.0, 1.0), flip=False)
     assert_alike(views(model, images, sizes), model.infer(images, sizes), 1e-3)
 
 
-def test_a_mirrored_view_alone_is_the_answer_on_the_mirrored_image(model, drawn_batch):
+def test_a_flipped_view_alone_equals_the_detections_of_the_flipped_image(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
-    views = TestTimeAugmentation(scales=(1.0,))
+    views = tta.TestTimeAugmentation(scales=(1.0,))
     views.views = [(1.0, True)]
-    mirrored, _ = test_time_augmentation.make_view(images, sizes, 1.0, True)
-    wanted = model.infer(mirrored, sizes)
+    flipped_view, _ = tta.make_view(images, sizes, 1.0, True)
+    wanted = model.infer(flipped_view, sizes)
     wanted = wanted._replace(
-        boxes=tf.where(wanted.valid[..., None], test_time_augmentation.mirror(wanted.boxes, sizes), 0.0),
+        boxes=tf.where(wanted.valid[..., None], tta.flip_boxes(wanted.boxes, sizes), 0.0),
         masks=wanted.masks[..., ::-1],
     )
     assert_alike(views(model, images, sizes), wanted, 1e-3)
 
 
-def test_views_of_other_sizes_answer_in_the_images_frame(model, drawn_batch):
+def test_detections_of_resized_views_are_in_the_frame_of_the_image(model, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
-    found = TestTimeAugmentation(scales=(0.5,))(model, images, sizes)
+    found = tta.TestTimeAugmentation(scales=(0.5,))(model, images, sizes)
     single = model.infer(images, sizes)
     assert [field.shape for field in found] == [field.shape for field in single]
     masks = found.masks.numpy()[found.valid.numpy()]
@@ -91,12 +90,12 @@ def test_views_of_other_sizes_answer_in_the_images_frame(model, drawn_batch):
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0)])
-def test_scales_that_cannot_be_are_the_users_mistake(scales):
+def test_invalid_scales_are_refused(scales):
     with pytest.raises(UserError, match=r"TestTimeAugmentation.scales = "):
-        TestTimeAugmentation(scales=scales)
+        tta.TestTimeAugmentation(scales=scales)
 
 
-def test_a_gin_overlay_makes_it_the_models_answer(tiny_experiment, drawn_batch):
+def test_a_gin_overlay_makes_infer_use_it(tiny_experiment, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
     overlay = [
         "HTC.test_time=@TestTimeAugmentation()",

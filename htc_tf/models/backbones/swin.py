@@ -64,7 +64,7 @@ def attention_mask(height, width, window):
 
 
 def relative_positions(window):
-    """Returns [window^4] int32: for each pair of cells i, j the index, below (2 window - 1)^2, of their offset (y, x)."""
+    """Returns [window^4] int32: the index, below (2 window - 1)^2, of the offset (y, x) between each pair of cells."""
     cells = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), axis=-1).reshape(-1, 2)
     offsets = cells[:, np.newaxis] - cells + window - 1  # [window^2, window^2, 2], 0 ... 2 window - 2
     return (offsets[..., 0] * (2 * window - 1) + offsets[..., 1]).reshape(-1).astype(np.int32)

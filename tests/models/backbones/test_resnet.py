@@ -125,7 +125,7 @@ def test_mistakes(options, message):
 
 
 def test_groups_that_do_not_divide_the_channels():
-    with pytest.raises(UserError, match="channels in multiples of 16, but .*norm has 24"):
+    with pytest.raises(UserError, match=r"channels in multiples of 16, but .*norm has 24"):
         Convolution(24, 1, norm="group")(tf.zeros([1, 2, 2, 3]))
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.backbones.swin import Swin, drop_paths, attention_mask
+from htc_tf.models.backbones.swin import Swin, attention_mask, drop_paths
 from htc_tf.weights import Unmatched, entries, load_mmdet
 from htc_tf.weights.swin_names import from_authors
 
