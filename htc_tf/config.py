@@ -48,7 +48,7 @@ KNOBS = {
 
 # The modules whose classes and functions a gin file may name.
 CONFIGURABLES = (
-    *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input", "data.large_scale_jitter"),
+    *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input"),
     "training.optim",
     *(f"models.{name}" for name in ("box_head", "fpn", "htc", "htc_loss", "losses", "mask_head", "postprocess")),
     *(f"models.{name}" for name in ("roi_pooler", "rpn", "semantic_head", "test_time_augmentation")),

@@ -34,7 +34,7 @@ OTHERS = {
     "HTCLoss": {"anchor_sampler", "rpn_class_loss", "class_loss", "box_loss", "mask_loss"},
     "AnchorSampler": {"choose"},
     "RoISampler": {"choose"},
-    "Input": {"augment", "rescale", "recolour", "paste", "balance"},
+    "Input": {"augment", "resize", "color_jitter", "paste", "balance"},
     "learning_rate": {"schedule"},
     "SGD": {"schedule", "groups"},  # groups: checked by ParameterGroups, triple by triple
     "AdamW": {"schedule", "groups"},
@@ -42,7 +42,7 @@ OTHERS = {
     "LAMB": {"schedule", "groups"},
     "KerasCVBackbone": {"preset"},  # a name out of a table of a hundred
 }
-EVERYWHERE = {"self", "name", "sample", "row", "partner", "seed"}
+EVERYWHERE = {"self", "name", "sample", "row", "source", "seed"}
 NEEDED = {"batch_size": 1, "steps": 1, "base": 0.1, "num_classes": 2, "num_labels": 2, "min_side": 8, "max_side": 8}
 NEEDED |= {"max_objects": 1, "preset": "resnet50", "min_sides": [8], "lowest": 8, "highest": 8}
 NONSENSE = [

@@ -1,11 +1,12 @@
-"""Augmentations: functions from sample to sample, each a change that leaves the truth true.
+"""Augmentations of one image: flip, scale jitter, large-scale jitter and color jitter.
 
-Before them: `data.sample`, which lists a sample's keys; images are still of their original size, which is where a
-change costs least. After them: `data.ground_truth`. A run's gin file lists them in their order:
-`Input.augment = [@flip, @yours]`. More of them: `data.large_scale_jitter`, and `data.copy_paste`, which takes two images.
+Each is a function from sample to sample (`data.sample` lists the keys) that changes image and ground truth alike.
+Images still have their original size, where a change costs least; they are resized afterwards. Gin files list the
+functions in their order, `Input.augment = [@flip, @yours]`, or set one of the slots `Input.resize` and
+`Input.color_jitter`. `data.copy_paste` takes two images and comes last.
 
-All randomness comes from the sample's own seed, a function of (seed, epoch, index): the same whatever the number of
-workers, and after a restart.
+All randomness comes from the sample's seed, a function of (seed, epoch, index): the same for any number of workers, and
+after a restart.
 """
 
 import math
@@ -14,20 +15,21 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from htc_tf.data.mask_crops import visible_boxes
 from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ranges import FRACTION, SIDE, Each, check_ranges, number
 
-# RGB to luma and two colour axes, in which turning the hue is a rotation (NTSC's YIQ).
+# RGB to NTSC's YIQ, luma and two chroma axes, in which a hue shift is a rotation.
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 _TO_RGB = np.linalg.inv(_TO_YIQ)
 
 
 def draw(sample, count):
-    """Takes random numbers from a sample's seed.
+    """Draws random numbers from a sample's seed.
 
     Returns:
-      [count] float32, uniform in [0, 1), and the sample with the seed that the next draw will use.
+        [count] float32, uniform in [0, 1), and the sample with the seed for the next draw.
     """
     seed, following = tf.unstack(tf.random.experimental.stateless_split(sample["seed"], 2))
     return tf.random.stateless_uniform([count], seed), {**sample, "seed": following}
@@ -38,17 +40,17 @@ def draw(sample, count):
     probability=FRACTION,
 )
 def flip(sample, probability=0.5):
-    """Mirrors left and right."""
+    """Flips the image horizontally with the given probability."""
     numbers, sample = draw(sample, 1)
     width = tf.shape(sample["image"])[1]
     kept = {key: sample[key] for key in ("image", "semantic", "boxes", "masks", "crop_boxes")}
 
     def mirror():
         return {
-            "image": tf.reverse(kept["image"], [1]),
-            "semantic": tf.reverse(kept["semantic"], [1]),
+            "image": tf.reverse(kept["image"], [1]),  # [h, w, 3]
+            "semantic": tf.reverse(kept["semantic"], [1]),  # [h, w]
             "boxes": box_ops.flip(kept["boxes"], width),
-            "masks": tf.reverse(kept["masks"], [2]),
+            "masks": tf.reverse(kept["masks"], [2]),  # [G, M, M]
             "crop_boxes": box_ops.flip(kept["crop_boxes"], width),
         }
 
@@ -60,10 +62,13 @@ def flip(sample, probability=0.5):
     min_sides=Each(SIDE),
 )
 def multi_scale(sample, min_sides):
-    """Resizes each image to a short side taken from a list, in pixels; `max_side` stays.
+    """Draws the short side of the resized image from a list; the limit `max_side` stays.
 
+    Args:
+        sample: A sample.
+        min_sides: Ints, pixels.
     Raises:
-      UserError: a side is larger than the input's own `min_side`, which the padded shapes are made for.
+        UserError: A side is larger than `Input.min_side`, which determines the padded shapes.
     """
     _check_sides("multi_scale.min_sides", min_sides, sample["min_side"])
     numbers, sample = draw(sample, 1)
@@ -77,10 +82,10 @@ def multi_scale(sample, min_sides):
     highest=SIDE,
 )
 def scale_range(sample, lowest, highest):
-    """Resizes each image to a short side from `lowest` to `highest` pixels, each as likely; `max_side` stays.
+    """Draws the short side of the resized image uniformly from `lowest` to `highest` pixels; `max_side` stays.
 
     Raises:
-      UserError: as `multi_scale`.
+        UserError: As in `multi_scale`.
     """
     _check_sides("scale_range.lowest, highest", [lowest, highest], sample["min_side"])
     if lowest > highest:
@@ -96,37 +101,95 @@ def _check_sides(name, sides, limit):
 
 @gin.register
 @check_ranges(
+    scales=Each(number(above=0, most=100), 2),
+)
+def large_scale_jitter(sample, scales=(0.1, 2.0)):
+    """Resizes by a random scale and crops a random window if the image exceeds the padded shape.
+
+    Large-scale jitter as in arXiv:2012.07177, section 4.1.
+
+    Args:
+        sample: A sample.
+        scales: (lowest, highest) of the uniformly drawn scale; at 1 the image just fits into the padded shape.
+    """
+    numbers, sample = draw(sample, 3)
+    sides = tf.cast(tf.shape(sample["image"])[:2], tf.float32)
+    canvas = tf.cast(tf.stack(sample["canvas"]), tf.float32)
+    scale = (scales[0] + numbers[0] * (scales[1] - scales[0])) * tf.reduce_min(canvas / sides)
+    # The window is cut in pixels of the original image, so that only visible pixels are resized. 1e-3 absorbs float32
+    # rounding where the division is exact.
+    window = tf.clip_by_value(tf.floor(canvas / scale + 1e-3), 1.0, sides)
+    corner = tf.floor(numbers[1:] * (sides - window + 1.0))
+    cut = crop(sample, tf.cast(corner, tf.int32), tf.cast(window, tf.int32))
+    return {**cut, "min_side": scale * tf.reduce_min(window), "max_side": tf.reduce_max(canvas)}
+
+
+def crop(sample, corner, size):
+    """Crops a window out of a sample.
+
+    Boxes become tight around the visible part of their objects, and invisible objects are dropped. Masks do not change:
+    their crop boxes may extend beyond the image, where no cell is read.
+
+    Args:
+        sample: A sample.
+        corner: [2] int32, (y, x) of the window, pixels of the image.
+        size: [2] int32, (height, width) of the window.
+    """
+    top, left = tf.unstack(corner)
+    bottom, right = tf.unstack(corner + size)
+    shift = tf.tile(tf.cast(corner, tf.float32), [2])  # [y, x, y, x]
+    limits = tf.cast(tf.concat([corner, corner + size], axis=0), tf.float32)
+    whole = tf.reduce_all(sample["boxes"][:, :2] >= limits[:2], axis=1)  # [G], objects that no edge cuts
+    whole &= tf.reduce_all(sample["boxes"][:, 2:] <= limits[2:], axis=1)
+    boxes, crop_boxes = sample["boxes"] - shift, sample["crop_boxes"] - shift
+    tight, visible = visible_boxes(boxes, sample["masks"], crop_boxes, size)
+    boxes = tf.where(whole[:, None], boxes, tight)
+    kept = tf.where(visible | whole)[:, 0]
+    return {
+        **sample,
+        "image": sample["image"][top:bottom, left:right],
+        "semantic": sample["semantic"][top:bottom, left:right],
+        "boxes": tf.gather(boxes, kept),
+        "classes": tf.gather(sample["classes"], kept),
+        "masks": tf.gather(sample["masks"], kept),
+        "crop_boxes": tf.gather(crop_boxes, kept),
+    }
+
+
+@gin.register
+@check_ranges(
     brightness=FRACTION,
     contrast=FRACTION,
     saturation=FRACTION,
     hue=number(0, 0.5),
 )
 def photometric(sample, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05):
-    """Changes the colours, each of the four by an amount drawn evenly.
+    """Changes brightness, contrast, saturation and hue, each by a uniformly drawn amount.
 
-    All together are one affine map of a pixel's (r, g, b). The ranges are those of SSD (arXiv:1512.02325); unlike
-    there the hue turns about the grey axis, and contrast spreads about middle grey.
+    The four changes are one affine map of a pixel's (r, g, b). The default ranges are SSD's (arXiv:1512.02325); unlike
+    in SSD, hue is a rotation about the gray axis, and contrast scales about middle gray.
 
     Args:
-      brightness: added to each channel, -brightness ... brightness of the full range.
-      contrast: distance from middle grey times 1 - contrast ... 1 + contrast.
-      saturation: distance from the pixel's own grey times 1 - saturation ... 1 + saturation.
-      hue: turned by -hue ... hue of a full turn.
+        sample: A sample.
+        brightness: Largest offset, a fraction of the full range.
+        contrast: Largest change of the factor 1 on the distance from middle gray.
+        saturation: Largest change of the factor 1 on the distance from the pixel's own gray.
+        hue: Largest rotation, a fraction of a full turn.
     """
     numbers, sample = draw(sample, 4)
     amounts = (numbers * 2.0 - 1.0) * tf.constant([brightness, contrast, saturation, hue], tf.float32)
-    matrix, offset = _colour_map(amounts[0], 1.0 + amounts[1], 1.0 + amounts[2], amounts[3])
-    pixels = tf.reshape(tf.cast(sample["image"], tf.float32), [-1, 3])
-    pixels = tf.matmul(pixels, matrix, transpose_b=True) + (offset + 0.5)
+    matrix, offset = _color_map(amounts[0], 1.0 + amounts[1], 1.0 + amounts[2], amounts[3])
+    pixels = tf.reshape(tf.cast(sample["image"], tf.float32), [-1, 3])  # [h * w, 3]
+    pixels = tf.matmul(pixels, matrix, transpose_b=True) + (offset + 0.5)  # 0.5: the cast below rounds
     pixels = tf.cast(tf.clip_by_value(pixels, 0.0, 255.0), tf.uint8)
     return {**sample, "image": tf.reshape(pixels, tf.shape(sample["image"]))}
 
 
-def _colour_map(brightness, contrast, saturation, hue):
-    """The matrix [3, 3] and the offset [] that apply saturation and hue, then contrast, then brightness."""
+def _color_map(brightness, contrast, saturation, hue):
+    """Returns the matrix [3, 3] and the offset [] that apply saturation and hue, then contrast, then brightness."""
     to_yiq, to_rgb = (tf.constant(matrix, tf.float32) for matrix in (_TO_YIQ, _TO_RGB))
     cos = saturation * tf.cos(2.0 * math.pi * hue)
     sin = saturation * tf.sin(2.0 * math.pi * hue)
-    turn = tf.stack([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
+    turn = tf.stack([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])  # luma stays, chroma rotates
     matrix = contrast * tf.matmul(tf.matmul(to_rgb, turn), to_yiq)
     return matrix, 127.5 * (1.0 - contrast) + 255.0 * brightness

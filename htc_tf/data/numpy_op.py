@@ -1,6 +1,6 @@
-"""Python code inside a tf.data graph, such that the program can still end.
+"""NumPy functions as operations of a tf.data graph, wrapped so that the interpreter can still shut down.
 
-`data.sample` needs it for what TensorFlow has no operation for: COCO's run lengths.
+COCO's run lengths and copy-paste need it: TensorFlow has no operation for them.
 """
 
 import atexit
@@ -9,32 +9,32 @@ import time
 
 import tensorflow as tf
 
-# Seconds without a call after which tf.data's buffers are taken to be full.
+# Seconds without a call after which tf.data's buffers are assumed to be full.
 _QUIET = 0.2
 
 
 def numpy_op(function, inputs, dtypes):
-    """`function(*inputs)` of NumPy arrays, as an operation. It must depend on its arguments alone.
+    """Wraps `function(*inputs)`, which must depend on its arguments alone, as a TensorFlow operation.
 
     Args:
-      function: takes an array (or bytes) for each input, returns an array for each dtype.
-      inputs: tensors.
-      dtypes: of the results.
+        function: Takes an array (or bytes) for each input and returns an array for each dtype.
+        inputs: List of tensors.
+        dtypes: List of tf.DType, one per result.
     """
 
     def call(*arrays):
-        with _door:
+        with _gate:
             return function(*arrays)
 
-    # Stateless operations may run in parallel even where operations must be deterministic.
+    # Stateless operations may run in parallel even if operations must be deterministic.
     return tf.numpy_function(call, inputs, dtypes, stateful=False)
 
 
-class _Door:
-    """Counts the threads that are inside, and closes before the interpreter ends.
+class _Gate:
+    """Counts the threads inside Python code, and closes before the interpreter shuts down.
 
-    A thread that asks for the interpreter while it shuts down never returns, and TensorFlow, deleting an iterator
-    that somebody still held, waits for that thread for ever: the program hangs after its last line.
+    A thread that asks for the interpreter during shutdown never returns, and TensorFlow, deleting an iterator that is
+    still referenced, waits for that thread forever: the program hangs after its last line.
     """
 
     def __init__(self):
@@ -65,5 +65,5 @@ class _Door:
             time.sleep(0.01)
 
 
-_door = _Door()
-atexit.register(_door.close)
+_gate = _Gate()
+atexit.register(_gate.close)

@@ -1,47 +1,45 @@
-"""Whose turn it is: the order of the records, and which of them make a batch, before anything is decoded.
+"""Record order: deterministic shuffling, repetition and aspect-ratio bucketing of serialized records.
 
-Before it: the shards of a data set. After it: `data.input` decodes the entries, batch by batch.
-
-The order is a function of (seed, epoch) and nothing else, so that a run resumes from a step number alone: what was
-seen before is skipped as serialised bytes. An epoch is all records of the data set, some of them repeatedly where the
-classes are balanced (`data.class_balance`); the records that an epoch leaves
-over in a bucket go to the first batches of the next, so that none is dropped.
+Nothing is decoded here. The order is a function of (seed, epoch) alone, so a run resumes from its step number:
+records already used are skipped as serialized bytes. An epoch is all records of the dataset, some of them repeated if
+classes are balanced (`data.class_balance`). Records left in a bucket at the end of an epoch go to the first batches of
+the next epoch; none is dropped.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-# How many shards are read at a time, record by record, where the order is random.
+# Shards read in parallel, record by record, when the order is random.
 SHARDS_AT_A_TIME = 8
 
-# What the random numbers are for: one stream each.
+# Streams of random numbers, one per purpose.
 _SHARD_ORDER, _RECORD_ORDER, _AUGMENTATION, _REPEATS = range(4)
 
 
 class Entry(NamedTuple):
-    """A record whose turn has come."""
+    """A record in the order of training or evaluation."""
 
-    shard: tf.Tensor  # [] int64, number of the shard
+    shard: tf.Tensor  # [] int64, index of the record's shard
     serialized: tf.Tensor  # [] string
     seed: tf.Tensor  # [2] int64, for its augmentation
-    real: tf.Tensor  # [] bool, False if it only fills up a last batch
-    partner_shard: tf.Tensor  # [] int64
-    partner: tf.Tensor  # [] string, another record, for what takes two images; "" where nothing does
+    valid: tf.Tensor  # [] bool, False if it only pads the last batch of an evaluation
+    paste_source_shard: tf.Tensor  # [] int64
+    paste_source: tf.Tensor  # [] string, the record whose objects are pasted; "" without copy-paste
 
 
 def training_entries(paths, counts, seed, shuffle_buffer, repeats=None):
-    """All records, epoch after epoch, without end: in file order, or shuffled.
+    """Returns an endless dataset of entries, epoch after epoch, in file order or shuffled.
 
-    Shuffled are the shards of an epoch, and then the records through a buffer.
+    Shuffling permutes the shards of an epoch and then the records in a buffer.
 
     Args:
-      paths: the shards.
-      counts: how many records each holds; a shard that ends before or after is an error where it is seen.
-      seed: int.
-      shuffle_buffer: serialised records held in memory; 0 or 1 for file order.
-      repeats: how often a record comes in an epoch: function of the serialised record [] string and a random number
-        [] in 0 ... 1 -> [] int64; None for once.
+        paths: Paths of the shards.
+        counts: Numbers of records of the shards; a shard of another length raises an error when it ends.
+        seed: Int.
+        shuffle_buffer: Int, serialized records in memory; 0 or 1 for file order.
+        repeats: Function of a serialized record [] string and a random number [] in [0, 1) that returns how often the
+            record occurs in the epoch, [] int64; None for once.
     """
 
     def fold(stream, epoch):
@@ -62,16 +60,16 @@ def training_entries(paths, counts, seed, shuffle_buffer, repeats=None):
         return records.enumerate().flat_map(repeat)
 
     def read_epoch(epoch):
-        # Dataset.shuffle mixes its seed with the graph's, which tf.random.set_seed reaches: this is the graph of
-        # read_epoch alone.
+        # Dataset.shuffle combines its seed with the graph's seed, which tf.random.set_seed changes. This sets the seed
+        # of the graph of read_epoch only.
         tf.compat.v1.set_random_seed(1)
-        numbers = tf.range(len(paths), dtype=tf.int64)
+        shards = tf.range(len(paths), dtype=tf.int64)
         if shuffle_buffer > 1:
-            numbers = tf.random.experimental.stateless_shuffle(numbers, fold(_SHARD_ORDER, epoch))
-            records = multiply(_read(paths, counts, numbers, SHARDS_AT_A_TIME), epoch)
+            shards = tf.random.experimental.stateless_shuffle(shards, fold(_SHARD_ORDER, epoch))
+            records = multiply(_read(paths, counts, shards, SHARDS_AT_A_TIME), epoch)
             records = records.shuffle(shuffle_buffer, draw(_RECORD_ORDER, epoch), reshuffle_each_iteration=False)
         else:
-            records = multiply(_read(paths, counts, numbers, 1), epoch)
+            records = multiply(_read(paths, counts, shards, 1), epoch)
         key = draw(_AUGMENTATION, epoch)
         return records.enumerate().map(lambda index, record: _entry(*record, seed=tf.stack([key, index])))
 
@@ -79,32 +77,32 @@ def training_entries(paths, counts, seed, shuffle_buffer, repeats=None):
 
 
 def evaluation_entries(paths, counts):
-    """All records once, in file order."""
+    """Returns a dataset of every record once, in file order."""
     records = _read(paths, counts, tf.range(len(paths), dtype=tf.int64), 1)
     return records.map(lambda *record: _entry(*record, seed=tf.zeros([2], tf.int64)))
 
 
-def with_partners(entries):
-    """Each entry with the record before it as its partner; the first of all is a partner only."""
+def with_paste_sources(entries):
+    """Sets the paste source of each entry to the previous record; the very first record is only a source."""
 
     def pair(previous, entry):
-        shard, partner = previous
-        return (entry.shard, entry.serialized), entry._replace(partner_shard=shard, partner=partner)
+        shard, serialized = previous
+        return (entry.shard, entry.serialized), entry._replace(paste_source_shard=shard, paste_source=serialized)
 
     return entries.scan((tf.constant(0, tf.int64), tf.constant("")), pair).skip(1)
 
 
-def group(entries, bucket_of, batch_size, start_step, worker=0, workers=1):
-    """The same entries so ordered that each batch_size of them, one after the other, are of one bucket.
+def group_by_bucket(entries, bucket_of, batch_size, start_step, worker=0, workers=1):
+    """Reorders entries so that each batch_size consecutive entries are of one bucket.
 
-    Where the entries end, each bucket's last batch is filled up with its last entry, marked as not real.
+    Where the entries end, the last batch of each bucket is padded with its last entry, marked as not valid.
 
     Args:
-      entries: dataset of Entry.
-      bucket_of: serialised record [] string -> [] int64.
-      batch_size: int.
-      start_step: how many batches to leave out at the beginning.
-      worker, workers: of each batch, only the worker's part of `workers` equal ones is kept.
+        entries: Dataset of Entry.
+        bucket_of: Function of a serialized record [] string that returns its bucket, [] int64.
+        batch_size: Int.
+        start_step: Int, batches to skip.
+        worker, workers: Ints. Only this worker's part of each batch, one of `workers` equal parts, is kept.
     """
     batches = entries.group_by_window(
         key_func=lambda entry: bucket_of(entry.serialized),
@@ -117,23 +115,24 @@ def group(entries, bucket_of, batch_size, start_step, worker=0, workers=1):
 
 
 def _entry(shard, serialized, seed):
-    return Entry(shard, serialized, seed, real=True, partner_shard=tf.constant(0, tf.int64), partner="")
+    return Entry(shard, serialized, seed, valid=True, paste_source_shard=tf.constant(0, tf.int64), paste_source="")
 
 
 def _take(batch, rows):
-    count = tf.shape(batch.serialized)[0]
+    """Gathers rows of a batch of entries; rows beyond its end repeat the last entry and are not valid."""
+    count = tf.shape(batch.serialized)[0]  # less than batch_size in the last batch of a bucket
     taken = Entry(*(tf.gather(values, tf.minimum(rows, count - 1)) for values in batch))
-    return taken._replace(real=rows < count)
+    return taken._replace(valid=rows < count)
 
 
-def _read(paths, counts, numbers, cycle_length):
-    """Dataset of (shard number, serialised record), the shards `cycle_length` at a time."""
+def _read(paths, counts, shards, cycle_length):
+    """Returns a dataset of (shard index, serialized record) that reads `cycle_length` shards at a time."""
     paths, counts = tf.constant(paths), tf.constant(counts, tf.int64)
 
-    def read_shard(number):
-        records = tf.data.TFRecordDataset(paths[number])
+    def read_shard(shard):
+        records = tf.data.TFRecordDataset(paths[shard])
         # TensorFlow ends a file that is cut between two records without an error.
-        records = records.apply(tf.data.experimental.assert_cardinality(counts[number]))
-        return records.map(lambda serialized: (number, serialized))
+        records = records.apply(tf.data.experimental.assert_cardinality(counts[shard]))
+        return records.map(lambda serialized: (shard, serialized))
 
-    return tf.data.Dataset.from_tensor_slices(numbers).interleave(read_shard, cycle_length=cycle_length)
+    return tf.data.Dataset.from_tensor_slices(shards).interleave(read_shard, cycle_length=cycle_length)

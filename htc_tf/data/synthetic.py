@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.data import datasets, schema
-from htc_tf.data.ground_truth import make_row
-from htc_tf.data.resize import choose_shape, fitted_size
+from htc_tf.data.preprocessing import choose_shape, fitted_size
+from htc_tf.data.sample import make_row
 
 # COCO's most frequent image sizes, in proportion; its images hold 7 objects and take 160 kB on average.
 SIZES = ((480, 640), (480, 640), (427, 640), (640, 480))

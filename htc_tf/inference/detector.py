@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import restore_weights
-from htc_tf.data.resize import choose_shape, fitted_size, pad_to, resize_to_fit
+from htc_tf.data.preprocessing import choose_shape, fitted_size, pad_to, resize_to_fit
 from htc_tf.errors import UserError
 from htc_tf.inference.results import image_results
 from htc_tf.structures import Detections

@@ -60,9 +60,9 @@ class Augmenter:
             shard=tf.constant(record[0], tf.int64),
             serialized=tf.constant(record[1]),
             seed=tf.constant([number, 0], tf.int64),
-            real=tf.constant(True),
-            partner_shard=tf.constant(partner[0], tf.int64),
-            partner=tf.constant(partner[1]),
+            valid=tf.constant(True),
+            paste_source_shard=tf.constant(partner[0], tf.int64),
+            paste_source=tf.constant(partner[1]),
         )
         try:
             with self.lock:

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.data import augment
+from htc_tf.data.sample import make_row
 from htc_tf.errors import UserError
+from htc_tf.structures import IGNORED_LABEL
 
 
 @pytest.fixture
@@ -102,19 +104,19 @@ def test_photometric_of_nothing_is_nothing(sample):
     [
         ((0.1, 1.0, 1.0, 0.0), [125.5, 75.5, 225.5]),  # + 25.5
         ((0.0, 1.5, 1.0, 0.0), [86.25, 11.25, 236.25]),  # 127.5 + 1.5 (x - 127.5)
-        ((0.0, 1.0, 0.0, 0.0), [82.05, 82.05, 82.05]),  # the grey 0.299 r + 0.587 g + 0.114 b
-        ((0.0, 1.0, 0.5, 0.0), [91.025, 66.025, 141.025]),  # half way to that grey
+        ((0.0, 1.0, 0.0, 0.0), [82.05, 82.05, 82.05]),  # the gray 0.299 r + 0.587 g + 0.114 b
+        ((0.0, 1.0, 0.5, 0.0), [91.025, 66.025, 141.025]),  # half way to that gray
         ((0.0, 1.0, 1.0, 1.0), [100, 50, 200]),  # a full turn
     ],
 )
-def test_colour_map(change, expected):
-    matrix, offset = augment._colour_map(*(tf.constant(amount) for amount in change))
-    colour = np.float32([100, 50, 200])
-    np.testing.assert_allclose(matrix.numpy() @ colour + offset.numpy(), expected, atol=1e-2)
+def test_color_map(change, expected):
+    matrix, offset = augment._color_map(*(tf.constant(amount) for amount in change))
+    color = np.float32([100, 50, 200])
+    np.testing.assert_allclose(matrix.numpy() @ color + offset.numpy(), expected, atol=1e-2)
 
 
-def test_turning_the_hue_keeps_greys_and_luma():
-    matrix, _ = augment._colour_map(tf.constant(0.0), tf.constant(1.0), tf.constant(1.0), tf.constant(0.2))
+def test_turning_the_hue_keeps_grays_and_luma():
+    matrix, _ = augment._color_map(tf.constant(0.0), tf.constant(1.0), tf.constant(1.0), tf.constant(0.2))
     np.testing.assert_allclose(matrix.numpy() @ [90, 90, 90], [90, 90, 90], atol=1e-3)
     luma = np.array([0.299, 0.587, 0.114])
     turned = matrix.numpy() @ [100, 50, 200]
@@ -126,7 +128,7 @@ def test_photometric_applies_the_map_and_clips(sample):
     sample["image"] = tf.constant(np.uint8([[[0, 128, 255], [250, 5, 100]]]))
     numbers, _ = augment.draw(sample, 4)
     amounts = (numbers.numpy() * 2 - 1) * [0.4, 0.5, 0.5, 0.05] + [0, 1, 1, 0]
-    matrix, offset = augment._colour_map(*(tf.constant(np.float32(a)) for a in amounts))
+    matrix, offset = augment._color_map(*(tf.constant(np.float32(a)) for a in amounts))
     expected = np.clip(np.round(sample["image"].numpy() @ matrix.numpy().T + offset.numpy()), 0, 255)
     changed = augment.photometric(sample, 0.4, 0.5, 0.5, 0.05)["image"]
     assert changed.dtype == tf.uint8
@@ -139,7 +141,86 @@ def test_saturation_and_hue_are_those_of_tensorflow_addons(monkeypatch):
     monkeypatch.setenv("TF_ADDONS_PY_OPS", "1")
     from tensorflow_addons.image import distort_image_ops
 
-    colours = np.random.default_rng(0).random((1, 50, 3)).astype(np.float32)
-    matrix, _ = augment._colour_map(tf.constant(0.0), tf.constant(1.0), tf.constant(0.7), tf.constant(0.1))
-    expected = distort_image_ops.adjust_hsv_in_yiq(tf.constant(colours), 0.1 * 2 * np.pi, scale_saturation=0.7)
-    np.testing.assert_allclose(colours @ matrix.numpy().T, expected, atol=2e-3)
+    colors = np.random.default_rng(0).random((1, 50, 3)).astype(np.float32)
+    matrix, _ = augment._color_map(tf.constant(0.0), tf.constant(1.0), tf.constant(0.7), tf.constant(0.1))
+    expected = distort_image_ops.adjust_hsv_in_yiq(tf.constant(colors), 0.1 * 2 * np.pi, scale_saturation=0.7)
+    np.testing.assert_allclose(colors @ matrix.numpy().T, expected, atol=2e-3)
+
+
+def bar_and_square():
+    """A 6 x 8 image with an upright bar in columns 1 and 2 and a square in rows 3 and 4, columns 5 and 6."""
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(6)[:, None], np.arange(8)
+    labels = np.full((6, 8), IGNORED_LABEL, np.uint8)
+    labels[0:6, 1:3], labels[3:5, 5:7] = 1, 2
+    image[..., 2] = labels
+    masks = np.zeros((2, 8, 8), np.uint8)
+    masks[0, 1:7, 3:5], masks[1, 2:4, 2:4] = 255, 255
+    return {
+        "image": tf.constant(image),
+        "semantic": tf.constant(labels),
+        "boxes": tf.constant([[0.0, 1, 6, 3], [3, 5, 5, 7]]),
+        "classes": tf.constant([1, 2]),
+        "masks": tf.constant(masks),
+        "crop_boxes": tf.constant([[-1.0, -2, 7, 6], [1, 3, 9, 11]]),  # cells of one pixel
+        "image_id": tf.constant(1, tf.int64),
+        "original_size": tf.constant([6, 8]),
+        "min_side": 12,
+        "max_side": 16,
+        "canvas": (16, 16),
+        "seed": tf.constant([3, 4], tf.int64),
+    }
+
+
+def test_crop():
+    sample = bar_and_square()
+    cut = augment.crop(sample, tf.constant([2, 2]), tf.constant([2, 5]))
+    np.testing.assert_array_equal(cut["image"], sample["image"][2:4, 2:7])
+    np.testing.assert_array_equal(cut["semantic"], [[1, 255, 255, 255, 255], [1, 255, 255, 2, 2]])
+    np.testing.assert_array_equal(cut["boxes"], [[0, 0, 2, 1], [1, 3, 2, 5]])
+    np.testing.assert_array_equal(cut["crop_boxes"], [[-3, -4, 5, 4], [-1, 1, 7, 9]])
+    np.testing.assert_array_equal(cut["masks"], sample["masks"])
+    np.testing.assert_array_equal(cut["classes"], [1, 2])
+
+
+def test_crop_drops_what_is_not_seen():
+    cut = augment.crop(bar_and_square(), tf.constant([0, 3]), tf.constant([6, 5]))
+    np.testing.assert_array_equal(cut["classes"], [2])
+    np.testing.assert_array_equal(cut["boxes"], [[3, 2, 5, 4]])
+    assert cut["masks"].shape == (1, 8, 8)
+    assert augment.crop(bar_and_square(), tf.constant([0, 3]), tf.constant([3, 5]))["boxes"].shape == (0, 4)
+
+
+def test_large_scale_jitter():
+    """At twice the size that fills the square: 4 times as large, a window of 4 x 4 pixels."""
+    sample = bar_and_square()
+    cut = augment.large_scale_jitter(sample, scales=(2.0, 2.0))
+    assert cut["image"].shape == (4, 4, 3)
+    top, left = cut["image"][0, 0, :2].numpy()
+    np.testing.assert_array_equal(cut["image"], sample["image"][top : top + 4, left : left + 4])
+    row = make_row(cut, (16, 16), max_objects=3, semantic_stride=8)
+    np.testing.assert_array_equal(row.sizes, [16, 16])
+    np.testing.assert_array_equal(row.original_sizes, [6, 8])
+    expected = np.clip(np.float32([[0, 1, 6, 3], [3, 5, 5, 7]]) - np.tile([top, left], 2), 0, 4) * 4
+    seen = np.all(expected[:, 2:] > expected[:, :2], axis=1)
+    np.testing.assert_array_equal(row.truth.boxes[: seen.sum()], expected[seen])
+    np.testing.assert_array_equal(row.truth.valid, np.arange(3) < seen.sum())
+
+
+@pytest.mark.parametrize("canvas", [(16, 16), (40, 10)])
+def test_what_is_left_fits_and_fills_the_canvas(canvas):
+    @tf.function(autograph=False)
+    def shift(seed):
+        cut = augment.large_scale_jitter({**bar_and_square(), "canvas": canvas, "seed": seed})
+        return cut["image"], cut["semantic"], make_row(cut, canvas, max_objects=3, semantic_stride=2)
+
+    scales, corners = [], set()
+    for number in range(40):
+        image, labels, row = shift(tf.constant([number, 0], tf.int64))
+        sizes, boxes = row.sizes.numpy(), row.truth.boxes.numpy()[row.truth.valid.numpy()]
+        assert (sizes <= canvas).all() and (sizes >= 1).all()
+        assert np.all(boxes[:, 2:] > boxes[:, :2]) and np.all(boxes[:, 2:] <= sizes) and np.all(boxes >= 0)
+        np.testing.assert_array_equal(image[..., 2], labels)
+        scales.append(sizes[0] / len(image) / min(canvas[0] / 6, canvas[1] / 8))
+        corners.add(tuple(image[0, 0, :2].numpy()))
+    assert min(scales) < 0.5 and max(scales) > 1.6 and len(corners) > 3

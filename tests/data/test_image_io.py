@@ -14,8 +14,8 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from htc_tf.data import image_io
-from htc_tf.data.decode import decode_rgb
 from htc_tf.data.image_io import ImageError
+from htc_tf.data.preprocessing import decode_rgb
 
 ROOT = Path(__file__).parents[2]
 COCO = ROOT.parent / "shared" / "data" / "coco_sample"

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from tensorflow.python.framework import config as tf_config
 
 from htc_tf import structures
-from htc_tf.data import augment, copy_paste, input, large_scale_jitter, record_order, schema
+from htc_tf.data import augment, copy_paste, input, record_order, schema
 from htc_tf.errors import UserError
 
 CATEGORIES = {3: "cup", 90: "brush"}
@@ -189,8 +189,8 @@ def test_a_step_is_the_same_however_it_is_divided_and_resumed(mixed):
     """With all that can be done to an image, among four replicas of two workers."""
     settings = {
         "augment": (augment.flip,),
-        "rescale": large_scale_jitter.large_scale_jitter,
-        "recolour": augment.photometric,
+        "resize": augment.large_scale_jitter,
+        "color_jitter": augment.photometric,
     }
     settings |= {"paste": copy_paste.copy_paste, "batch_size": 4, "max_side": 80}
     whole = batches(mixed, 5, seed=3, **settings)

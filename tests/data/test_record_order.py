@@ -43,10 +43,10 @@ def test_an_epoch_is_every_record_once(paths, shuffle_buffer):
 
 def test_order_and_seeds_follow_from_the_seed_alone(paths):
     tf.random.set_seed(1)
-    first = take(record_order.training_entries(paths, COUNTS, 5, 8), 50)
+    first = take(shuffled(paths), 50)
     tf.random.set_seed(2)
     np.random.seed(2)
-    again = take(record_order.training_entries(paths, COUNTS, 5, 8), 50)
+    again = take(shuffled(paths), 50)
     other = take(record_order.training_entries(paths, COUNTS, 6, 8), 50)
     assert texts(first) == texts(again) != texts(other)
     np.testing.assert_array_equal([e.seed for e in first], [e.seed for e in again])
@@ -61,16 +61,20 @@ def test_every_place_is_as_likely(paths):
     assert len(places) >= 17 and max(places.values()) < 15
 
 
+def shuffled(paths):
+    return record_order.training_entries(paths, COUNTS, seed=5, shuffle_buffer=8)
+
+
 def odd(serialized):
     return tf.strings.to_number(tf.strings.substr(serialized, 2, 1), tf.int64) % 2
 
 
 def test_batches_are_of_one_bucket_and_nothing_is_dropped(paths):
-    grouped = record_order.group(record_order.training_entries(paths, COUNTS, 5, 8), odd, batch_size=4, start_step=0)
+    grouped = record_order.group_by_bucket(shuffled(paths), odd, batch_size=4, start_step=0)
     entries = take(grouped, 21 * 8)
     batches = np.reshape(texts(entries), [-1, 4])
     assert all(len({int(text[2:]) % 2 for text in batch}) == 1 for batch in batches)
-    assert all(entry.real for entry in entries)
+    assert all(entry.valid for entry in entries)
     counts = collections.Counter(texts(entries))
     # What waits in a bucket is late by less than a batch.
     assert set(counts) == set(RECORDS) and set(counts.values()) <= {7, 8, 9}
@@ -78,9 +82,10 @@ def test_batches_are_of_one_bucket_and_nothing_is_dropped(paths):
 
 @pytest.mark.parametrize("start_step", [1, 5, 17])
 def test_start_step_goes_on_as_if_not_stopped(paths, start_step):
-    whole = take(record_order.group(record_order.training_entries(paths, COUNTS, 5, 8), odd, 4, 0), 100)
+    whole = take(record_order.group_by_bucket(shuffled(paths), odd, 4, 0), 100)
     rest = take(
-        record_order.group(record_order.training_entries(paths, COUNTS, 5, 8), odd, 4, start_step), 100 - 4 * start_step
+        record_order.group_by_bucket(shuffled(paths), odd, 4, start_step),
+        100 - 4 * start_step,
     )
     for one, other in zip(whole[4 * start_step :], rest, strict=True):
         assert one.serialized == other.serialized and np.array_equal(one.seed, other.seed)
@@ -89,24 +94,23 @@ def test_start_step_goes_on_as_if_not_stopped(paths, start_step):
 @pytest.mark.parametrize("workers", [2, 4])
 def test_workers_share_a_batch(paths, workers):
     def entries(worker, workers, start_step=2):
-        entries = record_order.group(
-            record_order.training_entries(paths, COUNTS, 5, 8), odd, 4, start_step, worker, workers
-        )
+        entries = record_order.group_by_bucket(shuffled(paths), odd, 4, start_step, worker, workers)
         return take(entries, 80 // workers)
 
     whole = np.reshape(
-        texts(take(record_order.group(record_order.training_entries(paths, COUNTS, 5, 8), odd, 4, 2), 80)), [-1, 4]
+        texts(take(record_order.group_by_bucket(shuffled(paths), odd, 4, 2), 80)),
+        [-1, 4],
     )
     shares = [np.reshape(texts(entries(worker, workers)), [-1, 4 // workers]) for worker in range(workers)]
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
 
 
 def test_partners_are_the_records_before(paths):
-    entries = take(record_order.with_partners(record_order.training_entries(paths, COUNTS, 5, 8)), 45)
-    plain = take(record_order.training_entries(paths, COUNTS, 5, 8), 45)
+    entries = take(record_order.with_paste_sources(shuffled(paths)), 45)
+    plain = take(shuffled(paths), 45)
     assert texts(entries)[:-1] == texts(plain)[1:]
-    assert [entry.partner for entry in entries] == texts(plain)
-    assert all(entry.partner.startswith(b"%d/" % entry.partner_shard) for entry in entries)
+    assert [entry.paste_source for entry in entries] == texts(plain)
+    assert all(entry.paste_source.startswith(b"%d/" % entry.paste_source_shard) for entry in entries)
 
 
 @pytest.mark.parametrize("counts", [(7, 4, 9), (7, 6, 9)])
@@ -119,16 +123,18 @@ def test_a_shard_of_another_length_is_an_error_where_it_ends(paths, counts):
 
 def test_evaluation_reads_in_file_order_and_fills_up_the_last_batch(paths):
     entries = list(
-        record_order.group(
+        record_order.group_by_bucket(
             record_order.evaluation_entries(paths, COUNTS), lambda _: np.int64(0), 4, 0
         ).as_numpy_iterator()
     )
     assert texts(entries) == RECORDS + [RECORDS[-1]] * 3
-    assert [entry.real for entry in entries] == [True] * 21 + [False] * 3
+    assert [entry.valid for entry in entries] == [True] * 21 + [False] * 3
 
 
 def test_evaluation_fills_up_every_bucket(paths):
-    entries = list(record_order.group(record_order.evaluation_entries(paths, COUNTS), odd, 4, 0).as_numpy_iterator())
-    assert sorted(entry.serialized for entry in entries if entry.real) == sorted(RECORDS)
+    entries = list(
+        record_order.group_by_bucket(record_order.evaluation_entries(paths, COUNTS), odd, 4, 0).as_numpy_iterator()
+    )
+    assert sorted(entry.serialized for entry in entries if entry.valid) == sorted(RECORDS)
     batches = np.reshape(texts(entries), [-1, 4])
     assert len(batches) == 6 and all(len({int(text[2:]) % 2 for text in batch}) == 1 for batch in batches)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from htc_tf.data.datasets import load_info
-from htc_tf.data.decode import decode_rgb
+from htc_tf.data.preprocessing import decode_rgb
 from htc_tf.errors import UserError
 from htc_tf.evaluation.records import detect_records, evaluate_records
 from htc_tf.inference.detector import Detector, restore

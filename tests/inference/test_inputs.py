@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from htc_tf.data.decode import decode_rgb
+from htc_tf.data.preprocessing import decode_rgb
 from htc_tf.errors import UserError
 from htc_tf.inference.image_files import as_image, read_picture
 from htc_tf.inference.inputs import Unreadable, find_inputs

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.data import image_io
-from htc_tf.data.decode import decode_rgb
+from htc_tf.data.preprocessing import decode_rgb
 from pipelines import images
 from pipelines.checks import IMAGE_REASONS, Rejected, Tally
 

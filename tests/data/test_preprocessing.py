@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.data import resize
+from htc_tf.data import preprocessing
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from htc_tf.data import resize
     ],
 )
 def test_fitted_size(size, sides, expected):
-    assert tuple(resize.fitted_size(*size, *sides).numpy()) == expected
+    assert tuple(preprocessing.fitted_size(*size, *sides).numpy()) == expected
 
 
 def test_fitted_size_is_mmcvs_and_fits_a_padded_shape():
@@ -29,10 +29,10 @@ def test_fitted_size_is_mmcvs_and_fits_a_padded_shape():
     for height, width in generator.integers(20, 900, (200, 2)).tolist():
         scale = min(1333 / max(height, width), 800 / min(height, width))
         expected = int(height * scale + 0.5), int(width * scale + 0.5)
-        size = resize.fitted_size(tf.constant(height), tf.constant(width), 800, 1333)
+        size = preprocessing.fitted_size(tf.constant(height), tf.constant(width), 800, 1333)
         assert tuple(size.numpy()) == expected
-        shapes = resize.padded_shapes(800, 1333)
-        shape = shapes[int(resize.choose_shape(size, shapes))]
+        shapes = preprocessing.padded_shapes(800, 1333)
+        shape = shapes[int(preprocessing.choose_shape(size, shapes))]
         assert expected[0] <= shape[0] and expected[1] <= shape[1]
 
 
@@ -49,35 +49,37 @@ def test_fitted_size_is_mmcvs_and_fits_a_padded_shape():
     ],
 )
 def test_padded_shapes(sides, settings, expected):
-    assert resize.padded_shapes(*sides, **settings) == expected
+    assert preprocessing.padded_shapes(*sides, **settings) == expected
 
 
 def test_an_image_goes_to_the_smallest_shape_that_holds_it():
-    shapes = resize.padded_shapes(800, 1333)
-    chosen = [shapes[resize.choose_shape(size, shapes)] for size in [(800, 1067), (1200, 800), (800, 800), (444, 1333)]]
+    shapes = preprocessing.padded_shapes(800, 1333)
+    chosen = [
+        shapes[preprocessing.choose_shape(size, shapes)] for size in [(800, 1067), (1200, 800), (800, 800), (444, 1333)]
+    ]
     assert chosen == [(800, 1088), (1216, 800), (800, 1088), (800, 1344)]
 
 
 def test_padding_of_coco(coco_sample):
     """Shared by all: three quarters of the images are landscape, most 640 x 480 or 640 x 427."""
     images = json.loads((coco_sample / "annotations" / "instances_train2017.json").read_text())["images"]
-    sizes = [resize.fitted_size(image["height"], image["width"], 800, 1333).numpy() for image in images]
+    sizes = [preprocessing.fitted_size(image["height"], image["width"], 800, 1333).numpy() for image in images]
     used = sum(size.prod() for size in sizes)
     padded = {}
-    for aspects in ((), resize.ASPECTS):
-        shapes = resize.padded_shapes(800, 1333, aspects=aspects)
-        padded[len(shapes)] = sum(np.prod(shapes[resize.choose_shape(size, shapes)]) for size in sizes) / used
+    for aspects in ((), preprocessing.ASPECTS):
+        shapes = preprocessing.padded_shapes(800, 1333, aspects=aspects)
+        padded[len(shapes)] = sum(np.prod(shapes[preprocessing.choose_shape(size, shapes)]) for size in sizes) / used
     assert padded[6] < 1.05 < 1.15 < padded[2]
 
 
 def test_resize_of_a_ramp():
     ramp = np.uint8([[[0], [100]]])
-    np.testing.assert_array_equal(resize.resize(tf.constant(ramp), [1, 4])[0, :, 0], [0, 25, 75, 100])
-    np.testing.assert_array_equal(resize.resize(tf.constant(ramp), [1, 1])[0, :, 0], [50])
+    np.testing.assert_array_equal(preprocessing.resize(tf.constant(ramp), [1, 4])[0, :, 0], [0, 25, 75, 100])
+    np.testing.assert_array_equal(preprocessing.resize(tf.constant(ramp), [1, 1])[0, :, 0], [50])
 
 
 @pytest.mark.parametrize("size", [(31, 47), (9, 14), (23, 17)])
-def test_resize_is_bilinear_between_pixel_centres(size):
+def test_resize_is_bilinear_between_pixel_centers(size):
     image = np.random.default_rng(1).integers(0, 256, (17, 23, 3)).astype(np.uint8)
 
     def weights(old, new):
@@ -85,22 +87,22 @@ def test_resize_is_bilinear_between_pixel_centres(size):
         return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)))
 
     exact = np.einsum("yh,hwc,xw->yxc", weights(17, size[0]), image, weights(23, size[1]))
-    resized = resize.resize(tf.constant(image), size).numpy()
-    # Rounded to the nearest grey level; an exact half may go either way.
+    resized = preprocessing.resize(tf.constant(image), size).numpy()
+    # Rounded to the nearest gray level; an exact half may go either way.
     assert np.abs(resized - exact).max() <= 0.5 + 1e-3
 
 
-def test_resize_keeps_every_grey_level():
+def test_resize_keeps_every_gray_level():
     for level in (0, 1, 127, 254, 255):
         image = tf.fill([5, 7, 3], tf.constant(level, tf.uint8))
-        assert np.unique(resize.resize(image, [13, 4])).tolist() == [level]
+        assert np.unique(preprocessing.resize(image, [13, 4])).tolist() == [level]
 
 
 def test_resize_to_fit_and_pad_in_a_graph():
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
     def prepare(image):
-        fitted, size = resize.resize_to_fit(image, 64, 96)
-        return fitted, size, resize.pad_to(fitted, 64, 96)
+        fitted, size = preprocessing.resize_to_fit(image, 64, 96)
+        return fitted, size, preprocessing.pad_to(fitted, 64, 96)
 
     fitted, size, padded = prepare(tf.fill([30, 40, 3], tf.constant(9, tf.uint8)))
     assert fitted.shape == (64, 85, 3) and size.dtype == tf.float32
@@ -111,6 +113,6 @@ def test_resize_to_fit_and_pad_in_a_graph():
 
 
 def test_pad_to_pads_below_and_to_the_right():
-    padded = resize.pad_to(tf.constant(np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3)), 3, 4).numpy()
+    padded = preprocessing.pad_to(tf.constant(np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3)), 3, 4).numpy()
     np.testing.assert_array_equal(padded[1, 1], [10, 11, 12])
     assert padded.sum() == 78 and padded.shape == (3, 4, 3)
