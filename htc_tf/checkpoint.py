@@ -7,6 +7,7 @@ A checkpoint that does not hold every variable of the model is an error: TensorF
 and say nothing.
 """
 
+import contextlib
 import hashlib
 import sys
 
@@ -17,6 +18,8 @@ from htc_tf.errors import UserError
 from htc_tf.moving_averages import MovingAverages
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Layers' attributes by the names that older checkpoints have: TensorFlow finds variables by names of attributes.
+FORMER_ATTRIBUTES = {"receive": "flow_conv", "convolutions": "convs"}
 # How TensorFlow's lines about a restore that failed begin. It logs them when the objects are deleted, one a variable.
 UNRESTORED = (
     "Detecting that an object or model or tf.train.Checkpoint is being deleted",
@@ -112,8 +115,9 @@ class Checkpoints:
             raise UserError(f"{refusal}: it lacks {listed(missing)}")
         parts = {name: part for name, part in self.parts.items() if name in {"model", *self.stored}}
         try:
-            # What stays unused is told here or is right; TensorFlow need not list it when the program ends.
-            status = tf.train.Checkpoint(**parts).restore(path).expect_partial().assert_existing_objects_matched()
+            with former_attributes(self.checkpoint.model, stored):
+                # What stays unused is told here or is right; TensorFlow need not list it when the program ends.
+                status = tf.train.Checkpoint(**parts).restore(path).expect_partial().assert_existing_objects_matched()
             if "step" in self.parts:
                 # A smaller network would find all that it asks for, and its optimiser the moments of other weights.
                 status.assert_consumed()
@@ -125,6 +129,31 @@ class Checkpoints:
                 else "its parts are arranged otherwise, or its optimiser is another"
             )
             raise UserError(f"{refusal}: {what}") from error
+
+
+@contextlib.contextmanager
+def former_attributes(model, stored):
+    """Lets TensorFlow find renamed attributes of layers by their former names too, if the checkpoint has these.
+
+    Args:
+        model: A Keras layer.
+        stored: (name, shape) pairs of the checkpoint.
+    """
+    found = {attribute for name, _ in stored for attribute in name.split("/")} & FORMER_ATTRIBUTES.keys()
+    renamed = [
+        (layer, former)
+        for former in found
+        for layer in model.submodules
+        if hasattr(layer, FORMER_ATTRIBUTES[former]) and not hasattr(layer, former)
+    ]
+    # Not setattr and delattr: Keras keeps tracking what is deleted while the layer has it under another name.
+    for layer, former in renamed:
+        layer._track_trackable(getattr(layer, FORMER_ATTRIBUTES[former]), former)
+    try:
+        yield
+    finally:
+        for layer, former in renamed:
+            layer._delete_tracking(former)
 
 
 def restore_weights(run, model, averaged=True):
