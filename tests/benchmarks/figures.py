@@ -1,17 +1,18 @@
-"""How the page of benchmarks reads what `python -m htc_tf.benchmark --json` wrote: a dictionary for each job.
+"""Readers and formats of what the benchmark commands write with --json: a dictionary per job.
 
-A job that has no figures is {"failed": why}. Before it: `tests.benchmarks`. After it: the page and its parts.
+A job without figures is {"failed": reason}.
 """
 
-# Where the peers were measured, and the bars set: FLOP, bytes read and written, for a CPU second.
+# Of the machine where the peers were measured and the targets set: FLOP, or bytes read and written, per CPU second.
 THEIRS = {"float32": 174e9, "bfloat16": 508e9, "copy": 24e9}
 
 
 class Missing(Exception):
-    """A job has no figures; its message says why."""
+    """A job has no figures; the message says why."""
 
 
 def need(results, name):
+    """Returns the figures of a job, or raises Missing."""
     if "failed" in results[name]:
         raise Missing(results[name]["failed"])
     return results[name]
@@ -22,9 +23,9 @@ def seconds_of(result):
 
 
 def share(result, unit):
-    """What a result says of its share of a limit, or None."""
-    said = (v for v in result["details"].values() if isinstance(v, dict))
-    return next((v for v in said if v.get("unit") == unit and "share" in v), None)
+    """Returns the share of a limit among a result's details, or None."""
+    details = (v for v in result["details"].values() if isinstance(v, dict))
+    return next((v for v in details if v.get("unit") == unit and "share" in v), None)
 
 
 def percent(value):
@@ -32,5 +33,5 @@ def percent(value):
 
 
 def short(value):
-    """Three digits, or all before the point."""
+    """Returns three digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -5,9 +5,10 @@
 
 import importlib
 
+from htc_tf import measurement
 from htc_tf.benchmark import PAPER
 from htc_tf.errors import command
-from htc_tf.measurement import Mode, make_parser, parse, run
+from htc_tf.measurement import Mode
 
 
 def function(name):
@@ -30,9 +31,13 @@ MODES = {
 }
 
 
+def parse():
+    return measurement.parse(measurement.make_parser("python -m tests.benchmarks.measure", __doc__, MODES), MODES)
+
+
 @command
 def main():
-    run(parse(make_parser("python -m tests.benchmarks.measure", __doc__, MODES), MODES), MODES)
+    measurement.run(parse(), MODES)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from htc_tf.measurement import measure
 from htc_tf.models.postprocess import Postprocess
 from htc_tf.ops import roi_align as ops
 from htc_tf.ops.nms import select_detections, select_proposals
-from htc_tf.ops.sampling import count_samples
+from htc_tf.ops.roi_align_taps import count_samples
 from htc_tf.structures import RoIs, StageOutput
 from tests.benchmarks.machine import copy_rate, share_of_limit
 

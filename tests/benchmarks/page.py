@@ -1,8 +1,7 @@
-"""docs/benchmarks.md: what `tests.benchmarks` measured, laid into the text of tests/benchmarks/benchmarks.md.in.
+"""The text of docs/benchmarks.md: the figures of `tests.benchmarks` laid into tests/benchmarks/benchmarks.md.in.
 
-A line {name} of that text is replaced by what the function of that name in `BLOCKS` makes of the figures. Machines
-differ, so figures of other machines are compared by their share of their machine's limit: its rate of matrix products,
-or of copying memory.
+A line {name} of the template is replaced by what the function of that name in `BLOCKS` makes of the figures. Figures of
+different machines are compared by their share of the machine's limit: its rate of matrix products, or of copies.
 """
 
 import datetime
@@ -10,24 +9,23 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-from tests.benchmarks import growth as benchmarks_growth
-from tests.benchmarks import peers as benchmarks_peers
+from tests.benchmarks import growth, peers
 from tests.benchmarks.figures import THEIRS, Missing, need, percent, seconds_of, short
 from tests.studies import recorded
 
-# CPU milliseconds to reach where the bars were set, of an image and of two.
+# Targets in CPU milliseconds, on the machine where they were set: RoIAlign of one image, NMS of two.
 ROI_ALIGN = {
     "1000 at 7 x 7, adaptive, XLA": 110,
     "1000 at 7 x 7, sampling ratio 2, XLA": 50,
     "1000 at 7 x 7, sampling ratio 2, crop_and_resize": 85,
 }
 NMS = {"proposals, graph": 14, "proposals, XLA": 8, "final, graph": 9, "final, XLA": 5}
-COMMON, COMMON_THERE = "proposals, graph", 13.8  # TensorFlow's own operation, in CPU milliseconds there
-TEXT = Path(__file__).with_name("benchmarks.md.in")
+COMMON, COMMON_THERE = "proposals, graph", 13.8  # TensorFlow's own operation, and its CPU milliseconds there
+TEMPLATE = Path(__file__).with_name("benchmarks.md.in")
 
 
 def has_bfloat16():
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (AMX)."""
+    """Returns True if this CPU multiplies matrices of bfloat16 in hardware (AMX)."""
     info = Path("/proc/cpuinfo")
     return info.exists() and " amx_bf16" in info.read_text()
 
@@ -41,12 +39,12 @@ def describe_machine(results):
         ["copies, GB read and written", f"{rates['copy_rate'] / 1e9:.1f}", "23 to 25"],
     ]
     lines = [
-        f"This one: {recorded.describe_machine()}, TensorFlow {tensorflow_version()}, {datetime.date.today()}.",
+        f"This machine: {recorded.describe_machine()}, TensorFlow {tensorflow_version()}, {datetime.date.today()}.",
         "",
-        *recorded.format_table(["for a CPU second", "this machine", "the peers'"], rows),
+        *recorded.format_table(["per CPU second", "this machine", "the peers'"], rows),
     ]
     if not has_bfloat16():
-        lines += ["", "This machine has no AMX: the bars for bfloat16 could not be tried on it."]
+        lines += ["", "This machine has no AMX: the targets for bfloat16 could not be tried on it."]
     return lines
 
 
@@ -60,10 +58,10 @@ def tensorflow_version():
 
 
 def write(results, curves, toy=False):
-    """{job: figures}, [Curve, ...] -> the page's text."""
-    blocks = {**BLOCKS, "growth": lambda results: benchmarks_growth.tables(curves)}
+    """Returns the page of {job: figures} and [Curve, ...]."""
+    blocks = {**BLOCKS, "growth": lambda results: growth.tables(curves)}
     lines = []
-    for line in TEXT.read_text().splitlines():
+    for line in TEMPLATE.read_text().splitlines():
         name = re.fullmatch(r"\{(\w+)\}", line)
         lines += [line] if name is None else fill(blocks[name[1]], results)
     if toy:
@@ -79,7 +77,7 @@ def fill(block, results):
 
 
 def spread(results, names):
-    """A table of CPU milliseconds: {title: job}."""
+    """Returns a table of CPU milliseconds of {title: job}."""
     rows = [[title, *spread_cells(need(results, name)["cpu_seconds"])] for title, name in names.items()]
     return recorded.format_table(["CPU milliseconds", "median", "p10", "p90", "minimum"], rows)
 
@@ -91,13 +89,12 @@ def spread_cells(summary):
 def roi_align(results):
     rows = []
     for name, row in need(results, "roi_align")["details"].items():
-        if isinstance(row, dict) and "share_of_the_limit" in row:
-            limit, taken = row["share_of_the_limit"], 1e3 * row["cpu_seconds"]["median"]
-            aims = ["", ""]
-            if name in ROI_ALIGN:
-                aims = [f"{ROI_ALIGN[name]}", short(ROI_ALIGN[name] * THEIRS["copy"] / limit["rate"])]
-            rows.append([name, short(taken), percent(limit["share"]), *aims])
-    header = ["", "CPU milliseconds", "share of copying", "to reach there", "the same here, by the rates of copying"]
+        limit, taken = row["share_of_the_limit"], 1e3 * row["cpu_seconds"]["median"]
+        targets = ["", ""]
+        if name in ROI_ALIGN:
+            targets = [f"{ROI_ALIGN[name]}", short(ROI_ALIGN[name] * THEIRS["copy"] / limit["rate"])]
+        rows.append([name, short(taken), percent(limit["share"]), *targets])
+    header = ["", "CPU milliseconds", "share of copying", "target there", "target here, by the rates of copying"]
     return recorded.format_table(header, rows)
 
 
@@ -108,7 +105,7 @@ def suppression(results):
     cells = [
         [name, short(1e3 * seconds_of(row)), f"{NMS[name]}", short(slower * NMS[name])] for name, row in rows.items()
     ]
-    header = ["", "CPU milliseconds", "to reach there", f"the same here, {slower:.1f} times as slow"]
+    header = ["", "CPU milliseconds", "target there", f"target here, {slower:.1f} times as slow"]
     return recorded.format_table(header, cells)
 
 
@@ -116,17 +113,17 @@ def postprocess(results):
     result = need(results, "postprocess")
     compiled = result["details"]["XLA"]
     rows = [["graph mode", *spread_cells(result["cpu_seconds"])], ["XLA", *spread_cells(compiled)]]
-    table = recorded.format_table(["CPU milliseconds an image", "median", "p10", "p90", "minimum"], rows)
-    return [*table, "", f"{result['details']['candidates']} were candidates of {1000 * 80:,}."]
+    table = recorded.format_table(["CPU milliseconds per image", "median", "p10", "p90", "minimum"], rows)
+    return [*table, "", f"Of {1000 * 80:,} pairs of box and class, {result['details']['candidates']} are candidates."]
 
 
 def evaluation(results):
     result = need(results, "eval")
     plain = result["details"]["pycocotools"]["cpu_seconds"]
     return [
-        *spread(results, {"an image, all 24 figures": "eval"}),
+        *spread(results, {"an image, all 24 metrics": "eval"}),
         "",
-        f"pycocotools by itself took {1e3 * plain:.1f} for the same, and came to the same figures.",
+        f"pycocotools alone takes {1e3 * plain:.1f} and computes the same metrics.",
     ]
 
 
@@ -134,7 +131,7 @@ def reading(results):
     memory = need(results, "input")["memory_bytes"]
     first, middle, last = (f"{memory[name] / 1e6:,.0f}" for name in ("first", "middle", "last"))
     return [
-        *spread(results, {"drawn images, as `--mode input` makes them": "input"}),
+        *spread(results, {"synthetic images, as `--mode input` draws them": "input"}),
         "",
         f"Memory: {first} MB at the first measurement, {middle} in the middle, {last} at the last.",
     ]
@@ -142,27 +139,23 @@ def reading(results):
 
 def masks(results):
     details = need(results, "masks")["details"]
+    plain, large = details["every pixel, ms"], details["masks as large as the image, ms"]
     return [
         *spread(results, {"an image with 100 masks": "masks"}),
         "",
-        f"The plain way takes {details['plain way'].partition(',')[0]}; {details['large masks']}.",
+        f"Drawing every pixel takes {plain:.0f} ms; {large:.0f} ms if each mask is as large as the image.",
     ]
 
 
 def serving(results):
-    result = results.get("serving", {"failed": "it needs --export"})
-    if "failed" in result:
-        raise Missing(result["failed"])
-    return [
-        *recorded.format_table(
-            ["a request", "p50 ms", "p90 ms", "p99 ms", "first ms", "CPU ms a picture"],
-            [
-                [name, *(f"{row[key]:,.0f}" for key in ("p50_ms", "p90_ms", "p99_ms", "first_ms", "cpu_ms_a_picture"))]
-                for name, row in result["details"].items()
-                if isinstance(row, dict) and "p50_ms" in row
-            ],
-        )
+    result = results.get("serving", {"failed": "it requires --export"})
+    rows = [
+        [name, *(f"{row[key]:,.0f}" for key in ("p50_ms", "p90_ms", "p99_ms", "first_ms", "cpu_ms_per_image"))]
+        for name, row in need({"serving": result}, "serving")["details"].items()
+        if isinstance(row, dict) and "p50_ms" in row
     ]
+    header = ["a request", "p50 ms", "p90 ms", "p99 ms", "first ms", "CPU ms per image"]
+    return recorded.format_table(header, rows)
 
 
 def start(results):
@@ -171,10 +164,10 @@ def start(results):
     rows = [
         ["`python -m htc_tf.predict --help`", f"{details['help']['median']:.2f}", "0.5"],
         ["`import tensorflow` alone", f"{details['tensorflow']['median']:.1f}", ""],
-        ["`htc_tf.predict` of one picture of 512 x 512, all of it", f"{seconds_of(result):.1f}", "12"],
-        ["of it the picture itself, as later ones show", f"{details['later picture']['median']:.1f}", ""],
+        ["`htc_tf.predict` of one image of 512 x 512", f"{seconds_of(result):.1f}", "12"],
+        ["the image's part of it, as later images show", f"{details['later image']['median']:.1f}", ""],
     ]
-    return recorded.format_table(["a process, from its start to its end", "CPU-seconds", "to reach"], rows)
+    return recorded.format_table(["a process, from its start to its end", "CPU-seconds", "target"], rows)
 
 
 def memory(results):
@@ -187,11 +180,11 @@ def memory(results):
     ]
 
 
-# What a line {name} of the text stands for.
+# The functions behind the lines {name} of the template.
 BLOCKS = {
     "machine": describe_machine,
-    "inference": benchmarks_peers.inference,
-    "training": benchmarks_peers.training,
+    "inference": peers.inference,
+    "training": peers.training,
     "roi_align": roi_align,
     "nms": suppression,
     "postprocess": postprocess,

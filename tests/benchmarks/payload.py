@@ -16,11 +16,10 @@ INDENT = 4
 
 def run(flags):
     """Measures requests to an export; the details hold the bytes of all but the masks, then of each other output."""
-    from htc_tf.serving.local_client import LocalModel
-
     from htc_tf.benchmark import load_images, measure_serving
+    from htc_tf.inference.exported import LocalClient
 
-    model = LocalModel(flags.export)
+    model = LocalClient(flags.export)
     answers = [model.predict([image]) for image in load_images(flags)]
     measurement = measure_serving(flags)
     objects = float(np.mean([answer["num_detections"] for answer in answers]))

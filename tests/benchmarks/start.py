@@ -18,7 +18,6 @@ from htc_tf.data.schema import unpack
 from htc_tf.data.synthetic import draw_record
 from htc_tf.errors import UserError
 from htc_tf.experiment import Experiment
-from htc_tf.inference.detector import build_variables
 from htc_tf.measurement import Measurement, peak_bytes, summarize
 from htc_tf.progress import progress_bar
 from htc_tf.run import Run
@@ -63,7 +62,7 @@ def write_run(run):
     experiment = Experiment()
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
-    build_variables(model)
+    model.build_variables()
     categories = [{"id": number + 1, "name": f"class {number + 1}"} for number in range(experiment.num_classes)]
     run.create(gin.config_str(), categories)
     Checkpoints(run, model).save(0)

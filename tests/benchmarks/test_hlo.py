@@ -1,4 +1,4 @@
-"""A program for another device: its parameters in their order, drawn anew elsewhere, and no dynamic shape."""
+"""A dumped program: its parameters in their order, drawn anew by NumPy alone, and no dynamic shape."""
 
 import json
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.compiler.xla.service import hlo_pb2
 
-from htc_tf import benchmark
-from htc_tf.benchmarks.hlo import Program, describe, dump
-from htc_tf.benchmarks.hlo_parameters import draw
 from htc_tf.errors import UserError
 from htc_tf.structures import Proposals
+from tests.benchmarks import hlo
+from tests.benchmarks.hlo import Program, describe, dump
+from tests.benchmarks.hlo_parameters import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,7 @@ def test_a_program_and_its_parameters(tmp_path):
     module = hlo_pb2.HloModuleProto.FromString(path.read_bytes())
     assert [len(shape.dimensions) for shape in module.host_program_shape.parameters] == [3, 2, 2, 0, 2, 1]
     # Where there is NumPy alone.
-    command = [sys.executable, "-m", "htc_tf.benchmarks.hlo_parameters", f"{path}.json", tmp_path / "in.npz"]
+    command = [sys.executable, "-m", "tests.benchmarks.hlo_parameters", f"{path}.json", tmp_path / "in.npz"]
     subprocess.run(command, check=True, cwd=ROOT)
     drawn = np.load(tmp_path / "in.npz")
     assert sorted(drawn) == [f"p{i}" for i in range(6)] and (drawn["p4"] == [[2, 3]]).all()
@@ -58,19 +58,19 @@ def test_a_program_and_its_parameters(tmp_path):
 
 def test_a_dynamic_shape_is_refused(tmp_path):
     program = Program(lambda x: tf.where(x > 0), {"x": tf.constant([1.0, -1.0])}, {}, 0.0)
-    with pytest.raises(UserError, match="XLA cannot tell"):
+    with pytest.raises(UserError, match="XLA cannot infer"):
         dump(program, tmp_path / "toy.hlo")
 
 
 @pytest.mark.parametrize("mode, last, masks", [("inference", "sizes", True), ("train", "seed", False)])
 def test_the_network_is_one_static_program(monkeypatch, tmp_path, capsys, mode, last, masks):
     path = tmp_path / "tiny.hlo"
-    flags = ["--gin_file=tests/tiny.gin", "--height=64", "--width=64", "--batch=1", "--objects=2", f"--dump_hlo={path}"]
+    flags = ["--gin_file=tests/tiny.gin", "--height=64", "--width=64", "--batch=1", "--objects=2", f"--output={path}"]
     less = [
         f"--gin_param={name}" for name in ("NUM_STAGES=1", "SEMANTIC=False", f"MASKS={masks}", "ResNet.frozen_stages=0")
     ]
-    monkeypatch.setattr(sys, "argv", ["benchmark", f"--mode={mode}", *flags, *less])
-    benchmark.main()
+    monkeypatch.setattr(sys, "argv", ["hlo", f"--mode={mode}", *flags, *less])
+    hlo.main()
     assert "no dynamic shape" in capsys.readouterr().out
     content = json.loads((tmp_path / "tiny.hlo.json").read_text())
     first = content["parameters"][0]
@@ -83,7 +83,7 @@ def test_the_network_is_one_static_program(monkeypatch, tmp_path, capsys, mode, 
 
 
 def test_other_modes_have_no_program(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--mode=masks", "--dump_hlo=masks.hlo"])
+    monkeypatch.setattr(sys, "argv", ["hlo", "--mode=masks", "--output=masks.hlo"])
     with pytest.raises(SystemExit) as ended:
-        benchmark.main()
-    assert ended.value.code == 2 and "--dump_hlo goes with --mode inference or train" in capsys.readouterr().err
+        hlo.main()
+    assert ended.value.code == 2 and "--mode masks is unknown; choose from inference, train" in capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""python -m tests.studies.ablation: the four rows of the paper's ablation on the drawn scenes, with three seeds each.
+"""python -m tests.studies.ablation: the paper's ablation on drawn scenes, four rows with three seeds each.
 
-Each trains gin/htc_shapes.gin for the same steps, with the overlays that the row's file in gin/ablation takes from full
-HTC, and is evaluated on scenes that no training sees. The table is a section of docs/results.md, written after every
-training. Run again, it goes on after the last training that was done.
+Each training runs gin/htc_shapes.gin for the same number of steps, with the overlays by which the row's file in
+gin/ablation differs from full HTC, and is evaluated on scenes that no training sees. The table is a section of
+docs/results.md, written after every training. Run again, the command continues after the last finished training.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from htc_tf.progress import progress_bar
 from tests.studies import recorded
 
 CONFIGURATION = "gin/htc_shapes.gin"
@@ -24,38 +25,40 @@ KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.ablation", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("runs/demo"), help="shapes/ and records/; made where absent")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--gin_param", action="append", default=[], help="after the gin files; repeatable")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--write_only", action="store_true", help="train nothing; write the table of what is done")
+    parser.add_argument("--data", type=Path, default=Path("runs/demo"), help="shapes/ and records/; made if missing")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default: {STEPS})")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training per row and seed")
+    parser.add_argument("--gin_param", action="append", default=[], help="a binding after the gin files; repeatable")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"), help="results so far, runs and logs")
+    parser.add_argument(
+        "--write_only", action="store_true", help="train nothing; write the table of finished trainings"
+    )
     parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
     return parser.parse_args()
 
 
-def switches(row):
-    """The overlays that a row's gin file takes from full HTC: ["gin/options/no_semantic.gin", ...]."""
+def overlays(row):
+    """Returns the overlays by which a row's gin file differs from full HTC: ["gin/options/no_semantic.gin", ...]."""
     text = (recorded.ROOT / "gin" / "ablation" / f"{row}.gin").read_text()
     return re.findall(r"^include '(gin/options/no_\w+\.gin)'$", text, re.MULTILINE)
 
 
 def make_data(folder):
-    """The demo's scenes and records, as `make demo` makes them, where they are not there already.
+    """Makes the demo's scenes and records, as `make demo` does, unless they exist.
 
     Returns:
-        (records to learn from, records to detect in, the truth of those)
+        (records to train on, records to detect in, the annotations of the latter)
     """
     shapes, records = folder / "shapes", folder / "records"
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "data.log"
     if not all((records / split / "dataset_info.json").exists() for split in SCENES):
         counts = [word for split, number in SCENES.items() for word in (f"--{split}", number)]
-        recorded.call(log, "pipelines.shapes", "--output", shapes, *counts, "--seed", DATA_SEED)
+        recorded.run_module(log, "pipelines.shapes", "--output", shapes, *counts, "--seed", DATA_SEED)
         for split in SCENES:
             flags = ["--annotations", annotations_of(shapes, split), "--images", shapes / f"{split}2017"]
             flags += ["--stuff", shapes / "stuffthingmaps" / f"{split}2017", "--output", records / split]
-            recorded.call(log, "pipelines.coco_to_tfrecord", *flags)
+            recorded.run_module(log, "pipelines.coco_to_tfrecord", *flags)
     return records / "train", records / "val", annotations_of(shapes, "val")
 
 
@@ -63,52 +66,52 @@ def annotations_of(shapes, split):
     return shapes / "annotations" / f"instances_{split}2017.json"
 
 
-def spread(values):
-    """The standard deviation that two values or more let expect of others."""
+def deviation(values):
+    """Returns the sample standard deviation of two or more values."""
     return float(np.std(values, ddof=1))
 
 
 def gains(before, after):
-    """What one row has over another.
+    """Compares two rows, paired by seed.
 
     Args:
-        before, after: [S] AP of the two, by seed.
+        before, after: [S] AP of the two rows.
     Returns:
-        (mean of the differences, their standard error: infinite where one seed alone is known)
+        (mean difference, its standard error: infinite for a single seed)
     """
     differences = np.subtract(after, before)
     count = len(differences)
-    return float(differences.mean()), spread(differences) / count**0.5 if count > 1 else float("inf")
+    return float(differences.mean()), deviation(differences) / count**0.5 if count > 1 else float("inf")
 
 
 def judge(found):
-    """A sentence on which differences between rows are more than chance.
+    """Returns lines on which differences between consecutive rows exceed chance.
 
     Args:
-        found: {row: {kind: [S] AP by seed}}, in the rows' order, of the same seeds.
+        found: {row: {kind: [S] AP by seed}}, in the rows' order, with the same seeds.
     """
-    told, chance = [], []
-    rows = list(found)
-    for before, after in itertools.pairwise(rows):
+    beyond, within = [], []
+    for before, after in itertools.pairwise(found):
         for kind in KINDS:
             gain, error = gains(found[before][kind], found[after][kind])
             words = f"{recorded.title_of(after)}, {kind} AP {gain:+.3f} ± {error:.3f}"
-            (told if abs(gain) > 2 * error else chance).append(words)
+            (beyond if abs(gain) > 2 * error else within).append(words)
     return [
-        "Differences from the row above by more than twice their standard error (over the seeds, paired): "
-        f"{'; '.join(told) or 'none'}.",
-        f"Within it, and so not to be told from chance: {'; '.join(chance) or 'none'}.",
+        "Differences from the row above of more than twice their standard error (over the seeds, paired): "
+        f"{'; '.join(beyond) or 'none'}.",
+        f"Smaller ones, indistinguishable from chance: {'; '.join(within) or 'none'}.",
     ]
 
 
 def report(entries, flags):
-    """The section's lines.
+    """Returns the section's lines.
 
     Args:
-        entries: {(row, seed): what the notebook has of it}; some may be missing yet.
-        flags: of this command.
+        entries: {(row, seed): the cached result}; some may be missing yet.
+        flags: The flags of this command.
     """
     params = "".join(f' --gin_param "{param}"' for param in flags.gin_param)
+    seeds = " ".join(map(str, flags.seeds))
     rows, found = [], {}
     for row in recorded.ROWS:
         done = {seed: entries[row, seed]["metrics"] for seed in flags.seeds if (row, seed) in entries}
@@ -119,16 +122,16 @@ def report(entries, flags):
         for kind in KINDS:
             each = ", ".join(f"{value:.3f}" for value in values[kind])
             mean = f"**{np.mean(values[kind]):.3f}**" if done else "not yet"
-            cells += [f"{mean} ± {spread(values[kind]):.3f}" if len(done) > 1 else mean, each]
+            cells += [f"{mean} ± {deviation(values[kind]):.3f}" if len(done) > 1 else mean, each]
         rows.append([*cells, "{:.1f} / {:.1f}".format(*recorded.published(row))])
     cost = [entry[part] for entry in entries.values() for part in ("train", "evaluate")]
     wanted = len(recorded.ROWS) * len(flags.seeds)
     lines = [
-        f"`make ablation` (`python -m tests.studies.ablation --steps {flags.steps} --seeds {' '.join(map(str, flags.seeds))}"
-        f"{params}`) trains the four rows of the paper's table 3 on the demo's {SCENES['train']:,} drawn scenes: "
-        f"`{CONFIGURATION}`, {flags.steps:,} steps of 2 images each, seeds {', '.join(map(str, flags.seeds))} "
-        f"(of weights, order and sampling). AP is COCO's, on the {SCENES['val']} scenes that training never sees; ± is "
-        "the standard deviation over the seeds.",
+        f"`make ablation` (`python -m tests.studies.ablation --steps {flags.steps} --seeds {seeds}{params}`) trains "
+        f"the four rows of the paper's table 3 on the demo's {SCENES['train']:,} drawn scenes: `{CONFIGURATION}`, "
+        f"{flags.steps:,} steps of 2 images, seeds {', '.join(map(str, flags.seeds))} (of weights, order and "
+        f"sampling). AP is COCO's, on the {SCENES['val']} scenes that training never sees; ± is the standard deviation "
+        "over the seeds.",
         "",
         *recorded.format_table(
             [
@@ -145,16 +148,16 @@ def report(entries, flags):
 
 
 CAVEAT = (
-    "The paper's differences are those of a network that has converged on photographs; here a small one sees small "
-    "scenes for a few minutes. The table shows that every row trains and what each part does to begin with, no more."
+    "The paper's differences are those of a converged network on photographs; here a small network trains on small "
+    "scenes for a few minutes. The table shows that every row trains and what each part contributes early on."
 )
 
 
 def plan(flags):
-    """{(row, seed): the training's configuration flags}, seed by seed: all rows of one come first."""
+    """Returns {(row, seed): configuration flags}; all rows of one seed come first."""
     params = [f"STEPS={flags.steps}", "CHECKPOINT_EVERY=0", *flags.gin_param]
     return {
-        (row, seed): [f"--gin_file={file}" for file in (CONFIGURATION, *switches(row))]
+        (row, seed): [f"--gin_file={file}" for file in (CONFIGURATION, *overlays(row))]
         + [f"--gin_param={param}" for param in params]
         for seed in flags.seeds
         for row in recorded.ROWS
@@ -164,22 +167,23 @@ def plan(flags):
 def main():
     flags = parse()
     folder = flags.workdir.resolve()
-    notebook = recorded.Notebook(folder / "done.json")
+    cache = recorded.ResultCache(folder / "done.json")
     trainings = {(row, seed, f"{row}_seed{seed}"): how for (row, seed), how in plan(flags).items()}
-    found = {(row, seed): notebook.find(name, how) for (row, seed, name), how in trainings.items()}
+    found = {(row, seed): cache.find(name, how) for (row, seed, name), how in trainings.items()}
     entries = {key: entry for key, entry in found.items() if entry}
     if flags.write_only:
         recorded.write_section(flags.output, SECTION, report(entries, flags))
         return
     train_records, records, annotations = make_data(flags.data.resolve())
-    for (row, seed, name), how in trainings.items():
+    for (row, seed, name), how in progress_bar(trainings.items(), unit="training", desc="ablation"):
         if (row, seed) not in entries:
-            print(f"{name}: trains; follow it in {folder / name}.log", flush=True)
-            outcome = recorded.play(folder / name, how, train_records, records, annotations, seed)
-            entries[row, seed] = notebook.add(name, how, outcome)
+            print(f"{name}: training; its log is {folder / name}.log", flush=True)
+            outcome = recorded.train_and_evaluate(folder / name, how, train_records, records, annotations, seed)
+            entries[row, seed] = cache.add(name, how, outcome)
         metrics = entries[row, seed]["metrics"]
         print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()), flush=True)
         recorded.write_section(flags.output, SECTION, report(entries, flags))
+    print(f"wrote the section '{SECTION}' of {flags.output}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""python -m tests.studies.kills: kills a training again and again by -9, and compares it with one that was never killed.
+"""python -m tests.studies.kills: kills a training repeatedly with SIGKILL and compares it with an uninterrupted one.
 
-The same command starts the training after each kill, as a user or a supervisor would. At the end every number of every
-step and every variable of the last checkpoint must be the same, bit for bit. --output adds the record to a file.
+The same command restarts the training after each kill, as a user or a supervisor would. In the end every number of
+every step and every variable of the last checkpoint must be equal, bit for bit; if not, the exit status is 1.
 """
 
 import argparse
@@ -15,24 +15,27 @@ import tempfile
 import time
 from pathlib import Path
 
+from htc_tf.progress import progress_bar
+
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = {"images_per_second", "input_wait"}  # what two runs of the same training may differ in
-STARTS_KILLED = 0.25  # share of the kills that come before a first step
+TIMES = {"images_per_second", "input_wait"}  # metrics that differ between two runs of the same training
+STARTS_KILLED = 0.25  # share of the kills that happen before a first step
 
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.kills", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=10, help="kills per training (default: 10)")
+    parser.add_argument("--steps", type=int, default=100, help="training steps (default: 100)")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2], help="replicas; one round for each number")
-    parser.add_argument("--gin_param", action="append", default=[], help="of the tiny configuration; repeatable")
-    parser.add_argument("--records", help="records to train on (default: six scenes, drawn for it)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--output", type=Path, help="Markdown file to add the record to")
+    parser.add_argument("--gin_param", action="append", default=[], help="a binding after tests/tiny.gin; repeatable")
+    parser.add_argument("--records", help="records to train on (default: six drawn scenes)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
+    parser.add_argument("--output", type=Path, help="Markdown file to append the record to")
     return parser.parse_args()
 
 
 def draw_records(folder):
+    """Draws six scenes and returns the folder of their records."""
     for module, flags in (
         ("pipelines.shapes", ["--output", folder, "--train", 6, "--val", 1, "--seed", 4]),
         (
@@ -48,6 +51,7 @@ def draw_records(folder):
 
 
 def start(flags, records, run, devices):
+    """Starts or resumes the training in the folder `run` and returns its process."""
     command = [sys.executable, "-m", "htc_tf.train", "--gin_file", "tests/tiny.gin", "--train_records", records]
     params = [f"STEPS={flags.steps}", "CHECKPOINT_EVERY=3", "DETERMINISTIC=True", *flags.gin_param]
     command += [f"--gin_param={param}" for param in params]
@@ -56,16 +60,16 @@ def start(flags, records, run, devices):
         return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
 
 
-def records_of(run):
-    """{step: its line of metrics.jsonl, without times}; a line that is being written does not count."""
+def metrics_of(run):
+    """Returns {step: metrics without times} of metrics.jsonl, without a line that is being written."""
     path = run / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     records = map(json.loads, lines)
     return {record["step"]: {k: v for k, v in record.items() if k not in TIMES} for record in records}
 
 
-def listed(run):
-    """The checkpoint that the run would go on from, and whether the kill left half of another."""
+def newest_checkpoint(run):
+    """Returns the name of the checkpoint that the run would resume from, and True if an unfinished one exists."""
     path = run / "checkpoints"
     state = (path / "checkpoint").read_text() if (path / "checkpoint").exists() else ""
     newest = state.partition('model_checkpoint_path: "')[2].partition('"')[0] or "none"
@@ -75,14 +79,18 @@ def listed(run):
 
 
 def kill_once(process, run, moment, startup):
-    """Kills at a random moment: of the start, or some way after the first new step. Returns a row, or None if the
-    training had ended before."""
-    before = len(records_of(run))
+    """Kills the process at a random moment of its start, or shortly after its first new step.
+
+    Returns:
+        (seconds since the start, last logged step, newest checkpoint, True if an unfinished one exists), or None if the
+        training ended first.
+    """
+    before = len(metrics_of(run))
     began = time.monotonic()
     if moment.random() < STARTS_KILLED:
         pause = moment.uniform(0, startup)
     else:
-        while process.poll() is None and len(records_of(run)) <= before:
+        while process.poll() is None and len(metrics_of(run)) <= before:
             time.sleep(0.02)
         pause = moment.uniform(0, 1.5)
     time.sleep(pause)
@@ -90,15 +98,15 @@ def kill_once(process, run, moment, startup):
         return None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    newest, half = listed(run)
-    return time.monotonic() - began, max(records_of(run), default=0), newest, half
+    newest, half = newest_checkpoint(run)
+    return time.monotonic() - began, max(metrics_of(run), default=0), newest, half
 
 
 def variables(run):
-    """{name: bytes} of the last checkpoint."""
+    """Returns {name: bytes} of the last checkpoint's variables."""
     import tensorflow as tf
 
-    newest = str(run / "checkpoints" / listed(run)[0])
+    newest = str(run / "checkpoints" / newest_checkpoint(run)[0])
     names = [name for name, _ in tf.train.list_variables(newest)]
     wanted = [name for name in names if name.startswith(("model/", "optimizer/", "step/"))]
     return {name: tf.train.load_variable(newest, name).tobytes() for name in wanted}
@@ -109,25 +117,26 @@ def finish(process, run):
         raise SystemExit(f"the training failed:\n{Path(f'{run}.log').read_text()[-3000:]}")
 
 
-def play(flags, folder, records, devices):
-    """One round. Returns (lines of Markdown, whether both trainings are the same)."""
+def compare(flags, folder, records, devices):
+    """Runs both trainings and returns (lines of Markdown, True if they are equal)."""
     moment = random.Random(flags.seed + devices)
     whole, killed = folder / f"whole{devices}", folder / f"killed{devices}"
     began = time.monotonic()
     process = start(flags, records, whole, devices)
-    while process.poll() is None and not records_of(whole):
+    while process.poll() is None and not metrics_of(whole):
         time.sleep(0.05)
     startup = time.monotonic() - began
     finish(process, whole)
     rows = []
-    while len(rows) < flags.kills:
+    for _ in progress_bar(range(flags.kills), unit="kill", desc=f"{devices} replicas"):
         row = kill_once(start(flags, records, killed, devices), killed, moment, startup)
         if row is None:
             break
         rows.append(row)
-        print(f"kill {len(rows)}: after {row[0]:.1f} s, step {row[1]}, newest checkpoint {row[2]}, a half {row[3]}")
+        seconds, step, newest, half = row
+        print(f"kill {len(rows)}: after {seconds:.1f} s, step {step}, checkpoint {newest}, inside a save: {half}")
     finish(start(flags, records, killed, devices), killed)
-    numbers, others = records_of(whole), records_of(killed)
+    numbers, others = metrics_of(whole), metrics_of(killed)
     apart = [step for step in numbers if numbers[step] != others.get(step)]
     theirs = variables(killed)
     changed = [name for name, value in variables(whole).items() if theirs.get(name) != value]
@@ -135,16 +144,16 @@ def play(flags, folder, records, devices):
     lines = [
         f"### {devices} replica{'s' * (devices > 1)}, {len(numbers)} steps, {len(rows)} kills",
         "",
-        "| kill | seconds after the start | last step logged | goes on from | killed inside a save |",
+        "| kill | seconds after the start | last step logged | resumes from | killed inside a save |",
         "|---|---|---|---|---|",
     ]
     for number, (seconds, step, newest, half) in enumerate(rows, start=1):
         lines.append(f"| {number} | {seconds:.1f} | {step} | {newest} | {'yes' if half else 'no'} |")
     lines += [
         "",
-        f"Steps whose numbers differ from the training never killed: {len(apart)} of {len(numbers)}. Variables of the "
-        f"last checkpoint (weights, optimiser, step) that differ in any bit: {len(changed)} of {len(theirs)}. Halves "
-        f"left in the end: {len(left)}.",
+        f"Steps that differ from the uninterrupted training: {len(apart)} of {len(numbers)}. Variables of the last "
+        f"checkpoint (weights, optimizer, step) that differ in any bit: {len(changed)} of {len(theirs)}. Unfinished "
+        f"checkpoints left in the end: {len(left)}.",
         "",
     ]
     same = not apart and not changed and not left and len(numbers) == len(others) == flags.steps
@@ -158,7 +167,7 @@ def main():
         records = Path(flags.records).resolve() if flags.records else draw_records(folder)
         lines, same = [], True
         for devices in flags.devices:
-            more, good = play(flags, folder, records, devices)
+            more, good = compare(flags, folder, records, devices)
             lines, same = lines + more, same and good
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -166,6 +175,9 @@ def main():
     if flags.output:
         with flags.output.open("a") as file:
             file.write("\n".join(lines) + "\n")
+        print(f"appended to {flags.output}")
+    failure = "not all as it should be: the trainings differ, or one ended before all kills (give more --steps)"
+    print("all trainings are equal" if same else failure)
     sys.exit(not same)
 
 

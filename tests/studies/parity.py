@@ -1,13 +1,11 @@
-"""Comparisons with the references, and the table that they make: docs/parity.md.
-
-Tests measure with the fixture `compare`, which asserts and notes what it saw. Run as a script, this file runs those
-tests and writes down what they noted, so that the table and the tests cannot disagree:
+"""python -m tests.studies.parity: runs the comparisons with the references and writes their table, docs/parity.md.
 
     python -m tests.studies.parity --output docs/parity.md [--reference ../shared/reference]
 
-That takes 25 CPU-minutes: training of the medium case and all trajectories are among them, which `make test` leaves
-out. With --reference the whole arrays of that folder (mmdet/ and paddle/ in it) take the place of those in
-tests/reference, which are thinned out.
+Tests compare through the fixture `compare`, which asserts and records the largest difference. This command runs those
+tests and writes the recorded numbers, so that table and tests cannot disagree. It takes 25 CPU-minutes, because it
+includes the training of the medium case and all trajectories, which `make test` leaves out. With --reference it reads
+the complete arrays of that folder (with mmdet/ and paddle/) instead of the subsampled ones in tests/reference.
 """
 
 import argparse
@@ -21,65 +19,69 @@ import pytest
 
 HERE = Path(__file__).resolve().parents[1]
 TESTS = ("ops/test_*.py", "models/test_parity_*.py")
-LONG = "PARITY_LONG"  # set in the environment: the comparisons that take minutes run too
+LONG = "PARITY_LONG"  # environment variable that enables the comparisons that take minutes
 INTRODUCTION = """# Parity
 
-What the references' arrays say, and how far from it the largest difference lies: every number that the tests compare,
-as they measured it. Written by `make parity`; do not edit.
+The largest difference from the arrays of the reference implementations, for every comparison of the tests, as they
+measured it. Written by `make parity`; do not edit.
 
-- *size* is the largest value of the reference array, *allowed* what the test lets pass. Where the difference is 0,
-  every bit is equal.
-- The weights are stand-ins, drawn from the parameters' names: nothing was trained, only equality counts.
-- *ratio* is ours by theirs, *distance* the norm of the difference by the norm of theirs.
+- *size* is the largest value of the reference array, *allowed* the test's tolerance. A difference of 0 means that every
+  bit is equal.
+- The weights are stand-ins, drawn from the parameters' names: nothing is trained, only equality counts.
+- *ratio* is ours divided by theirs, *distance* the norm of the difference divided by the norm of theirs.
 - {arrays}
 
-Where the references differ from each other, the paper's behaviour or else mmdetection's is the default, and the other a
-switch. `gin/options/paddle.gin` sets all of Paddle's, `gin/options/mmdet3.gin` the one of mmdetection 3.
+Where the references differ from each other, the default follows the paper, or else mmdetection, and the other behavior
+is a switch. `gin/options/paddle.gin` sets all of Paddle's switches, `gin/options/mmdet3.gin` that of mmdetection 3.
 
 {differences}
 
 Without a switch: Paddle's mask targets are polygons drawn on 28 x 28 cells (ours are bitmaps, pooled; the share of
-cells that differ is below); its RPN losses divide by 256 for each image even where fewer anchors were sampled; it pads
-semantic maps with 0, which is person; RoIs without area are NaN there on a CPU; and its RoIs change their level at
+cells that differ is below); its RPN losses divide by 256 for each image even if fewer anchors were sampled; it pads
+semantic maps with 0, the label of person; its RoIs of zero area are NaN on a CPU; and its RoIs change their level at
 sizes 0.0002 pixels below ours.
 """
 DIFFERENCES = (
-    ("what", "default", "switch"),
+    ("behavior", "default", "switch"),
     ("---", "---", "---"),
     (
-        "a detection's mask",
-        "the mean over the stages (paper, mmdetection 1, Paddle)",
+        "mask of a detection",
+        "mean over the stages (paper, mmdetection 1, Paddle)",
         "`HTC.average_masks = False`: the last stage's (mmdetection 3)",
     ),
     (
         "semantic loss",
-        "the mean over all pixels (mmdetection 3)",
-        "`HTCLoss.semantic_mean = 'valid'`: over the labelled ones (mmdetection 1, Paddle)",
+        "mean over all pixels (mmdetection 3)",
+        "`HTCLoss.semantic_mean = 'valid'`: over the labeled ones (mmdetection 1, Paddle)",
     ),
-    ("units of stage 3's deltas", "0.033, 0.067", "`stage3/Stage.target_stds`: 1/30, 1/15 (Paddle)"),
-    ("batch norm's scale and offset", "learn", "`ResNet.norm = 'constant_batch'`: do not (Paddle)"),
-    ("smallest proposal", "any", "`RPN.minimum_size = 1.0`: a pixel a side (Paddle)"),
-    ("an object's best anchors", "positive from IoU 0.3", "`AnchorSampler.minimum_iou = 1e-6`: from any (Paddle)"),
-    ("what they learn", "that object", "`AnchorSampler.reassign = False`: the object that they overlap most (Paddle)"),
+    ("target stds of stage 3", "0.033, 0.067", "`stage3/Stage.target_stds`: 1/30, 1/15 (Paddle)"),
+    ("batch norm's scale and offset", "trained", "`ResNet.norm = 'constant_batch'`: frozen (Paddle)"),
+    ("smallest proposal", "any", "`RPN.minimum_size = 1.0`: a pixel per side (Paddle)"),
+    ("best anchors of an object", "positive from IoU 0.3", "`AnchorSampler.minimum_iou = 1e-6`: from any (Paddle)"),
+    ("their target", "that object", "`AnchorSampler.reassign = False`: the object that they overlap most (Paddle)"),
     (
-        "an object's best RoIs",
-        "are its own",
-        "`RoISampler.low_quality = False`: belong to the object that they overlap most (Paddle)",
+        "best RoIs of an object",
+        "matched to that object",
+        "`RoISampler.low_quality = False`: to the object that they overlap most (Paddle)",
     ),
-    ("refined truth boxes", "end with their stage", "`HTC.drop_refined_truth = False`: go on (Paddle)"),
     (
-        "boxes refined to nothing",
-        "go on, their features zero",
-        "`HTC.drop_empty = True`: end with their stage (Paddle)",
+        "refined ground-truth boxes",
+        "dropped after their stage",
+        "`HTC.drop_refined_truth = False`: kept as proposals (Paddle)",
+    ),
+    (
+        "boxes refined to zero area",
+        "kept, with zero features",
+        "`HTC.drop_empty = True`: dropped after their stage (Paddle)",
     ),
     ("warm-up", "500 steps", "`StepSchedule.warmup_steps = 1000` (Paddle)"),
 )
-THINNED = "The arrays are those of tests/reference, where large ones are thinned out."
-WHOLE = "The arrays are the references' whole ones; `make test` reads them thinned out, from tests/reference."
+THINNED = "The arrays are those of tests/reference, where large ones are subsampled."
+WHOLE = "The arrays are the references' complete ones; `make test` reads them subsampled, from tests/reference."
 
 
 class Note(NamedTuple):
-    """What one comparison saw."""
+    """The largest difference of one comparison."""
 
     case: str
     size: float
@@ -89,7 +91,7 @@ class Note(NamedTuple):
 
 @pytest.fixture(scope="session")
 def reference():
-    """reference("op_nms") -> arrays by name: tests/reference/op_nms.npz, or the whole of it where it is at hand."""
+    """reference("op_nms") returns {name: array}: of tests/reference/op_nms.npz, or of REFERENCE's complete file."""
 
     def load(name):
         whole = whole_arrays(name)
@@ -99,7 +101,7 @@ def reference():
 
 
 def whole_arrays(name):
-    """The file that tests/reference/NAME.npz was thinned out from, or None."""
+    """Returns the complete file that tests/reference/NAME.npz was subsampled from, or None."""
     if "REFERENCE" not in os.environ:
         return None
     path = Path("mmdet", f"{name}.npz")
@@ -111,7 +113,7 @@ def whole_arrays(name):
 
 @pytest.fixture
 def compare(record_property):
-    """compare(case, ours, theirs, atol=0, rtol=0): no difference is above atol + rtol x the largest value of theirs."""
+    """compare(case, ours, theirs, atol=0, rtol=0) asserts that no difference exceeds atol + rtol x max(theirs)."""
 
     def compare(case, ours, theirs, atol=0.0, rtol=0.0):
         ours, theirs = (np.squeeze(np.asarray(array, np.float64)) for array in (ours, theirs))
@@ -120,14 +122,14 @@ def compare(record_property):
         size = float(np.abs(theirs).max(initial=0))
         difference = float(np.abs(ours - theirs).max(initial=0))
         note = Note(case, size, difference, float(atol + rtol * size))
-        record_property("parity", tuple(note))  # plain values, which may come from another process
+        record_property("parity", tuple(note))  # plain values, because they may cross processes
         assert note.difference <= note.allowed, note
 
     return compare
 
 
 class Table:
-    """A pytest plugin: gathers the notes of each test file and writes them as tables."""
+    """A pytest plugin that collects the Notes of each test file and writes them as tables."""
 
     def __init__(self):
         self.titles, self.notes = {}, {}
@@ -159,12 +161,12 @@ class Table:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Runs the comparisons with the references and writes their table.")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the table, such as docs/parity.md")
-    parser.add_argument("--reference", metavar="DIR", help="the whole arrays, in DIR/mmdet and DIR/paddle")
+    parser = argparse.ArgumentParser(prog="python -m tests.studies.parity", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", required=True, metavar="FILE", help="Markdown file to write: docs/parity.md")
+    parser.add_argument("--reference", metavar="DIR", help="complete arrays, in DIR/mmdet and DIR/paddle")
     args = parser.parse_args()
     if args.reference and not (Path(args.reference) / "mmdet").is_dir():
-        parser.error(f"--reference {args.reference}: there is no folder mmdet in it")
+        parser.error(f"--reference {args.reference} has no folder mmdet")
     os.environ[LONG] = "1"
     if args.reference:
         os.environ["REFERENCE"] = str(Path(args.reference).resolve())
@@ -172,8 +174,9 @@ def main():
     table = Table()
     status = pytest.main([f"--rootdir={HERE.parent}", f"--confcutdir={HERE}", *files], plugins=[table])
     if status:
-        sys.exit(f"{args.output} is left as it was: not all comparisons hold")
+        sys.exit(f"{args.output} is unchanged, because comparisons failed: see above")
     table.write(args.output, bool(args.reference))
+    print(f"wrote {args.output}: git diff shows what changed")
 
 
 if __name__ == "__main__":

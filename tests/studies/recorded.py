@@ -1,5 +1,7 @@
-"""What tests.studies.overfit and tests.studies.ablation share: a training and its evaluation by the project's own commands, with what
-they cost, and docs/results.md, of which each of the two writes one section.
+"""Helpers of the studies: trainings by the project's own commands, a cache of results, Markdown tables and sections.
+
+`tests.studies.overfit` and `tests.studies.ablation` each write one section of docs/results.md; `tests.studies.zoo` and
+`tests.benchmarks` write pages of their own.
 """
 
 import json
@@ -15,18 +17,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results.md"
-TITLE = "# Does it learn?\n\nTrainings on record: each section is written by the command that it names; do not edit.\n"
+TITLE = "# Does it learn?\n\nRecorded trainings: each section is written by the command that it names; do not edit.\n"
 ROWS = tuple(path.stem for path in sorted((ROOT / "gin" / "ablation").glob("row*.gin")))
 METRICS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")
 
 
-def call(log, module, *flags):
-    """Runs `python -m module flags` from the repository's root; what it prints is added to the file `log`.
+def run_module(log, module, *flags):
+    """Runs `python -m module flags` from the repository's root and appends its output to the file `log`.
 
     Returns:
         (CPU seconds, wall seconds)
     Raises:
-        SystemExit: the command failed; with the end of what it printed.
+        SystemExit: The command failed; with the end of its output.
     """
     before, began = children_seconds(), time.monotonic()
     with open(log, "a") as file:
@@ -34,7 +36,7 @@ def call(log, module, *flags):
             [sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
         )
     if done.returncode:
-        raise SystemExit(f"{module} ended with {done.returncode}; {log} ends so:\n{Path(log).read_text()[-2000:]}")
+        raise SystemExit(f"{module} ended with {done.returncode}; the end of {log}:\n{Path(log).read_text()[-2000:]}")
     return children_seconds() - before, time.monotonic() - began
 
 
@@ -43,14 +45,16 @@ def children_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def play(run, configuration, train_records, records, annotations, seed):
-    """Trains anew in the folder `run` and evaluates.
+def train_and_evaluate(run, configuration, train_records, records, annotations, seed):
+    """Trains from scratch in the folder `run` and evaluates.
 
     Args:
-        run: Path; what an earlier training left there goes first, so that the seconds are those of a whole one.
+        run: Path; what an earlier training left there is removed, so that the seconds are those of a whole one.
         configuration: --gin_file and --gin_param flags.
-        train_records, records, annotations: to learn from; to detect in; their truth.
-        seed: of the training.
+        train_records: Folder of records to train on.
+        records: Folder of records to detect in.
+        annotations: COCO annotation file of `records`.
+        seed: Seed of the training.
     Returns:
         {"metrics": {name: value}, "losses": [[step, total], ...], "train": seconds, "evaluate": seconds}, where
         seconds are [CPU, wall].
@@ -60,10 +64,10 @@ def play(run, configuration, train_records, records, annotations, seed):
     log = Path(f"{run}.log")
     log.unlink(missing_ok=True)
     flags = ["--train_records", train_records, "--workdir", run, "--seed", seed]
-    trained = call(log, "htc_tf.train", *configuration, *flags)
+    trained = run_module(log, "htc_tf.train", *configuration, *flags)
     output = run / "metrics.json"
     flags = ["--records", records, "--annotations", annotations, "--output", output]
-    evaluated = call(log, "htc_tf.eval", "--checkpoint", run, *flags)
+    evaluated = run_module(log, "htc_tf.eval", "--checkpoint", run, *flags)
     metrics = json.loads(output.read_text())
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
@@ -74,15 +78,15 @@ def play(run, configuration, train_records, records, annotations, seed):
     }
 
 
-class Notebook:
-    """What is done already, in a JSON file: {name: {"how": ..., **what `play` returned}}."""
+class ResultCache:
+    """Finished results in a JSON file: {name: {"how": the command, **its outcome}}."""
 
     def __init__(self, path):
         self.path = Path(path)
         self.entries = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def find(self, name, how):
-        """The entry, if it was made by the same command; else None."""
+        """Returns the entry if the same command made it, else None."""
         entry = self.entries.get(name)
         return entry if entry and entry["how"] == how else None
 
@@ -96,25 +100,25 @@ class Notebook:
 
 
 def title_of(row):
-    """ "row2_interleaved" -> the words after the colon in the first line of its gin file: "+ interleaved execution"."""
+    """Returns the words after the colon in the first line of the row's gin file: "+ interleaved execution"."""
     first = (ROOT / "gin" / "ablation" / f"{row}.gin").read_text().splitlines()[0]
     return first.partition("): ")[2].rstrip(".")
 
 
 def published(row):
-    """The paper's (box AP, mask AP) of a row, in hundredths, which its gin file names as to be reached."""
+    """Returns the paper's (box AP, mask AP) of a row, in hundredths, from the header of its gin file."""
     text = (ROOT / "gin" / "ablation" / f"{row}.gin").read_text()
     box, mask = re.search(r"box / mask AP: ([\d.]+) / ([\d.]+?)\.?$", text, re.MULTILINE).groups()
     return float(box), float(mask)
 
 
 def format_table(header, rows):
-    """Lines of a Markdown table; cells are strings."""
+    """Returns the lines of a Markdown table; cells are strings."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def replace_section(text, title, lines):
-    """`text` with the section `## title` replaced by these lines, or with it added at the end."""
+    """Returns `text` with these lines as the section `## title`, replaced or appended."""
     head, *sections = re.split(r"^(?=## )", text or TITLE, flags=re.MULTILINE)
     section = "\n".join([f"## {title}", "", *lines]).rstrip("\n") + "\n"
     names = [old.partition("\n")[0] for old in sections]
@@ -132,7 +136,7 @@ def write_section(path, title, lines):
 
 
 def describe_machine():
-    """ "2 cores of an AMD EPYC", as Linux tells."""
+    """Returns "2 cores of AMD EPYC", as Linux describes the CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.MULTILINE)

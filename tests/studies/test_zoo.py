@@ -1,25 +1,18 @@
-"""What `python -m tests.studies.zoo` does beside counting and training."""
+"""The plan, the cache and the table of `tests.studies.zoo`."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.studies import zoo
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def zoo():
-    """The module, imported as `python -m tests.studies.zoo` at the root does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
-        from tests.studies import zoo
-    return zoo
-
-
 @pytest.fixture
-def run(zoo, monkeypatch, tmp_path):
-    """run(broken rows, flags ...) -> the rows that were trained, the table; nothing is really counted or trained."""
+def run(monkeypatch, tmp_path):
+    """run(broken rows, flag, ...) returns the trained rows and the table; counting and training are replaced."""
 
     def run(broken=(), *flags):
         done = []
@@ -45,21 +38,21 @@ def run(zoo, monkeypatch, tmp_path):
     return run
 
 
-def test_what_is_to_be_reached_is_read_from_the_header(zoo):
-    found = {row.name: zoo.expected(row.files[0]) for rows in zoo.plan().values() for row in rows}
+def test_published_ap_is_read_from_the_header():
+    found = {row.name: zoo.published_ap(row.files[0]) for rows in zoo.plan().values() for row in rows}
     assert found["htc_r50_fpn_1x_coco"] == "42.3 / 37.4" and found["htc_x101_64x4d_fpn_20e_coco"] == "47.0 / 41.4"
     assert found["cascade_rcnn_r50_fpn_1x_coco"] == "40.3" and found["row4_semantic"] == "43.2 / 38.0"
     assert [name for name, ap in found.items() if ap is None] == ["htc_r50_fpn_lsj_100e_coco"]
 
 
-def test_every_row_is_of_files_that_there_are(zoo):
+def test_every_file_exists():
     rows = [row for rows in zoo.plan().values() for row in rows]
     assert len({row.name for row in rows}) == len(rows) >= 20
     assert not [file for row in rows for file in row.files if not (ROOT / file).is_file()]
     assert zoo.OWN.keys() <= {row.name for row in rows}
 
 
-def test_it_goes_on_after_what_is_done(zoo, run):
+def test_it_continues_after_finished_rows(run):
     names = [row.name for rows in zoo.plan().values() for row in rows]
     done, table = run(("row2_interleaved", "swin_t"))
     assert done == [name for name in names if name not in ("row2_interleaved", "swin_t")]

@@ -1,7 +1,7 @@
-"""python -m tests.studies.zoo: docs/zoo.md, every run file: the AP to reach, its parameters, its FLOPs, a short training.
+"""python -m tests.studies.zoo: writes docs/zoo.md, every run file with published AP, size, FLOPs and a short training.
 
-Parameters and FLOPs are those of the file as it stands. Ten steps of training, on a few drawn scenes and at a small
-size, show that it trains. Run again, it goes on after the last row that was done: remove --workdir to begin anew.
+Parameters and FLOPs are those of the file as it stands. Ten training steps on a few drawn scenes, at a small size, show
+that it trains. Run again, the command continues after the last finished row; remove --workdir to start anew.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from htc_tf.progress import progress_bar
 from tests.studies import recorded
 
 OUTPUT = recorded.ROOT / "docs" / "zoo.md"
@@ -22,7 +23,7 @@ BASE = "htc_r50_fpn_1x_coco"
 SIZE = (800, 1344)  # 800 x 1333, padded
 SCENES, CLASSES, LABELS = 24, 8, 13
 STEPS = 10
-# What changes the network or what it learns; each is shown on the base.
+# Overlays that change the network or its losses; each is shown on BASE.
 OVERLAYS = (
     *("no_semantic", "boxes_only", "swin_t", "keras_cv_backbone", "sync_batch_norm", "giou", "focal", "boundary"),
     "class_balanced",
@@ -30,17 +31,17 @@ OVERLAYS = (
 SIDE, BATCH = 64, 2
 SMALL = (
     *(f"NUM_CLASSES={CLASSES}", f"NUM_LABELS={LABELS}", f"BATCH_SIZE={BATCH}", f"STEPS={STEPS}", "LOG_EVERY=1"),
-    # One padded shape: the training step is built once.
+    # One padded shape, so that the training step is traced once.
     *(
         f"{name}={SIDE}"
         for name in ("IMAGE_MIN_SIDE", "IMAGE_MAX_SIDE", "train/Input.min_side", "train/Input.max_side")
     ),
     *("MAX_OBJECTS=8", "MASK_SIZE=28", "RPN.training_proposals=64", "RPN.anchor_scale=2.0", "AnchorSampler.limit=32"),
     *("RoISampler.limit=16", "RoISampler.mask_limit=4", "RoIPooler.sampling_ratio=2", "RoIPooler.canonical_scale=14.0"),
-    # Random weights behind norms on stored statistics make large features, and so large gradients.
+    # Random weights with frozen norm statistics give large features and gradients: a low rate and clipping.
     *("BASE_LEARNING_RATE=2e-3", "StepSchedule.warmup_steps=2", "Experiment.clip_norm=10.0", "CHECKPOINT_EVERY=0"),
 )
-# What would not fit the small size, and what nothing is fetched for.
+# Bindings of single rows: ranges that fit the small size, and nothing to download.
 OWN = {
     "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
     "keras_cv_backbone": (
@@ -53,27 +54,27 @@ INTRODUCTION = f"""# The zoo
 
 Every run file, written by `make zoo`; do not edit.
 
-- *AP* is box AP, or box / mask AP, on COCO val2017, as the file's header gives it: to be reached, not measured here.
-- *Parameters* are in millions, frozen ones included.
-- *GFLOPs* are those of detection in an image of 800 x 1333 pixels, padded to {SIZE[0]} x {SIZE[1]}, with as many RoIs
-  and masks as there may be; a product and its sum are two.
+- *AP* is box AP, or box / mask AP, on COCO val2017, from the file's header: a published figure, not measured here.
+- *Parameters* are in millions, including frozen ones.
+- *GFLOPs* are those of detection in an image of 800 x 1333 pixels, padded to {SIZE[0]} x {SIZE[1]}, with every RoI
+  and mask slot filled; a multiply-add counts as two.
 - *Loss* is the total before the first and before the last of {STEPS} steps of {BATCH} images on {SCENES} drawn scenes,
-  at {SIDE} pixels, with few RoIs and random weights: it shows that the file trains, no more. A block of an untrained
-  ResNet passes on what it is given, so those of one depth begin alike.
-- *CPU-s* are those of the whole process that trained so.
+  at {SIDE} pixels, with few RoIs and random weights: it shows that the file trains, nothing more. The blocks of an
+  untrained ResNet pass their input through, so networks of one depth start alike.
+- *CPU-s* are those of the whole training process.
 """
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """A row of the table."""
 
     name: str
     files: tuple  # gin files
-    params: tuple  # for the training
+    params: tuple  # bindings of the training
 
 
 class Counts(NamedTuple):
-    """What a model is, at its true size."""
+    """A model's parameters and detection FLOPs at its full size."""
 
     parameters: int
     flops: int
@@ -81,15 +82,15 @@ class Counts(NamedTuple):
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.zoo", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to do (default: all)")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/zoo"), help="what is done already, and the logs")
-    parser.add_argument("--write_only", action="store_true", help="do nothing; write the table of what is done")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to measure (default: all)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/zoo"), help="results so far, runs and logs")
+    parser.add_argument("--write_only", action="store_true", help="measure nothing; write the table of finished rows")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="Markdown file to write")
     return parser.parse_args()
 
 
 def plan():
-    """{title of a table: its Rows}"""
+    """Returns {title of a table: [Row, ...]}."""
     gin = recorded.ROOT / "gin"
     runs = sorted(path.stem for path in gin.glob("*_coco.gin"))
     return {
@@ -102,20 +103,20 @@ def plan():
 
 
 def make_records(folder):
-    """A few drawn scenes as records; made where they are not there already."""
+    """Returns a folder of records of a few drawn scenes, made unless it exists."""
     shapes, records = folder / "shapes", folder / "records"
     if not (records / "dataset_info.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "data.log"
-        recorded.call(log, "pipelines.shapes", "--output", shapes, "--train", SCENES, "--val", 0)
+        recorded.run_module(log, "pipelines.shapes", "--output", shapes, "--train", SCENES, "--val", 0)
         flags = ["--annotations", shapes / "annotations" / "instances_train2017.json", "--output", records]
         flags += ["--images", shapes / "train2017", "--stuff", shapes / "stuffthingmaps" / "train2017"]
-        recorded.call(log, "pipelines.coco_to_tfrecord", *flags)
+        recorded.run_module(log, "pipelines.coco_to_tfrecord", *flags)
     return records
 
 
 def count(files):
-    """-> Counts of the model of these gin files."""
+    """Returns the Counts of the model of these gin files."""
     import tensorflow as tf
 
     from htc_tf import config
@@ -134,18 +135,17 @@ def count(files):
 
 
 def write_start(row, folder):
-    """Writes a run of the row's initial weights: a training refuses to freeze what comes from no run and no file."""
-    from tests.benchmarks.start import write_run
-
+    """Writes a run of the row's initial weights, because a training refuses to freeze untrained weights."""
     from htc_tf import config
     from htc_tf.run import Run
+    from tests.benchmarks.start import write_run
 
     config.load(list(row.files), list(row.params))
     write_run(Run(folder))
 
 
 def train(row, records, folder):
-    """Ten steps -> {"losses": [of each step], "cpu": seconds}; finite, or the trainer ends with an error."""
+    """Trains ten steps and returns {"losses": one per step, "cpu": seconds}; a loss that is not finite is an error."""
     run, start, log = (folder / f"{row.name}{suffix}" for suffix in ("", ".start", ".log"))
     for left in (run, start):
         shutil.rmtree(left, ignore_errors=True)
@@ -153,28 +153,28 @@ def train(row, records, folder):
     log.unlink(missing_ok=True)
     flags = [f"--gin_file={file}" for file in row.files] + [f"--gin_param={param}" for param in row.params]
     flags += ["--train_records", records, "--workdir", run, "--init_from", start]
-    cpu, _ = recorded.call(log, "htc_tf.train", *flags)
+    cpu, _ = recorded.run_module(log, "htc_tf.train", *flags)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for written in (run, start):
-        shutil.rmtree(written)  # a checkpoint is as large as a gigabyte
+        shutil.rmtree(written)  # a checkpoint takes up to a gigabyte
     losses = [line["total"] for line in logged if "total" in line]
     if len(losses) != STEPS or not all(map(math.isfinite, losses)):
         raise SystemExit(f"{row.name}: losses {losses}")
     return {"losses": losses, "cpu": cpu}
 
 
-def expected(file):
-    """ "42.3 / 37.4": what a run file's header says is to be reached; None where it says nothing."""
+def published_ap(file):
+    """Returns "42.3 / 37.4", the published AP in a run file's header, or None."""
     text = (recorded.ROOT / file).read_text()
-    found = re.search(r"^# To reach.*\bAP: (\d[\d.]*(?: / [\d.]+)?)(?=[ .]|$)", text, re.MULTILINE)
+    found = re.search(r"^# .*\bAP: (\d[\d.]*(?: / [\d.]+)?)(?=[ .]|$)", text, re.MULTILINE)
     return found[1].rstrip(".") if found else None
 
 
 def cells(row, entry):
-    """A line's cells; `entry` is what the notebook has of the row, or None."""
+    """Returns the cells of a row and its cached result, or None."""
     file = row.files[-1]
     overlay = len(row.files) > 1
-    first = [f"[{row.name}](../{file})"] + ([] if overlay else [expected(file) or "none published"])
+    first = [f"[{row.name}](../{file})"] + ([] if overlay else [published_ap(file) or "none published"])
     if entry is None:
         return [*first, *["not yet"] * 4]
     losses = entry["losses"]
@@ -204,29 +204,30 @@ def write(path, tables, entries):
 def main():
     flags = parse()
     folder = flags.workdir.resolve()
-    notebook = recorded.Notebook(folder / "done.json")
+    cache = recorded.ResultCache(folder / "done.json")
     tables = plan()
     hows = {row.name: [*row.files, *row.params] for rows in tables.values() for row in rows}
-    entries = {name: notebook.find(name, how) for name, how in hows.items()}
+    entries = {name: cache.find(name, how) for name, how in hows.items()}
     failed = []
-    for row in () if flags.write_only else [row for rows in tables.values() for row in rows]:
-        if entries[row.name] or (flags.only and row.name not in flags.only):
-            continue
+    rows = [row for rows in tables.values() for row in rows if not flags.only or row.name in flags.only]
+    rows = [] if flags.write_only else [row for row in rows if not entries[row.name]]
+    for row in progress_bar(rows, unit="row", desc="zoo"):
         records = make_records(folder)
         began = time.process_time()
         try:
             counts = count(row.files)
             outcome = {**counts._asdict(), "count_cpu": time.process_time() - began, **train(row, records, folder)}
-        except (Exception, SystemExit) as error:  # the other rows are worth having
+        except (Exception, SystemExit) as error:  # measure the other rows all the same
             failed.append(f"{row.name}: {error}")
             print(failed[-1], file=sys.stderr, flush=True)
             continue
-        entries[row.name] = notebook.add(row.name, hows[row.name], outcome)
+        entries[row.name] = cache.add(row.name, hows[row.name], outcome)
         print(" | ".join(cells(row, entries[row.name])), flush=True)
         write(flags.output, tables, entries)
     write(flags.output, tables, entries)
+    print(f"wrote {flags.output}")
     if failed:
-        sys.exit(f"not done: {', '.join(line.partition(':')[0] for line in failed)}")
+        sys.exit(f"not done: {', '.join(line.partition(':')[0] for line in failed)}; run again to try these rows")
 
 
 if __name__ == "__main__":

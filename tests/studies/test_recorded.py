@@ -1,26 +1,16 @@
-"""What the recorded trainings, `python -m tests.studies.overfit` and `python -m tests.studies.ablation`, do beside training."""
+"""The plans and reports of the recorded trainings, `tests.studies.overfit` and `tests.studies.ablation`."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from htc_tf import config
+from tests.studies import ablation, overfit, recorded
 
-ROOT = Path(__file__).resolve().parents[2]
 TITLES = ["Cascade Mask R-CNN, the baseline", "+ interleaved execution", "+ mask information flow"]
 TITLES += ["+ semantic branch: HTC"]
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    """The modules `recorded`, `overfit` and `ablation`, imported as `python -m tests.…` at the root does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
-        from tests.studies import ablation, overfit, recorded
-    return SimpleNamespace(recorded=recorded, overfit=overfit, ablation=ablation)
 
 
 def entry(box=0.75, mask=0.625):
@@ -33,8 +23,7 @@ def object_of(image_id, area=5000, iscrowd=0):
     return {"image_id": image_id, "area": area, "iscrowd": iscrowd, "category_id": 3}
 
 
-def test_the_rows_are_those_of_the_paper(scripts):
-    recorded = scripts.recorded
+def test_the_rows_are_those_of_the_paper():
     assert [recorded.title_of(row) for row in recorded.ROWS] == TITLES
     assert [recorded.published(row) for row in recorded.ROWS] == [
         (42.5, 36.5),
@@ -44,87 +33,87 @@ def test_the_rows_are_those_of_the_paper(scripts):
     ]
 
 
-def test_every_row_has_its_switches_on_coco_and_on_shapes(scripts):
-    for number, row in enumerate(scripts.recorded.ROWS):
+def test_every_row_has_its_overlays_on_coco_and_on_shapes():
+    for number, row in enumerate(recorded.ROWS):
         for files in (
             [f"gin/ablation/{row}.gin"],
-            [f"gin/ablation/{row}.gin", scripts.overfit.OVERLAY],
-            [scripts.ablation.CONFIGURATION, *scripts.ablation.switches(row)],
+            [f"gin/ablation/{row}.gin", overfit.OVERLAY],
+            [ablation.CONFIGURATION, *ablation.overlays(row)],
         ):
             model = config.load(files, [])[0].build_model()
             found = (model.interleaved, model.mask_info_flow, model.semantic_head is not None)
             assert model.masks and len(model.stages) == 3 and found == tuple(number >= part for part in (1, 2, 3))
 
 
-def test_photos_are_chosen_by_the_rule(scripts):
+def test_images_are_chosen_by_the_rule():
     images = [{"id": i} for i in range(20, 0, -1)]
     objects = [object_of(i) for i in range(1, 19)]
     objects += [object_of(1, iscrowd=1), object_of(2, area=1023), *[object_of(3)] * 6]  # and 19, 20 have none
-    chosen = scripts.overfit.choose({"images": images, "annotations": objects, "categories": []})
+    chosen = overfit.choose({"images": images, "annotations": objects, "categories": []})
     assert [image["id"] for image in chosen["images"]] == list(range(4, 12))
     assert [o["image_id"] for o in chosen["annotations"]] == list(range(4, 12))
 
 
-def test_stuff_maps_of_things(scripts):
+def test_stuff_maps_of_things():
     masks = np.zeros([2, 2, 3], np.uint8)
     masks[0, 0], masks[1, :, 0] = 1, 1
-    assert scripts.overfit.draw_things((2, 3), [7, 9], masks).tolist() == [[9, 7, 7], [9, 182, 182]]
+    assert overfit.draw_things((2, 3), [7, 9], masks).tolist() == [[9, 7, 7], [9, 182, 182]]
 
 
-def test_losses_by_tenths(scripts):
-    assert scripts.overfit.average_tenths(entry()["losses"]) == [2.5 + 4 * tenth for tenth in range(10)]
+def test_losses_by_tenths():
+    assert overfit.average_tenths(entry()["losses"]) == [2.5 + 4 * tenth for tenth in range(10)]
 
 
-def test_the_section_on_overfitting(scripts):
+def test_the_section_on_overfitting():
     data = {"images": [{"id": 5}], "annotations": [object_of(5)], "categories": [{"id": 3, "name": "car"}]}
-    entries = {scripts.recorded.ROWS[0]: entry(mask=0.7), scripts.recorded.ROWS[3]: entry(mask=0.5)}
-    text = "\n".join(scripts.overfit.report(entries, data, SimpleNamespace(gin_param=["A=1"], seed=3)))
+    entries = {recorded.ROWS[0]: entry(mask=0.7), recorded.ROWS[3]: entry(mask=0.5)}
+    text = "\n".join(overfit.report(entries, data, SimpleNamespace(gin_param=["A=1"], seed=3)))
     assert f"| {TITLES[3]} | 0.750 | 1.000 | 0.500 | 0.900 | 40 | 100 | 10 | 1.1 |" in text
     assert (
-        "Reached by 1 of 2; the least is 0.500." in text and '--gin_param "A=1"`' in text and "1 classes: car." in text
+        "Reached by 1 of 2; the lowest is 0.500." in text and '--gin_param "A=1"`' in text and "1 classes: car." in text
     )
 
 
-def test_gains_are_paired_by_seed(scripts):
-    gain, error = scripts.ablation.gains([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
+def test_gains_are_paired_by_seed():
+    gain, error = ablation.gains([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
     assert gain == pytest.approx(0.1) and error == pytest.approx(0, abs=1e-12)
-    gain, error = scripts.ablation.gains([0.0, 0.0], [0.1, 0.3])
+    gain, error = ablation.gains([0.0, 0.0], [0.1, 0.3])
     assert gain == pytest.approx(0.2) and error == pytest.approx(0.1)
-    assert scripts.ablation.gains([0.1], [0.2])[1] == float("inf")
+    assert ablation.gains([0.1], [0.2])[1] == float("inf")
 
 
-def test_the_section_on_the_ablation(scripts):
+def test_the_section_on_the_ablation():
     flags = SimpleNamespace(gin_param=[], seeds=[0, 1], steps=1000)
-    rows = scripts.recorded.ROWS
+    rows = recorded.ROWS
     entries = {(row, 0): entry() for row in rows}
-    text = "\n".join(scripts.ablation.report(entries, flags))
+    text = "\n".join(ablation.report(entries, flags))
     assert "4 of 8 trainings are done" in text and "standard error" not in text
     entries |= {(row, 1): entry(mask=0.625 + 0.1 * (row == rows[2])) for row in rows}
-    text = "\n".join(scripts.ablation.report(entries, flags))
+    text = "\n".join(ablation.report(entries, flags))
     line = f"| {TITLES[2]} | **0.750** ± 0.000 | 0.750, 0.750 | **0.675** ± 0.071 | 0.625, 0.725 | 42.5 / 37.4 |"
     assert line in text and "8 of 8 trainings" in text and "they took 880 CPU-seconds" in text
     beyond, within = re.search(r"paired\): (.*)\.\n.*from chance: (.*)\.", text).groups()
     assert beyond == "none" and "flow, mask AP +0.050 ± 0.050" in within
 
 
-def test_sections_replace_their_own(scripts):
-    replace = scripts.recorded.replace_section
+def test_sections_replace_their_own():
+    replace = recorded.replace_section
     one = replace("", "First", ["a", ""])
     two = replace(one, "Second", ["b"])
-    assert two == f"{scripts.recorded.TITLE}\n## First\n\na\n\n## Second\n\nb\n"
+    assert two == f"{recorded.TITLE}\n## First\n\na\n\n## Second\n\nb\n"
     assert replace(replace(two, "First", ["c"]), "First", ["a"]) == two
 
 
-def test_what_was_done_by_another_command_is_done_again(scripts, tmp_path):
-    notebook = scripts.recorded.Notebook(tmp_path / "new" / "done.json")
-    assert notebook.find("row", ["how"]) is None
-    notebook.add("row", ["how"], entry())
-    again = scripts.recorded.Notebook(notebook.path)
+def test_what_was_done_by_another_command_is_done_again(tmp_path):
+    cache = recorded.ResultCache(tmp_path / "new" / "done.json")
+    assert cache.find("row", ["how"]) is None
+    cache.add("row", ["how"], entry())
+    again = recorded.ResultCache(cache.path)
     assert again.find("row", ["how"]) == {"how": ["how"], **entry()} and again.find("row", ["else"]) is None
 
 
-def test_a_command_that_fails_is_shown(scripts, tmp_path):
+def test_a_command_that_fails_is_shown(tmp_path):
     with pytest.raises(SystemExit, match=r"(?s)htc_tf\.train ended with 2.*--train_records"):
-        scripts.recorded.call(tmp_path / "log", "htc_tf.train", "--workdir", "none")
-    cpu, wall = scripts.recorded.call(tmp_path / "log", "htc_tf.train", "--help")
+        recorded.run_module(tmp_path / "log", "htc_tf.train", "--workdir", "none")
+    cpu, wall = recorded.run_module(tmp_path / "log", "htc_tf.train", "--help")
     assert cpu > 0 and wall > 0
