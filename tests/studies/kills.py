@@ -128,7 +128,7 @@ def compare(flags, folder, records, devices):
     startup = time.monotonic() - began
     finish(process, whole)
     rows = []
-    for _ in progress_bar(range(flags.kills), unit="kill", desc=f"{devices} replicas"):
+    for _ in progress_bar(range(flags.kills), unit="kill", desc=f"kills, {devices} replica{'s' * (devices > 1)}"):
         row = kill_once(start(flags, records, killed, devices), killed, moment, startup)
         if row is None:
             break
