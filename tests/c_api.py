@@ -1,10 +1,10 @@
-"""A SavedModel asked through TensorFlow's C API, in a process that never loads TensorFlow's Python.
+"""Runs a SavedModel through TensorFlow's C API, in a process that never loads TensorFlow's Python.
 
     python tests/c_api.py SAVED_MODEL REQUESTS.npz ANSWERS.npz
 
-TensorFlow Serving loads models by the same C++ code (`TF_LoadSessionFromSavedModel`). Loading alone proves little: an
-operation without a kernel is noticed only when it runs. REQUESTS has an array "i/signature/input" for each input of
-request i, bytes as dtype S with a byte added, since NumPy drops zeros at their ends; ANSWERS has "i/output".
+TensorFlow Serving loads models by the same C++ code (`TF_LoadSessionFromSavedModel`). Loading alone proves little: a
+missing kernel shows only when its operation runs. REQUESTS holds an array "i/signature/input" per input of request i,
+ANSWERS "i/output". Strings have dtype S and an extra byte at their end, because NumPy drops trailing zeros.
 """
 
 import ctypes
@@ -16,11 +16,11 @@ import numpy as np
 
 POINTER, STRING = ctypes.c_void_p, 7
 DTYPES = {1: np.float32, 3: np.int32, 4: np.uint8}
-STRING_SIZE = 24  # of a TF_TString
+STRING_SIZE = 24  # bytes of a TF_TString
 
 
-class End(ctypes.Structure):
-    """TF_Output: an operation and which of its outputs."""
+class Output(ctypes.Structure):
+    """TF_Output: an operation and the index of one of its outputs."""
 
     _fields_ = (("operation", POINTER), ("index", ctypes.c_int))
 
@@ -32,7 +32,7 @@ class Buffer(ctypes.Structure):
 
 
 def load_library():
-    """TensorFlow's C functions, of the installed wheel."""
+    """Returns the installed wheel's C library, with the signatures of the functions used here."""
     folder = Path(importlib.util.find_spec("tensorflow").origin).parent
     for name in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
         library = ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
@@ -64,7 +64,7 @@ def load_library():
 
 
 def fields(message):
-    """Yields (number, value) of a serialised protobuf message; values are ints or bytes."""
+    """Yields (field number, value) of a serialized protobuf message; values are ints or bytes."""
     position = 0
 
     def varint():
@@ -73,34 +73,34 @@ def fields(message):
         while True:
             byte = message[position]
             position += 1
-            number |= (byte & 127) << shift
+            number |= (byte & 127) << shift  # seven bits a byte, the lowest first
             shift += 7
             if byte < 128:
                 return number
 
     while position < len(message):
-        key = varint()
+        key = varint()  # the field's number, and in the last three bits its wire type
         if key & 7 == 0:
             yield key >> 3, varint()
             continue
-        length = {1: 8, 5: 4}.get(key & 7) or varint()
+        length = {1: 8, 5: 4}.get(key & 7) or varint()  # 64 bits, 32 bits, or a length that precedes the bytes
         yield key >> 3, message[position : position + length]
         position += length
 
 
 def signatures(meta_graph):
-    """{signature: ({input: tensor's name}, {output: tensor's name})} of a serialised MetaGraphDef."""
+    """Returns {signature: ({input: tensor name}, {output: tensor name})} of a serialized MetaGraphDef."""
     found = {}
     for number, entry in fields(meta_graph):
-        if number != 5:
+        if number != 5:  # MetaGraphDef.signature_def, a map: field 1 is the key, field 2 the SignatureDef
             continue
         entry = dict(fields(entry))
-        ends = {}, {}
+        names = {}, {}
         for kind, value in fields(entry[2]):
-            if kind in (1, 2):
+            if kind in (1, 2):  # maps of inputs and of outputs to a TensorInfo, whose field 1 is the tensor's name
                 value = dict(fields(value))
-                ends[kind - 1][value[1].decode()] = dict(fields(value[2]))[1].decode()
-        found[entry[1].decode()] = ends
+                names[kind - 1][value[1].decode()] = dict(fields(value[2]))[1].decode()
+        found[entry[1].decode()] = names
     return found
 
 
@@ -122,9 +122,9 @@ class Model:
         if self.library.TF_GetCode(status):
             raise RuntimeError(self.library.TF_Message(status).decode())
 
-    def end(self, name):
+    def output(self, name):
         operation, index = name.split(":")
-        return End(self.library.TF_GraphOperationByName(self.graph, operation.encode()), int(index))
+        return Output(self.library.TF_GraphOperationByName(self.graph, operation.encode()), int(index))
 
     def to_tensor(self, array):
         if array.dtype.kind == "S":
@@ -155,12 +155,12 @@ class Model:
         return np.frombuffer(content, DTYPES[code]).reshape(shape)
 
     def run(self, signature, inputs):
-        """{input: array} -> {output: array}; strings as in this file's first lines."""
+        """Returns {output: array} of {input: array}; strings as described at the top."""
         ins, outs = self.signatures[signature]
         count = len(inputs)
-        feeds = (End * count)(*[self.end(ins[name]) for name in inputs])
+        feeds = (Output * count)(*[self.output(ins[name]) for name in inputs])
         tensors = (POINTER * count)(*[self.to_tensor(value) for value in inputs.values()])
-        fetches = (End * len(outs))(*[self.end(name) for name in outs.values()])
+        fetches = (Output * len(outs))(*[self.output(name) for name in outs.values()])
         results, status = (POINTER * len(outs))(), self.library.TF_NewStatus()
         arguments = feeds, tensors, count, fetches, results, len(outs), None, 0, None, status
         self.library.TF_SessionRun(self.session, None, *arguments)

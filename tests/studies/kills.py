@@ -6,6 +6,7 @@ every step and every variable of the last checkpoint must be equal, bit for bit;
 
 import argparse
 import json
+import os
 import random
 import shutil
 import signal
@@ -104,6 +105,7 @@ def kill_once(process, run, moment, startup):
 
 def variables(run):
     """Returns {name: bytes} of the last checkpoint's variables."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     newest = str(run / "checkpoints" / newest_checkpoint(run)[0])
