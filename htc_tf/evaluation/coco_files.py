@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data import annotations as coco_file
 from htc_tf.errors import UserError
-from htc_tf.ops.rle_decoding import is_sound
+from htc_tf.ops.rle_decoding import is_valid_rle
 
 # Fields that every entry needs: whole numbers, but for the name.
 REQUIRED = {
@@ -60,7 +60,7 @@ def read_results(path):
         mask = result.get("segmentation")
         size = mask.get("size") if isinstance(mask, dict) else None
         if isinstance(size, list) and len(size) == 2:
-            if not is_sound(mask, *size):
+            if not is_valid_rle(mask, *size):
                 raise UserError(f"{path}: result {index}: its run lengths do not fill {_shown(size)} pixels; {RESULTS}")
             if isinstance(mask["counts"], list):
                 counts = coco_mask.frPyObjects(mask, *size)["counts"].decode()
@@ -171,9 +171,9 @@ def _read(path, advice, annotations_of):
         raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
     except UserError as error:
         raise UserError(f"{error}; {advice}") from error
-    coco_file.tidy(annotations_of(content), repairs)
+    coco_file.repair(annotations_of(content), repairs)
     for name, count in repairs.items():
-        print(f"{path}: repaired {count} times: {coco_file.REPAIRS[name]}", file=sys.stderr)
+        print(f"{path}: {count} repair{'s' * (count > 1)}: {coco_file.REPAIRS[name]}", file=sys.stderr)
     return content
 
 

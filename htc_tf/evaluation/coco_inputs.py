@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from htc_tf.data.annotations import MAX_OUTLINE, outline_length
 from htc_tf.errors import UserError
 from htc_tf.evaluation.coco_files import is_box, is_number, read_truth
-from htc_tf.ops.rle_decoding import is_sound
+from htc_tf.ops.rle_decoding import is_valid_rle
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 
@@ -91,7 +91,7 @@ def usable_annotations(case, kind, notes):
 def _drawable(segmentation, image, limit):
     """Whether pycocotools may draw it: run lengths that fill the image, or polygons near it."""
     if isinstance(segmentation, dict):
-        return is_sound(segmentation, image["height"], image["width"])
+        return is_valid_rle(segmentation, image["height"], image["width"])
     return (
         isinstance(segmentation, list)
         and bool(segmentation)

@@ -14,7 +14,7 @@ from htc_tf.inference.inputs import Unreadable
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.results import ImageResult
 from htc_tf.ops.paste import encode_masks
-from htc_tf.ops.rle_decoding import is_sound
+from htc_tf.ops.rle_decoding import is_valid_rle
 
 NEEDED = ("boxes", "scores", "classes", "class_names", "num_detections", "sizes", "status")
 
@@ -83,7 +83,7 @@ def read_masks(row, height, width):
     """The masks of one picture as COCO run lengths, from whichever output has them; None where none has."""
     if "masks_rle_bytes" in row:
         runs = [{"size": [height, width], "counts": bytes(counts)} for counts in row["masks_rle_bytes"]]
-        if not all(is_sound(run, height, width) for run in runs):
+        if not all(is_valid_rle(run, height, width) for run in runs):
             raise UserError(f"the model's answer is damaged: run lengths that do not fill {height} x {width} pixels")
         return [run | {"counts": run["counts"].decode()} for run in runs]
     if "masks_28" in row:

@@ -1,7 +1,6 @@
-"""Anchors: the fixed boxes that the RPN scores and shifts, the same for every image of a shape.
+"""Anchors: the fixed boxes that the RPN classifies and regresses, the same for every image of a shape.
 
-The pyramid's maps come before; the RPN head predicts one logit and four deltas for each anchor, and `matching`
-labels the anchors that lie inside the image. Centres lie on multiples of the stride, unrounded.
+Centers lie on multiples of the stride, without rounding.
 """
 
 import numpy as np
@@ -9,21 +8,37 @@ import tensorflow as tf
 
 
 def level_anchors(height, width, stride, scale=8.0, ratios=(0.5, 1.0, 2.0)):
-    """Anchors of one map: [height * width * R, 4] float32, in the order row, column, ratio.
+    """Generates the anchors of one feature map.
 
-    height, width: the map's shape, ints or scalar tensors. stride: pixels from one cell to the next.
-    An anchor covers (scale * stride)^2 square pixels; a ratio is its height / width. Source: `AnchorGenerator` of
-    mmdetection, centre offset 0 (https://github.com/open-mmlab/mmdetection).
+    Source: `AnchorGenerator` of mmdetection with center offset 0 (https://github.com/open-mmlab/mmdetection).
+
+    Args:
+        height, width: ints or [] tensors, the map's shape.
+        stride: pixels between neighboring cells.
+        scale: an anchor's area is (scale * stride)^2 square pixels.
+        ratios: R floats, height / width.
+
+    Returns:
+        [height * width * R, 4] float32, in the order row, column, ratio.
     """
     row = tf.cast(tf.range(height), tf.float32) * stride
     column = tf.cast(tf.range(width), tf.float32) * stride
     y, x = tf.meshgrid(row, column, indexing="ij")
-    centres = tf.stack([y, x, y, x], axis=-1)[:, :, None, :]
-    return tf.reshape(centres + _anchors_at_origin(stride, scale, ratios), [-1, 4])
+    centers = tf.stack([y, x, y, x], axis=-1)[:, :, None, :]  # [height, width, 1, 4]
+    return tf.reshape(centers + _anchors_at_origin(stride, scale, ratios), [-1, 4])
 
 
 def pyramid_anchors(shapes, strides, scale=8.0, ratios=(0.5, 1.0, 2.0)):
-    """Anchors of all maps, level after level: [A, 4]. shapes: (height, width) of each map, in the strides' order."""
+    """Generates the anchors of all pyramid levels, one level after the other.
+
+    Args:
+        shapes: (height, width) of each map.
+        strides: the maps' strides, in the same order.
+        scale, ratios: as in `level_anchors`.
+
+    Returns:
+        [A, 4] float32.
+    """
     levels = [
         level_anchors(height, width, stride, scale, ratios)
         for (height, width), stride in zip(shapes, strides, strict=True)
@@ -32,29 +47,41 @@ def pyramid_anchors(shapes, strides, scale=8.0, ratios=(0.5, 1.0, 2.0)):
 
 
 def inside(anchors, sizes):
-    """Which anchors [A, 4] lie inside each image: [B, A] bool. Touching the bottom or the right edge is outside.
+    """Selects the anchors inside each image; an anchor that touches the bottom or right edge is outside.
 
-    sizes: [B, 2], [height, width] of the images without their padding.
+    Args:
+        anchors: [A, 4] float32.
+        sizes: [B, 2], height and width of the images without their padding.
+
+    Returns:
+        [B, A] bool.
     """
-    positive = tf.reduce_all(anchors[:, :2] >= 0.0, axis=-1)
-    below = tf.reduce_all(anchors[:, 2:] < tf.cast(sizes, anchors.dtype)[:, None, :], axis=-1)
+    positive = tf.reduce_all(anchors[:, :2] >= 0.0, axis=-1)  # [A]
+    below = tf.reduce_all(anchors[:, 2:] < tf.cast(sizes, anchors.dtype)[:, None, :], axis=-1)  # [B, A]
     return positive & below
 
 
-def centred_inside(anchors, sizes, divisor=32):
-    """Which anchors [A, 4] have their centre inside each image padded to multiples of `divisor`: [B, A] bool.
+def center_inside(anchors, sizes, divisor=32):
+    """Selects the anchors whose center lies inside each image, padded to multiples of `divisor`.
 
-    The rest belongs to cells that are there only because another image of the batch is larger: mmdetection's
-    `valid_flags`. sizes: [B, 2], [height, width] of the images without their padding.
+    The other cells exist only because another image of the batch is larger: mmdetection's `valid_flags`.
+
+    Args:
+        anchors: [A, 4] float32.
+        sizes: [B, 2], height and width of the images without their padding.
+        divisor: int.
+
+    Returns:
+        [B, A] bool.
     """
     padded = tf.math.ceil(tf.cast(sizes, anchors.dtype) / divisor) * divisor
-    # Centres lie on multiples of the stride, 2 or more, and so does the border: one pixel covers what was rounded.
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    return tf.reduce_all(centres < padded[:, None, :] - 1.0, axis=-1)
+    # Centers and the border lie on multiples of the stride, which is 2 or more: one pixel covers rounding errors.
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    return tf.reduce_all(centers < padded[:, None, :] - 1.0, axis=-1)
 
 
 def _anchors_at_origin(stride, scale, ratios):
-    """[R, 4]. In float32 and in this order of multiplication, which decides ties of the IoU with an object."""
+    """Returns [R, 4], in float32 and in this order of products, which decides ties of the IoU with an object."""
     tall = np.sqrt(np.asarray(ratios, np.float32))
     wide = np.float32(1) / tall
     half_height = np.float32(0.5) * (np.float32(stride) * tall * np.float32(scale))

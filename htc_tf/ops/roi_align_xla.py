@@ -1,95 +1,96 @@
 """RoIAlign by gathers of static shape: compiles under XLA, forward and backward.
 
-`roi_align` comes before it, with RoIs in cells of their own level; the heads come after it. Its backward direction
-serves `roi_align_crop` too.
+Per axis a bin is a weighted sum of a few cells, its bilinear taps (`ops.roi_align_taps`); on both axes it is a sum over
+pairs of taps: T x T gathers, which XLA fuses into one loop without a temporary.
 
-The idea. Per axis a bin is a weighted sum of a few cells, its taps (`roi_align_taps`); over both axes it is a sum
-over pairs of taps: T x T gathers, which XLA fuses into one loop without a temporary.
+The number of taps of an adaptive RoI is known only at run time, but shapes must be static. So the RoIs are sorted by
+their number of taps and processed in chunks: loops with 3, 4 and 5 unrolled taps process the RoIs for which they
+suffice, and the last one repeats itself over blocks of 5 x 5 pairs until the largest RoI is complete. No number is
+capped.
 
-How many taps an adaptive RoI needs is known only at run time, but shapes must be static. So the RoIs are sorted by
-their need and taken in chunks: loops of 3, 4 and 5 taps each go as far as their taps suffice, and the last one
-repeats itself over blocks of 5 x 5 pairs until the largest RoI is done. Nothing is capped.
+The backward pass takes a few RoIs at a time, so that they stay in the cache, and adds to the cells that the forward
+pass has read, one row of taps after the other, one scatter after the other, into one map: no two threads write to the
+same cell, and on a CPU the result is the same from run to run. On a GPU a scatter adds atomically in any order;
+`tf.config.experimental.enable_op_determinism()` fixes the order. `ops.roi_align_crop` uses this backward pass, too.
 
-The gradient takes a few RoIs at a time, so that they stay in the cache, and adds what the forward direction read,
-row of taps after row, scatter after scatter, into one map: no two threads write to one cell, and on a CPU it is the
-same from run to run. On a GPU a scatter adds atomically in any order;
-`tf.config.experimental.enable_op_determinism()` fixes the order.
-
-Outside of jit_compile both directions are compiled islands in the graph, which on a CPU is faster than running the
-same operations one by one.
+Outside of jit_compile both passes are compiled islands in the graph, which on a CPU is faster than running the same
+operations one by one.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from htc_tf.ops.roi_align_taps import RoIs, count_taps, taps
+from htc_tf.ops.roi_align_taps import FlatRoIs, bilinear_taps, count_taps
 
-# Forward: RoIs at a time, enough work for several threads; and taps on each axis that are unrolled.
+# Forward: RoIs in a chunk, enough work for several threads; and numbers of taps per axis that are unrolled.
 _CHUNK = 32
 _TAPS = (3, 4, 5)
-# Backward: bins at a time, whose part of the gradient a core's own cache holds; and columns of taps unrolled.
+# Backward: bins in a chunk, whose part of the gradient fits into a core's own cache; and columns of taps unrolled.
 _BINS = 4 * 7 * 7
 _COLUMNS = 4
 
 
 class _Chunk(NamedTuple):
-    """RoIs of similar needs."""
+    """n RoIs with similar numbers of taps."""
 
-    members: tf.Tensor  # [n] int32, which
-    rois: RoIs
-    counts: tf.Tensor  # [n] float32: 1, but 0 for what only fills up the last chunk
-    needs: tf.Tensor  # [2] int32, how many taps on each axis any of them needs
+    members: tf.Tensor  # [n] int32, their indices
+    rois: FlatRoIs
+    counts: tf.Tensor  # [n] float32: 1, or 0 for the RoIs that fill up the last chunk
+    num_taps: tf.Tensor  # [2] int32, the largest number of taps on each axis
 
 
 def prepare(maps):
-    """Maps [B, h_l, w_l, C] of any float type -> all their cells [B, S, C] float32, and their sizes [L, 2] int32."""
+    """Flattens maps [B, h_l, w_l, C] of any float type to all cells [B, S, C] float32, and their sizes [L, 2] int32."""
     cells = [tf.reshape(tf.cast(m, tf.float32), [tf.shape(m)[0], -1, m.shape[-1]]) for m in maps]
     return tf.concat(cells, axis=1), tf.stack([tf.shape(m)[1:3] for m in maps])
 
 
-def pool(prepared, boxes, images, levels, output_size, sampling_ratio, finer=1):
-    """RoIAlign of a flat list of RoIs. The maps get a gradient, the boxes none.
+def pool(prepared, boxes, images, levels, output_size, sampling_ratio, oversampling=1):
+    """Computes RoIAlign of a flat list of RoIs, with a gradient to the maps and none to the boxes.
 
-    XLA refuses to gather from nothing, so there may be no RoI only if that is known when traced.
+    The list may be empty only if its length is static, because XLA refuses to gather from an empty tensor.
 
     Args:
-      prepared: what `prepare` returns.
-      boxes: [R, 4] in cells of the RoI's level.
-      images: [R] int32, the RoI's image.
-      levels: [R] int32, the RoI's map.
-      output_size: P.
-      sampling_ratio: samples per bin and axis; 0: as many as a bin has cells, rounded up.
-      finer: as of `sampling.count_samples`.
+        prepared: the result of `prepare`.
+        boxes: [R, 4] in cells of the RoI's level.
+        images: [R] int32, index of the RoI's image.
+        levels: [R] int32, index of the RoI's map.
+        output_size: P.
+        sampling_ratio: int, samples per bin and axis; 0 is adaptive, the number of cells in a bin, rounded up.
+        oversampling: as in `roi_align_taps.count_samples`.
 
     Returns:
-      [R, P, P, C] float32.
+        [R, P, P, C] float32.
     """
-    cells, sizes = prepared
-    level_starts = tf.cumsum(tf.reduce_prod(sizes, axis=-1), exclusive=True)
-    starts = images * tf.shape(cells)[1] + tf.gather(level_starts, levels)
-    sizes = tf.gather(sizes, levels)
-    rois = RoIs(boxes, sizes, starts, sizes[:, 1])
+    cells, sizes = prepared  # [B, S, C], [L, 2]
+    level_starts = tf.cumsum(tf.reduce_prod(sizes, axis=-1), exclusive=True)  # [L]
+    starts = images * tf.shape(cells)[1] + tf.gather(level_starts, levels)  # [R], in the list of B S cells
+    sizes = tf.gather(sizes, levels)  # [R, 2]
+    rois = FlatRoIs(boxes, sizes, starts, sizes[:, 1])
 
     @tf.custom_gradient
     def pooled(cells):
         def gradient(upstream):
-            return tf.reshape(scatter(upstream, tf.shape(cells)[0], rois, sampling_ratio, finer), tf.shape(cells))
+            summed = scatter(upstream, tf.shape(cells)[0], rois, sampling_ratio, oversampling)
+            return tf.reshape(summed, tf.shape(cells))
 
-        return _gather(cells, rois, output_size, sampling_ratio, finer), gradient
+        return _gather(cells, rois, output_size, sampling_ratio, oversampling), gradient
 
-    return pooled(tf.reshape(cells, [-1, cells.shape[-1]]))
+    return pooled(tf.reshape(cells, [-1, cells.shape[-1]]))  # of [B S, C]
 
 
 @tf.function(jit_compile=True)
-def _gather(cells, rois, output_size, sampling_ratio, finer):
-    """The forward direction: [S, C] -> [R, P, P, C]."""
+def _gather(cells, rois, output_size, sampling_ratio, oversampling):
+    """Computes the forward pass: features [R, P, P, C] from all cells [B S, C]."""
 
     def sum_pairs(row_taps, column_taps):
+        """Sums the weighted cells over all pairs of taps, (cells, weights) [n, P, T] each: [n, P, P, C]."""
         total = 0.0
-        columns, column_weights = (tf.unstack(field, axis=-1) for field in column_taps)
+        columns, column_weights = (tf.unstack(field, axis=-1) for field in column_taps)  # T of [n, P]
         for row, row_weight in zip(*(tf.unstack(field, axis=-1) for field in row_taps), strict=True):
             pairs = zip(columns, column_weights, strict=True)
+            # Index [n, P, 1] + [n, 1, P]: the cell of each bin that this pair of taps reads; [n, P, P, C] gathered.
             part = [w[:, None, :, None] * tf.gather(cells, row[:, :, None] + column[:, None]) for column, w in pairs]
             total += row_weight[:, :, None, None] * tf.add_n(part)
         return total
@@ -98,22 +99,26 @@ def _gather(cells, rois, output_size, sampling_ratio, finer):
     if rois.starts.shape[0] == 0:
         return tf.zeros([total, output_size, output_size, cells.shape[-1]])
     if sampling_ratio:
-        return sum_pairs(*(taps(rois, axis, output_size, sampling_ratio, 0, 2 * sampling_ratio) for axis in (0, 1)))
-    needs, widest = count_taps(rois, output_size, sampling_ratio, finer), _TAPS[-1]
-    most, blocks = tf.reduce_max(needs, axis=-1), -(-needs // widest)
-    order_by = tf.where(most <= widest, most, widest + blocks[:, 0] * (tf.reduce_max(blocks) + 1) + blocks[:, 1])
-    chunk_of, needs = _cut(rois, needs, order_by, _CHUNK)
+        width = 2 * sampling_ratio
+        return sum_pairs(*(bilinear_taps(rois, axis, output_size, sampling_ratio, 0, width) for axis in (0, 1)))
+    num_taps, widest = count_taps(rois, output_size, sampling_ratio, oversampling), _TAPS[-1]  # [R, 2]
+    # RoIs are sorted by their number of taps, those with more than the widest loop by their blocks of rows and columns.
+    most, blocks = tf.reduce_max(num_taps, axis=-1), -(-num_taps // widest)  # [R], [R, 2]
+    sort_key = tf.where(most <= widest, most, widest + blocks[:, 0] * (tf.reduce_max(blocks) + 1) + blocks[:, 1])
+    chunk_of, num_taps = _split(rois, num_taps, sort_key, _CHUNK)  # num_taps is now [chunks, 2]
 
-    def take(number, pooled, width):
+    def add_chunk(number, pooled, width):
+        """Adds a chunk's features to pooled [R, P, P, C], with blocks of width x width taps."""
         chunk = chunk_of(number)
-        blocks = -(-chunk.needs // width) if width == widest else (1, 1)
+        blocks = -(-chunk.num_taps // width) if width == widest else (1, 1)
 
         def add_block(block, pooled):
-            firsts = block // blocks[1] * width, block % blocks[1] * width
+            firsts = block // blocks[1] * width, block % blocks[1] * width  # the first tap on each axis
             (rows, row_weights), columns = (
-                taps(chunk.rois, axis, output_size, 0, first, width, finer) for axis, first in enumerate(firsts)
+                bilinear_taps(chunk.rois, axis, output_size, 0, first, width, oversampling)
+                for axis, first in enumerate(firsts)
             )
-            part = sum_pairs((rows, row_weights * chunk.counts[:, None, None]), columns)
+            part = sum_pairs((rows, row_weights * chunk.counts[:, None, None]), columns)  # [n, P, P, C]
             return block + 1, tf.tensor_scatter_nd_add(pooled, chunk.members[:, None], part)
 
         if width < widest:
@@ -122,62 +127,87 @@ def _gather(cells, rois, output_size, sampling_ratio, finer):
 
     number, pooled = 0, tf.zeros([total, output_size, output_size, cells.shape[-1]])
     for width in _TAPS:
-        enough = (tf.reduce_max(needs, axis=-1) <= width) | (width == widest)
+        # Chunks are sorted: this loop ends before the first one that needs more taps.
+        enough = (tf.reduce_max(num_taps, axis=-1) <= width) | (width == widest)
         end = tf.reduce_sum(tf.cast(enough, tf.int32))
         number, pooled = tf.while_loop(
             lambda number, _, end=end: number < end,
-            lambda number, pooled, width=width: take(number, pooled, width),
+            lambda number, pooled, width=width: add_chunk(number, pooled, width),
             (number, pooled),
         )
     return pooled
 
 
 @tf.function(jit_compile=True)
-def scatter(upstream, count, rois, sampling_ratio, finer=1):
-    """The backward direction: gradients [R, P, P, C] of the pooled -> [count, C] of all cells."""
+def scatter(upstream, count, rois, sampling_ratio, oversampling=1):
+    """Computes the backward pass.
+
+    Args:
+        upstream: [R, P, P, C], gradient of the features.
+        count: [] int32, number of cells.
+        rois: FlatRoIs.
+        sampling_ratio, oversampling: as in `pool`.
+
+    Returns:
+        [count, C], gradient of all cells.
+    """
     summed = tf.zeros([count, upstream.shape[-1]])
     if rois.starts.shape[0] == 0:
         return summed
     output_size = upstream.shape[1]
-    needs = count_taps(rois, output_size, sampling_ratio, finer)
-    order_by = -(-needs[:, 1] // _COLUMNS) * (tf.reduce_max(needs[:, 0]) + 1) + needs[:, 0]
-    chunk_of, needs = _cut(rois, needs, order_by, max(_BINS // output_size**2, 1))
+    num_taps = count_taps(rois, output_size, sampling_ratio, oversampling)  # [R, 2]
+    # Sorted by blocks of columns, then by rows: the loops below end with the largest number in the chunk.
+    sort_key = -(-num_taps[:, 1] // _COLUMNS) * (tf.reduce_max(num_taps[:, 0]) + 1) + num_taps[:, 0]
+    chunk_of, num_taps = _split(rois, num_taps, sort_key, max(_BINS // output_size**2, 1))
 
-    def take(number, summed):
+    def add_chunk(number, summed):
         chunk = chunk_of(number)
-        part = tf.gather(upstream, chunk.members) * chunk.counts[:, None, None, None]
+        part = tf.gather(upstream, chunk.members) * chunk.counts[:, None, None, None]  # [n, P, P, C]
 
         def add_columns(first, summed):
-            columns, column_weights = taps(chunk.rois, 1, output_size, sampling_ratio, first, _COLUMNS, finer)
+            columns, column_weights = bilinear_taps(
+                chunk.rois, 1, output_size, sampling_ratio, first, _COLUMNS, oversampling
+            )  # [n, P, _COLUMNS] each
 
             def add_row(row, summed):
-                rows, row_weights = taps(chunk.rois, 0, output_size, sampling_ratio, row, 1, finer)
-                part_of_row = part * row_weights[..., None]
+                rows, row_weights = bilinear_taps(chunk.rois, 0, output_size, sampling_ratio, row, 1, oversampling)
+                part_of_row = part * row_weights[..., None]  # [n, P, P, C] * [n, P, 1, 1]
                 for column, weight in zip(
                     tf.unstack(columns, axis=-1), tf.unstack(column_weights, axis=-1), strict=True
                 ):
+                    # [n, P, 1] + [n, 1, P]: the cell of each bin; values [n, P, P, C].
                     cells, values = rows + column[:, None], part_of_row * weight[:, None, :, None]
                     summed = tf.tensor_scatter_nd_add(summed, cells[..., None], values)
                 return row + 1, summed
 
-            return first + _COLUMNS, tf.while_loop(lambda row, _: row < chunk.needs[0], add_row, (0, summed))[1]
+            return first + _COLUMNS, tf.while_loop(lambda row, _: row < chunk.num_taps[0], add_row, (0, summed))[1]
 
-        return number + 1, tf.while_loop(lambda first, _: first < chunk.needs[1], add_columns, (0, summed))[1]
+        return number + 1, tf.while_loop(lambda first, _: first < chunk.num_taps[1], add_columns, (0, summed))[1]
 
-    return tf.while_loop(lambda number, _: number < tf.shape(needs)[0], take, (0, summed))[1]
+    return tf.while_loop(lambda number, _: number < tf.shape(num_taps)[0], add_chunk, (0, summed))[1]
 
 
-def _cut(rois, needs, order_by, size):
-    """Cuts the RoIs, in the order of a key, into chunks of one size: a function number -> _Chunk; their needs."""
+def _split(rois, num_taps, sort_key, size):
+    """Splits the RoIs, sorted by a key, into chunks of the same size.
+
+    Args:
+        rois: FlatRoIs.
+        num_taps: [R, 2] int32.
+        sort_key: [R] int32.
+        size: int, RoIs in a chunk.
+
+    Returns:
+        A function from a chunk's number to its _Chunk; and [chunks, 2] int32, each chunk's largest numbers of taps.
+    """
     total = tf.size(rois.starts)
     chunks = -(-total // size)
-    order = tf.argsort(order_by, stable=True)
-    order = tf.reshape(tf.pad(order, [[0, chunks * size - total]]), [chunks, size])
+    order = tf.argsort(sort_key, stable=True)
+    order = tf.reshape(tf.pad(order, [[0, chunks * size - total]]), [chunks, size])  # padded with RoI 0
     counts = tf.reshape(tf.cast(tf.range(chunks * size) < total, tf.float32), [chunks, size])
-    needs = tf.reduce_max(tf.gather(needs, order), axis=1)
+    num_taps = tf.reduce_max(tf.gather(num_taps, order), axis=1)  # [chunks, 2]
 
     def chunk_of(number):
-        members, chunk_counts, chunk_needs = (tf.gather(field, number) for field in (order, counts, needs))
-        return _Chunk(members, RoIs(*(tf.gather(field, members) for field in rois)), chunk_counts, chunk_needs)
+        members, chunk_counts, chunk_taps = (tf.gather(field, number) for field in (order, counts, num_taps))
+        return _Chunk(members, FlatRoIs(*(tf.gather(field, members) for field in rois)), chunk_counts, chunk_taps)
 
-    return chunk_of, needs
+    return chunk_of, num_taps

@@ -15,7 +15,7 @@ import tensorflow as tf
 from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.data.input import named_errors
 from htc_tf.models.mask_head import mask_information_flow
-from htc_tf.ops.grouped_convolution import one_operation
+from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.guard import flatten
 from htc_tf.training.start import load_records
 
@@ -90,7 +90,7 @@ def trace(experiment, model, batch):
         return [loss.total for loss in losses.values()], run_mask_heads(model, model.roi_sampler.mask_limit, True)
 
     detection = trace_detection(model, height, width)
-    with one_operation():
+    with native_grouped_convolution():
         training = tf.function(learn, autograph=False).get_concrete_function(one).graph
     return {"detection": detection, "training, forward": training}
 
@@ -102,7 +102,7 @@ def trace_detection(model, height, width):
         return model.infer(images, sizes), run_mask_heads(model, model.postprocess.keep, False)
 
     specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
-    with one_operation():
+    with native_grouped_convolution():
         return tf.function(detect, autograph=False).get_concrete_function(*specs).graph
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import count_bytes, optimizer_variables
-from htc_tf.ops.grouped_convolution import one_operation
+from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.dry_run import KEPT, PROGRAM, run_mask_heads
 
 REPLICA = 0.7e9  # the graph and the buffers of each further replica, measured
@@ -50,7 +50,7 @@ def estimate_memory(experiment, model, optimizer, strategy):
         return model.extract_pyramid(images, sizes), masks
 
     specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
-    with one_operation():
+    with native_grouped_convolution():
         graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
     results = [op.outputs[0] for op in graph.get_operations() if op.type in KEPT]
     image = count_bytes(x for x in results if x.shape.is_fully_defined() and not is_overwritten(x))

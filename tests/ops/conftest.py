@@ -1,4 +1,4 @@
-"""The fixtures `compare` and `reference` of tests/studies/parity.py."""
+"""Fixtures `compare` and `reference` from tests/studies/parity.py."""
 
 import runpy
 from pathlib import Path

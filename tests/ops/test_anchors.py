@@ -1,4 +1,4 @@
-"""Anchors of maps small enough to write down, and mmdetection's, to the last bit."""
+"""Anchors of small maps written out by hand, and mmdetection's, to the last bit."""
 
 import numpy as np
 import pytest
@@ -75,11 +75,11 @@ def test_inside_equals_mmdetection(reference, compare):
     assert result[0].sum() < result[1].sum()
 
 
-def test_centred_inside_leaves_out_the_batch_s_padding():
-    """Of an image of 33 x 60 in a batch of 96 x 96, rows to 64 and columns to 64 take part, at every stride."""
+def test_center_inside_leaves_out_the_batch_s_padding():
+    """For an image of 33 x 60 in a batch of 96 x 96, rows and columns up to 64 count, at every stride."""
     shapes, strides = [(24, 24), (12, 12), (3, 3)], [4, 8, 32]
     given = anchors.pyramid_anchors(shapes, strides)
-    result = tf.function(anchors.centred_inside, jit_compile=True)(given, tf.constant([[33.0, 60.0], [96.0, 65.0]]))
+    result = tf.function(anchors.center_inside, jit_compile=True)(given, tf.constant([[33.0, 60.0], [96.0, 65.0]]))
     expected = [
         np.concatenate(
             [

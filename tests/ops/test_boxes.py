@@ -1,4 +1,4 @@
-"""Overlaps to the last bit, encode and decode as inverses and equal to mmdetection, padding without NaN."""
+"""IoU to the last bit, encode and decode as inverses and equal to mmdetection, padding without NaN."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import tensorflow as tf
 
 from htc_tf.ops import boxes
 
-WAYS = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
+MODES = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=MODES)
 def compiled(request):
-    return WAYS[request.param]
+    return MODES[request.param]
 
 
 def yxyx(array):
-    """The reference's x, y order to ours, for boxes and deltas alike."""
+    """Converts the reference's x, y order to y, x, for boxes and deltas alike."""
     return tf.constant(array[..., [1, 0, 3, 2]])
 
 
@@ -58,7 +58,7 @@ def test_iou_equals_mmdetection_to_the_last_bit(reference, compiled, compare):
 
 
 def test_iou_rounds_the_same_compiled_or_not():
-    # Without the maximum at the areas 2,306 of these 150,000 differ on a CPU.
+    # Without the maximum of the areas 2,306 of these 150,000 differ on a CPU.
     a, b = random_boxes(3000), random_boxes(50, seed=1)
     np.testing.assert_array_equal(boxes.iou(a, b), tf.function(boxes.iou, jit_compile=True)(a, b))
 
@@ -72,16 +72,16 @@ def test_clip(compiled):
 
 
 def test_encode_golden():
-    # Centre (20, 40) to (22, 35); height 20 to 40, width 40 to 20.
+    # Center (20, 40) to (22, 35); height 20 to 40, width 40 to 20.
     deltas = boxes.encode([[2.0, 25.0, 42.0, 45.0]], [[10.0, 20.0, 30.0, 60.0]], (0.1, 0.1, 0.2, 0.2))
     np.testing.assert_allclose(deltas, [[1.0, -1.25, np.log(2) / 0.2, -np.log(2) / 0.2]], rtol=1e-6)
 
 
-def test_stds_are_in_the_order_of_the_box():
+def test_target_stds_are_in_the_order_of_the_box():
     reference, target_stds = tf.constant([[0.0, 0.0, 10.0, 10.0]]), (0.1, 0.2, 0.3, 0.4)
     decoded = boxes.decode([[1.0, 1.0, 1.0, 1.0]], reference, target_stds)
-    centre, size = np.array([6, 7]), 10 * np.exp([0.3, 0.4])
-    np.testing.assert_allclose(decoded, [[*(centre - size / 2), *(centre + size / 2)]], rtol=1e-5)
+    center, size = np.array([6, 7]), 10 * np.exp([0.3, 0.4])
+    np.testing.assert_allclose(decoded, [[*(center - size / 2), *(center + size / 2)]], rtol=1e-5)
     np.testing.assert_allclose(boxes.encode(decoded, reference, target_stds), [[1, 1, 1, 1]], rtol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_decode_limits_the_change_of_size(compiled):
     np.testing.assert_allclose(decoded, [[8 - 500, 8 - 0.128, 8 + 500, 8 + 0.128]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("stds", range(4))
+@pytest.mark.parametrize("target_stds", range(4))
 def test_coder_equals_mmdetection(reference, compiled, compare, target_stds):
     arrays = reference("op_box_coder")
     priors, truth, deltas = (yxyx(arrays[name]) for name in ("priors", "gts", "deltas"))

@@ -1,4 +1,4 @@
-"""A convolution's gradients against TensorFlow's own, whole and in strips."""
+"""Gradients of convolutions against TensorFlow's own, whole and in strips."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_value_and_gradients_are_tensorflow_s(side, compiled):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-# Strips of 1, 2, 3 and 4 of 7 rows, of 45 numbers each: narrower than the margin, and with a rest or without.
+# Strips of 1, 2, 3 and 4 of 7 rows, of 45 numbers each: narrower than the margin, and with a remainder or without.
 @pytest.mark.parametrize("rows", (1, 2, 3, 4, 7, 9))
 @pytest.mark.parametrize("side", (3, 5))
 def test_strips_add_up_to_the_whole(rows, side):
@@ -44,16 +44,16 @@ def test_strips_add_up_to_the_whole(rows, side):
     np.testing.assert_allclose(strips, whole, atol=1e-12)
 
 
-def test_what_is_unrolled_is_small_though_the_map_is_large():
-    """P2 of 800 x 1344 is taken ten times; a map of unknown size, and one of P3's size, at once."""
+def test_unrolled_strips_of_a_large_map_are_small():
+    """P2 of 800 x 1344 is processed in ten strips; a map of unknown size, and one of P3's size, in one."""
 
-    def pieces(height, width):
+    def strips(height, width):
         x = tf.TensorSpec([1, height, width, 256])
         traced = tf.function(lambda x, u: kernel_gradient(x, u, [3, 3, 256, 256])).get_concrete_function(x, x)
         return [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "Conv2DBackpropFilter"]
 
-    assert pieces(100, 168) == [[1, 100, 168, 256]] and len(pieces(None, None)) == 1
-    large = pieces(200, 336)
+    assert strips(100, 168) == [[1, 100, 168, 256]] and len(strips(None, None)) == 1
+    large = strips(200, 336)
     assert len(large) == 10 and all(shape[1] * shape[2] * 9 * 256 <= 1.1 * convolution._STRIP for shape in large)
 
 

@@ -1,4 +1,4 @@
-"""Deformable convolution against a float64 second way, tap by tap as mmcv's kernels define it, and numbers by hand."""
+"""Deformable convolution: against float64 loops over the taps as in mmcv's kernels, and numbers by hand."""
 
 import itertools
 
@@ -12,14 +12,14 @@ SIZE = (5, 6)
 
 
 def corners(place, size):
-    """On one axis: (cell, weight, the weight's derivative by the place) of the cells on the map around a place."""
+    """Returns (cell, weight, derivative of the weight) of the cells around a position, on one axis."""
     low = int(np.floor(place))
     above = place - low
     return [(c, w, d) for c, w, d in ((low, 1 - above, -1.0), (low + 1, above, 1.0)) if 0 <= c < size]
 
 
-def second_way(x, offsets, mask, kernel, stride, groups, upstream):
-    """Value and gradients of x, offsets, mask and kernel: every tap by itself."""
+def reference_result(x, offsets, mask, kernel, stride, groups, upstream):
+    """Computes the value and the gradients of x, offsets, mask and kernel, tap by tap."""
     _, height, width, channels = x.shape
     side, _, inputs, outputs = kernel.shape
     deform_groups = offsets.shape[-1] // (2 * side**2)
@@ -57,13 +57,13 @@ def second_way(x, offsets, mask, kernel, stride, groups, upstream):
 
 
 def draw(stride, groups, deform_groups, side=3, channels=8, outputs=4):
-    """x, offsets, mask, kernel, upstream: float32's numbers. Some offsets are whole, some lead far outside."""
+    """Returns x, offsets, mask, kernel, upstream in float32. Some offsets are whole, some lead far outside."""
     random = np.random.default_rng(stride + 10 * groups)
     count = [-(-s // stride) for s in SIZE]
     offsets = 2 * random.standard_normal((2, *count, deform_groups * 2 * side**2))
     choice = random.uniform(size=offsets.shape)
     offsets = np.where(choice < 0.3, np.round(offsets), np.where(choice < 0.33, 1e6 * offsets, offsets))
-    offsets[0, 0] = 0  # the first row's upper taps lie at -1, where nothing is learnt
+    offsets[0, 0] = 0  # the first row's upper taps lie at -1, where the gradient is zero
     arrays = (
         random.standard_normal((2, *SIZE, channels)),
         offsets,
@@ -83,7 +83,7 @@ def test_value_and_gradients(version, stride, groups, deform_groups, compiled):
     if version == 1:
         mask[:] = 1
     wide = (a.astype(np.float64) for a in (x, offsets, mask, kernel))
-    expected = second_way(*wide, stride, groups, upstream.astype(np.float64))
+    expected = reference_result(*wide, stride, groups, upstream.astype(np.float64))
 
     @tf.function(jit_compile=compiled, autograph=False)
     def run(x, offsets, mask, kernel, upstream):
@@ -100,16 +100,16 @@ def test_value_and_gradients(version, stride, groups, deform_groups, compiled):
     assert np.abs(expected[2]).max() > 1 and (expected[2][0, 0, :, 0] == 0).all()
 
 
-def test_the_second_way_by_differences():
-    """Its gradients are what its values change by."""
+def test_the_loops_by_differences():
+    """Checks the gradients of the loops by finite differences."""
     x, offsets, mask, kernel, upstream = (a.astype(np.float64) for a in draw(2, 2, 2))
-    offsets += 0.01 * (offsets == np.round(offsets))  # a whole place has two slopes
+    offsets += 0.01 * (offsets == np.round(offsets))  # a whole position has two slopes
     arguments = [x, offsets, kernel, mask]
 
     def total(x, offsets, kernel, mask):
-        return np.sum(second_way(x, offsets, mask, kernel, 2, 2, upstream)[0] * upstream)
+        return np.sum(reference_result(x, offsets, mask, kernel, 2, 2, upstream)[0] * upstream)
 
-    gradients = second_way(x, offsets, mask, kernel, 2, 2, upstream)[1:]
+    gradients = reference_result(x, offsets, mask, kernel, 2, 2, upstream)[1:]
     random = np.random.default_rng(0)
     for number, gradient in enumerate(gradients):
         direction = random.standard_normal(gradient.shape)
@@ -121,7 +121,7 @@ def test_the_second_way_by_differences():
 
 
 def test_golden_ramp():
-    """On the ramp 10 y + x a tap's value is its place's; one tap of the kernel alone counts."""
+    """On the ramp 10 y + x a tap's value shows its position; only one tap of the kernel is not zero."""
     ramp = tf.constant((10.0 * np.arange(4)[:, None] + np.arange(4))[None, ..., None], tf.float32)
     kernel, offsets, mask = np.zeros((3, 3, 1, 1)), np.zeros((1, 4, 4, 18)), np.full((1, 4, 4, 9), 0.5)
     kernel[0, 2] = 1  # up and right: the third tap
@@ -152,7 +152,7 @@ def test_taps_that_do_not_move_make_an_ordinary_convolution(stride):
 
 
 def test_shapes_may_be_unknown_when_traced_and_types_narrow():
-    """In bfloat16, in one trace for all sizes, and the gradient is the same every time."""
+    """In bfloat16, in one trace for all sizes, with the same gradient every time."""
     flat = tf.TensorSpec([None, None, None, 8], tf.bfloat16), tf.TensorSpec([None, None, None, 18], tf.bfloat16)
 
     @tf.function(input_signature=flat, autograph=False)

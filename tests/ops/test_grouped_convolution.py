@@ -1,14 +1,14 @@
-"""Convolution in groups against each group convolved by itself, in float64."""
+"""Grouped convolution against a separate convolution of each group, in float64."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.ops.grouped_convolution import grouped_conv2d, one_operation
+from htc_tf.ops.grouped_convolution import grouped_conv2d, native_grouped_convolution
 
 
-def second_way(x, kernel, stride, groups, upstream):
-    """Value and gradients, "VALID": for every tap of every group a product of matrices."""
+def reference_result(x, kernel, stride, groups, upstream):
+    """Computes value and gradients, "VALID": a matrix product for every tap of every group."""
     side, _, inputs, outputs = kernel.shape
     value, x_gradient, kernel_gradient = np.zeros(upstream.shape), np.zeros(x.shape), np.zeros(kernel.shape)
     _, height, width, _ = upstream.shape
@@ -26,7 +26,7 @@ def second_way(x, kernel, stride, groups, upstream):
     return value, x_gradient, kernel_gradient
 
 
-# Blocks: one of two groups, two of two, three of one, as wide inside as outside or not.
+# Blocks: one of two groups, two of two, three of one, with equal or different numbers of inputs and outputs.
 @pytest.mark.parametrize(
     "inputs, outputs, groups, stride", [(32, 32, 2, 1), (64, 32, 4, 2), (120, 12, 3, 1), (24, 48, 6, 2)]
 )
@@ -35,7 +35,7 @@ def test_value_and_gradients(inputs, outputs, groups, stride):
     x = random.standard_normal((2, 7, 9, inputs))
     kernel = random.standard_normal((3, 3, inputs // groups, outputs))
     upstream = random.standard_normal((2, *((side - 3) // stride + 1 for side in (7, 9)), outputs))
-    expected = second_way(x, kernel, stride, groups, upstream)
+    expected = reference_result(x, kernel, stride, groups, upstream)
 
     def run(x, kernel, upstream):
         with tf.GradientTape() as tape:
@@ -49,9 +49,9 @@ def test_value_and_gradients(inputs, outputs, groups, stride):
             np.testing.assert_allclose(array, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_one_operation_gives_the_same():
+def test_native_grouped_convolution_is_one_operation():
     x, kernel = tf.random.stateless_normal([1, 6, 6, 48], (0, 1)), tf.random.stateless_normal([3, 3, 4, 48], (0, 2))
-    with one_operation():
+    with native_grouped_convolution():
         graph = tf.function(lambda: grouped_conv2d(x, kernel, 1, 12, "SAME"))
         value = graph()
     assert [op.type for op in graph.get_concrete_function().graph.get_operations()].count("Conv2D") == 1

@@ -1,4 +1,4 @@
-"""The elementary losses by hand, and as the terms of mmdetection's losses."""
+"""Elementary losses: by hand, and against the terms of mmdetection's losses."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import tensorflow as tf
 
 from htc_tf.ops import losses
 
-WAYS = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
+MODES = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=MODES)
 def compiled(request):
-    return WAYS[request.param]
+    return MODES[request.param]
 
 
 def test_sigmoid_cross_entropy_golden():

@@ -1,4 +1,4 @@
-"""Mask targets and pasting against mmdetection, against plain loops over samples, and on grids known by heart."""
+"""Mask targets and pasting: against mmdetection, against plain loops over samples, and on simple grids."""
 
 import numpy as np
 import pytest
@@ -6,20 +6,20 @@ import tensorflow as tf
 
 from htc_tf.ops import masks
 
-WAYS = {
+MODES = {
     "eager": lambda f: f,
     "graph": lambda f: tf.function(f, autograph=False),
     "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
 }
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=MODES)
 def compiled(request):
-    return WAYS[request.param]
+    return MODES[request.param]
 
 
 def roi_align(mask, start, end, size):
-    """RoIAlign of one mask as mmcv's loops compute it. start, end: (y, x) in cells, edges of the box."""
+    """Computes RoIAlign of one mask as mmcv's loops do. start, end: (y, x) in cells, edges of the box."""
     bins = (np.asarray(end) - np.asarray(start)) / size
     count = np.ceil(bins).astype(int)
     out = np.zeros((size, size))
@@ -42,7 +42,7 @@ def bilinear(mask, y, x):
 
 
 def blobs(*shape, seed=0):
-    """Coverage of smooth shapes, [..., h, w] uint8."""
+    """Returns the coverage of smooth shapes, [..., h, w] uint8."""
     height, width = shape[-2:]
     waves = np.random.RandomState(seed).uniform(-3, 3, (4, *shape[:-2], 1, 1))
     y, x = np.linspace(0, 2, height)[:, None], np.linspace(0, 2, width)
@@ -54,26 +54,26 @@ def test_targets_equal_mmdetection(reference, compiled, compare):
     arrays = reference("op_mask_target")
     height, width = arrays["shape"]
     bitmaps = 255 * np.unpackbits(arrays["gt_masks"], axis=-1)[None, ..., :width]
-    frames = np.tile(np.float32([0, 0, height, width]), (1, len(bitmaps[0]), 1))
+    crop_boxes = np.tile(np.float32([0, 0, height, width]), (1, len(bitmaps[0]), 1))
     boxes, matches = arrays["rois"][None][..., [1, 0, 3, 2]], arrays["inds"][None].astype(np.int32)
-    targets = compiled(masks.mask_targets)(*map(tf.constant, (bitmaps, frames, boxes, matches)))
+    targets = compiled(masks.mask_targets)(*map(tf.constant, (bitmaps, crop_boxes, boxes, matches)))
     compare("mask targets", targets[0], np.unpackbits(arrays["target"], axis=-1)[..., :28])
     assert 0.2 < targets.numpy().mean() < 0.8
 
 
-def test_target_of_the_frame_itself_is_the_mask(compiled):
+def test_target_of_the_crop_box_itself_is_the_mask(compiled):
     mask = np.random.RandomState(0).randint(0, 2, (2, 3, 28, 28), np.uint8)
-    frames = np.float32([[[5, 7, 33, 35], [100, 20, 156, 76], [0, 0, 7, 14]]] * 2)
+    crop_boxes = np.float32([[[5, 7, 33, 35], [100, 20, 156, 76], [0, 0, 7, 14]]] * 2)
     matches = np.int32([[2, 0, 1, 0], [1, 1, 0, 2]])
-    boxes = np.take_along_axis(frames, matches[..., None], axis=1)
-    targets = compiled(masks.mask_targets)(*map(tf.constant, (255 * mask, frames, boxes, matches)))
+    boxes = np.take_along_axis(crop_boxes, matches[..., None], axis=1)
+    targets = compiled(masks.mask_targets)(*map(tf.constant, (255 * mask, crop_boxes, boxes, matches)))
     assert targets.dtype == tf.float32
     np.testing.assert_array_equal(targets, np.take_along_axis(mask, matches[..., None, None], axis=1))
 
 
 BOXES = np.float32(
     [
-        [40, 60, 90, 160],  # the frame
+        [40, 60, 90, 160],  # the crop box
         [50, 80, 62, 101],  # a small part: fewer cells than bins
         [50.3, 80.2, 50.4, 80.3],  # inside one cell
         [30.5, 45.1, 97.3, 171.9],  # somewhat larger
@@ -87,13 +87,13 @@ BOXES = np.float32(
 
 def test_targets_equal_plain_sampling(compiled):
     mask = blobs(18, 31)
-    frame, count = np.float32([40, 60, 90, 160]), len(BOXES)
-    coverage, frames = np.broadcast_to(mask, (1, 1, 18, 31)), frame[None, None]
+    crop_box, count = np.float32([40, 60, 90, 160]), len(BOXES)
+    coverage, crop_boxes = np.broadcast_to(mask, (1, 1, 18, 31)), crop_box[None, None]
     targets = compiled(lambda *x: masks.mask_targets(*x, size=6))(
-        *map(tf.constant, (coverage, frames, BOXES[None], np.zeros((1, count), np.int32)))
+        *map(tf.constant, (coverage, crop_boxes, BOXES[None], np.zeros((1, count), np.int32)))
     )
-    scale = np.array([18, 31]) / (frame[2:] - frame[:2])
-    pooled = [roi_align(mask / 255, (b[:2] - frame[:2]) * scale, (b[2:] - frame[:2]) * scale, 6) for b in BOXES]
+    scale = np.array([18, 31]) / (crop_box[2:] - crop_box[:2])
+    pooled = [roi_align(mask / 255, (b[:2] - crop_box[:2]) * scale, (b[2:] - crop_box[:2]) * scale, 6) for b in BOXES]
     sure = np.abs(np.array(pooled) - 0.5) > 1e-4
     assert sure.mean() > 0.98
     np.testing.assert_array_equal(targets[0].numpy()[sure], (np.array(pooled) >= 0.5)[sure])
@@ -101,13 +101,13 @@ def test_targets_equal_plain_sampling(compiled):
 
 
 def test_bins_average_every_cell_of_a_large_box():
-    """Weights, not only what the cut at 0.5 lets through: 40 cells in 4 bins, 10 samples each, and all 1 in sum."""
+    """The weights themselves, before the threshold: 40 cells in 4 bins of 10 samples each; they sum to 1."""
     weights = masks._pooling_weights(tf.constant([[[3.0, 83.0]]]), tf.constant([[[3.0, 83.0]]]), 40, 4)
     np.testing.assert_allclose(weights[0, 0], np.kron(np.eye(4), np.full((1, 10), 0.1)), atol=1e-6)
 
 
 def test_crop_and_bitmap_give_the_same_targets():
-    """The two forms of a truth mask that structures.Truth promises to be one."""
+    """The two equivalent forms of a ground-truth mask (`structures.GroundTruth`)."""
     bitmap = np.zeros((80, 120), np.uint8)
     bitmap[31:59, 42:88] = blobs(28, 46, seed=4)
     whole, crop = np.float32([0, 0, 80, 120]), np.float32([30, 40, 60, 90])
@@ -118,22 +118,22 @@ def test_crop_and_bitmap_give_the_same_targets():
     by_bitmap = masks.mask_targets(bitmap[None, None], whole[None, None], boxes, matches)
     by_crop = masks.mask_targets(bitmap[None, None, 30:60, 40:90], crop[None, None], boxes, matches)
     assert 0.05 < by_crop.numpy().mean() < 0.9
-    assert np.mean(by_bitmap != by_crop) < 1e-3  # rounding at the cut
+    assert np.mean(by_bitmap != by_crop) < 1e-3  # rounding at the threshold
 
 
 def test_targets_of_padding_are_zero(compiled):
     full = np.full((1, 3, 7, 7), 255, np.uint8)
-    frames = np.float32([[[0, 0, 0, 0], [9, 9, 5, 5], [5, 5, 5, 50]]])
+    crop_boxes = np.float32([[[0, 0, 0, 0], [9, 9, 5, 5], [5, 5, 5, 50]]])
     boxes = np.repeat(np.float32([[[0, 0, 0, 0], [10, 10, 50, 50], [-1e4, -1e4, 1e4, 1e4]]]), 3, axis=1)
     matches = np.tile(np.int32([[0, 1, 2]]), 3)
-    targets = compiled(masks.mask_targets)(*map(tf.constant, (full, frames, boxes, matches)))
+    targets = compiled(masks.mask_targets)(*map(tf.constant, (full, crop_boxes, boxes, matches)))
     np.testing.assert_array_equal(targets, np.zeros((1, 9, 28, 28)))
 
 
 def test_targets_of_empty_boxes_are_zero(compiled):
-    full, frame = np.full((1, 1, 7, 7), 255, np.uint8), np.float32([[[0, 0, 70, 70]]])
+    full, crop_box = np.full((1, 1, 7, 7), 255, np.uint8), np.float32([[[0, 0, 70, 70]]])
     boxes = np.float32([[[9, 9, 9, 9], [9, 9, 9, 30], [30, 30, 9, 9], [9, 9, 30, 30]]])
-    targets = compiled(masks.mask_targets)(*map(tf.constant, (full, frame, boxes, np.zeros((1, 4), np.int32))))
+    targets = compiled(masks.mask_targets)(*map(tf.constant, (full, crop_box, boxes, np.zeros((1, 4), np.int32))))
     np.testing.assert_array_equal(tf.reduce_mean(targets, [2, 3]), [[0, 0, 0, 1]])
 
 
@@ -159,7 +159,7 @@ def test_paste_at_its_own_size_is_the_mask(compiled):
 
 def test_paste_interpolates_between_cells():
     mask = tf.constant([[[1.0, 0.0]]])
-    # Cell centres lie at x = 2 and 6; on the way the probability falls by 1 / 4 a pixel.
+    # Cell centers are at x = 2 and 6; between them the probability falls by 1 / 4 per pixel.
     pasted = masks.paste(mask, tf.constant([[0.0, 0.0, 1.0, 8.0]]), 1, 8, threshold=0.6)
     np.testing.assert_array_equal(pasted[0, 0], [True, True, True, True, False, False, False, False])
     pasted = masks.paste(mask, tf.constant([[0.0, 0.0, 1.0, 8.0]]), 1, 8, threshold=0.7)
@@ -189,7 +189,7 @@ def test_select_class(compiled):
     np.testing.assert_array_equal(compiled(masks.select_class)(logits[0], tf.constant(classes[0])), chosen[0])
 
 
-def test_select_class_has_a_gradient_of_the_chosen_class_only(compiled):
+def test_select_class_has_a_gradient_for_the_selected_class_only(compiled):
     logits = tf.random.stateless_normal([2, 3, 4, 4, 5], seed=[1, 2])
     classes = tf.constant([[0, 4, 3], [2, 2, 1]])
 

@@ -1,4 +1,4 @@
-"""Matching on a 4 x 3 IoU matrix, by a loop, and mmdetection's; choices that keep their limit exactly."""
+"""Matching: on a 4 x 3 IoU matrix, against a loop and mmdetection. Sampling: exact limits."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from htc_tf.ops import matching
 
-WAYS = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
-# (positive, negative, minimum), positive fraction, whether the sampler puts the objects in front.
+MODES = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
+# (positive, negative, minimum), positive fraction, True if the sampler prepends the ground-truth boxes.
 ASSIGNERS = {
     "rpn": ((0.7, 0.3, 0.3), 0.5, False),
     "s0": ((0.5, 0.5, 0.5), 0.25, True),
@@ -19,19 +19,19 @@ IOU = tf.constant([[[0.8, 0.1, 0.0], [0.5, 0.4, 0.0], [0.0, 0.2, 0.0], [0.1, 0.4
 ALL = tf.constant([[True, True, True]])
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=MODES)
 def compiled(request):
-    return WAYS[request.param]
+    return MODES[request.param]
 
 
 def match(compiled, iou, valid, thresholds, **options):
-    """The one image's matches."""
+    """Returns the matches of the only image."""
     found = compiled(lambda iou, valid: matching.match(iou, valid, *thresholds, **options))(iou, valid)
     return matching.Matches(*(field.numpy()[0] for field in found))
 
 
 def match_with_a_loop(iou, positive, negative, minimum):
-    """MaxIoUAssigner in mmdetection's own form, for one image: 0 negative, -1 ignored, i + 1 object i."""
+    """Computes MaxIoUAssigner in mmdetection's form, for one image: 0 negative, -1 ignored, i + 1 object i."""
     given = np.full(len(iou), -1)
     best = iou.max(axis=1)
     given[best < np.float32(negative)] = 0
@@ -69,7 +69,7 @@ def test_low_quality_takes_a_box_from_its_best_object(compiled):
 
 
 def test_low_quality_without_reassigning(compiled):
-    # Object 1's best box has the label only; it stays with object 0, which it overlaps more.
+    # Object 1 makes its best box positive only; it stays with object 0, with the larger IoU.
     found = match(compiled, tf.constant([[[0.98, 0.79], [0.0, 0.1]]]), ALL[:, :2], (0.5, 0.5, 0.5), reassign=False)
     np.testing.assert_array_equal(found.label, [1, 0])
     np.testing.assert_array_equal(found.index, [0, 0])
@@ -83,7 +83,7 @@ def test_thresholds_are_reached_by_equality(compiled):
     np.testing.assert_array_equal(found.label, [1, -1, 1])
 
 
-def test_padding_is_no_object(compiled):
+def test_padding_is_not_an_object(compiled):
     found = match(compiled, IOU, tf.constant([[False, True, False]]), (0.7, 0.3, 0.3))
     np.testing.assert_array_equal(found.label, [0, 1, 0, 1])
     np.testing.assert_array_equal(found.index, [0, 1, 0, 1])
@@ -98,8 +98,8 @@ def test_without_objects_all_candidates_are_negative(compiled):
     np.testing.assert_array_equal(found.iou, [0, 0, 0, 0])
 
 
-def test_who_is_no_candidate_is_nobodys_best(compiled):
-    # Without boxes 1 and 3, object 1's best is box 2's 0.2, which the minimum of 0.15 lets pass.
+def test_other_boxes_than_candidates_are_not_taken(compiled):
+    # Without boxes 1 and 3, object 1's best IoU is box 2's 0.2, above the minimum of 0.15.
     candidates = tf.constant([[True, False, True, False]])
     found = match(compiled, IOU, ALL, (0.7, 0.3, 0.15), candidates=candidates)
     np.testing.assert_array_equal(found.label, [1, -1, 1, -1])
@@ -108,7 +108,7 @@ def test_who_is_no_candidate_is_nobodys_best(compiled):
 
 def test_match_equals_the_loop():
     random = np.random.RandomState(0)
-    # Few different values, so that there are many ties.
+    # Few different values give many ties.
     iou = (random.randint(0, 21, [3, 200, 12]) * random.randint(0, 2, [3, 200, 12]) / 20).astype(np.float32)
     candidates = random.rand(3, 200) < 0.8
     for thresholds in ((0.7, 0.3, 0.3), (0.5, 0.5, 0.5), (0.95, 0.9, 0.2)):
@@ -139,11 +139,11 @@ def test_match_equals_mmdetection(reference, compiled, compare, name):
 @pytest.mark.parametrize("limit", [512, 32])
 @pytest.mark.parametrize("name", ASSIGNERS)
 def test_sample_equals_mmdetection(reference, compare, name, limit):
-    arrays, (thresholds, fraction, truth_in_front) = reference("op_assign_sample"), ASSIGNERS[name]
+    arrays, (thresholds, fraction, prepended) = reference("op_assign_sample"), ASSIGNERS[name]
     iou = tf.constant(arrays["iou"].T[None])
     for case, valid in (("", True), ("nogt_", False)):
         label = matching.match(iou, tf.fill([1, 7], valid), *thresholds).label
-        if truth_in_front and valid:
+        if prepended and valid:
             label = tf.concat([tf.ones([1, 7], tf.int32), label], axis=1)
         positive, negative = matching.sample(label, limit, fraction, matching.subsample_evenly)
         compare("positives sampled", np.flatnonzero(positive[0]), arrays[f"{name}_{case}n{limit}_pos_inds"])
@@ -153,7 +153,7 @@ def test_sample_equals_mmdetection(reference, compare, name, limit):
         np.testing.assert_array_equal(objects, arrays[f"{name}_{case}n{limit}_pos_assigned"][skip:])
 
 
-def test_sample_lets_negatives_fill_up(compiled):
+def test_negatives_fill_up_the_sample(compiled):
     label = tf.constant([[1, 0, 0, -1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, -1, -1]])
     draw = matching.subsample_randomly(tf.constant([3, 4]))
     positive, negative = compiled(lambda label: matching.sample(label, 4, 0.5, draw))(label)
@@ -163,7 +163,7 @@ def test_sample_lets_negatives_fill_up(compiled):
 
 
 @pytest.mark.parametrize("choose", [matching.subsample_evenly, matching.subsample_randomly(tf.constant([1, 2]))])
-def test_choose_takes_exactly_the_limit(compiled, choose):
+def test_subsampling_takes_exactly_the_limit(compiled, choose):
     random = np.random.RandomState(0)
     candidates = tf.constant(random.rand(5, 300) < [[0.0], [0.01], [0.1], [0.5], [1.0]])
     available = np.sum(candidates, axis=1)
@@ -179,23 +179,23 @@ def test_choose_takes_exactly_the_limit(compiled, choose):
         np.testing.assert_array_equal(np.sum(chosen, axis=1), np.minimum(available, limits))
 
 
-def test_choose_evenly_golden(compiled):
-    # Ten candidates at 0, 2, ... 18; of them the places 0, 3, 6 = (j * 10) // 3.
+def test_subsample_evenly_golden(compiled):
+    # Ten candidates at 0, 2, ... 18; of them those with ranks 0, 3, 6 = (j * 10) // 3.
     candidates = tf.constant([[True, False] * 10])
     chosen = compiled(lambda candidates: matching.subsample_evenly(candidates, 3))(candidates)
     np.testing.assert_array_equal(np.flatnonzero(chosen[0]), [0, 6, 12])
 
 
 @pytest.mark.parametrize("count", [1, 5, 97, 300])
-def test_choose_evenly_is_its_formula(count):
+def test_subsample_evenly_is_its_formula(count):
     for limit in (1, 2, 3, 32, 96, 97, 299):
         chosen = matching.subsample_evenly(tf.ones([1, count], bool), limit)
         places = (np.arange(limit) * count) // limit if count > limit else np.arange(count)
         np.testing.assert_array_equal(np.flatnonzero(chosen[0]), places)
 
 
-def test_choose_randomly_is_exact_among_tying_keys():
-    # With 24 bits for each of 300,000 keys hundreds tie; the limits are tried where the last one taken may tie.
+def test_subsample_randomly_is_exact_among_tying_keys():
+    # With 24 bits for each of 300,000 keys hundreds tie; at these limits the last one taken ties with the next.
     candidates = tf.ones([1, 300_000], bool)
     choose = matching.subsample_randomly(tf.constant([5, 6]))
     bits = tf.random.stateless_uniform([1, 300_000], [5, 6], None, None, tf.uint32, alg="philox") // 256
@@ -206,11 +206,11 @@ def test_choose_randomly_is_exact_among_tying_keys():
         assert np.sum(choose(candidates, int(limit))) == limit
 
 
-def test_choose_randomly_depends_on_the_seed_alone():
+def test_subsample_randomly_depends_on_the_seed_alone():
     candidates = tf.ones([2, 400], bool)
     results = [
-        way(lambda seed: matching.subsample_randomly(seed)(candidates, 40))(tf.constant([7, 8]))
-        for way in WAYS.values()
+        mode(lambda seed: matching.subsample_randomly(seed)(candidates, 40))(tf.constant([7, 8]))
+        for mode in MODES.values()
     ]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -218,8 +218,8 @@ def test_choose_randomly_depends_on_the_seed_alone():
     assert np.any(results[0][0] != results[0][1])
 
 
-def test_choose_randomly_is_uniform():
-    # 4000 rows that each choose 3 of 6 candidates: every one is taken 2000 times, give or take 5 sigma (158).
+def test_subsample_randomly_is_uniform():
+    # 4000 rows that each choose 3 of 6 candidates: every one is taken 2000 times, within 5 sigma (158).
     row = tf.constant([True, True, False, True, True, False, True, True])
     chosen = matching.subsample_randomly(tf.constant([0, 1]))(tf.tile(row[None], [4000, 1]), 3)
     times = np.sum(chosen, axis=0)

@@ -1,4 +1,4 @@
-"""Greedy NMS to the letter: both implementations against numpy, against mmdetection and against each other."""
+"""Greedy NMS, both implementations: against NumPy, against mmdetection and against each other."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ops import nms
 
-WAYS = {
+MODES = {
     "eager": lambda f: f,
     "graph": lambda f: tf.function(f, autograph=False),
     "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
@@ -17,50 +17,50 @@ BOTH = [COMBINED, XLA]
 EVERY = [("combined", "eager"), COMBINED, ("xla", "eager"), ("xla", "graph"), XLA]
 
 
-def select_proposals(way, *args):
-    implementation, compiled = way
-    return WAYS[compiled](lambda *tensors: nms.select_proposals(*tensors, *args[3:], implementation))(*args[:3])
+def select_proposals(mode, *args):
+    implementation, compiled = mode
+    return MODES[compiled](lambda *tensors: nms.select_proposals(*tensors, *args[3:], implementation))(*args[:3])
 
 
-def select_detections(way, *args):
-    implementation, compiled = way
-    return WAYS[compiled](lambda *tensors: nms.select_detections(*tensors, *args[3:], implementation))(*args[:3])
+def select_detections(mode, *args):
+    implementation, compiled = mode
+    return MODES[compiled](lambda *tensors: nms.select_detections(*tensors, *args[3:], implementation))(*args[:3])
 
 
 def clustered(shape, objects=12, seed=0):
-    """Boxes as heads make them: many around each of a few objects."""
+    """Returns boxes as heads predict them: many around each of a few objects."""
     random = np.random.RandomState(seed)
-    centre, size = random.uniform(0, 400, (objects, 2)), np.exp(random.normal(4, 0.7, (objects, 2)))
+    center, size = random.uniform(0, 400, (objects, 2)), np.exp(random.normal(4, 0.7, (objects, 2)))
     which = random.randint(0, objects, shape)
     jitter = random.normal(0, 0.18, (2, *shape, 2))
-    centre, size = centre[which] + jitter[0] * size[which], size[which] * np.exp(jitter[1])
-    return np.concatenate([centre - size / 2, centre + size / 2], axis=-1).astype(np.float32)
+    center, size = center[which] + jitter[0] * size[which], size[which] * np.exp(jitter[1])
+    return np.concatenate([center - size / 2, center + size / 2], axis=-1).astype(np.float32)
 
 
 def distinct(shape, seed=0):
-    """Scores in (0, 1) without ties, whose order would be arbitrary."""
+    """Returns scores in (0, 1) without ties, whose order would be arbitrary."""
     size = np.prod(shape)
     return ((np.random.RandomState(seed).permutation(size) + 1) / (size + 1)).reshape(shape).astype(np.float32)
 
 
 def greedy(boxes, scores, threshold):
-    """The textbook: indices of the boxes that stay, best first."""
+    """Textbook NMS: returns the indices of the boxes that are kept, best first."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order, stays = np.argsort(-scores, kind="stable"), []
+    order, kept = np.argsort(-scores, kind="stable"), []
     while len(order):
         best, rest = order[0], order[1:]
-        stays.append(best)
+        kept.append(best)
         sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2])
         overlap = np.maximum(sides, 0).prod(axis=-1)
         order = rest[overlap / (area[best] + area[rest] - overlap) <= threshold]
-    return np.array(stays, int)
+    return np.array(kept, int)
 
 
 def greedy_by_group(boxes, scores, groups, threshold, keep):
-    """Greedy NMS in each group: boxes, scores and groups of the best `keep` of all, best first."""
+    """Applies greedy NMS to each group; returns boxes, scores and groups of the best `keep` of all, best first."""
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    stays = np.concatenate([[0][:0], *(m[greedy(boxes[m], scores[m], threshold)] for m in members)]).astype(int)
-    best = stays[np.argsort(-scores[stays])][:keep]
+    kept = np.concatenate([[0][:0], *(m[greedy(boxes[m], scores[m], threshold)] for m in members)]).astype(int)
+    best = kept[np.argsort(-scores[kept])][:keep]
     return boxes[best], scores[best], groups[best]
 
 
@@ -70,7 +70,7 @@ def assert_same(results, others):
 
 
 def assert_selected(selected, image, *expected):
-    """The selection of one image is what is expected, best first, and then nothing but zeros."""
+    """Checks that the selection of one image is as expected, best first, followed by zeros."""
     count = len(expected[0])
     np.testing.assert_array_equal(selected.valid[image], np.arange(selected.valid.shape[1]) < count)
     fields = [field for field in selected if field is not None and field is not selected.valid]
@@ -79,30 +79,30 @@ def assert_selected(selected, image, *expected):
         np.testing.assert_array_equal(field[image, count:], np.zeros_like(field[image, count:]))
 
 
-@pytest.mark.parametrize("compiled", WAYS)
+@pytest.mark.parametrize("compiled", MODES)
 def test_suppress_golden(compiled):
     boxes = tf.constant([[0.0, 0, 4, 4], [0, 0, 4, 3], [0, 0, 4, 2], [9, 9, 9, 9], [9, 9, 9, 9], [0, 0, 4, 1]])
-    suppress = WAYS[compiled](lambda valid: nms.suppress(boxes, valid, 0.5))
-    # The third overlaps the first by exactly 0.5 and stays; the second would suppress it, but is gone itself.
+    suppress = MODES[compiled](lambda valid: nms.suppress(boxes, valid, 0.5))
+    # The third has an IoU of exactly 0.5 with the first and is kept; the second would suppress it, but is suppressed.
     assert_same([suppress(tf.constant([True] * 6))], [[True, False, True, True, True, True]])
-    # Without the first, the second goes on to suppress the third.
+    # Without the first, the second suppresses the third.
     assert_same([suppress(tf.constant([False] + [True] * 5))], [[False, True, False, True, True, True]])
     assert_same([suppress(tf.constant([False] * 6))], [[False] * 6])
 
 
-@pytest.mark.parametrize("compiled", WAYS)
+@pytest.mark.parametrize("compiled", MODES)
 def test_suppress_follows_a_chain_through_the_tiles(compiled):
     along = tf.range(2.5 * nms.TILE)
     boxes = tf.stack([along, tf.zeros_like(along), along + 3, tf.ones_like(along)], axis=-1)
-    keep = WAYS[compiled](lambda *x: nms.suppress(*x, 0.4))(boxes, tf.ones(len(along), tf.bool))
+    keep = MODES[compiled](lambda *x: nms.suppress(*x, 0.4))(boxes, tf.ones(len(along), tf.bool))
     assert_same([keep], [np.arange(len(along)) % 2 == 0])
 
 
-@pytest.mark.parametrize("compiled", WAYS)
+@pytest.mark.parametrize("compiled", MODES)
 def test_suppress_equals_greedy(compiled):
     boxes = clustered((2, 2, 600))
     valid = np.random.RandomState(1).uniform(size=(2, 2, 600)) < 0.8
-    keep = WAYS[compiled](lambda *x: nms.suppress(*x, 0.6))(boxes, valid)
+    keep = MODES[compiled](lambda *x: nms.suppress(*x, 0.6))(boxes, valid)
     expected = np.zeros_like(valid)
     for at in np.ndindex(2, 2):
         rows = np.flatnonzero(valid[at])
@@ -111,12 +111,12 @@ def test_suppress_equals_greedy(compiled):
     assert_same([keep], [expected])
 
 
-@pytest.mark.parametrize("way", BOTH)
+@pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize("keep", [50, 400])
-def test_proposals_equal_greedy_on_each_level(way, keep):
+def test_proposals_equal_greedy_on_each_level(mode, keep):
     boxes, scores = clustered((2, 3, 300)), distinct((2, 3, 300))
     valid = np.arange(300) < np.array([[300], [120], [7]]) + np.zeros((2, 1, 1))
-    selected = select_proposals(way, boxes, scores, valid, 0.7, keep)
+    selected = select_proposals(mode, boxes, scores, valid, 0.7, keep)
     assert selected.boxes.shape == (2, keep, 4)
     for image in range(2):
         rows = valid[image]
@@ -125,9 +125,9 @@ def test_proposals_equal_greedy_on_each_level(way, keep):
     assert np.any(selected.valid.numpy()[:, -1]) == (keep == 50)
 
 
-@pytest.mark.parametrize("way", [*BOTH, ("xla", "eager")])
+@pytest.mark.parametrize("mode", [*BOTH, ("xla", "eager")])
 @pytest.mark.parametrize("case", "ab")
-def test_proposals_equal_mmdetection(reference, compare, way, case):
+def test_proposals_equal_mmdetection(reference, compare, mode, case):
     arrays = reference("op_nms")
     groups, expected = arrays[f"b_idx_{case}"], arrays[f"b_dets_{case}"]
     levels, length = groups.max() + 1, np.bincount(groups).max()
@@ -138,19 +138,19 @@ def test_proposals_equal_mmdetection(reference, compare, way, case):
         boxes[0, level, : rows.sum()] = arrays[f"mc_boxes_{case}"][rows][:, [1, 0, 3, 2]]
         scores[0, level, : rows.sum()] = arrays[f"b_scores_{case}"][rows]
         valid[0, level, : rows.sum()] = True
-    selected = select_proposals(way, boxes, scores, valid, 0.7, 500)
+    selected = select_proposals(mode, boxes, scores, valid, 0.7, 500)
     assert_selected(selected, 0, expected[:, [1, 0, 3, 2]], expected[:, 4])
     count = len(expected)
     compare("NMS on each level: boxes, pixels", selected.boxes[0, :count], expected[:, [1, 0, 3, 2]])
     compare("NMS on each level: scores", selected.scores[0, :count], expected[:, 4])
 
 
-@pytest.mark.parametrize("way", [*BOTH, ("xla", "eager")])
+@pytest.mark.parametrize("mode", [*BOTH, ("xla", "eager")])
 @pytest.mark.parametrize("case", "ab")
-def test_detections_equal_mmdetection(reference, compare, way, case):
+def test_detections_equal_mmdetection(reference, compare, mode, case):
     arrays = reference("op_nms")
     boxes, scores = arrays[f"mc_boxes_{case}"][:, [1, 0, 3, 2]], arrays[f"mc_scores_{case}"][:, :80]
-    selected = select_detections(way, boxes[None], scores[None], np.ones((1, len(boxes)), bool), 0.001, 0.5, 100)
+    selected = select_detections(mode, boxes[None], scores[None], np.ones((1, len(boxes)), bool), 0.001, 0.5, 100)
     expected = arrays[f"mc_dets_{case}"]
     assert_selected(selected, 0, expected[:, [1, 0, 3, 2]], expected[:, 4], arrays[f"mc_labels_{case}"])
     count = len(expected)
@@ -159,12 +159,12 @@ def test_detections_equal_mmdetection(reference, compare, way, case):
     compare("NMS on each class: classes", selected.classes[0, :count], arrays[f"mc_labels_{case}"])
 
 
-@pytest.mark.parametrize("way", BOTH)
+@pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize("keep, score_threshold", [(30, 0.1), (150, 0.9), (1500, 0.0)])
-def test_detections_equal_greedy_on_each_class(way, keep, score_threshold):
+def test_detections_equal_greedy_on_each_class(mode, keep, score_threshold):
     boxes, scores = clustered((2, 200)), distinct((2, 200, 6))
     valid = np.random.RandomState(2).uniform(size=(2, 200)) < 0.7
-    selected = select_detections(way, boxes, scores, valid, score_threshold, 0.5, keep)
+    selected = select_detections(mode, boxes, scores, valid, score_threshold, 0.5, keep)
     assert selected.boxes.shape == (2, keep, 4)
     assert selected.masks is None
     for image in range(2):
@@ -173,68 +173,69 @@ def test_detections_equal_greedy_on_each_class(way, keep, score_threshold):
         assert_selected(selected, image, *best)
 
 
-@pytest.mark.parametrize("way", EVERY)
-def test_detections_where_each_class_has_boxes_of_its_own(way):
+@pytest.mark.parametrize("mode", EVERY)
+def test_detections_with_boxes_for_each_class(mode):
     boxes, scores = clustered((2, 120, 5)), distinct((2, 120, 5))
     valid = np.random.RandomState(2).uniform(size=(2, 120)) < 0.7
-    selected = select_detections(way, boxes, scores, valid, 0.2, 0.4, 60)
+    selected = select_detections(mode, boxes, scores, valid, 0.2, 0.4, 60)
     for image in range(2):
         rows, classes = np.nonzero((scores[image] > 0.2) & valid[image][:, None])
         best = greedy_by_group(boxes[image][rows, classes], scores[image][rows, classes], classes, 0.4, 60)
         assert_selected(selected, image, *best)
 
 
-@pytest.mark.parametrize("way", EVERY)
-def test_detections_are_found_however_late_they_come(way):
-    """Every pair of class 0 beats every pair of class 1, and so on, but only the best of each class survives."""
+@pytest.mark.parametrize("mode", EVERY)
+def test_detections_are_found_among_the_last_candidates(mode):
+    """All pairs of class 0 are better than those of class 1, and so on, but only the best of each class is kept."""
     boxes, classes = 400, 5
     scores = np.sort(distinct((1, classes * boxes)), axis=-1)[:, ::-1].reshape(1, classes, boxes).swapaxes(1, 2)
     same = np.tile(np.float32([10, 10, 50, 60]), (1, boxes, 1))
-    selected = select_detections(way, same, scores.copy(), np.ones((1, boxes), bool), 0.0, 0.5, 10)
+    selected = select_detections(mode, same, scores.copy(), np.ones((1, boxes), bool), 0.0, 0.5, 10)
     assert_selected(selected, 0, same[0, :classes], scores[0].max(axis=0), np.arange(classes))
 
 
-@pytest.mark.parametrize("way", EVERY)
-def test_detection_golden(way):
+@pytest.mark.parametrize("mode", EVERY)
+def test_detection_golden(mode):
     boxes = np.float32([[[0, 0, 4, 4], [0, 0, 4, 3], [0, 0, 4, 2], [5, 5, 9, 9]]])
     scores = np.float32([[[0.9, 0.05], [0.8, 0.7], [0.6, 0.3], [0.5, 0.1]]])
-    selected = select_detections(way, boxes, scores, np.array([[True, True, True, False]]), 0.05, 0.5, 6)
-    # Class 0: the second goes, so the third stays. Class 1: 0.05 is not above the threshold, the third goes.
+    selected = select_detections(mode, boxes, scores, np.array([[True, True, True, False]]), 0.05, 0.5, 6)
+    # Class 0: the second is suppressed, so the third is kept. Class 1: 0.05 is not above the threshold, the third is
+    # suppressed.
     assert_selected(selected, 0, boxes[0, [0, 1, 2]], np.float32([0.9, 0.7, 0.6]), [0, 1, 0])
 
 
-@pytest.mark.parametrize("way", BOTH)
+@pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize("junk", [np.nan, np.inf])
-def test_nothing_valid_selects_nothing(way, junk):
+def test_nothing_valid_selects_nothing(mode, junk):
     boxes, scores = np.full((2, 3, 5, 4), junk, np.float32), np.full((2, 3, 5), junk, np.float32)
     nothing = np.zeros((2, 3, 5), bool)
-    proposals = select_proposals(way, boxes, scores, nothing, 0.7, 20)
-    detections = select_detections(way, boxes[:, 0], scores[:, 0, :, None], nothing[:, 0], 0.0, 0.5, 20)
+    proposals = select_proposals(mode, boxes, scores, nothing, 0.7, 20)
+    detections = select_detections(mode, boxes[:, 0], scores[:, 0, :, None], nothing[:, 0], 0.0, 0.5, 20)
     assert_same(proposals, [np.zeros((2, 20, 4)), np.zeros((2, 20)), np.zeros((2, 20), bool)])
     assert_same(detections[:4], [np.zeros((2, 20, 4)), np.zeros((2, 20)), np.zeros((2, 20)), np.zeros((2, 20), bool)])
 
 
-@pytest.mark.parametrize("way", BOTH)
-def test_junk_that_is_not_valid_changes_nothing(way):
+@pytest.mark.parametrize("mode", BOTH)
+def test_junk_that_is_not_valid_changes_nothing(mode):
     boxes, scores, valid = clustered((1, 1, 40)), distinct((1, 1, 40)), np.arange(40)[None, None] % 3 > 0
-    clean = select_proposals(way, boxes, scores, valid, 0.7, 20)
+    clean = select_proposals(mode, boxes, scores, valid, 0.7, 20)
     boxes[~valid], scores[~valid] = np.nan, np.inf
-    assert_same(select_proposals(way, boxes, scores, valid, 0.7, 20), clean)
+    assert_same(select_proposals(mode, boxes, scores, valid, 0.7, 20), clean)
     scores[~valid] = np.nan
-    assert_same(select_proposals(way, boxes, scores, valid, 0.7, 20), clean)
+    assert_same(select_proposals(mode, boxes, scores, valid, 0.7, 20), clean)
 
 
-@pytest.mark.parametrize("way", BOTH)
-def test_a_probability_of_zero_still_counts(way):
+@pytest.mark.parametrize("mode", BOTH)
+def test_a_probability_of_zero_still_counts(mode):
     boxes = np.float32([[[[0, 0, 4, 4], [5, 5, 9, 9], [0, 0, 4, 3]]]])
-    selected = select_proposals(way, boxes, np.float32([[[0.5, 0, 0]]]), np.ones((1, 1, 3), bool), 0.7, 4)
+    selected = select_proposals(mode, boxes, np.float32([[[0.5, 0, 0]]]), np.ones((1, 1, 3), bool), 0.7, 4)
     assert_selected(selected, 0, boxes[0, 0, :2], [0.5, 0.0])
 
 
-@pytest.mark.parametrize("way", ["combined", "xla"])
-def test_batch_size_may_be_unknown(way):
+@pytest.mark.parametrize("mode", ["combined", "xla"])
+def test_batch_size_may_be_unknown(mode):
     def select(*tensors):
-        return nms.select_detections(*tensors, 0.1, 0.5, 10, way)
+        return nms.select_detections(*tensors, 0.1, 0.5, 10, mode)
 
     signature = [tf.TensorSpec([None, 50, 4]), tf.TensorSpec([None, 50, 2]), tf.TensorSpec([None, 50], tf.bool)]
     inputs = [tf.constant(x) for x in (clustered((3, 50)), distinct((3, 50, 2)), np.ones((3, 50), bool))]

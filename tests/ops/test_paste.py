@@ -1,4 +1,4 @@
-"""Masks pasted as mmdetection does and encoded as COCO does: by their outlines, equal bit for bit to the plain way."""
+"""Run lengths from outlines: the pixels of mmdetection's paste, equal bit for bit to the plain implementation."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from htc_tf.ops import paste
 
 
 def pasted(masks, boxes, height, width):
-    """What `encode_masks` says, as [n, height, width] bool."""
+    """Decodes the result of `encode_masks` to [n, height, width] bool."""
     return np.stack([coco_mask.decode(runs).astype(bool) for runs in paste.encode_masks(masks, boxes, height, width)])
 
 
-def drawn(masks, boxes, height, width):
-    """The plain way: every pixel of every box, then the whole image."""
+def plain(masks, boxes, height, width):
+    """Pastes every pixel of every box: the plain implementation."""
     images = np.zeros((len(masks), height, width), bool)
     for image, mask, box in zip(images, masks, boxes, strict=True):
         columns, top, left = paste.paste_columns(mask, box, height, width)
@@ -22,13 +22,13 @@ def drawn(masks, boxes, height, width):
 
 
 def encoded(images):
-    """pycocotools' own run lengths of whole images."""
+    """Encodes whole images by pycocotools."""
     runs = [coco_mask.encode(np.asfortranarray(image, np.uint8)) for image in images]
     return [{"size": list(r["size"]), "counts": r["counts"].decode()} for r in runs]
 
 
 def random_masks(count, seed=0):
-    """Blobs with ragged edges: probabilities that fall from the centre, plus noise."""
+    """Returns blobs with ragged edges: probabilities that fall from the center, plus noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:28, :28] - 13.5
     logits = 6 * (1 - np.hypot(y, x) / rng.uniform(8, 20, (count, 1, 1))) + rng.normal(0, 1, (count, 28, 28))
@@ -36,11 +36,11 @@ def random_masks(count, seed=0):
 
 
 def random_boxes(count, height, width, seed=1):
-    """Of all sizes; some reach beyond the image."""
+    """Returns boxes of all sizes; some extend beyond the image."""
     rng = np.random.default_rng(seed)
-    centres = rng.uniform(0, [height, width], (count, 2))
+    centers = rng.uniform(0, [height, width], (count, 2))
     halves = np.exp(rng.uniform(0, np.log(height), (count, 2))) / 2
-    return np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
+    return np.concatenate([centers - halves, centers + halves], axis=1).astype(np.float32)
 
 
 def test_paste_is_mmdetections(reference):
@@ -49,7 +49,7 @@ def test_paste_is_mmdetections(reference):
     expected = np.unpackbits(arrays["binary"], axis=-1)[..., :width].astype(bool)
     boxes = arrays["boxes"][:, [1, 0, 3, 2]]
     np.testing.assert_array_equal(pasted(arrays["masks"], boxes, height, width), expected)
-    np.testing.assert_array_equal(drawn(arrays["masks"], boxes, height, width), expected)
+    np.testing.assert_array_equal(plain(arrays["masks"], boxes, height, width), expected)
 
 
 def test_paste_by_hand():
@@ -63,13 +63,13 @@ def test_paste_by_hand():
     assert not pasted(mask * 0.49, boxes, 7, 6).any()
 
 
-def test_the_plain_way_is_that_of_ops():
+def test_the_plain_implementation_equals_the_tensorflow_one():
     from htc_tf.ops import masks as ops
 
     masks, boxes = random_masks(40), random_boxes(40, 60, 80)
     expected = np.asarray(ops.paste(masks, boxes, 60, 80))
     assert expected.any(axis=(1, 2)).sum() > 20
-    np.testing.assert_array_equal(drawn(masks, boxes, 60, 80), expected)
+    np.testing.assert_array_equal(plain(masks, boxes, 60, 80), expected)
 
 
 EDGES = np.float32(
@@ -92,7 +92,7 @@ KINDS = {
     "full": np.ones_like,
     "empty": np.zeros_like,
     "even": lambda masks: np.full_like(masks, 0.5),
-    # Where rounding decides: steps of a few float32 around 0.5, from cell to cell.
+    # Rounding decides: steps of a few float32 around 0.5, from cell to cell.
     "close": lambda masks: np.float32(0.5) + (masks - np.float32(0.5)) * np.float32(3e-7),
     "faint": lambda masks: np.float32(0.5) + (masks - np.float32(0.5)) * np.float32(1e-4),
 }
@@ -100,10 +100,10 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(60, 80), (250, 90)])
-def test_outlines_are_the_plain_way_to_the_bit(kind, size):
+def test_outlines_equal_the_plain_implementation(kind, size):
     boxes = np.concatenate([random_boxes(50, *size), EDGES])
     masks = KINDS[kind](random_masks(len(boxes)))
-    images = drawn(masks, boxes, *size)
+    images = plain(masks, boxes, *size)
     assert images.any() == (kind not in ("empty",))
     runs = paste.encode_masks(masks, boxes, *size)
     assert runs == encoded(images)
@@ -111,7 +111,7 @@ def test_outlines_are_the_plain_way_to_the_bit(kind, size):
     assert each == runs  # one by one as all at once
 
 
-def test_parts_are_put_together(monkeypatch):
+def test_chunks_are_joined(monkeypatch):
     masks, boxes = random_masks(30), random_boxes(30, 60, 80)
     whole = paste.encode_masks(masks, boxes, 60, 80)
     monkeypatch.setattr(paste, "CHUNK", 100)
@@ -119,12 +119,12 @@ def test_parts_are_put_together(monkeypatch):
     assert paste.encode_masks(masks[:0], boxes[:0], 60, 80) == []
 
 
-def test_what_is_not_finite_gives_what_the_plain_way_gives():
+def test_numbers_that_are_not_finite():
     masks, boxes = random_masks(4), random_boxes(4, 60, 80)
     masks[0, 3:9, 5:20] = np.nan
     boxes[1, 2] = np.nan
     with np.errstate(invalid="ignore"):
-        assert paste.encode_masks(masks, boxes, 60, 80) == encoded(drawn(masks, boxes, 60, 80))
+        assert paste.encode_masks(masks, boxes, 60, 80) == encoded(plain(masks, boxes, 60, 80))
 
 
 def test_runs_of_full_columns_join():

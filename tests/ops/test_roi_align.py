@@ -1,4 +1,4 @@
-"""RoIAlign against mmcv's arrays, numbers done by hand, and a float64 second way; both implementations alike."""
+"""RoIAlign, both implementations: against mmcv's arrays, numbers computed by hand, and float64 matrices."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ IMPLEMENTATIONS = ("crop_and_resize", "xla")
 
 
 def pool(maps, strides, boxes, level, size, ratio, implementation, upstream=None, **function):
-    """What roi_align makes of the maps, and their gradients under `upstream`."""
+    """Returns the features of roi_align, and the maps' gradients under `upstream`."""
     level = tf.constant(level, tf.int32)
 
     def run(maps, boxes, upstream):
@@ -28,22 +28,22 @@ def pool(maps, strides, boxes, level, size, ratio, implementation, upstream=None
 
 
 def interpolation(start, end, size, bins, samples):
-    """One axis of RoIAlign as a float64 matrix [bins, size]; `samples` 0 is adaptive."""
+    """Returns one axis of RoIAlign as a float64 matrix [bins, size]; `samples` 0 is adaptive."""
     samples = samples or int(np.ceil((end - start) / bins))
     weights = np.zeros((bins, size))
     for b in range(bins):
         for s in range(samples):
-            place = start - 0.5 + (b + (s + 0.5) / samples) * (end - start) / bins
-            if -1 <= place <= size:
-                place = min(max(place, 0.0), size - 1.0)
-                low = int(place)
-                weights[b, low] += (1 - (place - low)) / samples
-                weights[b, min(low + 1, size - 1)] += (place - low) / samples
+            position = start - 0.5 + (b + (s + 0.5) / samples) * (end - start) / bins
+            if -1 <= position <= size:
+                position = min(max(position, 0.0), size - 1.0)
+                low = int(position)
+                weights[b, low] += (1 - (position - low)) / samples
+                weights[b, min(low + 1, size - 1)] += (position - low) / samples
     return weights
 
 
-def second_way(maps, strides, boxes, level, size, ratio, upstream):
-    """RoIAlign and its gradient as dense float64 matrices, RoI by RoI."""
+def reference_result(maps, strides, boxes, level, size, ratio, upstream):
+    """Computes RoIAlign and its gradient by dense float64 matrices, RoI by RoI."""
     pooled = np.zeros((*level.shape, size, size, maps[0].shape[-1]))
     gradients = [np.zeros(m.shape) for m in maps]
     for image, roi in np.ndindex(level.shape):
@@ -61,7 +61,7 @@ def second_way(maps, strides, boxes, level, size, ratio, upstream):
 @pytest.mark.parametrize("size, strides", ((7, (4, 8, 32)), (14, (4, 32))))
 def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, monkeypatch):
     if size == 14:
-        monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))  # less to compile; size 7 takes the real ones
+        monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))  # less to compile; size 7 uses the real numbers
     arrays = reference("op_roi_align")
     rois = np.concatenate([arrays[f"rois_s{stride}"] for stride in strides])
     image, rows, level = rois[:, 0].astype(int), np.arange(len(rois)), np.repeat(np.arange(len(strides)), 24)
@@ -73,7 +73,7 @@ def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, m
     maps = [arrays["feat"].transpose(0, 2, 3, 1)] * len(strides)
     upstream = None
     if size == 7:
-        # Every RoI is pooled from both images: only its own image's share has a gradient.
+        # Every RoI is pooled from both images; only its own image has a gradient.
         upstream = np.zeros((2, len(rois), size, size, maps[0].shape[-1]), np.float32)
         upstream[image, rows] = channels_last("gout")
     boxes, level = np.stack([rois[:, [2, 1, 4, 3]]] * 2), np.stack([level] * 2)
@@ -87,22 +87,22 @@ def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, m
 
 @pytest.mark.parametrize("ratio", (0, 2))
 def test_equals_float64_matrices_on_a_pyramid(ratio, monkeypatch):
-    """Random RoIs, and long thin ones of up to 23 taps; the xla implementation inside of jit_compile."""
+    """Random RoIs, and long thin ones with up to 23 taps; the xla implementation inside jit_compile."""
     monkeypatch.setattr(roi_align_xla, "_TAPS", (3,))  # many blocks of taps, little to compile
-    monkeypatch.setattr(roi_align_crop, "_PIECE", 300)  # many pieces
+    monkeypatch.setattr(roi_align_crop, "_CHUNK", 300)  # many chunks
     random = np.random.default_rng(ratio)
     strides, size = (4, 8, 16, 32), 3
     maps = [random.standard_normal((2, 192 // stride, 256 // stride, 3)).astype(np.float32) for stride in strides]
-    centre, side = random.uniform(0, 256, (2, 40, 2)), np.exp(random.uniform(0, 6, (2, 40, 2)))
-    boxes = np.concatenate([centre - side / 2, centre + side / 2], -1)
+    center, side = random.uniform(0, 256, (2, 40, 2)), np.exp(random.uniform(0, 6, (2, 40, 2)))
+    boxes = np.concatenate([center - side / 2, center + side / 2], -1)
     boxes[:, :4] = [[0, 0, 192, 256], [3, 1, 9, 250], [5, 90, 190, 97], [-30, -40, 300, 300]]
     boxes = boxes.astype(np.float32)
-    level = levels(tf.constant(boxes), finest=16.0).numpy()
+    level = levels(tf.constant(boxes), canonical_scale=16.0).numpy()
     level[:, :4] = 0
     assert set(level.flat) == {0, 1, 2, 3}
     upstream = random.standard_normal((2, 40, size, size, 3)).astype(np.float32)
 
-    expected, expected_gradients = second_way(maps, strides, boxes, level, size, ratio, upstream)
+    expected, expected_gradients = reference_result(maps, strides, boxes, level, size, ratio, upstream)
     for implementation in IMPLEMENTATIONS:
         compiled = implementation == "xla"
         results = pool(maps, strides, boxes, level, size, ratio, implementation, upstream, jit_compile=compiled)
@@ -114,17 +114,17 @@ def test_equals_float64_matrices_on_a_pyramid(ratio, monkeypatch):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("ratio", (0, 2))
 def test_golden_ramp(ratio, implementation, monkeypatch):
-    """On the ramp 10 y + x a sample's value is its place's: cell k's centre is at k + 1/2, edges are repeated."""
+    """On the ramp 10 y + x a sample's value shows its position: cell k's center is at k + 1/2, edges are repeated."""
     monkeypatch.setattr(roi_align_xla, "_TAPS", (3,))
     ramp = (10.0 * np.arange(5)[:, None] + np.arange(5))[None, ..., None]
     boxes = [
-        [2, 2, 8, 8],  # bins of 1.5 cells, the mean of two samples each, on centre 1.25 and 2.75
+        [2, 2, 8, 8],  # bins of 1.5 cells, the mean of two samples each, around 1.25 and 2.75
         [0, 0, 4, 4],  # bins of one cell: samples at 0 and 1, or at -.25, .25 and .75, 1.25
         [6, 6, 10, 10],  # the same at the other end: 3 and 4, or 2.75, 3.25 and 3.75, 4.25
         [-8, -8, -4, -4],  # outside by more than a cell
         [6, 2, 6, 6],  # no height, at 2.5
         [4, 4, 4, 4],  # a point, at 1.5
-        [8, 8, 4, 4],  # inverted: its first corner, at 3.5
+        [8, 8, 4, 4],  # inverted: becomes its first corner, at 3.5
     ]
     pooled, _ = pool([ramp], [2], [boxes], [[0] * len(boxes)], 2, ratio, implementation)
     ends = {0: (0, 1, 3, 4), 2: (0.125, 1, 3, 3.875)}[ratio]
@@ -141,11 +141,11 @@ def test_golden_ramp(ratio, implementation, monkeypatch):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_finer_bins_are_pooled_and_averaged_at_once(implementation, monkeypatch):
+def test_oversampling_equals_averaging_a_larger_result(implementation, monkeypatch):
     monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))
     generator = np.random.default_rng(0)
     feature_map = generator.standard_normal((1, 24, 30, 3)).astype("f4")
-    # From a fraction of a cell to the whole map and beyond it; and one that is empty.
+    # From a fraction of a cell to beyond the whole map; and an empty one.
     sides = np.concatenate([[0.0], np.geomspace(0.4, 40, 11)])
     first = generator.uniform(-2, 20, (12, 2))
     boxes = np.concatenate([first, first + sides[:, None] * (1.0, 0.6)], axis=1)[None].astype("f4")
@@ -153,17 +153,17 @@ def test_finer_bins_are_pooled_and_averaged_at_once(implementation, monkeypatch)
 
     @tf.function
     def run(feature_map):
-        answers = []
-        for size, finer in ((6, 1), (3, 2)):
+        results = []
+        for size, oversampling in ((6, 1), (3, 2)):
             with tf.GradientTape() as tape:
                 tape.watch(feature_map)
                 prepared = prepare([feature_map], implementation)
                 level = tf.zeros([1, 12], tf.int32)
-                pooled = roi_align(prepared, [1], boxes, level, size, 0, implementation, finer)
-                if finer == 1:
+                pooled = roi_align(prepared, [1], boxes, level, size, 0, implementation, oversampling)
+                if oversampling == 1:
                     pooled = tf.reduce_mean(tf.reshape(pooled, [1, 12, 3, 2, 3, 2, 3]), [3, 5])
-            answers.append((pooled, tape.gradient(pooled, feature_map, upstream)))
-        return answers
+            results.append((pooled, tape.gradient(pooled, feature_map, upstream)))
+        return results
 
     averaged, at_once = run(tf.constant(feature_map))
     for a, b in zip(averaged, at_once, strict=True):
@@ -182,7 +182,7 @@ def test_no_rois(ratio, implementation):
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_shapes_may_be_unknown_when_traced(implementation):
-    """As in a served model: one trace for every image size and number of RoIs; maps of one cell, in bfloat16."""
+    """As in a served model: one trace for all image sizes and numbers of RoIs; maps of one cell, in bfloat16."""
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, None, None, 2], tf.bfloat16), tf.TensorSpec([None, None, 4])],
@@ -201,7 +201,7 @@ def test_shapes_may_be_unknown_when_traced(implementation):
         boxes = tf.tile([[[0.0, 0.0, 4.0, 4.0]]], [batch, number, 1])
         pooled, gradient = run(tf.fill([batch, height, width, 2], tf.constant(2.0, tf.bfloat16)), boxes)
         np.testing.assert_allclose(pooled, np.full((batch, number, 3, 3, 2), 2.0), atol=1e-5)
-        # All that comes in at the output arrives in the map, the share of repeated edges too.
+        # The whole upstream gradient arrives in the map, including that of repeated edges.
         assert gradient.dtype == tf.bfloat16
         np.testing.assert_allclose(tf.reduce_sum(tf.cast(gradient[0, ..., 0], tf.float32)), 9 * number, rtol=0.02)
 

@@ -1,4 +1,4 @@
-"""Soft-NMS against the paper's loop in NumPy, by hand, and compiled in every way."""
+"""Soft-NMS in every mode: against the paper's loop in NumPy, and on numbers computed by hand."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ops.soft_nms import select_softly
 
-WAYS = {
+MODES = {
     "eager": lambda f: f,
     "graph": lambda f: tf.function(f, autograph=False),
     "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
@@ -15,7 +15,7 @@ WAYS = {
 
 
 def plain(boxes, scores, threshold, method, overlap, sigma):
-    """The paper's figure 2 for one class: (score, index) in the order of choice."""
+    """Computes the paper's figure 2 for one class: (score, index) in the order of selection."""
     scores, left, chosen = scores.astype(np.float64), list(np.flatnonzero(scores > threshold)), []
     while left:
         best = max(left, key=lambda i: scores[i])
@@ -35,18 +35,18 @@ def plain(boxes, scores, threshold, method, overlap, sigma):
 
 def random_case(seed=0, count=60, classes=3):
     random = np.random.RandomState(seed)
-    centres = random.uniform(0, 100, (8, 2))[random.randint(0, 8, (2, count))]
-    first = centres + random.normal(0, 6, (2, count, 2))
+    centers = random.uniform(0, 100, (8, 2))[random.randint(0, 8, (2, count))]
+    first = centers + random.normal(0, 6, (2, count, 2))
     boxes = np.concatenate([first, first + random.uniform(20, 45, (2, count, 2))], axis=-1).astype(np.float32)
     scores = random.uniform(0, 1, (2, count, classes)).astype(np.float32) ** 2
     return boxes, scores, random.uniform(size=(2, count)) < 0.8
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", ["linear", "gaussian"])
-def test_equals_the_papers_loop_on_each_class(way, method):
+def test_equals_the_papers_loop_on_each_class(mode, method):
     boxes, scores, valid = random_case()
-    select = WAYS[way](lambda *x: select_softly(*x, 0.05, 40, method, 0.3, 0.4))
+    select = MODES[mode](lambda *x: select_softly(*x, 0.05, 40, method, 0.3, 0.4))
     found = select(*map(tf.constant, (boxes, scores, valid)))
     for image in range(2):
         rows = np.flatnonzero(valid[image])
@@ -65,13 +65,13 @@ def test_equals_the_papers_loop_on_each_class(way, method):
     assert found.masks is None
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_by_hand(way):
+@pytest.mark.parametrize("mode", MODES)
+def test_by_hand(mode):
     boxes = tf.constant([[[0.0, 0, 4, 4], [0, 0, 4, 3], [0, 0, 4, 1], [9, 9, 12, 12], [0, 0, 4, 4]]])
     scores = tf.constant([[[0.8, 0.0], [0.6, 0.5], [0.4, 0.0], [0.3, 0.0], [0.9, 0.9]]])
     valid = tf.constant([[True, True, True, True, False]])
-    found = WAYS[way](lambda *x: select_softly(*x, 0.2, 6, "linear", 0.3))(boxes, scores, valid)
-    # The second overlaps the first by 3/4 and falls to 0.15, below 0.2; the third by 1/4, too little. Class 1 is apart.
+    found = MODES[mode](lambda *x: select_softly(*x, 0.2, 6, "linear", 0.3))(boxes, scores, valid)
+    # The second has an IoU of 3/4 with the first and falls to 0.15, below 0.2; the third only 1/4. Class 1 is separate.
     np.testing.assert_allclose(found.scores[0], [0.8, 0.5, 0.4, 0.3, 0, 0], rtol=1e-6)
     np.testing.assert_array_equal(found.classes[0], [0, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(found.valid[0], [True] * 4 + [False] * 2)

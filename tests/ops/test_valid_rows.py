@@ -1,4 +1,4 @@
-"""The valid rows alone: answers and gradients of the padded form, and how many rows are computed."""
+"""Computation on valid rows alone: values and gradients of the padded computation, and the number of rows computed."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ import tensorflow as tf
 from htc_tf.ops import valid_rows
 from htc_tf.ops.valid_rows import map_valid_rows
 
-# Of 2 x 11 rows; pieces of 8 do not divide them.
-COUNTS = {"none": 0, "one": 1, "a piece": 8, "some": 13, "all": 22}
+# Valid rows of 2 x 11; chunks of 8 do not divide them.
+COUNTS = {"none": 0, "one": 1, "a chunk": 8, "some": 13, "all": 22}
 
 
 class Head(tf.Module):
-    """A convolution, which counts the rows that it is given."""
+    """A convolution that counts its input rows."""
 
     def __init__(self):
         super().__init__()
@@ -25,73 +25,72 @@ class Head(tf.Module):
 
 
 @pytest.fixture(scope="module")
-def learners():
-    """{form: function: valid [2, 11] -> the answers, gradients of features and kernel, and how many rows were seen}."""
+def gradient_functions():
+    """{form: function of valid [2, 11] that returns values, gradients of features and kernel, and the rows counted}."""
     head = Head()
     features = tf.random.stateless_normal([22, 6, 6, 4], [0, 2])
     offsets = tf.random.stateless_normal([22], [0, 3])
     wanted = tf.random.stateless_normal([2, 11, 6, 6, 5], [0, 4])
 
     def padded(valid):
-        answers = tf.reshape(head(features, offsets), wanted.shape)
-        return tf.where(valid[..., None, None, None], answers, 0.0)
+        values = tf.reshape(head(features, offsets), wanted.shape)
+        return tf.where(valid[..., None, None, None], values, 0.0)
 
-    def learner(look, **how):
-        def learn(valid):
+    def make(run, **options):
+        def value_and_gradients(valid):
             head.seen.assign(0)
             with tf.GradientTape() as tape:
                 tape.watch(features)
-                answers = look(valid)
-                loss = tf.reduce_sum(answers * wanted)
+                values = run(valid)
+                loss = tf.reduce_sum(values * wanted)
             gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, [features, head.kernel])]
-            return answers, *gradients, head.seen.read_value()
+            return values, *gradients, head.seen.read_value()
 
-        return tf.function(learn, autograph=False, **how)
+        return tf.function(value_and_gradients, autograph=False, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(valid_rows, "PIECE", 8)
+        patch.setattr(valid_rows, "CHUNK", 8)
         compiled = tf.function(
             lambda features, valid: map_valid_rows(head, [features, offsets], valid, xla=True),
             jit_compile=True,
             autograph=False,
         )
         yield {
-            "padded": learner(padded),
-            "graph": learner(lambda valid: map_valid_rows(head, [features, offsets], valid)),
-            "xla": learner(lambda valid: map_valid_rows(head, [features, offsets], valid, xla=True), jit_compile=True),
-            # As the training step of several replicas has it, which add their counts in between.
-            "xla, forward and backward apart": learner(lambda valid: compiled(features, valid)),
+            "padded": make(padded),
+            "graph": make(lambda valid: map_valid_rows(head, [features, offsets], valid)),
+            "xla": make(lambda valid: map_valid_rows(head, [features, offsets], valid, xla=True), jit_compile=True),
+            # As in the training step of several replicas, which sum their normalizers in between.
+            "xla, forward and backward apart": make(lambda valid: compiled(features, valid)),
         }
 
 
 @pytest.mark.parametrize("form", ["graph", "xla", "xla, forward and backward apart"])
 @pytest.mark.parametrize("count", COUNTS)
-def test_it_is_the_padded_form_for_less(learners, form, count):
+def test_equals_the_padded_computation(gradient_functions, form, count):
     chosen = np.random.default_rng(1).permutation(22) < COUNTS[count]
     valid = tf.constant(chosen.reshape(2, 11))
-    *wanted, everything = learners["padded"](valid)
-    *got, seen = learners[form](valid)
+    *wanted, everything = gradient_functions["padded"](valid)
+    *got, seen = gradient_functions[form](valid)
     for a, b in zip(wanted, got, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
     assert not got[0].numpy()[~valid.numpy()].any() and got[0].shape == (2, 11, 6, 6, 5)
     rounded = -(-COUNTS[count] // 8) * 8
-    # Where there are none, graph mode computes a few all the same.
-    # Under XLA the gradient computes them again.
+    # Without valid rows graph mode still computes a few. Under XLA the gradient computes them again.
     assert everything == 22 and seen == (np.clip(rounded, 8, 22) if form == "graph" else 2 * rounded)
 
 
-def test_a_batch_whose_size_is_known_only_when_compiled():
+def test_batch_size_may_be_known_only_when_compiled():
     signature = [tf.TensorSpec([None, 3]), tf.TensorSpec([None, 5], tf.bool)]
-    look = tf.function(
+    double = tf.function(
         lambda rows, valid: map_valid_rows(lambda x: 2.0 * x, [rows], valid, xla=True), signature, jit_compile=True
     )
     for batch in (1, 8):
         rows = np.arange(batch * 15.0, dtype="f4").reshape(-1, 3)
         valid = np.arange(batch * 5).reshape(batch, 5) % 4 > 0
-        np.testing.assert_array_equal(look(rows, valid), 2 * rows.reshape(batch, 5, 3) * valid[..., None])
+        np.testing.assert_array_equal(double(rows, valid), 2 * rows.reshape(batch, 5, 3) * valid[..., None])
 
 
-def test_xla_knows_every_shape(learners):
-    hlo = learners["xla"].experimental_get_compiler_ir(tf.ones([2, 11], tf.bool))("hlo")
+def test_every_shape_is_static_under_xla(gradient_functions):
+    hlo = gradient_functions["xla"].experimental_get_compiler_ir(tf.ones([2, 11], tf.bool))("hlo")
     shapes = [line.split("metadata")[0] for line in hlo.splitlines()]
     assert len(shapes) > 100 and not [line for line in shapes if "<=" in line]

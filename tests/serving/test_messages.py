@@ -58,7 +58,7 @@ def test_a_response_is_read_in_all_its_forms():
 def test_an_output_of_another_dtype_is_named():
     response = PredictResponse()
     response.outputs.add(key="logits").value.dtype = 19  # half
-    with pytest.raises(UserError, match="output logits is of dtype 19"):
+    with pytest.raises(UserError, match="output logits has dtype 19"):
         read_arrays(response.outputs)
 
 

@@ -8,7 +8,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.resnet import Block, ResNet
 from htc_tf.models.deformable import DeformableConv2D
 from htc_tf.models.layers import Convolution
-from htc_tf.ops.grouped_convolution import one_operation
+from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.dry_run import flops
 
 
@@ -17,7 +17,7 @@ def learnt(layer):
 
 
 def test_parameters_of_resnext50():
-    with tf.Graph().as_default(), one_operation():  # no variable is drawn, little is traced
+    with tf.Graph().as_default(), native_grouped_convolution():  # no variable is drawn, little is traced
         backbone = ResNet(groups=32, group_width=4)
         features = backbone(tf.zeros([1, 64, 96, 3]))
         # torchvision's resnext50_32x4d without its classifier.
@@ -88,7 +88,7 @@ def test_flops_are_those_of_the_groups(options):
     """A block's zeros do not count; of a deformable convolution the products with its kernel and its offsets' do."""
     layer = Convolution(32, 3, 2, norm="frozen_batch", **options)
     layer(tf.zeros([1, 8, 8, 32]))
-    with one_operation():
+    with native_grouped_convolution():
         graph = tf.function(layer).get_concrete_function(tf.TensorSpec([1, 8, 8, 32])).graph
     counted = sum(number for name, number in flops(graph) if "Conv2D" in name or "conv2d" in name)
     offsets = 27 * 32 if "deformable" in options else 0

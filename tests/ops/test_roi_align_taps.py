@@ -1,10 +1,10 @@
-"""The number of samples in a bin is exact, compiled or not."""
+"""Adaptive numbers of samples per bin are exact, compiled or not."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.ops.sampling import count_samples
+from htc_tf.ops.roi_align_taps import count_samples
 
 
 @pytest.mark.parametrize("compiled", [False, True])
