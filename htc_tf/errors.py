@@ -30,6 +30,9 @@ TRACE = re.compile(r"(Graph execution error:|Detected at node .*|<stack traces.*
 class UserError(Exception):
     """A mistake in a file, a key, a parameter or a flag. The message names it and says what to do."""
 
+    # Keras adds a layer's arguments, many lines, to the message of an exception without this attribute.
+    _keras_call_info_injected = True
+
 
 class ModelFailed(UserError):
     """The model failed on one request; it may answer the next."""

@@ -8,6 +8,7 @@ import pytest
 
 from htc_tf import config
 from htc_tf.errors import UserError
+from htc_tf.models.backbones.keras_cv import NETWORKS
 from htc_tf.ranges import FLAG, Each, check_range, check_ranges, choice, number, optional, whole
 
 config.import_gin()
@@ -40,7 +41,8 @@ OTHERS = {
     "AdamW": {"schedule", "groups"},
     "SGDW": {"schedule", "groups"},
     "LAMB": {"schedule", "groups"},
-    "KerasCVBackbone": {"preset"},  # a name out of a table of a hundred
+    "KerasCVBackbone": {"network", "preset"},  # a preset is checked where keras-cv is imported
+    **{name: {"arguments"} for name in NETWORKS},  # checked by keras-cv
 }
 EVERYWHERE = {"self", "name", "sample", "row", "source", "seed"}
 NEEDED = {"batch_size": 1, "steps": 1, "base": 0.1, "num_classes": 2, "num_labels": 2, "min_side": 8, "max_side": 8}

@@ -61,7 +61,8 @@ def test_a_part_that_is_not_used_is_not_frozen(tiny):
 
 
 def test_a_keras_cv_backbone():
-    params = ["KerasCVBackbone.preset='mobilenet_v3_small'", "KerasCVBackbone.frozen_stages=1", "NUM_CLASSES=2"]
+    params = ["ResNetV2Backbone.stackwise_filters=[4, 4, 4, 4]", "ResNetV2Backbone.stackwise_blocks=[2, 2, 2, 2]"]
+    params += ["KerasCVBackbone.load_weights=False", "NUM_CLASSES=2"]
     params += ["IMAGE_MIN_SIDE=32", "IMAGE_MAX_SIDE=32", "Postprocess.keep=2", "RPN.inference_proposals=4"]
     experiment, _ = config.load(["tests/tiny.gin", "gin/options/keras_cv_backbone.gin"], params)
     experiment.prepare_runtime(0)

@@ -1,10 +1,14 @@
-"""The backbone: any of keras-cv's that has a feature pyramid, from normalised images to C2 ... C5 that the FPN takes.
+"""Backbones of keras-cv that have a feature pyramid, with its pretrained weights.
 
-In the place of `models.backbones.resnet`; `models.backbones.keras_cv_presets` has the names. keras-cv pads as TensorFlow's SAME does: where
-a stride of 2 meets an even side, at the bottom and the right alone. So a cell of C5 looks at pixels up to half a cell
-further down and right than a ResNet's of ours; the weights were trained like that, and the heads learn it.
+gin names their classes, and the arguments of these, directly:
 
-keras-cv is imported only where such a backbone is built.
+    HTC.backbone = @KerasCVBackbone()
+    KerasCVBackbone.network = @DenseNetBackbone
+    DenseNetBackbone.stackwise_num_repeats = [6, 12, 24, 16]
+
+keras-cv pads as TensorFlow's SAME does: where a stride of 2 meets an even side, at the bottom and the right alone. So a
+cell of C5 sees pixels up to half a cell further down and to the right than in `models.backbones.resnet`. The weights
+were trained like that.
 """
 
 import contextlib
@@ -14,26 +18,53 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.backbones.keras_cv_presets import ARCHITECTURES, TRAINED
 from htc_tf.models.htc import MEAN, PIXEL_MEAN, PIXEL_STD, STD
-from htc_tf.ranges import FLAG, check_ranges, whole
+from htc_tf.ranges import FLAG, check_ranges, choice, whole
 
 LEVELS = (2, 3, 4, 5)
+# Classes of keras_cv.models that gin may name.
+NETWORKS = (
+    *("CSPDarkNetBackbone", "DenseNetBackbone", "EfficientNetLiteBackbone", "EfficientNetV1Backbone"),
+    *("EfficientNetV2Backbone", "MobileNetV3Backbone", "ResNetBackbone", "ResNetV2Backbone", "YOLOV8Backbone"),
+)
+
+
+def import_models():
+    """Returns keras_cv.models, imported only where a backbone is built, without the line that the import prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        from keras_cv import models
+    return models
+
+
+def make_external(name):
+    """Registers a class of keras_cv.models with gin, without importing it."""
+
+    def create(**arguments):
+        return getattr(import_models(), name)(**arguments)
+
+    create.__name__ = create.__qualname__ = name
+    return gin.external_configurable(create, name, module="keras_cv.models")
+
+
+for network in NETWORKS:
+    make_external(network)
 
 
 @gin.register
 @check_ranges(
     load_weights=FLAG,
+    norm=choice("frozen_batch", "batch"),
     frozen_stages=whole(0, 4),
     pixel_mean=MEAN,
     pixel_std=STD,
 )
 class KerasCVBackbone(tf.keras.layers.Layer):
-    """images [B, H, W, 3] -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32; H and W are multiples of 32."""
+    """A backbone of keras-cv, as far as C5."""
 
     def __init__(
         self,
-        preset,
+        network=None,
+        preset=None,
         load_weights=True,
         norm="frozen_batch",
         frozen_stages=0,
@@ -43,91 +74,115 @@ class KerasCVBackbone(tf.keras.layers.Layer):
     ):
         """
         Args:
-            preset: keras-cv's name of an architecture, such as "resnet50_v2", or of one with weights, such as
-                "resnet50_v2_imagenet".
-            load_weights: whether a training that starts from nothing fetches the weights of a preset that has some. Any
-                other, evaluation and prediction find theirs in a checkpoint, and fetch nothing.
-            norm: "frozen_batch", on stored statistics in training too (mmdetection's norm_eval), where scale and offset
-                still learn; what keras-cv drops at random in training then stays. Or "batch".
-            frozen_stages: how many leading stages do not train: 1 is all that C2 is made of; 0 trains all.
-            pixel_mean, pixel_std: with which the images come normalised, that is HTC's.
+            network: Function that creates a keras-cv backbone, such as @ResNetV2Backbone with its arguments bound; None
+                for the architecture of `preset`, which keras-cv then reads from Kaggle or from kagglehub's cache.
+            preset: str, keras-cv's name of pretrained weights, such as "resnet50_v2_imagenet", or None.
+            load_weights: If True, a training that starts anew fetches the preset's weights. Everything else finds its
+                weights in a checkpoint and fetches none.
+            norm: "frozen_batch" for batch norm on stored statistics in training too (mmdetection's norm_eval), with a
+                trained scale and offset; then keras-cv's dropout is off as well. Or "batch".
+            frozen_stages: int, number of leading stages that are not trained: 1 is all layers up to C2, 0 nothing.
+            pixel_mean, pixel_std: 3 floats each, the ones that HTC normalizes images with.
         """
-        # Nothing is rounded before the pixels are whole numbers again.
-        super().__init__(autocast=False, name=name)
-        architecture = TRAINED.get(preset, preset)
-        if architecture not in ARCHITECTURES:
-            names = ", ".join(sorted([*ARCHITECTURES, *TRAINED]))
-            raise UserError(f"KerasCVBackbone.preset = {preset!r} is unknown; choose one of {names}")
-        if norm not in ("frozen_batch", "batch"):
-            raise UserError(f"KerasCVBackbone.norm = {norm!r} is unknown; choose 'frozen_batch' or 'batch'")
-        self.architecture = ARCHITECTURES[architecture]
-        self.preset = preset if load_weights and preset in TRAINED else None
+        super().__init__(autocast=False, name=name)  # mixed precision must not round the normalized pixels
+        if network is None and preset is None:
+            raise UserError("KerasCVBackbone.network is missing: give one, such as @ResNetV2Backbone, or give a preset")
+        self.network, self.preset, self.load_weights = network, preset, load_weights
         self.frozen_stages, self.frozen_statistics = frozen_stages, norm == "frozen_batch"
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
 
     def build(self, shape):
-        models = import_models()
         with names_below(tf.get_current_name_scope()):
-            # Takes pixels of 0 ... 255, as every preset was trained, and divides them by 255 itself.
-            network = getattr(models, self.architecture.kind)(include_rescaling=True, **self.architecture.arguments)
+            # With rescaling it takes pixels of 0 ... 255, as all presets do, and divides them by 255 itself.
+            if self.network is None:
+                network = self.load_preset(load_weights=False)
+            else:
+                try:
+                    network = self.network(include_rescaling=True)
+                except (TypeError, ValueError) as error:  # an argument is unknown, missing or out of range
+                    name = getattr(self.network, "__name__", self.network)
+                    raise UserError(f"KerasCVBackbone.network = @{name}: {first_line(error)}") from error
         self.extractor = extract_levels(network, self.frozen_stages)
 
     def call(self, images, training=None):
+        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].
+
+        H and W are multiples of 32.
+        """
         pixels = images * tf.constant(self.pixel_std, images.dtype) + tf.constant(self.pixel_mean, images.dtype)
-        return self.extractor(pixels, training=bool(training) and not self.frozen_statistics)
+        features = self.extractor(pixels, training=bool(training) and not self.frozen_statistics)
+        for level, x in features.items():
+            if x.shape[1:3] != [side // 2**level for side in images.shape[1:3]]:
+                raise UserError(f"KerasCVBackbone.network: C{level} has a stride other than {2**level}")
+        return features
 
     def fetch_weights(self):
-        """Sets the weights of the preset, from Kaggle or from what was fetched before. Before training.
+        """Sets the preset's weights, from Kaggle or from kagglehub's cache. Called before a training that starts anew.
 
         Returns:
-            A line that says where they come from; None where there is nothing to fetch.
+            A text that says where the weights come from; None if there is nothing to fetch.
         Raises:
-            UserError: they cannot be had here, or are those of another architecture.
+            UserError: The weights cannot be fetched, or belong to another architecture.
         """
-        if self.preset is None:
+        if self.preset is None or not self.load_weights or self.preset not in self.find_class().presets_with_weights:
             return None
-        setting = f"KerasCVBackbone.preset = {self.preset!r}"
-        try:
-            network = getattr(import_models(), self.architecture.kind).from_preset(self.preset, load_weights=True)
-        except Exception as error:  # whatever the network, Kaggle's client or the file's reader raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise UserError(
-                f"{setting}: its weights cannot be fetched ({reason}). Train where Kaggle can be reached, or copy the "
-                "folder that KAGGLEHUB_CACHE names from such a machine; or from scratch, with load_weights = False, "
-                "norm = 'batch' and frozen_stages = 0"
-            ) from error
-        # With the same stages frozen: Keras lists the weights of a layer that is in another order.
+        network = self.load_preset(load_weights=True)
+        # With the same stages frozen, because Keras lists trained weights before frozen ones.
         fetched = extract_levels(network, self.frozen_stages).get_weights()
         if [weight.shape for weight in fetched] != [tuple(weight.shape) for weight in self.extractor.weights]:
-            raise UserError(f"{setting}: what was fetched is of another architecture than keras-cv 0.9's")
+            raise UserError(
+                f"KerasCVBackbone.preset = {self.preset!r} is of another architecture than KerasCVBackbone.network; "
+                "bind the network to that one, or to None"
+            )
         self.extractor.set_weights(fetched)
         return f"keras-cv's {self.preset}"
 
+    def find_class(self):
+        """Returns the class of keras_cv.models that has the preset."""
+        classes = [getattr(import_models(), name) for name in NETWORKS]
+        for kind in classes:
+            if self.preset in kind.presets:
+                return kind
+        presets = ", ".join(sorted(preset for kind in classes for preset in kind.presets))
+        raise UserError(f"KerasCVBackbone.preset = {self.preset!r} is unknown; choose one of {presets}")
 
-def import_models():
-    """keras_cv.models, without the line that its import prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        from keras_cv import models
-    return models
+    def load_preset(self, load_weights):
+        """Returns the preset's keras-cv backbone, which takes pixels of 0 ... 255."""
+        kind = self.find_class()
+        try:
+            return kind.from_preset(self.preset, load_weights=load_weights, include_rescaling=True)
+        except Exception as error:  # whatever the network, Kaggle's client or the file's reader raise
+            remedy = "bind KerasCVBackbone.network to its class and arguments"
+            if load_weights:
+                remedy = "train from scratch, with load_weights = False, norm = 'batch' and frozen_stages = 0"
+            raise UserError(
+                f"KerasCVBackbone.preset = {self.preset!r} cannot be fetched ({type(error).__name__}: "
+                f"{first_line(error)}). Use a machine that reaches Kaggle, or copy the folder that KAGGLEHUB_CACHE "
+                f"names from one; or {remedy}"
+            ) from error
+
+
+def first_line(error):
+    return str(error).partition("\n")[0][:200]
 
 
 def extract_levels(network, frozen_stages=0):
-    """A keras-cv backbone -> a Keras model of its layers as far as C5: pixels -> {2: C2 ... 5: C5}."""
+    """Returns a Keras model of a keras-cv backbone's layers as far as C5: pixels to {2: C2, ..., 5: C5}."""
     names = network.pyramid_level_inputs
     outputs = {level: network.get_layer(names[f"P{level}"]).output for level in LEVELS}
     if frozen_stages:
-        # A model of the layers that lead there; they are the network's own.
+        # A model of the leading layers shares them with the network.
         tf.keras.Model(network.inputs, outputs[frozen_stages + 1]).trainable = False
     return tf.keras.Model(network.inputs, outputs)
 
 
 @contextlib.contextmanager
 def names_below(scope):
-    """Variables are named below `scope`, as other layers' are: Keras forgets it where it builds a model of symbols."""
+    """Names variables below `scope`, as those of other layers: Keras ignores it while it builds a functional model."""
 
     def create(next_creator, **variable):
         own = "/".join(filter(None, (scope, tf.get_current_name_scope(), variable["name"])))
-        return next_creator(**{**variable, "name": f"{own}/"})  # the slash makes it absolute
+        return next_creator(**{**variable, "name": f"{own}/"})  # the slash makes the name absolute
 
     with tf.variable_creator_scope(create):
         yield

@@ -1,24 +1,54 @@
-"""keras-cv's backbones under HTC: the same features as keras-cv's own, at the FPN's levels, and fetched weights."""
+"""keras-cv backbones in HTC: keras-cv's own features, at the levels of the FPN, and fetched weights."""
 
 from types import SimpleNamespace
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf import config
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
-from htc_tf.models.backbones.keras_cv import KerasCVBackbone, extract_levels, import_models
-from htc_tf.models.backbones.keras_cv_presets import ARCHITECTURES, TRAINED, Architecture
+from htc_tf.models.backbones.keras_cv import NETWORKS, KerasCVBackbone, extract_levels, import_models
 from htc_tf.models.htc import PIXEL_MEAN, PIXEL_STD
 from htc_tf.run import Run
 from htc_tf.training.start import initialise
 
-SMALL = "mobilenet_v3_small"
+PRESET = "resnet50_v2_imagenet"
+# {class of keras-cv: arguments of a small network}
+RESNET = {"stackwise_filters": [4, 6, 12, 24], "stackwise_blocks": [2] * 4, "stackwise_strides": [1, 2, 2, 2]}
+DARKNET = {"stackwise_channels": [4] * 4, "stackwise_depth": [1] * 4}
+EFFICIENTNET = {
+    **{"width_coefficient": 1.0, "depth_coefficient": 1.0, "stackwise_kernel_sizes": [3] * 5},
+    **{"stackwise_num_repeats": [1] * 5, "stackwise_input_filters": [32] * 5, "stackwise_output_filters": [32] * 5},
+    **{"stackwise_expansion_ratios": [1] + [2] * 4, "stackwise_strides": [1, 2, 2, 2, 2]},
+}
+SQUEEZED = {**EFFICIENTNET, "stackwise_squeeze_and_excite_ratios": [0.25] * 5}
+MOBILENET = {
+    **{"stackwise_expansion": [1, 2, 2, 2], "stackwise_filters": [8] * 4, "stackwise_kernel_size": [3] * 4},
+    **{"stackwise_stride": [2] * 4, "stackwise_se_ratio": [None] * 4, "stackwise_activation": ["relu"] * 4},
+}
+ARGUMENTS = {
+    "CSPDarkNetBackbone": DARKNET,
+    "DenseNetBackbone": {"stackwise_num_repeats": [1] * 4},
+    "EfficientNetLiteBackbone": EFFICIENTNET,
+    "EfficientNetV1Backbone": SQUEEZED,
+    "EfficientNetV2Backbone": {**SQUEEZED, "stackwise_conv_types": ["fused"] * 3 + ["unfused"] * 2},
+    "MobileNetV3Backbone": MOBILENET,
+    "ResNetBackbone": RESNET,
+    "ResNetV2Backbone": RESNET,
+    "YOLOV8Backbone": DARKNET,
+}
+
+
+def make_network(name="ResNetV2Backbone"):
+    """Returns a function that creates a small network, as gin passes one."""
+    return lambda **options: getattr(import_models(), name)(**{**ARGUMENTS[name], **options})
 
 
 class Outer(tf.keras.layers.Layer):
-    """In HTC's place."""
+    """Stands for HTC."""
 
     def __init__(self, backbone):
         super().__init__(name="htc")
@@ -28,8 +58,8 @@ class Outer(tf.keras.layers.Layer):
         return self.backbone(images, training=training)
 
 
-def make_model(preset=SMALL, **arguments):
-    model = Outer(KerasCVBackbone(preset, **arguments))
+def make_model(**arguments):
+    model = Outer(KerasCVBackbone(**{"network": make_network(), **arguments}))
     model(tf.zeros([1, 64, 64, 3]))
     return model
 
@@ -37,13 +67,6 @@ def make_model(preset=SMALL, **arguments):
 @pytest.fixture(scope="module")
 def model():
     return make_model()
-
-
-@pytest.fixture(scope="module")
-def network():
-    """keras-cv's own, which takes pixels of 0 ... 1."""
-    kind, arguments = ARCHITECTURES[SMALL]
-    return getattr(import_models(), kind)(include_rescaling=False, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +83,9 @@ def values(layer):
     return [v.numpy() for v in layer.variables]
 
 
-def test_features_are_those_of_keras_cv(model, network, pixels, images):
+def test_features_are_those_of_keras_cv(model, pixels, images):
     features = model(images)
-    theirs = extract_levels(network)
+    theirs = extract_levels(make_network()(include_rescaling=False))  # takes pixels of 0 ... 1
     theirs.set_weights(model.backbone.extractor.get_weights())
     expected = theirs(pixels / 255)
     assert {level: x.shape.as_list() for level, x in features.items()} == {
@@ -76,7 +99,7 @@ def test_features_are_those_of_keras_cv(model, network, pixels, images):
         np.testing.assert_allclose(x, expected[level], atol=1e-4 * np.abs(expected[level]).max())
 
 
-def test_variables_are_a_layers_like_any_other(model, tmp_path):
+def test_variables_are_named_and_saved_as_those_of_other_layers(model, tmp_path):
     assert all(v.name.startswith("htc/backbone/") for v in model.variables)
     for variable in model.variables:
         variable.assign_add(tf.ones_like(variable))
@@ -88,81 +111,94 @@ def test_variables_are_a_layers_like_any_other(model, tmp_path):
 
 
 def test_statistics_and_frozen_stages(images):
-    model = make_model("resnet18_v2", frozen_stages=2)
+    model = make_model(frozen_stages=2)
     kept = values(model)
     np.testing.assert_array_equal(model(images, training=True)[5], model(images)[5])
     trained = {v.name.split("/")[2] for v in model.trainable_variables}
     assert not [name for name in trained if name.startswith(("conv1", "v2_stack_0", "v2_stack_1"))]
     assert {name[:10] for name in trained} == {"v2_stack_2", "v2_stack_3"}
-    assert any(name.endswith("_bn") for name in trained)  # scale and offset learn
+    assert any(name.endswith("_bn") for name in trained)  # scale and offset are trained
     assert all(np.array_equal(a, b) for a, b in zip(kept, values(model), strict=True))
     model.backbone.frozen_statistics = False  # norm="batch"
     model(images, training=True)
     changed = {v.name for v, a in zip(model.variables, kept, strict=True) if not np.array_equal(a, v)}
     assert changed and all("moving_" in name for name in changed)
-    assert not [name for name in changed if "v2_stack_1" in name]  # does not train
-    assert KerasCVBackbone("resnet18_v2", norm="batch").frozen_statistics is False
+    assert not [name for name in changed if "v2_stack_1" in name]  # is not trained
+    assert KerasCVBackbone(make_network(), norm="batch").frozen_statistics is False
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gin_names_the_classes_and_their_arguments(name, images):
+    config.import_gin()
+    gin.parse_config([f"{name}.{key} = {value!r}" for key, value in ARGUMENTS[name].items()])
+    gin.parse_config(["KerasCVBackbone.network = @" + name])
+    backbone = gin.get_configurable("KerasCVBackbone")()
+    features = backbone(images)  # checks the strides
+    assert [x.shape[0] for x in features.values()] == [2] * 4
 
 
 @pytest.fixture
 def trained_model(model):
-    """A preset that has weights, on the network that is there already."""
-    backbone = KerasCVBackbone(f"{SMALL}_imagenet")
+    """A backbone that has pretrained weights to fetch, on the network that is there already."""
+    backbone = KerasCVBackbone(make_network(), PRESET)
     backbone.extractor = model.backbone.extractor
     return SimpleNamespace(backbone=backbone)
 
 
 @pytest.fixture
 def kaggle(monkeypatch):
-    """kaggle(function): what keras-cv's from_preset does."""
+    """kaggle(function): replaces keras-cv's from_preset."""
 
-    def answer(function, kind=ARCHITECTURES[SMALL].kind):
-        monkeypatch.setattr(getattr(import_models(), kind), "from_preset", function)
+    def answer(function, name="ResNetV2Backbone"):
+        monkeypatch.setattr(getattr(import_models(), name), "from_preset", function)
 
     return answer
 
 
-def test_weights_are_fetched(monkeypatch, kaggle, pixels, images):
-    """Of layers with layers in them, half of them frozen."""
-    preset, kind = "csp_darknet_tiny_imagenet", "CSPDarkNetBackbone"
-    arguments = {"stackwise_channels": [4] * 4, "stackwise_depth": [1] * 4}
-    monkeypatch.setitem(ARCHITECTURES, TRAINED[preset], Architecture(kind, arguments))
-    backbone = KerasCVBackbone(preset, frozen_stages=2)
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_are_fetched(kaggle, pixels, images, named):
+    """Weights of nested layers, half of them frozen; the architecture is bound or the preset's own."""
+    preset, name, asked = "csp_darknet_tiny_imagenet", "CSPDarkNetBackbone", []
+    networks = [make_network(name)(include_rescaling=True) for _ in range(2)]
+    random = np.random.default_rng(1)
+    networks[1].set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in networks[1].get_weights()])
+
+    def from_preset(preset, load_weights, include_rescaling):
+        asked.append((preset, load_weights, include_rescaling))
+        return networks[load_weights]
+
+    kaggle(from_preset, name)
+    backbone = KerasCVBackbone(make_network(name) if named else None, preset, frozen_stages=2)
     backbone(images)
-    network = getattr(import_models(), kind)(include_rescaling=True, **arguments)
-    random, asked = np.random.default_rng(1), []
-    network.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in network.get_weights()])
-    expected = extract_levels(network)(pixels)
-    kaggle(lambda preset, load_weights: asked.append((preset, load_weights)) or network, kind)
-    assert backbone.fetch_weights() == f"keras-cv's {preset}" and asked == [(preset, True)]
+    expected = extract_levels(networks[1])(pixels)
+    assert backbone.fetch_weights() == f"keras-cv's {preset}"
+    assert asked == [(preset, False, True)] * (not named) + [(preset, True, True)]
     for level, x in backbone(images).items():
         np.testing.assert_allclose(x, expected[level], rtol=1e-4, atol=1e-6)
 
 
-def test_weights_that_cannot_be_had_are_a_users_matter(trained_model, kaggle):
-    def refuse(preset, load_weights):
+def test_weights_that_cannot_be_fetched_are_one_line(trained_model, kaggle, images):
+    def refuse(preset, **options):
         raise ConnectionError("no such host\nand more")
 
     kaggle(refuse)
-    with pytest.raises(
-        UserError, match=rf"'{SMALL}_imagenet'.*ConnectionError: no such host\).*with load_weights = False"
-    ):
+    reason = rf"'{PRESET}'.*ConnectionError: no such host\)"
+    with pytest.raises(UserError, match=rf"{reason}.*with load_weights = False") as refused:
         trained_model.backbone.fetch_weights()
-    other = KerasCVBackbone("resnet18_v2")
-    other.build([None, 64, 64, 3])
-    kaggle(lambda preset, load_weights: SimpleNamespace(inputs=other.extractor.inputs, **pyramid(other.extractor)))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=rf"{reason}.*bind KerasCVBackbone.network") as refused:
+        make_model(network=None, preset=PRESET)
+    assert "\n" not in str(refused.value)
+    other = {**ARGUMENTS["ResNetV2Backbone"], "stackwise_filters": [2] * 4}
+    kaggle(lambda preset, **options: import_models().ResNetV2Backbone(include_rescaling=True, **other))
     with pytest.raises(UserError, match="another architecture"):
         trained_model.backbone.fetch_weights()
 
 
-def pyramid(extractor):
-    names = {f"P{level}": output.node.layer.name for level, output in extractor.output.items()}
-    return {"pyramid_level_inputs": names, "get_layer": extractor.get_layer}
-
-
-def test_nothing_is_fetched_where_there_are_weights_already(tmp_path):
-    assert KerasCVBackbone(SMALL).fetch_weights() is None
-    assert KerasCVBackbone(f"{SMALL}_imagenet", load_weights=False).fetch_weights() is None
+def test_nothing_is_fetched_where_weights_are_there(tmp_path):
+    assert KerasCVBackbone(make_network()).fetch_weights() is None
+    assert KerasCVBackbone(make_network(), "resnet50_v2").fetch_weights() is None  # a preset without weights
+    assert KerasCVBackbone(make_network(), PRESET, load_weights=False).fetch_weights() is None
     model = tf.keras.Sequential([tf.keras.layers.Dense(2)])
     model.build([None, 3])
     model.backbone = SimpleNamespace(fetch_weights=lambda: "fetched", submodules=())
@@ -172,25 +208,21 @@ def test_nothing_is_fetched_where_there_are_weights_already(tmp_path):
     assert initialise(Checkpoints(Run(tmp_path), model), model).endswith("ckpt-1")
 
 
-def test_presets_are_keras_cvs():
-    from keras_cv.src.models.backbones import backbone_presets as presets
-
-    assert set(ARCHITECTURES) <= set(presets.backbone_presets_no_weights)
-    kinds = {ARCHITECTURES[name].kind for name in ARCHITECTURES}
-    assert len(kinds) == 9 and all(hasattr(import_models(), kind) for kind in kinds)
-    assert set(TRAINED) == {
-        name for name in presets.backbone_presets_with_weights if "vit" not in name and "video" not in name
-    }
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"preset": "resnet18_v3"}, r"preset = 'resnet18_v3' is unknown; choose one of csp_darknet_l, "),
-        ({"preset": SMALL, "norm": "group"}, "norm = 'group'"),
-        ({"preset": SMALL, "frozen_stages": 5}, "frozen_stages = 5"),
+        ({"network": None}, r"network is missing: give one, such as @ResNetV2Backbone"),
+        ({"network": None, "preset": "resnet18_v3"}, r"'resnet18_v3' is unknown; choose one of csp_darknet_l, "),
+        ({"norm": "group"}, "norm = 'group'"),
+        ({"frozen_stages": 5}, "frozen_stages = 5"),
+        ({"network": import_models}, r"network = @import_models: .* unexpected keyword argument 'include_rescaling'"),
+        (
+            {"network": lambda **options: make_network()(**options, stackwise_strides=[1, 2, 2, 1])},
+            "C5 has a stride other than 32",
+        ),
     ],
 )
-def test_mistakes_are_named(arguments, named):
-    with pytest.raises(UserError, match=named):
-        KerasCVBackbone(**arguments)
+def test_mistakes_are_named_in_one_line(arguments, named):
+    with pytest.raises(UserError, match=named) as refused:
+        make_model(**arguments)
+    assert "\n" not in str(refused.value)
