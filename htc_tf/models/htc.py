@@ -104,7 +104,7 @@ class HTC(tf.keras.layers.Layer):
             semantic_head: SemanticHead, or None for no semantic branch.
             roi_sampler: RoISampler; None for the paper's.
             num_stages: int, number of stages in use: 1 is Mask R-CNN, 3 the paper's cascade.
-            masks: If True, there are mask branches.
+            masks: If True, the stages have mask branches.
             interleaved: If True, a stage's mask head is trained on the boxes that the stage has refined; if False, on
                 its input boxes, as in Cascade Mask R-CNN.
             mask_info_flow: If True, each mask head receives the features of the previous one.

@@ -164,7 +164,7 @@ class Convolution(tf.keras.layers.Layer):
             bias: If True, a bias is added; None for one where no norm follows.
             initializer: Initializer of the kernel.
             norm_scale: Initializer of the norm's scale.
-            groups: int, groups of channels that are convolved separately; with several there is no bias.
+            groups: int, groups of channels that are convolved separately; several have no bias.
             deformable: int, version 1 or 2 of `DeformableConv2D`, which has no bias either; None for an ordinary
                 convolution.
         """

@@ -96,7 +96,7 @@ class RoIPooler(tf.keras.layers.Layer):
         return self._align(prepared.pyramid, strides, boxes, levels, size)
 
     def _semantic(self, prepared, boxes, size, oversampling=1):
-        levels = tf.zeros(tf.shape(boxes)[:2], tf.int32)  # there is one map
+        levels = tf.zeros(tf.shape(boxes)[:2], tf.int32)  # all from the one map
         return self._align(prepared.semantic, [SEMANTIC_STRIDE], boxes, levels, size, oversampling)
 
     def _align(self, prepared, strides, boxes, levels, size, oversampling=1):

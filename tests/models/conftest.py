@@ -1,4 +1,4 @@
-"""Fixtures of the comparisons with mmdetection and Paddle: stand-in weights, models that hold them, images and truth.
+"""Fixtures of the comparisons with mmdetection and Paddle: stand-in weights, models, images and ground truth.
 
 Reference arrays are NCHW, boxes x1, y1, x2, y2.
 """
@@ -23,7 +23,7 @@ SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 
 @pytest.fixture(scope="session")
 def stand_in_weights():
-    """stand_in_weights("mmdet") -> {name: array} that the reference arrays were computed with."""
+    """stand_in_weights("mmdet") returns {name: array}, the weights that the reference arrays were computed with."""
 
     def draw(source):
         lines = (HERE.parent / "reference" / f"{source}_state_dict.txt").read_text().splitlines()
@@ -36,21 +36,21 @@ def stand_in_weights():
 
 @pytest.fixture(scope="session")
 def mmdet_state(stand_in_weights):
-    """{name: array} of mmdetection's HTC R50-FPN, as its state_dict has them."""
+    """{name: array}, the state_dict of mmdetection's HTC R50-FPN."""
     return stand_in_weights("mmdet")
 
 
 @pytest.fixture(scope="session")
 def build():
-    """build(*params, overlays) -> (Experiment, HTC R50-FPN with variables) of the run file and overlays."""
+    """build(*params, overlays) returns (Experiment, HTC R50-FPN with variables) of the run file and overlays."""
 
     def build(*params, overlays=()):
         experiment, _ = config.load(["gin/htc_r50_fpn_1x_coco.gin", *overlays], params)
-        # As a run does (engine.experiment): without, each crop_and_resize prints a screen of warnings.
+        # As in `Experiment.prepare_runtime`: otherwise each crop_and_resize prints a screen of warnings.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         model = experiment.build_model()
         with pytest.MonkeyPatch.context() as patch:
-            # Nobody looks at these detections: it is enough that every layer runs once.
+            # The detections are not used: it is enough that every layer runs once.
             patch.setitem(model.rpn.proposals, False, 1)
             patch.setattr(model.postprocess, "keep", 1)
             model.build_variables()
@@ -61,7 +61,7 @@ def build():
 
 @pytest.fixture(scope="session")
 def mmdet_model(build, mmdet_state):
-    """HTC R50-FPN as the run file has it, with those weights."""
+    """The run file's HTC R50-FPN with `mmdet_state`."""
     _, model = build()
     assert load_mmdet(model, mmdet_state) == Unmatched([], [], [])
     return model
@@ -69,7 +69,7 @@ def mmdet_model(build, mmdet_state):
 
 @pytest.fixture(scope="session")
 def mmdet_batch(reference):
-    """mmdet_batch("tiny") -> images [B, H, W, 3] uint8 RGB, padded to multiples of 32, and their sizes [B, 2]."""
+    """mmdet_batch("tiny") returns images [B, H, W, 3] uint8 RGB, padded to multiples of 32, and their sizes [B, 2]."""
 
     def load(name):
         arrays = reference(f"forward_{name}")
@@ -83,7 +83,7 @@ def mmdet_batch(reference):
 
 
 def stack(rows, dtype):
-    """Arrays that differ in their first axis, padded with zeros: [B, longest, ...]; and which rows are real."""
+    """Returns arrays of different lengths, zero-padded to [B, longest, ...], and their valid rows, [B, longest] bool."""
     longest = max(len(row) for row in rows)
     padded = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
     return tf.constant(np.stack(padded), dtype), tf.constant([np.arange(longest) < len(row) for row in rows])
@@ -91,7 +91,7 @@ def stack(rows, dtype):
 
 @pytest.fixture(scope="session")
 def mmdet_truth(reference, mmdet_batch):
-    """mmdet_truth("tiny") -> the Truth and the Proposals of train_tiny. A mask's frame is the whole padded image."""
+    """mmdet_truth("tiny") returns GroundTruth, with masks of the whole padded image, and Proposals of train_tiny."""
 
     def load(name):
         arrays, (images, sizes) = reference(f"train_{name}"), mmdet_batch(name)
@@ -117,7 +117,7 @@ def mmdet_truth(reference, mmdet_batch):
 
 @pytest.fixture(scope="session")
 def paddle_built(build, stand_in_weights):
-    """(Experiment, HTC R50-FPN) of the run file with gin/options/paddle.gin, with Paddle's weights."""
+    """The Experiment and the HTC R50-FPN of the run file with gin/options/paddle.gin, with Paddle's weights."""
     experiment, model = build(overlays=["gin/options/paddle.gin"])
     assert load_paddle(model, stand_in_weights("paddle")) == Unmatched([], [], [])
     return experiment, model
@@ -130,7 +130,7 @@ def paddle_model(paddle_built):
 
 @pytest.fixture(scope="session")
 def paddle_image(reference):
-    """images [1, 128, 160, 3] float32, normalised already, and their sizes [1, 2]."""
+    """images [1, 128, 160, 3] float32, normalized, and their sizes [1, 2]."""
     image = runpy.run_path(str(HERE.parent / "reference" / "paddle_weights.py"))["image"]()
     sizes = reference("paddle_backbone")["im_shape"]
     return tf.constant(image.transpose(0, 2, 3, 1)), tf.constant(sizes[np.newaxis], tf.float32)
@@ -138,7 +138,7 @@ def paddle_image(reference):
 
 @pytest.fixture(scope="module")
 def deterministic():
-    """Additions in one order: a figure of parity is the same in every run."""
+    """Makes sums deterministic, so that every run measures the same differences."""
     tf.config.experimental.enable_op_determinism()
     yield
     disable_op_determinism()

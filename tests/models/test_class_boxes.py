@@ -1,4 +1,4 @@
-"""A box for each class, as Faster and Mask R-CNN have it: mmdetection's steps in NumPy's loops, and the whole walk."""
+"""Class-specific boxes, as in Faster and Mask R-CNN: each step against loops in NumPy, and the whole network."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ SIZES = np.float32([[60, 50]])
 ROIS = np.float32([[10, 10, 30, 30], [20, 5, 40, 45], [12, 8, 31, 29], [0, 0, 0, 0]])
 random = np.random.RandomState(5)
 LOGITS = random.randn(4, K + 1).astype(np.float32) * 2
-LOGITS[:, K] += 3  # most look like background, which is no class to go on as
+LOGITS[:, K] += 3  # background has most of the largest logits, but the next stage's box is never background's
 DELTAS = random.randn(4, K, 4).astype(np.float32) * 2
 TRUTH = GroundTruth(
     boxes=tf.constant([[[8.0, 9, 29, 33], [25, 2, 44, 40]]]),
@@ -57,7 +57,7 @@ def branch(rois, truth=None):
     return HTC.box_branch(walk, stage, None, rois, tf.constant(SIZES), truth)
 
 
-def test_the_head_gives_four_numbers_a_class():
+def test_the_head_returns_four_deltas_per_class():
     head = BoxHead(K, channels=2, class_agnostic=False)
     head(tf.zeros([1, 2, 2, 1]))
     head.regressor.bias.assign(tf.range(4.0 * K))
@@ -66,12 +66,12 @@ def test_the_head_gives_four_numbers_a_class():
     np.testing.assert_array_equal(deltas, np.tile(np.arange(4.0 * K).reshape(1, K, 4), [5, 1, 1]))
 
 
-def test_what_the_next_stage_starts_from():
+def test_boxes_of_the_next_stage():
     likeliest = LOGITS[:, :K].argmax(axis=-1)
     found = branch(rois())
     np.testing.assert_allclose(found.class_boxes[0], CLASS_BOXES, atol=1e-4)
     np.testing.assert_allclose(found.boxes[0], CLASS_BOXES[np.arange(4), likeliest], atol=1e-4)
-    # In training a positive goes on as its object's class: the first RoI is matched to class 1, the third to class 2.
+    # In training a positive is refined by its object's class: the first RoI's is class 1, the third's class 2.
     assert likeliest[0] != 1 and likeliest[2] != 2
     learning = branch(rois([True, False, True, False]), TRUTH)
     wanted = CLASS_BOXES[np.arange(4), [1, likeliest[1], 2, likeliest[3]]]
@@ -95,9 +95,9 @@ def test_the_loss_is_of_the_objects_class(beta):
                        DELTAS[2, 2] - encode(ROIS[2], TRUTH.boxes[0, 0].numpy())])  # fmt: skip
     smooth = np.where(distance < 1, distance**2 / 2, distance - 0.5)
     np.testing.assert_allclose(loss, (smooth if beta else distance).sum(), rtol=1e-5)
-    learnt = np.zeros([1, 4, K], bool)
-    learnt[0, [0, 2], [1, 2]] = True
-    np.testing.assert_array_equal(np.any(tape.gradient(loss, deltas) != 0, axis=-1), learnt)
+    trained = np.zeros([1, 4, K], bool)
+    trained[0, [0, 2], [1, 2]] = True
+    np.testing.assert_array_equal(np.any(tape.gradient(loss, deltas) != 0, axis=-1), trained)
 
 
 def overlap(a, b):
@@ -106,7 +106,7 @@ def overlap(a, b):
     return both / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - both)
 
 
-# Three rows; those of class 0 and class 1 have nothing in common, in class 1 the second and third boxes are one.
+# Three rows; class 0 and class 1 do not overlap, and in class 1 the second and third boxes are equal.
 ROWS = np.float32(
     [
         [[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 9, 9]],
@@ -126,7 +126,7 @@ def detect(soft=None, **arguments):
 
 
 def greedy(lower):
-    """Rows of every class by themselves, best first; `lower` is the factor of a score that overlaps so much."""
+    """NMS of each class, best first; `lower` returns the factor of a score by the IoU with a better box."""
     powers = np.exp(LOGITS[:3])
     scores, found = powers / powers.sum(-1, keepdims=True), []
     for label in range(K):
@@ -149,7 +149,7 @@ def greedy(lower):
         ({"soft": "gaussian"}, lambda iou: np.exp(-(iou**2) / 0.5), 9),
     ],
 )
-def test_every_class_chooses_among_its_own_boxes(arguments, lower, count):
+def test_nms_of_each_class_uses_its_own_boxes(arguments, lower, count):
     found, wanted = detect(**arguments), greedy(lower)
     assert len(found) == len(wanted) == count
     for (label, score, box), (wanted_label, wanted_score, wanted_box) in zip(found, wanted, strict=True):
@@ -157,7 +157,7 @@ def test_every_class_chooses_among_its_own_boxes(arguments, lower, count):
         assert score == pytest.approx(wanted_score, rel=1e-4)
 
 
-def test_boxes_of_classes_are_mirrored():
+def test_boxes_of_classes_are_flipped():
     sizes = tf.constant([[60.0, 50.0], [60.0, 40.0]])
     boxes = tf.constant(np.stack([ROWS, ROWS]))
     mirrored = tta.flip_boxes(boxes, sizes)
@@ -166,8 +166,8 @@ def test_boxes_of_classes_are_mirrored():
         np.testing.assert_array_equal(mirrored[:, :, label], tta.flip_boxes(boxes[:, :, label], sizes))
 
 
-def test_the_whole_walk(tiny_model, drawn_batch, make_learner):
-    """A cascade of two stages, which learns and answers; one view of it is its answer."""
+def test_the_whole_network(tiny_model, drawn_batch, make_learner):
+    """A cascade of two stages in training, in inference and with test-time augmentation."""
     params = ["BoxHead.class_agnostic=False", "NUM_STAGES=2", "stage2/Stage.iou_threshold=0.05"]
     experiment, model = tiny_model(*params, "MASKS=False", "SEMANTIC=False")
     outputs = model(drawn_batch.images, drawn_batch.sizes, drawn_batch.truth, tf.constant([0, 1]))

@@ -1,4 +1,4 @@
-"""The walk: shapes, switches, what is learnt from what, and that it learns."""
+"""The network: shapes of outputs, switches, gradients, and a few steps of training."""
 
 import numpy as np
 import pytest
@@ -10,19 +10,19 @@ from htc_tf.ops import convolution
 from htc_tf.structures import Detections, Outputs
 
 SEED = tf.constant([0, 1])
-# Untrained proposals hardly overlap an object: lower, they are positives too.
+# Untrained proposals hardly overlap an object: with a lower threshold some are positive.
 EASY = [f"stage{number}/Stage.iou_threshold=0.05" for number in (1, 2, 3)]
 ANCHORS = 3 * (16**2 + 8**2 + 4**2 + 2**2 + 1)
 
 
 def run(model, batch):
-    """Outputs and Detections."""
+    """Returns Outputs in training and Detections."""
     return model(batch.images, batch.sizes, batch.truth, SEED), model.infer(batch.images, batch.sizes)
 
 
 @pytest.fixture(scope="module")
 def full(tiny_model, drawn_batch):
-    """The whole network, what it gives, and which of its variables learn from what."""
+    """The whole network, its outputs and detections, and a tape of its gradients."""
     _, model = tiny_model(*EASY)
     with tf.GradientTape(persistent=True) as tape:
         outputs, detections = run(model, drawn_batch)
@@ -66,8 +66,8 @@ def test_outputs(full):
     }
 
 
-def test_every_convolution_learns_by_the_gradient_that_unrolls_no_map(full, drawn_batch, monkeypatch):
-    """Of stride 1 and more than 1 x 1; else training on large images would hold gigabytes more, and be right still."""
+def test_every_convolution_uses_our_gradient_in_training(full, drawn_batch, monkeypatch):
+    """Those larger than 1 x 1 at stride 1. TensorFlow's gradient is equal but takes gigabytes more on large images."""
     model, kernels = full[0], []
     monkeypatch.setattr(layers, "conv2d", lambda x, kernel: kernels.append(kernel) or convolution.conv2d(x, kernel))
     model.infer(drawn_batch.images, drawn_batch.sizes)
@@ -103,7 +103,7 @@ def test_detections(full, drawn_batch):
     assert (masks >= 0).all() and (masks <= 1).all() and masks.std() > 0
 
 
-def test_refined_truth_boxes_do_not_come_back(full, drawn_batch):
+def test_refined_ground_truth_boxes_are_dropped(full, drawn_batch):
     _, outputs, _, _ = full
 
     def rows(boxes, keep):
@@ -126,13 +126,13 @@ def test_boxes_get_no_gradient(full):
     stages = outputs.stages
     boxes = [outputs.rpn.proposals.boxes, *(stage.boxes for stage in stages), *(stage.rois.boxes for stage in stages)]
     assert not any(g is not None for box in boxes for g in tape.gradient(box, model.trainable_variables))
-    # The RPN's boxes learn from the RPN's own loss alone, a stage's deltas from its own.
+    # The RPN's deltas get gradients from the RPN's loss alone, a stage's from its own loss.
     later = [stage.logits for stage in stages] + [stage.mask_logits for stage in stages]
     early = [*model.rpn.deltas.trainable_variables, *model.stages[0].box_head.regressor.trainable_variables]
     assert not any(g is not None for g in tape.gradient(later, early))
 
 
-def test_every_weight_learns(full):
+def test_every_weight_has_a_gradient(full):
     model, outputs, _, tape = full
     everything = [outputs.rpn.logits, outputs.rpn.deltas, outputs.semantic.logits]
     everything += [field for stage in outputs.stages for field in (stage.logits, stage.deltas, stage.mask_logits)]
@@ -144,15 +144,15 @@ def test_masks_carry_gradients_through_the_information_flow(full):
     model, outputs, _, tape = full
     heads = [stage.mask_head for stage in model.stages]
     assert [len(head.flow_conv.trainable_variables) for head in heads] == [0, 2, 2]
-    trunk = heads[0].convs[0].trainable_variables
-    assert all(g is not None for g in tape.gradient(outputs.stages[2].mask_logits, trunk))
-    # Its own upsampling comes after what it hands on.
+    conv = heads[0].convs[0].trainable_variables
+    assert all(g is not None for g in tape.gradient(outputs.stages[2].mask_logits, conv))
+    # The first head's upsampling comes after the features that it passes on.
     assert not any(
         g is not None for g in tape.gradient(outputs.stages[2].mask_logits, heads[0].upsample.trainable_variables)
     )
 
 
-def test_padding_is_zero_after_normalisation(full):
+def test_padding_is_zero_after_normalization(full):
     model = full[0]
     pixels = model.normalize(tf.fill([1, 2, 3, 3], tf.constant(255, tf.uint8)), tf.constant([[1.0, 2.0]])).numpy()
     white = [(255 - mean) / std for mean, std in zip((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), strict=True)]
@@ -165,7 +165,7 @@ def count(*parts):
 
 
 @pytest.mark.parametrize("switches", [["NUM_STAGES=1"], ["MASKS=False"], ["SEMANTIC=False"]])
-def test_switches_that_take_parts_away(full, tiny_model, drawn_batch, switches):
+def test_switches_that_remove_parts(full, tiny_model, drawn_batch, switches):
     whole = full[0]
     _, model = tiny_model(*switches)
     gone = {
@@ -190,7 +190,7 @@ def test_cascade_mask_rcnn(full, tiny_model, drawn_batch):
     for stage in outputs.stages:
         np.testing.assert_array_equal(stage.mask_rois.boxes, stage.rois.boxes[:, :4])
         np.testing.assert_array_equal(stage.mask_rois.valid, stage.rois.positive[:, :4])
-    # Interleaved, at least one mask is learnt on a box that its stage has moved.
+    # Interleaved, at least one mask is trained on a box that its stage has moved.
     assert any((s.mask_rois.boxes.numpy() != s.rois.boxes[:, :4].numpy()).any() for s in full[1].stages)
 
 
@@ -210,7 +210,7 @@ def test_bfloat16_keeps_boxes_and_losses_in_float32(tiny_model, drawn_batch, mak
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_two_images_are_learnt(tiny_learner, drawn_batch):
+def test_two_images_are_learned(tiny_learner, drawn_batch):
     model = tiny_learner.model
     before = model.get_weights()
     optimizer = tf.keras.optimizers.Adam(3e-3)

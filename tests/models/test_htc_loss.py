@@ -1,4 +1,4 @@
-"""The losses: golden sums and counts, and batches with nothing to learn from."""
+"""HTCLoss: golden sums and counts, and batches without objects or proposals."""
 
 import math
 
@@ -33,7 +33,7 @@ TRUTH = GroundTruth(
 )
 RPN = RPNOutput(
     anchors=tf.constant([[1.0, 0, 11, 10], [1, 0, 11, 20], [40, 40, 50, 50]]),
-    logits=tensor([0, NAN, math.log(3)]),  # half of the second anchor is the object: ignored
+    logits=tensor([0, NAN, math.log(3)]),  # IoU 0.5 with the object: neither positive nor negative
     deltas=tensor([[1, 0.05, 0, 0], [NAN] * 4, [5, 5, 5, 5]]),
     proposals=None,
 )
@@ -98,7 +98,7 @@ def test_stage():
     for number, weight in enumerate((1.0, 0.5, 0.25), start=1):
         # 1/3 for the object's class, 1/2 for background.
         check(losses[f"stage{number}_class"], math.log(3) + math.log(2), 2, weight)
-        # The object lies a tenth of the RoI lower, a unit of stds: 0.5 and 2 are left.
+        # The object is a tenth of the RoI lower, one unit of target_stds: errors of 0.5 and 2 remain.
         check(losses[f"stage{number}_box"], 0.125 + 1.5, 2, weight)
         check(losses[f"stage{number}_mask"], math.log(1 + math.exp(-3)), 1, weight)
     check(compute(stage_weights=(2.0, 3.0, 4.0))["stage3_box"], 1.625, 2, 4.0)
@@ -109,7 +109,7 @@ def test_stage():
     check(plain["rpn_box"], 1 + 0.05, 2, 1.0)
 
 
-def test_semantic_ignores_unlabelled_pixels():
+def test_semantic_ignores_unlabeled_pixels():
     check(compute()["semantic"], 3 * math.log(3), 4, 0.2)
     check(compute(semantic_mean="valid", semantic_weight=0.5)["semantic"], 3 * math.log(3), 3, 0.5)
     with pytest.raises(UserError, match="semantic_mean"):
@@ -118,7 +118,7 @@ def test_semantic_ignores_unlabelled_pixels():
 
 @pytest.mark.parametrize("name", ["rpn_class_loss", "class_loss", "box_loss", "mask_loss"])
 @pytest.mark.parametrize("loss", ["giou", GIoULoss])
-def test_a_loss_is_given_as_an_object(name, loss):
+def test_a_loss_must_be_an_object(name, loss):
     with pytest.raises(UserError, match=rf"HTCLoss.{name} (is no loss: |= @GIoULoss).*@GIoULoss\(\)"):
         HTCLoss(**{name: loss})
 
@@ -129,7 +129,7 @@ def test_every_stage_needs_a_weight():
 
 
 def without_objects(batch):
-    """As the input pipeline pads an image without objects, or with nothing but crowd."""
+    """A batch as the input pipeline pads images without objects, or with crowd regions alone."""
     truth = GroundTruth(*(tf.zeros_like(field) for field in batch.truth))
     return batch._replace(truth=truth._replace(semantic=batch.truth.semantic))
 
@@ -163,7 +163,7 @@ def test_any_batch_has_finite_losses_and_gradients(tiny_learner, drawn_batch, na
     assert (losses["stage1_class"] == 0) == (empty and not proposals)
 
 
-def test_padding_objects_do_not_matter(tiny_learner, drawn_batch):
+def test_padding_objects_have_no_effect(tiny_learner, drawn_batch):
     one, other = (tiny_learner.traced(BATCHES[name](drawn_batch))[0] for name in ("no objects", "nothing valid"))
     assert {key: float(value) for key, value in one.items()} == {key: float(value) for key, value in other.items()}
 

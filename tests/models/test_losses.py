@@ -1,4 +1,4 @@
-"""Focal, GIoU and boundary losses: by hand, as NumPy's loops, and in the objective's place for them."""
+"""Focal, GIoU and boundary losses: by hand, against loops in NumPy, and bound to HTCLoss."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_sigmoid_focal_by_hand(compiled):
 
 
 @pytest.mark.parametrize("kind", [losses.FocalLoss, losses.SigmoidFocalLoss])
-def test_gammas_without_a_bounded_slope_are_refused(kind):
+def test_gammas_with_unbounded_gradients_are_refused(kind):
     for gamma in (0.5, -1, float("nan")):
         with pytest.raises(UserError, match=rf"^{kind.__name__}\.gamma = {gamma}"):
             kind(gamma=gamma)
@@ -74,7 +74,7 @@ def giou(a, b):
 
 
 @pytest.mark.parametrize("batch, boxes", [(1, 1), (1, 5), (3, 5)])
-def test_giou_of_the_boxes_that_deltas_lead_to(compiled, batch, boxes):
+def test_giou_of_decoded_boxes(compiled, batch, boxes):
     starts = random.rand(batch, boxes, 2) * 40
     reference = np.concatenate([starts, starts + 5 + random.rand(batch, boxes, 2) * 30], -1).astype(np.float32)
     wanted = reference[:, ::-1].copy()
@@ -87,7 +87,7 @@ def test_giou_of_the_boxes_that_deltas_lead_to(compiled, batch, boxes):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_giou_of_nothing_is_finite():
+def test_giou_of_empty_boxes_is_finite():
     nothing = np.zeros([1, 2, 4], np.float32)
     box = np.float32([[[1, 1, 3, 3], [0, 0, 0, 0]]])
     for reference, wanted in ((nothing, box), (box, nothing), (nothing, nothing)):
@@ -95,7 +95,7 @@ def test_giou_of_nothing_is_finite():
         assert np.isfinite(slope(lambda x, r=reference, w=wanted: losses.GIoULoss()(x, r, STDS, w), nothing)).all()
 
 
-def test_giou_still_pulls_at_boxes_that_are_apart():
+def test_giou_of_disjoint_boxes_has_a_gradient():
     reference, wanted = tf.constant([[[0.0, 0, 10, 10]]]), tf.constant([[[0.0, 30, 10, 40]]])
     zero = np.zeros([1, 1, 4], np.float32)
     assert float(losses.GIoULoss(1.0)(zero, reference, STDS, wanted)) == pytest.approx(1.5)  # 1 + (400 - 200) / 400
@@ -124,7 +124,7 @@ def boundary_by_loops(probabilities, target, tolerance):
 
 
 def test_boundary(compiled):
-    """A boundary two cells off is within the tolerance, one three cells off is not; a noisy one as loops have it."""
+    """A boundary two cells away is within the tolerance, one three cells away is not; a noisy one against loops."""
     sure = 60 * np.stack([square(8, 8), square(10, 10), square(11, 8), square(0, 0, 28)]) - 30
     noisy = random.randn(28, 28) * 2
     logits = np.stack([*sure, noisy]).astype(np.float32)
@@ -139,7 +139,7 @@ def test_boundary(compiled):
     assert found[3] == 1  # has no boundary
 
 
-def test_a_target_without_boundary_asks_for_none():
+def test_a_target_without_boundary_has_no_boundary_loss():
     logits = tf.constant(random.randn(2, 28, 28), tf.float32)
     targets = tf.constant(np.stack([square(0, 0, 28), 0 * square(0, 0)]))
     assert loss_ops.boundary(logits, targets, 2).numpy().tolist() == [0, 0]
@@ -149,7 +149,7 @@ def test_a_target_without_boundary_asks_for_none():
     assert np.isfinite(pulled).all() and pulled.any()
 
 
-def test_the_objective_takes_them():
+def test_htc_loss_uses_them():
     truth = GroundTruth(
         boxes=tf.constant([[[1.0, 0, 11, 10]]]),
         classes=tf.constant([[1]]),
@@ -181,7 +181,7 @@ def test_the_objective_takes_them():
     assert [float(loss.count) for loss in named.values()] == [2, 2, 1]
 
 
-def test_overlays_name_them():
+def test_overlays_bind_them():
     files = [f"gin/options/{name}.gin" for name in ("giou", "focal", "boundary")]
     objective = config.load(["tests/tiny.gin", *files], [])[0].objective
     kinds = [type(objective.rpn_class_loss), type(objective.class_loss), type(objective.box_loss)]

@@ -25,7 +25,7 @@ SOME = 20  # detections whose masks are compared
 
 @pytest.fixture(scope="module", params=["tiny", "medium"])
 def case(request, mmdet_model, mmdet_batch, reference):
-    """A batch of the references and the maps that the model makes of it."""
+    """A batch of the references and the model's maps of it."""
     images, sizes = mmdet_batch(request.param)
     features = mmdet_model.backbone(mmdet_model.normalize(images, sizes))
     pyramid = mmdet_model.neck(features)
@@ -45,7 +45,7 @@ def case(request, mmdet_model, mmdet_batch, reference):
 
 @pytest.fixture
 def near(compare, case):
-    """Within 4 x the noise of mmdetection itself where that is known, or 1e-4 of the largest value."""
+    """Compares within 4 x the noise of mmdetection itself where that is known, or 1e-4 of the largest value."""
 
     def near(ours, arrays, name):
         expected = arrays[name]
@@ -59,7 +59,7 @@ def near(compare, case):
 
 
 def rois_of(arrays, name, case):
-    """Reference RoIs (image, x1, y1, x2, y2), as many in each of the images."""
+    """RoIs of the reference's rows (image, x1, y1, x2, y2), of which each image has the same number."""
     boxes = tf.constant(arrays[name][:, 1:][:, SWAP].reshape(len(case.sizes), -1, 4))
     return RoIs(boxes, tf.ones(boxes.shape[:2], tf.bool))
 
@@ -95,7 +95,7 @@ def test_rpn(case, near, compare):
         expected = detections[f"rpn_boxes_{row}"]
         assert valid.sum() == len(expected)
         compare(f"{case.name}: proposals, scores", scores[valid], detections[f"rpn_scores_{row}"], atol=5e-5)
-        # Near-equal scores swap neighbours, so each box is looked for wherever it is.
+        # Nearly equal scores swap neighbors, so each box is matched to the nearest one.
         distance = np.abs(boxes[valid][:, SWAP] - expected[:, np.newaxis]).max(-1)
         order = distance.argmin(axis=1)
         assert len(set(order)) == len(expected)
@@ -122,10 +122,10 @@ def test_masks_with_information_flow(mmdet_model, case, near):
     arrays = case.expected("cascade")
     heads = [stage.mask_head for stage in mmdet_model.stages]
     rois = rois_of(arrays, "mask_rois", case)
-    trunks = mask_information_flow(heads, mmdet_model.roi_pooler.pool_masks(case.prepared, rois), True)
-    for index, (head, trunk) in enumerate(zip(heads, trunks, strict=True)):
-        near(trunk, arrays, f"m{index}_feat")
-        near(head(trunk), arrays, f"m{index}_logits")
+    features = mask_information_flow(heads, mmdet_model.roi_pooler.pool_masks(case.prepared, rois), True)
+    for index, (head, x) in enumerate(zip(heads, features, strict=True)):
+        near(x, arrays, f"m{index}_feat")
+        near(head(x), arrays, f"m{index}_logits")
 
 
 @pytest.mark.parametrize("case", ["tiny"], indirect=True)
@@ -139,7 +139,7 @@ def test_pooling_for_xla(case, compare):
 
 
 def pair(detections, case, kind, row):
-    """The order in which ours match the reference's, by class and place, and our boxes in the original image."""
+    """Returns the order in which our detections match the reference's, by class and box, and our boxes in its frame."""
     arrays = case.expected("detections")
     boxes, classes = arrays[f"{kind}_ori_{row}_boxes"], arrays[f"{kind}_ori_{row}_labels"]
     scale = np.tile(case.sizes[row].numpy() / arrays["ori_shape"][row], 2).astype(np.float32)
@@ -153,14 +153,14 @@ def pair(detections, case, kind, row):
 
 
 def take(detections, orders):
-    """Some of the detections of each image, in the order given."""
+    """Returns some detections of each image, in the order given."""
     fields = (field for field in detections if field is not None)
     return Detections(*(tf.stack([tf.gather(f[row], o[:SOME]) for row, o in enumerate(orders)]) for f in fields))
 
 
 @pytest.fixture
 def same(mmdet_model, case, compare, monkeypatch):
-    """same(kind, title, masks): what `full` or `given` found is what we find; returns the differences of the scores.
+    """same(kind, title, masks) compares our detections with those of `full` or `given`; returns differences of scores.
 
     masks: which of the reference's masks to compare: "masks", the last stage's; "masks_avg3", the mean over the stages.
     """
@@ -207,7 +207,7 @@ def test_detections_from_the_image(case, same):
 
 @pytest.fixture
 def propose(mmdet_model, case, monkeypatch):
-    """propose(name): boxes of the reference take the place of the RPN's proposals."""
+    """propose(name) replaces the RPN's proposals by boxes of the reference."""
 
     def propose(name):
         boxes = np.stack([case.expected("detections")[f"{name}_{row}"][:, SWAP] for row in range(len(case.sizes))])

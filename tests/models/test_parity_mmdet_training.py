@@ -33,7 +33,7 @@ def evenly(seed):
 
 
 class SparingSampler(RoISampler):
-    """Gives the mask branch no padding."""
+    """Returns no padding to the mask branch."""
 
     def positives(self, rois):
         most = int(tf.reduce_max(tf.math.count_nonzero(rois.positive, axis=1)))
@@ -90,7 +90,7 @@ def test_samples(step, compare):
                     rois.matches[row].numpy()[positive], expected[f"{name}_pos_assigned"], name
                 )
                 boxes = rois.boxes[row].numpy()[positive][:, SWAP]
-                # As near as boxes refined in float32 can be.
+                # The accuracy of boxes refined in float32.
                 compare(f"{step.name}: positive RoIs, pixels", boxes, expected[f"{name}_pos_priors"], atol=2e-3)
                 if branch == "box":
                     negatives = rois.valid[row].numpy().sum() - positive.sum()
@@ -100,7 +100,7 @@ def test_samples(step, compare):
 @pytest.mark.parametrize("branch", ["box", "mask"])
 @pytest.mark.parametrize(("stage", "threshold"), [(0, 0.5), (1, 0.6), (2, 0.7)])
 def test_samples_of_given_boxes(reference, stage, threshold, branch):
-    """Here objects take boxes that overlap another object more: the truth itself must not compete for them."""
+    """Low-quality matches among these boxes: ground-truth boxes must not take part in the matching."""
     expected = reference("train_medium")
     name = f"s{stage}_{branch}_0"
     objects = tf.constant(expected["gt_boxes_0"][np.newaxis, :, SWAP])
@@ -117,7 +117,7 @@ def test_samples_of_given_boxes(reference, stage, threshold, branch):
 
 
 def test_mask_targets(step, compare):
-    """RoIs refined in float32 flip single pixels whose coverage is a half."""
+    """RoIs refined in float32 change single cells whose coverage is one half."""
     truth, differ = step.truth, []
     for index, stage in enumerate(step.outputs.stages):
         rois = stage.mask_rois
@@ -135,8 +135,8 @@ def test_losses(step, compare):
     compare(f"{step.name}: loss, total", sum(step.losses.values()), step.expected["loss/total"], rtol=1e-5)
 
 
-def test_what_trains(mmdet_model, step):
-    """Stem and first stage are frozen; everything else trains, batch norm's scale and offset included."""
+def test_trained_variables(mmdet_model, step):
+    """Stem and first stage are frozen; everything else is trained, batch norm's scale and offset included."""
     assert step.gradients.keys() == set(step.expected["grad_names"])
     running = ("running_mean", "running_var")
     rest = {entry.name for entry in entries(mmdet_model) if not entry.name.endswith(running)} - step.gradients.keys()

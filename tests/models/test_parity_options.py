@@ -1,4 +1,4 @@
-"""What the references' options do, each both ways: gin/options/paddle.gin and gin/options/mmdet3.gin, on toy tensors.
+"""The options of gin/options/paddle.gin and gin/options/mmdet3.gin, each both ways, on small tensors.
 
 The numbers with them are compared in test_parity_paddle.py and test_parity_mmdet.py.
 """
@@ -27,7 +27,7 @@ def truth_of(*boxes):
 
 
 @pytest.mark.parametrize("minimum_iou, positives", [(0.3, [False, False]), (1e-6, [True, False])])
-def test_an_objects_best_anchor_is_positive_however_little_it_overlaps(minimum_iou, positives):
+def test_best_anchors_are_positive_from_minimum_iou(minimum_iou, positives):
     anchors = tf.constant([[0.0, 0, 10, 10], [50, 50, 60, 60]])
     sampler = AnchorSampler(minimum_iou=minimum_iou, choose=evenly)
     targets = sampler(anchors, truth_of([0, 0, 10, 90]), tf.constant([[99.0, 99.0]]), None)
@@ -35,8 +35,8 @@ def test_an_objects_best_anchor_is_positive_however_little_it_overlaps(minimum_i
 
 
 @pytest.mark.parametrize("reassign, match", [(True, 1), (False, 0)])
-def test_what_an_objects_best_anchor_learns(reassign, match):
-    """It overlaps the first object by 1 and the second by 0.8, whose best it is."""
+def test_target_of_an_objects_best_anchor(reassign, match):
+    """Its IoU is 1 with the first object and 0.8 with the second, for which it is the best."""
     anchors = tf.constant([[0.0, 0, 10, 10], [50, 50, 60, 60]])
     sampler = AnchorSampler(reassign=reassign, choose=evenly)
     targets = sampler(anchors, truth_of([0, 0, 10, 10], [0, 0, 8, 10]), tf.constant([[99.0, 99.0]]), None)
@@ -45,7 +45,7 @@ def test_what_an_objects_best_anchor_learns(reassign, match):
 
 
 @pytest.mark.parametrize("low_quality, match", [(True, 1), (False, 0)])
-def test_what_an_objects_best_box_learns(low_quality, match):
+def test_target_of_an_objects_best_box(low_quality, match):
     truth = truth_of([0, 0, 10, 10], [0, 0, 8, 10])
     sampler = RoISampler(limit=4, positive_fraction=1.0, low_quality=low_quality, choose=evenly)
     rois = sampler(tf.constant([[[0.0, 0, 10, 10]]]), tf.constant([[True]]), truth, 0.5, None)
@@ -53,7 +53,7 @@ def test_what_an_objects_best_box_learns(low_quality, match):
     assert rois.matches.numpy()[0, 2] == match
 
 
-BOXES = tf.constant([[[0.0, 0, 9, 9], [5, 9, 9, 9], [0, 0, 0, 9], [3, 3, 4, 4]]])  # the second and third are nothing
+BOXES = tf.constant([[[0.0, 0, 9, 9], [5, 9, 9, 9], [0, 0, 0, 9], [3, 3, 4, 4]]])  # the second and third have no area
 
 
 @pytest.mark.parametrize("drop_refined_truth", [True, False])

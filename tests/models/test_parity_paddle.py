@@ -24,7 +24,7 @@ SOME = 20  # detections whose masks are compared
 
 @pytest.fixture(scope="module")
 def case(paddle_model, paddle_image):
-    """The image and the maps that the model makes of it."""
+    """The image and the model's maps of it."""
     images, sizes = paddle_image
     features = paddle_model.backbone(images)
     pyramid = paddle_model.neck(features)
@@ -40,7 +40,7 @@ def case(paddle_model, paddle_image):
 
 @pytest.fixture
 def near(compare):
-    """Within 1e-4 of the largest value."""
+    """Compares within 1e-4 of the largest value."""
 
     def near(ours, arrays, name, title=None):
         expected = arrays[name]
@@ -80,12 +80,12 @@ def test_rpn(case, reference, near, compare):
         shape = [1, *case.pyramid[level].shape[1:3], -1]
         near(np.reshape(logits, shape), arrays, f"rpn_score_P{level}")
         near(np.reshape(deltas.numpy()[:, SWAP], shape), arrays, f"rpn_delta_P{level}")
-        # sqrt of the ratio is rounded in another order there
+        # Paddle rounds the square root of the ratio in another order
         compare("anchors, pixels", anchors.numpy()[:, SWAP], arrays[f"anchors_P{level}"], atol=1e-4)
 
 
 def test_proposals(case, reference, compare):
-    """Of one pixel a side at least: without that there are more."""
+    """With at least one pixel per side."""
     expected = reference("paddle_final")["proposals"]
     boxes, _, valid = (part[0].numpy() for part in case.rpn.proposals)
     assert valid.sum() == len(expected)
@@ -123,9 +123,9 @@ def test_heads_on_fixed_rois(case, paddle_model, reference, near, compare):
     masks = rois_of(arrays["mask_rois"])
     near(align.pool_masks(paddle_model.roi_pooler.prepare(case.pyramid), masks), arrays, "mask_roi_feat14")
     heads = [stage.mask_head for stage in paddle_model.stages]
-    trunks = mask_information_flow(heads, align.pool_masks(case.prepared, masks), True)
-    for index, (head, trunk) in enumerate(zip(heads, trunks, strict=True)):
-        near(head(trunk), arrays, f"mask_logits_stage{index}")
+    features = mask_information_flow(heads, align.pool_masks(case.prepared, masks), True)
+    for index, (head, x) in enumerate(zip(heads, features, strict=True)):
+        near(head(x), arrays, f"mask_logits_stage{index}")
 
 
 def has_area(boxes):

@@ -1,7 +1,7 @@
 """Paddle (laihuihui/htc), HTC R50-FPN with gin/options/paddle.gin, training: samples, losses, gradients of one step.
 
 The arrays are tests/reference/paddle_train.npz. The first candidates are sampled, both there and here; the proposals
-are those that Paddle sampled for stage 1, as many as its limit together with the truth.
+are those that Paddle sampled for stage 1, as many as its limit together with the ground truth.
 """
 
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ NAMES = {"rpn_class": "loss_rpn_cls", "rpn_box": "loss_rpn_reg", "semantic": "lo
 
 
 def first(seed):
-    """The first candidates."""
+    """Returns a sampling rule that takes the first candidates."""
     del seed
 
     def choose(candidates, limit, maximum=None):
@@ -39,7 +39,7 @@ def first(seed):
 
 
 def targets_of(arrays, stage):
-    """[n, 28, 28]: Paddle's mask targets, rasterised polygons."""
+    """Paddle's mask targets [n, 28, 28], rasterized polygons."""
     shape = arrays[f"mask{stage}_targets_shape"]
     return np.unpackbits(arrays[f"mask{stage}_targets_packed"])[: np.prod(shape)].reshape(shape)
 
@@ -122,7 +122,7 @@ def test_samples(step, expected, compare):
 
 
 def test_which_boxes_are_valid_for_the_next_stage(step, paddle_model, monkeypatch):
-    """512 RoIs of stage 1, 72 of them refined to nothing, 6 refined truth boxes, which are not."""
+    """Of the 512 RoIs of stage 1, 72 are refined to zero area and 6 others are refined ground-truth boxes."""
     counts = {}
     for drop_refined_truth in (False, True):
         for drop_empty in (False, True):
@@ -141,7 +141,7 @@ def test_losses(step, expected, compare):
 
 
 def test_gradients(step, expected, compare):
-    """Batch norm's scale and offset do not train here: 150 parameters do, not 234."""
+    """Batch norm's scale and offset are frozen: 150 parameters are trained, not 234."""
     assert step.gradients.keys() == set(expected["grad_names"])
     norms = np.array([np.linalg.norm(step.gradients[name]) for name in expected["grad_names"]])
     ratios = norms / expected["grad_l2"]
@@ -150,7 +150,7 @@ def test_gradients(step, expected, compare):
 
 
 def test_mask_targets(expected, compare):
-    """Paddle draws the polygon on the 28 x 28 cells of the RoI; ours averages what the bitmap covers of each cell.
+    """Paddle draws the polygon on the 28 x 28 cells of the RoI; ours averages the bitmap within each cell.
 
     They differ at the outline. Compared on each object's first RoI: the reference's polygons are arrays, which Paddle
     shifts and scales in place, so that from the second RoI on its targets are of something else. The arrays hold the
@@ -166,7 +166,7 @@ def test_mask_targets(expected, compare):
     bounds = np.stack([polygons[:, side::2] for side in (0, 1)], axis=1)
     np.testing.assert_allclose(np.concatenate([bounds.min(-1), bounds.max(-1)], 1), expected["gt_bbox"], atol=1e-3)
 
-    # Eight pixels for one, as if the image were as large as those of COCO.
+    # Enlarged eight times, to about the size of COCO's images.
     scale, height, width = 8, 128, 160
     runs = coco_mask.frPyObjects((polygons * scale).tolist(), scale * height, scale * width)
     masks, frames = crop_masks([run["counts"] for run in runs], scale * height, scale * width, 112)

@@ -1,7 +1,7 @@
 """mmdetection 3.3.0, preprocessing: sizes, the resized image, boxes, semantic labels, the network's input.
 
 The image is resized by OpenCV there, which interpolates bytes in whole numbers and drops the low bits twice; ours is in
-float32, rounded once. 13 % of the grey levels differ by one, none by more; `opencv` below has the cause.
+float32, rounded once. 13 % of the gray levels differ by one, none by more; `opencv` below has the cause.
 """
 
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 
 @pytest.fixture(scope="module", params=["up", "down", "limit"])
 def row(request, reference):
-    """The sample as the input pipeline resizes it, and what the reference has."""
+    """The resized sample of the input pipeline, and the reference's."""
     arrays, name = reference("op_preprocess"), request.param
     image, boxes = arrays["image_bgr"][..., ::-1], arrays["boxes"][:, SWAP]
     height, width = arrays[f"resized_{name}"].shape[:2]
@@ -46,7 +46,7 @@ def test_size_and_boxes(row, compare):
 
 
 def opencv(image, size):
-    """Bilinear as OpenCV has it for bytes: weights of 11 bits, 4 bits dropped after one axis, 16 after the other."""
+    """OpenCV's bilinear resizing of bytes: 11-bit weights, 4 bits dropped after one axis and 16 after the other."""
 
     def weights(old, new):
         at = ((np.arange(new) + 0.5) * old / new - 0.5).astype(np.float32)
@@ -64,14 +64,14 @@ def test_image(row, compare):
     height, width = row.size
     ours = row.found.images[:height, :width].numpy().astype(int)
     theirs = row.arrays[f"resized_{row.name}"][..., ::-1].astype(int)
-    compare(f"{row.name}: grey levels", ours, theirs, atol=1)
-    compare(f"{row.name}: share of grey levels that differ by one", (ours != theirs).mean(), 0, atol=0.15)
+    compare(f"{row.name}: gray levels", ours, theirs, atol=1)
+    compare(f"{row.name}: share of gray levels that differ by one", (ours != theirs).mean(), 0, atol=0.15)
     theirs_again = opencv(row.arrays["image_bgr"][..., ::-1], row.size)
     compare(f"{row.name}: share that differ in OpenCV's arithmetic", (theirs_again != theirs).mean(), 0, atol=3e-3)
 
 
 def test_semantic_labels(row, compare):
-    """Nearest, at every eighth pixel; the padding is ignored."""
+    """Nearest neighbor, at every eighth pixel; the padding has the ignored label."""
     height, width = row.size
     expected = np.full(row.shape, 255)
     expected[:height, :width] = row.arrays[f"sem_{row.name}"]
@@ -79,7 +79,7 @@ def test_semantic_labels(row, compare):
 
 
 def test_input(row, compare):
-    """Normalised, and zero in the padding, from mmdetection's own resized image."""
+    """Normalized, and zero in the padding, from mmdetection's own resized image."""
     height, width = row.size
     image = np.zeros([1, *row.shape, 3], np.uint8)
     image[0, :height, :width] = row.arrays[f"resized_{row.name}"][..., ::-1]

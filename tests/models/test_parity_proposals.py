@@ -8,7 +8,7 @@ from htc_tf.ops.anchors import level_anchors
 
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 STRIDES = (4, 8, 16, 32, 64)
-# As many candidates a level and proposals in all; `small` takes 100 of each level and keeps 50 of all.
+# Pre-NMS and post-NMS top-k; `small` has 100 of each level and keeps 50 in all.
 SETTINGS = {"test": 1000, "train": 2000, "small": 100}
 
 

@@ -40,7 +40,7 @@ MOVED["const"] = MOVED["warmup"]
 CROSSED = 3e-3  # a box across a threshold moves the total by up to 0.2 % in mmdetection itself
 MOMENTUM = {1: 3e-2, 4: 0.1, 12: 0.3}
 CLEAN = re.compile(r"rpn_cls|rpn_reg|conv_logits|fc_cls|fc_reg|upsample")
-# Two steps of one trajectory, of which the second has a velocity and another rate; `make parity` takes all.
+# Two steps of one trajectory; the second has a velocity and another rate. `make parity` compares all.
 CASES = {"warmup": 12, "clip": 12, "const": 12} if "PARITY_LONG" in os.environ else {"clip": 2}
 
 
@@ -50,7 +50,7 @@ def evenly(seed):
 
 
 class CountingSampler(RoISampler):
-    """Notes how many positives and negatives each of its six calls takes in each image."""
+    """Records the numbers of positives and negatives of each image in each of its six calls."""
 
     def __init__(self, images, **arguments):
         super().__init__(choose=evenly, **arguments)
@@ -66,14 +66,14 @@ class CountingSampler(RoISampler):
 
 
 def flat(arrays, name):
-    """As the reference samples a weight."""
+    """Returns the values of a weight that the reference stores."""
     values = arrays[name].ravel()
     return values[:: max(1, len(values) // 64)][:64]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def run(request, build, mmdet_state, mmdet_batch, mmdet_truth, reference, deterministic):
-    """What every step told and did."""
+    """The records of all steps."""
     expected, steps = reference(f"trajectory_{request.param}"), CASES[request.param]
     rate, factor, warmup_steps, clip, decay, momentum = expected["setting"].tolist()
     params = ["BATCH_SIZE=2", f"BASE_LEARNING_RATE={8 * rate}", f"SGD.decay={decay}", f"SGD.momentum={momentum}"]
@@ -121,18 +121,18 @@ def allowed(table, run, number):
 
 
 def same_boxes(run, number):
-    """Whether up to this step every sampler took as many positives and negatives as the reference's."""
+    """Returns True if the numbers of positives and negatives equal the reference's in all steps so far."""
     pairs = ((run.expected["num_pos"], 0), (run.expected["num_neg"], 1))
     return all((r.counts[:, i] == e[r.number - 1]).all() for e, i in pairs for r in run.records[:number])
 
 
 def each(run):
-    """(record, title, index of the reference's row) of every step."""
+    """Yields (record, title, index of the reference's row) of every step."""
     return [(record, f"{run.name}, step {record.number}", record.number - 1) for record in run.records]
 
 
 def test_samples(run):
-    """Until a proposal comes closer to an IoU threshold than float32 can tell after some steps (`assign_margin`)."""
+    """Equal until a proposal is closer to an IoU threshold than float32 resolves (`assign_margin`)."""
     close = run.expected["assign_margin"].reshape(12, -1).min(axis=1) < 1e-4
     assert same_boxes(run, min(int(np.argmax(close)), len(run.records)))
 

@@ -1,4 +1,4 @@
-"""From the stages' logits to detections: scores of all stages, boxes of the last."""
+"""Postprocess: scores averaged over the stages, boxes of the last one."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def rows(found):
 
 
 def expected(threshold):
-    """By NumPy: the first three RoIs, whose boxes of one class overlap only in the first two."""
+    """Expected detections, by NumPy, of the first three RoIs; only the first two overlap in a class."""
     logits = np.mean(LOGITS, axis=0)[:3]
     scores = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[:, :2]
     candidates = sorted(((scores[i, c], c, i) for i in range(3) for c in range(2)), reverse=True)
@@ -44,7 +44,7 @@ def expected(threshold):
     return [(label, score, BOXES.numpy()[0, roi].tolist()) for score, label, roi in kept]
 
 
-def test_scores_are_of_the_mean_logits_and_boxes_of_the_last_stage():
+def test_scores_of_the_mean_logits_and_boxes_of_the_last_stage():
     for nms in ("combined", "xla"):
         for threshold in (0.2, 0.001):
             found = rows(Postprocess(score_threshold=threshold, keep=6, nms=nms)(stages()))
@@ -55,7 +55,7 @@ def test_scores_are_of_the_mean_logits_and_boxes_of_the_last_stage():
                 np.testing.assert_allclose(score, wanted_score, rtol=1e-5)
 
 
-def test_keep_pads_and_cuts():
+def test_detections_are_padded_and_cut_to_keep():
     found = Postprocess(keep=1)(stages())
     assert found.boxes.shape == (1, 1, 4) and found.masks is None and len(rows(found)) == 1
     found = Postprocess(score_threshold=0.2, keep=50)(stages())
@@ -63,12 +63,12 @@ def test_keep_pads_and_cuts():
     assert rows(Postprocess()(stages(valid=(False,) * 4))) == []
 
 
-def test_xla_chooses_its_nms():
+def test_xla_selects_its_nms():
     assert [Postprocess(xla=xla).nms for xla in (False, True)] == ["combined", "xla"]
     assert Postprocess(xla=True, nms="combined").nms == "combined"
 
 
-def test_soft_nms_lowers_in_place_of_dropping():
+def test_soft_nms_lowers_scores():
     dropped = rows(Postprocess(keep=8)(stages()))
     for soft, factor in (("linear", 1 - 10 / 11), ("gaussian", np.exp(-((10 / 11) ** 2) / 0.5))):
         kept = rows(Postprocess(keep=8, soft=soft)(stages()))

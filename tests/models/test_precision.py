@@ -1,4 +1,4 @@
-"""bfloat16 and float16: what is computed in them, what never is, and that 50 steps have float32's losses.
+"""bfloat16 and float16: the dtypes of operations, and losses of 50 steps against float32.
 
 Proposals and samples are fixed, so that no box that crosses a threshold makes another training of it. With the
 samples drawn, single steps differ by up to 5 %, their mean by 0.6 % (bfloat16) and 1 % (float16).
@@ -15,19 +15,19 @@ from htc_tf.training.step import make_train_step
 
 STEPS = 50
 HALVES = {"bfloat16": tf.bfloat16, "float16": tf.float16}
-# The whole network, with few operations: what takes longest here is to trace it.
+# The whole network with few operations, because tracing takes the most time.
 PARAMS = ["NUM_STAGES=1", "INTERLEAVED=False", "ResNet.norm='frozen_batch'", "SemanticHead.num_convs=1"]
 PARAMS += [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 # RoIAlign, losses, exponentials and logarithms of scores and boxes, sorting, mask targets; NMS knows float32 alone.
 NEG_INF = {"CropAndResize", "TensorScatterAdd", "Softmax", "Exp", "Log", "Log1p", "Sigmoid", "TopKV2"}
 NEG_INF |= {"BatchMatMulV2"}
-# With op determinism the one is a row of others.
+# With op determinism one operation becomes several others.
 MAYBE = {"SparseSoftmaxCrossEntropyWithLogits", "LogSoftmax"}
 ALWAYS = {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "MatMul", "FusedBatchNormV3"}
 
 
 def types(graph):
-    """{operation: dtypes that its nodes compute in}, of a graph and all functions in it."""
+    """Returns {operation: dtypes of its nodes} of a graph and all its functions."""
     definition = graph.as_graph_def()
     found = {}
     for node in [*definition.node, *(node for function in definition.library.function for node in function.node_def)]:
@@ -39,7 +39,7 @@ def types(graph):
 
 
 def fixed_proposals(truth):
-    """Every image's first two objects, each shifted six ways."""
+    """Proposals: the first two objects of each image, each shifted in six ways."""
     near = truth.boxes[:, :2]
     boxes = tf.concat([near + tf.constant([d, -d, d, d]) for d in (0.0, 2.0, -3.0, 4.0, 12.0, -14.0)], axis=1)
     return Proposals(boxes, tf.ones(boxes.shape[:2]), tf.ones(boxes.shape[:2], tf.bool))
@@ -47,7 +47,7 @@ def fixed_proposals(truth):
 
 @pytest.fixture(scope="module", params=["float32", *HALVES])
 def trained(request, tiny_experiment, drawn_batch, losses):
-    """50 steps in one precision; their totals go to `losses`."""
+    """50 steps in one precision; `losses` gets their totals."""
     experiment = tiny_experiment(f"PRECISION='{request.param}'", *PARAMS)
     experiment.optimizer = SGD(StepSchedule(base=0.016, batch_size=2, steps=4 * STEPS, warmup_steps=10))
     try:
@@ -64,7 +64,7 @@ def trained(request, tiny_experiment, drawn_batch, losses):
         experiment.objective.anchor_sampler.choose = model.roi_sampler.choose = lambda seed: subsample_evenly
         model.rpn.propose = lambda *_: fixed_proposals(drawn_batch.truth)
         train_step = make_train_step(experiment, strategy, model, optimizer, step, seed=0)
-        # float16 may halve its scale at first, once or twice: such a step updates nothing and is not among the 50.
+        # float16 may first halve its loss scale once or twice; such a step updates nothing and does not count.
         numbers = []
         while optimizer.iterations.numpy() < STEPS and len(numbers) < STEPS + 2:
             numbers.append(train_step(drawn_batch))
@@ -81,14 +81,14 @@ def losses():
     return {}
 
 
-def test_the_losses_are_float32s(trained, losses):
+def test_losses_agree_with_float32(trained, losses):
     precision, *_ = trained
     np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.02)
     assert losses[precision][-1] < losses[precision][0]
     assert precision == "float32" or (losses[precision] != losses["float32"]).any()
 
 
-def test_what_is_computed_in_which_type(trained):
+def test_dtypes_of_operations(trained):
     precision, graphs, model, optimizer = trained
     found = {}
     for graph in graphs:

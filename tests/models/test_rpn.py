@@ -1,4 +1,4 @@
-"""The RPN's proposals: how many go into NMS and how many come out. Their numbers: test_parity_proposals.py."""
+"""Numbers of the RPN's proposals before and after NMS; test_parity_proposals.py compares their values."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,7 +9,7 @@ SIZES = tf.constant([[64.0, 64.0]])
 PYRAMID = {level: tf.random.stateless_normal([1, 64 >> level, 64 >> level, 4], seed=[level, 3]) for level in (2, 3, 4)}
 
 
-def test_as_many_are_kept_as_asked_for():
+def test_post_nms_topk():
     rpn = RPN(4, training_proposals=20, inference_proposals=30, training_kept=7)
     assert rpn(PYRAMID, SIZES, False).proposals.boxes.shape == (1, 30, 4)
     few = rpn(PYRAMID, SIZES, True).proposals

@@ -1,4 +1,4 @@
-"""Which anchors and RoIs training looks at: golden cases on a handful of boxes."""
+"""Sampled anchors and RoIs: golden cases with a few boxes."""
 
 import numpy as np
 import tensorflow as tf
@@ -25,10 +25,10 @@ def make_truth(boxes, valid):
 ANCHORS = tf.constant(
     [
         [0, 0, 10, 10],  # the first object itself
-        [0, 0, 10, 20],  # half of it is the first object: neither positive nor negative
-        [50, 50, 60, 60],  # 0.4 with the second object, whose best it is
-        [95, 95, 105, 105],  # beyond the image
-        [0, 0, 20, 20],  # 0.25 with the first object
+        [0, 0, 10, 20],  # IoU 0.5 with the first object: neither positive nor negative
+        [50, 50, 60, 60],  # IoU 0.4 with the second object, for which it is the best
+        [95, 95, 105, 105],  # outside the image
+        [0, 0, 20, 20],  # IoU 0.25 with the first object
     ],
     tf.float32,
 )
@@ -43,7 +43,7 @@ def test_anchors():
     assert targets.matches.numpy()[0, [0, 2]].tolist() == [0, 1]
 
 
-def test_anchors_beyond_the_image_may_take_part():
+def test_anchors_outside_the_image_may_take_part():
     targets = AnchorSampler(choose=evenly, inside_only=False)(ANCHORS, OBJECTS, SIZES, SEED)
     assert targets.negative.numpy().tolist() == [[False, False, False, True, True]]
 
@@ -70,10 +70,10 @@ PROPOSALS = tf.constant(
     [
         [
             [50, 50, 60, 60],
-            [10, 10, 30, 50],  # 0.5
-            [10, 10, 30, 28],  # 0.9, but not valid
-            [11, 10, 30, 30],  # 0.95
-            [0, 0, 5, 5],  # a padding object's box
+            [10, 10, 30, 50],  # IoU 0.5
+            [10, 10, 30, 28],  # IoU 0.9, but not valid
+            [11, 10, 30, 30],  # IoU 0.95
+            [0, 0, 5, 5],  # the box of a padding object
         ]
     ],
     tf.float32,
@@ -87,7 +87,7 @@ def sample(iou_threshold=0.5, **arguments):
     return sampler, rois, [tuple(box) for box in rois.boxes.numpy()[0].astype(int).tolist()]
 
 
-def test_rois_are_positives_with_the_truth_first_then_negatives_then_padding():
+def test_order_is_ground_truth_positives_negatives_padding():
     _, rois, boxes = sample()
     assert boxes[:3] == [(10, 10, 30, 30), (10, 10, 30, 50), (11, 10, 30, 30)]
     assert boxes[3:5] == [(50, 50, 60, 60), (0, 0, 5, 5)]
@@ -98,7 +98,7 @@ def test_rois_are_positives_with_the_truth_first_then_negatives_then_padding():
     assert rois.matches.numpy()[0].tolist() == [0] * 8
 
 
-def test_the_threshold_is_the_stages():
+def test_the_threshold_of_the_stage_is_used():
     _, rois, boxes = sample(iou_threshold=0.6)
     assert boxes[:5] == [(10, 10, 30, 30), (11, 10, 30, 30), (50, 50, 60, 60), (10, 10, 30, 50), (0, 0, 5, 5)]
     assert rois.positive.numpy()[0].tolist() == [True] * 2 + [False] * 6
@@ -108,7 +108,7 @@ def test_limits():
     _, rois, boxes = sample(limit=3, positive_fraction=0.34)
     assert boxes == [(10, 10, 30, 30), (50, 50, 60, 60), (0, 0, 5, 5)]
     assert rois.positive.numpy()[0].tolist() == [True, False, False]
-    # Few positives leave their room to negatives, few negatives leave theirs empty.
+    # Missing positives are replaced by negatives, missing negatives by padding.
     _, rois, _ = sample(limit=6, positive_fraction=0.2)
     assert (rois.positive.numpy().sum(), rois.valid.numpy().sum()) == (1, 3)
 
@@ -133,7 +133,7 @@ def test_nothing_to_sample():
     assert not rois.boxes.numpy().any() and not rois.matches.numpy().any()
 
 
-def test_images_do_not_mix_and_the_seed_decides():
+def test_images_are_independent_and_the_seed_decides():
     boxes = tf.random.stateless_uniform([2, 60, 4], [3, 4], 0.0, 40.0)
     boxes = tf.concat([boxes[..., :2], boxes[..., :2] + 5.0 + boxes[..., 2:]], -1)
     truth = make_truth([[[10, 10, 30, 30]], [[20, 20, 60, 60]]], [[True], [False]])

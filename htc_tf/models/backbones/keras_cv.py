@@ -120,7 +120,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
         """Sets the preset's weights, from Kaggle or from kagglehub's cache. Called before a training that starts anew.
 
         Returns:
-            A text that says where the weights come from; None if there is nothing to fetch.
+            A text that names the source of the weights, or None if the backbone has none to fetch.
         Raises:
             UserError: The weights cannot be fetched, or belong to another architecture.
         """

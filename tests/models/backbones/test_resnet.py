@@ -1,4 +1,4 @@
-"""The backbone's kinds: ResNet, ResNeXt, deformable: their variables, and what makes one kind another."""
+"""ResNet, ResNeXt and deformable backbones: variables, equivalences, gradients and FLOPs."""
 
 import numpy as np
 import pytest
@@ -12,22 +12,22 @@ from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.dry_run import flops
 
 
-def learnt(layer):
+def trained(layer):
     return [v for v in layer.variables if "moving" not in v.name]
 
 
 def test_parameters_of_resnext50():
-    with tf.Graph().as_default(), native_grouped_convolution():  # no variable is drawn, little is traced
+    with tf.Graph().as_default(), native_grouped_convolution():  # no variable is initialized, little is traced
         backbone = ResNet(groups=32, group_width=4)
         features = backbone(tf.zeros([1, 64, 96, 3]))
         # torchvision's resnext50_32x4d without its classifier.
-        assert sum(v.shape.num_elements() for v in learnt(backbone)) == 25_028_904 - 2_049_000
+        assert sum(v.shape.num_elements() for v in trained(backbone)) == 25_028_904 - 2_049_000
     assert {k: f.shape[1:] for k, f in features.items()} == {
         k: (64 // 2**k, 96 // 2**k, 64 * 2**k) for k in (2, 3, 4, 5)
     }
 
 
-def test_which_convolutions_are_deformable_grouped_and_frozen():
+def test_deformable_grouped_and_frozen_convolutions():
     options = {"groups": 8, "group_width": 8, "deformable": 1, "deformable_stages": (3, 4)}
     backbone = ResNet(50, width=16, frozen_stages=2, **options)
     for level, blocks in enumerate(backbone.stages, start=2):
@@ -55,8 +55,8 @@ def make_blocks(version):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_at_first_a_deformable_block_is_an_ordinary_one(version, eagerly):
-    """Version 2's taps count half."""
+def test_a_new_deformable_block_equals_an_ordinary_one(version, eagerly):
+    """The taps of version 2 are weighted by one half."""
     image, plain, moving = make_blocks(version)
     if version == 2:
         kernel = plain.body[1].convolution.kernel
@@ -66,10 +66,10 @@ def test_at_first_a_deformable_block_is_an_ordinary_one(version, eagerly):
     assert not np.allclose(moving(image), plain(image), atol=1e-2)
 
 
-def test_all_of_a_deformable_block_learns():
+def test_gradients_of_a_deformable_block():
     """In graph mode and compiled."""
     image, _, block = make_blocks(2)
-    # Off the whole cells, where a place has one slope.
+    # Away from whole cells, where bilinear interpolation has a kink.
     block.body[1].offsets.bias.assign(tf.linspace(-0.9, 0.8, 27))
 
     def learn():
@@ -85,7 +85,7 @@ def test_all_of_a_deformable_block_learns():
 
 @pytest.mark.parametrize("options", [{"groups": 8}, {"groups": 8, "deformable": 2}])
 def test_flops_are_those_of_the_groups(options):
-    """A block's zeros do not count; of a deformable convolution the products with its kernel and its offsets' do."""
+    """Zeros of a block-diagonal kernel do not count; the kernel and the offsets of a deformable convolution do."""
     layer = Convolution(32, 3, 2, norm="frozen_batch", **options)
     layer(tf.zeros([1, 8, 8, 32]))
     with native_grouped_convolution():

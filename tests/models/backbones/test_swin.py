@@ -1,4 +1,4 @@
-"""Swin against a plain PyTorch one, window by window; its drop paths, precision, and what it refuses."""
+"""Swin against a PyTorch implementation; stochastic depth, precision and mistakes."""
 
 import runpy
 from pathlib import Path
@@ -18,7 +18,7 @@ LEVELS = (2, 3, 4, 5)
 
 
 def make_swin(arrays=None, **arguments):
-    """A Swin of the toy's sizes with {mmdetection's name: array}."""
+    """Returns a small Swin with weights {mmdetection's name: array}."""
     swin = Swin(**{**WEIGHTS["TOY"], **arguments})
     swin(tf.zeros([1, 64, 96, 3]))
     if arrays is not None:
@@ -27,7 +27,7 @@ def make_swin(arrays=None, **arguments):
 
 
 def network(swin):
-    """As much of an HTC as the tables of names look at."""
+    """The part of an HTC that the tables of names read."""
     return SimpleNamespace(backbone=swin, built=True, variables=swin.variables)
 
 
@@ -80,19 +80,19 @@ def test_gradients_are_those_of_pytorch(swin, images, reference):
     assert len(wanted) == 6
     gradients = tape.gradient(loss, [entry.variable for entry in wanted])
     for name, entry, gradient in zip(names, wanted, gradients, strict=True):
-        assert isinstance(gradient, tf.Tensor)  # no slices, whose additions have no order
+        assert isinstance(gradient, tf.Tensor)  # not IndexedSlices, whose sum is not deterministic
         expected = reference("swin_toy")[name]
         np.testing.assert_allclose(
             entry.layout.theirs(gradient.numpy(), None), expected, atol=2e-5 * abs(expected).max()
         )
 
 
-def test_regions_of_a_shifted_window():
+def test_attention_mask_of_a_shifted_window():
     """On 4 x 4 cells, windows of 4 shifted by 2: the four quarters come from four corners of the image."""
-    apart = attention_mask(4, 4, 4)
-    assert apart.shape == (1, 1, 16, 16)
+    mask = attention_mask(4, 4, 4)
+    assert mask.shape == (1, 1, 16, 16)
     quarters = np.kron([[0, 1], [2, 3]], np.ones([2, 2])).reshape(-1)
-    np.testing.assert_array_equal(apart[0, 0] == 0, quarters[:, np.newaxis] == quarters)
+    np.testing.assert_array_equal(mask[0, 0] == 0, quarters[:, np.newaxis] == quarters)
 
 
 def test_dropped_paths():
@@ -106,7 +106,7 @@ def test_dropped_paths():
     np.testing.assert_array_equal(dropped[..., 0], dropped[..., 1])
 
 
-def test_a_step_drops_the_same_paths_when_it_is_taken_again(images):
+def test_a_repeated_step_drops_the_same_paths(images):
     swin = make_swin(mmdet_arrays(), drop_path=0.5)
     assert [block.drop_path for blocks in swin.blocks for block in blocks] == pytest.approx(np.linspace(0, 0.5, 8))
 
