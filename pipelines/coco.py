@@ -15,8 +15,8 @@ from typing import Any
 from htc_tf.data import annotations as annotation_files
 from htc_tf.data.annotations import LISTS
 from htc_tf.errors import UserError
-from pipelines import files, names
-from pipelines.checks import Rejected, Tally, encodable, show
+from pipelines import file_names, files
+from pipelines.checks import Rejected, Counters, encodable, show
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 INT64 = 1 << 63
@@ -42,18 +42,18 @@ def check_file(path: str, flag: str = "--annotations") -> None:
         raise UserError(f"{flag} {path} is empty (0 bytes)")
 
 
-def read(path: str, tally: Tally, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
+def read(path: str, counters: Counters, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
     """The file's content, with the lists that `keys` name, none of them empty; `flag` is where the user named it."""
     name = f"{flag} {path}"
     try:
         with files.open_to_read(path) as file:
-            content = annotation_files.load(file, name, tally.counters)
+            content = annotation_files.load(file, name, counters.counts)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
     if not isinstance(content, dict):
         what = "a list, as COCO's results do" if isinstance(content, list) else show(content)
         raise UserError(f"{name} is no COCO annotation file: it holds {what}, not an object with {', '.join(keys)}")
-    annotation_files.tidy(content, tally.counters)
+    annotation_files.repair(content, counters.counts)
     for key in keys:
         if not isinstance(content.get(key), list):
             raise UserError(f"{name} has no list '{key}': {_other_file(content, key)}")
@@ -63,7 +63,7 @@ def read(path: str, tally: Tally, flag: str = "--annotations", keys: Sequence[st
 
 
 def check_categories(
-    categories: list[Any], path: str, tally: Tally, flag: str = "--annotations"
+    categories: list[Any], path: str, counters: Counters, flag: str = "--annotations"
 ) -> list[dict[str, Any]]:
     """The thing classes in the order of their ids, as {"id", "name"}; names that occur twice are warned of."""
     checked = {}
@@ -85,11 +85,11 @@ def check_categories(
     for name, number in Counter(row["name"] for row in rows).items():
         if number > 1:
             ids = [row["id"] for row in rows if row["name"] == name]
-            tally.warnings.append(f"{number} classes are named {name!r} (category ids {_listed(ids)}): they stay apart")
+            counters.warnings.append(f"{number} classes are named {name!r} (category ids {_listed(ids)}): they stay apart")
     return rows
 
 
-def check_images(images: list[Any], tally: Tally, root: str | None = None) -> dict[int, dict[str, Any]]:
+def check_images(images: list[Any], counters: Counters, root: str | None = None) -> dict[int, dict[str, Any]]:
     """The usable images by id, as {"id", "file_name", "height", "width"}.
 
     Args:
@@ -98,7 +98,7 @@ def check_images(images: list[Any], tally: Tally, root: str | None = None) -> di
     checked, repeated = {}, set()
     for entry in images:
         try:
-            image = _check_image(entry, root, tally)
+            image = _check_image(entry, root, counters)
             if checked.get(image["id"]) == image:
                 raise Rejected("image_duplicate", f"id {image['id']} is listed twice, and all else the same")
             if image["id"] in checked:
@@ -108,18 +108,18 @@ def check_images(images: list[Any], tally: Tally, root: str | None = None) -> di
             checked[image["id"]] = image
         except Rejected as error:
             who = entry if isinstance(entry, dict) else {}
-            tally.reject(error, image_id=who.get("id"), file_name=who.get("file_name"))
+            counters.reject(error, image_id=who.get("id"), file_name=who.get("file_name"))
     for image_id in repeated:
         name = checked.pop(image_id)["file_name"]
-        tally.reject(
+        counters.reject(
             Rejected("image_duplicate", f"id {image_id} is of other images too"), image_id=image_id, file_name=name
         )
-    _warn_of_shared_files(checked, tally)
+    _warn_of_shared_files(checked, counters)
     return checked
 
 
 def check_annotations(
-    annotations: list[Any], images: dict[int, Any], categories: list[dict[str, Any]], tally: Tally
+    annotations: list[Any], images: dict[int, Any], categories: list[dict[str, Any]], counters: Counters
 ) -> dict[int, list[dict[str, Any]]]:
     """The annotations of every image, in the file's order, cut down to what a worker needs.
 
@@ -128,7 +128,7 @@ def check_annotations(
     Args:
       categories: as of `check_categories`; those that no annotation has are warned of.
     """
-    rejected_images = {row["image_id"] for row in tally.rejected if type(row["image_id"]) is int} - images.keys()
+    rejected_images = {row["image_id"] for row in counters.rejected if type(row["image_id"]) is int} - images.keys()
     classes = {row["id"]: row["name"] for row in categories}
     grouped, seen, used = defaultdict(list), {}, set()
     fresh = _fresh_ids(annotations)
@@ -137,7 +137,7 @@ def check_annotations(
             _check_annotation(entry, seen, classes)
             image_id = entry.get("image_id")
             if type(image_id) is int and image_id in rejected_images:
-                tally.count("objects_of_rejected_images")
+                counters.count("objects_of_rejected_images")
                 continue
             if type(image_id) is not int or image_id not in images:
                 raise Rejected("image_unknown", _explain_image_id(entry))
@@ -146,19 +146,19 @@ def check_annotations(
             row = {"image_id": who.get("image_id"), "annotation_id": who.get("id")}
             if error.reason == "category_unknown":
                 row["category_id"] = who.get("category_id")
-            tally.reject(error, **row)
+            counters.reject(error, **row)
             continue
         kept = {key: entry.get(key) for key in OBJECT_KEYS}
         kept["iscrowd"] = kept["iscrowd"] or 0
         # Ids mean nothing but to tell objects apart, and pycocotools takes 0 for "no object".
         if not _is_id(kept["id"]) or kept["id"] == 0 or seen[kept["id"]] is not entry:
             kept["id"] = next(fresh)
-            tally.count("ids_renumbered")
+            counters.count("ids_renumbered")
         used.add(kept["category_id"])
         grouped[image_id].append(kept)
     unused = [name for category_id, name in classes.items() if category_id not in used]
     if unused and grouped:
-        tally.warnings.append(f"{len(unused)} of {len(classes)} classes have no object: {_listed(unused)}")
+        counters.warnings.append(f"{len(unused)} of {len(classes)} classes have no object: {_listed(unused)}")
     return grouped
 
 
@@ -174,12 +174,12 @@ def describe_found(entry: Any, key: str) -> str:
     return f"; the entry has {_listed(others)}" if others else ""
 
 
-def _check_image(entry, root, tally):
+def _check_image(entry, root, counters):
     if not isinstance(entry, dict):
         raise Rejected("image_malformed", f"the entry is {show(entry)}, not an object")
     if not _is_id(entry.get("id")) or entry["id"] < 0:
         raise Rejected("image_malformed", f"no integer id from 0 to 2^63 - 1{describe_found(entry, 'id')}")
-    name = names.file_name(entry, root, tally)
+    name = file_names.file_name(entry, root, counters)
     sides = {key: entry.get(key) for key in ("height", "width")}
     if not all(type(side) is int and side > 0 for side in sides.values()):
         said = ", ".join(f"{key} is {show(side)}" if side is not None else f"no {key}" for key, side in sides.items())
@@ -187,7 +187,7 @@ def _check_image(entry, root, tally):
     return {"id": entry["id"], "file_name": name, **sides}
 
 
-def _warn_of_shared_files(images, tally):
+def _warn_of_shared_files(images, counters):
     """One file under several ids would be learned with several truths, each without the objects of the others."""
     ids = defaultdict(list)
     for image in images.values():
@@ -196,8 +196,8 @@ def _warn_of_shared_files(images, tally):
     if shared:
         name, image_ids = next(iter(shared.items()))
         number = sum(map(len, shared.values()))
-        tally.count("images_sharing_a_file", number)
-        tally.warnings.append(
+        counters.count("images_sharing_a_file", number)
+        counters.warnings.append(
             f"{number} images share files with others, the first is {show(name)} (ids {_listed(image_ids)}): each is "
             "kept with its own objects alone; merge the entries, or correct file_name"
         )

@@ -1,7 +1,7 @@
-"""A COCO annotation file as tools write it: decoded, and brought to COCO's form where it has only one reading.
+"""COCO annotation files as other tools write them: decoding, and repair of entries that have only one interpretation.
 
-Shared by the preparation (`pipelines.coco`) and by evaluation, so that both read the same file alike. Loads no
-TensorFlow. Every repair is counted under a name of REPAIRS.
+Shared by preparation (`pipelines.coco`) and evaluation, so that both read a file in the same way. Loads no TensorFlow.
+Every repair is counted under a name of REPAIRS.
 """
 
 import json
@@ -12,15 +12,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from htc_tf.data.file_kinds import PACKED
 from htc_tf.errors import UserError
 
 REPAIRS = {
-    "file_recoded": "the annotation file starts with a byte order mark, or is UTF-16: read as such",
-    "lists_from_dicts": "images, annotations or categories as a dict by id instead of a list",
-    "numbers_converted": 'an id or a size written as "12" or 12.0: read as the integer',
-    "polygons_nested": "one polygon without the list of polygons around it",
-    "segmentations_emptied": "a list of nothing but empty polygons, [[]]: read as no segmentation",
-    "run_lengths_unwrapped": "run lengths inside a list of one, or their string as Python writes bytes: b'...'",
+    "file_recoded": "the annotation file starts with a byte order mark, or is UTF-16 or UTF-32: decoded as such",
+    "lists_from_dicts": "images, annotations or categories are a dict by id instead of a list",
+    "numbers_converted": 'an id or a size is written as "12" or 12.0: read as the integer',
+    "polygons_nested": "one polygon is not inside a list of polygons",
+    "segmentations_emptied": "a list contains only empty polygons, [[]]: read as no segmentation",
+    "run_lengths_unwrapped": "run lengths are in a list of one, or their string is Python's notation of bytes: b'...'",
 }
 LISTS = ("images", "annotations", "categories")
 INTEGERS = {
@@ -28,44 +29,35 @@ INTEGERS = {
     "annotations": ("id", "image_id", "category_id", "iscrowd"),
     "categories": ("id",),
 }
-MAX_EXACT_FLOAT = 1 << 53
+MAX_EXACT_FLOAT = 1 << 53  # below it, every integer is a float64
 INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
-MAX_DIGITS = 30
-# What a file that is no JSON starts with, and what to do about it.
-OTHER_FILES = {
-    b"\x1f\x8b": "is compressed with gzip: unpack it first (gunzip)",
-    b"PK\x03\x04": "is a zip archive: unpack it first (unzip)",
-    b"BZh": "is compressed with bzip2: unpack it first (bunzip2)",
-    b"\xfd7zXZ": "is compressed with xz: unpack it first (unxz)",
-    b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it first (unzstd)",
-    b"7z\xbc\xaf": "is a 7z archive: unpack it first",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself: fetch it with git lfs pull",
-    b"<": "is an HTML or XML page, not JSON: download the file itself",
-}
-HEAD = 64
-# Pixels of the outlines of one object's polygons. pycocotools draws an outline at five times the size, and takes about
-# 100 bytes for each of its pixels.
+MAX_DIGITS = 30  # of an integer written as a string
+# First bytes of files that are not JSON, and what they are.
+OTHER_FILES = PACKED | {b"<": "an HTML or XML page, not JSON: download the file itself"}
+HEAD = 64  # bytes that tell the encoding and the kind of a file
+# Limit on the outline of one object's polygons, in pixels: pycocotools draws outlines at five times the size and takes
+# about 100 bytes per pixel.
 MAX_OUTLINE = 2_000_000
-MAX_SHOWN = 20  # characters of a file that is no JSON
+MAX_SHOWN = 20  # characters of a file that is not JSON, in messages
 
 
 def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
     """Decodes JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
-      name: of the file, for messages.
-      repairs: counts; "file_recoded" is added where the file is not plain UTF-8.
-
+        stream: Binary file.
+        name: Name of the file, for messages.
+        repairs: Counts of repairs; "file_recoded" is incremented if the file is not plain UTF-8.
     Raises:
-      UserError: the file is not JSON; the message says what it is instead, where its first bytes tell.
+        UserError: The file is not JSON; the message says what it is instead, if its first bytes tell.
     """
     data = stream.read()
     if not data.strip(b"\0 \t\r\n"):
-        raise UserError(f"{name} holds nothing but blanks or NUL bytes: fetch or export it again")
+        raise UserError(f"{name} contains only blanks or NUL bytes: fetch or export it again")
     head = data[:HEAD].lstrip()
-    for start, advice in OTHER_FILES.items():
+    for start, words in OTHER_FILES.items():
         if head.startswith(start):
-            raise UserError(f"{name} {advice}")
+            raise UserError(f"{name} is {words}")
     encoding = json.detect_encoding(data[:HEAD])
     try:
         text = data.decode(encoding)
@@ -73,7 +65,7 @@ def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
         raise UserError(
             f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}; save it as UTF-8"
         ) from None
-    del data  # The text and what is parsed from it are large enough.
+    del data  # the text and the parsed content are large enough
     if encoding != "utf-8":
         repairs["file_recoded"] += 1
     try:
@@ -82,12 +74,12 @@ def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
         raise UserError(f"{name} {_explain(error, text)}") from None
     except RecursionError:
         raise UserError(f"{name} is not a COCO annotation file: its JSON is nested too deeply") from None
-    except ValueError as error:  # An integer of thousands of digits.
-        raise UserError(f"{name} is not JSON that can be read: {error}") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{name} is not valid JSON: {error}") from None
 
 
-def tidy(content: dict[str, Any], repairs: Counter) -> None:
-    """Repairs, in place, what has only one reading: REPAIRS says what. Everything else stays as it is."""
+def repair(content: dict[str, Any], repairs: Counter) -> None:
+    """Repairs, in place, entries that have only one interpretation (see REPAIRS); leaves the others unchanged."""
     for key in LISTS:
         entries = content.get(key)
         if isinstance(entries, dict) and entries and all(isinstance(entry, dict) for entry in entries.values()):
@@ -99,11 +91,11 @@ def tidy(content: dict[str, Any], repairs: Counter) -> None:
             if isinstance(entry, dict):
                 _convert_integers(entry, fields, repairs)
                 if "segmentation" in entry:
-                    entry["segmentation"] = _nest(entry["segmentation"], repairs)
+                    entry["segmentation"] = _repair_segmentation(entry["segmentation"], repairs)
 
 
 def as_integer(value: Any) -> int | None:
-    """The integer that an int, a whole float, or a string of either stands for; None for anything else."""
+    """Returns the integer that an int, a whole float, or a string of either represents; None for anything else."""
     if type(value) is int:
         return value
     if type(value) is float and math.isfinite(value) and value.is_integer() and abs(value) < MAX_EXACT_FLOAT:
@@ -114,7 +106,7 @@ def as_integer(value: Any) -> int | None:
 
 
 def outline_length(polygon: list[float]) -> float:
-    """The pixels of the outline that pycocotools draws: the longer of an edge's two sides, over all edges."""
+    """Returns the length of the outline that pycocotools draws: the longer of an edge's two sides, over all edges."""
     points = np.asarray(polygon, np.float64).reshape(-1, 2)
     return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
 
@@ -129,8 +121,8 @@ def _convert_integers(entry, fields, repairs):
                 repairs["numbers_converted"] += 1
 
 
-def _nest(segmentation, repairs):
-    """A list of polygons from one polygon, nothing from empty polygons, and run lengths from a list of one."""
+def _repair_segmentation(segmentation, repairs):
+    """Puts one polygon into a list, drops empty polygons, and takes run lengths out of a list of one."""
     if isinstance(segmentation, list) and segmentation:
         first = segmentation[0]
         if first == [] and not any(segmentation):
@@ -144,7 +136,7 @@ def _nest(segmentation, repairs):
             segmentation = first
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
-        # str() of what pycocotools encodes. No run length has a quotation mark in it.
+        # str() of the bytes that pycocotools encodes; run lengths contain no quotation marks.
         if isinstance(counts, str) and counts[:2] in ("b'", 'b"') and counts[-1] == counts[1]:
             repairs["run_lengths_unwrapped"] += 1
             return segmentation | {"counts": counts[2:-1].replace("\\\\", "\\")}
@@ -152,13 +144,13 @@ def _nest(segmentation, repairs):
 
 
 def _explain(error, text):
-    """What is wrong with the JSON, and what to do."""
+    """Describes a JSON error and its remedy."""
     start = text.lstrip()[:MAX_SHOWN]
     if start[0] not in "{[":
         return f"is not JSON: it begins with {json.dumps(start, ensure_ascii=False)}"
     end = len(text.rstrip())
     if error.pos >= end or text[end - 1] not in "}]" or error.msg.startswith("Unterminated string"):
-        return "ends in the middle of its JSON: it was cut; fetch or export it again"
+        return "ends in the middle of its JSON: it was cut short; fetch or export it again"
     if error.msg == "Extra data":
-        return "holds several JSON values (JSON lines?), not one object as COCO's files do"
+        return "contains several JSON values (JSON lines?), not one object as in COCO's files"
     return f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"

@@ -1,10 +1,7 @@
-"""Images of rare classes come more often: repeat factor sampling (LVIS, arXiv:1908.03195, section 3.4).
+"""Class balance: repeat factor sampling, which repeats images of rare classes (LVIS, arXiv:1908.03195, section 3.4).
 
-Before it: a data set, whose records are walked once for their classes (`data.record_walk`). After it: `data.record_order`
-repeats records as this says.
-
-With f the part of all images that a class is in, its factor is max(1, sqrt(t / f)), and an image's is the largest of
-its classes' factors. An image of factor 2.3 comes two times in an epoch, or three times in three epochs of ten.
+With f the fraction of images that contain a class, the class has the factor max(1, sqrt(t / f)), and an image has the
+largest factor of its classes. An image of factor 2.3 occurs twice in an epoch, and three times in three epochs of ten.
 """
 
 import logging
@@ -29,30 +26,32 @@ _KEYS = {field.name: field.key for field in schema.OBJECT_FIELDS}
     threshold=number(above=0, most=1),
 )
 class ClassBalance:
-    """How often the images of a data set come in an epoch."""
+    """Repeat factors of the images of a dataset."""
 
     def __init__(self, threshold=0.001):
-        """threshold: t, the part of all images below which a class is rare; the paper's is 0.001."""
+        """Initializes the sampler.
+
+        Args:
+            threshold: t, the fraction of images below which a class is rare; 0.001 in the paper.
+        """
         self.threshold = threshold
 
     def repeats(self, info):
-        """Walks over the records of a data set, without their images.
+        """Reads the classes of all records, without their images.
 
         Args:
-          info: DatasetInfo.
-
+            info: DatasetInfo.
         Returns:
-          A function of a serialised record [] string and a random number [] in 0 ... 1, which it rounds by -> how often
-          the record comes [] int64.
-
+            A function of a serialized record [] string and a random number [] in [0, 1), used for rounding, that
+            returns how often the record occurs in the epoch, [] int64.
         Raises:
-          UserError: a shard is damaged.
+            UserError: A shard is damaged.
         """
         images = find_classes(info)
         factors = self.factors(images, info)
         total = sum(max((factors[k] for k in classes), default=1.0) for classes in images)
         logger.info(
-            "classes are balanced: %d of %d are rare, at most %.1f times; an epoch is %d images for %d",
+            "class balance: %d of %d classes are rare, repeated up to %.1f times; an epoch has %d images instead of %d",
             *(np.sum(factors > 1), len(factors), factors.max(initial=1), round(total), len(images)),
         )
         categories = tf.constant(info.category_ids, tf.int64)
@@ -61,25 +60,27 @@ class ClassBalance:
             names = ("label", "is_crowd")
             wanted = {_KEYS[name]: schema.FEATURES[_KEYS[name]] for name in names}
             record = tf.io.parse_single_example(serialized, wanted)
-            labels, crowd = (record[_KEYS[name]] for name in names)
-            here = tf.reduce_any((labels[:, None] == categories) & (crowd == 0)[:, None], axis=0)
-            factor = tf.reduce_max(tf.where(here, tf.constant(factors, tf.float32), 1.0))
+            labels, crowd = (record[_KEYS[name]] for name in names)  # [n] each
+            # [K], True for the classes of the image; crowd regions do not count.
+            present = tf.reduce_any((labels[:, None] == categories) & (crowd == 0)[:, None], axis=0)
+            factor = tf.reduce_max(tf.where(present, tf.constant(factors, tf.float32), 1.0))
             return tf.cast(tf.floor(factor + chance), tf.int64)
 
         return repeat
 
     def factors(self, images, info):
-        """The repeat factors of the classes [K], by the classes of all images."""
+        """Returns the repeat factors of the classes, [K], given the classes of all images."""
         count = np.bincount([k for classes in images for k in classes], minlength=info.num_classes)
-        part = count / max(len(images), 1)
-        return np.sqrt(np.maximum(1.0, np.divide(self.threshold, part, out=np.ones_like(part), where=count > 0)))
+        fraction = count / max(len(images), 1)
+        ratio = np.divide(self.threshold, fraction, out=np.ones_like(fraction), where=count > 0)
+        return np.sqrt(np.maximum(1.0, ratio))
 
 
 def find_classes(info):
-    """[{class index of each object}] of all images; crowd regions are no objects.
+    """Returns the set of class indices of each image of a dataset; crowd regions do not count.
 
     Raises:
-      UserError: a shard is damaged.
+        UserError: A shard is damaged.
     """
     indices = {category: index for index, category in enumerate(info.category_ids)}
     images = []

@@ -1,8 +1,8 @@
-"""COCO's classes: {id: name} of its 80 things and its 91 stuff classes.
+"""COCO's class names: {id: name} of its 80 thing and 91 stuff classes.
 
-Thing ids are those of COCO's annotation files (https://cocodataset.org), in the order of every model trained on them;
-11 of the 91 planned classes were never annotated, so the ids have gaps. Stuff ids are those of COCO-Stuff
-(arXiv:1612.03716, https://github.com/nightrome/cocostuff).
+Thing ids are COCO's category ids (https://cocodataset.org), in the class order of every model trained on COCO; 11 of
+the 91 planned classes were never annotated, so the ids have gaps. Stuff ids are COCO-Stuff's (arXiv:1612.03716,
+https://github.com/nightrome/cocostuff).
 """
 
 # fmt: off

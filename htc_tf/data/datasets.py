@@ -1,8 +1,6 @@
-"""A data set: a folder of record shards and the `dataset_info.json` that says what is in it.
+"""Datasets: a folder of TFRecord shards and its `dataset_info.json`, read and checked.
 
-Before it: `pipelines.coco_to_tfrecord`, which writes the folder and, last of all, the info: a folder without
-one is unfinished. After it: `data.input` reads the shards; `evaluation.evaluator` takes the truth from
-`coco_from_records`, so that evaluation needs no annotation file.
+`pipelines.coco_to_tfrecord` writes the folder, the info last: a folder without it is unfinished.
 """
 
 import json
@@ -22,7 +20,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Category:
-    """A thing class: COCO's id and name."""
+    """A thing class: COCO's category id and name."""
 
     id: int
     name: str
@@ -30,7 +28,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Shard:
-    """A TFRecord file, its name relative to the folder."""
+    """A TFRecord file; its name is relative to the folder."""
 
     file: str
     records: int
@@ -40,7 +38,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Stuff:
-    """The semantic maps: whether there are any, and S, the number of their labels."""
+    """The semantic maps: `present` if the records have any; `labels` is S, the number of their labels."""
 
     present: bool
     labels: int
@@ -48,7 +46,7 @@ class Stuff:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset_info.json` says. Class index i of the network is `categories[i]`."""
+    """The content of `dataset_info.json`. Class index i of the network is `categories[i]`."""
 
     folder: str
     categories: tuple[Category, ...]
@@ -84,20 +82,20 @@ class DatasetInfo:
 
 
 def load_info(folder: str | os.PathLike) -> DatasetInfo:
-    """Reads the info of a data set and checks that its shards are there and of the right size.
+    """Reads the info of a dataset and checks that its shards exist and have the right size.
 
     Raises:
-      UserError: the folder or its info is missing, unreadable or of another version, or a shard is missing or cut.
+        UserError: The folder or its info is missing, unreadable or of another version, or a shard is missing or cut.
     """
     folder = os.fspath(folder)
     path = os.path.join(folder, INFO_FILE)
     if not tf.io.gfile.isdir(folder):
-        raise UserError(f"{folder}: no such folder of records; make it with python -m pipelines.coco_to_tfrecord")
+        raise UserError(f"{folder}: no such folder of records; prepare it with python -m pipelines.coco_to_tfrecord")
     try:
         with tf.io.gfile.GFile(path) as file:
             content = json.load(file)
     except tf.errors.NotFoundError:
-        raise UserError(f"{folder} holds no {INFO_FILE}: the preparation did not finish; run it again") from None
+        raise UserError(f"{folder} has no {INFO_FILE}: the preparation did not finish; run it again") from None
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(f"{path} is unreadable: {error}") from None
     info = _from_json(folder, path, content)
@@ -112,11 +110,11 @@ def load_info(folder: str | os.PathLike) -> DatasetInfo:
 
 
 def read_shard(path: str, records: int) -> Iterator[bytes]:
-    """The serialised records of one shard.
+    """Yields the serialized records of one shard.
 
     Raises:
-      UserError: the shard is damaged, or holds another number than `records`. TensorFlow itself ends a file
-        that is cut between two records, or empty, without an error.
+        UserError: The shard is damaged, or does not hold `records` records. TensorFlow itself ends a file that is
+            empty, or cut between two records, without an error.
     """
     count = 0
     try:
@@ -132,9 +130,9 @@ def read_shard(path: str, records: int) -> Iterator[bytes]:
 
 
 def coco_from_records(info: DatasetInfo) -> dict[str, Any]:
-    """The data set's truth as a COCO annotations dict, for pycocotools.
+    """Returns the ground truth of a dataset as a COCO annotations dict, so that evaluation needs no annotation file.
 
-    Segmentations are compressed RLE and are absent where the data has no masks; boxes are [x, y, w, h] in pixels.
+    Segmentations are compressed RLE, absent if the dataset has no masks; boxes are [x, y, w, h] in pixels.
     """
     images, annotations = [], []
     for path, shard in zip(info.shard_paths, info.shards, strict=True):
@@ -162,7 +160,9 @@ def coco_from_records(info: DatasetInfo) -> dict[str, Any]:
 def _from_json(folder, path, content) -> DatasetInfo:
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
-        raise UserError(f"{path} is of version {version}, this program reads {VERSION}; prepare the data again")
+        raise UserError(
+            f"{path} has version {version}, but this program reads version {VERSION}; prepare the data again"
+        )
     try:
         return DatasetInfo(
             folder=folder,
@@ -172,4 +172,4 @@ def _from_json(folder, path, content) -> DatasetInfo:
             **{key: content[key] for key in ("masks", "images", "objects", "crowd", "counters", "options", "inputs")},
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not what the preparation writes: {error}; prepare the data again") from None
+        raise UserError(f"{path} was not written by the preparation: {error}; prepare the data again") from None

@@ -1,17 +1,17 @@
-"""Opens image files: the one place that says what is read, how, and what is refused.
+"""Image files: which formats are read, how they become RGB, and which files are refused.
 
-Preparation, prediction and the web pages come through here; the exported model reads its formats the same way, in
-TensorFlow (`serving.decode`). Pillow alone: Beam's workers and the client load no more than this.
+Preparation, prediction and the web pages share this module; the exported model decodes in TensorFlow to the same pixels
+(`serving.decode`). It needs Pillow only, because Beam's workers and the client load nothing more.
 
-| | read as |
+| file | result |
 |---|---|
 | formats | `FORMATS`, recognized by content, not by name; the first image of an animation or a multipage TIFF |
 | 8 bits: gray, RGB, palette, CMYK, YCbCr; 1 bit | RGB |
-| alpha, transparency | dropped; the colors below it are kept, as OpenCV does; of a GIF, which has none there, black |
-| 16 bits a channel | the high byte; of a TIFF that counts from white, inverted |
-| floating point, 32 bits, Lab, more than four channels | refused: nothing says which value is white |
+| alpha, transparency | dropped; the colors below are kept, as in OpenCV; a GIF, which has none there, becomes black |
+| 16 bits per channel | the high byte, inverted in a TIFF with WhiteIsZero |
+| floating point, 32 bits, Lab, more than four channels | refused: the value of white is unknown |
 | EXIF orientation 2 to 8, in JPEG, PNG (before the pixels), WebP and TIFF | applied; damaged EXIF counts as 1 |
-| truncated, a PNG whose checksums differ | refused |
+| truncated file, PNG with wrong checksums | refused |
 | above `max_pixels`, `MAX_SIDE`, `MAX_BYTES`, `MAX_SCANS` or `MAX_PARTS` | refused |
 """
 
@@ -29,17 +29,17 @@ from PIL import ExifTags, Image
 from htc_tf.data.file_kinds import describe
 from htc_tf.errors import UserError
 
-# Pillow knows more formats. Some of their readers start other programs (EPS), and none of them is common.
+# Pillow reads more formats, but none of them is common, and some readers start other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-MAX_PIXELS = 178_956_970  # Pillow's own bound
+MAX_PIXELS = 178_956_970  # Pillow's own limit
 MAX_SIDE = 65_535  # the longest side of a JPEG
 MAX_BYTES = 2**29
-MAX_SCANS = 30  # of a progressive JPEG; encoders write about ten, and each is a pass over all pixels
-MAX_PARTS = 4096  # segments of a JPEG, chunks of a PNG, blocks of a GIF, and one more for each KiB of the file
+MAX_SCANS = 30  # of a progressive JPEG; encoders write about ten, and each costs a pass over all pixels
+MAX_PARTS = 4096  # segments of a JPEG, chunks of a PNG or blocks of a GIF, plus one for each KiB of the file
 END_OF_JPEG = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"
-BARE_MARKERS = {bytes([marker]) for marker in (0x00, 0x01, *range(0xD0, 0xDA))}  # of a JPEG, without a length
+BARE_MARKERS = {bytes([marker]) for marker in (0x00, 0x01, *range(0xD0, 0xDA))}  # JPEG markers without a length
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,8 +49,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-UNDO = {6: 8, 8: 6}  # the others undo themselves
-LOCK = threading.Lock()  # Pillow's bound and Python's warnings are the process's
+UNDO = {6: 8, 8: 6}  # the other orientations are their own inverse
+LOCK = threading.Lock()  # Pillow's limit and Python's warnings are global
 
 
 class ImageError(UserError):
@@ -62,10 +62,10 @@ class ImageError(UserError):
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a regular file of at most `MAX_BYTES`.
+    """Reads a regular file of at most `MAX_BYTES`.
 
     Raises:
-      ImageError: there is none, or it cannot be read.
+        ImageError: The file does not exist or cannot be read.
     """
     try:
         status = os.stat(path)
@@ -82,21 +82,20 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> Image.Image:
-    """The first image of a file, its header read and its bounds checked, its pixels not decoded yet.
+    """Opens the first image of a file: reads its header and checks the limits, without decoding pixels.
 
     Args:
-      encoded: the file's bytes.
-      max_pixels: height times width may be as much.
-      limit: how the message names that limit, such as by its flag.
-
+        encoded: Content of the file.
+        max_pixels: Limit on height times width.
+        limit: Name of that limit in messages, such as a flag.
     Raises:
-      ImageError: it is no image, or too large.
+        ImageError: The file is not an image, or too large.
     """
     _check_parts(encoded)
     try:
         with _quiet_and_unbounded():
             image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except Exception:  # Pillow's readers raise anything, struct.error included, on damaged files.
+    except Exception:  # Pillow's readers raise any exception, even struct.error, on damaged files
         raise ImageError(describe(encoded)) from None
     width, height = image.size
     if width * height > max_pixels:
@@ -111,16 +110,16 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, of an image whose pixels are not decoded yet; 1 where it is absent or damaged."""
+    """Returns the EXIF orientation, 1 to 8, of an image before its pixels are decoded; 1 if it is absent or damaged."""
     try:
         with LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if image.format is None:  # made in memory
+            if image.format is None:  # created in memory
                 tags = image.getexif()
             elif image.format == "TIFF":
                 tags = image.tag_v2
             else:
-                # Not `getexif`, which also believes XMP. Browsers and OpenCV do not.
+                # Not `getexif`, which also reads XMP; browsers and OpenCV do not.
                 tags = Image.Exif()
                 tags.load(image.info.get("exif", b""))
             value = tags.get(ExifTags.Base.Orientation)
@@ -130,16 +129,19 @@ def orientation(image: Image.Image) -> int:
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an image as it lies in its file, not turned, before its pixels are decoded."""
-    # Pillow turns a TIFF while it loads it, and newer ones tell its upright size before.
+    """Returns width and height of an image as stored, before its pixels are decoded and without EXIF rotation."""
+    # Pillow rotates a TIFF while loading it, and newer versions report its upright size before that.
     return (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
 
 
 def to_rgb(image: Image.Image, upright: bool = True) -> np.ndarray:
-    """The decoded pixels, [H, W, 3] uint8 RGB, turned as the EXIF orientation says or as they lie in the file.
+    """Decodes an image to [H, W, 3] uint8 RGB.
 
+    Args:
+        image: An image from `open_image`.
+        upright: If True, the EXIF orientation is applied; otherwise the pixels stay as stored.
     Raises:
-      ImageError: the pixels are damaged, or of a kind that has no one reading as RGB.
+        ImageError: The pixels are damaged, or of a mode without a unique conversion to RGB.
     """
     turn = orientation(image)
     if image.format == "TIFF":  # as in `stored_size`
@@ -159,18 +161,18 @@ def to_rgb(image: Image.Image, upright: bool = True) -> np.ndarray:
 
 
 def check_whole(image: Image.Image, encoded: bytes) -> None:
-    """Looks for the mark behind a JPEG's pixels, and checks the sums of a PNG's parts; decodes nothing.
+    """Checks that a JPEG has its end marker and that the checksums of a PNG match, without decoding pixels.
 
     Raises:
-      ImageError: the file is truncated or damaged.
+        ImageError: The file is truncated or damaged.
     """
     if image.format in ("JPEG", "MPO"):
-        # Before the pixels, a thumbnail may hold such a mark too. From the end, where it nearly always is.
+        # A thumbnail before the pixels may contain an end marker, too. rfind: it is nearly always at the end.
         if encoded.rfind(END_OF_JPEG, _first_scan(encoded)) < 0:
-            raise ImageError("a JPEG without an end: it is truncated")
+            raise ImageError("a JPEG without an end marker: it is truncated")
     elif image.format == "PNG":
         try:
-            # A second one, for `verify` leaves nothing that can be decoded.
+            # A second image, because an image cannot be decoded after `verify`.
             with _quiet_and_unbounded():
                 Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
         except Exception as error:  # as in `open_image`
@@ -178,7 +180,7 @@ def check_whole(image: Image.Image, encoded: bytes) -> None:
 
 
 def decode(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> np.ndarray:
-    """The upright pixels of a file's bytes, [H, W, 3] uint8 RGB. Arguments and errors as of `open_image`."""
+    """Decodes a file to upright pixels, [H, W, 3] uint8 RGB. Arguments and errors as in `open_image`."""
     image = open_image(encoded, max_pixels, limit)
     check_whole(image, encoded)
     return to_rgb(image)
@@ -186,7 +188,7 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> np.
 
 @contextlib.contextmanager
 def _quiet_and_unbounded():
-    """Pillow without warnings, and without its own bound on pixels, in whose place `open_image` has one."""
+    """Disables Pillow's warnings and its own limit on pixels; `open_image` has its own."""
     with LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -197,7 +199,7 @@ def _quiet_and_unbounded():
 
 
 def _check_parts(encoded):
-    """Refuses a file that is cut into very many pieces: Pillow takes long over each, and keeps some."""
+    """Refuses a file of very many parts: Pillow is slow on each, and keeps some in memory."""
     walks = {b"\xff\xd8": _jpeg_segments, b"\x89P": _png_chunks, b"GI": _gif_blocks}
     walk = walks.get(encoded[:2])
     most = MAX_PARTS + len(encoded) // 1024
@@ -206,7 +208,7 @@ def _check_parts(encoded):
 
 
 def _jpeg_segments(encoded):
-    """Yields the position of each segment up to the first scan."""
+    """Yields the position of each JPEG segment up to the first scan."""
     position = 2
     while encoded[position : position + 1] == b"\xff":
         yield position
@@ -222,12 +224,12 @@ def _jpeg_segments(encoded):
 
 
 def _first_scan(encoded):
-    """The position of a JPEG's first scan."""
+    """Returns the position of a JPEG's first scan."""
     return max(_jpeg_segments(encoded), default=0)
 
 
 def _png_chunks(encoded):
-    """Yields the position of each chunk."""
+    """Yields the position of each PNG chunk."""
     position = 8
     while position < len(encoded):
         yield position
@@ -235,7 +237,7 @@ def _png_chunks(encoded):
 
 
 def _gif_blocks(encoded):
-    """Yields the position of each block of the extensions before the first frame."""
+    """Yields the position of each GIF extension before the first frame, and of each block in it."""
     position = 13 + (3 * (2 << (encoded[10] & 7)) if encoded[10:11] >= b"\x80" else 0)
     while encoded[position : position + 1] == b"!":
         yield position
@@ -247,17 +249,17 @@ def _gif_blocks(encoded):
 
 
 def _check_scans(image, encoded):
-    """Refuses a JPEG that costs more passes over its pixels than any encoder asks for."""
+    """Refuses a JPEG with more passes over its pixels than any encoder writes."""
     start = _first_scan(encoded)
     channels = encoded[start + 4] if len(encoded) > start + 4 else 0
-    # One scan of all channels is the only one that is decoded, whatever follows it.
+    # If the first scan has all channels, the decoder stops after it.
     several = "progressive" in image.info or channels < image.layers
     if several and encoded.count(START_OF_SCAN, start) > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which no encoder writes", "too_large")
 
 
 def _on_black(image, covered):
-    """A GIF with black, as TensorFlow and OpenCV have it, where it is transparent and around its first frame's box."""
+    """Fills a GIF with black where it is transparent and around its first frame, as TensorFlow and OpenCV do."""
     color = image.convert("RGBA").crop(covered)
     black = Image.new("RGB", image.size)
     black.paste(color, covered[:2] if covered else None, color)
@@ -265,23 +267,23 @@ def _on_black(image, covered):
 
 
 def _convert(image):
-    """An image of any mode in 8-bit RGB."""
+    """Converts an image of any mode to 8-bit RGB."""
     if image.mode in MODES:
         if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the same colors; straight to RGB Pillow prints a warning
+            image = image.convert("RGBA")  # the same colors; Pillow warns when it converts directly to RGB
         return image.convert("RGB")
-    # 16-bit gray is I;16 or, of signed numbers and in older Pillows, I; `convert` clips it to white.
+    # 16-bit gray has mode I;16 or, if signed or in older versions of Pillow, I; `convert` would clip it to white.
     if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):
         values = np.asarray(image)
         if values.min() >= 0 and values.max() <= 0xFFFF:
-            # WhiteIsZero, which Pillow applies to 8 bits only.
+            # PhotometricInterpretation (tag 262) 0 is WhiteIsZero, which Pillow applies to 8 bits only.
             if image.format == "TIFF" and image.tag_v2.get(262) == 0:
                 values = 0xFFFF - values
             return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode)
     if kind is None:
-        raise ImageError(f"{image.mode} pixels, which are not read: convert it to RGB", "mode")
-    raise ImageError(f"{kind}: nothing says which value is white; convert it to 8 or 16 bits", "mode")
+        raise ImageError(f"unsupported {image.mode} pixels: convert it to RGB", "mode")
+    raise ImageError(f"{kind}: the value of white is unknown; convert it to 8 or 16 bits", "mode")
 
 
 def _bits(image):

@@ -1,7 +1,4 @@
-"""Damaged shards, and how they are named: before the first step where a count shows it, else at the bad record.
-
-Before it: a data set whose files have the sizes that `datasets.load_info` expects. After it: `data.input` reads them.
-"""
+"""Integrity checks of shards: record counts before the first step, and the name of a damaged record after an error."""
 
 import contextlib
 import os
@@ -15,7 +12,7 @@ from htc_tf.data import datasets, schema
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError, reason_of
 
-# What reading a damaged or foreign shard raises; FailedPrecondition is a count that `data.record_order` found to be wrong.
+# Errors of reading a damaged or foreign shard. FailedPrecondition is a wrong record count (see `data.record_order`).
 _DAMAGE = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,
@@ -23,17 +20,18 @@ _DAMAGE = (
     tf.errors.NotFoundError,
     UnicodeDecodeError,
 )
-# A TFRecord is framed by its length (8 bytes), that number's checksum (4), and behind it its own (4).
+# A TFRecord follows its length (8 bytes) and the length's checksum (4), and is followed by its own checksum (4).
 _FRAME = 16
 
 
 def check_counts(info):
-    """Counts the records of every shard by the frames around them: 16 bytes a record are read, nothing is decoded.
+    """Checks the record count of every local shard by its frames: 8 bytes per record are read, nothing is decoded.
 
-    Remote shards are left out, where each look costs a request; `data.record_order` counts while it reads.
+    Remote shards are skipped, because each read costs a request; `data.record_order` counts their records during
+    training.
 
     Raises:
-      UserError: a shard holds another number than its data set's info says, or its frames do not fit in the file.
+        UserError: A shard holds another number of records than the dataset's info says, or a frame exceeds the file.
     """
     for path, shard in zip(info.shard_paths, info.shards, strict=True):
         if "://" in path:
@@ -44,7 +42,7 @@ def check_counts(info):
 
 
 def count_records(path):
-    """The number of records in a local TFRecord file."""
+    """Returns the number of records in a local TFRecord file."""
     count = position = 0
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
@@ -59,14 +57,13 @@ def count_records(path):
 
 @contextlib.contextmanager
 def named_errors(folder):
-    """Turns TensorFlow's error about a record of the folder, raised while a dataset is iterated, into a UserError.
+    """Turns TensorFlow's error about a record, raised during iteration, into a UserError that names the image.
 
-    TensorFlow tells neither which shard nor which image is damaged. It is looked for here, by decoding record after
-    record until one fails.
+    TensorFlow names neither the shard nor the image. This decodes record after record of the folder until one fails.
     """
     try:
         yield
-    # TensorFlow quotes a record that it cannot parse, and Python may be unable to decode the quotation.
+    # TensorFlow quotes a record that it cannot parse, and Python may fail to decode the quote.
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         named = re.search(r"UserError: (.*)", str(error))
         if named:
@@ -93,13 +90,13 @@ def _find_damage(info):
             reason = reason_of(error.message)
             raise UserError(f"{_name(path, count)} does not decode ({reason}); prepare the data again") from None
         except UnicodeDecodeError:
-            raise UserError(f"{_name(path, count)} is none of ours; prepare the data again") from None
+            raise UserError(f"{_name(path, count)} is not a record of htc_tf; prepare the data again") from None
         if count != shard.records:
             raise UserError(f"{path} holds {count} records, not {shard.records}; prepare the data again")
 
 
 def _name(path, index):
-    """The image of a record by its name, or by its number if the record cannot be read."""
+    """Returns the file name of a record's image, or the record's number if it cannot be read."""
     record = tf.data.TFRecordDataset(path).skip(index).take(1)
     try:
         (serialized,) = record.as_numpy_iterator()

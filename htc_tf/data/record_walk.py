@@ -1,11 +1,8 @@
-"""The records of a shard one after the other, without their images: the few numbers of each that an index wants.
+"""Record walk: reads ids, labels and areas of all records of a shard without reading their images.
 
-Before: a shard that `pipelines.coco_to_tfrecord` wrote. After: the web album's index keeps the numbers;
-`data.class_balance` counts classes.
-
-Nine tenths of a record are its image, which TensorFlow would read to the last byte. A record is a map that lists each
-entry's length before its content, so that entries can be passed over: of COCO's 19 gigabytes one is touched. What is
-wanted is handed to protobuf, as a smaller map.
+Nine tenths of a record are its image, which TensorFlow's reader would read completely. A serialized record is a map
+with each entry's length before its content, so entries can be skipped: of COCO's 19 gigabytes, one is read. The
+remaining entries are parsed by protobuf, as a smaller map. `data.class_balance` and the dataset browser's index use it.
 """
 
 import mmap
@@ -18,15 +15,15 @@ from google.protobuf.message import DecodeError
 
 from htc_tf.data import schema
 
-FRAME_BEFORE, FRAME_AFTER = 12, 4  # bytes of a TFRecord's length and checksums
-FIELD_1 = 0x0A  # protobuf: field number 1, of a length that follows
+FRAME_BEFORE, FRAME_AFTER = 12, 4  # bytes: length and its checksum before a record, the record's checksum after it
+FIELD_1 = 0x0A  # protobuf's tag of field number 1 with length-delimited content
 
 _KEYS = {field.name: field.key for field in (*schema.IMAGE_FIELDS, *schema.OBJECT_FIELDS)}
 _WANTED = {_KEYS[name].encode() for name in ("source_id", "label", "area", "is_crowd")}
 
 
 class Numbers(NamedTuple):
-    """What is taken of a record."""
+    """The numbers read from a record."""
 
     offset: int  # of its first byte in the shard
     length: int  # bytes
@@ -37,11 +34,11 @@ class Numbers(NamedTuple):
 
 
 class Damaged(Exception):
-    """The bytes are no records of ours."""
+    """The bytes are not records of this format."""
 
 
 def open_shard(path):
-    """The bytes of a shard: of a local file as they are looked at, of a remote one all at once."""
+    """Returns the bytes of a shard: a local file memory-mapped, a remote file read at once."""
     if "://" in path:
         with tf.io.gfile.GFile(path, "rb") as file:
             return file.read()
@@ -50,15 +47,15 @@ def open_shard(path):
             return b""
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
-        buffer.madvise(mmap.MADV_RANDOM)  # or the system reads the images as well, ahead of where we look
+        buffer.madvise(mmap.MADV_RANDOM)  # otherwise the system's read-ahead reads the images as well
     return buffer
 
 
 def walk(buffer) -> Iterator[Numbers]:
-    """The Numbers of each record.
+    """Yields the Numbers of each record.
 
     Raises:
-        Damaged: what follows the last one is no record. Damage within an image is not seen.
+        Damaged: The bytes after the last yielded record are not a record. Damage inside an image is not detected.
     """
     position = 0
     try:
@@ -67,7 +64,7 @@ def walk(buffer) -> Iterator[Numbers]:
             offset = position + FRAME_BEFORE
             position = offset + length + FRAME_AFTER
             if position > len(buffer):
-                raise Damaged("it is cut")
+                raise Damaged("it is cut short")
             features = _take_features(buffer, offset)
             yield Numbers(
                 offset,
@@ -82,7 +79,7 @@ def walk(buffer) -> Iterator[Numbers]:
 
 
 def _take_features(buffer, position):
-    """Of the tf.train.Example at a position its wanted features, by their keys."""
+    """Returns the wanted features, by key, of the tf.train.Example at a position."""
     position, end = _enter(buffer, position)
     wanted = []
     while position < end:
@@ -94,9 +91,9 @@ def _take_features(buffer, position):
 
 
 def _enter(buffer, position):
-    """Where the content of the field at a position starts and ends: Example.features, one of its entries, its key."""
+    """Returns start and end of the content of a field: Example.features, one of its entries, or an entry's key."""
     if buffer[position] != FIELD_1:
-        raise ValueError("it is no map of features")
+        raise ValueError("it is not a map of features")
     length = shift = 0
     while True:
         position += 1

@@ -1,11 +1,11 @@
-"""The record: one image with its objects and its semantic map, as one tf.train.Example.
+"""Record schema: one image with its objects and semantic map as one tf.train.Example.
 
-Before it: `pipelines.coco_to_tfrecord` fills it. After it: `data.input` parses it, in graph. This is the only
-file that the pipelines share with training, and a Beam worker imports it: TensorFlow, but no Keras and no gin.
+`pipelines.coco_to_tfrecord` writes records, `data.sample` parses them. Beam workers import this file: it loads
+TensorFlow, but neither Keras nor gin.
 
-The keys are TensorFlow Model Garden's where it has one (official/vision/data/create_coco_tf_record.py);
-`image/object/id` and `image/object/mask_rle` are ours; `image/object/mask`, which only Model Garden's own parser needs,
-is written where it was asked for. An image without objects keeps its keys, with empty lists.
+The keys are TensorFlow Model Garden's (official/vision/data/create_coco_tf_record.py) except `image/object/id` and
+`image/object/mask_rle`. `image/object/mask`, which only Model Garden's parser needs, is optional. An image without
+objects keeps all keys, with empty lists.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 
 class Field(NamedTuple):
-    """One row of the table: the attribute that holds the value, its key in the Example, its type and meaning."""
+    """One row of the schema: attribute, key in the Example, type and meaning."""
 
     name: str
     key: str
@@ -25,7 +25,7 @@ class Field(NamedTuple):
 
 
 class Image(NamedTuple):
-    """What a record says of its image, in the order of `IMAGE_FIELDS`."""
+    """The image of a record, in the order of `IMAGE_FIELDS`."""
 
     encoded: bytes
     format: str
@@ -37,7 +37,7 @@ class Image(NamedTuple):
 
 
 class Object(NamedTuple):
-    """What a record says of one object, in the order of `OBJECT_FIELDS`."""
+    """One object of a record, in the order of `OBJECT_FIELDS`."""
 
     id: int
     ymin: float
@@ -60,13 +60,13 @@ class Record(NamedTuple):
 
 
 IMAGE_FIELDS = (
-    Field("encoded", "image/encoded", tf.string, "the image file, JPEG or PNG, 8-bit RGB or grey"),
+    Field("encoded", "image/encoded", tf.string, "the image file, JPEG or PNG, 8-bit RGB or gray"),
     Field("format", "image/format", tf.string, "'jpeg' or 'png'"),
-    Field("height", "image/height", tf.int64, "pixels, of the decoded image"),
-    Field("width", "image/width", tf.int64, "pixels, of the decoded image"),
+    Field("height", "image/height", tf.int64, "pixels of the decoded image"),
+    Field("width", "image/width", tf.int64, "pixels of the decoded image"),
     Field("filename", "image/filename", tf.string, "COCO's file_name"),
-    Field("source_id", "image/source_id", tf.string, "COCO's image id, in decimal"),
-    Field("sha256", "image/key/sha256", tf.string, "of image/encoded, in hexadecimal"),
+    Field("source_id", "image/source_id", tf.string, "COCO's image id in decimal"),
+    Field("sha256", "image/key/sha256", tf.string, "SHA-256 of image/encoded in hexadecimal"),
 )
 OBJECT_FIELDS = (
     Field("id", "image/object/id", tf.int64, "COCO's annotation id"),
@@ -74,15 +74,15 @@ OBJECT_FIELDS = (
     Field("xmin", "image/object/bbox/xmin", tf.float32, "left / width, clipped to 0 ... 1"),
     Field("ymax", "image/object/bbox/ymax", tf.float32, "bottom / height, clipped to 0 ... 1"),
     Field("xmax", "image/object/bbox/xmax", tf.float32, "right / width, clipped to 0 ... 1"),
-    Field("label", "image/object/class/label", tf.int64, "COCO's category id, as the annotation file has it"),
+    Field("label", "image/object/class/label", tf.int64, "COCO's category id, as in the annotation file"),
     Field("text", "image/object/class/text", tf.string, "the category's name"),
-    Field("is_crowd", "image/object/is_crowd", tf.int64, "1: a region of many objects, else 0"),
-    Field("area", "image/object/area", tf.float32, "COCO's area of the object, square pixels"),
+    Field("is_crowd", "image/object/is_crowd", tf.int64, "1 for a region of many objects, else 0"),
+    Field("area", "image/object/area", tf.float32, "COCO's area, square pixels"),
     Field("mask_rle", "image/object/mask_rle", tf.string, "COCO compressed RLE at image size; '' without masks"),
 )
-# Optional; `parse` leaves it alone: masks are read from their run lengths.
+# Optional and ignored by `parse`, which reads masks from their run lengths.
 MASK_PNG = Field("mask_pngs", "image/object/mask", tf.string, "--masks png: PNG of the image's size, 1 inside, else 0")
-SEMANTIC = Field("semantic", "image/segmentation/class/encoded", tf.string, "PNG, one byte a pixel; 255 is ignored")
+SEMANTIC = Field("semantic", "image/segmentation/class/encoded", tf.string, "PNG, one byte per pixel; 255 is ignored")
 
 LISTS = {tf.int64: "int64_list", tf.float32: "float_list", tf.string: "bytes_list"}
 FEATURES = {
@@ -93,11 +93,13 @@ FEATURES = {
 
 
 def example(image: Image, objects: Sequence[Object], semantic: bytes = b"", mask_pngs: Sequence[bytes] = ()) -> bytes:
-    """One record, serialised to the same bytes every time. `image.sha256` is filled in here.
+    """Serializes a record, to the same bytes every time.
 
     Args:
-      semantic: the stuff map; b"" for none.
-      mask_pngs: the objects' masks for Model Garden's parser, in the objects' order; empty for none.
+        image: Image; its sha256 is computed here.
+        objects: Objects.
+        semantic: PNG of the semantic map, or b"".
+        mask_pngs: PNG of each object's mask, for Model Garden's parser, or empty.
     """
     image = image._replace(sha256=hashlib.sha256(image.encoded).hexdigest())
     record = tf.train.Example()
@@ -114,18 +116,18 @@ def example(image: Image, objects: Sequence[Object], semantic: bytes = b"", mask
 
 
 def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The tensors of one serialised record of G objects, for use in a tf.data graph. Nothing is decoded yet.
+    """Parses a serialized record of G objects in a tf.data graph, without decoding images.
 
     Args:
-      serialized: [] string.
-
+        serialized: [] string.
     Returns:
-      encoded [] string; filename [] string; image_id [] int64; height, width [] int32, pixels;
-      boxes [G, 4] float32 [y1, x1, y2, x2] in pixels of the original image; categories [G] int64, COCO's ids;
-      is_crowd [G] bool; areas [G] float32, square pixels; ids [G] int64, COCO's annotation ids;
-      mask_rle [G] string, each '' where the data has no masks; semantic [] string, '' where there is no map.
+        encoded [] string; filename [] string; image_id [] int64; height, width [] int32, pixels;
+        boxes [G, 4] float32 [y1, x1, y2, x2] in pixels of the original image; categories [G] int64, COCO's ids;
+        is_crowd [G] bool; areas [G] float32, square pixels; ids [G] int64, COCO's annotation ids;
+        mask_rle [G] string, '' for an object without a mask; semantic [] string, '' without a map.
     """
     features = tf.io.parse_single_example(serialized, FEATURES)
+    # Boxes are stored relative to the image's size.
     image = {field.name: features[field.key] for field in IMAGE_FIELDS}
     objects = {field.name: features[field.key] for field in OBJECT_FIELDS}
     height, width = tf.cast(image["height"], tf.float32), tf.cast(image["width"], tf.float32)
@@ -147,11 +149,11 @@ def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def unpack(serialized: bytes) -> Record:
-    """`example`'s inverse, in Python, for what walks a data set outside of TensorFlow's graph.
+    """Parses a serialized record in Python: the inverse of `example`.
 
     Raises:
-      google.protobuf.message.DecodeError: the bytes are no Example.
-      IndexError: the Example is not of this schema.
+        google.protobuf.message.DecodeError: The bytes are not an Example.
+        IndexError: The Example does not have this schema.
     """
     features = tf.train.Example.FromString(serialized).features.feature
     image = Image(*(_values(features, field)[0] for field in IMAGE_FIELDS))
@@ -174,7 +176,7 @@ def _fill(features, field, values):
     if field.dtype is tf.string:
         values = [value if isinstance(value, bytes) else str(value).encode() for value in values]
     values_of_kind = getattr(features[field.key], LISTS[field.dtype])
-    values_of_kind.SetInParent()  # An empty list is one still: no key may lack its type.
+    values_of_kind.SetInParent()  # keeps the type of an empty list
     values_of_kind.value.extend(values)
 
 

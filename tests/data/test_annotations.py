@@ -1,4 +1,4 @@
-"""Annotation files as tools write them: what has one reading is brought to COCO's form, the rest is left as it is."""
+"""Annotation files of other tools: entries with one interpretation are repaired, all others stay unchanged."""
 
 import io
 import json
@@ -13,9 +13,9 @@ POLYGON = [1, 2, 3, 4, 5, 6]
 RUNS = {"size": [2, 3], "counts": [6]}
 
 
-def tidy(**content):
+def repaired(**content):
     repairs = Counter()
-    annotations.tidy(content, repairs)
+    annotations.repair(content, repairs)
     return content, dict(repairs)
 
 
@@ -52,7 +52,7 @@ def test_integers(value, number):
 def test_ids_and_sizes_become_integers():
     image = {"id": "4", "height": 2.0, "width": "3", "file_name": "4"}
     row = {"id": 1.0, "image_id": "4", "category_id": "x", "iscrowd": False}
-    content, repairs = tidy(images=[image], annotations=[row, None, 5], categories=[{"id": "1", "name": "1"}])
+    content, repairs = repaired(images=[image], annotations=[row, None, 5], categories=[{"id": "1", "name": "1"}])
     assert content["images"] == [{"id": 4, "height": 2, "width": 3, "file_name": "4"}]
     assert content["annotations"] == [{"id": 1, "image_id": 4, "category_id": "x", "iscrowd": False}, None, 5]
     assert content["categories"] == [{"id": 1, "name": "1"}]
@@ -75,13 +75,13 @@ def test_ids_and_sizes_become_integers():
     ],
 )
 def test_segmentations(written, read, repair):
-    content, repairs = tidy(annotations=[{"segmentation": written}])
+    content, repairs = repaired(annotations=[{"segmentation": written}])
     assert content["annotations"] == [{"segmentation": read}]
     assert repairs == ({repair: 1} if repair else {})
 
 
 def test_a_dict_by_id_becomes_a_list():
-    content, repairs = tidy(annotations={"3": {"image_id": 1}, "4": {"id": 9}}, images={"a": 1}, categories={})
+    content, repairs = repaired(annotations={"3": {"image_id": 1}, "4": {"id": 9}}, images={"a": 1}, categories={})
     assert content["annotations"] == [{"id": 3, "image_id": 1}, {"id": 9}]
     assert content["images"] == {"a": 1} and content["categories"] == {}
     assert repairs == {"lists_from_dicts": 1, "numbers_converted": 1}

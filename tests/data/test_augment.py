@@ -1,4 +1,4 @@
-"""Augmentations change image, boxes, masks and semantic map alike, by the sample's seed alone."""
+"""Augmentations change image, boxes, masks and semantic map alike, as a function of the sample's seed."""
 
 import functools
 
@@ -14,7 +14,7 @@ from htc_tf.structures import IGNORED_LABEL
 
 @pytest.fixture
 def sample():
-    """One object, which is exactly what is not black: columns 1 and 2 of a 3 x 5 image."""
+    """One object, exactly the pixels that are not black: columns 1 and 2 of a 3 x 5 image."""
     image = np.zeros((3, 5, 3), np.uint8)
     image[1:, 1:3] = [[10, 20, 30], [40, 50, 60]]
     return {
@@ -54,7 +54,7 @@ def test_flip_without_objects(sample):
     assert flipped["boxes"].shape == (0, 4) and flipped["masks"].shape == (0, 4, 4)
 
 
-def test_flip_happens_as_often_as_it_should(sample):
+def test_flip_has_the_given_probability(sample):
     flip = tf.function(functools.partial(augment.flip, probability=0.3))
     moved = [flip(seeded(sample, number))["boxes"][0, 1] == 2 for number in range(300)]
     assert abs(np.mean(moved) - 0.3) < 0.08
@@ -90,11 +90,11 @@ def test_the_seed_decides_and_moves_on(sample):
     following, _ = augment.draw(after, 2)
     np.testing.assert_array_equal(first, again)
     assert not np.any(first == following)
-    # Philox's numbers for this seed: a run must go on the same on another machine.
+    # Philox's numbers for this seed: a run must resume identically on another machine.
     np.testing.assert_allclose(first, [0.13544238, 0.90046787], rtol=0, atol=1e-7)
 
 
-def test_photometric_of_nothing_is_nothing(sample):
+def test_photometric_with_zero_amounts_changes_nothing(sample):
     same = augment.photometric(sample, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     np.testing.assert_array_equal(same["image"], sample["image"])
 
@@ -115,7 +115,7 @@ def test_color_map(change, expected):
     np.testing.assert_allclose(matrix.numpy() @ color + offset.numpy(), expected, atol=1e-2)
 
 
-def test_turning_the_hue_keeps_grays_and_luma():
+def test_rotating_the_hue_keeps_grays_and_luma():
     matrix, _ = augment._color_map(tf.constant(0.0), tf.constant(1.0), tf.constant(1.0), tf.constant(0.2))
     np.testing.assert_allclose(matrix.numpy() @ [90, 90, 90], [90, 90, 90], atol=1e-3)
     luma = np.array([0.299, 0.587, 0.114])
@@ -137,7 +137,7 @@ def test_photometric_applies_the_map_and_clips(sample):
 
 
 def test_saturation_and_hue_are_those_of_tensorflow_addons(monkeypatch):
-    """Whose matrices are rounded to three digits."""
+    """Its matrices are rounded to three digits."""
     monkeypatch.setenv("TF_ADDONS_PY_OPS", "1")
     from tensorflow_addons.image import distort_image_ops
 
@@ -183,7 +183,7 @@ def test_crop():
     np.testing.assert_array_equal(cut["classes"], [1, 2])
 
 
-def test_crop_drops_what_is_not_seen():
+def test_crop_drops_invisible_objects():
     cut = augment.crop(bar_and_square(), tf.constant([0, 3]), tf.constant([6, 5]))
     np.testing.assert_array_equal(cut["classes"], [2])
     np.testing.assert_array_equal(cut["boxes"], [[3, 2, 5, 4]])
@@ -192,7 +192,7 @@ def test_crop_drops_what_is_not_seen():
 
 
 def test_large_scale_jitter():
-    """At twice the size that fills the square: 4 times as large, a window of 4 x 4 pixels."""
+    """At scale 2 the image is 4 times as large: a window of 4 x 4 pixels is left."""
     sample = bar_and_square()
     cut = augment.large_scale_jitter(sample, scales=(2.0, 2.0))
     assert cut["image"].shape == (4, 4, 3)
@@ -208,7 +208,7 @@ def test_large_scale_jitter():
 
 
 @pytest.mark.parametrize("canvas", [(16, 16), (40, 10)])
-def test_what_is_left_fits_and_fills_the_canvas(canvas):
+def test_the_crop_fits_and_fills_the_canvas(canvas):
     @tf.function(autograph=False)
     def shift(seed):
         cut = augment.large_scale_jitter({**bar_and_square(), "canvas": canvas, "seed": seed})

@@ -1,4 +1,4 @@
-"""Repeat factors by hand, and an epoch whose images come as often as their factors say."""
+"""Repeat factors computed by hand, and epochs that repeat images by their factors."""
 
 import collections
 import hashlib
@@ -14,8 +14,8 @@ from htc_tf.data.class_balance import ClassBalance, find_classes
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
 
-# Category 5 is class 0, 9 class 1, 11 class 2, which nothing is of. Of 16 images all but one hold class 0, one alone
-# class 1; one holds class 1 as a crowd only.
+# Categories 5, 9 and 11 are classes 0, 1 and 2. Of 16 images, 15 contain class 0, one contains class 1, another one
+# contains class 1 as a crowd only, and none contains class 2.
 COMMON, RARE, CROWD, EMPTY = [(5, 0)], [(5, 0), (9, 0)], [(9, 1), (5, 0)], []
 IMAGES = [COMMON] * 13 + [RARE, CROWD, EMPTY]
 
@@ -67,7 +67,7 @@ def test_whole_factors(folder, shuffle_buffer):
     assert len({tuple(e.seed) for e in found}) == 51
 
 
-def test_broken_factors_are_drawn_by_the_seed(folder):
+def test_fractional_factors_are_rounded_by_the_seed(folder):
     # The factor is 2.5: of an epoch's 17 or 18 entries two or three are the rare image.
     info, threshold = load_info(folder), 2.5**2 / 16
     first = list(entries(info, threshold, 8).take(700).as_numpy_iterator())
@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_named(folder):
     info = load_info(folder)
     path = folder / "1.tfrecord"
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match=r"1\.tfrecord is damaged: it is cut"):
+    with pytest.raises(UserError, match=r"1\.tfrecord is damaged: it is cut short"):
         find_classes(info)
 
 
@@ -96,7 +96,7 @@ def test_threshold():
 
 
 def test_the_overlay(folder):
-    """Evaluation knows nothing of it."""
+    """Evaluation is not balanced."""
     experiment, _ = config.load(
         ["tests/tiny.gin", "gin/options/class_balanced.gin"], ["ClassBalance.threshold=1.0", "NUM_STAGES=1"]
     )

@@ -1,4 +1,4 @@
-"""A folder of records is read as it says, and refused by name where it is incomplete or damaged."""
+"""Datasets: the info is read, and incomplete or damaged folders are refused by name."""
 
 import json
 
@@ -17,7 +17,7 @@ OBJECTS = (
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards of two records and of one; the last has no objects."""
+    """Two shards, of two records and of one; the last record has no objects."""
     rows = [schema.example(schema.Image(b"jpeg", "jpeg", 40, 80, f"{i}.jpg", i), OBJECTS[: 2 - i]) for i in range(3)]
     shards = []
     for index, part in enumerate((rows[:2], rows[2:])):

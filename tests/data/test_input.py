@@ -1,8 +1,6 @@
-"""From records on disk to batches: what is in them, that they repeat bit by bit, and what damage says."""
+"""The input pipeline: batches of records on disk, their bitwise repetition, and refused settings."""
 
 import functools
-import hashlib
-import io
 import json
 import logging
 import shutil
@@ -14,64 +12,12 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
-from pycocotools import mask as coco_mask
 from tensorflow.python.framework import config as tf_config
 
 from htc_tf import structures
-from htc_tf.data import augment, copy_paste, input, record_order, schema
+from htc_tf.data import augment, copy_paste, input
 from htc_tf.errors import UserError
-
-CATEGORIES = {3: "cup", 90: "brush"}
-
-
-def encode_image(pixels, format="png"):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format)
-    return file.getvalue()
-
-
-def rectangle(number, y1, x1, y2, x2, label, size, crowd=0):
-    """One object of an image of that (height, width)."""
-    height, width = size
-    bitmap = np.zeros(size, np.uint8, order="F")
-    bitmap[y1:y2, x1:x2] = 1
-    sides = (y1 / height, x1 / width, y2 / height, x2 / width)
-    rle = coco_mask.encode(bitmap)["counts"]
-    return schema.Object(number, *sides, label, CATEGORIES.get(label, "?"), crowd, float(bitmap.sum()), rle)
-
-
-def record(image_id, size, objects=(), pixels=None, encoded=None, semantic=b"", format="png"):
-    if encoded is None:
-        generator = np.random.default_rng(image_id)
-        pixels = generator.integers(0, 256, (*size, 3)).astype(np.uint8) if pixels is None else pixels
-        encoded = encode_image(pixels, format)
-    image = schema.Image(encoded, format, *size, f"photos/{image_id}.{format}", image_id)
-    return schema.example(image, objects, semantic)
-
-
-def write_dataset(folder, records, shards=1, crowd=0, stuff=True):
-    """A data set of those records, dealt out to the shards in turn."""
-    folder.mkdir(exist_ok=True)
-    listed = []
-    for number in range(shards):
-        path = folder / f"{number:05d}-of-{shards:05d}.tfrecord"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for serialized in records[number::shards]:
-                writer.write(serialized)
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        count = len(records[number::shards])
-        listed.append({"file": path.name, "records": count, "bytes": len(content), "sha256": digest})
-    info = {
-        "version": 1,
-        "categories": [{"id": number, "name": name} for number, name in CATEGORIES.items()],
-        "stuff": {"present": stuff, "labels": 12},
-        **{"masks": True, "images": len(records), "objects": 0, "crowd": crowd, "shards": listed},
-        **{"counters": {}, "options": {}, "inputs": {}},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return str(folder)
+from tests.data.records import encode_image, make, record, rectangle, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +30,6 @@ def mixed(tmp_path_factory):
         semantic = encode_image(np.full(size, number, np.uint8))
         records.append(record(number + 1, size, objects, semantic=semantic))
     return write_dataset(tmp_path_factory.mktemp("mixed"), records, shards=3)
-
-
-def make(**kwargs):
-    settings = {"batch_size": 2, "min_side": 48, "max_side": 64, "max_objects": 4, "mask_size": 16}
-    return input.Input(**{**settings, **kwargs})
 
 
 def batches(folder, count, seed=0, start_step=0, **kwargs):
@@ -123,15 +64,15 @@ def test_one_image(tmp_path):
     np.testing.assert_allclose(truth.boxes[0], [[10, 12, 20, 36], *np.zeros((3, 4))], atol=1e-5)
     np.testing.assert_array_equal(truth.classes, [[1, 0, 0, 0]])
     assert truth.masks.shape == (1, 4, 16, 16) and truth.masks.dtype == np.uint8
-    # 12 pixels and one and a half cells on each side: 12 / 13 of a pixel a cell, times the scale 2.
+    # 12 pixels and a margin of 1.5 cells of 12 / 13 pixels on each side, times the scale 2.
     margins = 2 * np.array([1.0, 1.5 * 12 / 13])
-    frame = [10 - margins[0], 12 - margins[1], 20 + margins[0], 36 + margins[1]]
-    np.testing.assert_allclose(truth.crop_boxes[0, 0], frame, rtol=1e-5)
-    cell = (frame[2] - frame[0]) * (frame[3] - frame[1]) / 16**2
+    crop_box = [10 - margins[0], 12 - margins[1], 20 + margins[0], 36 + margins[1]]
+    np.testing.assert_allclose(truth.crop_boxes[0, 0], crop_box, rtol=1e-5)
+    cell = (crop_box[2] - crop_box[0]) * (crop_box[3] - crop_box[1]) / 16**2
     assert truth.masks[0, 0].sum() / 255 * cell == pytest.approx(10 * 24, rel=0.02)
     semantic = np.full((8, 8), 255)
     semantic[:5, :8] = 9
-    semantic[2, 2:5] = 7  # Of rows 10 ... 19 and columns 12 ... 35: row 16, columns 16, 24, 32.
+    semantic[2, 2:5] = 7  # rows 10 ... 19 and columns 12 ... 35 contain row 16 and columns 16, 24, 32
     np.testing.assert_array_equal(truth.semantic[0], semantic)
 
 
@@ -148,7 +89,7 @@ def test_a_batch_is_of_one_shape(mixed):
     assert {batch.images.shape for batch in dataset.take(12)} == {(2, 64, 96, 3), (2, 96, 64, 3)}
 
 
-def test_grey_images_get_three_channels(tmp_path):
+def test_gray_images_get_three_channels(tmp_path):
     pixels = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
     written = [record(1, (20, 30), pixels=pixels), record(2, (20, 30), pixels=pixels, format="jpeg")]
     (batch,) = batches(write_dataset(tmp_path, written), 1, min_side=20, max_side=30, training=False)
@@ -165,7 +106,7 @@ def test_images_without_objects_or_with_only_crowd(tmp_path, crowd):
         assert (batch.truth.semantic == 255).all() and batch.images.any()
 
 
-def test_more_objects_than_fit_are_counted(tmp_path, caplog):
+def test_images_with_too_many_objects_are_counted(tmp_path, caplog):
     objects = [rectangle(k + 1, k, k, k + 8, k + 8, 3, (20, 30)) for k in range(7)]
     folder = write_dataset(tmp_path, [record(k, (20, 30), objects) for k in range(1, 5)])
     with caplog.at_level(logging.WARNING, "htc_tf"):
@@ -179,14 +120,14 @@ def test_more_objects_than_fit_are_counted(tmp_path, caplog):
 @pytest.mark.parametrize("shuffle_buffer", [0, 6])
 def test_resuming_repeats_every_bit(mixed, shuffle_buffer):
     settings = {"augment": (augment.flip, augment.photometric), "max_side": 80, "shuffle_buffer": shuffle_buffer}
-    # Eleven images, two a batch: the second and the third epoch begin in batches 5 and 11.
+    # Eleven images in batches of two: the second and the third epoch begin in batches 5 and 11.
     whole = batches(mixed, 14, seed=3, **settings)
     assert_equal(whole[4:], batches(mixed, 10, 3, start_step=4, **settings))
     assert len({batch.images.tobytes() for batch in whole}) == 14
 
 
 def test_a_step_is_the_same_however_it_is_divided_and_resumed(mixed):
-    """With all that can be done to an image, among four replicas of two workers."""
+    """All augmentations, four replicas of two workers."""
     settings = {
         "augment": (augment.flip,),
         "resize": augment.large_scale_jitter,
@@ -206,7 +147,7 @@ def test_a_step_is_the_same_however_it_is_divided_and_resumed(mixed):
 
 
 def test_only_the_workers_own_rows_are_decoded(tmp_path):
-    """The second of two is damaged, which the first worker of two never sees."""
+    """The second record is damaged; the first worker of two never decodes it."""
     records = [record(1, (20, 30)), record(2, (20, 30), encoded=b"no image", format="jpeg")]
     folder, settings = write_dataset(tmp_path, records), {"training": False}
     (batch,) = make(**settings).dataset(folder, 0, worker=0, workers=2, replicas=2)
@@ -221,13 +162,13 @@ def test_batches_that_cannot_be_divided(mixed, division):
         make().dataset(mixed, 0, **division)
 
 
-def test_pasting_uses_the_record_before(mixed):
+def test_pasting_uses_the_previous_record(mixed):
     settings = {"shuffle_buffer": 0, "max_side": 80, "batch_size": 1}
     plain = {int(batch.image_ids[0]): batch for batch in batches(mixed, 11, **settings)}
     paste = functools.partial(copy_paste.copy_paste, probability=1.0)
     pasted = {int(batch.image_ids[0]): batch for batch in batches(mixed, 11, paste=paste, **settings)}
     assert sorted(plain) == sorted(pasted) == list(range(1, 12))
-    # In file order 7 comes after 4: no object after none; 5 comes after 2, which has one, as 5 itself has.
+    # In file order, 7 follows 4 (neither has objects), and 5 follows 2 (both have one).
     assert not pasted[7].truth.valid.any()
     np.testing.assert_array_equal(plain[7].images, pasted[7].images)
     assert plain[5].truth.valid.sum() == 1 and pasted[5].truth.valid.sum() >= 1
@@ -262,7 +203,7 @@ def test_multi_scale_stays_inside_the_padded_shape(mixed):
     assert set(sizes.min(axis=1)) == {32, 40, 48} and sizes.max() == 72
 
 
-def test_flipping_moves_image_and_truth_alike(mixed):
+def test_flipping_moves_image_and_ground_truth_alike(mixed):
     def flip(sample):
         return augment.flip(sample, probability=1.0)
 
@@ -286,7 +227,7 @@ def test_evaluation_sees_every_image_once(mixed):
     assert sorted(ids[ids >= 0]) == list(range(1, 12))
     assert len(ids) == 12 and not any(batch.truth.valid[batch.image_ids < 0].any() for batch in found)
     (one,) = batches(mixed, -1, training=False, batch_size=16, max_side=48)
-    # Three shards were dealt the images in turn.
+    # The images are distributed round-robin over three shards.
     np.testing.assert_array_equal(one.image_ids, [1, 4, 7, 10, 2, 5, 8, 11, 3, 6, 9, -1, -1, -1, -1, -1])
 
 
@@ -319,7 +260,7 @@ def test_gin_builds_it(mixed):
         ({"aspects": (1.5, 0.5)}, r"Input\.aspects = .*0\.5"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_contradicting_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         make(**settings)
 
@@ -333,89 +274,9 @@ def test_an_impossible_augmentation_is_refused_before_the_first_batch(mixed):
     assert "\n" not in str(error.value) and "500" in str(error.value)
 
 
-def read_all(folder):
-    with input.named_errors(folder):
-        for _ in make(training=False).dataset(folder, 0):
-            pass
-
-
-def broken_jpeg(cut):
-    return encode_image(np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8), "jpeg")[:cut]
-
-
-@pytest.mark.parametrize(
-    "bad, message",
-    [
-        (record(7, (20, 30), encoded=broken_jpeg(400), format="jpeg"), r"00001-of-00002\.tfrecord: photos/7\.jpeg"),
-        (record(7, (20, 30), encoded=b"no image", format="jpeg"), r"00001-of-00002\.tfrecord: photos/7\.jpeg"),
-        (
-            record(7, (20, 31), encoded=encode_image(np.zeros((20, 30, 3), np.uint8))),
-            r"photos/7.*20 x 30, its.*20 x 31",
-        ),
-        (record(7, (20, 30), semantic=b"no map"), r"00001-of-00002\.tfrecord: photos/7\.png"),
-        (record(7, (20, 30), semantic=encode_image(np.zeros((20, 31), np.uint8))), r"map 20 x 31.*20 x 30"),
-        (record(7, (20, 30), [rectangle(1, 2, 2, 9, 9, 5, (20, 30))]), r"photos/7\.png.*category \[5\]"),
-        (b"\xff\xff", r"00001-of-00002\.tfrecord: record 0"),
-    ],
-)
-def test_a_bad_record_is_named(tmp_path, bad, message):
-    folder = write_dataset(tmp_path, [record(1, (20, 30)), bad, record(3, (20, 30))], shards=2)
-    with pytest.raises(UserError, match=message) as error:
-        read_all(folder)
-    assert "\n" not in str(error.value)
-
-
-def test_a_damaged_shard_is_named(tmp_path):
-    """A flipped bit where a record is reached, what a count shows before the first batch."""
-    folder = write_dataset(tmp_path, [record(k, (20, 30)) for k in range(1, 7)], shards=2)
-    path = tmp_path / "00001-of-00002.tfrecord"
-    content = path.read_bytes()
-    flipped = bytearray(content)
-    flipped[len(content) // 2] ^= 1
-    path.write_bytes(flipped)
-    seen = []
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord: record 1"), input.named_errors(folder):
-        for batch in make(training=False, batch_size=1).dataset(folder, 0):
-            seen.append(int(batch.image_ids[0]))
-    assert seen in ([1, 3, 5], [1, 3, 5, 2])  # reading may be ahead
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord: record 1"), input.named_errors(folder):
-        list(make().dataset(folder, 0).take(20))
-
-    flipped = bytearray(content)
-    flipped[2] ^= 1  # in the first record's length
-    path.write_bytes(flipped)
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord is damaged after record 0"):
-        make().dataset(folder, 0)
-    path.write_bytes(content[:-40])
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord has"):
-        make().dataset(folder, 0)
-    path.unlink()
-    with pytest.raises(UserError, match=r"00001-of-00002\.tfrecord is missing"):
-        make().dataset(folder, 0)
-
-
-@pytest.mark.parametrize("listed", [2, 4])
-def test_a_shard_of_the_right_size_and_another_count(tmp_path, listed):
-    folder = write_dataset(tmp_path, [record(k, (20, 30)) for k in range(1, 4)])
-    info = json.loads((tmp_path / "dataset_info.json").read_text())
-    info["shards"][0]["records"] = listed
-    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(UserError, match=rf"00000-of-00001\.tfrecord holds 3 records, not {listed}"):
-        make().dataset(folder, 0)
-    # Where nothing was counted before, as for remote shards, reading finds it.
-    entries = record_order.evaluation_entries([str(tmp_path / "00000-of-00001.tfrecord")], [listed])
-    with pytest.raises(UserError, match=rf"holds 3 records, not {listed}"), input.named_errors(folder):
-        list(entries)
-
-
 def test_an_empty_data_set(tmp_path):
     with pytest.raises(UserError, match="no images"):
         make().dataset(write_dataset(tmp_path, []), 0)
-
-
-def test_other_errors_pass_unchanged(mixed):
-    with pytest.raises(tf.errors.ResourceExhaustedError), input.named_errors(mixed):
-        raise tf.errors.ResourceExhaustedError(None, None, "too large")
 
 
 def test_a_program_that_holds_an_iterator_ends(mixed):

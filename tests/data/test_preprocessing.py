@@ -1,4 +1,4 @@
-"""Sizes as mmcv computes them, pixels as bilinear interpolation gives them, shapes that hold every image."""
+"""Preprocessing: sizes as in mmcv, pixels as in bilinear interpolation, and padded shapes that hold every image."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_fitted_size(size, sides, expected):
     assert tuple(preprocessing.fitted_size(*size, *sides).numpy()) == expected
 
 
-def test_fitted_size_is_mmcvs_and_fits_a_padded_shape():
+def test_fitted_size_is_as_in_mmcv_and_fits_a_padded_shape():
     generator = np.random.default_rng(0)
     for height, width in generator.integers(20, 900, (200, 2)).tolist():
         scale = min(1333 / max(height, width), 800 / min(height, width))
@@ -61,7 +61,7 @@ def test_an_image_goes_to_the_smallest_shape_that_holds_it():
 
 
 def test_padding_of_coco(coco_sample):
-    """Shared by all: three quarters of the images are landscape, most 640 x 480 or 640 x 427."""
+    """Three quarters of the images are landscape, most of them 640 x 480 or 640 x 427."""
     images = json.loads((coco_sample / "annotations" / "instances_train2017.json").read_text())["images"]
     sizes = [preprocessing.fitted_size(image["height"], image["width"], 800, 1333).numpy() for image in images]
     used = sum(size.prod() for size in sizes)

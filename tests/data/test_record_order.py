@@ -1,4 +1,4 @@
-"""Every record once an epoch, in an order that (seed, epoch) alone decides, in batches of one bucket."""
+"""Record order: every record once per epoch, ordered by (seed, epoch) alone, in batches of one bucket."""
 
 import collections
 
@@ -53,7 +53,7 @@ def test_order_and_seeds_follow_from_the_seed_alone(paths):
     assert len({tuple(entry.seed) for entry in first + other}) == 100
 
 
-def test_every_place_is_as_likely(paths):
+def test_every_position_is_equally_likely(paths):
     places = collections.Counter()
     for epoch in np.reshape(texts(take(record_order.training_entries(paths, COUNTS, 0, 100), 21 * 100)), [100, 21]):
         places[epoch.tolist().index(b"1/3")] += 1
@@ -76,12 +76,12 @@ def test_batches_are_of_one_bucket_and_nothing_is_dropped(paths):
     assert all(len({int(text[2:]) % 2 for text in batch}) == 1 for batch in batches)
     assert all(entry.valid for entry in entries)
     counts = collections.Counter(texts(entries))
-    # What waits in a bucket is late by less than a batch.
+    # Records waiting in a bucket are late by less than a batch.
     assert set(counts) == set(RECORDS) and set(counts.values()) <= {7, 8, 9}
 
 
 @pytest.mark.parametrize("start_step", [1, 5, 17])
-def test_start_step_goes_on_as_if_not_stopped(paths, start_step):
+def test_start_step_continues_the_same_order(paths, start_step):
     whole = take(record_order.group_by_bucket(shuffled(paths), odd, 4, 0), 100)
     rest = take(
         record_order.group_by_bucket(shuffled(paths), odd, 4, start_step),
@@ -105,7 +105,7 @@ def test_workers_share_a_batch(paths, workers):
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), whole)
 
 
-def test_partners_are_the_records_before(paths):
+def test_paste_sources_are_the_previous_records(paths):
     entries = take(record_order.with_paste_sources(shuffled(paths)), 45)
     plain = take(shuffled(paths), 45)
     assert texts(entries)[:-1] == texts(plain)[1:]
@@ -114,14 +114,14 @@ def test_partners_are_the_records_before(paths):
 
 
 @pytest.mark.parametrize("counts", [(7, 4, 9), (7, 6, 9)])
-def test_a_shard_of_another_length_is_an_error_where_it_ends(paths, counts):
+def test_a_shard_of_another_length_is_an_error_at_its_end(paths, counts):
     entries = iter(record_order.evaluation_entries(paths, counts))
     assert sum(1 for _, _ in zip(range(7), entries, strict=False)) == 7
     with pytest.raises(tf.errors.FailedPreconditionError):
         list(entries)
 
 
-def test_evaluation_reads_in_file_order_and_fills_up_the_last_batch(paths):
+def test_evaluation_reads_in_file_order_and_pads_the_last_batch(paths):
     entries = list(
         record_order.group_by_bucket(
             record_order.evaluation_entries(paths, COUNTS), lambda _: np.int64(0), 4, 0
@@ -131,7 +131,7 @@ def test_evaluation_reads_in_file_order_and_fills_up_the_last_batch(paths):
     assert [entry.valid for entry in entries] == [True] * 21 + [False] * 3
 
 
-def test_evaluation_fills_up_every_bucket(paths):
+def test_evaluation_pads_every_bucket(paths):
     entries = list(
         record_order.group_by_bucket(record_order.evaluation_entries(paths, COUNTS), odd, 4, 0).as_numpy_iterator()
     )

@@ -1,4 +1,4 @@
-"""The record survives the way to bytes and back, in Python and in graph."""
+"""The record schema: serialized and parsed, in Python and in a graph."""
 
 import hashlib
 import inspect
@@ -73,6 +73,6 @@ def test_a_worker_loads_no_model():
 @pytest.mark.parametrize(
     "broken, error", [(b"\xff\xff", Exception), (tf.train.Example().SerializeToString(), IndexError)]
 )
-def test_unpack_refuses_what_is_no_record(broken, error):
+def test_unpack_refuses_other_bytes(broken, error):
     with pytest.raises(error):
         schema.unpack(broken)

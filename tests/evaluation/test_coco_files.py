@@ -68,12 +68,12 @@ def change_wrapped(annotation):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (change_flat, "repaired 1 times: one polygon without the list"),
-        (change_ids, "repaired 3 times"),
+        (change_flat, "1 repair: one polygon is not inside a list"),
+        (change_ids, "3 repairs: an id or a size"),
         (change_box, ""),
         (change_box_of_runs, ""),
         (change_area, ""),
-        (change_wrapped, "repaired 1 times: run lengths inside a list"),
+        (change_wrapped, "1 repair: run lengths are in a list"),
     ],
 )
 def test_one_reading(truth, write, capsys, change, told):

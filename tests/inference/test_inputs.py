@@ -84,7 +84,7 @@ def test_sixteen_bits_are_read_as_the_preparation_reads_them(tmp_path):
             np.testing.assert_array_equal(found[..., 1], values >> 8)
     Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "float.tiff")
     for wrong in (tmp_path / "float.tiff", Image.open(tmp_path / "float.tiff")):
-        with pytest.raises(UserError, match="nothing says which value is white"):
+        with pytest.raises(UserError, match="the value of white is unknown"):
             as_image(wrong)
 
 
