@@ -1,27 +1,29 @@
-"""Gin, the only configuration: the commands' shared flags, parsing, the check for bindings that nothing used.
+"""Configuration with gin: the shared command-line flags, parsing, and the check for bindings that nothing used.
 
-Flags come first, without TensorFlow, so that --help is quick; `load` then imports the parts and builds the
-Experiment. Every mistake becomes a UserError of one line, before any device work.
+`add_flags` needs no TensorFlow, so `--help` is fast; `load` imports the configurables and builds the Experiment. Every
+mistake becomes a UserError of one line before any work on a device.
 """
 
-import contextlib
 import functools
 import importlib
 import logging
 import os
 import re
 import sys
-import tokenize
 from pathlib import Path
 
 from htc_tf.errors import UserError
+from htc_tf.gin_aliases import accept_former_names
+from htc_tf.gin_errors import reading, shorten
 from htc_tf.ranges import FLAG, check_range, choice, number, whole
 from htc_tf.trust import check_trust, imported_modules
 
+# Folders that hold gin/: a checkout of the repository, or the data of an installed package.
 ROOTS = (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "htc_tf")
 
-# The macros that every run file has, and their ranges. A macro reaches many parts: it is checked under its own name.
-KNOBS = {
+# The macros that every experiment config defines, and their ranges. A macro reaches several configurables, so it is
+# checked under its own name.
+MACROS = {
     "NUM_CLASSES": whole(1),
     "NUM_LABELS": whole(1, 255),
     "BATCH_SIZE": whole(1),
@@ -46,7 +48,7 @@ KNOBS = {
     "STEPS_PER_LOOP": whole(1),
 }
 
-# The modules whose classes and functions a gin file may name.
+# Modules of htc_tf that register the classes and functions that a gin file may name.
 CONFIGURABLES = (
     *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input"),
     "training.optim",
@@ -55,35 +57,28 @@ CONFIGURABLES = (
     *(f"models.backbones.{name}" for name in ("keras_cv", "resnet", "swin")),
 )
 
-# Longest text of a configuration in a message; most names in one.
-LONGEST_TEXT = 200
-MOST_NAMES = 8
-
-# What gin raises on a configuration that it cannot read or resolve.
-GIN_ERRORS = (
-    *(ValueError, SyntaxError, OSError, TypeError, AttributeError, ImportError, NameError),
-    *(tokenize.TokenError, RecursionError, MemoryError),
-)
+MAX_NAMES = 8  # unused bindings that a message lists
 
 
 def add_flags(parser, reads_run=False):
-    """--gin_file and --gin_param, both repeatable; the later wins. With `reads_run` also --trust_config."""
+    """Adds --gin_file and --gin_param, and --trust_config if the command reads the configuration of a run."""
     parser.add_argument(
-        "--gin_file", action="append", default=[], metavar="FILE", help="a gin file; repeatable, the later wins"
+        "--gin_file", action="append", default=[], metavar="FILE", help="gin file; repeatable, later files win"
     )
     parser.add_argument(
         "--gin_param",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a gin binding, after all files; repeatable, the later wins (quote strings: \"PRECISION='bfloat16'\")",
+        help="gin binding, applied after all files; repeatable, later ones win (quote strings: "
+        "\"PRECISION='bfloat16'\")",
     )
     if reads_run:
         parser.add_argument(
             "--trust_config",
             action="store_true",
-            help="let the run's own config.gin import modules, which runs their code (default: it may name htc_tf's "
-            "parts only, and modules that a --gin_file of yours imports)",
+            help="let the run's config.gin import modules, which runs their code (default: it may name only the parts "
+            "of htc_tf and of modules that a --gin_file imports)",
         )
 
 
@@ -91,35 +86,58 @@ def load(gin_files, gin_params, run=None, trust_config=False):
     """Parses the configuration and builds the Experiment.
 
     Args:
-        gin_files: paths, from the current folder, from the repository's root or the installed package's.
-        gin_params: "NAME=VALUE" bindings.
-        run: a Run, whose resolved configuration comes before `gin_files`; or None.
-        trust_config: whether the run's configuration may import modules, which runs their code.
+        gin_files: [path], relative to the current folder, the repository's root or the installed package's data.
+        gin_params: ["NAME=VALUE"] bindings, applied after the files.
+        run: A Run whose resolved configuration comes before `gin_files`, or None.
+        trust_config: If True, the run's configuration may import modules, which runs their code.
     Returns:
-        (Experiment, the resolved configuration as text)
+        (Experiment, resolved configuration as text)
     Raises:
-        UserError: a missing file, an unknown name, a misspelt parameter, a binding that nothing used, a run that
-            imports modules without the user's word.
+        UserError: A file is missing, a name is unknown, a value is out of range, nothing used a binding, or the run
+            imports a module that the user has not named.
     """
     gin = import_gin()
-    from htc_tf.experiment import Experiment
-
     if run is None and not gin_files:
         raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
     paths = [find(name) for name in gin_files]
     gin.clear_config()
-    if run is not None:
+    with accept_former_names(gin) as former:
+        if run is not None:
+            read_run(gin, run, paths, gin_params, trust_config)
+        in_run = len(former.met)
+        for path in paths:
+            with reading(path):
+                gin.parse_config_file(str(path))
+        with reading("--gin_param"):
+            gin.parse_config(gin_params)
+        own_former = former.met[in_run:]
         with reading("gin configuration"):
-            modules = None if trust_config else imported_modules(gin, paths, gin_params)
-        read_run(gin, run, modules)
-    for path in paths:
-        with reading(path):
-            gin.parse_config_file(str(path))
-    with reading("--gin_param"):
-        gin.parse_config(gin_params)
+            gin.finalize()
+        check_macros(gin)
+        experiment = build_experiment()
+        own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
+        own_names = {former.replace_binding(name) for name in bound_names(own_text)}
+        resolved = drop_bindings(gin.config_str(), superseded(gin, own_names))
+    # Nobody edits a run's config.gin, so only names in the user's own files and flags are worth a note.
+    if own_former:
+        print(f"note: renamed in gin: {former.describe(own_former)}", file=sys.stderr)
+    return experiment, resolved
+
+
+def read_run(gin, run, paths, gin_params, trust_config):
+    """Parses a run's config.gin, after checking that it runs no code the user has not allowed."""
     with reading("gin configuration"):
-        gin.finalize()
-    check_knobs(gin)
+        modules = None if trust_config else imported_modules(gin, paths, gin_params)
+    text = run.read_config()
+    with reading(run.config):
+        if modules is not None:
+            check_trust(text, run, modules)
+        gin.parse_config(text)
+
+
+def build_experiment():
+    from htc_tf.experiment import Experiment
+
     try:
         experiment = Experiment()
         experiment.set_threads()
@@ -128,33 +146,23 @@ def load(gin_files, gin_params, run=None, trust_config=False):
         raise UserError(shorten(error)) from error
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"gin configuration: {shorten(error)}") from error
-    own_words = bound_names("\n".join([*(path.read_text() for path in paths[-1:]), *gin_params]))
-    return experiment, without(gin.config_str(), replaced(gin, own_words))
-
-
-def read_run(gin, run, modules):
-    """Parses a run's config.gin. `modules`: see `check_trust`; None to trust it."""
-    text = run.read_config()
-    with reading(run.config):
-        if modules is not None:
-            check_trust(text, run, modules)
-        gin.parse_config(text)
+    return experiment
 
 
 def find(name):
-    """The Path of a gin file: from the current folder, from the repository's root or the installed package's."""
+    """Returns the Path of a gin file in the current folder, the repository or the installed package's data."""
     for folder in (Path(), *ROOTS):
         if (folder / name).is_file():
             return folder / name
-    reason = "is a folder" if Path(name).is_dir() else "does not exist, here or among those of htc_tf"
+    reason = "is a folder" if Path(name).is_dir() else "does not exist, neither here nor among the files of htc_tf"
     raise UserError(f"gin file {name} {reason}")
 
 
 @functools.cache
 def import_gin():
-    """gin, told where to look for files, and every building block that a gin file may name."""
-    # Read when TensorFlow starts: keep big buffers rather than give them back to the system after every step, which
-    # costs a third of the time on a CPU; and no notes about the build.
+    """Returns the module gin, with all configurables registered and the search path of gin files set."""
+    # TensorFlow reads both at import. Its allocator keeps large buffers instead of returning them to the system after
+    # each step, which costs a third of the time on a CPU; notes about TensorFlow's build are hidden.
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import gin
@@ -164,109 +172,58 @@ def import_gin():
 
     for root in ROOTS:
         gin.add_config_file_search_path(str(root))
-    # gin logs an error for each place where a file is not, before it looks in the next.
+    # gin logs an error for each folder of the search path without the file, before it tries the next.
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Path not found: "))
     return gin
 
 
-@contextlib.contextmanager
-def reading(source):
-    """Errors of gin's parser become a UserError that begins with the file and the line, where they are known.
-
-    Args:
-        source: what is parsed: a file's path, or the name of a flag.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(shorten(error)) from error  # without the lines that gin adds to whatever its parser raises
-    except GIN_ERRORS as error:
-        located = re.search(
-            r'\n\s*In file "(.*)", line (\d+)', str(error)
-        )  # the innermost of files that include others
-        if isinstance(error, SyntaxError):
-            located = located or re.search(r"\((?!<)(.*), line (\d+)\)$", str(error))
-        where = source
-        if located:
-            # A syntax error has the file's name without its folder.
-            file = source if Path(source).name == located[1] else located[1]
-            where = f"{file}, line {located[2]}"
-        raise UserError(f"{where}: {shorten(error)}") from error
-
-
-def shorten(error):
-    """An error of gin's in one line, without the class, the place and the whole configuration that gin adds."""
-    called = r"\s+In call to configurable '([\w.]+)' \(<(?:class|function) [^\n]*"
-    added = r" in config string:|\. Searched config paths|\n\s*In (?:file|bindings) |\n\s*No values supplied"
-    message, *configurables = re.split(called, str(error))[:2]
-    message = re.split(added, message)[0]
-    if isinstance(error, UserError):
-        return message
-    if isinstance(error, (RecursionError, MemoryError)):
-        return "a value is nested too deeply"
-    if isinstance(error, tokenize.TokenError):
-        return f"a bracket or a quotation mark is not closed ({error.args[0]})"
-    if isinstance(error, SyntaxError):
-        return f"{explain_syntax(error.msg)}: {(error.text or '').strip()[:LONGEST_TEXT]}"
-    return ": ".join([*configurables, message[: 2 * LONGEST_TEXT]])
-
-
-def explain_syntax(message):
-    """A syntax error's message. gin's own for a word without quotation marks holds the address of an object."""
-    word = re.search(r"Failed to parse token '(.*)'", message, re.DOTALL)
-    if not word:
-        return message.rstrip(".")
-    return (
-        f"{word[1][:LONGEST_TEXT]!r} is no value; a string needs quotation marks of its own, within those of the shell "
-        "(--gin_param \"PRECISION='bfloat16'\"), a part needs an @, and a flag is True or False"
-    )
-
-
-def check_knobs(gin):
-    """A knob reaches many parts, each of which would complain in its own words about a value of the wrong type."""
-    for name, allowed in KNOBS.items():
+def check_macros(gin):
+    """Checks the macros, since each configurable that uses one would name only its own parameter in an error."""
+    for name, allowed in MACROS.items():
         try:
             value = gin.query_parameter(f"{name}/macro.value")
         except ValueError:
             continue  # not bound
-        if not isinstance(value, gin.config.ConfigurableReference):  # one macro may stand for another
+        if not isinstance(value, gin.config.ConfigurableReference):  # a macro may refer to another
             check_range(name, value, allowed)
 
 
-def replaced(gin, own_words):
-    """The bindings of parts that an overlay has put others in the place of: ResNet.depth, once the backbone is a Swin.
+def superseded(gin, own_names):
+    """Returns the bindings of configurables that an override replaced: ResNet.depth, once the backbone is a Swin.
 
     Args:
-        own_words: names that are bound where no later file could replace them: in the last file, includes aside, and
-            on the command line.
+        own_names: {name} bound where no later file could replace the configurable: in the last file without its
+            includes, and by flags.
     Raises:
-        UserError: any other binding that has not reached something that was built.
+        UserError: Another binding has not reached anything that was built.
     """
     resolved = gin.config_str()
     named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
     unused = bound_names(resolved) - used_names(gin)
-    left = {name for name in unused - own_words if "." in name and owner(name) not in named}
+    left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
     if unused - left:
         names = sorted(unused - left)
-        names = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
-        raise UserError(f"gin configuration: nothing used {names}; misspelt, or a part that this run does not have?")
+        listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")
+        raise UserError(
+            f"gin configuration: nothing used {listed}; it is misspelled, or belongs to a part that this model lacks"
+        )
     return left
 
 
 def used_names(gin):
-    """The bindings that have reached something that was built, or that will."""
+    """Returns the bindings that have reached something that was built, or will reach something called later."""
     used = set()
     for name in bound_names(gin.operative_config_str()):
-        # What was built in the scope a/b took its bindings from none, a and a/b.
+        # A call in scope a/b takes bindings without a scope, in a, and in a/b.
         *scopes, parameter = name.split("/")
         used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
-    # What is handed over as @name, without parentheses, such as an augmentation, is called only later.
+    # A reference without parentheses, such as an augmentation, is called only later.
     later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", gin.operative_config_str()))
-    return used | {name for name in bound_names(gin.config_str()) if owner(name) in later}
+    return used | {name for name in bound_names(gin.config_str()) if configurable_of(name) in later}
 
 
-def owner(name):
-    """scope/Part.parameter -> Part"""
+def configurable_of(name):
+    """Returns "Name" of "scope/Name.parameter"."""
     return name.split("/")[-1].rpartition(".")[0]
 
 
@@ -274,8 +231,8 @@ def bound_names(config):
     return {match.group(1) for match in re.finditer(r"^([\w./]+) ?=", config, re.MULTILINE)}
 
 
-def without(config, names):
-    """A configuration's text without some bindings; the lines of a long value are indented."""
+def drop_bindings(config, names):
+    """Returns a resolved configuration's text without some bindings; further lines of a long value are indented."""
     kept = re.sub(
         r"^([\w./]+) =.*\n(?:[ \t]+.*\n)*", lambda m: "" if m.group(1) in names else m.group(), config, flags=re.M
     )

@@ -6,7 +6,7 @@ import math
 import gin
 import pytest
 
-from htc_tf import config
+from htc_tf import config, gin_errors
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.keras_cv import NETWORKS
 from htc_tf.ranges import FLAG, Each, check_range, check_ranges, choice, number, optional, whole
@@ -93,7 +93,7 @@ def test_every_parameter_has_a_range(part):
         for value in NONSENSE:
             with pytest.raises(UserError) as refused:
                 call(part, **{name: value})
-            message = config.shorten(refused.value)
+            message = gin_errors.shorten(refused.value)
             assert message.startswith(f"{part.__name__}.{name} = ") and len(message) < 300 and "\n" not in message
             assert str(allowed) in message
         if not allowed.allows(True):
