@@ -1,4 +1,4 @@
-"""python -m htc_tf.benchmark: CPU seconds, wall time and memory of inference, training, input and serving here."""
+"""python -m htc_tf.benchmark: measures CPU seconds, wall time and memory of inference, training, input or serving."""
 
 import contextlib
 import itertools
@@ -62,7 +62,8 @@ def prepare_training(flags):
     import tensorflow as tf
 
     from htc_tf.cluster import Cluster, check_batch, make_strategy
-    from htc_tf.data.synthetic import draw_batch
+    from htc_tf.data.input import Input
+    from htc_tf.data.synthetic import write_records
     from htc_tf.experiment import Experiment
     from htc_tf.training.start import check_determinism
     from htc_tf.training.typical_load import OfferedPositives, propose_typical_boxes
@@ -83,9 +84,12 @@ def prepare_training(flags):
         model.roi_sampler = OfferedPositives(model.roi_sampler, model.stages, flags.objects)
         model.build_variables()
     check_determinism(experiment, model)
-    labels = getattr(model.semantic_head, "num_labels", 1)
-    size = flags.height, flags.width
-    batch = draw_batch(experiment.train_input, *size, flags.batch, flags.objects, experiment.num_classes, labels)
+    train = experiment.train_input
+    settings = (flags.batch, train.min_side, train.max_side, train.max_objects, train.mask_size)
+    source = Input(*settings, training=False, semantic_stride=train.semantic_stride)  # without augmentation
+    with tempfile.TemporaryDirectory() as folder:
+        write_records(folder, flags.batch, experiment.num_classes, flags.objects, [(flags.height, flags.width)])
+        batch = next(iter(source.dataset(folder, seed=0)))
     return experiment, strategy, model, batch
 
 

@@ -40,19 +40,22 @@ class Measurement(NamedTuple):
 
 def make_parser(prog, description, modes):
     """Returns the parser of a benchmark command."""
-    lines = (f"{name}: {m.about} ({m.height} x {m.width}, batch {m.batch})" for name, m in modes.items())
+    lines = (
+        f"{name}: {m.about} ({m.height} x {m.width}, batch {m.batch}, {m.repeats} repeats)" for name, m in modes.items()
+    )
     parser = command_line.Parser(prog=prog, description=description, epilog="modes: " + "; ".join(lines))
     positive = command_line.positive
     parser.add_argument("--mode", required=True, metavar="MODE", help=f"benchmark to run: {', '.join(modes)}")
-    parser.add_argument("--height", type=positive, help="image height (default: the mode's, below)")
-    parser.add_argument("--width", type=positive, help="image width (default: the mode's)")
-    parser.add_argument("--batch", type=positive, help="images per step, over all devices (default: the mode's)")
+    for name, about in (
+        ("height", "image height"),
+        ("width", "image width"),
+        ("batch", "images per step, over all devices"),
+        ("objects", "synthetic objects per image"),
+        ("repeats", "measurements"),
+    ):
+        parser.add_argument(f"--{name}", type=positive, metavar="N", help=f"{about} (default: the mode's)")
     parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
     parser.add_argument("--records", metavar="DIR", help="records to read (default: synthetic ones)")
-    defaults = {name: (m.repeats, m.objects) for name, m in modes.items()}
-    repeats, objects = (", ".join(f"{name} {pair[i]}" for name, pair in defaults.items()) for i in (0, 1))
-    parser.add_argument("--repeats", type=positive, help=f"measurements (default: {repeats})")
-    parser.add_argument("--objects", type=positive, help=f"synthetic objects per image (default: {objects})")
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="train: GPUs, or parts of the CPU")
     parser.add_argument("--export", metavar="EXPORT", help="serving: the folder written by python -m htc_tf.export")
     sizes = "serving: images per request (default: --batch)"

@@ -1,4 +1,4 @@
-"""Synthetic images, boxes, records and batches, as heavy as COCO's, for benchmarks that are given no data."""
+"""Synthetic images, boxes and records, as heavy as COCO's, for benchmarks that are given no data."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.data import datasets, schema
-from htc_tf.data.preprocessing import choose_shape, fitted_size
-from htc_tf.data.sample import make_row
 
 # COCO's most frequent image sizes, in proportion; its images hold 7 objects and take 160 kB on average.
 SIZES = ((480, 640), (480, 640), (427, 640), (640, 480))
@@ -45,51 +43,21 @@ def draw_boxes(count, height, width, seed=0):
     return np.concatenate([start, start + sides], axis=1).astype(np.float32)
 
 
-def draw_batch(source, height, width, images, objects, classes, labels):
-    """Draws a training `structures.Batch`: every object is an ellipse in its box, the semantic map is random.
+def write_records(folder, images=48, classes=CLASSES, objects=OBJECTS, sizes=SIZES):
+    """Writes a dataset of one shard into an existing folder, as `pipelines.coco_to_tfrecord` would.
 
     Args:
-        source: The `data.input.Input` whose sizes and limits the batch follows.
-        height, width: Pixels of the images before resizing.
-        images: B.
-        objects: Objects per image, at most `source.max_objects`.
-        classes: K; the objects' classes are uniform in 0 ... K-1.
-        labels: S; the semantic labels are uniform in 0 ... S-1.
+        folder: Path.
+        images: Number of images.
+        classes: K; the objects' classes are uniform. The semantic map has as many labels.
+        objects: Objects per image.
+        sizes: (height, width) pairs, in turn.
     """
-    size = height, width
-    shape = source.shapes[choose_shape(fitted_size(*size, source.min_side, source.max_side), source.shapes)]
-    cells = (np.arange(source.mask_size) + 0.5) / source.mask_size * 2 - 1  # [M], -1 ... 1 across the box
-    ellipse = np.where(np.hypot(*np.meshgrid(cells, cells)) <= 1, 255, 0).astype(np.uint8)  # [M, M]
-
-    def draw_row(number):
-        generator = np.random.default_rng(number)
-        coarse = generator.integers(0, labels, (-(-height // 64), -(-width // 64))).astype(np.uint8)
-        boxes = draw_boxes(objects, *size, seed=number)
-        sample = {
-            "image": draw_image(*size, seed=number),
-            "boxes": boxes,
-            "classes": generator.integers(0, classes, objects).astype(np.int32),
-            "masks": np.tile(ellipse, (objects, 1, 1)),
-            "crop_boxes": boxes,
-            "semantic": np.kron(coarse, np.ones((64, 64), np.uint8))[:height, :width],
-            "image_id": np.int64(number),
-            "original_size": np.int32(size),
-        }
-        sample = {name: tf.constant(value) for name, value in sample.items()}
-        sample |= {"min_side": source.min_side, "max_side": source.max_side}
-        return make_row(sample, shape, source.max_objects, source.semantic_stride)
-
-    rows = [draw_row(number) for number in range(images)]
-    return tf.nest.map_structure(lambda *parts: tf.stack(parts), *rows)
-
-
-def write_records(folder, images=48, seed=0, classes=CLASSES, objects=OBJECTS):
-    """Writes a data set of one shard into an existing folder, as `pipelines.coco_to_tfrecord` would."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     path = Path(folder) / "00000-of-00001.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for number in range(images):
-            writer.write(draw_record(generator, number + 1, SIZES[number % len(SIZES)], classes, objects))
+            writer.write(draw_record(generator, number + 1, sizes[number % len(sizes)], classes, objects))
     content = path.read_bytes()
     info = datasets.DatasetInfo(
         folder=str(folder),

@@ -21,6 +21,7 @@ from htc_tf.experiment import Experiment
 from htc_tf.measurement import Measurement, peak_bytes, summarize
 from htc_tf.progress import progress_bar
 from htc_tf.run import Run
+from tests.studies import recorded
 
 IMAGES = 3  # of the command that shows what an image after the first takes
 
@@ -84,14 +85,9 @@ def call(words):
     Raises:
         UserError: It failed; with the last line that it printed.
     """
-    cpu_before, wall_before = children_seconds(), time.perf_counter()
+    cpu_before, wall_before = recorded.children_seconds(), time.perf_counter()
     done = subprocess.run(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         last = (done.stderr.strip() or "nothing").splitlines()[-1]
         raise UserError(f"a command of the benchmark ended with status {done.returncode}; its last line: {last}")
-    return children_seconds() - cpu_before, time.perf_counter() - wall_before
-
-
-def children_seconds():
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return recorded.children_seconds() - cpu_before, time.perf_counter() - wall_before
