@@ -27,7 +27,7 @@ MACROS = {
     "NUM_CLASSES": whole(1),
     "NUM_LABELS": whole(1, 255),
     "BATCH_SIZE": whole(1),
-    "BASE_LEARNING_RATE": number(above=0, most=1000),
+    "BASE_LEARNING_RATE": number(above=0, maximum=1000),
     "STEPS": whole(0),
     "IMAGE_MIN_SIDE": whole(1),
     "IMAGE_MAX_SIDE": whole(1),

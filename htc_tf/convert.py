@@ -1,4 +1,4 @@
-"""python -m htc_tf.convert: makes a run of weights that mmdetection, Paddle, torchvision or Swin's authors trained."""
+"""python -m htc_tf.convert: makes a run from weights of mmdetection, Paddle, torchvision or the authors of Swin."""
 
 import argparse
 
@@ -8,16 +8,16 @@ from htc_tf.run import Run
 
 EPILOG = """
 sources:
-  mmdet        a .pth of mmdetection's HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN, version 1, 2 or 3, for
-               the run file of the same name; averaged (EMA) weights where they are the ones to use
-  paddle       a .pdparams of the Paddle port; with --gin_file gin/options/paddle.gin its own numbers come out
-  torchvision  a .pth of an ImageNet ResNet or ResNeXt: the backbone alone, the rest is to be trained
-  swin         a .pth of a Swin Transformer's authors, trained on ImageNet: as torchvision, with
+  mmdet        .pth of mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN, with the
+               experiment config of the same name; averaged (EMA) weights if the file has them
+  paddle       .pdparams of the Paddle port; --gin_file gin/options/paddle.gin reproduces its numbers
+  torchvision  .pth of an ImageNet ResNet or ResNeXt: the backbone only; the rest keeps its initial values
+  swin         .pth of a Swin Transformer by its authors, trained on ImageNet: the backbone only, with
                --gin_file gin/options/swin_t.gin
 
-The file is read as data: it runs no code, and is refused where it holds anything but arrays, or makes arrays of more
-than four times the bytes that it stores. Training with
---workdir RUN starts from the new run's weights. For classes of your own:
+The file is read as data and runs no code. It is refused if it holds anything but arrays, or if its arrays need more
+than four times the bytes that it stores. Training with --workdir RUN starts from the weights of the new run. For your
+own classes:
 
   --gin_param NUM_CLASSES=20 --annotations mine.json --allow_partial 'fc_cls|mask_head.*conv_logits'
 """
@@ -31,21 +31,23 @@ def parse():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--source", required=True, choices=("mmdet", "paddle", "torchvision", "swin"), help="who wrote the file"
+        "--source", required=True, choices=("mmdet", "paddle", "torchvision", "swin"), help="origin of the checkpoint"
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="the checkpoint: .pth or .pdparams")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint file, .pth or .pdparams")
     config.add_flags(parser)
-    parser.add_argument("--output", required=True, metavar="RUN", help="the new run's folder")
+    parser.add_argument("--output", required=True, metavar="RUN", help="folder of the new run")
     parser.add_argument(
-        "--annotations", metavar="FILE", help="COCO annotation file that names the classes (default: COCO's own 80)"
+        "--annotations",
+        metavar="FILE",
+        help="COCO annotation file with the class names (default: the 80 of COCO)",
     )
     parser.add_argument(
         "--allow_partial",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="a regular expression; names in which it is found may be missing, left over or of another shape, and "
-        "variables without a fitting array keep their initial values; repeatable (default: every name must match)",
+        help="regular expression; names that it matches may be missing, unexpected or of another shape, and variables "
+        "without a matching array keep their initial values; repeatable (default: every name must match)",
     )
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""A user's mistake, told in one line, and the exit status that every command answers with.
+"""User errors in one line, and the exit statuses of the commands.
 
-Everything may raise UserError; only the commands catch it, through `command`. Exit status 0 is success,
-2 a user's mistake or a disk that takes no more (one line on standard error, no traceback), 130 Ctrl-C, 1 anything else
-(a traceback: our bug).
+Any module may raise UserError; only commands catch it, through the decorator `command`. Exit status 0 is success; 2 is
+a user's mistake, a full disk or an unusable path (one line on standard error, no traceback); 130 is Ctrl-C; 1 is
+anything else, a bug, with a traceback.
 """
 
 import contextlib
@@ -14,28 +14,28 @@ import signal
 import sys
 
 OLDEST = (3, 10)
-PYTHONS = ("Python 3.10", "3.11")  # that setup.cfg takes
+PYTHONS = ("Python 3.10", "3.11")  # as in setup.cfg
 INTERRUPTED = 128 + signal.SIGINT  # exit status
-LONGEST_REASON = 300  # characters of TensorFlow's message that a line quotes
-# What the system says of a disk that takes no more.
-FULL = tuple(
+MAX_REASON = 300  # characters of TensorFlow's message that a line quotes
+# The system's messages for a full or read-only disk.
+DISK_FULL = tuple(
     os.strerror(getattr(errno, name)) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)
 )
-# What the system says of a path that cannot be used.
-UNUSABLE = tuple(os.strerror(getattr(errno, name)) for name in ("EACCES", "ENAMETOOLONG", "ELOOP", "ENOTDIR"))
-# Lines around TensorFlow's reason: where the failed operation was defined.
+# The system's messages for a path that cannot be used.
+UNUSABLE_PATH = tuple(os.strerror(getattr(errno, name)) for name in ("EACCES", "ENAMETOOLONG", "ELOOP", "ENOTDIR"))
+# Lines around TensorFlow's reason, which say where the failed operation was defined.
 TRACE = re.compile(r"(Graph execution error:|Detected at node .*|<stack traces.*|File \".*|\d+ root error\(s\).*)")
 
 
 class UserError(Exception):
-    """A mistake in a file, a key, a parameter or a flag. The message names it and says what to do."""
+    """A mistake in a file, a key, a parameter or a flag; the message names it and says what to do."""
 
     # Keras adds a layer's arguments, many lines, to the message of an exception without this attribute.
     _keras_call_info_injected = True
 
 
 class ModelFailed(UserError):
-    """The model failed on one request; it may answer the next."""
+    """The model failed on one request; the next may succeed."""
 
 
 class TooLate(UserError):
@@ -43,35 +43,38 @@ class TooLate(UserError):
 
 
 def reason_of(message):
-    """The reason in the message of a TensorFlow error, on one line, without stack traces and names of operations."""
-    # The message ends with a reference to the operation, and hints.
+    """Returns the reason in a TensorFlow error's message, in one line without stack traces and operation names."""
+    # The message ends with a reference to the operation and hints.
     text = re.split(r"\[\[\{\{node|\[Op:", message)[0]
     lines = [re.sub(r"\{\{function_node.*?\}\}", "", line).strip() for line in text.splitlines()]
     reason = " ".join(line for line in lines if line and not TRACE.fullmatch(line))
-    return reason[:LONGEST_REASON] or "no reason given"
+    return reason[:MAX_REASON] or "no reason given"
 
 
 def printable(text):
-    """A text in one line, safe on a terminal: control characters and halves of characters are escaped."""
+    """Returns the text in one line that is safe on a terminal: control characters and lone surrogates are escaped."""
     escaped = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
     return "".join(escaped)
 
 
 def start_command():
-    """Called where `python -m` starts a command: a Python that cannot run it is one line, not a traceback."""
+    """Makes a Python that lacks a package, or is too old, end a `python -m` command with one line.
+
+    `htc_tf/__init__.py` calls it.
+    """
     if sys.version_info < OLDEST:
         _refuse_python("too old for htc_tf")
-    sys.excepthook = _tell_missing
+    sys.excepthook = _report_missing
 
 
 def _end_interrupted():
-    """As a shell reports a program that Ctrl-C ended."""
+    """Ends the process as a shell reports a program that Ctrl-C ended."""
     print("interrupted", file=sys.stderr)
     sys.exit(INTERRUPTED)
 
 
-def _tell_missing(kind, error, trace):
-    if issubclass(kind, KeyboardInterrupt):  # while modules are imported, which takes seconds
+def _report_missing(kind, error, trace):
+    if issubclass(kind, KeyboardInterrupt):  # during imports, which take seconds
         _end_interrupted()
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if not issubclass(kind, ModuleNotFoundError) or package in ("", "htc_tf", "pipelines"):
@@ -88,33 +91,33 @@ def _refuse_python(reason):
 
 
 def _explain_path(error):
-    """The file, where the error names it, and what the system says of it, in one line."""
+    """Returns the file, if the error names it, and the system's message."""
     name, why = getattr(error, "filename", None), getattr(error, "strerror", None) or reason_of(str(error))
     return f"{name}: {why}" if name else why
 
 
 def command(main):
-    """Makes `main() -> None` a command that ends with one line and exit status 2 after a user's mistake.
+    """Decorates the main function of a command, so that a user's mistake ends it with one line and exit status 2.
 
-    That is a UserError, a full or read-only disk, or a path that cannot be used.
+    Mistakes are a UserError, a full or read-only disk, and a path that cannot be used.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs):
-        # A name that the terminal's encoding lacks is written as an escape, instead of ending the command.
-        with contextlib.suppress(AttributeError):  # a notebook's stream
+        # Writes characters that the terminal's encoding lacks as escapes, instead of failing.
+        with contextlib.suppress(AttributeError):  # a notebook's stream has no `reconfigure`
             sys.stdout.reconfigure(errors="backslashreplace")
-            sys.stdin.reconfigure(errors="surrogateescape")  # names of files, which may be in any encoding
+            sys.stdin.reconfigure(errors="surrogateescape")  # file names may be in any encoding
         try:
             main(*args, **kwargs)
         except UserError as error:
             print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
             sys.exit(2)
         except Exception as error:
-            # TensorFlow has errors of its own for them, with the system's words.
-            if any(words in str(error) for words in FULL):
+            # TensorFlow raises its own classes for these errors, with the system's messages.
+            if any(words in str(error) for words in DISK_FULL):
                 advice = "free space on the disk, or name another output"
-            elif any(words in str(error) for words in UNUSABLE):
+            elif any(words in str(error) for words in UNUSABLE_PATH):
                 advice = "give another path, or change its permissions"
             else:
                 raise

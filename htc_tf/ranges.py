@@ -1,11 +1,11 @@
-"""Allowed values of parameters: declared beside each gin configurable, checked when it is called.
+"""Value ranges of gin parameters: declared as a decorator of the configurable, checked at each call.
 
     @gin.register
     @check_ranges(channels=whole(1), drop_path=number(0, below=1))
     class Backbone: ...
 
-A value outside is a UserError of one line that names the parameter: `Backbone.channels = 0: must be a whole number, at
-least 1`. The declarations are kept in `__ranges__`, so that a test can find parameters without one.
+A value out of range raises a UserError of one line that names the parameter: "Backbone.channels = 0: must be a whole
+number, at least 1". The attribute `__ranges__` keeps the declarations, so that a test finds parameters without one.
 """
 
 import functools
@@ -19,18 +19,16 @@ from typing import Any
 
 from htc_tf.errors import UserError
 
-# Longest text of a refused value in a message.
-SHOWN = 80
-# Bound of every whole number: what is built from one must not take the machine.
-MOST = 10**9
+MAX_TEXT = 80  # characters of a refused value in a message
+MAX_WHOLE = 10**9  # no parameter may ask for more of anything than a machine holds
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number within bounds, `least` and `most` included, `above` and `below` not."""
+    """Range of finite numbers: `minimum` and `maximum` are inside, `above` and `below` are not."""
 
-    least: float = -math.inf
-    most: float = math.inf
+    minimum: float = -math.inf
+    maximum: float = math.inf
     above: float = -math.inf
     below: float = math.inf
     whole: bool = False
@@ -39,40 +37,40 @@ class Number:
         kind = numbers.Integral if self.whole else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool):
             return False
-        # NaN compares false; an int beyond any float is as good as infinite.
+        # NaN fails every comparison; an int beyond the largest float would overflow later.
         finite = abs(value) < sys.float_info.max
-        return finite and self.above < value < self.below and self.least <= value <= self.most
+        return finite and self.above < value < self.below and self.minimum <= value <= self.maximum
 
     def __str__(self):
         words = ["a whole number" if self.whole else "a number"]
-        words += [f"at least {self.least}"] if self.least > -math.inf else []
+        words += [f"at least {self.minimum}"] if self.minimum > -math.inf else []
         words += [f"more than {self.above}"] if self.above > -math.inf else []
-        words += [f"at most {self.most}"] if self.most < math.inf else []
+        words += [f"at most {self.maximum}"] if self.maximum < math.inf else []
         words += [f"less than {self.below}"] if self.below < math.inf else []
         return ", ".join(words)
 
 
 @dataclass(frozen=True)
 class Each:
-    """A list or tuple of `count` items (any number from `least` on where None), each within `item`."""
+    """Range of lists and tuples: every item is within `item`; their number is `count`, or at least `minimum`."""
 
     item: Any
     count: int | None = None
-    least: int = 1
+    minimum: int = 1
 
     def allows(self, value):
         if not isinstance(value, (list, tuple)) or not all(map(self.item.allows, value)):
             return False
-        return len(value) == self.count if self.count is not None else len(value) >= self.least
+        return len(value) == self.count if self.count is not None else len(value) >= self.minimum
 
     def __str__(self):
-        size = f"{self.count} items" if self.count is not None else f"{self.least} or more items"
-        return f"a list{f' of {size}' if self.count or self.least else ''}, each {self.item}"
+        size = f"{self.count} items" if self.count is not None else f"{self.minimum} or more items"
+        return f"a list{f' of {size}' if self.count or self.minimum else ''}, each {self.item}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, of the same type: 1 is not True."""
+    """Range of a few values, which must also have the same type: 1 is not True."""
 
     values: tuple
 
@@ -85,7 +83,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Within one of several ranges."""
+    """Union of several ranges."""
 
     ranges: tuple
 
@@ -96,14 +94,12 @@ class AnyOf:
         return ", or ".join(map(str, self.ranges))
 
 
-def number(least=-math.inf, most=math.inf, above=-math.inf, below=math.inf):
-    """A finite number within bounds, as `Number`."""
-    return Number(least, most, above, below)
+def number(minimum=-math.inf, maximum=math.inf, above=-math.inf, below=math.inf):
+    return Number(minimum, maximum, above, below)
 
 
-def whole(least=0, most=MOST):
-    """A whole number from `least` to `most`."""
-    return Number(least, most, whole=True)
+def whole(minimum=0, maximum=MAX_WHOLE):
+    return Number(minimum, maximum, whole=True)
 
 
 def choice(*values):
@@ -111,50 +107,50 @@ def choice(*values):
 
 
 def optional(allowed):
-    """None, or a value within `allowed`."""
     return AnyOf((allowed, Choice((None,))))
 
 
 FLAG = choice(True, False)
 FRACTION = number(0, 1)
 CHANNELS = whole(1, 2**16)
-SIDE = whole(1, 2**15)  # of an image, pixels
+SIDE = whole(1, 2**15)  # side of an image, pixels
 
 
 def check_range(name, value, allowed):
-    """
+    """Checks one value.
+
     Args:
-        name: of the parameter, as a user writes it: "Experiment.clip_norm".
-        value: what it was given.
-        allowed: a Number, Each, Choice or AnyOf.
+        name: Name of the parameter as a user writes it, such as "Experiment.clip_norm".
+        value: Its value.
+        allowed: A Number, Each, Choice or AnyOf.
     Raises:
-        UserError: the value is not allowed.
+        UserError: The value is out of range.
     """
     if not allowed.allows(value):
         try:
             shown = repr(value)
-        except ValueError:  # Python writes no whole number of thousands of digits
-            shown = "a value too long to be shown"
+        except ValueError:  # Python refuses to print an integer of thousands of digits
+            shown = "a value too long to print"
         shown = re.sub(r" at 0x[0-9a-f]+", "", shown)
-        shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+        shown = shown if len(shown) <= MAX_TEXT else shown[:MAX_TEXT] + "…"
         raise UserError(f"{name} = {shown}: must be {allowed}")
 
 
 def check_built(name, value):
-    """A class in place of an object: `@ResNet` for `@ResNet()`. It would fail far from here.
+    """Checks that a value is no class: `@ResNet` instead of `@ResNet()` would fail much later, with an obscure error.
 
     Raises:
-        UserError: the value, or an item of it, is a class, and `name` is not of a parameter that takes one.
+        UserError: The value or one of its items is a class, and the parameter takes instances.
     """
     for item in value if isinstance(value, (list, tuple)) else (value,):
         if inspect.isclass(item) and not name.endswith(".build_model"):
-            raise UserError(f"{name} = @{item.__name__}: a part is built by its (), @{item.__name__}()")
+            raise UserError(f"{name} = @{item.__name__} is a class: add () for an instance, @{item.__name__}()")
 
 
 def check_ranges(**ranges):
-    """Decorates a class or a function: each call checks the arguments named here, defaults included, before anything.
+    """Decorates a class or a function so that each call first checks the arguments named here, defaults included.
 
-    A subclass that calls `super().__init__` is checked by the ranges of its base too, under its own name.
+    A subclass that calls `super().__init__` is also checked by the ranges of its base, and named in the error.
     """
 
     def decorate(target):
@@ -168,7 +164,7 @@ def check_ranges(**ranges):
         def checked(*args, **kwargs):
             try:
                 arguments = signature.bind(*args, **kwargs)
-            except TypeError:  # a missing or unknown argument: Python's own message names the function
+            except TypeError:  # for a missing or unknown argument Python's own message names the function
                 return function(*args, **kwargs)
             arguments.apply_defaults()
             owner = type(args[0]).__name__ if inspect.isclass(target) else target.__name__
@@ -178,7 +174,7 @@ def check_ranges(**ranges):
                     check_range(f"{owner}.{name}", value, ranges[name])
             return function(*args, **kwargs)
 
-        # gin and Keras read the signature without following wrappers.
+        # gin and Keras read a signature without following `__wrapped__`.
         checked.__signature__ = signature
         if not inspect.isclass(target):
             checked.__ranges__ = ranges
@@ -190,7 +186,7 @@ def check_ranges(**ranges):
 
 
 def check_bindings(function, bindings):
-    """Checks a registered function's gin bindings, {parameter: value}, before it is called."""
+    """Checks the gin bindings of a function, {parameter: value}, before its first call."""
     for name, value in bindings.items():
         allowed = getattr(function, "__ranges__", {}).get(name)
         if allowed is not None:

@@ -1,4 +1,4 @@
-"""Every number on a command line has a range, and what lies outside ends the command before anything slow begins."""
+"""Numbers on the command line: each flag has a range, and a value outside ends the command before any slow work."""
 
 import argparse
 import importlib
@@ -44,7 +44,7 @@ CASES = [
 
 
 def parse(monkeypatch, module, words):
-    """The command's own parser on these words."""
+    """Parses these words with the command's own parser."""
     command = importlib.import_module(module)
     monkeypatch.setattr("sys.argv", ["command", *words])
     if module in ("pipelines.coco_to_tfrecord", "pipelines.inspect_records"):
@@ -53,7 +53,7 @@ def parse(monkeypatch, module, words):
 
 
 @pytest.mark.parametrize(("module", "flag", "value"), CASES)
-def test_outside(monkeypatch, module, flag, value):
+def test_a_number_out_of_range_is_refused(monkeypatch, module, flag, value):
     with pytest.raises(UserError, match=f"^{flag}: {value}: give a "):
         parse(monkeypatch, module, [*COMMANDS[module].split(), f"{flag}={value}"])
 
@@ -62,31 +62,31 @@ def test_outside(monkeypatch, module, flag, value):
 def test_every_number_has_a_range(monkeypatch, module):
     bare, add = [], command_line.Parser.add_argument
 
-    def look(self, *names, **options):
+    def record(self, *names, **options):
         if options.get("type") in (int, float):
             bare.append(names[0])
         return add(self, *names, **options)
 
-    monkeypatch.setattr(command_line.Parser, "add_argument", look)
+    monkeypatch.setattr(command_line.Parser, "add_argument", record)
     with pytest.raises(SystemExit):
         parse(monkeypatch, module, ["--help"])
     assert not bare
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--checkpoint x --input x", "the following arguments are required: --output"),
         ("--checkpoint x --input x --output x --treshold 0.3", "unrecognized arguments: --treshold"),
         ("--checkpoint x --input x --output x --format gif", "--format: invalid choice: 'gif'"),
     ],
 )
-def test_every_mistake_is_one_line(monkeypatch, capsys, words, told):
+def test_every_mistake_is_one_line(monkeypatch, capsys, words, message):
     monkeypatch.setattr("sys.argv", ["predict", *words.split()])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module("htc_tf.predict").main()
     (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and line.startswith("error: ") and told in line
+    assert ended.value.code == 2 and line.startswith("error: ") and message in line
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_every_mistake_is_one_line(monkeypatch, capsys, words, told):
         (command_line.number(0.5), {"0.5": 0.5, "1e9": 1e9}, ("0.4", "inf", "nan")),
     ],
 )
-def test_types(kind, good, bad):
+def test_argparse_types(kind, good, bad):
     assert {text: kind(text) for text in good} == good
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=f"^{text}: give a "):

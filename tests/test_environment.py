@@ -1,4 +1,4 @@
-"""A Python without the packages, or of another version, is told in one line by every command."""
+"""Every command in a Python without the packages, or of another version, ends with one line."""
 
 import configparser
 import os
@@ -21,7 +21,7 @@ COMMANDS = sorted(
 
 
 def call(*arguments, **environment):
-    """A fresh Python whose site-packages are left out."""
+    """Runs a new Python without its site-packages."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-S", *arguments],
@@ -47,7 +47,7 @@ FLAGS = {
     "explain": RUN,
     "export": [*RUN[:4], *RUN[6:]],
     "preview": [*RUN[:2], "--records", "x", "--output", "y.png"],
-    "serve_demo": ["--model", "x", "--port", "0"],
+    "serve_demo": ["--model", "nowhere", "--port", "0"],
     "train": [*RUN[:2], "--train_records", "x", "--workdir", "y"],
 }
 
@@ -60,23 +60,23 @@ def test_a_python_without_the_packages_is_one_line(command):
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and not done.stdout
     if "nowhere" in line:
-        return  # a mistake in the flags, found without any package
+        return  # a mistake in the flags, which needs no package to be found
     assert re.match(r"error: this Python \(3\.\d+, .*\) is without the package \w+: ", line)
     assert ". .venv/bin/activate" in line and "make env" in line and sys.executable in line
 
 
-def test_importing_the_package_stays_as_it_is():
-    """A tool that imports htc_tf keeps its own excepthook, and sees the error."""
+def test_importing_the_package_changes_no_excepthook():
+    """A program that imports htc_tf keeps its own excepthook and sees the error."""
     assert call("-c", "import htc_tf, pipelines, sys; assert sys.excepthook is sys.__excepthook__").returncode == 0
-    done = call("-c", "import htc_tf; htc_tf.load('x')")
+    done = call("-c", "import htc_tf; htc_tf.build('gin/htc_shapes.gin')")
     assert done.returncode == 1 and "ModuleNotFoundError" in done.stderr
 
 
-def test_what_is_missing_of_ours_is_a_traceback(capsys):
-    errors._tell_missing(ModuleNotFoundError, ModuleNotFoundError("no", name="htc_tf.x"), None)
-    errors._tell_missing(ValueError, ValueError("a bug"), None)
-    told = capsys.readouterr().err
-    assert "ModuleNotFoundError: no" in told and "ValueError: a bug" in told and ".venv" not in told
+def test_a_missing_module_of_ours_is_a_traceback(capsys):
+    errors._report_missing(ModuleNotFoundError, ModuleNotFoundError("no", name="htc_tf.x"), None)
+    errors._report_missing(ValueError, ValueError("a bug"), None)
+    printed = capsys.readouterr().err
+    assert "ModuleNotFoundError: no" in printed and "ValueError: a bug" in printed and ".venv" not in printed
 
 
 def test_an_old_python_is_one_line(monkeypatch, capsys):

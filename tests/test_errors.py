@@ -1,4 +1,4 @@
-"""How a command ends: with one line for what a user can mend, with a traceback for our mistakes."""
+"""Ends of a command: one line for what a user can repair, a traceback for our bugs."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def end(capsys, error):
-    """The exit status and standard error of a command that raises the error."""
+    """Returns the exit status and the standard error of a command that raises the error."""
 
     @command
     def main():
@@ -31,7 +31,7 @@ def test_a_users_mistake_is_one_line(capsys):
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EFBIG"])
-def test_a_disk_that_takes_no_more_is_one_line(capsys, name):
+def test_a_full_disk_is_one_line(capsys, name):
     why = os.strerror(getattr(errno, name))
     advice = "; free space on the disk, or name another output\n"
     assert end(capsys, OSError(getattr(errno, name), why, "a.json")) == (2, f"error: a.json: {why}{advice}")
@@ -48,17 +48,17 @@ def test_a_path_that_cannot_be_used_is_one_line(capsys, name):
     assert line.startswith("error: a\\n.json: ") and "give another path" in line
 
 
-def test_what_a_stranger_names_reaches_no_terminal_as_a_command(capsys):
+def test_control_characters_in_a_name_are_escaped(capsys):
     assert end(capsys, UserError("a\x1b[31m\udce9 ä 猫")) == (2, "error: a\\x1b[31m\\udce9 ä 猫\n")
     assert printable("a\r\nb\u202e\\") == "a\\r\\nb\\u202e\\"
 
 
-def test_an_interrupt_is_no_success(capsys):
+def test_an_interrupt_ends_with_status_130(capsys):
     assert end(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
 
 
 def test_an_interrupt_during_imports_is_one_line():
-    """They take seconds, before `main` is called."""
+    """Imports take seconds before `main` is called."""
     script = "from htc_tf.errors import start_command; start_command(); raise KeyboardInterrupt"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
@@ -67,7 +67,7 @@ def test_an_interrupt_during_imports_is_one_line():
 @pytest.mark.parametrize(
     "error", [ValueError("a"), OSError(errno.EIO, "broken"), tf.errors.InternalError(None, None, "b")]
 )
-def test_our_mistakes_have_a_traceback(error):
+def test_our_bugs_have_a_traceback(error):
     @command
     def main():
         raise error

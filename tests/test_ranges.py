@@ -1,4 +1,4 @@
-"""Every parameter that gin can set has a range, which refuses nonsense before anything is built."""
+"""Ranges of gin parameters: every parameter has one, and nonsense is refused before anything is built."""
 
 import inspect
 import math
@@ -17,7 +17,7 @@ PARTS = {
     for name, part in gin.config._REGISTRY.items()
     if getattr(part.wrapped, "__module__", "").startswith("htc_tf.")
 }
-# No number, flag or choice: parts, which gin checks to be registered, and text that is checked where it is used.
+# Neither numbers, flags nor choices: references, which gin resolves, and values that their class checks itself.
 OTHERS = {
     "Experiment": {"build_model", "objective", "train_input", "eval_input", "optimizer", "keep_best"},
     "HTC": {
@@ -37,7 +37,7 @@ OTHERS = {
     "RoISampler": {"choose"},
     "Input": {"augment", "resize", "color_jitter", "paste", "balance"},
     "learning_rate": {"schedule"},
-    "SGD": {"schedule", "groups"},  # groups: checked by ParameterGroups, triple by triple
+    "SGD": {"schedule", "groups"},  # ParameterGroups checks each triple of `groups`
     "AdamW": {"schedule", "groups"},
     "SGDW": {"schedule", "groups"},
     "LAMB": {"schedule", "groups"},
@@ -78,7 +78,7 @@ def call(part, **given):
     return part(**{**wanted, **given})
 
 
-def test_all_parts_are_here():
+def test_all_modules_are_registered():
     assert {"Experiment", "Input", "SGD", "StepSchedule", "RPN", "ResNet", "Swin", "flip"} <= {
         p.split(".")[-1] for p in PARTS
     }
@@ -86,7 +86,7 @@ def test_all_parts_are_here():
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=[name.split(".")[-1] for name in PARTS])
 def test_every_parameter_has_a_range(part):
-    """A new parameter needs one, or a line in OTHERS with a reason."""
+    """A new parameter needs a range, or a line in OTHERS with a reason."""
     ranges = getattr(part, "__ranges__", {})
     assert set(parameters(part)) == ranges.keys() | OTHERS.get(part.__name__, set())
     for name, allowed in ranges.items():
@@ -127,10 +127,10 @@ def test_every_parameter_has_a_range(part):
         ("RoISampler.limit=3", "RoISampler.positive_fraction = 0.25"),
         ("FPN.channels=1e3", "FPN.channels = 1000.0"),
         ("STEPS=10000000000", "STEPS = 10000000000: must be a whole number, at least 0, at most 1000000000"),
-        ("HTC.backbone=@ResNet", "HTC.backbone = @ResNet: a part is built by its (), @ResNet()"),
-        ("HTC.stages=[@stage1/Stage(), @Stage]", "HTC.stages = @Stage: a part is built by its ()"),
-        ("Experiment.optimizer=@AdamW", "Experiment.optimizer = @AdamW: a part is built by its ()"),
-        ("learning_rate.schedule=@StepSchedule", "learning_rate.schedule = @StepSchedule: a part"),
+        ("HTC.backbone=@ResNet", "HTC.backbone = @ResNet is a class: add () for an instance, @ResNet()"),
+        ("HTC.stages=[@stage1/Stage(), @Stage]", "HTC.stages = @Stage is a class: add ()"),
+        ("Experiment.optimizer=@AdamW", "Experiment.optimizer = @AdamW is a class: add ()"),
+        ("learning_rate.schedule=@StepSchedule", "learning_rate.schedule = @StepSchedule is a class"),
     ],
 )
 def test_a_configuration_out_of_range_is_named(param, named):
@@ -145,7 +145,7 @@ def test_ranges():
     assert optional(whole(1)).allows(None) and not whole(1).allows(None)
     assert FLAG.allows(False) and not FLAG.allows(0) and not choice(1, 2).allows(True)
     assert Each(number(0, 1)).allows([0.5]) and not Each(number(0, 1)).allows([])
-    assert Each(number(0, 1), least=0).allows(()) and not Each(whole(1), 4).allows((1, 1, 1))
+    assert Each(number(0, 1), minimum=0).allows(()) and not Each(whole(1), 4).allows((1, 1, 1))
     with pytest.raises(
         UserError, match=r"A\.b = '1{79}…: must be a whole number, at least 1, at most 1000000000, or None$"
     ):

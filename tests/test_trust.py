@@ -1,4 +1,4 @@
-"""A run from elsewhere: its config.gin names htc_tf's parts, and runs no code without the user's word."""
+"""A run of a stranger: its config.gin may name parts of htc_tf, and runs no code without the user's consent."""
 
 import sys
 import types
@@ -41,7 +41,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def evil_part():
-    """A part that the program around htc_tf has registered, of a module of its own."""
+    """A function that the program around htc_tf has registered, in a module of its own."""
     called = []
 
     def evil_part(value=0):
@@ -54,7 +54,7 @@ def evil_part():
 
 @pytest.fixture
 def hostile_run(tmp_path, monkeypatch, evil_part):
-    """hostile_run(lines) -> a Run with these lines before a sound configuration; evil.py leaves a file behind."""
+    """Returns hostile_run(lines): a Run with these lines before a valid configuration; evil.py leaves a file behind."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
     (tmp_path / "evil.gin").write_text("import evil\n")
@@ -84,7 +84,8 @@ def test_a_run_runs_no_code(hostile_run, evil_part, tmp_path, lines):
 
 
 ENDLESS = {
-    "macros": "".join(f"A{i} = (%A{i + 1}, %A{i + 1})\n" for i in range(40)) + "A40 = 1\nMultiView.scales = %A0\n",
+    "macros": "".join(f"A{i} = (%A{i + 1}, %A{i + 1})\n" for i in range(40))
+    + "A40 = 1\nTestTimeAugmentation.scales = %A0\n",
     "macros by their parameter": "".join(f"A{i}/macro.value = (%A{i + 1}, %A{i + 1})\n" for i in range(40)),
     "parts": "HTC.stages = [@FPN(), @FPN()]\nFPN.norm = [@RPN()" + ", @RPN()" * 9999 + "]\n",
     "a part in itself": "HTC.neck = @a/HTC()\na/HTC.neck = @a/HTC()\n",
@@ -93,21 +94,23 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("lines", ENDLESS.values(), ids=ENDLESS)
-def test_what_would_never_end_is_refused(tmp_path, lines):
+def test_a_configuration_without_end_is_refused(tmp_path, lines):
     run = Run(tmp_path)
     run.create(config.load([TINY], [])[1] + lines, CATEGORIES)
     with pytest.raises(UserError, match=rf"{run.config} (builds [\d,]+ parts, more than 10,000|has a part or a macro)"):
         config.load([], [], run)
 
 
-def test_every_configuration_of_ones_own_is_read_again(tmp_path):
+def test_saved_configurations_load_again(tmp_path):
     run = Run(tmp_path)
-    overlays = [f"gin/options/{name}.gin" for name in ("swin_t", "focal", "copy_paste", "test_time_augmentation")]
+    overrides = [f"gin/options/{name}.gin" for name in ("swin_t", "focal", "copy_paste", "test_time_augmentation")]
     run.create(
-        config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin", *overlays], [])[1], CATEGORIES
+        config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin", *overrides], [])[1], CATEGORIES
     )
     assert config.load([], [], run)[0].num_classes == 80
-    run.create(config.load([TINY], ["FPN = @FPN()", "HTC.neck = %FPN"])[1], CATEGORIES)  # a macro of a part's name
+    run.create(
+        config.load([TINY], ["FPN = @FPN()", "HTC.neck = %FPN"])[1], CATEGORIES
+    )  # a macro with the name of a class
     assert config.load([], [], run)[0].num_classes == 8
 
 
@@ -120,14 +123,14 @@ def test_nonsense_is_one_line(tmp_path):
         assert len(str(refused.value)) < 400, text[:9]
 
 
-def test_a_run_with_a_part_of_ones_own_needs_a_word(tmp_path, monkeypatch):
+def test_a_run_with_a_class_of_the_users_needs_consent(tmp_path, monkeypatch):
     (tmp_path / "my_part.py").write_text(
         "import gin\nfrom htc_tf.models.fpn import FPN\n\n\n@gin.register\nclass Neck(FPN):\n    pass\n"
     )
-    overlay = tmp_path / "my_part.gin"
-    overlay.write_text("import my_part\nHTC.neck = @Neck()\nNeck.channels = 16\n")
+    override = tmp_path / "my_part.gin"
+    override.write_text("import my_part\nHTC.neck = @Neck()\nNeck.channels = 16\n")
     monkeypatch.syspath_prepend(tmp_path)
-    resolved = config.load([TINY, str(overlay)], [])[1]
+    resolved = config.load([TINY, str(override)], [])[1]
     run = Run(tmp_path / "run")
     run.create(resolved, CATEGORIES)
     with pytest.raises(UserError, match=r"config\.gin has the line 'import my_part'.*--trust_config.*--gin_file"):
@@ -135,13 +138,13 @@ def test_a_run_with_a_part_of_ones_own_needs_a_word(tmp_path, monkeypatch):
     run.create("import htc_tf.models.fpn\n" + config.load([TINY], [])[1], CATEGORIES)
     assert config.load([], [], run)[0].num_classes == 8
     run.create(resolved, CATEGORIES)
-    for files, params, trust in (([], [], True), ([str(overlay)], [], False), ([], ["import my_part"], False)):
+    for files, params, trust in (([], [], True), ([str(override)], [], False), ([], ["import my_part"], False)):
         experiment, again = config.load(files, params, run, trust)
         assert type(experiment.build_model().neck).__name__ == "Neck" and "import my_part" in again
 
 
-def test_a_named_module_names_no_other(tmp_path, monkeypatch):
-    """The user's word for one module is none for what it imports."""
+def test_a_named_module_grants_no_other(tmp_path, monkeypatch):
+    """Consent to one module is no consent to what it imports."""
     (tmp_path / "my_tools.py").write_text("import subprocess\n")
     monkeypatch.syspath_prepend(tmp_path)
     run = Run(tmp_path / "run")

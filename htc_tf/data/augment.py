@@ -101,7 +101,7 @@ def _check_sides(name, sides, limit):
 
 @gin.register
 @check_ranges(
-    scales=Each(number(above=0, most=100), 2),
+    scales=Each(number(above=0, maximum=100), 2),
 )
 def large_scale_jitter(sample, scales=(0.1, 2.0)):
     """Resizes by a random scale and crops a random window if the image exceeds the padded shape.

@@ -23,7 +23,7 @@ _KEYS = {field.name: field.key for field in schema.OBJECT_FIELDS}
 
 @gin.register
 @check_ranges(
-    threshold=number(above=0, most=1),
+    threshold=number(above=0, maximum=1),
 )
 class ClassBalance:
     """Repeat factors of the images of a dataset."""

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
     shuffle_buffer=whole(),
     semantic_stride=whole(1, 1024),
     size_divisor=whole(1, 1024),
-    aspects=Each(number(1, 1000), least=0),
+    aspects=Each(number(1, 1000), minimum=0),
 )
 class Input:
     """Settings of an input pipeline; `dataset` builds it for a folder of records."""

@@ -24,13 +24,13 @@ from htc_tf.structures import Outputs, RoIs, StageOutput
 # Mean and standard deviation of ImageNet's RGB values, the ones that torchvision's weights are trained with.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, most=255), 3)
+MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, maximum=255), 3)
 
 
 @gin.register
 @check_ranges(
-    iou_threshold=number(above=0, most=1),
-    target_stds=Each(number(above=0, most=1000), 4),
+    iou_threshold=number(above=0, maximum=1),
+    target_stds=Each(number(above=0, maximum=1000), 4),
 )
 class Stage(tf.keras.layers.Layer):
     """One stage of the cascade: its heads, its IoU threshold and the units of its deltas."""

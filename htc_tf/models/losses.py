@@ -23,7 +23,7 @@ def import_addons():
 
 # Between 0 and 1 the gradient of a well-classified example is unbounded; 0 is plain cross entropy.
 GAMMA = AnyOf((number(1, 100), choice(0, 0.0)))
-WEIGHT = number(above=0, most=1000)
+WEIGHT = number(above=0, maximum=1000)
 
 
 @gin.register

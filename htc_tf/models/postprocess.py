@@ -16,7 +16,7 @@ from htc_tf.ranges import FLAG, FRACTION, check_ranges, choice, number, optional
     nms=choice("auto", "combined", "xla"),
     xla=FLAG,
     soft=optional(choice(*METHODS)),
-    soft_sigma=number(above=0, most=1000),
+    soft_sigma=number(above=0, maximum=1000),
 )
 class Postprocess:
     """Selects detections from the stages' outputs. Mask heads then run on these alone."""

@@ -30,7 +30,7 @@ class PreparedMaps(NamedTuple):
     mask_size=whole(1, 256),
     sampling_ratio=whole(0, 64),
     semantic_oversampling=whole(1, 16),
-    canonical_scale=number(above=0, most=10000),
+    canonical_scale=number(above=0, maximum=10000),
     implementation=choice("auto", *IMPLEMENTATIONS),
     xla=FLAG,
 )

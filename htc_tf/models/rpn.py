@@ -16,8 +16,8 @@ UNIT = (1.0, 1.0, 1.0, 1.0)  # target_stds of the RPN's deltas
 @gin.register
 @check_ranges(
     channels=CHANNELS,
-    anchor_scale=number(above=0, most=1000),
-    anchor_ratios=Each(number(above=0, most=1000)),
+    anchor_scale=number(above=0, maximum=1000),
+    anchor_ratios=Each(number(above=0, maximum=1000)),
     training_proposals=whole(1),
     inference_proposals=whole(1),
     training_kept=optional(whole(1)),

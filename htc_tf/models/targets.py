@@ -32,7 +32,7 @@ def check_positives(name, limit, fraction):
     negative_iou=FRACTION,
     minimum_iou=FRACTION,
     limit=whole(1),
-    positive_fraction=number(above=0, most=1),
+    positive_fraction=number(above=0, maximum=1),
     inside_only=FLAG,
     reassign=FLAG,
 )
@@ -88,7 +88,7 @@ class AnchorSampler:
 @gin.register
 @check_ranges(
     limit=whole(1),
-    positive_fraction=number(above=0, most=1),
+    positive_fraction=number(above=0, maximum=1),
     mask_limit=optional(whole(1)),
     low_quality=FLAG,
 )

@@ -15,7 +15,7 @@ DIVISOR = 32  # stride of C5, of which the sides of a view are multiples
 
 @gin.register
 @check_ranges(
-    scales=Each(number(above=0, most=16)),
+    scales=Each(number(above=0, maximum=16)),
     flip=FLAG,
 )
 class TestTimeAugmentation:

@@ -20,7 +20,7 @@ REFERENCE_BATCH = 16
 
 
 @check_ranges(
-    base=number(above=0, most=1000),
+    base=number(above=0, maximum=1000),
     batch_size=whole(1),
     steps=whole(),
     warmup_steps=whole(),
@@ -53,8 +53,8 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 @gin.register
 @check_ranges(
-    milestones=Each(FRACTION, least=0),
-    decay=number(above=0, most=1),
+    milestones=Each(FRACTION, minimum=0),
+    decay=number(above=0, maximum=1),
 )
 class StepSchedule(Schedule):
     """Multiplies the rate by `decay` at each of the milestones (fractions of the run): 1x is (8 / 12, 11 / 12)."""
@@ -195,7 +195,7 @@ class FusedAdamW(tf.keras.optimizers.Adam):
     decay=number(0, 10),
     beta_1=number(0, below=1),
     beta_2=number(0, below=1),
-    epsilon=number(above=0, most=1),
+    epsilon=number(above=0, maximum=1),
 )
 class AdamW:
     """AdamW (arXiv:1711.05101): decay is decoupled and scaled by the rate."""
@@ -242,7 +242,7 @@ class SGDW:
     decay=number(0, 10),
     beta_1=number(0, below=1),
     beta_2=number(0, below=1),
-    epsilon=number(above=0, most=1),
+    epsilon=number(above=0, maximum=1),
 )
 class LAMB:
     """tensorflow-addons' LAMB (arXiv:1904.00962): Adam whose step is as long as the weight, layer by layer.

@@ -70,7 +70,7 @@ class Block(tf.keras.layers.Layer):
     groups=whole(1, 1024),
     group_width=whole(1, 1024),
     deformable=choice(None, 1, 2),
-    deformable_stages=Each(whole(2, 5), least=0),
+    deformable_stages=Each(whole(2, 5), minimum=0),
 )
 class ResNet(tf.keras.layers.Layer):
     """A ResNet or ResNeXt without its classifier."""

@@ -1,0 +1,122 @@
+"""Loading a configuration: macros, a run's saved configuration, search paths, replaced configurables, missing files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from htc_tf import config
+from htc_tf.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = "gin/htc_r50_fpn_1x_coco.gin"
+
+
+def names(resolved):
+    return {line.partition(" = ")[0] for line in resolved.splitlines()}
+
+
+def test_macros_reach_every_configurable_and_the_later_wins():
+    params = ["STEPS=7", "BATCH_SIZE=3", "BASE_LEARNING_RATE=0.16", "MAX_OBJECTS=5", "XLA=True", "STEPS=9"]
+    params += ["IMAGE_MIN_SIDE=100", "IMAGE_MAX_SIDE=120", "NUM_CLASSES=2", "LOG_EVERY=2", "CHECKPOINT_EVERY=3"]
+    params += ["EVALUATE_EVERY=4", "PRECISION='bfloat16'", "DETERMINISTIC=True"]
+    experiment, resolved = config.load([PAPER, "gin/options/schedule_20e.gin"], params)
+    model = experiment.build_model()
+    assert (experiment.steps, experiment.batch_size, experiment.num_classes) == (9, 3, 2)
+    assert (experiment.log_every, experiment.checkpoint_every, experiment.evaluate_every) == (2, 3, 4)
+    assert (experiment.precision, experiment.xla, experiment.deterministic) == ("bfloat16", True, True)
+    assert experiment.train_input.batch_size == 3 and experiment.train_input.max_objects == 5
+    for settings in (experiment.train_input, experiment.eval_input):
+        assert (settings.min_side, settings.max_side) == (100, 120)
+    assert experiment.optimizer.schedule.peak == pytest.approx(0.16 * 3 / 16)
+    assert model.roi_pooler.implementation == model.rpn.nms == model.postprocess.nms == "xla"
+    assert "STEPS = 9" in resolved
+
+
+def test_a_saved_configuration_is_read_first(tmp_path):
+    from htc_tf.run import Run
+
+    run = Run(tmp_path)
+    run.create(config.load(["tests/tiny.gin"], ["STEPS=5"])[1], [])
+    experiment, _ = config.load([], ["MAX_OBJECTS=3"], run)
+    assert (experiment.steps, experiment.eval_input.max_objects, experiment.num_classes) == (5, 3, 8)
+
+
+def test_files_are_found_from_any_folder(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gin").write_text(f"include '{PAPER}'\nSTEPS = 2\n")
+    assert config.load(["mine.gin"], [])[0].steps == 2
+    assert not caplog.records
+
+
+def test_a_file_is_found_beside_a_folder_of_the_same_name(tmp_path, monkeypatch):
+    # gin takes a folder on Python's path for a package and fails.
+    (tmp_path / "gin").mkdir()
+    (tmp_path / "tests").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert config.load(["tests/tiny.gin"], [])[0].num_classes == 8
+
+
+def test_an_override_may_replace_a_configurable(tmp_path):
+    module, override = tmp_path / "their_schedule.py", tmp_path / "mine.gin"
+    module.write_text(
+        "import gin\nfrom htc_tf.training.optim import CosineSchedule\n\n\n"
+        "@gin.register\nclass TheirSchedule(CosineSchedule):\n    pass\n"
+    )
+    override.write_text(
+        "import their_schedule\nlearning_rate.schedule = @TheirSchedule()\nTheirSchedule.base = %BASE_LEARNING_RATE\n"
+        "TheirSchedule.batch_size = 16\nTheirSchedule.steps = %STEPS\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        experiment, resolved = config.load([PAPER, str(override)], [])
+        with pytest.raises(UserError, match=r"nothing used StepSchedule\.decay"):
+            config.load([PAPER, str(override)], ["StepSchedule.decay=0.5"])
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert type(experiment.optimizer.schedule).__name__ == "TheirSchedule"
+    # The run keeps no binding of the replaced class, so it can be read again.
+    assert "import their_schedule" in resolved
+    assert not [name for name in names(resolved) if "StepSchedule" in name] and "RPN.xla" in names(resolved)
+
+
+def test_a_missing_module_is_named(tmp_path):
+    path = tmp_path / "mine.gin"
+    path.write_text("import no_such_module\n")
+    with pytest.raises(UserError, match=r"No module named 'no_such_module'$"):
+        config.load([PAPER, str(path)], [])
+
+
+def test_a_binding_of_a_function_that_is_called_later_counts_as_used():
+    assert "flip.probability = 0.25" in config.load([PAPER], ["flip.probability=0.25"])[1]
+
+
+def test_missing_files_are_named(tmp_path, caplog):
+    with pytest.raises(UserError, match=r"gin/nowhere\.gin"):
+        config.load(["gin/nowhere.gin"], [])
+    (tmp_path / "mine.gin").write_text("include 'gin/no_such_base.gin'\n")
+    with pytest.raises(UserError, match=r"gin/no_such_base\.gin"):
+        config.load([str(tmp_path / "mine.gin")], [])
+    with pytest.raises(UserError, match="gin file gin is a folder"):
+        config.load(["gin"], [])
+    with pytest.raises(UserError, match="--gin_file"):
+        config.load([], [])
+    assert not caplog.records
+
+
+def test_a_command_ends_with_status_2_and_one_line(tmp_path):
+    flags = ["--gin_file", PAPER, "--gin_param", "HTC.num_stagez=2", "--train_records", "nowhere"]
+    done = subprocess.run(
+        [sys.executable, "-m", "htc_tf.train", *flags, "--workdir", tmp_path / "run"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and "num_stagez" in line
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,126 @@
+"""The gin files: each builds, and the numbers are those of the paper and of mmdetection."""
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from htc_tf import config
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = "gin/htc_r50_fpn_1x_coco.gin"
+FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "gin").rglob("*.gin"))
+EXPERIMENTS = [name for name in FILES if name.split("/")[1] not in ("base", "options")] + ["tests/tiny.gin"]
+OVERRIDES = [name for name in FILES if name.startswith("gin/options/")]
+
+
+def names(resolved):
+    return {line.partition(" = ")[0] for line in resolved.splitlines()}
+
+
+@functools.cache
+def resolved_paper():
+    return config.load([PAPER], [])[1]
+
+
+def test_gin_files_are_found():
+    assert PAPER in EXPERIMENTS and len(EXPERIMENTS) >= 6 and OVERRIDES
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_configs_build_and_define_every_macro(name):
+    experiment, resolved = config.load([name], [])
+    assert config.MACROS.keys() <= names(resolved)
+    assert experiment.num_classes >= 1
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_overrides_build_on_the_configuration_of_the_paper(name):
+    paper = resolved_paper()
+    _, changed = config.load([PAPER, name], [])
+    assert config.MACROS.keys() <= names(changed) and changed != paper
+    # Bindings that disappear belong to a configurable that the override replaces.
+    left_out = {re.sub(r".*/|\..*", "", name) for name in names(paper) - names(changed) if not name.startswith("#")}
+    assert not [part for part in left_out if f"@{part}(" in changed or part.isupper()]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("gin/base/schedule_")])
+def test_schedules_build(name, tmp_path):
+    parts = ["gin/base/model.gin", "gin/base/data.gin", name, "gin/base/runtime.gin"]
+    path = tmp_path / "run.gin"
+    path.write_text("".join(f"include '{part}'\n" for part in parts))
+    experiment, resolved = config.load([str(path)], [])
+    assert config.MACROS.keys() <= names(resolved)
+    assert experiment.optimizer.build().learning_rate.numpy() < 0.02  # the first step of the warm-up
+
+
+def test_the_numbers_of_the_paper():
+    experiment, _ = config.load([PAPER], [])  # not cached: a model is built from the files loaded last
+    model, objective = experiment.build_model(), experiment.objective
+    assert (experiment.num_classes, experiment.batch_size, experiment.steps) == (80, 16, 88716)
+    assert experiment.clip_norm is None and not experiment.xla and experiment.precision == "float32"
+    assert [stage.iou_threshold for stage in model.stages] == [0.5, 0.6, 0.7]
+    assert [stage.target_stds for stage in model.stages] == [
+        (0.1, 0.1, 0.2, 0.2),
+        (0.05, 0.05, 0.1, 0.1),
+        (0.033, 0.033, 0.067, 0.067),
+    ]
+    assert model.masks and model.interleaved and model.mask_info_flow and model.semantic_head is not None
+    assert (objective.stage_weights, objective.semantic_weight) == ((1.0, 0.5, 0.25), 0.2)
+    assert (objective.rpn_beta, objective.box_beta, objective.semantic_mean) == (1 / 9, 1.0, "all")
+    sampler = objective.anchor_sampler
+    assert (sampler.thresholds, sampler.limit, sampler.positive_fraction) == ((0.7, 0.3, 0.3), 256, 0.5)
+    assert sampler.inside_only
+    assert (model.roi_sampler.limit, model.roi_sampler.positive_fraction, model.roi_sampler.mask_limit) == (
+        512,
+        0.25,
+        128,
+    )
+    assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.nms_threshold == 0.7
+    post = model.postprocess
+    assert (post.score_threshold, post.nms_threshold, post.keep) == (0.001, 0.5, 100)
+    assert (model.roi_pooler.sampling_ratio, model.roi_pooler.canonical_scale) == (0, 56.0)
+    assert (experiment.train_input.min_side, experiment.train_input.max_side) == (800, 1333)
+    schedule = experiment.optimizer.schedule
+    assert (experiment.optimizer.momentum, experiment.optimizer.decay, schedule.peak) == (0.9, 1e-4, 0.02)
+
+
+@pytest.mark.parametrize("name, masks, low_quality", [("mask_rcnn", True, True), ("faster_rcnn", False, False)])
+def test_the_two_stage_detectors_match_mmdetection(name, masks, low_quality):
+    """Source: configs/_base_/models/mask-rcnn_r50_fpn.py and faster-rcnn_r50_fpn.py of mmdetection."""
+    experiment, _ = config.load([f"gin/{name}_r50_fpn_1x_coco.gin"], [])
+    model, objective = experiment.build_model(), experiment.objective
+    (stage,) = model.stages
+    assert (stage.iou_threshold, stage.target_stds, stage.box_head.class_agnostic) == (0.5, (0.1, 0.1, 0.2, 0.2), False)
+    assert model.masks is masks and model.semantic_head is None and model.roi_sampler.low_quality is low_quality
+    assert (objective.stage_weights, objective.rpn_beta, objective.box_beta) == ((1.0,), 0.0, 0.0)
+    assert model.rpn.proposals == {True: 2000, False: 1000} and model.rpn.kept[True] == 1000
+    assert (model.postprocess.score_threshold, objective.anchor_sampler.inside_only) == (0.05, False)
+
+
+@pytest.mark.parametrize("name, masks", [("cascade_mask_rcnn", True), ("cascade_rcnn", False)])
+def test_the_cascades_match_mmdetection(name, masks):
+    """Source: configs/_base_/models/cascade-mask-rcnn_r50_fpn.py and cascade-rcnn_r50_fpn.py of mmdetection."""
+    experiment, _ = config.load([f"gin/{name}_r50_fpn_1x_coco.gin"], [])
+    model, objective = experiment.build_model(), experiment.objective
+    assert model.masks is masks and not model.interleaved and not model.mask_info_flow and model.semantic_head is None
+    assert (len(model.stages), objective.stage_weights, objective.box_beta) == (3, (1.0, 0.5, 0.25), 1.0)
+    assert all(stage.box_head.class_agnostic for stage in model.stages)
+    assert not model.roi_sampler.low_quality and model.postprocess.score_threshold == 0.05
+    assert model.average_masks and objective.anchor_sampler.inside_only
+
+
+def test_large_scale_jitter_for_100_epochs():
+    experiment, _ = config.load(["gin/htc_r50_fpn_lsj_100e_coco.gin"], [])
+    schedule = experiment.optimizer.schedule
+    assert experiment.steps * experiment.batch_size == pytest.approx(100 * 118287, abs=experiment.batch_size)
+    assert (schedule.peak, experiment.optimizer.decay) == (0.08, 4e-5)
+    rates = [float(schedule(round(at * experiment.steps))) for at in (0.89, 0.91, 0.96, 0.98)]
+    assert rates == pytest.approx([0.08, 0.008, 8e-4, 8e-5])
+
+
+def test_multi_scale_training_evaluates_at_one_scale():
+    experiment, _ = config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin"], [])
+    sides = [(settings.min_side, settings.max_side) for settings in (experiment.train_input, experiment.eval_input)]
+    assert sides == [(1400, 1600), (800, 1333)] and experiment.steps == 147860
