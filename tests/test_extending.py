@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md are run as they stand there, all together: a data set, records, a training."""
+"""The examples of docs/extending.md run together, as the page has them: a dataset, records and a training."""
 
 import os
 import re
@@ -17,13 +17,13 @@ from htc_tf.run import Run
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"^`(\S+)`[^`\n]*(?:`[^`\n]*`[^`\n]*)*:\n\n```\w*\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
-PARTS = ["convolution_head", "convnext", "dice", "grey", "polynomial"]
+PARTS = ["convolution_head", "convnext", "dice", "gray", "polynomial"]
 SMALL = ["STEPS=2", "ConvNeXt.depths=(1, 1, 1, 1)", "ConvNeXt.widths=(8, 8, 16, 16)", "ConvolutionHead.hidden=16"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The page's files, and a few pictures like those of its data set."""
+    """The files of the page, and a few images like those of its dataset."""
     folder = tmp_path_factory.mktemp("extending")
     for name, text in FILES.items():
         (folder / name).write_text(text)
@@ -46,7 +46,7 @@ def run(folder, *command):
     return done.stdout
 
 
-def test_the_page_has_all_parts_and_each_is_short():
+def test_the_page_has_all_parts_in_short_files():
     modules = {name: text for name, text in FILES.items() if name.endswith(".py")}
     assert set(modules) == {f"{name}.py" for name in [*PARTS, "numbered_masks"]}
     assert {name for name, text in modules.items() if text.count("\n") >= 30} == set()
@@ -65,7 +65,7 @@ def test_the_examples_train_together(folder):
 
 
 def test_the_run_remembers_its_parts(folder, monkeypatch):
-    """Comes after the training: a configuration that is read back builds the same model, once its modules are named."""
+    """After the training, the run's configuration builds the same model once its modules are named."""
     monkeypatch.syspath_prepend(folder)
     run = Run(folder / "run")
     with pytest.raises(UserError, match=r"config\.gin has the line 'import convnext'.*--trust_config"):
@@ -75,4 +75,4 @@ def test_the_run_remembers_its_parts(folder, monkeypatch):
         model = experiment.build_model()
         parts = [model.backbone, model.stages[2].box_head, experiment.optimizer.schedule]
         assert [type(part).__name__ for part in parts] == ["ConvNeXt", "ConvolutionHead", "PolynomialSchedule"]
-        assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "grey"]
+        assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "gray"]
