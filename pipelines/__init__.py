@@ -1,4 +1,4 @@
-"""Apache Beam jobs and their neighbours: COCO in, TFRecords out."""
+"""Data preparation with Apache Beam: COCO annotations and images to TFRecords."""
 
-# Reports a Python without the packages in one line, as htc_tf's commands do.
+# Reports missing packages in one line, as htc_tf's commands do.
 import htc_tf  # noqa: F401

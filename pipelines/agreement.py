@@ -1,23 +1,20 @@
-"""Whether an object's box and its mask agree, and if not, under which other convention they would.
-
-Called by `pipelines.objects`; `pipelines.report` sums up the conventions over all objects that disagree.
-"""
+"""Agreement of boxes and masks: compares bbox with the mask's box, and finds the convention under which they agree."""
 
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipelines.checks import Rejected, Tally, show
+from pipelines.checks import Counters, Rejected, show
 
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax, pixels
 
-# An edge of a box may be off the mask's own by so many pixels and this part of the mask's side. Of COCO's 2,625 objects
-# at hand none is off by more; boxes drawn by hand around masks are.
-PIXELS = 2.0
-PART = 0.2
-# A box's four numbers and the image's width and height, to its edges.
-READINGS = {
+# Allowed distance between an edge of the box and that of the mask's box: pixels, plus a share of the mask's side. None
+# of the 2,625 objects of COCO that we compared exceeds it; boxes drawn by hand around masks may.
+TOLERANCE = 2.0
+TOLERANCE_SHARE = 0.2
+# Functions from the four numbers of bbox and the image's width and height to (xmin, ymin, xmax, ymax).
+CONVENTIONS = {
     "bbox is [x1, y1, x2, y2]": lambda a, b, c, d, w, h: (a, b, c, d),
     "bbox is [center x, center y, width, height]": lambda a, b, c, d, w, h: _around(a, b, c, d),
     "bbox is in fractions of the image": lambda a, b, c, d, w, h: (a * w, b * h, (a + c) * w, (b + d) * h),
@@ -39,87 +36,94 @@ READINGS = {
 ROWS = "the run lengths go along the rows, not down the columns"
 FRACTIONS = "the polygons are in fractions of the image"
 SCALED = "bbox and mask are at different scales"
-MAX_READ = 200  # objects of a shard for which other conventions are tried
+MAX_TRIED = 200  # objects per shard for which other conventions are tried
 
 
 def check(
     bbox: list[float],
     box: Box,
-    own: Box | None,
+    mask_box: Box | None,
     segmentation: Any,
     counts: bytes,
     height: int,
     width: int,
-    tally: Tally,
+    counters: Counters,
 ) -> None:
-    """Compares a box with the mask's own.
+    """Compares a box with the box of its mask.
 
     Args:
-      bbox: as annotated; `box` is the same, clipped to the image.
-      own: the mask's own box, None where it has no pixel.
-      segmentation: as annotated, and `counts` the compressed run lengths of it.
-
+        bbox: The box as annotated, [x, y, width, height].
+        box: The same box, clipped to the image.
+        mask_box: The box of the mask; None if the mask has no pixels.
+        segmentation: The mask as annotated.
+        counts: The mask as compressed run lengths.
+        height, width: The image's size in pixels.
+        counters: Counters.
     Raises:
-      Rejected: they disagree. It lists the conventions of READINGS and below that they agree under.
+        Rejected: They disagree. `reads_as` lists the conventions under which they would agree.
     """
     center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    if agree(box, own or center * 2):
+    if agree(box, mask_box or center * 2):
         return
-    detail = f"bbox {_rounded(bbox)}, the mask has no pixel" if own is None else ""
-    if own is not None:
-        mask = [own[0], own[1], own[2] - own[0], own[3] - own[1]]
-        detail = f"bbox {_rounded(bbox)}, the mask's own box {_rounded(mask)}"
-    readings = None
-    if tally.counters["box_mask_disagree"] < MAX_READ:
-        readings = _other_readings(bbox, box, own, segmentation, counts, height, width)
-    raise Rejected("box_mask_disagree", detail, readings)
+    if mask_box is None:
+        detail = f"bbox {_rounded(bbox)}, but the mask has no pixels"
+    else:
+        left, top, right, bottom = mask_box
+        detail = f"bbox {_rounded(bbox)}, but the mask's box is {_rounded([left, top, right - left, bottom - top])}"
+    conventions = None
+    if counters.counts["box_mask_disagree"] < MAX_TRIED:
+        conventions = _other_conventions(bbox, box, mask_box, segmentation, counts, height, width)
+    raise Rejected("box_mask_disagree", detail, conventions)
 
 
-def agree(box: Box, own: Box) -> bool:
-    """Whether every edge of the box is near that of the mask's own box."""
-    across, along = PIXELS + PART * (own[2] - own[0]), PIXELS + PART * (own[3] - own[1])
+def agree(box: Box, mask_box: Box) -> bool:
+    """True if every edge of the box is close to the same edge of the mask's box."""
+    left, top, right, bottom = mask_box
+    horizontal, vertical = TOLERANCE + TOLERANCE_SHARE * (right - left), TOLERANCE + TOLERANCE_SHARE * (bottom - top)
     return (
-        abs(box[0] - own[0]) <= across
-        and abs(box[2] - own[2]) <= across
-        and abs(box[1] - own[1]) <= along
-        and abs(box[3] - own[3]) <= along
+        abs(box[0] - left) <= horizontal
+        and abs(box[2] - right) <= horizontal
+        and abs(box[1] - top) <= vertical
+        and abs(box[3] - bottom) <= vertical
     )
 
 
 def extent(polygons: list[list[float]]) -> Box:
-    """The box around the points of all polygons of three points or more."""
+    """Returns the box around the points of all polygons of three points or more."""
     drawn = [polygon for polygon in polygons if len(polygon) >= 6]
     xs = [value for polygon in drawn for value in polygon[::2]]
     ys = [value for polygon in drawn for value in polygon[1::2]]
     return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
 
 
-def _other_readings(bbox, box, own, segmentation, counts, height, width):
-    readings = []
-    if own is not None:
-        for name, read in READINGS.items():
-            if agree(_clip(read(*bbox, width, height), height, width), own):
-                readings.append(name)
+def _other_conventions(bbox, box, mask_box, segmentation, counts, height, width):
+    """Returns the names of the conventions under which the box and the mask would agree."""
+    found = []
+    if mask_box is not None:
+        for name, read in CONVENTIONS.items():
+            if agree(_clip(read(*bbox, width, height), height, width), mask_box):
+                found.append(name)
     if isinstance(segmentation, list):
         left, top, right, bottom = extent(segmentation)
         if max(right, bottom) <= 1 and agree(box, (left * width, top * height, right * width, bottom * height)):
-            readings.append(FRACTIONS)
+            found.append(FRACTIONS)
     else:
         mask = coco_mask.decode({"size": [height, width], "counts": counts})
+        # The same runs, laid along the rows instead of down the columns: [H, W].
         rows, columns = np.nonzero(mask.ravel(order="F").reshape(height, width))
         if len(rows) and agree(box, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)):
-            readings.append(ROWS)
-    if own is not None and not readings and _scaled(bbox, own):
-        readings.append(SCALED)
-    return readings
+            found.append(ROWS)
+    if mask_box is not None and not found and _scaled(bbox, mask_box):
+        found.append(SCALED)
+    return found
 
 
-def _scaled(bbox, own):
-    """Whether one factor far from 1 takes the box to the mask's own."""
+def _scaled(bbox, mask_box):
+    """True if one scale factor, far from 1, maps the box onto the mask's box."""
     left, top, width, height = bbox
-    factor = max(own[2] - own[0], own[3] - own[1]) / max(width, height)
+    factor = max(mask_box[2] - mask_box[0], mask_box[3] - mask_box[1]) / max(width, height)
     scaled = tuple(value * factor for value in (left, top, left + width, top + height))
-    return not 0.8 < factor < 1.25 and agree(scaled, own)
+    return not 0.8 < factor < 1.25 and agree(scaled, mask_box)
 
 
 def _around(x, y, width, height):

@@ -1,8 +1,8 @@
-"""Why something is left out of the records or changed on the way, by name, and the tally of it.
+"""Rejection reasons and repairs, by name, and the counters of a job.
 
-The rules themselves are in `pipelines.coco` (ids), `pipelines.images` and `pipelines.stuff` (files) and
-`pipelines.objects` (boxes and masks). What cannot be used is rejected with one of the reasons below and goes to
-rejected.jsonl; what has one right reading is repaired and counted. Nothing is dropped silently.
+The rules are in `pipelines.coco` (ids), `pipelines.images` and `pipelines.stuff` (files), and `pipelines.objects`
+(boxes and masks). An unusable entry is rejected with one of the reasons below and listed in rejected.jsonl. An entry
+with only one interpretation is repaired and counted. Nothing is dropped silently.
 """
 
 import json
@@ -14,73 +14,76 @@ from htc_tf.data import annotations
 
 IMAGE_REASONS = {
     "image_malformed": "the entry lacks an integer id, a file_name, or a height and width above 0",
-    "image_duplicate": "another image has this id: nothing says which of them the annotations belong to",
+    "image_duplicate": "another image has the same id, so it is unknown which one the annotations belong to",
     "image_outside_root": "file_name leaves the image folder: absolute, through .., or by a symbolic link",
     "image_missing": "no such file",
-    "image_unreadable": "not an image, or truncated, or damaged: the decoder that training uses refuses it",
-    "image_too_large": "more pixels than --max_pixels, by its header",
-    "image_mode": "pixels that are no 8- or 16-bit colours (floating point, 32-bit)",
-    "image_size_differs": "width and height are not those of the annotation file, turned by EXIF or not",
+    "image_unreadable": "not an image, truncated or damaged: the decoder that training uses fails on it",
+    "image_too_large": "the header gives more pixels than --max_pixels",
+    "image_mode": "the pixels are not 8- or 16-bit colors, but floating point or 32-bit",
+    "image_size_differs": "width and height differ from the annotation file, with and without EXIF orientation",
     "stuff_missing": "--stuff has no map for the image",
-    "stuff_unreadable": "the stuff map is no readable PNG of 8-bit labels, or of panoptic segments",
-    "stuff_size_differs": "the stuff map is not of the image's size",
-    "stuff_label_unknown": "the stuff map holds a label that is none of 0 ... stuff_labels - 1 and 255, or a panoptic "
-    "segment that is not listed",
+    "stuff_unreadable": "the stuff map is not a readable PNG of 8-bit labels or of panoptic segments",
+    "stuff_size_differs": "the stuff map has another size than the image",
+    "stuff_label_unknown": "the stuff map holds a label other than 0 ... stuff_labels - 1 and 255, or an unlisted "
+    "panoptic segment",
 }
 ANNOTATION_REASONS = {
-    "annotation_malformed": "the entry is not an object of JSON, or iscrowd is not 0 or 1",
-    "annotation_duplicate": "an earlier annotation is the same, its id included",
+    "annotation_malformed": "the entry is not a JSON object, or iscrowd is not 0 or 1",
+    "annotation_duplicate": "an earlier annotation is identical, including the id",
     "image_unknown": "no image has the annotation's image_id",
-    "category_unknown": "categories do not define the annotation's category_id",
+    "category_unknown": "the categories do not define the annotation's category_id",
     "box_malformed": "bbox is not four finite numbers",
     "box_empty": "bbox has no area",
-    "box_outside": "bbox lies outside of the image",
-    "box_mask_disagree": "an edge of bbox is off the mask's own box by more than 2 pixels and a fifth of its side",
-    "mask_missing": "no segmentation, in a data set where others have one",
-    "polygon_malformed": "a polygon of odd length, with NaN, or that is not a list of numbers; or none of three points",
-    "polygon_far_outside": "a polygon's point is further outside than the image is long",
-    "polygon_too_long": "the outlines are longer than 2,000,000 pixels together, which would take memory without bound",
+    "box_outside": "bbox lies outside the image",
+    "box_mask_disagree": "an edge of bbox differs from the mask's box by more than 2 pixels plus a fifth of its side",
+    "mask_missing": "no segmentation, in a dataset where other objects have one",
+    "polygon_malformed": "a polygon has an odd length or NaN or is not a list of numbers, or none has three points",
+    "polygon_far_outside": "a point of a polygon is outside the image by more than the image's longer side",
+    "polygon_too_long": "the outlines together are longer than 2,000,000 pixels, which would need too much memory",
     "rle_malformed": "the run lengths are negative, undecodable, or do not add up to the image",
-    "rle_size_differs": "the run lengths' size is not the image's",
+    "rle_size_differs": "the size of the run lengths is not the image's",
 }
 REPAIRS = {
     "images_converted": "another format or mode (CMYK, palette, alpha, 16 bits), stored as 8-bit RGB PNG",
-    "images_dark": "16-bit gray whose upper four bits are all zero, such as 12 bits of a sensor: stored nearly black",
-    "images_turned": "turned upright by EXIF's orientation, as the annotated size or --exif says: stored as PNG",
-    "exif_ignored": "EXIF's orientation ignored, as the annotated size or --exif says: stored as it is",
-    "stuff_converted": "stuff map with a palette, stored as plain labels",
-    "boxes_clipped": "box reached outside of the image",
-    "boxes_computed": "bbox absent or all zeros, or --boxes mask: taken from the mask",
-    "objects_tiny": "box narrower or lower than one pixel; the object is kept",
-    "polygons_dropped": "part of fewer than three points, which covers nothing, beside others",
-    "masks_empty": "mask without a pixel; the object is kept",
-    "areas_computed": "area was absent or no number: taken from the mask, or the box",
+    "images_dark": "16-bit gray whose upper four bits are all zero, as from a 12-bit sensor: stored nearly black",
+    "images_turned": "EXIF orientation applied, as the annotated size or --exif requires: stored as PNG",
+    "exif_ignored": "EXIF orientation ignored, as the annotated size or --exif requires: stored unchanged",
+    "stuff_converted": "stuff map with a palette: stored as plain labels",
+    "boxes_clipped": "box extends outside the image: clipped",
+    "boxes_computed": "bbox absent or all zeros, or --boxes mask: computed from the mask",
+    "objects_tiny": "box less than one pixel wide or high; the object is kept",
+    "polygons_dropped": "polygon of fewer than three points beside others: dropped, as it covers nothing",
+    "masks_empty": "mask without pixels; the object is kept",
+    "areas_computed": "area absent or not a number: computed from the mask, or the box",
     "ids_renumbered": "annotation id absent, not an integer, used before, or 0 (pycocotools' 'none'): replaced",
-    "file_names_from_url": "file_name absent: the last parts of coco_url (LVIS)",
-    "file_names_relative": "absolute file_name inside of --images: taken relative to it",
-    "file_names_corrected": "no such file; the only one that fits otherwise: \\ for /, %20 for a space, upper or lower "
-    "case, Unicode form, or the image folder's own name in front",
+    "file_names_from_url": "file_name absent: the last parts of coco_url are used (LVIS)",
+    "file_names_relative": "absolute file_name inside --images: made relative",
+    "file_names_corrected": "no such file, but exactly one that differs only by \\ for /, %20 for a space, case, "
+    "Unicode form, or the image folder's own name in front",
     **annotations.REPAIRS,
 }
-# What a user can do about it, for the message that ends the job.
+# Remedies, for the message that ends the job.
 ADVICE = {
     "image_missing": "check --images",
-    "image_outside_root": "--images must name the folder that file_name starts from, and hold the files themselves, "
-    "not links to elsewhere (cp -rL copies what links lead to)",
+    "image_outside_root": "--images must be the folder that file_name is relative to, and contain the files "
+    "themselves, not links to files elsewhere (cp -rL copies the targets of links)",
     "image_too_large": "raise --max_pixels",
     "annotation_duplicate": "remove the copies",
-    "box_mask_disagree": "correct them, or take each box from its mask with --boxes mask, or keep both with "
+    "box_mask_disagree": "correct them, or compute each box from its mask with --boxes mask, or keep both with "
     "--boxes unchecked",
     "mask_missing": "--masks none prepares boxes only",
 }
-FEW = 3  # rejected entries that are always allowed
-SHOWN = 60  # characters of a value in a message
+ALWAYS_ALLOWED = 3  # rejected entries, if less than half of all
+MAX_SHOWN = 60  # characters of a value in a message
 
 
 class Rejected(Exception):
-    """An image or an annotation that cannot be used: `reason` is a key of the tables above.
+    """An image or annotation that cannot be used.
 
-    `reads_as`: other conventions under which it would be right, None where that was not looked into.
+    Attributes:
+        reason: A key of IMAGE_REASONS or ANNOTATION_REASONS.
+        detail: The values found, for messages.
+        reads_as: Names of other conventions under which the entry would be correct; None if none were tried.
     """
 
     def __init__(self, reason: str, detail: str, reads_as: Sequence[str] | None = None):
@@ -90,66 +93,63 @@ class Rejected(Exception):
         self.reads_as = reads_as
 
 
-class Tally:
-    """Counts by name, the list of what was rejected, and sentences that the user must read."""
+class Counters:
+    """Counts by name, the rejected entries, and warnings for the user."""
 
     def __init__(self):
-        self.counters = Counter()
+        self.counts = Counter()
         self.rejected = []
         self.warnings = []
         self.objects_per_image = Counter()  # number of objects -> images
 
     def count(self, name: str, number: int = 1) -> None:
-        self.counters[name] += int(number)  # NumPy's integers and truth values are no JSON
+        self.counts[name] += int(number)  # json cannot write NumPy's integers and booleans
 
-    def reject(self, error: Rejected, **who: Any) -> None:
-        """Counts the rejection and keeps a row of it; `who` names the image or annotation."""
-        self.counters[error.reason] += 1
+    def reject(self, error: Rejected, **fields: Any) -> None:
+        """Counts a rejection and keeps a row for rejected.jsonl; `fields` identify the image or annotation."""
+        self.counts[error.reason] += 1
         row = {"reason": error.reason, "detail": encodable(error.detail)}
-        for key, value in who.items():
-            row[key] = (
-                value
-                if type(value) is int or value is None
-                else encodable(value)
-                if isinstance(value, str)
-                else show(value)
-            )
+        for key, value in fields.items():
+            if isinstance(value, str):
+                row[key] = encodable(value)
+            else:
+                row[key] = value if type(value) is int or value is None else show(value)
         if error.reads_as is not None:
             row["reads_as"] = list(error.reads_as)
         self.rejected.append(row)
 
 
-def rejections(counters: dict[str, int]) -> tuple[int, int]:
-    """The numbers of images and of annotations that were rejected."""
-    return tuple(sum(counters.get(name, 0) for name in reasons) for reasons in (IMAGE_REASONS, ANNOTATION_REASONS))
+def rejections(counts: dict[str, int]) -> tuple[int, int]:
+    """Returns the numbers of rejected images and rejected annotations."""
+    return tuple(sum(counts.get(name, 0) for name in reasons) for reasons in (IMAGE_REASONS, ANNOTATION_REASONS))
 
 
 def allowed(listed: int, max_bad_fraction: float) -> int:
-    """How many of the listed entries may be rejected: the fraction, and three at least if that is less than half.
+    """Returns how many of the listed entries may be rejected.
 
-    A fraction of 0 allows none.
+    That is the given fraction, but at least three if three are less than half of the entries; 0 allows none.
     """
-    few = min(FEW, (listed - 1) // 2)
+    few = min(ALWAYS_ALLOWED, (listed - 1) // 2)
     return max(int(max_bad_fraction * listed), few) if max_bad_fraction > 0 and listed else 0
 
 
 def encodable(text: str) -> str:
-    """The text with half surrogate pairs, which no file can hold, written as escapes."""
+    """Escapes lone surrogates, which cannot be written to a file."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def show(value: Any) -> str:
-    """A value of the annotation file for a message: in full if it is short, else what it is."""
+    """Formats a value of the annotation file for a message: in full if it is short, else its kind."""
     if isinstance(value, str):
         text = encodable(value) or '""'
-        return text if len(text) <= SHOWN * 4 else f"{text[:SHOWN]}... ({len(text):,} characters)"
+        return text if len(text) <= MAX_SHOWN * 4 else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
     if isinstance(value, int) and abs(value) >= 10**20:
-        return "an integer of 20 digits or more"
+        return "an integer of more than 20 digits"
     if isinstance(value, (list, dict)):
         flat = value if isinstance(value, list) else [*value, *value.values()]
         simple = len(flat) <= 8 and all(isinstance(item, (int, float, str, type(None))) for item in flat)
         text = json.dumps(value) if simple and isinstance(value, list) else ""
-        if text and len(text) <= SHOWN:
+        if text and len(text) <= MAX_SHOWN:
             return text
         return f"a list of {len(value):,}" if isinstance(value, list) else "a dict"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

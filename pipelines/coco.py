@@ -1,8 +1,8 @@
-"""A COCO annotation file, read and checked: ids, and what refers to what.
+"""COCO annotation file: reading, and checks of ids and of references between images, annotations and categories.
 
-Called by `pipelines.plan`. A file that cannot mean anything is the user's mistake and stops the job; a single bad
-entry is rejected and tallied. What has only one reading is repaired and tallied, by `htc_tf.data.annotations` and here.
-Boxes and masks are checked later, by the workers (`pipelines.objects`).
+A file without any usable meaning is the user's mistake and ends the job; a single bad entry is rejected and counted. An
+entry with only one interpretation is repaired and counted, by `htc_tf.data.annotations` and here. The workers check
+boxes and masks later (`pipelines.objects`).
 """
 
 import itertools
@@ -16,34 +16,43 @@ from htc_tf.data import annotations as annotation_files
 from htc_tf.data.annotations import LISTS
 from htc_tf.errors import UserError
 from pipelines import file_names, files
-from pipelines.checks import Rejected, Counters, encodable, show
+from pipelines.checks import Counters, Rejected, encodable, show
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 INT64 = 1 << 63
-# Keys that tell entries of COCO's other files.
+# Keys that identify COCO's other files.
 OTHER_ANNOTATIONS = {
-    "segments_info": "a panoptic file; name COCO's instances_*.json, and this one with --stuff",
-    "caption": "a file of captions; name COCO's instances_*.json",
+    "segments_info": "a panoptic file; give COCO's instances_*.json, and this file with --stuff",
+    "caption": "a file of captions; give COCO's instances_*.json",
 }
 MAX_NAMED = 8
 
 
 def check_file(path: str, flag: str = "--annotations") -> None:
-    """Raises UserError unless there is a file with something in it."""
+    """Raises UserError unless `path` is a file that is not empty."""
     number = files.size(path)
     if number is None:
         if not files.is_remote(path) and os.path.isdir(path):
-            raise UserError(f"{flag} {path} is a folder: name the JSON file in it")
+            raise UserError(f"{flag} {path} is a folder: give the JSON file in it")
         if not files.is_remote(path) and os.path.exists(path):
-            raise UserError(f"{flag} {path} is a pipe or a device: name a file")
-        pattern = " (one file only, no pattern: merge several files first)" if set(path) & set("*?[") else ""
+            raise UserError(f"{flag} {path} is a pipe or a device: give a file")
+        pattern = " (patterns are not supported: merge several files first)" if set(path) & set("*?[") else ""
         raise UserError(f"{flag} {path}: no such file{pattern}")
     if number == 0:
         raise UserError(f"{flag} {path} is empty (0 bytes)")
 
 
 def read(path: str, counters: Counters, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
-    """The file's content, with the lists that `keys` name, none of them empty; `flag` is where the user named it."""
+    """Reads and repairs an annotation file.
+
+    Args:
+        path: The file.
+        counters: Counters.
+        flag: The flag that names the file, for messages.
+        keys: Keys of lists that must be present and not empty.
+    Raises:
+        UserError: The file cannot be read, or is not a COCO annotation file.
+    """
     name = f"{flag} {path}"
     try:
         with files.open_to_read(path) as file:
@@ -52,7 +61,7 @@ def read(path: str, counters: Counters, flag: str = "--annotations", keys: Seque
         raise UserError(f"{name}: {error.strerror or error}") from None
     if not isinstance(content, dict):
         what = "a list, as COCO's results do" if isinstance(content, list) else show(content)
-        raise UserError(f"{name} is no COCO annotation file: it holds {what}, not an object with {', '.join(keys)}")
+        raise UserError(f"{name} is not a COCO annotation file: it holds {what}, not an object with {', '.join(keys)}")
     annotation_files.repair(content, counters.counts)
     for key in keys:
         if not isinstance(content.get(key), list):
@@ -65,7 +74,7 @@ def read(path: str, counters: Counters, flag: str = "--annotations", keys: Seque
 def check_categories(
     categories: list[Any], path: str, counters: Counters, flag: str = "--annotations"
 ) -> list[dict[str, Any]]:
-    """The thing classes in the order of their ids, as {"id", "name"}; names that occur twice are warned of."""
+    """Returns the thing classes in the order of their ids, as {"id", "name"}; warns of repeated names."""
     checked = {}
     for place, entry in enumerate(categories):
         where = f"{flag} {path}: categories[{place}]"
@@ -75,7 +84,7 @@ def check_categories(
             raise UserError(f"{where}, id {entry['id']}, has no name (a string)")
         if encodable(entry["name"]) != entry["name"]:
             raise UserError(
-                f"{where}, id {entry['id']}: its name {show(entry['name'])} holds half a character: correct it"
+                f"{where}, id {entry['id']}: its name {show(entry['name'])} contains half a character: correct it"
             )
         if checked.get(entry["id"], entry)["name"] != entry["name"]:
             names_found = f"{checked[entry['id']]['name']} and {entry['name']}"
@@ -85,26 +94,30 @@ def check_categories(
     for name, number in Counter(row["name"] for row in rows).items():
         if number > 1:
             ids = [row["id"] for row in rows if row["name"] == name]
-            counters.warnings.append(f"{number} classes are named {name!r} (category ids {_listed(ids)}): they stay apart")
+            counters.warnings.append(
+                f"{number} classes are named {name!r} (category ids {_listed(ids)}): they remain separate classes"
+            )
     return rows
 
 
 def check_images(images: list[Any], counters: Counters, root: str | None = None) -> dict[int, dict[str, Any]]:
-    """The usable images by id, as {"id", "file_name", "height", "width"}.
+    """Returns the usable images by id, as {"id", "file_name", "height", "width"}.
 
     Args:
-      root: the image folder, in which the files are looked for; None: names are taken as they are.
+        images: The file's images.
+        counters: Counters.
+        root: The image folder, to look for the files in; None leaves the names unchecked.
     """
     checked, repeated = {}, set()
     for entry in images:
         try:
             image = _check_image(entry, root, counters)
             if checked.get(image["id"]) == image:
-                raise Rejected("image_duplicate", f"id {image['id']} is listed twice, and all else the same")
+                raise Rejected("image_duplicate", f"id {image['id']} is listed twice with the same content")
             if image["id"] in checked:
                 repeated.add(image["id"])
                 other = checked[image["id"]]["file_name"]
-                raise Rejected("image_duplicate", f"id {image['id']} is of {other} and of {image['file_name']}")
+                raise Rejected("image_duplicate", f"id {image['id']} belongs to {other} and to {image['file_name']}")
             checked[image["id"]] = image
         except Rejected as error:
             who = entry if isinstance(entry, dict) else {}
@@ -112,7 +125,7 @@ def check_images(images: list[Any], counters: Counters, root: str | None = None)
     for image_id in repeated:
         name = checked.pop(image_id)["file_name"]
         counters.reject(
-            Rejected("image_duplicate", f"id {image_id} is of other images too"), image_id=image_id, file_name=name
+            Rejected("image_duplicate", f"id {image_id} belongs to other images too"), image_id=image_id, file_name=name
         )
     _warn_of_shared_files(checked, counters)
     return checked
@@ -121,12 +134,15 @@ def check_images(images: list[Any], counters: Counters, root: str | None = None)
 def check_annotations(
     annotations: list[Any], images: dict[int, Any], categories: list[dict[str, Any]], counters: Counters
 ) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of every image, in the file's order, cut down to what a worker needs.
+    """Groups the annotations by image id, in the file's order, reduced to the keys that a worker needs.
 
-    An annotation of an image that was rejected is left out with it, and counted as such.
+    Annotations of rejected images are counted and left out.
 
     Args:
-      categories: as of `check_categories`; those that no annotation has are warned of.
+        annotations: The file's annotations.
+        images: Result of `check_images`.
+        categories: Result of `check_categories`; warns of those without annotations.
+        counters: Counters.
     """
     rejected_images = {row["image_id"] for row in counters.rejected if type(row["image_id"]) is int} - images.keys()
     classes = {row["id"]: row["name"] for row in categories}
@@ -150,7 +166,7 @@ def check_annotations(
             continue
         kept = {key: entry.get(key) for key in OBJECT_KEYS}
         kept["iscrowd"] = kept["iscrowd"] or 0
-        # Ids mean nothing but to tell objects apart, and pycocotools takes 0 for "no object".
+        # Ids only distinguish objects, so any new id will do. pycocotools takes 0 as "no object".
         if not _is_id(kept["id"]) or kept["id"] == 0 or seen[kept["id"]] is not entry:
             kept["id"] = next(fresh)
             counters.count("ids_renumbered")
@@ -163,7 +179,7 @@ def check_annotations(
 
 
 def describe_found(entry: Any, key: str) -> str:
-    """What is there instead of an integer under `key`, for a message."""
+    """Describes the value found instead of an integer under `key`, for a message."""
     if not isinstance(entry, dict):
         return f": the entry is {show(entry)}, not an object"
     value = entry.get(key)
@@ -182,13 +198,13 @@ def _check_image(entry, root, counters):
     name = file_names.file_name(entry, root, counters)
     sides = {key: entry.get(key) for key in ("height", "width")}
     if not all(type(side) is int and side > 0 for side in sides.values()):
-        said = ", ".join(f"{key} is {show(side)}" if side is not None else f"no {key}" for key, side in sides.items())
-        raise Rejected("image_malformed", f"{said}; both must be the image's, in pixels")
+        found = ", ".join(f"{key} is {show(side)}" if side is not None else f"no {key}" for key, side in sides.items())
+        raise Rejected("image_malformed", f"{found}; both must be the image's, in pixels")
     return {"id": entry["id"], "file_name": name, **sides}
 
 
 def _warn_of_shared_files(images, counters):
-    """One file under several ids would be learned with several truths, each without the objects of the others."""
+    """Warns of files under several ids: each copy is learned without the objects of the others."""
     ids = defaultdict(list)
     for image in images.values():
         ids[str(PurePosixPath(image["file_name"]))].append(image["id"])
@@ -198,8 +214,8 @@ def _warn_of_shared_files(images, counters):
         number = sum(map(len, shared.values()))
         counters.count("images_sharing_a_file", number)
         counters.warnings.append(
-            f"{number} images share files with others, the first is {show(name)} (ids {_listed(image_ids)}): each is "
-            "kept with its own objects alone; merge the entries, or correct file_name"
+            f"{number} images share files with others, the first is {show(name)} (ids {_listed(image_ids)}): each "
+            "keeps only its own objects; merge the entries, or correct file_name"
         )
 
 
@@ -209,7 +225,7 @@ def _check_annotation(entry, seen, categories):
     if entry.get("iscrowd") not in (0, 1, None):
         raise Rejected("annotation_malformed", f"iscrowd is {show(entry['iscrowd'])}, neither 0 nor 1")
     if _is_id(entry.get("id")) and seen.setdefault(entry["id"], entry) is not entry and seen[entry["id"]] == entry:
-        raise Rejected("annotation_duplicate", f"id {entry['id']} again, and all else the same")
+        raise Rejected("annotation_duplicate", f"id {entry['id']} is listed twice with the same content")
     category = entry.get("category_id")
     if type(category) is not int or category not in categories:
         raise Rejected("category_unknown", _explain_category(entry, category))
@@ -232,18 +248,18 @@ def _explain_image_id(entry):
 
 
 def _other_file(content, key):
-    """What the file may be instead, for a message."""
+    """Describes what the file may be instead, for a message."""
     if content.get(key) is not None:
         return f"it is {show(content[key])}, not a list of objects"
     if key == "annotations" and content.get("images"):
         return "a test set (image_info_*.json) has no ground truth to prepare"
     if key == "categories" and content.get("annotations"):
         return "COCO's instances_*.json define the classes there; captions_*.json have none"
-    return f"it is no COCO annotation file; its keys are {_listed(list(content)) or 'none'}"
+    return f"it is not a COCO annotation file; its keys are {_listed(list(content)) or 'none'}"
 
 
 def _fresh_ids(annotations):
-    """Yields ids from the largest + 1, or, where too few are left above it, from 1; none of them taken."""
+    """Yields unused ids: from the largest + 1, or from 1 if too few are left above it."""
     taken = {entry["id"] for entry in annotations if isinstance(entry, dict) and _is_id(entry.get("id"))}
     start = max(max(taken, default=0) + 1, 1)
     yield from (n for n in itertools.count(start if start + len(annotations) < INT64 else 1) if n not in taken)

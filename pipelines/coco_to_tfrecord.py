@@ -1,20 +1,20 @@
-"""COCO annotations and images to a folder of TFRecords: the first command of the walk.
+"""Converts COCO annotations and images to a folder of TFRecords.
 
     python -m pipelines.coco_to_tfrecord --annotations FILE --images DIR [--stuff DIR|FILE] --output DIR
 
-    pipelines.plan     annotation file -> plan/NNNNN.jsonl, one for each shard     (here, in this process)
-    pipelines.shards   plan/NNNNN.jsonl and images -> NNNNN-of-MMMMM.tfrecord      (Beam, a worker for a shard)
+    pipelines.plan     annotation file -> plan/NNNNN.jsonl, one per shard          (in this process)
+    pipelines.shards   plan/NNNNN.jsonl and images -> NNNNN-of-MMMMM.tfrecord      (Beam, one worker per shard)
     pipelines.report   sidecars -> table, report.json, rejected.jsonl, dataset_info.json
 
-After it: `htc_tf.data.input` reads the records. Stopped at any time, the same command continues where it was.
-Flags that are not its own are Beam's: --direct_running_mode=multi_processing --direct_num_workers=4, --runner=….
-The default runner works in this process and needs no download, which Beam's own default (Prism) would. Every path may
-be of a store that Beam reaches: gs://…, s3://…, hdfs://… (`pipelines.files`). All about it: docs/data.md.
+If the job is stopped at any time, the same command continues. `htc_tf.data.input` reads the records. Unknown flags are
+Beam's: --direct_running_mode=multi_processing --direct_num_workers=4, --runner=…. Every path may be in a store that
+Beam can reach: gs://…, s3://…, hdfs://… (`pipelines.files`). Documentation: docs/data.md.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,10 +22,12 @@ from pathlib import Path
 from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
 from pipelines import coco, files, job_progress
-from pipelines.beam_options import RUNNER, parse_beam
 from pipelines.plan import FOLDER, Options, Plan, make_plan
 
 LOCK_FILE = "lock"
+# Works in this process, or in several on this machine, and needs no download. Beam's own default first tries Prism,
+# which it fetches from the network.
+RUNNER = "FnApiRunner"
 
 
 @command
@@ -34,11 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     beam_options = parse_beam(beam_arguments)
     paths = (flags.annotations, flags.images, flags.stuff, flags.output)
     for name in ("annotations", "images", "stuff", "output"):
-        if getattr(flags, name) == "":  # an unset variable of a shell
-            raise UserError(f"--{name} is empty: name a path")
+        if getattr(flags, name) == "":  # an unset shell variable
+            raise UserError(f"--{name} is empty: give a path")
     open_stores(filter(None, paths), beam_options)
     panoptic_file = flags.stuff if flags.stuff and flags.stuff.endswith(".json") else None
-    # A panoptic file's PNGs lie in the folder of its name beside it, as COCO ships them.
+    # COCO ships a panoptic file's PNGs in the folder of the same name beside it.
     stuff = flags.stuff.removesuffix(".json") if panoptic_file else flags.stuff
     coco.check_file(flags.annotations)
     if panoptic_file:
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         if folder and not files.is_folder(folder):
             raise UserError(f"{flag} {folder}: no such folder")
     if files.size(flags.output) is not None:
-        raise UserError(f"--output {flags.output} is a file: name a folder")
+        raise UserError(f"--output {flags.output} is a file: give a folder")
     with reserve(flags.output):
         print(f"reading {flags.annotations}", flush=True)
         options = Options(
@@ -67,31 +69,31 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def reserve(output: str) -> Iterator[None]:
-    """Keeps other jobs out of a folder of this machine while the block writes to it.
+    """Keeps other jobs out of a folder on this machine while the block writes to it.
 
     Raises:
-      UserError: another job is writing there, or a file cannot be read or written.
+        UserError: Another job is writing there, or a file cannot be read or written.
     """
     with contextlib.ExitStack() as stack:
         if not files.is_remote(output):
-            busy = f"--output {output} is being written by {{holder}}: wait for it, or name another folder"
-            # A folder that cannot be written may be complete: then nothing needs to be.
+            busy = f"--output {output} is being written by {{holder}}: wait for it, or give another folder"
+            # Without write permission the lock fails, but if the folder is complete, nothing has to be written.
             with contextlib.suppress(OSError):
                 stack.enter_context(lock.hold(Path(output, LOCK_FILE), busy))
         try:
             yield
         except OSError as error:
             raise UserError(
-                f"{files.explain(error, output)}; finished shards are kept: when this is mended, the same command "
-                "continues"
+                f"{files.describe_error(error, output)}; finished shards are kept: solve this, then run the same "
+                "command to continue"
             ) from error
 
 
 def open_stores(paths: Iterable[str], beam_options) -> None:
-    """Gives Beam's FileSystems their options, if any path is of a store.
+    """Passes Beam's options to its FileSystems, if any path is in a store.
 
     Raises:
-      UserError: no installed file system has the path's scheme.
+        UserError: No installed file system supports the path's scheme.
     """
     remote = [path for path in paths if files.is_remote(path)]
     if not remote:
@@ -107,12 +109,12 @@ def open_stores(paths: Iterable[str], beam_options) -> None:
 
 
 def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam_options) -> None:
-    """Runs the Beam job for the shards that are not finished, then reports and completes the data set."""
-    # Beam and TensorFlow take seconds to import: not before the flags and the annotation file are known to be good.
+    """Runs the Beam job for the unfinished shards, then reports and completes the dataset."""
+    # Beam and TensorFlow take seconds to import, so the flags and the annotation file are checked first.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from pipelines import report, shards
 
-    report.conclude(flags.output, plan, [], flags.max_bad_fraction)
+    report.write_report(flags.output, plan, [], flags.max_bad_fraction)
     for folder in (flags.output, files.join(flags.output, FOLDER)):
         files.remove_temporaries(folder)
     sidecars = shards.read_sidecars(flags.output, plan, verify=True)
@@ -131,74 +133,120 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
             )
             shards.run(job, pending, beam_options)
     sidecars = report.collect(flags.output, plan)
-    counters = report.conclude(flags.output, plan, sidecars, flags.max_bad_fraction)
+    counters = report.write_report(flags.output, plan, sidecars, flags.max_bad_fraction)
     info = report.write_info(flags.output, plan, sidecars, counters)
     print(report.describe(flags.output, info))
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """This command's flags, and the arguments that are left for Beam."""
+    """Returns this command's flags, and the remaining arguments, for Beam."""
     parser = command_line.Parser(
         prog="python -m pipelines.coco_to_tfrecord",
-        description="COCO annotations and images to TFRecords.",
+        description="Converts COCO annotations and images to TFRecords.",
         epilog=f"Other flags are Apache Beam's; --runner is {RUNNER} by default. For several local processes: "
         "--direct_running_mode=multi_processing --direct_num_workers=N",
         allow_abbrev=False,
     )
     parser.add_argument("--annotations", required=True, help="COCO's instances_*.json")
-    parser.add_argument("--images", required=True, help="the folder that file_name starts from")
+    parser.add_argument("--images", required=True, help="folder that file_name is relative to")
     parser.add_argument(
         "--stuff",
-        help="folder of stuff-thing maps, PNG, named as the images; or COCO's panoptic_*.json, the folder of its PNGs "
-        "beside it under the same name",
+        help="folder of stuff-thing maps, PNGs named as the images; or COCO's panoptic_*.json, with its PNGs in the "
+        "folder of the same name beside it",
     )
-    parser.add_argument("--output", required=True, help="folder of the records")
+    parser.add_argument("--output", required=True, help="folder to write the records to")
     parser.add_argument(
         "--masks",
         choices=("rle", "png", "none"),
         default=Options.masks,
-        help="rle: COCO's compressed run lengths (default); png: these and, for Model Garden's parser, a PNG of each",
+        help="rle: COCO's compressed run lengths (default); png: also a PNG of each mask, for Model Garden's parser; "
+        "none: boxes only",
     )
     parser.add_argument(
         "--boxes",
         choices=("checked", "unchecked", "mask"),
         default=Options.boxes,
-        help="checked: reject an object whose bbox and mask disagree (default); unchecked: keep both as they are; "
-        "mask: take each box from its mask",
+        help="checked: reject objects whose bbox and mask disagree (default); unchecked: keep both unchanged; mask: "
+        "compute each box from its mask",
     )
     parser.add_argument(
         "--decode",
         choices=("full", "header"),
         default=Options.decode,
-        help="full: read every image to its end (default); header: see only its header and that it has an end",
+        help="full: decode every image (default); header: check only that it has a header and an end",
     )
     parser.add_argument(
         "--exif",
         choices=("auto", "apply", "ignore"),
         default=Options.exif,
-        help="EXIF orientations with which the annotated size agrees both ways, as half turns: apply, ignore, or auto "
-        "(default): as the other images of the data set are annotated, else apply",
+        help="EXIF orientations that leave the size unchanged, such as half turns: apply, ignore, or auto (default): "
+        "as the other images of the dataset are annotated, else apply",
     )
     parser.add_argument(
-        "--shards", type=command_line.positive, help="number of files; default: one for 100 images, at most 256"
+        "--shards", type=command_line.positive, help="number of files; default: one per 100 images, at most 256"
     )
-    parser.add_argument("--seed", type=command_line.seed, default=0, help="of the images' order; default 0")
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="random seed of the images' order; default 0")
     parser.add_argument(
         "--max_bad_fraction",
         type=command_line.fraction,
         default=0.001,
-        help="of the images, and of the annotations, that may be rejected; default 0.001. Three are always allowed "
-        "where that is less than half of them; 0 allows none",
+        help="fraction of the images, and of the annotations, that may be rejected; default 0.001. Three are always "
+        "allowed if they are less than half; 0 allows none",
     )
     parser.add_argument(
-        "--max_pixels", type=command_line.positive, default=Options.max_pixels, help="of an image; default 50,000,000"
+        "--max_pixels",
+        type=command_line.positive,
+        default=Options.max_pixels,
+        help="largest image, in pixels; default 50,000,000",
     )
     parser.add_argument(
         "--stuff_labels",
         type=command_line.positive,
-        help="labels of the stuff maps; default: 183 for COCO, else the largest + 1",
+        help="number of labels of the stuff maps; default: 183 for COCO, else the largest label + 1",
     )
     return parser.parse_known_args(arguments)
+
+
+def parse_beam(arguments: list[str]):
+    """Returns Beam's PipelineOptions.
+
+    Raises:
+        UserError: Beam does not know a flag (it would only warn), or the default runner would ignore it.
+    """
+    with _without_warnings():
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        names_runner = any(word.split("=")[0] == "--runner" for word in arguments)
+        options = PipelineOptions(arguments if names_runner else [f"--runner={RUNNER}", *arguments])
+        known = options.get_all_options()
+        unknown = [f"--{name}" for name in options.get_all_options(retain_unknown_options=True) if name not in known]
+    # A word after a flag is that flag's value.
+    before = ["", *arguments]
+    unknown += [word for word, last in zip(arguments, before, strict=False) if _is_stray(word, last)]
+    if unknown:
+        raise UserError(f"neither this command nor Apache Beam knows {', '.join(unknown)}; see --help")
+    if known["num_workers"] and not names_runner:
+        raise UserError(
+            "--num_workers is for cloud runners; "
+            "on this machine use --direct_running_mode=multi_processing --direct_num_workers=N"
+        )
+    return options
+
+
+def _is_stray(word, last):
+    if word.startswith("-"):
+        return not word.startswith("--")
+    return not last.startswith("--") or "=" in last
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """Hides Beam's warnings of missing Google clients, and of unknown flags, which are errors here."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Files that are whole or absent: written under another name, then renamed; here, or in a store that Beam can reach.
+"""Files that are complete or absent: written under a temporary name, then renamed; on this machine or in a store.
 
-Used by every step of the preparation; knows nothing of records. A path with a scheme (gs://bucket/folder, s3://…,
-hdfs://…) goes through Beam's FileSystems, of which some need an extra of Beam to be installed; any other path is of
-this machine, and needs no Beam.
+A path with a scheme (gs://bucket/folder, s3://…, hdfs://…) goes through Beam's FileSystems, some of which need an extra
+of Beam to be installed. Any other path is on this machine, and needs no Beam.
 """
 
 import contextlib
@@ -40,19 +39,19 @@ def base_name(path: PathLike) -> str:
 
 
 def resolve(path: PathLike) -> str:
-    """The path as any worker may use it: real and absolute if it is of this machine."""
+    """Returns the path as any worker can use it: absolute and without links, if it is on this machine."""
     return os.fspath(path).rstrip("/") if is_remote(path) else os.path.realpath(path)
 
 
 def is_folder(path: PathLike) -> bool:
-    """Whether there is such a folder; in a store, which has none, whether anything lies below the path."""
+    """True if the folder exists; in a store, which has no folders, if anything lies below the path."""
     if not is_remote(path):
         return os.path.isdir(path)
     return bool(_systems().match([join(path, "**")], limits=[1])[0].metadata_list)
 
 
 def size(path: PathLike) -> int | None:
-    """Bytes of the file, or None where there is none."""
+    """Returns the size of the file in bytes, or None if it does not exist."""
     if is_remote(path):
         found = _systems().match([os.fspath(path)])[0].metadata_list
         return found[0].size_in_bytes if found else None
@@ -60,7 +59,7 @@ def size(path: PathLike) -> int | None:
 
 
 def names(folder: PathLike, pattern: str) -> list[str]:
-    """Names of the files in the folder that fit the pattern, in order."""
+    """Returns the sorted names of the files in the folder that match the pattern."""
     if is_remote(folder):
         found = [base_name(row.path) for row in _systems().match([join(folder, "*")])[0].metadata_list]
     else:
@@ -68,11 +67,11 @@ def names(folder: PathLike, pattern: str) -> list[str]:
     return sorted(name for name in found if fnmatch(name, pattern))
 
 
-def stamper(folder: PathLike) -> Callable[[str], list[int] | None]:
-    """A function: the name of a file below the folder -> numbers that change when the file does; None if there is none.
+def stamp_reader(folder: PathLike) -> Callable[[str], list[int] | None]:
+    """Returns a function from the name of a file below the folder to its stamp, which changes whenever the file does.
 
-    On this machine: size, modification and status change time, in ns. In a store: size and, where the store says it,
-    modification time, by one listing of the folder.
+    The stamp of a missing file is None. On this machine a stamp is size, modification and status change time in ns; in
+    a store it is size and, if the store reports it, modification time, from a single listing of the folder.
     """
     if not is_remote(folder):
         return lambda name: _stamp(join(folder, name))
@@ -89,7 +88,7 @@ def make_folder(path: PathLike) -> None:
 
 
 def remove(path: PathLike) -> None:
-    """Removes the file if it is there."""
+    """Removes the file if it exists."""
     if not is_remote(path):
         Path(path).unlink(missing_ok=True)
     elif _systems().exists(os.fspath(path)):
@@ -97,15 +96,15 @@ def remove(path: PathLike) -> None:
 
 
 def open_to_read(path: PathLike) -> BinaryIO:
-    """The file's bytes as a stream.
+    """Opens a file as a binary stream.
 
     Raises:
-      FileNotFoundError: there is none. Whatever else a store raises is passed on: its refusal says nothing of the data.
+        FileNotFoundError: The file does not exist. Other errors of a store are passed on, as they do not mean that.
     """
     if not is_remote(path):
         return open(path, "rb")
     path = os.fspath(path)
-    # Stores differ in what they raise for a missing file, and when.
+    # Stores raise different errors for a missing file, some only while reading.
     if not _systems().exists(path):
         raise FileNotFoundError(errno.ENOENT, "no such file", path)
     return _systems().open(path, compression_type="uncompressed")
@@ -122,8 +121,8 @@ def read_lines(path: PathLike) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def replacing(path: PathLike) -> Iterator[Path]:
-    """Yields a local path to write to; the file takes the place of `path` when the block ends without an error."""
+def atomic_write(path: PathLike) -> Iterator[Path]:
+    """Yields a local path to write to; it replaces `path` if the block ends without an error."""
     unfinished = f"{os.fspath(path)}{TEMPORARY}{uuid.uuid4().hex}"
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +132,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
         return
     try:
         yield Path(unfinished)
-        # Only now do some file systems say that the disk or the quota is exhausted; and a power loss may follow.
+        # Some file systems report an exhausted disk or quota only now; and the data must survive a power loss.
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -142,36 +141,36 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: PathLike) -> None:
-    """Removes what a killed run left half written."""
+    """Removes the unfinished files of killed runs."""
     for name in names(folder, f"*{TEMPORARY}*"):
         remove(join(folder, name))
 
 
 def write_json(path: PathLike, content: Any) -> None:
-    """Leaves a file alone that says the same: a finished folder may be read-only."""
+    """Writes JSON, unless the file has the same content already: a finished folder may be read-only."""
     encoded = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     if not _holds(path, encoded):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(encoded)
 
 
 def write_json_lines(path: PathLike, rows: list[Any]) -> str:
-    """Returns the sha256 of what was written; leaves a file alone that says the same."""
+    """Writes JSON lines, unless the file has the same content already; returns the sha256 of the content."""
     encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
-    encoded = "".join(encode(row) + "\n" for row in rows).encode(errors="backslashreplace")  # half surrogates
+    encoded = "".join(encode(row) + "\n" for row in rows).encode(errors="backslashreplace")  # lone surrogates
     if not _holds(path, encoded):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(encoded)
     return hashlib.sha256(encoded).hexdigest()
 
 
-def write_sealed_json(path: PathLike, content: dict[str, Any]) -> None:
-    """As `write_json`, with a checksum of the content beside it, so that damage that is still JSON shows."""
+def write_checksummed_json(path: PathLike, content: dict[str, Any]) -> None:
+    """Writes JSON with a checksum inside, so that even damage that is still valid JSON is noticed."""
     write_json(path, content | {CHECKSUM: _checksum(content)})
 
 
-def read_sealed_json(path: PathLike) -> dict[str, Any] | None:
-    """The content, or None where there is no such file or it is damaged."""
+def read_checksummed_json(path: PathLike) -> dict[str, Any] | None:
+    """Returns the content without its checksum, or None if the file is missing or damaged."""
     content = read_json(path)
     if not isinstance(content, dict) or content.pop(CHECKSUM, None) != _checksum(content):
         return None
@@ -179,7 +178,7 @@ def read_sealed_json(path: PathLike) -> dict[str, Any] | None:
 
 
 def read_json(path: PathLike) -> Any:
-    """The content, or None where there is no such file or it is no JSON."""
+    """Returns the content, or None if the file is missing or not JSON."""
     try:
         return json.loads(read_bytes(path))
     except (OSError, ValueError):
@@ -189,7 +188,7 @@ def read_json(path: PathLike) -> Any:
 
 
 def sha256(path: PathLike) -> str:
-    """The file's digest, in hexadecimal."""
+    """Returns the file's digest in hexadecimal."""
     digest = hashlib.sha256()
     with open_to_read(path) as file:
         while block := file.read(1 << 20):
@@ -197,11 +196,16 @@ def sha256(path: PathLike) -> str:
     return digest.hexdigest()
 
 
-def explain(error: Exception, path: PathLike) -> str:
-    """One line on a file that cannot be read or written: its name, or `path` where the error names none, and why."""
+def describe_error(error: Exception, path: PathLike) -> str:
+    """Describes in one line why a file cannot be read or written.
+
+    Args:
+        error: An OSError, or one of TensorFlow's errors.
+        path: The file, if the error does not name one.
+    """
     name = getattr(error, "filename", None)
     name = path if name is None or isinstance(name, int) else name
-    # Of TensorFlow's errors, `message` is what its file system says.
+    # TensorFlow's errors have the message of its file system in `message`.
     why = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error) or type(error).__name__
     name, why = (re.sub(rf"{re.escape(TEMPORARY)}[0-9a-f]+", "", text) for text in (os.fsdecode(name), str(why)))
     return " ".join(f"{name}: {why.removeprefix(f'{name}; ')}".split())
@@ -210,7 +214,7 @@ def explain(error: Exception, path: PathLike) -> str:
 def _stamp(path):
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a name that no file can have
+    except (OSError, ValueError):  # ValueError if no file can have such a name
         return None
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
@@ -230,7 +234,7 @@ def _upload(local, unfinished, path):
     try:
         with open(local, "rb") as source, _systems().create(unfinished, compression_type="uncompressed") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        remove(path)  # Not every store renames onto a file that is there.
+        remove(path)  # not every store can rename onto an existing file
         _systems().rename([unfinished], [path])
     except BaseException:
         with contextlib.suppress(Exception):

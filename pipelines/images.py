@@ -1,11 +1,10 @@
-"""An image file to a record's bytes: found inside its folder, of the size the annotations say, surely decodable.
+"""Image file to the bytes of a record: found inside its folder, of the annotated size, and certainly decodable.
 
-Called by `pipelines.shards` for every image; what it refuses, it refuses by raising `checks.Rejected`. A file is
-stored as it is on disk if it is a JPEG or PNG of 8-bit RGB or gray that needs no turn; anything else that
-`data.image_io` reads becomes an RGB PNG.
+An 8-bit RGB or gray JPEG or PNG is stored unchanged, unless it has to be rotated; any other image that `data.image_io`
+can read is stored as an RGB PNG. Unusable images raise `checks.Rejected`.
 
-Records hold pixels, not orientations. The annotated size says whether the annotators saw EXIF's orientation applied.
-Where the size agrees both ways (half turns, mirrored images, quarter turns of a square), `exif` decides for the set.
+Records hold pixels without an orientation. The annotated size tells whether the annotators saw the EXIF orientation
+applied. If the size is the same both ways (half turns, mirrored images, quarter turns of a square), `exif` decides.
 """
 
 import contextlib
@@ -19,29 +18,35 @@ import tensorflow as tf
 from htc_tf.data import image_io
 from htc_tf.data.image_io import ImageError
 from htc_tf.errors import reason_of
-from pipelines import files, names
-from pipelines.checks import Rejected, Tally
+from pipelines import file_names, files
+from pipelines.checks import Counters, Rejected
 
-# --max_pixels takes the place of Pillow's own limit.
+# --max_pixels replaces Pillow's own limit.
 PIL.Image.MAX_IMAGE_PIXELS = None
 STORED = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 REASONS = {"unreadable": "image_unreadable", "too_large": "image_too_large", "mode": "image_mode"}
-JPEG_RATIO = 8
-DARK = 16  # of 255: the high byte of 12-bit numbers stays below
+JPEG_RATIO = 8  # of the size at which JPEGs are decoded for checking
+DARK = 16  # the high byte of 12-bit values is below
 
 
 def load_image(
-    root: str, file_name: str, height: int, width: int, max_pixels: int, decode: str, exif: str, tally: Tally
+    root: str, file_name: str, height: int, width: int, max_pixels: int, decode: str, exif: str, counters: Counters
 ) -> tuple[bytes, str]:
-    """The bytes to store and their format, 'jpeg' or 'png'. `root` is a real path; sizes are in pixels.
+    """Loads and checks one image.
 
     Args:
-      decode: "full" reads the image to its end with what training decodes it with; "header" believes its header, and
-        sees only that it has an end: a flipped bit shows in training.
-      exif: "apply" or "ignore" an EXIF orientation with which the image has the annotated size, as it has without.
-
+        root: The image folder, a real path.
+        file_name: The file's path relative to `root`.
+        height, width: The annotated size in pixels.
+        max_pixels: The largest image to decode.
+        decode: "full" decodes the image as training does; "header" reads only the header and checks that the file has
+            an end, so that a flipped bit is noticed only in training.
+        exif: "apply" or "ignore" EXIF orientations that leave the size unchanged.
+        counters: Counters.
+    Returns:
+        (encoded, format): the bytes to store, and "jpeg" or "png".
     Raises:
-      Rejected: with the reason.
+        Rejected: The image cannot be used.
     """
     encoded = read_inside(root, file_name)
     with rejecting():
@@ -49,13 +54,13 @@ def load_image(
         orientation = image_io.orientation(image)
         turned = _is_turned(image_io.stored_size(image), (width, height), orientation, exif)
         stored = STORED.get(image.format)
-        tally.count("exif_ignored", orientation != 1 and not turned)
+        counters.count("exif_ignored", orientation != 1 and not turned)
         if turned or stored is None or image.mode not in ("RGB", "L"):
             image_io.check_whole(image, encoded)
             is_deep = image.mode.startswith("I")
             pixels = image_io.to_rgb(image, upright=turned)
-            tally.count("images_turned" if turned else "images_converted")
-            tally.count("images_dark", is_deep and bool(0 < pixels.max() < DARK))
+            counters.count("images_turned" if turned else "images_converted")
+            counters.count("images_dark", is_deep and bool(0 < pixels.max() < DARK))
             return encode_png(PIL.Image.fromarray(pixels)), "png"
         if decode == "full":
             _decode(encoded, stored, height, width)
@@ -65,10 +70,10 @@ def load_image(
 
 
 def _is_turned(size, annotated, orientation, exif):
-    """Whether the orientation is to be applied; `size` and `annotated` are (width, height)."""
-    upright = size[::-1] if orientation >= 5 else size
+    """True if the orientation is to be applied. `size` and `annotated` are (width, height)."""
+    upright = size[::-1] if orientation >= 5 else size  # 5 to 8 are quarter turns
     if annotated not in (size, upright):
-        found = " x ".join(map(str, size)) + (f" ({upright[0]} x {upright[1]} upright)" if upright != size else "")
+        found = f"{size[0]} x {size[1]}" + (f" ({upright[0]} x {upright[1]} upright)" if upright != size else "")
         raise Rejected("image_size_differs", f"file {found}, annotated {annotated[0]} x {annotated[1]}")
     if size != upright:
         return annotated == upright
@@ -77,7 +82,12 @@ def _is_turned(size, annotated, orientation, exif):
 
 @contextlib.contextmanager
 def rejecting(before: str = "", **reasons: str):
-    """Turns ImageError into Rejected, with `before` before its message; `reasons` replaces entries of REASONS."""
+    """Turns an ImageError into Rejected.
+
+    Args:
+        before: Text before the error's message.
+        **reasons: Replacements for entries of REASONS.
+    """
     try:
         yield
     except ImageError as error:
@@ -85,7 +95,7 @@ def rejecting(before: str = "", **reasons: str):
 
 
 def read_inside(root: str, file_name: str) -> bytes:
-    """The bytes of a file below `root`, wherever links lead; `root` is a real path, or one with a scheme."""
+    """Reads a file below `root`, following links only inside it. `root` is a real path, or one with a scheme."""
     path = files.join(root, file_name)
     if files.is_remote(root):
         try:
@@ -104,7 +114,7 @@ def read_inside(root: str, file_name: str) -> bytes:
     except Rejected:
         if os.path.exists(path):
             raise
-        raise Rejected("image_missing", f"{path}: no such file{names.hint(root, file_name)}") from None
+        raise Rejected("image_missing", f"{path}: no such file{file_names.hint(root, file_name)}") from None
 
 
 @functools.cache
@@ -112,19 +122,19 @@ def _real_folder(path):
     return os.path.realpath(path)
 
 
-def encode_png(picture: PIL.Image.Image) -> bytes:
+def encode_png(image: PIL.Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
 def _decode(encoded, stored, height, width):
-    """Reads the whole image with what training decodes it with."""
-    # As a tensor: TensorFlow takes bytes too, by a slower way.
+    """Decodes the whole image with the decoder that training uses."""
+    # A tensor, because TensorFlow converts bytes more slowly.
     contents = tf.constant(encoded)
     try:
         if stored == "jpeg":
-            # An eighth of the size: every bit of the file is read, but the pixels are hardly computed.
+            # At an eighth of the size, every bit of the file is read, but few pixels are computed.
             shape = tf.io.decode_jpeg(contents, ratio=JPEG_RATIO).shape
             expected = (-(-height // JPEG_RATIO), -(-width // JPEG_RATIO))
         else:
@@ -134,4 +144,4 @@ def _decode(encoded, stored, height, width):
         reason = reason_of(error.message)
         raise Rejected("image_unreadable", f"a {stored.upper()}, but damaged or truncated ({reason})") from None
     if tuple(shape[:2]) != expected:
-        raise Rejected("image_size_differs", f"decodes to another size than its header says, {width} x {height}")
+        raise Rejected("image_size_differs", f"the decoded size differs from that of the header, {width} x {height}")

@@ -1,9 +1,9 @@
-"""The bar over the images that a Beam job has done: images per second and the time left.
+"""Progress of a Beam job: a bar over all images, fed by files that the workers append to, and the signal to stop.
 
-Beam's in-process runners report nothing before the end, and their workers may be other processes, so every shard's
-writer grows a small file by a byte an image (`pipelines.shards`) and a thread here adds up the sizes. Workers that
-do not share this machine's disk leave the bar where it is; their runner has a page of its own. By the same folder the
-workers of a job that has failed are stopped.
+Beam's in-process runners report nothing before the end, and their workers may be other processes. So the writer of each
+shard (`pipelines.shards`) appends one byte per image to a small file, and a thread here adds up the sizes. Workers that
+do not share this machine's disk leave the bar unchanged; their runner has its own monitoring page. The same folder
+tells the workers of a failed job to stop.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
+from htc_tf.progress import progress_bar
 
-INTERVAL = 0.5
+INTERVAL = 0.5  # seconds between two looks at the files
 SUFFIX = ".progress"
 STOP = "stop"
 
 
 class Progress:
-    """A worker's side, of one shard: a byte an image, unbuffered. `folder` need not be there."""
+    """A worker's side, for one shard. If `folder` does not exist, nothing is reported."""
 
     def __init__(self, folder: str, shard: int):
         path = os.path.join(folder, f"{shard:05d}{SUFFIX}") if os.path.isdir(folder) else os.devnull
@@ -35,62 +35,64 @@ class Progress:
         self._file.close()
 
     def advance(self) -> None:
-        """Counts an image.
+        """Counts one image.
 
         Raises:
-          Stopped: the job is over.
+            Stopped: The job has failed.
         """
-        with contextlib.suppress(OSError):  # the temporary folder's disk is full: the bar stands still
+        with contextlib.suppress(OSError):  # if the disk of the temporary folder is full, only the bar suffers
             self._file.write(b".")
         if os.path.exists(self._stop):
             raise Stopped
 
 
 class Stopped(Exception):
-    """The job has failed elsewhere: what this worker still writes is of no use to it."""
+    """The job has failed elsewhere, so this worker's output is useless."""
 
 
 def stop(folder: str, reason: str) -> None:
-    """Makes every worker that sees the folder end before its next image. The first reason counts.
+    """Makes every worker that shares the folder end before its next image. The first reason is kept.
 
     Raises:
-      OSError: there is no such folder on this machine, or no space in it.
+        OSError: The folder does not exist on this machine, or its disk is full.
     """
     with contextlib.suppress(FileExistsError), open(os.path.join(folder, STOP), "x", encoding="utf-8") as file:
         file.write(reason)
 
 
 def stop_reason(folder: str) -> str | None:
-    """Why the workers were stopped; None if they were not."""
+    """Returns why the workers were stopped; None if they were not."""
     path = Path(folder, STOP)
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 @contextlib.contextmanager
 def show_progress(total: int, done: int) -> Iterator[str]:
-    """A bar while the block runs; yields the folder whose files `*.progress` the workers grow.
+    """Shows a bar while the block runs; yields the folder for the workers' `Progress`.
 
-    `done` of the `total` images were done before.
+    Args:
+        total: Number of images.
+        done: Number of images that earlier runs finished.
     """
-    stopped = threading.Event()
+    finished = threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="htc_tf-progress-") as folder,
-        tqdm(total=total, initial=done, desc="records", unit="image") as bar,
+        progress_bar(total=total, initial=done, desc="records", unit="image") as bar,
     ):
 
-        def watch():
-            while not stopped.wait(INTERVAL):
-                bar.update(done + _count(folder) - bar.n)
+        def update():
+            written = sum(path.stat().st_size for path in Path(folder).glob(f"*{SUFFIX}"))
+            bar.update(done + written - bar.n)
 
-        thread = threading.Thread(target=watch, daemon=True)
+        def update_until_finished():
+            while not finished.wait(INTERVAL):
+                update()
+
+        thread = threading.Thread(target=update_until_finished, daemon=True)
         thread.start()
         try:
             yield folder
         finally:
-            stopped.set()
+            finished.set()
             thread.join()
-            bar.update(done + _count(folder) - bar.n)
-
-
-def _count(folder):
-    return sum(path.stat().st_size for path in Path(folder).glob(f"*{SUFFIX}"))
+            update()

@@ -1,31 +1,29 @@
-"""A COCO annotation to a record's object: the box clipped, the mask as compressed run lengths.
+"""COCO annotation to record object: the box clipped, the mask as compressed run lengths.
 
-Called by `pipelines.shards` for every annotation; what it refuses, it refuses by raising `checks.Rejected`.
-Polygons and run lengths are checked before pycocotools sees them: its C code loops for minutes on a point
-at 1e9, reads past the end of a cut string, and takes two points for a box.
+Unusable annotations raise `checks.Rejected`. Polygons and run lengths are checked before pycocotools reads them: its C
+code loops for minutes on a point at 1e9, reads past the end of a truncated string, and takes two points for a box.
 """
 
 import io
 import itertools
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
-from htc_tf.data.annotations import MAX_OUTLINE, outline_length
+from htc_tf.data.annotations import MAX_OUTLINE, count_pixels, outline_length
 from htc_tf.data.schema import Object
 from pipelines import agreement
-from pipelines.checks import Rejected, Tally, show
+from pipelines.checks import Counters, Rejected, show
 
-# A box may overshoot by float noise (x + w > width in COCO's own files); less than this, in pixels, is not counted.
-NOISE = 1e-3
-PARTS = 32  # polygons drawn at a time: each takes as much memory as a mask of the whole image
-# Without and with a segmentation.
-NO_BOX = (("mask_missing", "no segmentation, which --boxes mask needs"), ("box_empty", "the mask has no pixel"))
+# Pixels. Boxes may exceed the image by float noise (x + w > width in COCO's own files); less than this is not counted.
+MIN_CLIP = 1e-3
+CHUNK = 32  # polygons drawn at a time; each needs as much memory as a mask of the whole image
+# Rejections without and with a segmentation.
+NO_BOX = (("mask_missing", "no segmentation, which --boxes mask needs"), ("box_empty", "the mask has no pixels"))
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -35,45 +33,49 @@ def convert(
     height: int,
     width: int,
     masks: bool,
-    tally: Tally,
+    counters: Counters,
     boxes: str = "checked",
 ) -> Object:
-    """Checks one annotation of a `height` x `width` image; `name` is its category's; repairs are tallied.
+    """Checks one annotation and converts it; repairs are counted.
 
     Args:
-      masks: whether the object must have a mask, and gets it.
-      boxes: "checked": bbox must agree with the mask. "unchecked": it need not. "mask": the mask's own box is taken.
-        Where bbox is absent or all zeros, the mask's own is taken in any case.
-
+        annotation: An entry of the annotation file, after `coco.check_annotations`.
+        name: Name of its category.
+        height, width: The image's size in pixels.
+        masks: If True, the object must have a mask, and keeps it.
+        counters: Counters.
+        boxes: "checked" requires bbox and mask to agree, "unchecked" does not, "mask" computes bbox from the mask. A
+            bbox that is absent or all zeros is always computed from the mask.
     Raises:
-      Rejected: with the reason.
+        Rejected: The annotation cannot be used.
     """
     bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
     from_mask = boxes == "mask" or bbox is None or bbox in ([], [0, 0, 0, 0])
-    counts, own = b"", None
+    counts, mask_box = b"", None
     if masks or (from_mask and segmentation):
-        counts = run_lengths(segmentation, height, width, tally)
-        own = mask_box(counts, segmentation, height, width)
-    if boxes == "mask" and own is None:
+        counts = to_rle(segmentation, height, width, counters)
+        mask_box = compute_mask_box(counts, segmentation, height, width)
+    if boxes == "mask" and mask_box is None:
         raise Rejected(*NO_BOX[bool(segmentation)])
-    if from_mask and own is not None:
-        bbox = [own[0], own[1], own[2] - own[0], own[3] - own[1]]
-        tally.count("boxes_computed")
-    ymin, xmin, ymax, xmax = clip_box(bbox, height, width, tally)
+    if from_mask and mask_box is not None:
+        left, top, right, bottom = mask_box
+        bbox = [left, top, right - left, bottom - top]
+        counters.count("boxes_computed")
+    ymin, xmin, ymax, xmax = clip_box(bbox, height, width, counters)
     if masks and boxes == "checked" and not from_mask:
-        agreement.check(bbox, (xmin, ymin, xmax, ymax), own, segmentation, counts, height, width, tally)
+        agreement.check(bbox, (xmin, ymin, xmax, ymax), mask_box, segmentation, counts, height, width, counters)
     pixels = (ymax - ymin) * (xmax - xmin)
     if masks:
         pixels = int(coco_mask.area({"size": [height, width], "counts": counts}))
-        tally.count("masks_empty", pixels == 0)
+        counters.count("masks_empty", pixels == 0)
     else:
         counts = b""
     if ymax - ymin < 1 or xmax - xmin < 1:
-        tally.count("objects_tiny")
-        tally.count("boxes_of_fractions", all(0 <= value <= 1 for value in bbox))
+        counters.count("objects_tiny")
+        counters.count("boxes_of_fractions", all(0 <= value <= 1 for value in bbox))
     area = annotation.get("area")
     if not (_is_number(area) and 0 <= area <= FLOAT32_MAX):
-        tally.count("areas_computed")
+        counters.count("areas_computed")
         area = pixels
     return Object(
         id=annotation["id"],
@@ -89,10 +91,12 @@ def convert(
     )
 
 
-def mask_box(counts: bytes, segmentation: Any, height: int, width: int) -> tuple[float, float, float, float] | None:
-    """The mask's own box, (xmin, ymin, xmax, ymax) in pixels; of polygons too thin to hold a pixel, their extent.
+def compute_mask_box(
+    counts: bytes, segmentation: Any, height: int, width: int
+) -> tuple[float, float, float, float] | None:
+    """Returns the box of a mask, (xmin, ymin, xmax, ymax) in pixels.
 
-    None for run lengths without a pixel.
+    Polygons too thin to cover a pixel give the extent of their points, run lengths without pixels None.
     """
     left, top, box_width, box_height = coco_mask.toBbox({"size": [height, width], "counts": counts}).tolist()
     if box_width and box_height:
@@ -100,17 +104,17 @@ def mask_box(counts: bytes, segmentation: Any, height: int, width: int) -> tuple
     return agreement.extent(segmentation) if isinstance(segmentation, list) else None
 
 
-def draw_mask(counts: bytes, height: int, width: int) -> bytes:
-    """Compressed run lengths to Model Garden's image/object/mask: a PNG of the image's size, 1 inside and 0 outside."""
+def mask_png(counts: bytes, height: int, width: int) -> bytes:
+    """Returns Model Garden's image/object/mask of a mask: a PNG of the image's size, 1 inside and 0 outside."""
     stream = io.BytesIO()
     mask = coco_mask.decode({"size": [height, width], "counts": counts})
-    # Model Garden's own are made with zlib's default strategy: a fifth slower, and larger.
+    # Runs suit Z_RLE; Model Garden uses zlib's default strategy, which is a fifth slower and gives larger files.
     PIL.Image.fromarray(mask).save(stream, "PNG", compress_type=zlib.Z_RLE)
     return stream.getvalue()
 
 
-def clip_box(bbox: Any, height: int, width: int, tally: Tally) -> tuple[float, float, float, float]:
-    """COCO's [x, y, w, h] to (ymin, xmin, ymax, xmax), clipped to the image, all in pixels."""
+def clip_box(bbox: Any, height: int, width: int, counters: Counters) -> tuple[float, float, float, float]:
+    """Converts COCO's [x, y, w, h] to (ymin, xmin, ymax, xmax), clipped to the image, all in pixels."""
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(_is_number(value) for value in bbox)):
         raise Rejected("box_malformed", _describe_box(bbox))
     left, top, box_width, box_height = bbox
@@ -119,18 +123,18 @@ def clip_box(bbox: Any, height: int, width: int, tally: Tally) -> tuple[float, f
     box = (top, left, top + box_height, left + box_width)
     clipped = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], height), min(box[3], width))
     if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        raise Rejected("box_outside", f"bbox {show(bbox)} in an image of {width} x {height}")
-    if any(abs(after - before) > NOISE for after, before in zip(clipped, box, strict=True)):
-        tally.count("boxes_clipped")
+        raise Rejected("box_outside", f"bbox {show(bbox)} in an image of {width} x {height} pixels")
+    if any(abs(after - before) > MIN_CLIP for after, before in zip(clipped, box, strict=True)):
+        counters.count("boxes_clipped")
     return clipped
 
 
-def run_lengths(segmentation: Any, height: int, width: int, tally: Tally) -> bytes:
-    """COCO's polygons or run lengths, compressed or not, to compressed run lengths of the whole image."""
+def to_rle(segmentation: Any, height: int, width: int, counters: Counters) -> bytes:
+    """Converts polygons or run lengths to compressed run lengths of the whole image."""
     if not segmentation:
         raise Rejected("mask_missing", "no segmentation")
     if isinstance(segmentation, list):
-        return _draw(check_polygons(segmentation, height, width, tally), height, width)
+        return _draw(check_polygons(segmentation, height, width, counters), height, width)
     if not isinstance(segmentation, dict):
         text = "the string " if isinstance(segmentation, str) else ""
         raise Rejected("polygon_malformed", f"segmentation is {text}{show(segmentation)}, not a list of polygons")
@@ -138,17 +142,19 @@ def run_lengths(segmentation: Any, height: int, width: int, tally: Tally) -> byt
     if size != [height, width]:
         raise Rejected("rle_size_differs", _describe_size(size, height, width))
     counts = segmentation.get("counts")
-    compressed = isinstance(counts, str)
-    pixels = _add_up(decode_runs(counts) if compressed else counts)
+    pixels = count_pixels(counts)
     if pixels is None:
-        raise Rejected("rle_malformed", "counts are neither run lengths of 0 and more nor their compressed string")
+        raise Rejected("rle_malformed", "counts are neither non-negative run lengths nor their compressed string")
     if pixels != height * width:
         raise Rejected("rle_malformed", f"counts add up to {show(pixels)}, not to {height} * {width}")
-    return counts.encode() if compressed else coco_mask.frPyObjects(segmentation, height, width)["counts"]
+    return counts.encode() if isinstance(counts, str) else coco_mask.frPyObjects(segmentation, height, width)["counts"]
 
 
-def check_polygons(polygons: list[Any], height: int, width: int, tally: Tally) -> list[list[float]]:
-    """The polygons that pycocotools may see. The sum, least and largest tell of every value at the speed of C."""
+def check_polygons(polygons: list[Any], height: int, width: int, counters: Counters) -> list[list[float]]:
+    """Returns the polygons that pycocotools can draw safely.
+
+    Sum, minimum and maximum check all values at the speed of C.
+    """
     kept, outline = [], 0.0
     for polygon in polygons:
         try:
@@ -163,7 +169,7 @@ def check_polygons(polygons: list[Any], height: int, width: int, tally: Tally) -
             )
         if len(polygon) >= 6:
             kept.append(polygon)
-            # No edge is longer than this: the exact length is looked at only where it may matter.
+            # An upper bound, as no edge is longer than this; only if it is too large, the exact length is computed.
             outline += len(polygon) // 2 * (largest - least)
     if outline > MAX_OUTLINE and (outline := sum(map(outline_length, kept))) > MAX_OUTLINE:
         raise Rejected("polygon_too_long", f"{len(kept):,} polygons with outlines of {outline:,.0f} pixels")
@@ -175,33 +181,21 @@ def check_polygons(polygons: list[Any], height: int, width: int, tally: Tally) -
             if pairs
             else "no polygon of three points or more",
         )
-    tally.count("polygons_dropped", len(polygons) - len(kept))
+    counters.count("polygons_dropped", len(polygons) - len(kept))
     return kept
 
 
-def _add_up(runs):
-    """The sum of run lengths; None where they are none."""
-    total = 0
-    if isinstance(runs, str) or not isinstance(runs, Iterable):
-        return None
-    for run in runs:
-        if type(run) is not int or run < 0:
-            return None
-        total += run
-    return total
-
-
 def _draw(polygons, height, width):
-    """Compressed run lengths of the polygons' union."""
-    drawn = coco_mask.frPyObjects(polygons[:PARTS], height, width)
-    for start in range(PARTS, len(polygons), PARTS):
-        drawn = [coco_mask.merge(drawn), *coco_mask.frPyObjects(polygons[start : start + PARTS], height, width)]
+    """Returns the compressed run lengths of the polygons' union."""
+    drawn = coco_mask.frPyObjects(polygons[:CHUNK], height, width)
+    for start in range(CHUNK, len(polygons), CHUNK):
+        drawn = [coco_mask.merge(drawn), *coco_mask.frPyObjects(polygons[start : start + CHUNK], height, width)]
     return (drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn))["counts"]
 
 
 def _describe_size(size, height, width):
     if size == [width, height]:
-        return f"size {show(size)} is [width, height]; it must be [height, width], and counts go down the columns"
+        return f"size {show(size)} is [width, height]; it must be [height, width], and the counts go down the columns"
     if size is None:
         return "segmentation is a dict without size, [height, width]"
     return f"size {show(size)}, but the image's is {[height, width]}, [height, width]"
@@ -209,9 +203,9 @@ def _describe_size(size, height, width):
 
 def _describe_box(bbox):
     if bbox is None or bbox == []:
-        return "no bbox, and no mask to take it from"
+        return "no bbox, and no mask to compute it from"
     if isinstance(bbox, list) and len(bbox) == 4 and any(isinstance(value, str) for value in bbox):
-        return f"bbox {show(bbox)} holds strings: write the numbers without quotes"
+        return f"bbox {show(bbox)} contains strings: write the numbers without quotes"
     return f"bbox is {show(bbox)}, not four finite numbers, [x, y, width, height]"
 
 
@@ -226,34 +220,8 @@ def _describe_polygon(polygon):
     if str in kinds:
         return "a polygon's numbers are strings: write them without quotes"
     if type(None) in kinds:
-        return "a polygon holds null instead of a number"
+        return "a polygon contains null instead of a number"
     return "a polygon is not a list of finite numbers, [x1, y1, x2, y2, ...]"
-
-
-def decode_runs(counts: str) -> Iterator[int | None]:
-    """COCO's compressed string to run lengths, one at a time; None, at last, where it is none.
-
-    pycocotools would read past the end of such a string. Five bits a character, lowest first, bit 6 says that more
-    follow; from the third run on, the difference to the run before the last (rleFrString in cocoapi's maskApi.c).
-    """
-    value, shift, number, before, last = 0, 0, 0, 0, 0
-    for character in counts:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or shift > 30:
-            yield None
-            return
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if code & 0x20:
-            continue
-        if code & 0x10:
-            value -= 1 << shift
-        before, last = last, value + before if number > 2 else value
-        number += 1
-        yield last
-        value, shift = 0, 0
-    if shift:
-        yield None
 
 
 def _is_number(value):

@@ -1,9 +1,8 @@
-"""A COCO panoptic file, read: of every image, its PNG of segments and the stuff-thing label of each segment.
+"""COCO panoptic file: for each image the PNG of segments, and the stuff-thing label of each segment.
 
-Called by `pipelines.plan` where --stuff names a JSON file; `pipelines.stuff` draws the label maps from it. Labels are
-those of COCO-stuff's stuff-thing maps: category id - 1. COCO's panoptic set has merged some stuff classes of COCO-stuff
-under new ids (184 tree-merged ... 200 rug-merged); such a class becomes the one that it is named after (169 tree).
-Format: https://cocodataset.org/#format-data, 4. Panoptic Segmentation.
+`pipelines.stuff` draws label maps from the result. Labels are COCO-stuff's stuff-thing labels: category id - 1. COCO's
+panoptic set merges some stuff classes under new ids (184 tree-merged ... 200 rug-merged); each becomes the class that
+it is named after (169 tree). Format: https://cocodataset.org/#format-data, 4. Panoptic Segmentation.
 """
 
 from pathlib import PurePosixPath
@@ -12,10 +11,10 @@ from typing import Any
 from htc_tf.data.annotations import as_integer
 from htc_tf.errors import UserError
 from pipelines import coco
-from pipelines.checks import Tally, encodable, show
+from pipelines.checks import Counters, encodable, show
 
 IGNORED_LABEL = 255
-# Merged panoptic class -> the id of the COCO-stuff class whose name it carries (cocodataset/panopticapi's categories,
+# Merged panoptic class -> id of the COCO-stuff class of that name (cocodataset/panopticapi's categories and
 # nightrome/cocostuff's labels.txt).
 COCO_STUFF_IDS = {
     "tree-merged": 169,
@@ -38,17 +37,17 @@ COCO_STUFF_IDS = {
 }
 
 
-def read(path: str, tally: Tally) -> dict[int, dict[str, Any]]:
-    """By image id: {"file_name", "labels": {segment id: label}}, or {"error"} where an entry cannot be used.
+def read(path: str, counters: Counters) -> dict[int, dict[str, Any]]:
+    """Reads a panoptic file.
 
-    What has only one reading is repaired and tallied.
-
+    Returns:
+        {image id: {"file_name", "labels": {segment id: label}}}, or {image id: {"error"}} for unusable entries.
     Raises:
-      UserError: the file cannot be read or is no panoptic file.
+        UserError: The file cannot be read, or is not a panoptic file.
     """
-    content = coco.read(path, tally, "--stuff", ("annotations", "categories"))
-    # Names that occur twice are no matter here: a label is the category's id.
-    labels = label_categories(coco.check_categories(content["categories"], path, Tally(), "--stuff"), path)
+    content = coco.read(path, counters, "--stuff", ("annotations", "categories"))
+    # Repeated names do not matter here, because labels follow the ids.
+    labels = label_categories(coco.check_categories(content["categories"], path, Counters(), "--stuff"), path)
     entries = {}
     for place, entry in enumerate(content["annotations"]):
         image_id = entry.get("image_id") if isinstance(entry, dict) else None
@@ -57,17 +56,21 @@ def read(path: str, tally: Tally) -> dict[int, dict[str, Any]]:
                 f"--stuff {path}: annotations[{place}] has no integer image_id, as the images of --annotations have"
                 f"{coco.describe_found(entry, 'image_id')}"
             )
-        twice = image_id in entries
-        entries[image_id] = {"error": "listed twice by the panoptic file"} if twice else _segments(entry, labels)
+        if image_id in entries:
+            entries[image_id] = {"error": "listed twice by the panoptic file"}
+        else:
+            entries[image_id] = _segments(entry, labels)
     return entries
 
 
 def label_categories(categories: list[dict[str, Any]], path: str) -> dict[int, int]:
-    """Category id -> label, 0 ... 254."""
+    """Returns {category id: label}, labels 0 ... 254."""
     labels = {row["id"]: COCO_STUFF_IDS.get(row["name"], row["id"]) - 1 for row in categories}
     wrong = [category for category, label in labels.items() if not 0 <= label < IGNORED_LABEL]
     if wrong:
-        raise UserError(f"--stuff {path}: category id {wrong[0]} makes no label; ids must be from 1 to {IGNORED_LABEL}")
+        raise UserError(
+            f"--stuff {path}: category id {wrong[0]} is out of range; ids must be from 1 to {IGNORED_LABEL}"
+        )
     return labels
 
 
@@ -80,7 +83,7 @@ def _segments(entry, labels):
         isinstance(segments, list)
         and all(isinstance(row, dict) and type(row.get("id")) is int and 0 <= row["id"] < 1 << 24 for row in segments)
     ):
-        return {"error": f"{name}: segments_info is no list of segments with an integer id below 256 cubed"}
+        return {"error": f"{name}: segments_info is not a list of segments with integer ids below 256 cubed"}
     used = [as_integer(row.get("category_id")) for row in segments]
     unknown = [row.get("category_id") for row, category in zip(segments, used, strict=True) if category not in labels]
     if unknown:

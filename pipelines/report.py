@@ -1,8 +1,4 @@
-"""What the job did: counts by reason, the rejected entries, the verdict, and at last dataset_info.json.
-
-Before it: `pipelines.shards` (or, when the annotation file alone is too bad, `pipelines.plan`). After it:
-`htc_tf.data.datasets` reads the info.
-"""
+"""Report of a preparation: counts by reason, rejected entries, the verdict, and finally dataset_info.json."""
 
 import math
 from collections import Counter
@@ -20,17 +16,22 @@ REPORT_FILE = "report.json"
 REJECTED_FILE = "rejected.jsonl"
 MAX_NAMED = 20
 MAX_EXAMPLES = 5
-MOST = 0.5  # of the objects that disagree must fit a convention for it to be named
-MAX_TINY = 0.1  # of the objects may be below one pixel
+MAJORITY = 0.5  # share of the disagreeing objects that must fit a convention before it is named
+MAX_TINY = 0.1  # share of the objects that may be smaller than one pixel
 
 
-def conclude(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fraction: float) -> Counter:
+def write_report(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fraction: float) -> Counter:
     """Writes report.json and rejected.jsonl, prints the table, and returns all counts.
 
-    Without sidecars it concludes from the plan alone, and prints nothing.
+    Without sidecars it judges the plan alone, and prints nothing.
 
+    Args:
+        output: The folder of the records.
+        plan: The plan.
+        sidecars: The shards' sidecars, or an empty list.
+        max_bad_fraction: Fraction of the images, and of the annotations, that may be rejected.
     Raises:
-      UserError: more than `max_bad_fraction` of the images, or of the annotations, were rejected.
+        UserError: More than that were rejected.
     """
     counters = Counter(plan.counters)
     objects_per_image = Counter()
@@ -45,29 +46,30 @@ def conclude(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fr
         "counters": dict(sorted(counters.items())),
         "objects_per_image": dict(sorted(objects_per_image.items(), key=lambda pair: int(pair[0]))),
     }
-    complaints = complain(plan, counters, rejected, max_bad_fraction, bool(sidecars))
-    # Nothing is written in between: a finished folder may be read-only.
-    if sidecars or complaints:
+    problems = find_problems(plan, counters, rejected, max_bad_fraction, bool(sidecars))
+    # Nothing is written after a good plan alone, because a finished folder may be read-only.
+    if sidecars or problems:
         files.write_json(files.join(output, REPORT_FILE), report)
         files.write_json_lines(files.join(output, REJECTED_FILE), rejected)
     if sidecars:
         print("\n".join((table(plan, counters), *examples(rejected))))
-        if not complaints:
+        if not problems:
             print(*(f"warning: {text}\n" for text in warnings(plan, counters, rejected)), sep="", end="")
-    if complaints:
-        raise UserError(f"{', '.join(plan.inputs)}: {'; '.join(complaints)}. See {files.join(output, REJECTED_FILE)}")
+    if problems:
+        raise UserError(f"{', '.join(plan.inputs)}: {'; '.join(problems)}. See {files.join(output, REJECTED_FILE)}")
     return counters
 
 
-def complain(
+def find_problems(
     plan: Plan, counters: Counter, rejected: list[dict[str, Any]], max_bad_fraction: float, complete: bool
 ) -> list[str]:
-    """What is too bad to go on with, why, and the way out; empty where all is well.
+    """Returns the reasons not to continue, with remedies; empty if all is well.
 
     Args:
-      complete: whether the images were read, not the annotation file alone.
+        plan, counters, rejected, max_bad_fraction: As in `write_report`.
+        complete: If True, the images were read, not only the annotation file.
     """
-    complaints, needed = [], 0.0
+    problems, needed = [], 0.0
     for bad, listed, reasons, noun in zip(
         rejections(counters),
         (plan.listed_images, plan.listed_annotations),
@@ -78,73 +80,75 @@ def complain(
         if bad > allowed(listed, max_bad_fraction) or (complete and noun == "images" and bad >= listed):
             counts = ", ".join(f"{name} {counters[name]}" for name in reasons if counters[name])
             first = next(row for row in rejected if row["reason"] in reasons)
-            complaints.append(f"{bad} of {listed} {noun} were rejected ({counts}), the first for: {_example(first)}")
-            complaints += [f"{name}: {ADVICE[name]}" for name in reasons if counters[name] and name in ADVICE]
+            problems.append(f"{bad} of {listed} {noun} were rejected ({counts}); the first: {_example(first)}")
+            problems += [f"{name}: {ADVICE[name]}" for name in reasons if counters[name] and name in ADVICE]
             needed = max(needed, bad / listed)
     unknown = sorted({str(row["category_id"]) for row in rejected if row.get("category_id") is not None})
-    if complaints and unknown:
-        complaints.append(f"its categories do not define the category ids {', '.join(unknown[:MAX_NAMED])}")
-    if complaints:
-        complaints += _conventions(rejected)
-        complaints.append(_bound(needed, max_bad_fraction))
+    if problems and unknown:
+        problems.append(f"the categories do not define the category ids {', '.join(unknown[:MAX_NAMED])}")
+    if problems:
+        problems += _conventions(rejected)
+        problems.append(_bound(needed, max_bad_fraction))
     tiny = counters["objects_tiny"]
     if tiny > allowed(counters["objects"], MAX_TINY) and plan.options.get("boxes") != "unchecked":
-        fractions = counters["boxes_of_fractions"] > MOST * tiny
-        complaints.append(
-            f"{tiny} of {counters['objects']} objects are below one pixel"
+        fractions = counters["boxes_of_fractions"] > MAJORITY * tiny
+        problems.append(
+            f"{tiny} of {counters['objects']} objects are smaller than one pixel"
             + (": their boxes look like fractions of the image, and must be in pixels" if fractions else "")
-            + "; --boxes unchecked keeps them as they are"
+            + "; --boxes unchecked keeps them unchanged"
         )
-    return complaints
+    return problems
 
 
 def examples(rejected: list[dict[str, Any]]) -> list[str]:
-    """The first rejected entries, in words."""
+    """Describes the first rejected entries."""
     lines = [f"left out: {_example(row, True)}" for row in rejected[:MAX_EXAMPLES]]
     more = len(rejected) - len(lines)
     return [*lines, f"left out: {more:,} more, all in {REJECTED_FILE}"] if more else lines
 
 
 def warnings(plan: Plan, counters: Counter, rejected: list[dict[str, Any]]) -> list[str]:
-    """What training would suffer from without a word, in sentences."""
-    said, objects = list(plan.warnings), counters["objects"]
+    """Returns sentences about everything that would silently harm training."""
+    found, objects = list(plan.warnings), counters["objects"]
     if not objects:
-        said.append("no record holds an object: there is nothing to train on")
+        found.append("no record contains an object: nothing to train on")
     elif counters["crowd"] == objects:
-        said.append(
-            f"all {objects} objects are crowd regions (iscrowd 1), which training ignores: there is nothing to train "
-            "on; set iscrowd to 0 where an entry is one object"
+        found.append(
+            f"all {objects} objects are crowd regions (iscrowd 1), which training ignores: nothing to train on; set "
+            "iscrowd to 0 for entries that are single objects"
         )
     if not plan.masks and plan.options.get("masks") != "none":
-        said.append("no annotation has a segmentation: these records hold boxes only, and cannot train masks")
+        found.append("no annotation has a segmentation: these records hold boxes only, and cannot train masks")
     clipped = counters["boxes_clipped"]
     if not plan.masks and clipped > MAX_TINY * objects and clipped > 1:
-        said.append(
-            f"{clipped} of {objects} boxes reach outside of their image: bbox must be [x, y, width, height], not "
+        found.append(
+            f"{clipped} of {objects} boxes extend outside their image: bbox must be [x, y, width, height], not "
             "[x1, y1, x2, y2]"
         )
     if counters["objects_tiny"] and objects:
-        said.append(f"{counters['objects_tiny']} of {objects} objects are narrower or lower than one pixel")
-    return said + _conventions(rejected)
+        found.append(f"{counters['objects_tiny']} of {objects} objects are less than one pixel wide or high")
+    return found + _conventions(rejected)
 
 
 def _conventions(rejected):
-    """The convention that most of the objects whose box and mask disagree would agree under."""
+    """Names the convention under which most of the objects with disagreeing box and mask would agree."""
     tried = [row["reads_as"] for row in rejected if "reads_as" in row]
     counts = Counter(name for names in tried for name in names)
     if not counts:
         return []
     name, number = counts.most_common(1)[0]
     return (
-        [f"it looks as if {name} ({number} of {len(tried)} objects agree then)"] if number > MOST * len(tried) else []
+        [f"it looks as if {name} ({number} of {len(tried)} objects agree then)"]
+        if number > MAJORITY * len(tried)
+        else []
     )
 
 
 def _bound(needed, max_bad_fraction):
-    text = f"that is more than --max_bad_fraction {max_bad_fraction:g} allows"
+    text = f"this exceeds --max_bad_fraction {max_bad_fraction:g}"
     if needed >= 1:
         return text
-    return f"{text}; to go on without them: --max_bad_fraction {math.ceil(needed * 1000) / 1000:g}"
+    return f"{text}; to continue without them: --max_bad_fraction {math.ceil(needed * 1000) / 1000:g}"
 
 
 def _example(row, with_reason=False):
@@ -160,7 +164,7 @@ def _example(row, with_reason=False):
 
 
 def write_info(output: str, plan: Plan, sidecars: list[dict[str, Any]], counters: Counter) -> dict[str, Any]:
-    """Writes dataset_info.json, the only mark of a complete data set, and returns its content."""
+    """Writes dataset_info.json, which marks the dataset as complete, and returns its content."""
     with_stuff = plan.options["stuff"]
     largest_label = max(sidecar["largest_label"] for sidecar in sidecars)
     info = {
@@ -181,23 +185,23 @@ def write_info(output: str, plan: Plan, sidecars: list[dict[str, Any]], counters
 
 
 def collect(output: str, plan: Plan) -> list[dict[str, Any]]:
-    """The sidecars of all shards, in order.
+    """Returns the sidecars of all shards, in order.
 
     Raises:
-      UserError: one is missing: a worker wrote elsewhere than this process reads.
+        UserError: A sidecar is missing: a worker wrote to another folder than this process reads.
     """
     sidecars = read_sidecars(output, plan)
     missing = [plan.name(shard) for shard, sidecar in enumerate(sidecars) if sidecar is None]
     if missing:
         raise UserError(
-            f"{len(missing)} shards were not written below {output}, the first is {missing[0]}: all workers must "
-            "see the same folders"
+            f"{len(missing)} shards are missing below {output}, the first is {missing[0]}: all workers must share the "
+            "same folders"
         )
     return sidecars
 
 
 def describe(output: str, info: dict[str, Any]) -> str:
-    """One line on a complete data set."""
+    """Describes a complete dataset in one line."""
     size = sum(shard["bytes"] for shard in info["shards"]) / 1e6
     masks = "masks" if info["masks"] else "boxes only, no masks"
     stuff = f"stuff maps of {info['stuff']['labels']} labels" if info["stuff"]["present"] else "no stuff maps"
@@ -206,7 +210,7 @@ def describe(output: str, info: dict[str, Any]) -> str:
 
 
 def table(plan: Plan, counters: Counter) -> str:
-    """The counts by name with their meaning, for a terminal."""
+    """Formats the counts with their meanings as a table."""
     rows = [
         ("images", counters["images"], f"of {plan.listed_images} listed"),
         ("  without objects", counters["images_without_objects"], ""),

@@ -1,13 +1,10 @@
-"""python -m pipelines.shapes --output DIR: the demo's data set, drawn instead of downloaded, in COCO's own layout.
+"""Demo dataset in COCO's layout, drawn instead of downloaded: python -m pipelines.shapes --output DIR.
 
-Before it: `pipelines.drawing`, which paints one scene and knows the truth about each of its pixels. After it:
-`pipelines.coco_to_tfrecord`, which treats the result as any other COCO data.
-
-    DIR/annotations/instances_{train,val}2017.json    written last: where they are, the rest is complete
+    DIR/annotations/instances_{train,val}2017.json    written last, so that it marks a complete split
     DIR/{train,val}2017/000000000001.jpg
     DIR/stuffthingmaps/{train,val}2017/000000000001.png
 
-The same seed gives the same bytes, whatever the number of workers.
+`pipelines.scenes` paints the scenes. The same seed gives the same bytes, on any number of workers.
 """
 
 import contextlib
@@ -20,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_masks
-from tqdm import tqdm
+from pycocotools import mask as coco_mask
 
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
-from pipelines.drawing import THINGS, draw_scene
+from htc_tf.progress import progress_bar
+from pipelines.scenes import THINGS, draw_scene
 
 SPLITS = ("train2017", "val2017")
-IDS_PER_SPLIT = 1_000_000  # so that no two splits share an image id
-IDS_PER_IMAGE = 10  # more than a scene holds things
+IDS_PER_SPLIT = 1_000_000  # splits share no image id
+IDS_PER_IMAGE = 10  # more than the things of a scene
 
 
 @command
@@ -39,65 +36,67 @@ def main():
     output = Path(flags.output)
     counts = {split: count for split, count in zip(SPLITS, (flags.train, flags.val), strict=True) if count}
     for split, count in counts.items():
-        refuse_strangers(output, split, count)
+        refuse_foreign_files(output, split, count)
     for split in counts:
         make_folders(output, split)
     with contextlib.ExitStack() as stack:
         run = map
-        if flags.workers > 1:  # fresh interpreters, which behave alike on every system
+        if flags.workers > 1:  # fresh interpreters behave alike on every system
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(min(flags.workers, sum(counts.values())), context))
             run = functools.partial(pool.map, chunksize=8)
         for split, count in counts.items():
             scenes = run(functools.partial(write_scene, output, split, flags.seed), range(count))
-            progress = tqdm(scenes, f"drawing {split}", count, unit="image")
+            progress = progress_bar(scenes, desc=f"drawing {split}", total=count, unit="image")
             write_annotations(annotations_path(output, split), flags.seed, list(progress))
 
 
 def parse_flags():
     parser = command_line.Parser(
         prog="python -m pipelines.shapes",
-        description="Draws a data set of overlapping, textured shapes on patterned ground in COCO's layout: images, "
+        description="Draws a dataset of overlapping, textured shapes on patterned ground in COCO's layout: images, "
         "instance annotations and stuff-thing maps. The same seed gives the same bytes.",
     )
     add = parser.add_argument
-    add("--output", required=True, metavar="DIR", help="folder to write to; made if it is not there")
+    add("--output", required=True, metavar="DIR", help="folder to write to; created if missing")
     add(
         "--train",
         type=command_line.whole(0),
         default=2000,
-        help="training images, 0 for no such split (default: %(default)s)",
+        help="number of training images, 0 to omit the split (default: %(default)s)",
     )
     add(
         "--val",
         type=command_line.whole(0),
         default=200,
-        help="validation images, 0 for no such split (default: %(default)s)",
+        help="number of validation images, 0 to omit the split (default: %(default)s)",
     )
-    add("--seed", type=command_line.seed, default=0, help="another seed draws other scenes (default: %(default)s)")
+    add("--seed", type=command_line.seed, default=0, help="random seed of the scenes (default: %(default)s)")
     add(
         "--workers",
         type=command_line.positive,
         default=os.cpu_count() or 1,
-        help="processes that draw (default: one a core)",
+        help="number of processes (default: one per core)",
     )
     return parser.parse_args()
 
 
 def check(flags):
-    """Refuses what cannot be drawn before anything is written."""
+    """Refuses impossible counts before anything is written."""
     if not 0 < max(flags.train, flags.val) < IDS_PER_SPLIT:
-        raise UserError(f"--train {flags.train} --val {flags.val}: give one of them 1 to {IDS_PER_SPLIT - 1} images")
+        raise UserError(
+            f"--train {flags.train} --val {flags.val}: at least one must be 1 to {IDS_PER_SPLIT - 1} images"
+        )
 
 
-def refuse_strangers(output, split, count):
-    """Files that this run would leave among its own, or would overwrite, but that no such run wrote."""
+def refuse_foreign_files(output, split, count):
+    """Refuses a folder with files that this command did not write, which would mix with its own or be overwritten."""
     there = {path.name for path in (output / split).glob("*")}
     strangers = there - {f"{image_id(split, index):012d}.jpg" for index in range(count)}
     annotations = annotations_path(output, split)
     if strangers or (annotations.exists() and not there):
         found = output / split / min(strangers) if strangers else annotations
-        raise UserError(f"--output {output}: {found} belongs to another data set; give a new folder")
+        raise UserError(f"--output {output}: {found} belongs to another dataset; give a new folder")
 
 
 def make_folders(output, split):
@@ -114,7 +113,7 @@ def annotations_path(output, split):
 
 
 def write_annotations(path, seed, records):
-    """COCO's annotation file, in one move, from the (image, annotations) of every scene."""
+    """Writes COCO's annotation file atomically, from the (image, annotations) of every scene."""
     content = {
         "info": {"description": "Shapes drawn by htc_tf", "version": "1", "seed": seed},
         "licenses": [],
@@ -131,18 +130,18 @@ def image_id(split, index):
     return SPLITS.index(split) * IDS_PER_SPLIT + index + 1
 
 
-def scene_of(seed, split, index):
+def make_scene(seed, split, index):
     return draw_scene(stream(seed, split, index))
 
 
 def stream(seed, split, index):
-    """A scene's own random stream, so that neither the order nor the number of the scenes matters."""
+    """Returns a scene's own random stream, so that neither the order nor the number of scenes matters."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)))
 
 
 def write_scene(output, split, seed, index):
-    """Draws one scene and writes its picture and its stuff-thing map. Returns COCO's (image, annotations)."""
-    scene = scene_of(seed, split, index)
+    """Draws one scene and writes its image and stuff-thing map. Returns COCO's (image, annotations)."""
+    scene = make_scene(seed, split, index)
     height, width = scene.semantic.shape
     number = image_id(split, index)
     name = f"{number:012d}.jpg"
@@ -153,51 +152,53 @@ def write_scene(output, split, seed, index):
 
 
 def annotate(thing, image, place):
-    """COCO's annotation of one thing. Box and area are those of the pixels that are seen."""
+    """Returns COCO's annotation of one thing. Box and area cover its visible pixels."""
     mask = np.asfortranarray(thing.mask, np.uint8)
-    encoded = coco_masks.encode(mask)
+    encoded = coco_mask.encode(mask)
     return {
         "id": image * IDS_PER_IMAGE + place,
         "image_id": image,
         "category_id": thing.label + 1,
         "iscrowd": int(thing.crowd),
-        "area": int(coco_masks.area(encoded)),
-        "bbox": coco_masks.toBbox(encoded).tolist(),
-        "segmentation": runs(mask) if thing.crowd else polygons(mask) or compressed(encoded),
+        "area": int(coco_mask.area(encoded)),
+        "bbox": coco_mask.toBbox(encoded).tolist(),
+        "segmentation": uncompressed_rle(mask) if thing.crowd else polygons(mask) or compressed_rle(encoded),
     }
 
 
-def runs(mask):
-    """COCO's uncompressed RLE: lengths of the runs down the columns, zeros first."""
+def uncompressed_rle(mask):
+    """Returns COCO's uncompressed RLE: lengths of the runs down the columns, zeros first."""
     pixels = mask.ravel(order="F")
     ends = np.flatnonzero(np.diff(pixels, prepend=0, append=1 - pixels[-1]))
     return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
 
 
-def compressed(encoded):
+def compressed_rle(encoded):
     return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
 def polygons(mask):
-    """Polygons [x, y, x, y, ...] along the pixel edges, one a connected part; None if a part has a hole.
+    """Traces a mask along the pixel edges: one polygon [x, y, x, y, ...] per connected part; None if a part has a hole.
 
-    The corners of the edges, sorted along a row, pair up as the ends of its horizontal edges; sorted along a column,
-    as those of its vertical ones. Where two pixels touch by a corner only, two corners lie on one point; the order of
-    the two keeps the pixels apart.
+    Sorted along a row, the corners of the outline pair up as the ends of its horizontal edges; sorted along a column,
+    as those of its vertical edges. Where two pixels touch at a corner only, two corners share a point; their order
+    keeps the pixels apart.
     """
-    turns = np.diff(np.diff(np.pad(mask, 1).astype(np.int8), axis=0), axis=1)  # +-1 a corner, +-2 two pixels that touch
+    turns = np.diff(
+        np.diff(np.pad(mask, 1).astype(np.int8), axis=0), axis=1
+    )  # ±1 at a corner, ±2 where two pixels touch
     y, x = np.nonzero(turns != 0)
     turn = turns[y, x]
-    y, x, turn = (np.repeat(values, np.abs(turn)) for values in (y, x, turn))
-    right = (np.diff(y, prepend=-1) == 0) & (np.diff(x, prepend=-1) == 0)  # the right one of two on one point
+    y, x, turn = (np.repeat(values, np.abs(turn)) for values in (y, x, turn))  # [corners] each
+    right = (np.diff(y, prepend=-1) == 0) & (np.diff(x, prepend=-1) == 0)  # the second of two corners at one point
     lower = right ^ (turn == -2)
-    along_row = mates(np.lexsort((right, x, y)))
-    along_column = mates(np.lexsort((lower, y, x)))
+    along_row = pair_ends(np.lexsort((right, x, y)))
+    along_column = pair_ends(np.lexsort((lower, y, x)))
     found, unseen = [], np.ones(len(y), bool)
     for first in range(len(y)):
         if not unseen[first]:
             continue
-        if turn[first] < 0:  # the top left corner, and the part is all around it: a hole
+        if turn[first] < 0:  # the top left corner of a hole, which the part surrounds
             return None
         loop, corner = [], first
         while unseen[corner]:
@@ -209,8 +210,8 @@ def polygons(mask):
     return found
 
 
-def mates(order):
-    """For each corner the other end of its edge, where `order` lists the ends pair by pair."""
+def pair_ends(order):
+    """Returns for each corner the other end of its edge, where `order` lists the ends pair by pair."""
     other = np.empty(len(order), np.int64)
     other[order[::2]], other[order[1::2]] = order[1::2], order[::2]
     return other

@@ -1,9 +1,8 @@
-"""One shard of the plan to one TFRecord file: the Beam step that reads, checks and writes.
+"""Shard writer: the Beam step that reads, checks and writes the images of one shard to one TFRecord file.
 
-Before it: `pipelines.plan`. After it: `pipelines.report`. A shard is written under a temporary name, renamed, and then
-gets its sidecar, which says what is in it and of which plan it is. So a worker may be killed or retried at any time,
-and a rerun does only the shards without a sidecar of their plan. Elements are shard numbers: nothing of the data
-passes through Beam, whose in-process runner would keep it all in memory.
+A shard is written under a temporary name, renamed, and then gets its sidecar, which describes its content and names its
+plan by a token. So a worker may be killed or retried at any time, and a rerun writes only the shards without a valid
+sidecar. Elements are shard numbers: no image passes through Beam, whose in-process runner would keep them in memory.
 """
 
 import logging
@@ -18,25 +17,26 @@ import apache_beam as beam
 import tensorflow as tf
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
-from tqdm import tqdm
 
 from htc_tf.data import schema
 from htc_tf.errors import UserError
+from htc_tf.progress import progress_bar
 from pipelines import files, images, objects, stuff, workers
-from pipelines.checks import Rejected, Tally
+from pipelines.checks import Counters, Rejected
 from pipelines.job_progress import Progress, Stopped, stop, stop_reason
 from pipelines.plan import Plan, read_lines
 
-MENDED = "finished shards are kept: when this is mended, the same command continues"
-READERS = 16  # of sidecars, at a time: in a store, each is an answer to wait for
+REMEDY = "finished shards are kept: solve this, then run the same command to continue"
+READERS = 16  # threads that read sidecars, because each read from a store has a latency
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker knows: the plan and the folders, as `files.resolve` gives them.
+    """The settings of every worker: the plan, and the folders as `files.resolve` returns them.
 
-    `stuff` holds the stuff maps or, if the plan has their segments, panoptic PNGs. In `progress`, of the machine that
-    watches, a worker that can see it says how far it is.
+    Attributes:
+        stuff: The folder of stuff maps or, if the plan has their segments, of panoptic PNGs.
+        progress: The folder of `job_progress.show_progress`, on the machine that runs the command.
     """
 
     plan: Plan
@@ -47,20 +47,24 @@ class Job:
 
 
 def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
-    """Writes the shards of these numbers on the runner that `options` name, and waits for it.
+    """Writes shards on the runner that `options` select, and waits.
 
+    Args:
+        job: Job.
+        shards: Numbers of the shards to write.
+        options: Beam's options.
     Raises:
-      UserError: a worker could not read or write a file, or was killed.
+        UserError: A worker could not read or write a file, or was killed.
     """
     failure = None
     try:
-        with workers.watched(job.progress), beam.Pipeline(options=options) as pipeline:
+        with workers.monitor(job.progress), beam.Pipeline(options=options) as pipeline:
             _ = pipeline | beam.Create(shards) | WriteShards(job)
     except Exception as error:
         failure = error
     reason = stop_reason(job.progress)
     if not reason and failure:
-        # Of an error in a worker that does not see the folder, a runner knows the text.
+        # A worker that does not share the folder can report an error only through the runner, as text.
         text = f"{type(failure).__name__}: {failure}"
         named = re.search(rf"{UserError.__name__}: (.*?)( \[while running |\\n|$)", text, re.MULTILINE)
         reason = named and named[1]
@@ -71,7 +75,7 @@ def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
 
 
 class WriteShards(beam.PTransform):
-    """PCollection of shard numbers -> PCollection of the names of the files written."""
+    """Transforms a PCollection of shard numbers to one of the names of the files written."""
 
     def __init__(self, job: Job):
         super().__init__()
@@ -82,16 +86,16 @@ class WriteShards(beam.PTransform):
 
 
 class WriteShard(beam.DoFn):
-    """Writes one shard; every count of its sidecar is also a Beam counter, in the namespace of the module.
+    """Writes one shard.
 
-    There is a distribution too, `objects_per_image`.
+    Every count of the sidecar is also a Beam counter in this module's namespace; `objects_per_image` is a distribution.
     """
 
     def __init__(self, job: Job):
         self.job = job
 
     def setup(self):
-        # A worker in another process tells of its coming and going, over the progress bar.
+        # A worker in another process logs its start and end, which would disturb the progress bar.
         for name in ("apache_beam.runners.worker", "__main__"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -103,7 +107,7 @@ class WriteShard(beam.DoFn):
         except Stopped:
             return
         except UserError as error:
-            # Raised, it would come to the user in Beam's tracebacks; for a worker elsewhere there is no other way.
+            # If raised, it would reach the user in Beam's tracebacks; a worker elsewhere has no other way.
             try:
                 stop(self.job.progress, str(error))
             except OSError:
@@ -120,84 +124,88 @@ class WriteShard(beam.DoFn):
 
 def write_shard(job: Job, shard: int) -> dict[str, Any]:
     """Writes the shard and its sidecar, and returns the sidecar's content."""
-    plan, tally = job.plan, Tally()
+    plan, counters = job.plan, Counters()
     path = files.join(job.output, f"{plan.name(shard)}.tfrecord")
     names = {category["id"]: category["name"] for category in plan.categories}
     largest_label = -1
     try:
-        # The old sidecar goes first: killed below, this shard must not look finished.
+        # The old sidecar is removed first: if killed below, this shard must not look finished.
         files.remove(sidecar_path(job.output, plan, shard))
-        with files.replacing(path) as temporary, Progress(job.progress, shard) as progress:
+        with files.atomic_write(path) as temporary, Progress(job.progress, shard) as progress:
             with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
                 for line in read_lines(job.output, shard):
                     try:
-                        record, label = convert(job, line, names, tally)
+                        record, label = convert(job, line, names, counters)
                         writer.write(record)
                         largest_label = max(largest_label, label)
                     except Rejected as error:
                         image = line["image"]
-                        tally.reject(error, image_id=image["id"], file_name=image["file_name"])
-                        tally.count("objects_of_rejected_images", len(line["objects"]))
+                        counters.reject(error, image_id=image["id"], file_name=image["file_name"])
+                        counters.count("objects_of_rejected_images", len(line["objects"]))
                     progress.advance()
             content = {"bytes": temporary.stat().st_size, "sha256": files.sha256(temporary)}
         sidecar = {
             "file": files.base_name(path),
             **content,
-            "records": tally.counters["images"],
+            "records": counters.counts["images"],
             "token": plan.tokens[shard],
             "largest_label": largest_label,
-            "counters": {name: number for name, number in sorted(tally.counters.items()) if number},
-            "objects_per_image": {str(size): number for size, number in sorted(tally.objects_per_image.items())},
-            "rejected": tally.rejected,
+            "counters": {name: number for name, number in sorted(counters.counts.items()) if number},
+            "objects_per_image": {str(size): number for size, number in sorted(counters.objects_per_image.items())},
+            "rejected": counters.rejected,
         }
-        files.write_sealed_json(sidecar_path(job.output, plan, shard), sidecar)
+        files.write_checksummed_json(sidecar_path(job.output, plan, shard), sidecar)
     except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"{files.explain(error, path)}; {MENDED}") from error
+        raise UserError(f"{files.describe_error(error, path)}; {REMEDY}") from error
     return sidecar
 
 
-def convert(job: Job, line: dict[str, Any], names: dict[int, str], tally: Tally) -> tuple[bytes, int]:
-    """One image of the plan to its serialised record and the largest label of its stuff map, or -1.
+def convert(job: Job, line: dict[str, Any], names: dict[int, str], counters: Counters) -> tuple[bytes, int]:
+    """Converts one image of the plan to a record.
 
+    Returns:
+        (record, largest label): the serialized record, and the largest label of its stuff map or -1.
     Raises:
-      Rejected: the image cannot be used. Annotations that cannot are tallied, and the image goes without them.
+        Rejected: The image cannot be used. Unusable annotations are counted and left out instead.
     """
     image, plan = line["image"], job.plan
     name, height, width = image["file_name"], image["height"], image["width"]
     max_pixels, decode = plan.options["max_pixels"], plan.options["decode"]
-    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, plan.exif, tally)
+    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, plan.exif, counters)
     semantic, largest_label = b"", -1
     if job.stuff and plan.panoptic:
         semantic, largest_label = stuff.draw_map(job.stuff, line["segments"], height, width, plan.stuff_labels)
     elif job.stuff:
-        semantic, largest_label = stuff.load_map(job.stuff, name, height, width, plan.stuff_labels, tally)
+        semantic, largest_label = stuff.load_map(job.stuff, name, height, width, plan.stuff_labels, counters)
     kept = []
     for annotation in line["objects"]:
         try:
             category = names[annotation["category_id"]]
             boxes = plan.options["boxes"]
-            kept.append(objects.convert(annotation, category, height, width, plan.masks, tally, boxes))
+            kept.append(objects.convert(annotation, category, height, width, plan.masks, counters, boxes))
         except Rejected as error:
-            tally.reject(error, image_id=image["id"], file_name=name, annotation_id=annotation["id"])
-    tally.count("images")
-    tally.count("images_without_objects", not kept)
-    tally.count("objects", len(kept))
-    tally.count("crowd", sum(item.is_crowd for item in kept))
-    tally.objects_per_image[len(kept)] += 1
+            counters.reject(error, image_id=image["id"], file_name=name, annotation_id=annotation["id"])
+    counters.count("images")
+    counters.count("images_without_objects", not kept)
+    counters.count("objects", len(kept))
+    counters.count("crowd", sum(item.is_crowd for item in kept))
+    counters.objects_per_image[len(kept)] += 1
     with_pngs = plan.masks and plan.options["masks"] == "png"
-    mask_pngs = [objects.draw_mask(item.mask_rle, height, width) for item in kept] if with_pngs else []
+    mask_pngs = [objects.mask_png(item.mask_rle, height, width) for item in kept] if with_pngs else []
     described = schema.Image(encoded, stored, height, width, name, image["id"])
     return schema.example(described, kept, semantic, mask_pngs), largest_label
 
 
 def read_sidecars(output: str, plan: Plan, verify: bool = False) -> list[dict[str, Any] | None]:
-    """For each shard the sidecar if it is written, by this plan and whole; else None.
+    """Returns each shard's sidecar, or None if the shard is missing, incomplete or of another plan.
 
     Args:
-      verify: read the shards, too, and compare their checksums; in a store, which has its own, only their sizes.
+        output: The folder of the records.
+        plan: The plan.
+        verify: If True, compare the checksums of the shards too; in a store, which verifies its objects, only sizes.
     """
     numbers = range(len(plan.tokens))
-    with ThreadPoolExecutor(READERS) as pool, tqdm(total=len(numbers), desc="check", disable=not verify) as bar:
+    with ThreadPoolExecutor(READERS) as pool, progress_bar(total=len(numbers), desc="check", disable=not verify) as bar:
         found = []
         for sidecar in pool.map(lambda shard: _read_sidecar(output, plan, shard, verify), numbers):
             found.append(sidecar)
@@ -210,7 +218,7 @@ def sidecar_path(output: str, plan: Plan, shard: int) -> str:
 
 
 def _read_sidecar(output, plan, shard, verify):
-    sidecar = files.read_sealed_json(sidecar_path(output, plan, shard))
+    sidecar = files.read_checksummed_json(sidecar_path(output, plan, shard))
     if sidecar is None or sidecar.get("token") != plan.tokens[shard]:
         return None
     path = files.join(output, sidecar["file"])

@@ -1,7 +1,4 @@
-"""Counts over the records of a data set: by class, by objects an image, by the boxes' sizes and shapes.
-
-Called by `pipelines.inspect_records` with one record after the other.
-"""
+"""Dataset statistics: objects per class and per image, and the sizes and shapes of their boxes."""
 
 import math
 from collections import Counter
@@ -14,11 +11,11 @@ from htc_tf.visualization import fonts
 
 BAR = 32
 ROW = "{name:<22}{count:>9,}  {bar}"
-OBJECTS = (0, 1, 2, 4, 8, 16, 32)  # the least of each bin
-# COCO's: by the mask's area, square pixels (pycocotools.cocoeval).
+OBJECTS = (0, 1, 2, 4, 8, 16, 32)  # lower ends of the bins
+# COCO's size classes, by the area of the mask in square pixels (pycocotools.cocoeval).
 AREAS = {"small, below 32²": 32**2, "medium, below 96²": 96**2, "large": math.inf}
-SIDES = (0, 8, 16, 32, 64, 128, 256, 512)  # pixels, the least of each bin
-# Width / height, the upper end of each bin: as far above 1 as below.
+SIDES = (0, 8, 16, 32, 64, 128, 256, 512)  # lower ends of the bins, pixels
+# Upper ends of the bins of width / height, symmetric around 1.
 ASPECTS = {
     "taller than 1:4": 1 / 4,
     "1:4 to 1:2": 1 / 2,
@@ -28,19 +25,19 @@ ASPECTS = {
     "2:1 to 4:1": 4,
     "wider than 4:1": math.inf,
 }
-TINY = 1e-6  # a box's least side, pixels: single precision may round it away
+MIN_SIDE = 1e-6  # pixels; single precision may round the height of a thin box to 0
 
 
 @dataclass
-class Census:
-    """What was counted. Sizes and shapes are those of objects; a crowd region is none."""
+class Statistics:
+    """Counts over records. Sizes and shapes exclude crowd regions."""
 
     images: int = 0
     crowd: int = 0
     classes: Counter = field(default_factory=Counter)  # category id -> objects
     per_image: Counter = field(default_factory=Counter)  # number of objects -> images
     areas: Counter = field(default_factory=Counter)  # name in AREAS -> objects
-    sides: Counter = field(default_factory=Counter)  # least of the bin in SIDES -> objects
+    sides: Counter = field(default_factory=Counter)  # lower end in SIDES -> objects
     aspects: Counter = field(default_factory=Counter)  # name in ASPECTS -> objects
 
     @property
@@ -48,7 +45,7 @@ class Census:
         return self.classes.total()
 
     def add(self, record: Record) -> None:
-        """Counts one more record."""
+        """Adds one record."""
         self.images += 1
         self.per_image[len(record.objects)] += 1
         for item in record.objects:
@@ -62,45 +59,45 @@ class Census:
         box_height, box_width = (item.ymax - item.ymin) * height, (item.xmax - item.xmin) * width
         self.areas[_first_above(AREAS, item.area)] += 1
         self.sides[_bin(SIDES, math.sqrt(box_height * box_width))] += 1
-        self.aspects[_first_above(ASPECTS, box_width / max(box_height, TINY))] += 1
+        self.aspects[_first_above(ASPECTS, box_width / max(box_height, MIN_SIDE))] += 1
 
 
-def describe(info: DatasetInfo, census: Census) -> str:
-    """The counts as text: totals and histograms."""
-    mean = census.objects / max(census.images, 1)
+def describe(info: DatasetInfo, stats: Statistics) -> str:
+    """Returns the statistics as text: totals and histograms."""
+    mean = stats.objects / max(stats.images, 1)
     per_image = Counter()
-    for number, images in census.per_image.items():
+    for number, images in stats.per_image.items():
         per_image[_bin(OBJECTS, number)] += images
     lines = [
-        f"{info.folder}: {census.images:,} images, {census.objects:,} objects ({census.crowd:,} crowd regions), "
+        f"{info.folder}: {stats.images:,} images, {stats.objects:,} objects ({stats.crowd:,} crowd regions), "
         f"{info.num_classes} classes",
         f"{describe_masks(info)}; "
         + (f"stuff maps of {info.stuff.labels} labels" if info.stuff.present else "no stuff maps"),
         "",
-        f"objects per image: {mean:.1f} on average, at most {max(census.per_image, default=0)}",
+        f"objects per image: {mean:.1f} on average, at most {max(stats.per_image, default=0)}",
         *_histogram({_range(OBJECTS, least): per_image[least] for least in OBJECTS}),
         "",
         "objects by area, COCO's sizes",
-        *_histogram({name: census.areas[name] for name in AREAS}),
+        *_histogram({name: stats.areas[name] for name in AREAS}),
         "",
         "boxes by side, √(width · height), pixels",
-        *_histogram({_range(SIDES, least): census.sides[least] for least in SIDES}),
+        *_histogram({_range(SIDES, least): stats.sides[least] for least in SIDES}),
         "",
         "boxes by aspect, width : height",
-        *_histogram({name: census.aspects[name] for name in ASPECTS}),
+        *_histogram({name: stats.aspects[name] for name in ASPECTS}),
         "",
         "objects per class",
     ]
     names = {category.id: category.name for category in info.categories}
-    lines += _histogram({names[category_id]: number for category_id, number in census.classes.most_common()})
-    unseen = [name for category_id, name in names.items() if not census.classes[category_id]]
+    lines += _histogram({names[category_id]: number for category_id, number in stats.classes.most_common()})
+    unseen = [name for category_id, name in names.items() if not stats.classes[category_id]]
     if unseen:
         lines.append(f"without an object: {', '.join(map(fonts.in_table, unseen))}")
     return "\n".join(lines)
 
 
 def describe_masks(info: DatasetInfo) -> str:
-    """What the records hold of masks, in words."""
+    """Describes which masks the records hold."""
     if not info.masks:
         return "boxes only, no masks"
     return "masks, and PNGs of them for Model Garden" if info.options.get("masks") == "png" else "masks"

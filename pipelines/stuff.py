@@ -1,8 +1,7 @@
-"""The stuff map of an image: labels of one byte a pixel, 255 is ignored, stored as PNG.
+"""Stuff map of an image: a PNG of one label byte per pixel, 255 is ignored.
 
-Called by `pipelines.shards` where there is --stuff; what it refuses, it refuses by raising `checks.Rejected`. A map
-lies as a PNG beside the image (COCO-stuff's stuff-thing maps), or is drawn from COCO's panoptic PNG, whose colours
-number the segments (`pipelines.panoptic` says which label each of them has).
+The map is a PNG named as the image (COCO-stuff's stuff-thing maps), or is drawn from COCO's panoptic PNG, whose colors
+number the segments (`pipelines.panoptic` reads their labels). Unusable maps raise `checks.Rejected`.
 """
 
 import os
@@ -12,98 +11,109 @@ import numpy as np
 import PIL.Image
 
 from htc_tf.data import image_io
-from pipelines.checks import Rejected, Tally
+from pipelines.checks import Counters, Rejected
 from pipelines.images import encode_png, read_inside, rejecting
 from pipelines.panoptic import IGNORED_LABEL
 
 UNLISTED = 256  # no label has this value
-PNG_BIT_DEPTH = 24  # the byte of the file that holds it
+PNG_BIT_DEPTH = 24  # its position in the file
 
 
-def load_map(root: str, file_name: str, height: int, width: int, labels: int | None, tally: Tally) -> tuple[bytes, int]:
-    """The stuff map beside an image, as PNG bytes, and its largest label or -1. `labels` None: any label will do.
+def load_map(
+    root: str, file_name: str, height: int, width: int, labels: int | None, counters: Counters
+) -> tuple[bytes, int]:
+    """Loads the stuff map named as an image.
 
-    A map with a palette is stored without it: training's decoder would give its colours, not its labels.
-
+    Args:
+        root: The folder of maps, a real path.
+        file_name: The image's path relative to its folder.
+        height, width: The image's size in pixels.
+        labels: Number of labels; None allows any.
+        counters: Counters.
+    Returns:
+        (PNG bytes, largest label or -1). A palette is removed, because training's decoder would return its colors.
     Raises:
-      Rejected: with the reason.
+        Rejected: The map cannot be used.
     """
     name = os.path.splitext(file_name)[0] + ".png"
-    encoded, picture = _open(root, name, height, width)
-    # Fewer bits than 8 without a palette are shades of grey: every decoder would scale them up to 0 ... 255.
-    plain = picture.mode == "L" and encoded[PNG_BIT_DEPTH] == 8
-    if not (plain or picture.mode == "P"):
-        raise Rejected("stuff_unreadable", f"{name}: PNG of mode {picture.mode} is none of 8-bit labels")
-    _load(picture, name)
-    largest = _largest_label(picture, name, labels)
-    if picture.mode == "P":
-        tally.count("stuff_converted")
-        encoded = encode_png(PIL.Image.fromarray(np.asarray(picture)))
+    encoded, image = _open(root, name, height, width)
+    # Without a palette, fewer than 8 bits are shades of gray, which every decoder scales to 0 ... 255.
+    plain = image.mode == "L" and encoded[PNG_BIT_DEPTH] == 8
+    if not (plain or image.mode == "P"):
+        raise Rejected("stuff_unreadable", f"{name}: a PNG of mode {image.mode}, not of 8-bit labels")
+    _load(image, name)
+    largest = _largest_label(image, name, labels)
+    if image.mode == "P":
+        counters.count("stuff_converted")
+        encoded = encode_png(PIL.Image.fromarray(np.asarray(image)))
     return encoded, largest
 
 
 def draw_map(
     root: str, segments: dict[str, Any] | None, height: int, width: int, labels: int | None
 ) -> tuple[bytes, int]:
-    """The stuff map from a panoptic PNG below `root`, as `load_map` gives it. Pixels of no segment are ignored.
+    """Draws the stuff map of a panoptic PNG. Pixels without a segment are ignored.
 
     Args:
-      segments: the image's entry of `panoptic.read`; None where it has none.
-
+        root: The folder of panoptic PNGs, a real path.
+        segments: The image's entry of `panoptic.read`; None if it has none.
+        height, width, labels: As in `load_map`.
+    Returns:
+        (PNG bytes, largest label or -1).
     Raises:
-      Rejected: with the reason.
+        Rejected: The PNG cannot be used.
     """
     if segments is None:
         raise Rejected("stuff_missing", "the panoptic file does not list the image")
     if "error" in segments:
         raise Rejected("stuff_unreadable", segments["error"])
     name = segments["file_name"]
-    _, picture = _open(root, name, height, width)
-    if picture.mode != "RGB":
-        raise Rejected("stuff_unreadable", f"{name}: PNG of mode {picture.mode} is none of panoptic segments (RGB)")
-    _load(picture, name)
-    numbers = np.asarray(picture, np.uint32) @ np.uint32([1, 1 << 8, 1 << 16])
-    labels_of = np.full(1 << 24, UNLISTED, np.uint16)
+    _, image = _open(root, name, height, width)
+    if image.mode != "RGB":
+        raise Rejected("stuff_unreadable", f"{name}: a PNG of mode {image.mode}, not of panoptic segments (RGB)")
+    _load(image, name)
+    numbers = np.asarray(image, np.uint32) @ np.uint32([1, 1 << 8, 1 << 16])  # [H, W], red is the lowest byte
+    labels_of = np.full(1 << 24, UNLISTED, np.uint16)  # a label for each segment number
     labels_of[0] = IGNORED_LABEL
     listed = segments["labels"]
     labels_of[np.fromiter(map(int, listed), np.int64, len(listed))] = list(listed.values())
     drawn = labels_of[numbers]
     if (drawn == UNLISTED).any():
         number = numbers[drawn == UNLISTED][0]
-        raise Rejected("stuff_label_unknown", f"{name} holds segment {number}, which no segments_info lists")
+        raise Rejected("stuff_label_unknown", f"{name} contains segment {number}, which segments_info does not list")
     drawn = PIL.Image.fromarray(drawn.astype(np.uint8))
     return encode_png(drawn), _largest_label(drawn, name, labels)
 
 
 def _open(root, name, height, width):
-    """The file's bytes and the picture, its size checked by its header."""
+    """Returns the file's bytes and the image, with the size in its header checked."""
     try:
         encoded = read_inside(root, name)
     except Rejected as error:
         reason = "stuff_missing" if error.reason == "image_missing" else "stuff_unreadable"
         raise Rejected(reason, error.detail) from None
     with rejecting(f"{name}: ", unreadable="stuff_unreadable", too_large="stuff_size_differs"):
-        # Not decoded before its size is found to be the image's, which has been checked.
-        picture = image_io.open_image(encoded, image_io.MAX_SIDE**2)
-    if picture.format != "PNG":
-        raise Rejected("stuff_unreadable", f"{name}: {picture.format} is no PNG")
-    if picture.size != (width, height):
-        raise Rejected("stuff_size_differs", f"{name} has {picture.width} x {picture.height}, image {width} x {height}")
+        # Any size may be opened: it is decoded only if it has the image's size, which is checked already.
+        image = image_io.open_image(encoded, image_io.MAX_SIDE**2)
+    if image.format != "PNG":
+        raise Rejected("stuff_unreadable", f"{name}: a {image.format} file, not a PNG")
+    if image.size != (width, height):
+        raise Rejected("stuff_size_differs", f"{name} has {image.width} x {image.height}, image {width} x {height}")
     with rejecting(f"{name}: ", unreadable="stuff_unreadable"):
-        image_io.check_whole(picture, encoded)  # training's decoder compares the checksums, too
-    return encoded, picture
+        image_io.check_whole(image, encoded)  # training's decoder compares the checksums too
+    return encoded, image
 
 
-def _load(picture, name):
+def _load(image, name):
     try:
-        picture.load()
-    except Exception as error:  # Pillow's readers raise anything on damaged files.
+        image.load()
+    except Exception as error:  # Pillow raises many kinds of errors on damaged files
         raise Rejected("stuff_unreadable", f"{name}: {error}") from None
 
 
-def _largest_label(picture, name, labels):
-    present = [label for label, number in enumerate(picture.histogram()) if number and label != IGNORED_LABEL]
+def _largest_label(image, name, labels):
+    present = [label for label, number in enumerate(image.histogram()) if number and label != IGNORED_LABEL]
     largest = present[-1] if present else -1
     if labels is not None and largest >= labels:
-        raise Rejected("stuff_label_unknown", f"{name} holds label {largest}, labels are 0 ... {labels - 1}")
+        raise Rejected("stuff_label_unknown", f"{name} contains label {largest}, but labels are 0 ... {labels - 1}")
     return largest

@@ -1,8 +1,9 @@
-"""A worker process of a Beam job on this machine: Beam's own, which ends when its job does.
+"""Worker process of a Beam job on this machine: Beam's own worker, which also ends when its job does.
 
     python -m pipelines.worker_main FOLDER PROCESS
 
-Started by `pipelines.workers`. Beam's worker waits for its job to speak, whatever has become of it.
+`pipelines.workers` starts it. Beam's worker alone would wait forever for a job that has died. A module of its own,
+because the watching thread must start before Beam is imported, which takes seconds.
 """
 
 import logging
@@ -14,27 +15,26 @@ import time
 from pipelines import job_progress
 
 INTERVAL = 0.2  # seconds
-GRACE = 2  # seconds to leave the image at hand and remove what is half written
+GRACE = 2  # seconds to finish the current image and remove unfinished files
 
 
 def main(folder: str, job: int) -> None:
-    """Works until the job needs no more.
+    """Works until the job is finished.
 
     Args:
-      folder: that of `job_progress.show_progress`.
-      job: process id of the job, the parent of this process.
+        folder: The folder of `job_progress.show_progress`.
+        job: Process id of the job, the parent of this process.
     """
-    # Before Beam is imported, which takes seconds.
     threading.Thread(target=_watch, args=(folder, job), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
 
-    # Beam's worker logs each of its steps, over the progress bar.
+    # Beam's worker logs every step, which would disturb the progress bar.
     logging.getLogger("apache_beam.runners.worker").setLevel(logging.ERROR)
     sdk_worker_main.main(sys.argv[:1])
 
 
 def _watch(folder, job):
-    # On Windows a shell is in between, which ends with the worker.
+    # On Windows the parent is a shell, which ends with the worker.
     while (os.name != "posix" or os.getppid() == job) and job_progress.stop_reason(folder) is None:
         time.sleep(INTERVAL)
     time.sleep(GRACE)

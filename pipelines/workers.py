@@ -1,7 +1,7 @@
-"""Worker processes on this machine, watched: a killed one ends the job.
+"""Monitored worker processes on this machine: if one is killed, the job ends.
 
 Beam starts them for --direct_running_mode=multi_processing, and waits forever for the answer of one that the system has
-killed, as it does when memory runs out. Imported by `pipelines.shards`, for which it takes the place of Beam's handler.
+killed, as it does when memory runs out. Importing this module replaces Beam's handler of such workers.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from pipelines import job_progress
 ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
 INTERVAL = 0.2  # seconds
 READER = "apache_beam.runners.worker.data_plane"
-_folders = []  # of the progress of the jobs that run now
+_folders = []  # progress folders of the running jobs
 
 
 @contextlib.contextmanager
-def watched(folder: str) -> Iterator[None]:
-    """If a worker process dies while the block runs, the others stop and the block's job fails.
+def monitor(folder: str) -> Iterator[None]:
+    """If a worker process dies while the block runs, the others stop and the job fails.
 
     Args:
-      folder: that of `job_progress.show_progress`, for `job_progress.stop`.
+        folder: The folder of `job_progress.show_progress`, to stop the workers.
     """
-    # The connections of a dead worker break in the threads that read them: one line says enough of it.
+    # The threads that read from a dead worker's connection fail too; their tracebacks add nothing.
     hook, log, reader = threading.excepthook, logging.getLogger("apache_beam"), logging.getLogger(READER)
     level = log.level
 
@@ -42,28 +42,28 @@ def watched(folder: str) -> Iterator[None]:
         if not issubclass(arguments.exc_type, grpc.RpcError):
             hook(arguments)
 
-    def is_news(record):
+    def keep(record):
         return not (record.exc_info and isinstance(record.exc_info[1], grpc.RpcError))
 
     _folders.append(folder)
     threading.excepthook = hide
-    reader.addFilter(is_news)
+    reader.addFilter(keep)
     try:
         yield
     finally:
         _folders.remove(folder)
         threading.excepthook = hook
-        reader.removeFilter(is_news)
+        reader.removeFilter(keep)
         log.setLevel(level)
 
 
 @WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
 class WatchedWorker(SubprocessSdkWorkerHandler):
-    """A `pipelines.worker_main`, whose death answers every request that it has not answered."""
+    """Runs `pipelines.worker_main`; if it dies, answers all its open requests with an error."""
 
     def start_worker(self) -> None:
         self._closed = threading.Event()
-        # Without `exec`, the process would be the child of a shell, which outlives this one.
+        # Without `exec`, the worker would be the child of a shell, which outlives this process.
         self._folder = _folders[-1] if _folders else os.devnull
         words = [sys.executable, "-m", "pipelines.worker_main", self._folder, str(os.getpid())]
         command = ("exec " if os.name == "posix" else "") + shlex.join(words)
@@ -79,7 +79,7 @@ class WatchedWorker(SubprocessSdkWorkerHandler):
         error = "it ended"
         try:
             self.worker.run()
-        except RuntimeError as status:  # that is not 0
+        except RuntimeError as status:  # the exit status is not 0
             error = status
         if self._closed.is_set():
             return

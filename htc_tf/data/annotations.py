@@ -14,6 +14,7 @@ import numpy as np
 
 from htc_tf.data.file_kinds import PACKED
 from htc_tf.errors import UserError
+from htc_tf.ops.rle_decoding import decode_counts
 
 REPAIRS = {
     "file_recoded": "the annotation file starts with a byte order mark, or is UTF-16 or UTF-32: decoded as such",
@@ -109,6 +110,15 @@ def outline_length(polygon: list[float]) -> float:
     """Returns the length of the outline that pycocotools draws: the longer of an edge's two sides, over all edges."""
     points = np.asarray(polygon, np.float64).reshape(-1, 2)
     return np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+
+
+def count_pixels(counts: Any) -> int | None:
+    """Returns the sum of run lengths, as a list or COCO's compressed string; None if they are invalid."""
+    if isinstance(counts, str):
+        runs = decode_counts(counts)
+        return None if runs is None or (runs < 0).any() else int(runs.sum())
+    valid = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
+    return sum(counts) if valid else None
 
 
 def _convert_integers(entry, fields, repairs):

@@ -300,7 +300,7 @@ add(
 )
 add(
     "numbers as strings in bbox",
-    "refused: holds strings: write the numbers without quotes",
+    "refused: contains strings: write the numbers without quotes",
     "box_strings",
     each("bbox", lambda row: [str(v) for v in row["bbox"]]),
 )
@@ -406,7 +406,7 @@ renamed("names that leave the folder", "refused: leaves the folder through ..", 
 renamed("absolute names of another machine", "refused: is absolute", "absolute", "/data/{}.jpg".format)
 renamed("absolute names of Windows", "refused: is absolute", "windows", "C:\\data\\{}.jpg".format)
 renamed("another ending", "refused: no such file, but there is 1.jpg", "ending", "{}.png".format)
-renamed("a URL as a name", "refused: lies in --images itself", "url", "http://host/upload/{}.jpg".format)
+renamed("a URL as a name", "refused: is directly in --images", "url", "http://host/upload/{}.jpg".format)
 renamed("half a surrogate pair in a name", "refused: half a character", "surrogate", "\ud800{}.jpg".format)
 
 
@@ -523,12 +523,12 @@ def compressed_file(folder, coco):
     return gzip.compress(json.dumps(coco).encode())
 
 
-@case("text that is no JSON (CSV, YOLO's labels)", "refused: is not JSON: it begins with")
+@case("text that is not JSON (CSV, YOLO's labels)", "refused: is not JSON: it begins with")
 def text(folder, coco):
     return b"0 0.5 0.5 0.1 0.1\n"
 
 
-@case("JSON lines", "refused: holds several JSON values")
+@case("JSON lines", "refused: contains several JSON values")
 def lines(folder, coco):
     return b'{"a": 1}\n{"a": 2}\n'
 

@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipelines import agreement, objects
-from pipelines.checks import Rejected, Tally
+from pipelines.checks import Counters, Rejected
 
 HEIGHT, WIDTH = 300, 400
 BOXES = [(60, 40, 90, 50), (200, 130, 60, 120), (150, 20, 31, 80)]
@@ -26,7 +26,7 @@ def run_lengths(x, y, w, h, order="F"):
 
 def convert(bbox, segmentation):
     row = {"id": 1, "category_id": 1, "iscrowd": 0, "area": None, "bbox": list(bbox), "segmentation": segmentation}
-    return objects.convert(row, "cat", HEIGHT, WIDTH, True, Tally())
+    return objects.convert(row, "cat", HEIGHT, WIDTH, True, Counters())
 
 
 def readings(bbox, segmentation):
@@ -75,11 +75,11 @@ def test_a_mask_without_pixels_fits_small_boxes_alone():
 
 
 def test_other_conventions_are_looked_into_for_some_objects_alone():
-    tally = Tally()
-    tally.counters["box_mask_disagree"] = agreement.MAX_READ
+    counters = Counters()
+    counters.counts["box_mask_disagree"] = agreement.MAX_TRIED
     row = {"id": 1, "category_id": 1, "iscrowd": 0, "bbox": [9, 9, 9, 9], "segmentation": [rectangle(*BOXES[0])]}
     with pytest.raises(Rejected) as error:
-        objects.convert(row, "cat", HEIGHT, WIDTH, True, tally)
+        objects.convert(row, "cat", HEIGHT, WIDTH, True, counters)
     assert error.value.reads_as is None
 
 
@@ -88,8 +88,8 @@ def test_every_object_of_coco_agrees(coco_sample):
     sizes = {row["id"]: (row["height"], row["width"]) for row in content["images"]}
     for row in content["annotations"]:
         height, width = sizes[row["image_id"]]
-        counts = objects.run_lengths(row["segmentation"], height, width, Tally())
-        own = objects.mask_box(counts, row["segmentation"], height, width)
-        ymin, xmin, ymax, xmax = objects.clip_box(row["bbox"], height, width, Tally())
+        counts = objects.to_rle(row["segmentation"], height, width, Counters())
+        own = objects.compute_mask_box(counts, row["segmentation"], height, width)
+        ymin, xmin, ymax, xmax = objects.clip_box(row["bbox"], height, width, Counters())
         assert agreement.agree((xmin, ymin, xmax, ymax), own), row["id"]
     assert coco_mask.area({"size": [height, width], "counts": counts}) > 0

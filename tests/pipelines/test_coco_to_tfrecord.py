@@ -276,7 +276,7 @@ def test_the_message_names_the_bound_that_would_pass(tiny, capsys):
 
     edit(tiny, spoil)
     line = refuse(capsys, tiny)
-    assert "4 of 21 annotations were rejected (box_empty 4)" in line and "to go on without them: " in line
+    assert "4 of 21 annotations were rejected (box_empty 4)" in line and "to continue without them: " in line
     assert "--max_bad_fraction 0.191" in line
     assert prepare(tiny, max_bad_fraction=0.191).objects == 17
 
@@ -285,7 +285,7 @@ def test_a_set_of_which_no_image_is_left_fails_whatever_the_bound(tiny, capsys):
     for path in (tiny / "images").iterdir():
         path.write_bytes(b"")
     line = refuse(capsys, tiny, max_bad_fraction=1)
-    assert "7 of 7 images were rejected" in line and "to go on" not in line
+    assert "7 of 7 images were rejected" in line and "to continue" not in line
 
 
 def test_what_training_would_suffer_from_is_said(tiny, capsys):
@@ -324,7 +324,7 @@ def test_boxes_that_are_corners_or_fractions_are_recognized(tiny, capsys):
 
     edit(tiny, fractions)
     line = refuse(capsys, tiny, f"--output={tiny / 'boxes'}")
-    assert "21 of 21 objects are below one pixel: their boxes look like fractions" in line
+    assert "21 of 21 objects are smaller than one pixel: their boxes look like fractions" in line
     assert prepare(tiny, "kept", boxes="unchecked").counters["objects_tiny"] == 21
 
 
@@ -415,12 +415,12 @@ def emptied(key):
     [
         (lambda text: "", "is empty (0 bytes)"),
         (lambda text: text[:-9], "it was cut"),
-        (lambda text: " \n", "nothing but blanks or NUL bytes"),
-        (lambda text: "\0" * 500, "nothing but blanks or NUL bytes"),
+        (lambda text: " \n", "contains only blanks or NUL bytes"),
+        (lambda text: "\0" * 500, "contains only blanks or NUL bytes"),
         (lambda text: text.replace(":", "=", 1), "is not JSON: Expecting ':' delimiter at line 1, column"),
         (lambda text: "[" * 100_000, "nested too deeply"),
         (lambda text: text + text, "several JSON values"),
-        (lambda text: text.replace("100", "9" * 5000, 1), "is not JSON that can be read"),
+        (lambda text: text.replace("100", "9" * 5000, 1), "is not valid JSON"),
         (lambda text: "<!DOCTYPE html><html>404</html>", "is an HTML or XML page"),
         (lambda text: "version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
         (lambda text: text.replace("dog", "\\ud800"), "half a character"),
@@ -460,7 +460,7 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
     (tiny / "instances.json").unlink()
     assert "no such file" in refuse(capsys, tiny)
     (tiny / "instances.json").mkdir()
-    assert "is a folder: name the JSON file in it" in refuse(capsys, tiny)
+    assert "is a folder: give the JSON file in it" in refuse(capsys, tiny)
     assert "merge several files" in refuse(capsys, tiny, f"--annotations={tiny}/*.json")
     assert not list((tiny / "records").glob("*.tfrecord"))
 

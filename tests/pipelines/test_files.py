@@ -102,7 +102,7 @@ def test_a_file_that_says_the_same_is_left_alone(folder, monkeypatch):
     files.write_json(path, {"a": 1})
     digest = files.write_json_lines(lines, [1])
     with monkeypatch.context() as patch:
-        patch.setattr(files, "replacing", None)
+        patch.setattr(files, "atomic_write", None)
         files.write_json(path, {"a": 1})
         assert files.write_json_lines(lines, [1]) == digest == files.sha256(lines)
     files.write_json(path, {"a": 2})
@@ -112,31 +112,31 @@ def test_a_file_that_says_the_same_is_left_alone(folder, monkeypatch):
 def test_a_sealed_file_shows_its_damage(folder):
     path = files.join(folder, "a.json")
     content = {"b": [1, None, "ü"], "a": {"c": 0.5}}
-    files.write_sealed_json(path, content)
-    assert files.read_sealed_json(path) == content
+    files.write_checksummed_json(path, content)
+    assert files.read_checksummed_json(path) == content
     for damaged in ({"b": [2]}, [1], {**content, files.CHECKSUM: "0"}):
         files.write_json(path, damaged)
-        assert files.read_sealed_json(path) is None
+        assert files.read_checksummed_json(path) is None
 
 
 def test_a_stamp_changes_with_the_file(folder):
     path = files.join(folder, "b", "a.json")
     files.make_folder(files.join(folder, "b"))
     files.write_json(path, 1)
-    stamp = files.stamper(folder)("b/a.json")
-    assert stamp == files.stamper(folder)("b/a.json")
-    assert files.stamper(folder)("b/none.json") is None
+    stamp = files.stamp_reader(folder)("b/a.json")
+    assert stamp == files.stamp_reader(folder)("b/a.json")
+    assert files.stamp_reader(folder)("b/none.json") is None
     files.write_json(path, 10)
-    assert stamp != files.stamper(folder)("b/a.json") is not None
+    assert stamp != files.stamp_reader(folder)("b/a.json") is not None
 
 
 def test_errors_are_explained_in_one_line():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert files.explain(full, "records/a") == "records/a: No space left on device"
+    assert files.describe_error(full, "records/a") == "records/a: No space left on device"
     named = OSError(errno.EROFS, os.strerror(errno.EROFS), "records/a.tfrecord.tmp-0123abcd")
-    assert files.explain(named, "records") == "records/a.tfrecord: Read-only file system"
+    assert files.describe_error(named, "records") == "records/a.tfrecord: Read-only file system"
     quoted = tf.errors.ResourceExhaustedError(None, None, "records/a.tmp-01ab; No space left on device")
-    assert files.explain(quoted, "records/a") == "records/a: No space left on device"
+    assert files.describe_error(quoted, "records/a") == "records/a: No space left on device"
 
 
 def test_lines_and_checksums(folder):
@@ -150,7 +150,7 @@ def test_lines_and_checksums(folder):
 
 def test_a_file_is_whole_or_absent(folder):
     path = files.join(folder, "a")
-    with pytest.raises(KeyError), files.replacing(path) as temporary:
+    with pytest.raises(KeyError), files.atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
         raise KeyError
     assert files.names(folder, "*") == []

@@ -12,7 +12,7 @@ import tensorflow as tf
 from htc_tf.data import image_io
 from htc_tf.data.preprocessing import decode_rgb
 from pipelines import images
-from pipelines.checks import IMAGE_REASONS, Rejected, Tally
+from pipelines.checks import IMAGE_REASONS, Counters, Rejected
 
 HEIGHT, WIDTH = 24, 36
 EXIF_ORIENTATION = 0x0112
@@ -33,10 +33,12 @@ def picture(mode="RGB", height=HEIGHT, width=WIDTH):
 
 
 def load(folder, name="a.jpg", height=HEIGHT, width=WIDTH, max_pixels=10_000, decode="full", exif="apply"):
-    tally = Tally()
-    encoded, stored = images.load_image(os.path.realpath(folder), name, height, width, max_pixels, decode, exif, tally)
-    assert json.dumps(tally.counters)  # as the shard's sidecar will have them
-    return encoded, stored, {key: number for key, number in tally.counters.items() if number}
+    counters = Counters()
+    encoded, stored = images.load_image(
+        os.path.realpath(folder), name, height, width, max_pixels, decode, exif, counters
+    )
+    assert json.dumps(counters.counts)  # as the shard's sidecar will have them
+    return encoded, stored, {key: number for key, number in counters.counts.items() if number}
 
 
 def pixels_of(encoded):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from htc_tf.data import annotations
 from pipelines import objects
-from pipelines.checks import ANNOTATION_REASONS, Rejected, Tally
+from pipelines.checks import ANNOTATION_REASONS, Counters, Rejected
 
 HEIGHT, WIDTH = 40, 60
 EMPTY = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
@@ -24,8 +25,8 @@ def annotation(**changes):
 
 
 def convert(masks=True, **changes):
-    tally = Tally()
-    return objects.convert(annotation(**changes), "cat", HEIGHT, WIDTH, masks, tally), tally.counters
+    counters = Counters()
+    return objects.convert(annotation(**changes), "cat", HEIGHT, WIDTH, masks, counters), counters.counts
 
 
 def decode(counts):
@@ -62,7 +63,7 @@ def test_run_lengths(compressed):
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.97, 1.0])
 def test_decode_runs(threshold):
     mask = np.asfortranarray(np.random.RandomState(1).rand(300, 200) > threshold, np.uint8)
-    assert list(objects.decode_runs(coco_mask.encode(mask)["counts"].decode())) == runs_of(mask)
+    assert list(annotations.decode_counts(coco_mask.encode(mask)["counts"].decode())) == runs_of(mask)
 
 
 def runs_of(mask):
@@ -81,9 +82,9 @@ def runs_of(mask):
     ],
 )
 def test_boxes_are_clipped(bbox, expected, clipped):
-    tally = Tally()
-    assert objects.clip_box(bbox, HEIGHT, WIDTH, tally) == expected
-    assert tally.counters["boxes_clipped"] == clipped
+    counters = Counters()
+    assert objects.clip_box(bbox, HEIGHT, WIDTH, counters) == expected
+    assert counters.counts["boxes_clipped"] == clipped
 
 
 def test_area_is_computed_where_there_is_none():
@@ -116,18 +117,18 @@ def test_a_missing_box_is_the_masks():
 
 
 def test_boxes_may_be_taken_from_the_masks_or_left_as_they_are():
-    tally = Tally()
+    counters = Counters()
     row = annotation(bbox=[10, 5, 40, 35])
     with pytest.raises(Rejected, match="box_mask_disagree"):
-        objects.convert(row, "cat", HEIGHT, WIDTH, True, tally)
-    kept = objects.convert(row, "cat", HEIGHT, WIDTH, True, tally, "unchecked")
+        objects.convert(row, "cat", HEIGHT, WIDTH, True, counters)
+    kept = objects.convert(row, "cat", HEIGHT, WIDTH, True, counters, "unchecked")
     assert (kept.xmax, kept.ymax) == (50 / WIDTH, 1.0)
-    taken = objects.convert(row, "cat", HEIGHT, WIDTH, True, tally, "mask")
+    taken = objects.convert(row, "cat", HEIGHT, WIDTH, True, counters, "mask")
     assert (taken.xmax * WIDTH, taken.ymax * HEIGHT) == pytest.approx((30, 25), abs=1)
-    assert tally.counters["boxes_computed"] == 1
+    assert counters.counts["boxes_computed"] == 1
     for reason, changes in (("mask_missing", {"segmentation": []}), ("box_empty", {"segmentation": EMPTY})):
         with pytest.raises(Rejected, match=reason):
-            objects.convert(annotation(**changes), "cat", HEIGHT, WIDTH, False, tally, "mask")
+            objects.convert(annotation(**changes), "cat", HEIGHT, WIDTH, False, counters, "mask")
 
 
 def test_many_parts_are_drawn_like_few():
@@ -150,7 +151,7 @@ def test_many_parts_are_drawn_like_few():
 def test_outlines_that_would_take_all_memory_are_not_drawn(polygons, monkeypatch):
     monkeypatch.setattr(objects.coco_mask, "frPyObjects", None)
     with pytest.raises(Rejected, match="polygon_too_long"):
-        objects.run_lengths(polygons, 7000, 7000, Tally())
+        objects.to_rle(polygons, 7000, 7000, Counters())
 
 
 def test_numbers_beyond_floats_do_not_end_the_job():

@@ -197,7 +197,7 @@ def read_only(monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "replacing", refuse)
+        patch.setattr(files, "atomic_write", refuse)
         patch.setattr(files, "remove", refuse)
         patch.setattr(lock, "hold", refuse)
         patch.setattr(os, "makedirs", refuse)

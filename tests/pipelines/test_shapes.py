@@ -1,4 +1,4 @@
-"""pipelines.shapes, drawing and textures: the drawn data set says the truth about its own pixels, byte for byte."""
+"""Demo dataset: masks, semantic maps and annotations match the drawn pixels exactly, and its bytes are reproducible."""
 
 import contextlib
 import io
@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_masks
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipelines import drawing, shapes, textures
+from pipelines import scenes, shapes
 
 
 def run(monkeypatch, *flags):
@@ -23,14 +23,14 @@ def contents(folder):
 
 
 def population(index):
-    return drawing.draw_population(shapes.stream(0, "train2017", index))
+    return scenes.draw_population(shapes.stream(0, "train2017", index))
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    """Forty scenes in a row, and the first with a crowd."""
+def drawn():
+    """The first forty scenes, and the first one with a crowd, by index."""
     crowded = next(index for index in range(1000) if population(index)[1])
-    return {index: shapes.scene_of(0, "train2017", index) for index in [*range(40), crowded]}
+    return {index: shapes.make_scene(0, "train2017", index) for index in [*range(40), crowded]}
 
 
 def test_same_seed_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
@@ -43,15 +43,15 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
     assert one.keys() == other.keys() and not any(one[name] == other[name] for name in one)
 
 
-def test_layout_loads_as_coco_and_says_what_was_drawn(tmp_path, monkeypatch, scenes):
+def test_layout_loads_as_coco_and_says_what_was_drawn(tmp_path, monkeypatch, drawn):
     run(monkeypatch, "--output", tmp_path, "--train", 12, "--val", 0, "--workers", 1)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(tmp_path / "annotations" / "instances_train2017.json")
     assert not (tmp_path / "val2017").exists()
-    assert [category["name"] for category in coco.loadCats(range(1, 9))] == list(drawing.THINGS)
+    assert [category["name"] for category in coco.loadCats(range(1, 9))] == list(scenes.THINGS)
     assert len(coco.anns) == len(coco.dataset["annotations"]) > 20
     for index, (key, image) in enumerate(sorted(coco.imgs.items())):
-        scene = scenes[index]
+        scene = drawn[index]
         picture = Image.open(tmp_path / "train2017" / image["file_name"])
         assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (image["width"], image["height"]))
         assert np.abs(np.asarray(picture).astype(float) - scene.image).mean() < 3
@@ -63,24 +63,24 @@ def test_layout_loads_as_coco_and_says_what_was_drawn(tmp_path, monkeypatch, sce
             np.testing.assert_array_equal(coco.annToMask(annotation), thing.mask)
 
 
-def test_every_mask_comes_back_exactly_in_the_form_that_coco_gives_its_kind(scenes):
+def test_every_mask_comes_back_exactly_in_the_form_that_coco_gives_its_kind(drawn):
     kinds = set()
-    for scene in scenes.values():
+    for scene in drawn.values():
         height, width = scene.semantic.shape
         for thing in scene.things:
             annotation = shapes.annotate(thing, image=3, place=4)
             segmentation = annotation["segmentation"]
             if isinstance(segmentation, list):
                 kinds.add("polygons")
-                encoded = coco_masks.merge(coco_masks.frPyObjects(segmentation, height, width))
+                encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
             elif isinstance(segmentation["counts"], list):
                 kinds.add("crowd")
                 assert thing.crowd
-                encoded = coco_masks.frPyObjects(segmentation, height, width)
+                encoded = coco_mask.frPyObjects(segmentation, height, width)
             else:
                 kinds.add("holes")
                 encoded = segmentation
-            np.testing.assert_array_equal(coco_masks.decode(encoded), thing.mask)
+            np.testing.assert_array_equal(coco_mask.decode(encoded), thing.mask)
             y, x = np.nonzero(thing.mask)
             assert annotation["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
             assert (annotation["area"], annotation["id"], annotation["iscrowd"]) == (len(y), 34, thing.crowd)
@@ -88,9 +88,9 @@ def test_every_mask_comes_back_exactly_in_the_form_that_coco_gives_its_kind(scen
     assert kinds == {"polygons", "crowd", "holes"}
 
 
-def test_the_stuff_map_agrees_with_the_masks(scenes):
+def test_the_stuff_map_agrees_with_the_masks(drawn):
     labels = set()
-    for scene in scenes.values():
+    for scene in drawn.values():
         seen = np.zeros(scene.semantic.shape, int)
         for thing in scene.things:
             seen += thing.mask
@@ -101,19 +101,19 @@ def test_the_stuff_map_agrees_with_the_masks(scenes):
         assert len(np.unique(ground[ground < 255])) >= 1
         labels |= set(np.unique(scene.semantic))
     assert labels == {*range(13), 255}
-    unlabelled = np.mean([np.mean(scene.semantic == 255) for scene in scenes.values()])
-    assert 0.005 < unlabelled < 0.1
+    unlabeled = np.mean([np.mean(scene.semantic == 255) for scene in drawn.values()])
+    assert 0.005 < unlabeled < 0.1
 
 
-def test_no_thing_is_hidden_too_much_nor_out_of_size(scenes):
+def test_no_thing_is_hidden_too_much_nor_out_of_size(drawn):
     shares = []
-    for scene in scenes.values():
+    for scene in drawn.values():
         assert all(144 <= side <= 192 for side in scene.semantic.shape)
         assert sum(not thing.crowd for thing in scene.things) <= 8
         for thing in scene.things:
             assert not (thing.mask & ~thing.whole).any()
             shares.append(thing.mask.sum() / thing.whole.sum())
-            assert thing.mask.sum() >= drawing.MIN_PIXELS
+            assert thing.mask.sum() >= scenes.MIN_PIXELS
             if not thing.crowd:
                 assert all(np.ptp(places) + 1 <= 111 for places in np.nonzero(thing.whole))
     assert min(shares) >= 0.35
@@ -131,7 +131,7 @@ def test_shares_of_empty_and_crowded_images():
 
 def test_a_scene_without_things_is_all_ground():
     index = next(index for index in range(1000) if population(index)[0] == 0)
-    scene = shapes.scene_of(0, "train2017", index)
+    scene = shapes.make_scene(0, "train2017", index)
     assert scene.things == [] and not (scene.semantic < 8).any()
 
 
@@ -141,12 +141,12 @@ def test_a_scene_without_things_is_all_ground():
 )
 def test_outlines_fill_their_part_of_the_unit_circle(name, area):
     v, u = (np.mgrid[:600, :600] + 0.5) / 300 - 1
-    assert np.mean(drawing.SHAPES[name](None, u, v) <= 0) * 4 == pytest.approx(area, rel=5e-3)
+    assert np.mean(scenes.SHAPES[name](None, u, v) <= 0) * 4 == pytest.approx(area, rel=5e-3)
 
 
-@pytest.mark.parametrize("name", drawing.THINGS)
+@pytest.mark.parametrize("name", scenes.THINGS)
 def test_outlines_are_supersampled_and_reach_their_diameter(name):
-    outlines = [drawing.draw_outline(np.random.default_rng(seed), name, 40) for seed in range(10)]
+    outlines = [scenes.draw_outline(np.random.default_rng(seed), name, 40) for seed in range(10)]
     spans = [1 + max(map(np.ptp, np.nonzero(outline))) for outline in outlines]
     assert max(spans) <= 42 and np.mean(spans) > 30
     for outline in outlines:
@@ -154,10 +154,10 @@ def test_outlines_are_supersampled_and_reach_their_diameter(name):
         assert ((outline > 0) & (outline < 1)).sum() > 40, "a blended edge"
 
 
-@pytest.mark.parametrize("name", [None, *textures.TEXTURES])
+@pytest.mark.parametrize("name", [None, *scenes.TEXTURES])
 def test_textures_are_shares(name):
     y, x = np.mgrid[:40, :60].astype(np.float32)
-    texture = textures.draw_texture(np.random.default_rng(0), name, y, x, 9)
+    texture = scenes.draw_texture(np.random.default_rng(0), name, y, x, 9)
     assert texture.shape == (40, 60) and texture.min() >= 0 and texture.max() <= 1
     assert (texture.std() > 0.1) == (name is not None)
 
@@ -185,8 +185,8 @@ def test_polygons_of_any_mask_without_holes_come_back_exactly():
         polygons = shapes.polygons(mask)
         assert (polygons is None) == has_hole(mask)
         if polygons:
-            encoded = coco_masks.merge(coco_masks.frPyObjects(polygons, *mask.shape))
-            np.testing.assert_array_equal(coco_masks.decode(encoded), mask)
+            encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
+            np.testing.assert_array_equal(coco_mask.decode(encoded), mask)
             compared += 1
     assert compared > 100
 
@@ -205,8 +205,8 @@ def has_hole(mask):
 
 
 def test_runs_go_down_the_columns_zeros_first():
-    assert shapes.runs(np.array([[0, 1], [1, 1]]))["counts"] == [1, 3]
-    assert shapes.runs(np.array([[1, 0], [1, 0]])) == {"size": [2, 2], "counts": [0, 2, 2]}
+    assert shapes.uncompressed_rle(np.array([[0, 1], [1, 1]]))["counts"] == [1, 3]
+    assert shapes.uncompressed_rle(np.array([[1, 0], [1, 0]])) == {"size": [2, 2], "counts": [0, 2, 2]}
 
 
 @pytest.mark.parametrize(

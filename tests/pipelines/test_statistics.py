@@ -4,7 +4,7 @@ import pytest
 
 from htc_tf.data import schema
 from htc_tf.data.datasets import Category, DatasetInfo, Stuff
-from pipelines.statistics import Census, describe
+from pipelines.statistics import Statistics, describe
 
 HEIGHT, WIDTH = 400, 800
 
@@ -19,10 +19,10 @@ def record(*boxes, areas=None, crowd=0):
 
 
 def count(*records):
-    census = Census()
+    statistics = Statistics()
     for item in records:
-        census.add(item)
-    return census
+        statistics.add(item)
+    return statistics
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_aspects(box, expected):
 
 
 def test_areas_are_of_the_masks():
-    census = count(record(*[(50, 50)] * 3, areas=[1023.5, 1024, 9216]))
-    assert census.areas == {"small, below 32²": 1, "medium, below 96²": 1, "large": 1}
+    statistics = count(record(*[(50, 50)] * 3, areas=[1023.5, 1024, 9216]))
+    assert statistics.areas == {"small, below 32²": 1, "medium, below 96²": 1, "large": 1}
 
 
 def test_a_crowd_region_has_neither_size_nor_shape():
-    census = count(record((10, 10), crowd=1), record())
-    assert (census.images, census.objects, census.crowd) == (2, 1, 1)
-    assert not census.sides and not census.aspects and not census.areas
-    assert census.per_image == {0: 1, 1: 1}
+    statistics = count(record((10, 10), crowd=1), record())
+    assert (statistics.images, statistics.objects, statistics.crowd) == (2, 1, 1)
+    assert not statistics.sides and not statistics.aspects and not statistics.areas
+    assert statistics.per_image == {0: 1, 1: 1}
 
 
 def test_description():

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from pipelines import panoptic, stuff
-from pipelines.checks import IMAGE_REASONS, Rejected, Tally
+from pipelines.checks import IMAGE_REASONS, Counters, Rejected
 
 HEIGHT, WIDTH = 24, 36
-# Segment number -> label: above 255 and 65,535 too, where all three colours count.
+# Segment number -> label: above 255 and 65,535 too, where all three colors count.
 SEGMENTS = {5: 0, 300: 168, 70_000: 91, 0xFFFFFF: 0}
 
 
@@ -36,9 +36,9 @@ def labels():
 
 
 def load_stuff(folder, count=8):
-    tally = Tally()
-    encoded, largest = stuff.load_map(os.path.realpath(folder), "a.jpg", HEIGHT, WIDTH, count, tally)
-    return encoded, largest, dict(tally.counters)
+    counters = Counters()
+    encoded, largest = stuff.load_map(os.path.realpath(folder), "a.jpg", HEIGHT, WIDTH, count, counters)
+    return encoded, largest, dict(counters.counts)
 
 
 def test_stuff_is_stored_as_it_is(folder):
@@ -156,7 +156,7 @@ CATEGORIES = [{"id": 1, "name": "person"}, {"id": 92, "name": "banner"}, {"id": 
 def read_panoptic(folder, annotations, categories=CATEGORIES):
     path = folder / "panoptic.json"
     path.write_text(json.dumps({"annotations": annotations, "categories": categories}))
-    return panoptic.read(str(path), Tally())
+    return panoptic.read(str(path), Counters())
 
 
 def test_a_panoptic_file_gives_each_segment_its_stuff_thing_label(folder):
@@ -200,7 +200,7 @@ def test_unusable_panoptic_files(folder, annotations, categories, said):
 
 def test_real_panoptic_maps_are_stuff_thing_maps(coco_sample):
     root = coco_sample / "panoptic"
-    entries = panoptic.read(str(root / "annotations" / "panoptic_val2017.json"), Tally())
+    entries = panoptic.read(str(root / "annotations" / "panoptic_val2017.json"), Counters())
     assert len(entries) == 3
     for entry in entries.values():
         expected = np.asarray(PIL.Image.open(root / "stuffthingmaps" / "val2017" / entry["file_name"]))

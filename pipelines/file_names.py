@@ -1,9 +1,8 @@
-"""The image file that an entry of the annotation file means.
+"""Image file names: finds the file that an entry of the annotation file means.
 
-`pipelines.coco` asks for the file, `pipelines.images` for a hint where there is none. Annotation tools write names as
-their system spells them: with backslashes, percent-encoded, below the image folder's own name; and file systems differ
-in whether they tell upper from lower case, and in the Unicode form of accents. A name is corrected only where exactly
-one file fits; else a hint says what is there.
+Annotation tools write names in the notation of their system: with backslashes, percent-encoded, or below the image
+folder's own name. File systems differ in case sensitivity and in the Unicode form of accents. A name is corrected only
+if exactly one file matches; otherwise `hint` describes what exists instead.
 """
 
 import functools
@@ -14,35 +13,36 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pipelines import files
-from pipelines.checks import Rejected, Tally, encodable, show
+from pipelines.checks import Counters, Rejected, encodable, show
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_LENGTH = 4096  # Linux's PATH_MAX
 
 
-def file_name(entry: dict[str, Any], root: str | None, tally: Tally) -> str:
-    """The file of an entry of the annotation file's images, relative to the folder `root`, which it does not leave.
+def file_name(entry: dict[str, Any], root: str | None, counters: Counters) -> str:
+    """Returns the image file of an entry, relative to the folder `root`, which it does not leave.
 
     Args:
-      root: None: the folder is not looked into, and the name taken as it is.
-
+        entry: An entry of the annotation file's images.
+        root: The image folder; if None, the name is taken unchecked.
+        counters: Counters.
     Raises:
-      Rejected: with the reason.
+        Rejected: The entry names no file, or one outside `root`.
     """
     name, url = entry.get("file_name"), entry.get("coco_url")
     if name is None and isinstance(url, str):
         name = _name_of_url(url, root)
-        tally.count("file_names_from_url")
+        counters.count("file_names_from_url")
     if not (isinstance(name, str) and name.strip()):
         others = [
             key for key, value in entry.items() if isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
         ]
-        hint = f"; rename {others[0]!r}, which holds a file's name" if others and others[0] != "file_name" else ""
-        raise Rejected("image_malformed", f"no file_name (a string){hint}")
+        advice = f"; rename {others[0]!r}, which contains a file name" if others and others[0] != "file_name" else ""
+        raise Rejected("image_malformed", f"no file_name (a string){advice}")
     if "\0" in name or encodable(name) != name:
-        raise Rejected("image_malformed", "file_name holds a NUL or half a character, which no file's name can")
+        raise Rejected("image_malformed", "file_name contains a NUL or half a character, which no file name can")
     if len(name) > MAX_LENGTH:
-        raise Rejected("image_malformed", f"file_name has {len(name):,} characters, more than a path may")
+        raise Rejected("image_malformed", f"file_name has {len(name):,} characters, more than a path can have")
     slashed = PurePosixPath(name.replace("\\", "/"))
     if not slashed.parts:
         raise Rejected("image_malformed", f"file_name {show(name)} names no file")
@@ -51,35 +51,35 @@ def file_name(entry: dict[str, Any], root: str | None, tally: Tally) -> str:
     if slashed.is_absolute() or slashed.parts[0][1:] == ":":
         inside = _inside(root, slashed) if slashed.is_absolute() else None
         if inside is None:
-            detail = f"file_name {show(name)} is absolute, and not inside of --images: write it relative to that folder"
+            detail = f"file_name {show(name)} is absolute, and not inside --images: make it relative to that folder"
             raise Rejected("image_outside_root", detail)
-        tally.count("file_names_relative")
+        counters.count("file_names_relative")
         return inside
-    return name if root is None else resolve(root, name, tally)
+    return name if root is None else resolve(root, name, counters)
 
 
-def resolve(root: str, file_name: str, tally: Tally) -> str:
-    """The name, relative to `root`, of the file that `file_name` means; `file_name` itself where there is no other.
+def resolve(root: str, file_name: str, counters: Counters) -> str:
+    """Returns the file that `file_name` means, relative to `root`; `file_name` itself if no other file matches.
 
-    A store (gs://…) is not asked: every question there takes a while.
+    Files in a store (gs://…) are not looked up, because each request takes too long.
     """
     if files.is_remote(root) or os.path.lexists(os.path.join(root, file_name)):
         return file_name
     for spelling in _spellings(root, file_name):
         found = _match(root, PurePosixPath(spelling).parts)
         if found is not None:
-            tally.count("file_names_corrected")
+            counters.count("file_names_corrected")
             return found
     return file_name
 
 
 def hint(root: str, file_name: str) -> str:
-    """What lies below `root` instead of the missing file, to be appended to a message; '' where nothing is like it."""
+    """Returns the end of a message about a missing file, which names similar files below `root`; "" if none exist."""
     if files.is_remote(root):
         return ""
     path = PurePosixPath(unquote(file_name.replace("\\", "/")))
     if path.name in _names(root).get(_key(path.name), ()):
-        return f", but {show(path.name)} lies in --images itself: correct file_name, or move the files"
+        return f", but {show(path.name)} is directly in --images: correct file_name, or move the files"
     folder = os.path.join(root, *path.parts[:-1])
     if similar := _stems(folder).get(_key(path.stem)):
         return f", but there is {show(similar)}"
@@ -89,8 +89,10 @@ def hint(root: str, file_name: str) -> str:
 
 
 def _name_of_url(url, root):
-    """The last folder and the name, as COCO's URLs have them (train2017/000000000009.jpg); without a folder of that
-    name, the name alone."""
+    """Returns the last folder and the name of a URL, as in COCO (train2017/000000000009.jpg).
+
+    The folder is left out if it does not exist below `root`.
+    """
     parts = PurePosixPath(unquote(urlsplit(url).path)).parts[-2:]
     has_folder = len(parts) == 2 and root is not None and _is_folder(files.join(root, parts[0]))
     return "/".join(parts if has_folder else parts[-1:])
@@ -102,7 +104,7 @@ def _is_folder(path):
 
 
 def _inside(root, path):
-    """An absolute path relative to `root`, if its folder is `root` or below it, wherever links lead."""
+    """Returns an absolute path relative to `root`, if its folder, with links resolved, is `root` or below it."""
     if root is None or files.is_remote(root):
         return None
     folder = PurePosixPath(_real_path(str(path.parent)))
@@ -115,13 +117,13 @@ def _real_path(path):
 
 
 def _spellings(root, file_name):
-    """The name as other systems write it; each is relative and stays inside."""
+    """Yields the name as other systems write it; always relative and inside `root`."""
     slashed = file_name.replace("\\", "/")
     spellings = [file_name, slashed, unquote(slashed), slashed.strip()]
     own = PurePosixPath(root).parts
     for name in list(spellings):
         parts = PurePosixPath(name).parts
-        # Relative to a folder above `root`: it starts with the last names of `root`.
+        # A name relative to a folder above `root` starts with the last names of `root`.
         spellings += ["/".join(parts[end:]) for end in range(1, len(parts)) if parts[:end] == own[-end:]]
     for name in dict.fromkeys(spellings):
         path = PurePosixPath(name)
@@ -130,7 +132,7 @@ def _spellings(root, file_name):
 
 
 def _match(root, parts):
-    """The one path below `root` whose parts are these but for case and Unicode form, or None."""
+    """Returns the only path below `root` with these parts, up to case and Unicode form; None if none or several fit."""
     found = []
     for part in parts:
         same = _names(os.path.join(root, *found)).get(_key(part), ())
@@ -148,12 +150,12 @@ def _key(name):
 
 
 def _names(folder):
-    """The names in a folder by their key. Asked for only where a file is missing."""
+    """Lists the names in a folder by their key. Needed only if a file is missing."""
     return _list(folder, _changed(folder))
 
 
 def _stems(folder):
-    """For each name without its ending, by its key, the first file that has it."""
+    """Maps each name without suffix, by its key, to the first file that has it."""
     return _list_stems(folder, _changed(folder))
 
 
@@ -164,7 +166,7 @@ def _changed(folder):
         return None
 
 
-# Listed once for all the missing files of a folder, and again when it has changed.
+# A folder is listed once for all its missing files, and again when it has changed.
 @functools.lru_cache(maxsize=64)
 def _list(folder, changed):
     names = {}

@@ -4,8 +4,8 @@ import unicodedata
 
 import pytest
 
-from pipelines import names
-from pipelines.checks import Rejected, Tally
+from pipelines import file_names
+from pipelines.checks import Counters, Rejected
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def root(tmp_path):
 
 
 def find(root, file_name, **entry):
-    tally = Tally()
-    found = names.file_name({"file_name": file_name, **entry}, str(root), tally)
-    return found, dict(tally.counters)
+    counters = Counters()
+    found = file_names.file_name({"file_name": file_name, **entry}, str(root), counters)
+    return found, dict(counters.counts)
 
 
 @pytest.mark.parametrize("name", ["a/1.jpg", "./a/1.jpg", "50%.jpg", "two/same.jpg", "nowhere.jpg", "two/SAME.jpg"])
@@ -76,21 +76,21 @@ def test_no_names(root, name):
 
 def test_the_key_that_holds_the_name_is_named(root):
     with pytest.raises(Rejected, match="rename 'filename'"):
-        names.file_name({"id": 1, "filename": "a/1.jpg"}, str(root), Tally())
+        file_names.file_name({"id": 1, "filename": "a/1.jpg"}, str(root), Counters())
 
 
 def test_urls_of_lvis(root):
     url = "http://images.cocodataset.org/train2017/1.jpg"
     assert find(root, None, coco_url=url) == ("1.jpg", {"file_names_from_url": 1})
     (root / "train2017").mkdir()
-    names._is_folder.cache_clear()
+    file_names._is_folder.cache_clear()
     assert find(root, None, coco_url=url)[0] == "train2017/1.jpg"
 
 
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("upload/7/50%.jpg", "50%.jpg lies in --images itself"),
+        ("upload/7/50%.jpg", "50%.jpg is directly in --images"),
         ("a/1.png", "there is 1.jpg"),
         ("b/3.jpg", "no folder b"),
         ("two/SAME.jpg", "there is "),
@@ -98,5 +98,5 @@ def test_urls_of_lvis(root):
     ],
 )
 def test_hints(root, name, said):
-    hint = names.hint(str(root), name)
+    hint = file_names.hint(str(root), name)
     assert said in hint and bool(said) == bool(hint)

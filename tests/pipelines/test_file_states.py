@@ -8,7 +8,7 @@ import pytest
 
 from htc_tf.data.datasets import load_info, read_shard
 from htc_tf.data.schema import unpack
-from pipelines import coco_to_tfrecord, survey
+from pipelines import coco_to_tfrecord, file_states
 
 HEIGHT, WIDTH = 40, 60  # of the upright images
 ORIENTATION = 0x0112
@@ -28,73 +28,79 @@ def write(path, orientation, size=(WIDTH, HEIGHT)):
     ("orientation", "stored", "evidence"),
     [
         (1, (WIDTH, HEIGHT), ""),
-        (3, (WIDTH, HEIGHT), survey.EITHER),
-        (2, (WIDTH, HEIGHT), survey.EITHER),
-        (6, (WIDTH, HEIGHT), survey.STORED),
-        (8, (HEIGHT, WIDTH), survey.UPRIGHT),
+        (3, (WIDTH, HEIGHT), file_states.EITHER),
+        (2, (WIDTH, HEIGHT), file_states.EITHER),
+        (6, (WIDTH, HEIGHT), file_states.STORED),
+        (8, (HEIGHT, WIDTH), file_states.UPRIGHT),
         (3, (HEIGHT, WIDTH), ""),
         (6, (30, 30), ""),
     ],
 )
 def test_evidence_of_one_image(tmp_path, ending, orientation, stored, evidence):
     write(tmp_path / f"a.{ending}", orientation, stored)
-    (state,) = survey.survey(str(tmp_path), None, [survey.State(f"a.{ending}", HEIGHT, WIDTH)], read_headers=True)
+    (state,) = file_states.read_states(
+        str(tmp_path), None, [file_states.State(f"a.{ending}", HEIGHT, WIDTH)], read_headers=True
+    )
     assert state.evidence == evidence
-    (unread,) = survey.survey(str(tmp_path), None, [survey.State(f"a.{ending}", HEIGHT, WIDTH)], read_headers=False)
+    (unread,) = file_states.read_states(
+        str(tmp_path), None, [file_states.State(f"a.{ending}", HEIGHT, WIDTH)], read_headers=False
+    )
     assert unread == state._replace(evidence="")
 
 
 def test_a_quarter_turn_of_a_square_proves_nothing(tmp_path):
     write(tmp_path / "a.jpg", 6, (30, 30))
-    (state,) = survey.survey(str(tmp_path), None, [survey.State("a.jpg", 30, 30)], read_headers=True)
-    assert state.evidence == survey.EITHER
+    (state,) = file_states.read_states(str(tmp_path), None, [file_states.State("a.jpg", 30, 30)], read_headers=True)
+    assert state.evidence == file_states.EITHER
 
 
 def test_files_that_are_no_images_are_no_evidence(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "folder.jpg").mkdir()
-    states = [survey.State(name, HEIGHT, WIDTH) for name in ("text.jpg", "folder.jpg", "none.jpg", "a\0b.jpg")]
-    found = survey.survey(str(tmp_path), None, states, read_headers=True)
+    states = [file_states.State(name, HEIGHT, WIDTH) for name in ("text.jpg", "folder.jpg", "none.jpg", "a\0b.jpg")]
+    found = file_states.read_states(str(tmp_path), None, states, read_headers=True)
     assert [state.evidence for state in found] == [""] * 4
     assert [state.stamp is None for state in found] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(("stored", "upright", "decision"), [(0, 0, "apply"), (1, 1, "apply"), (2, 1, "ignore")])
 def test_the_majority_decides(stored, upright, decision):
-    kinds = [survey.STORED] * stored + [survey.UPRIGHT] * upright + [survey.EITHER] * 5 + [""] * 5
-    states = [survey.State("a.jpg", HEIGHT, WIDTH, evidence=kind) for kind in kinds]
-    assert survey.decide(states) == decision
+    kinds = [file_states.STORED] * stored + [file_states.UPRIGHT] * upright + [file_states.EITHER] * 5 + [""] * 5
+    states = [file_states.State("a.jpg", HEIGHT, WIDTH, evidence=kind) for kind in kinds]
+    assert file_states.decide_exif(states) == decision
     assert f"{upright} images have their annotated size only upright, {stored} only as stored; the 5 " in (
-        survey.describe(states, decision)
+        file_states.describe(states, decision)
     )
 
 
 def test_the_stuff_map_of_an_image():
     row = {"image": {"file_name": "a/b.c.jpg", "height": HEIGHT, "width": WIDTH}}
-    assert survey.new_state(row, False) == survey.State("a/b.c.jpg", HEIGHT, WIDTH, None)
-    assert survey.new_state(row, True).stuff_name == "a/b.c.png"
-    assert survey.new_state({**row, "segments": {"file_name": "d.png", "labels": {}}}, True).stuff_name == "d.png"
+    assert file_states.new_state(row, False) == file_states.State("a/b.c.jpg", HEIGHT, WIDTH, None)
+    assert file_states.new_state(row, True).stuff_name == "a/b.c.png"
+    assert file_states.new_state({**row, "segments": {"file_name": "d.png", "labels": {}}}, True).stuff_name == "d.png"
     for nothing in (None, {"error": "listed twice"}):
-        assert survey.new_state({**row, "segments": nothing}, True).stuff_name is None
+        assert file_states.new_state({**row, "segments": nothing}, True).stuff_name is None
 
 
 def test_nothing_is_said_where_there_are_no_orientations():
-    assert survey.describe([survey.State("a.jpg", HEIGHT, WIDTH)], "apply") == ""
+    assert file_states.describe([file_states.State("a.jpg", HEIGHT, WIDTH)], "apply") == ""
 
 
 def test_only_new_and_changed_headers_are_read(tmp_path, monkeypatch):
     for name in ("a.jpg", "b.jpg"):
         write(tmp_path / name, 3)
-    listed = [survey.State(name, HEIGHT, WIDTH) for name in ("a.jpg", "b.jpg")]
-    before = survey.survey(str(tmp_path), None, listed, read_headers=True)
+    listed = [file_states.State(name, HEIGHT, WIDTH) for name in ("a.jpg", "b.jpg")]
+    before = file_states.read_states(str(tmp_path), None, listed, read_headers=True)
     write(tmp_path / "b.jpg", 1, (30, 30))
     read = []
-    monkeypatch.setattr(survey, "_find_evidence", lambda root, state: read.append(state.file_name) or "")
-    now = survey.survey(str(tmp_path), None, before, read_headers=True)
-    assert read == survey.changes(before, now) == ["b.jpg"]
-    assert now[0] == before[0] and survey.losses(before, now) == []
+    monkeypatch.setattr(file_states, "_find_evidence", lambda root, state: read.append(state.file_name) or "")
+    now = file_states.read_states(str(tmp_path), None, before, read_headers=True)
+    assert read == file_states.changes(before, now) == ["b.jpg"]
+    assert now[0] == before[0] and file_states.removed(before, now) == []
     (tmp_path / "a.jpg").unlink()
-    assert survey.losses(before, survey.survey(str(tmp_path), None, before, read_headers=True)) == ["a.jpg"]
+    assert file_states.removed(before, file_states.read_states(str(tmp_path), None, before, read_headers=True)) == [
+        "a.jpg"
+    ]
 
 
 def data_set(folder, stored):

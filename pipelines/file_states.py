@@ -1,11 +1,11 @@
-"""The image files before they are read: whether they have changed since, and which way up the annotators saw them.
+"""States of the image files: which have changed since the last run, and evidence on their EXIF orientations.
 
-Called by `pipelines.plan` in every run, for every file that the annotations list. Files that have changed change their
-shard's token, so that a rerun writes the shard again. Headers are read of new and changed files only.
+`pipelines.plan` compares the states in every run, for every listed file. A changed file changes the token of its shard,
+which is then written again. Headers are read only of new and changed files.
 
-An EXIF orientation says how the camera was held. Most annotation tools show the image upright, some as it is stored.
-Where height and width differ, the annotated size says which. A half turn, a mirror image and a square have the same
-size both ways; `decide` handles them as most of the data set's other images are annotated.
+An EXIF orientation tells how the camera was held. Most annotation tools show the image upright, some as stored. The
+annotated size tells which, if height and width differ. A half turn, a mirrored image and a square have the same size
+both ways: `decide_exif` follows the majority of the dataset's other images.
 """
 
 import os
@@ -16,15 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import PIL.Image
-from tqdm import tqdm
 
 from htc_tf.data import image_io
+from htc_tf.progress import progress_bar
 from pipelines import files
 
-# --max_pixels takes the place of Pillow's own limit; no pixel is decoded here.
+# --max_pixels replaces Pillow's own limit; no pixels are decoded here.
 PIL.Image.MAX_IMAGE_PIXELS = None
-BATCH = 256  # images of one task: a task costs as much as some headers
-THREADS = 16  # in a store or on a network's disk, each header is an answer to wait for
+BATCH = 256  # images per task, because starting a task costs as much as reading several headers
+THREADS = 16  # each header in a store or on a network disk has a latency
 QUARTER_TURNS = (5, 6, 7, 8)
 
 UPRIGHT, STORED, EITHER = "upright", "stored", "either"
@@ -33,8 +33,10 @@ UPRIGHT, STORED, EITHER = "upright", "stored", "either"
 class State(NamedTuple):
     """The files of one image; a row of plan/files.json.
 
-    `stamp` and `stuff_stamp` are those of `files.stamper`. `evidence` says with which reading of its EXIF orientation
-    the image has the annotated size: UPRIGHT, STORED or EITHER; "" without an orientation, or with neither reading.
+    Attributes:
+        stamp, stuff_stamp: Results of `files.stamp_reader`.
+        evidence: UPRIGHT, STORED or EITHER: how the image has the annotated size. "" without an orientation, or if the
+            image has another size both ways.
     """
 
     file_name: str
@@ -47,7 +49,7 @@ class State(NamedTuple):
 
 
 def new_state(row: dict[str, Any], with_stuff: bool) -> State:
-    """The state, without stamps, of an image of `plan.read_lines`."""
+    """Returns the state, without stamps, of an image of `plan.read_lines`."""
     image, stuff_name = row["image"], None
     if with_stuff and "segments" in row:
         stuff_name = (row["segments"] or {}).get("file_name")
@@ -56,17 +58,18 @@ def new_state(row: dict[str, Any], with_stuff: bool) -> State:
     return State(image["file_name"], image["height"], image["width"], stuff_name)
 
 
-def survey(root: str, stuff: str | None, listed: Sequence[State], read_headers: bool) -> list[State]:
-    """The states of the files now, in order.
+def read_states(root: str, stuff: str | None, listed: Sequence[State], read_headers: bool) -> list[State]:
+    """Returns the current states of the files, in order.
 
     Args:
-      root: the folder that the file names start from; `stuff` likewise for stuff maps, or None.
-      listed: the states of the last run, or states without stamps.
-      read_headers: look for evidence.
+        root: The image folder.
+        stuff: The folder of stuff maps, or None.
+        listed: States of the last run, or states without stamps.
+        read_headers: If True, look for evidence.
     """
-    image_stamp, stuff_stamp = files.stamper(root), files.stamper(stuff) if stuff else None
+    image_stamp, stuff_stamp = files.stamp_reader(root), files.stamp_reader(stuff) if stuff else None
 
-    def look(old):
+    def update(old):
         stamp = image_stamp(old.file_name)
         evidence = old.evidence if stamp == old.stamp else ""
         if read_headers and stamp and stamp != old.stamp:
@@ -78,41 +81,41 @@ def survey(root: str, stuff: str | None, listed: Sequence[State], read_headers: 
 
     batches = [listed[start : start + BATCH] for start in range(0, len(listed), BATCH)]
     states = []
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(listed), desc="files", unit="image") as bar:
-        for batch in pool.map(lambda batch: [look(old) for old in batch], batches):
+    with ThreadPoolExecutor(THREADS) as pool, progress_bar(total=len(listed), desc="files", unit="image") as bar:
+        for batch in pool.map(lambda batch: [update(old) for old in batch], batches):
             states += batch
             bar.update(len(batch))
     return states
 
 
-def decide(states: Sequence[State]) -> str:
-    """Whether the orientations that no size decides are applied: "apply" or "ignore"."""
+def decide_exif(states: Sequence[State]) -> str:
+    """Returns "apply" or "ignore", for the orientations that leave the size unchanged."""
     found = Counter(state.evidence for state in states)
     return "ignore" if found[STORED] > found[UPRIGHT] else "apply"
 
 
 def describe(states: Sequence[State], exif: str) -> str:
-    """One line on the EXIF orientations and their evidence, for the terminal; "" where there is none."""
+    """Returns one line on the EXIF orientations and their evidence; "" if there are none."""
     found = Counter(state.evidence for state in states if state.evidence)
     if not found:
         return ""
-    said = f"EXIF orientation: {found[UPRIGHT]} images have their annotated size only upright, "
-    said += f"{found[STORED]} only as stored"
+    line = f"EXIF orientation: {found[UPRIGHT]} images have their annotated size only upright, "
+    line += f"{found[STORED]} only as stored"
     if found[EITHER]:
         rule = "turned upright" if exif == "apply" else "not turned"
-        said += f"; the {found[EITHER]} that have it both ways are {rule}"
+        line += f"; the {found[EITHER]} that have it both ways are {rule}"
     if not found[UPRIGHT] and not found[STORED]:
-        said += ", as most annotation tools show them; --exif ignore keeps them as stored"
-    return said
+        line += ", as most annotation tools show them; --exif ignore keeps them as stored"
+    return line
 
 
 def changes(before: Sequence[State], now: Sequence[State]) -> list[str]:
-    """Names of the images whose file or stuff map is another one, or is new or gone."""
+    """Returns the names of the images whose file or stuff map is changed, new or removed."""
     return [new.file_name for old, new in zip(before, now, strict=True) if _stamps(old) != _stamps(new)]
 
 
-def losses(before: Sequence[State], now: Sequence[State]) -> list[str]:
-    """Names of the images whose file or stuff map was there and is gone."""
+def removed(before: Sequence[State], now: Sequence[State]) -> list[str]:
+    """Returns the names of the images whose file or stuff map no longer exists."""
     return [
         new.file_name
         for old, new in zip(before, now, strict=True)
@@ -127,12 +130,14 @@ def _stamps(state):
 def _find_evidence(root, state):
     path = files.join(root, state.file_name)
     try:
-        # A pipe would hold us up.
+        # Opening a pipe would block.
         if not files.is_remote(root) and not stat.S_ISREG(os.stat(path).st_mode):
             return ""
         with files.open_to_read(path) as file, PIL.Image.open(file, formats=image_io.FORMATS) as image:
             orientation, size = image_io.orientation(image), image_io.stored_size(image)
-    except Exception:  # Pillow's readers raise anything on damaged files; the worker that reads the image reports it.
+    except (
+        Exception
+    ):  # Pillow raises many kinds of errors on damaged files; the worker that reads the image reports them
         return ""
     if orientation == 1:
         return ""
