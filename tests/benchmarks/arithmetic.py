@@ -93,7 +93,7 @@ def count(function, shapes, trained=None, first=False):
     """Counts the FLOPs of a function of tensors of these shapes.
 
     Args:
-        function: Tensors -> a structure of tensors.
+        function: A function of tensors that returns a structure of tensors.
         shapes: Shapes of its arguments.
         trained: Variables whose gradients are counted; None for no backward pass.
         first: If True, the arguments are the network's input, which requires no gradient.

@@ -70,21 +70,21 @@ def encode_plainly(mask, box, height, width):
 def run_eval(flags):
     """Measures COCO's 24 metrics of --batch images; the limit is that of reading both files' JSON."""
     draw = np.random.default_rng(0)
-    truth = draw_truth(draw, flags.batch, flags.height, flags.width)
-    results = [draw_result(draw, truth, image) for image in truth["images"]]
-    image_ids = [image["id"] for image in truth["images"]]
-    category_ids = [category["id"] for category in truth["categories"]]
+    ground_truth = draw_ground_truth(draw, flags.batch, flags.height, flags.width)
+    results = [draw_result(draw, ground_truth, image) for image in ground_truth["images"]]
+    image_ids = [image["id"] for image in ground_truth["images"]]
+    category_ids = [category["id"] for category in ground_truth["categories"]]
 
     def evaluate():
-        return evaluate_results(truth, coco_results(results, image_ids, category_ids), category_ids, image_ids)
+        return evaluate_results(ground_truth, coco_results(results, image_ids, category_ids), category_ids, image_ids)
 
     ours = evaluate()
-    theirs, plain_seconds = evaluate_plainly(truth, coco_results(results, image_ids, category_ids))
+    theirs, plain_seconds = evaluate_plainly(ground_truth, coco_results(results, image_ids, category_ids))
     for name, figure in theirs.items():
         if not np.isclose(ours[name], figure, rtol=0, atol=1e-12):
             raise UserError(f"{name} is {ours[name]}, pycocotools says {figure}: run tests/evaluation")
     found = measure(evaluate, "image", flags.batch, flags.repeats, warmup=0)
-    read = len(json.dumps([truth, coco_results(results, image_ids, category_ids)])) / flags.batch
+    read = len(json.dumps([ground_truth, coco_results(results, image_ids, category_ids)])) / flags.batch
     details = {
         "objects": f"{OBJECTS} per image, {DETECTIONS} detections",
         "metrics": f"{len(theirs)}, equal to pycocotools' own",
@@ -95,7 +95,7 @@ def run_eval(flags):
     return found._replace(details=details)
 
 
-def evaluate_plainly(truth, results):
+def evaluate_plainly(ground_truth, results):
     """Evaluates as pycocotools' README does, one kind of results at a time.
 
     Returns:
@@ -104,7 +104,7 @@ def evaluate_plainly(truth, results):
     metrics, seconds = {}, 0.0
     for kind, field in FIELDS.items():
         data = COCO()
-        data.dataset = copy.deepcopy(truth)  # pycocotools changes it
+        data.dataset = copy.deepcopy(ground_truth)  # pycocotools changes it
         given = [{name: result[name] for name in ("image_id", "category_id", "score", field)} for result in results]
         before = time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -118,7 +118,7 @@ def evaluate_plainly(truth, results):
     return metrics, seconds
 
 
-def draw_truth(draw, images, height, width):
+def draw_ground_truth(draw, images, height, width):
     """Returns COCO's instances dictionary; the objects are ellipses, as polygons."""
     annotations = []
     for image in range(1, images + 1):
@@ -145,12 +145,12 @@ def draw_truth(draw, images, height, width):
     }
 
 
-def draw_result(draw, truth, image):
+def draw_result(draw, ground_truth, image):
     """Returns an ImageResult: detections around the image's objects, of the right class and of others.
 
     Better detections have higher scores as a rule.
     """
-    objects = truth["annotations"][(image["id"] - 1) * OBJECTS : image["id"] * OBJECTS]
+    objects = ground_truth["annotations"][(image["id"] - 1) * OBJECTS : image["id"] * OBJECTS]
     owners = draw.integers(OBJECTS, size=DETECTIONS)
     x, y, wide, high = np.array([o["bbox"] for o in objects])[owners].T
     errors = draw.exponential(0.15, DETECTIONS)

@@ -1,6 +1,6 @@
 """Inference and training beside the machine's limit: the network's FLOPs at its rate of products, and part by part.
 
-What is timed is `python -m htc_tf.benchmark` of the same mode; the parts of inference are timed afterwards, each on its
+The whole is timed as `python -m htc_tf.benchmark` does; the parts of inference are timed afterwards, each on its
 inputs in the `Outputs` of one pass, so that the peak of memory is that of inference alone.
 """
 

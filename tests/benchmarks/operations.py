@@ -86,7 +86,7 @@ def draw_maps(images, height, width):
 
 
 def draw_rois(images, rois, height, width):
-    """Returns [B, N, 4] pixels inside the image; the median size is a ninth of the short side, as of proposals."""
+    """Returns [B, N, 4] pixels inside the image; the median size is a ninth of the short side, like proposals."""
     draw = np.random.default_rng(0)
     short = min(height, width)
     size = np.clip(np.exp(draw.normal(np.log(0.1125 * short), 0.9, (images, rois, 1))), short / 100, 1.5 * short)
@@ -100,7 +100,7 @@ def draw_rois(images, rois, height, width):
 
 
 def pooling(case, ratio, prepared, implementation):
-    """Returns a traced function: boxes [B, N, 4] -> [pooled], in training also the gradients of the prepared maps."""
+    """Returns a traced function of boxes [B, N, 4]: [pooled], in training also the gradients of the prepared maps."""
 
     def call(boxes):
         maps = [tensor for tensor in prepared if tensor.dtype == tf.float32]

@@ -70,7 +70,7 @@ def test_curves_are_of_steps():
         results[job.name] = figures(5.0, batch=job.flags["batch"])
     results["inference_proposals_500"] = {"failed": "no"}
     found = {curve.by: curve for curve in growth.curves(series, results)}
-    # What is told by the image is so many times as much in a step.
+    # Figures per image are multiplied by the images of a step.
     assert found["batch"].seconds == [5.0, 10.0, 20.0] and found["batch"].flop == [870e9, 1740e9, 3480e9]
     assert found["proposals"].x == [250, 1000, 2000] and found["area"].seconds[0] == 448
 

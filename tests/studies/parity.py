@@ -76,8 +76,8 @@ DIFFERENCES = (
     ),
     ("warm-up", "500 steps", "`StepSchedule.warmup_steps = 1000` (Paddle)"),
 )
-THINNED = "The arrays are those of tests/reference, where large ones are subsampled."
-WHOLE = "The arrays are the references' complete ones; `make test` reads them subsampled, from tests/reference."
+SUBSAMPLED = "The arrays are read from tests/reference, where large ones are subsampled."
+COMPLETE = "The arrays are the references' complete ones; `make test` reads them subsampled, from tests/reference."
 
 
 class Note(NamedTuple):
@@ -149,7 +149,7 @@ class Table:
 
     def write(self, path, whole):
         differences = "\n".join(f"| {' | '.join(row)} |" for row in DIFFERENCES)
-        lines = [INTRODUCTION.format(arrays=WHOLE if whole else THINNED, differences=differences)]
+        lines = [INTRODUCTION.format(arrays=COMPLETE if whole else SUBSAMPLED, differences=differences)]
         for source, rows in self.notes.items():
             lines += [f"## {self.titles[source]}", "", f"[{source}](../{source})", ""]
             lines += ["| case | size | largest difference | allowed |", "| --- | --- | --- | --- |"]

@@ -49,7 +49,7 @@ def train_and_evaluate(run, configuration, train_records, records, annotations, 
     """Trains from scratch in the folder `run` and evaluates.
 
     Args:
-        run: Path; what an earlier training left there is removed, so that the seconds are those of a whole one.
+        run: Path; what an earlier training left there is removed, so that the seconds cover a whole training.
         configuration: --gin_file and --gin_param flags.
         train_records: Folder of records to train on.
         records: Folder of records to detect in.

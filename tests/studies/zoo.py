@@ -1,6 +1,6 @@
 """python -m tests.studies.zoo: writes docs/zoo.md, every run file with published AP, size, FLOPs and a short training.
 
-Parameters and FLOPs are those of the file as it stands. Ten training steps on a few drawn scenes, at a small size, show
+Parameters and FLOPs are counted at full size. Ten training steps on a few drawn scenes, at a small size, show
 that it trains. Run again, the command continues after the last finished row; remove --workdir to start anew.
 """
 
@@ -56,12 +56,12 @@ Every run file, written by `make zoo`; do not edit.
 
 - *AP* is box AP, or box / mask AP, on COCO val2017, from the file's header: a published figure, not measured here.
 - *Parameters* are in millions, including frozen ones.
-- *GFLOPs* are those of detection in an image of 800 x 1333 pixels, padded to {SIZE[0]} x {SIZE[1]}, with every RoI
+- *GFLOPs* count detection in an image of 800 x 1333 pixels, padded to {SIZE[0]} x {SIZE[1]}, with every RoI
   and mask slot filled; a multiply-add counts as two.
 - *Loss* is the total before the first and before the last of {STEPS} steps of {BATCH} images on {SCENES} drawn scenes,
   at {SIDE} pixels, with few RoIs and random weights: it shows that the file trains, nothing more. The blocks of an
   untrained ResNet pass their input through, so networks of one depth start alike.
-- *CPU-s* are those of the whole training process.
+- *CPU-s* cover the whole training process.
 """
 
 
