@@ -150,7 +150,7 @@ def float_ids(folder, coco):
             row["id"] = float(row["id"])
 
 
-@case("image ids that are names or UUIDs", "refused: no integer id")
+@case("names or UUIDs as image ids", "refused: no integer id")
 def uuids(folder, coco):
     for row in coco["images"]:
         row["id"] = f"3f2504e0-{row['id']}"
@@ -172,7 +172,7 @@ def ids_above_2_53(folder, coco):
 
 add("annotation ids from 0", "repaired: ids_renumbered", "ids_from_0", each("id", lambda row: row["id"] - 1))
 add(
-    "annotation ids that start again in every image",
+    "annotation ids that restart in every image",
     "repaired: ids_renumbered",
     "ids_per_image",
     each("id", lambda row: row["category_id"]),
@@ -180,7 +180,7 @@ add(
 add("annotation ids absent", "repaired: ids_renumbered", "no_ids", each("id", lambda row: None))
 
 
-@case("an annotation listed twice, its id included", "left out: annotation_duplicate")
+@case("an annotation listed twice with the same id", "left out: annotation_duplicate")
 def annotation_twice(folder, coco):
     coco["annotations"].append(dict(coco["annotations"][0]))
 
@@ -210,12 +210,12 @@ def category_gaps(folder, coco):
     each("category_id", lambda row: {1: 0, 2: 907}[row["category_id"]])(folder, coco)
 
 
-@case("a class without an object", "warning: classes have no object: part")
+@case("a class without objects", "warning: classes have no object: part")
 def unused_class(folder, coco):
     coco["categories"].append({"id": 0, "name": "part"})
 
 
-@case("two classes of one name", "warning: 2 classes are named 'cell'")
+@case("two classes with the same name", "warning: 2 classes are named 'cell'")
 def names_twice(folder, coco):
     coco["categories"][1]["name"] = "cell"
 
@@ -231,7 +231,7 @@ def no_categories(folder, coco):
     del coco["categories"]
 
 
-@case("a category id that is not defined", "left out: category_unknown")
+@case("an undefined category id", "left out: category_unknown")
 def undefined_category(folder, coco):
     coco["annotations"][0]["category_id"] = 9
 
@@ -246,7 +246,7 @@ add(
     each("segmentation", lambda row: np.reshape(row["segmentation"][0], (-1, 2)).tolist()),
 )
 add(
-    "polygons nested once more",
+    "polygons nested too deeply",
     "refused: one too deep",
     "too_deep",
     each("segmentation", lambda row: [row["segmentation"]]),
@@ -307,7 +307,7 @@ add(
 add("bbox absent beside a mask", "repaired: boxes_computed", "no_boxes", each("bbox", lambda row: None))
 add("area absent, NaN or infinite", "repaired: areas_computed", "nan_area", each("area", lambda row: float("nan")))
 add("iscrowd absent", "works", "no_iscrowd", each("iscrowd", lambda row: None))
-add("every object a crowd", "warning: objects are crowd regions", "all_crowd", each("iscrowd", lambda row: 1))
+add("every object is a crowd region", "warning: objects are crowd regions", "all_crowd", each("iscrowd", lambda row: 1))
 add("no masks at all", "warning: these records hold boxes only", "boxes_only", each("segmentation", lambda row: []))
 add(
     "no masks at all, as [[]]", "repaired: segmentations_emptied", "empty_lists", each("segmentation", lambda row: [[]])
@@ -339,25 +339,25 @@ first("an object without box and mask", "left out: mask_missing", "empty_object"
 first("a box without area", "left out: box_empty", "empty_box", bbox=[8, 6, 0, 16])
 first("a polygon of two points", "left out: polygon_malformed", "two_points", segmentation=[[8, 6, 28, 22]])
 first("NaN or null in a polygon", "left out: polygon_malformed", "nan", segmentation=[[8, 6, float("nan"), 6, 28, 22]])
-first("integers beyond floats", "left out: box_malformed", "huge_integer", bbox=[8, 6, 20, 10**400])
+first("integers too large for floats", "left out: box_malformed", "huge_integer", bbox=[8, 6, 20, 10**400])
 first(
     "run lengths that do not add up",
     "left out: rle_malformed",
     "runs_too_long",
     segmentation=run_lengths(BOXES[0]) | {"counts": [5, 9]},
 )
-first("a point far outside", "left out: polygon_far_outside", "far", segmentation=[[8, 6, 2e8, 6, 28, 22]])
+first("a point far outside the image", "left out: polygon_far_outside", "far", segmentation=[[8, 6, 2e8, 6, 28, 22]])
 first("a box and a mask that disagree", "left out: box_mask_disagree", "one_disagrees", bbox=[30, 6, 20, 16])
 first("specks beside a polygon", "repaired: polygons_dropped", "specks", segmentation=[rectangle(*BOXES[0]), [9, 9]])
 first(
-    "an object below one pixel",
+    "an object smaller than one pixel",
     "repaired: objects_tiny",
     "below_one_pixel",
     bbox=[8.1, 6.1, 0.3, 0.3],
     segmentation=[rectangle(8.1, 6.1, 0.3, 0.3)],
 )
 first(
-    "a box that reaches outside",
+    "a box that extends outside the image",
     "repaired: boxes_clipped",
     "outside",
     bbox=[-4, -3, 20, 16],
@@ -389,7 +389,7 @@ def renamed(kind, outcome, name, spelling, on_disk=None):
 
 
 renamed(
-    "names with folders, spaces, #, %, accents", "works", "names", "a b/é#50%{}.jpg".format, "a b/é#50%{}.jpg".format
+    "file names with folders, spaces, #, %, accents", "works", "names", "a b/é#50%{}.jpg".format, "a b/é#50%{}.jpg".format
 )
 renamed("backslashes in names", "repaired: file_names_corrected", "backslashes", "a\\{}.jpg".format, "a/{}.jpg".format)
 renamed("upper or lower case differs", "repaired: file_names_corrected", "case_differs", "{}.JPG".format)
@@ -405,7 +405,7 @@ renamed(
 renamed("names that leave the folder", "refused: leaves the folder through ..", "parent", "../images/{}.jpg".format)
 renamed("absolute names of another machine", "refused: is absolute", "absolute", "/data/{}.jpg".format)
 renamed("absolute names of Windows", "refused: is absolute", "windows", "C:\\data\\{}.jpg".format)
-renamed("another ending", "refused: no such file, but there is 1.jpg", "ending", "{}.png".format)
+renamed("another suffix", "refused: no such file, but there is 1.jpg", "ending", "{}.png".format)
 renamed("a URL as a name", "refused: is directly in --images", "url", "http://host/upload/{}.jpg".format)
 renamed("half a surrogate pair in a name", "refused: half a character", "surrogate", "\ud800{}.jpg".format)
 
@@ -464,7 +464,7 @@ def oriented(kind, outcome, name, orientation, width, height):
 
 oriented("an EXIF quarter turn, annotated upright", "repaired: images_turned", "upright", 6, HEIGHT, WIDTH)
 oriented("an EXIF quarter turn, annotated as stored", "repaired: exif_ignored", "as_stored", 6, WIDTH, HEIGHT)
-oriented("an EXIF half turn and nothing that tells", "repaired: images_turned", "half_turn", 3, WIDTH, HEIGHT)
+oriented("an EXIF half turn without further evidence", "repaired: images_turned", "half_turn", 3, WIDTH, HEIGHT)
 
 
 @case("PNG, WebP, BMP, TIFF, palette, alpha, 16 bits", "repaired: images_converted")
@@ -489,7 +489,7 @@ broken(
 broken("an empty file for an image", "refused: image_unreadable", "empty", b"")
 
 
-@case("an image that is cut", "left out: image_unreadable")
+@case("a truncated image", "left out: image_unreadable")
 def cut_image(folder, coco):
     path = folder / "images" / "1.jpg"
     path.write_bytes(path.read_bytes()[:400])
@@ -513,7 +513,7 @@ def latin1(folder, coco):
     return json.dumps(coco).replace("nut", "Nüsse").encode("latin-1")
 
 
-@case("cut in the middle", "refused: it was cut")
+@case("truncated JSON", "refused: it was cut")
 def cut(folder, coco):
     return json.dumps(coco).encode()[:-200]
 
