@@ -1,4 +1,4 @@
-"""Writers of checkpoint files, byte for byte as PyTorch and Paddle lay them out, without either of them."""
+"""Writers of checkpoint files, byte for byte as PyTorch and Paddle write them, without either of them."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ ZIP_MAGIC, LEGACY_MAGIC = b"PK\x03\x04", 0x1950A86A20F9469CFC6C
 
 
 class View(NamedTuple):
-    """A tensor: part of a flat array."""
+    """A tensor as a view of a flat array."""
 
     flat: np.ndarray
     offset: int
@@ -39,14 +39,14 @@ class View(NamedTuple):
 
 
 class Flat(NamedTuple):
-    """A storage, which PyTorch pickles as a reference."""
+    """A storage, which PyTorch pickles as a persistent reference."""
 
     array: np.ndarray
 
 
 @contextlib.contextmanager
 def torch_by_name():
-    """Modules with the names that PyTorch's pickles refer to, while one is written."""
+    """Provides modules with the names in PyTorch's pickles while one is written."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -61,7 +61,7 @@ def torch_by_name():
 
 
 def pickle_tensors(content, *view_metadata):
-    """-> (the pickle of an object in which arrays and Views are tensors, its storages in order)"""
+    """Returns (pickle of an object with arrays and Views as tensors, its storages in order)."""
     flats, file = {}, io.BytesIO()
     with torch_by_name() as (torch, utils):
 
@@ -86,13 +86,13 @@ def pickle_tensors(content, *view_metadata):
                     return utils._rebuild_parameter, (item._replace(parameter=False), True, OrderedDict())
                 return utils._rebuild_tensor_v2, parts
 
-        kept = []  # so that no two arrays share an id
+        kept = []  # keeps the arrays alive, so that no two share an id
         Pickler(file, 2).dump(content)
     return file.getvalue(), [array for _, array in flats.values()]
 
 
 def pytorch_zip(path, content, folder="archive", byteorder="little"):
-    """The format since PyTorch 1.6."""
+    """Writes the format since PyTorch 1.6."""
     pickled, storages = pickle_tensors(content)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{folder}/data.pkl", pickled)
@@ -103,7 +103,7 @@ def pytorch_zip(path, content, folder="archive", byteorder="little"):
 
 
 def pytorch_legacy(path, content):
-    """The format before."""
+    """Writes the format before PyTorch 1.6."""
     pickled, storages = pickle_tensors(content, None)
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     with open(path, "wb") as file:
@@ -116,7 +116,7 @@ def pytorch_legacy(path, content):
 
 
 def paddle_arrays(path, named, protocol=4):
-    """paddle.save of a state dict: arrays, and a table of the tensors' inner names."""
+    """Writes paddle.save of a state dict: arrays and a table of the tensors' inner names."""
     table = {name: f"conv2d_{i}.w_0" for i, name in enumerate(named)}
     path.write_bytes(pickle.dumps({**named, "StructuredToParameterName@@": table}, protocol))
 
@@ -130,13 +130,13 @@ class PaddleTensor(NamedTuple):
 
 
 def paddle_tuples(path, named, protocol=4):
-    """paddle.save of anything else: each tensor as (inner name, array)."""
+    """Writes paddle.save of any other object: each tensor as (inner name, array)."""
     named = {name: PaddleTensor(f"conv2d_{i}.w_0", array) for i, (name, array) in enumerate(named.items())}
     path.write_bytes(pickle.dumps(named, protocol))
 
 
 @pytest.fixture(scope="session")
 def write():
-    """write.pytorch_zip(path, content), ...: the writers by name; write.View is a tensor that is part of another."""
+    """The writers by name, as in write.pytorch_zip(path, content); write.View is a tensor that shares a storage."""
     writers = (pytorch_zip, pytorch_legacy, paddle_arrays, paddle_tuples, View)
     return types.SimpleNamespace(**{writer.__name__: writer for writer in writers}, BFLOAT16=BFLOAT16)

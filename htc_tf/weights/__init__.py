@@ -1,8 +1,8 @@
-"""Weights of other frameworks: from a checkpoint file of mmdetection, Paddle or torchvision to our variables, and back.
+"""Weights of other frameworks: arrays under the names of mmdetection or Paddle as the variables of a model, and back.
 
-The walk: `files` and `pickles` read the file as data, `versions` unwraps it and brings its names to those of `names`,
-whose tables `assign` follows to our variables; `layouts` says how each array lies here and there. The command is
-`htc_tf.convert`, its story `weights.conversion`.
+`files` reads a checkpoint's bytes, and `pickles` the pickle in them as data. `versions` unwraps the weights and brings
+their names to those of the tables in `names`. `assign` follows the tables to the variables, whose axes `layouts`
+permutes. `conversion` is the work of the command `htc_tf.convert`.
 """
 
 from htc_tf.weights.assign import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays

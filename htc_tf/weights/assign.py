@@ -1,7 +1,4 @@
-"""Our variables under another framework's names: set from its arrays, or given out as its arrays.
-
-Comes after `names`, whose tables it follows through the model, and before a checkpoint is written.
-"""
+"""Assignment of weights: sets a model's variables from another framework's arrays, and exports them as such arrays."""
 
 import functools
 import re
@@ -15,7 +12,7 @@ from htc_tf.weights.names import COUNTER, LAYERS, UNREAD, Framework, Index
 
 
 class Entry(NamedTuple):
-    """One line of a framework's state dict and our variable for it."""
+    """A name of a framework's state dict, our variable for it, and the layout between them."""
 
     name: str
     variable: tf.Variable
@@ -23,33 +20,33 @@ class Entry(NamedTuple):
 
 
 class Unmatched(NamedTuple):
-    """What did not find its counterpart; three empty lists after a complete load."""
+    """Names without a counterpart; three empty lists after a complete load."""
 
-    missing: list  # names that the arrays lack, and our variables that the framework has no name for
-    unexpected: list  # names in the arrays that the model has no variable for
-    misshapen: list  # "name: shape here, shape there"
+    missing: list  # names absent from the arrays, and variables for which the framework has no name
+    unexpected: list  # names of arrays for which the model has no variable
+    mismatched: list  # "name: our shape here, their shape there"
 
 
 def entries(model, framework=Framework.MMDET):
-    """Every Entry of a model that has its variables, in the tables' order.
+    """Returns [Entry] for all variables of a model, in the order of the tables.
 
     Args:
-        model: an HTC with variables; layers without any, such as a first stage's `flow_conv`, are left out.
-        framework: whose names.
+        model: An HTC with variables; layers without any, such as the first stage's `flow_conv`, are omitted.
+        framework: The Framework of the names.
     Raises:
-        ValueError: the model has no variables yet.
+        ValueError: The model has no variables yet.
     """
     if not model.built:
-        raise ValueError("the model has no variables yet: call it once, on zeros")
+        raise ValueError("the model has no variables yet: call its build_variables first")
     found = []
     for heading, rows in LAYERS:
         for path, *modules, held in rows:
             if modules[framework] is None:
-                continue  # a layer that this framework's network has not
+                continue  # the framework's network lacks this layer
             for layer, numbers in resolve(model, f"{heading[0]}.{path}".split("."), {}):
                 module = f"{heading[1 + framework]}.{modules[framework]}".format(**numbers)
                 for attribute, *leaves in held:
-                    # A layer that was never called, or a convolution without bias.
+                    # None for a layer that was never called, and for a convolution without bias.
                     variable = getattr(layer, attribute, None) if layer.built else None
                     if variable is not None:
                         leaf, layout = leaves[framework]
@@ -58,9 +55,9 @@ def entries(model, framework=Framework.MMDET):
 
 
 def resolve(node, path, numbers):
-    """Yields (layer, {placeholder: Index}) for each layer that a path of the table leads to from a node.
+    """Yields (layer, {placeholder: Index}) for each layer at a path of the table, starting from a node.
 
-    There may be none: each kind of backbone has rows of its own.
+    A path may lead nowhere, since each kind of backbone has its own rows.
     """
     if node is None or not path:
         if node is not None:
@@ -76,7 +73,7 @@ def resolve(node, path, numbers):
 
 
 def to_arrays(model, framework):
-    """{the framework's name: array in its layout} of a built HTC; PyTorch's counters of batch norms are 0."""
+    """Returns {the framework's name: array in its layout} of a built HTC; PyTorch's batch norm counters are 0."""
     arrays = {}
     for name, variable, layout in entries(model, framework):
         arrays[name] = np.ascontiguousarray(layout.theirs(variable.numpy(), model))
@@ -86,27 +83,27 @@ def to_arrays(model, framework):
 
 
 def load(model, arrays, framework):
-    """Sets the variables of a built HTC from {the framework's name: array}; what does not match is left as it is.
+    """Sets the variables of a built HTC from {the framework's name: array} and leaves those that do not match.
 
     Returns:
-        Unmatched, which the caller decides about.
+        Unmatched names; the caller decides whether they are an error.
     """
     table = entries(model, framework)
     covered = {id(entry.variable) for entry in table}
     missing = [variable.name for variable in model.variables if id(variable) not in covered]
-    misshapen = []
+    mismatched = []
     for name, variable, layout in table:
         if name not in arrays:
             missing.append(name)
             continue
-        expected = layout.theirs(np.empty(variable.shape, np.bool_), model).shape
+        expected = layout.theirs(np.empty(variable.shape, np.bool_), model).shape  # of one byte per number
         if expected != np.shape(arrays[name]):
-            misshapen.append(f"{name}: {list(expected)} here, {list(np.shape(arrays[name]))} there")
+            mismatched.append(f"{name}: {list(expected)} here, {list(np.shape(arrays[name]))} there")
             continue
         variable.assign(layout.ours(np.asarray(arrays[name]), model))
     known = {entry.name for entry in table}
     unexpected = [name for name in arrays if name not in known and not UNREAD.search(name)]
-    return Unmatched(missing, unexpected, misshapen)
+    return Unmatched(missing, unexpected, mismatched)
 
 
 mmdet_arrays = functools.partial(to_arrays, framework=Framework.MMDET)

@@ -1,10 +1,9 @@
-"""Conversion, told top to bottom: another framework's weights become a run that every command takes like a trained one.
+"""Conversion of another framework's checkpoint to a run, which every command reads like a trained one.
 
-Comes in the place of training, or before it: training in the new run's folder starts from these weights.
+Training in the folder of the new run starts from its weights.
 """
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable
@@ -18,60 +17,59 @@ from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
 from htc_tf.weights.assign import load
 from htc_tf.weights.files import read
-from htc_tf.weights.names import Framework
-from htc_tf.weights.swin_names import OUTPUT_NORMS
+from htc_tf.weights.names import SWIN_OUTPUT_NORMS, Framework
 from htc_tf.weights.versions import from_mmdet, from_paddle, from_swin, from_torchvision
 
 
 class Source(NamedTuple):
-    """How one --source is read: versions' function, whose names it yields, what it never brings along."""
+    """Reader of one --source."""
 
-    bring: Callable
-    framework: Framework
-    absent: str | None = None
+    read: Callable  # (object in the file, path) -> (arrays, notes), a function of `versions`
+    framework: Framework  # of the arrays' names
+    absent: str | None = None  # regular expression of names that this source never has
 
 
 SOURCES = {
     "mmdet": Source(from_mmdet, Framework.MMDET),
     "paddle": Source(from_paddle, Framework.PADDLE),
     "torchvision": Source(from_torchvision, Framework.MMDET, absent=r"^(?!backbone\.)"),
-    "swin": Source(from_swin, Framework.MMDET, absent=rf"^(?!backbone\.)|{OUTPUT_NORMS}"),
+    "swin": Source(from_swin, Framework.MMDET, absent=rf"^(?!backbone\.)|{SWIN_OUTPUT_NORMS}"),
 }
-# Units of the third stage's deltas in the Paddle port; 0.033 and 0.067 elsewhere.
+# target_stds of the third stage in the Paddle port; 0.033 and 0.067 elsewhere.
 PADDLE_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)
 PADDLE_NOTE = (
-    "the Paddle port was trained with stage 3's deltas in units of 1/30 and 1/15, this configuration has others: "
-    "convert again with --gin_file gin/options/paddle.gin after the run file for the port's own numbers"
+    "the Paddle port was trained with target_stds of 1/30 and 1/15 in stage 3, this configuration has others: convert "
+    "again with --gin_file gin/options/paddle.gin after the experiment config to reproduce the port's numbers"
 )
 
 
 def convert(experiment, config, source, weights, run, annotations=None, allow_partial=()):
-    """Writes the Run `run`: configuration, classes, and a checkpoint of step 0 that holds weights alone.
+    """Writes a run: configuration, classes, and a checkpoint of step 0 with weights only.
 
     Args:
-        experiment: Experiment.
-        config: the resolved gin, as text.
-        source: a key of SOURCES.
-        weights: path of the checkpoint file.
-        run: a Run; its folder must not hold one yet.
-        annotations: path of a COCO annotation file, for the classes; None takes COCO's 80.
-        allow_partial: regular expressions; a name in which one is found may stay unmatched.
+        experiment: The Experiment.
+        config: Resolved gin configuration, as text.
+        source: Key of SOURCES.
+        weights: Path of the checkpoint file.
+        run: The Run to write; its folder must not hold one yet.
+        annotations: Path of a COCO annotation file with the classes, or None for the 80 of COCO.
+        allow_partial: Regular expressions; names that one of them matches may stay unmatched.
     Raises:
-        UserError: the file is refused, or does not fit the configuration. Nothing was written.
+        UserError: The file is refused or does not fit the configuration; nothing is written.
     """
     patterns = [compile_pattern(pattern) for pattern in allow_partial]
-    categories = choose_categories(annotations, experiment.num_classes)
+    categories = read_categories(annotations, experiment.num_classes)
     if run.config.exists() or run.checkpoints.exists():
         raise UserError(f"{run.folder} already holds a run: name another --output")
-    kind = SOURCES[source]
-    arrays, notes = kind.bring(read(weights), weights)
+    reader = SOURCES[source]
+    arrays, notes = reader.read(read(weights), weights)
     check_finite(arrays, weights)
 
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
     model.build_variables()
-    unmatched = load(model, arrays, kind.framework)
-    kept = settle(unmatched, patterns, kind.absent, weights)
+    unmatched = load(model, arrays, reader.framework)
+    kept = check_unmatched(unmatched, patterns, reader.absent, weights)
 
     run.create(config, categories)
     Checkpoints(run, model).save(0)
@@ -83,16 +81,16 @@ def convert(experiment, config, source, weights, run, annotations=None, allow_pa
     print(f"{run.folder}: {count - kept} of {count} variables from {weights}, {kept} keep their initial values")
 
 
-def settle(unmatched, patterns, absent, weights):
-    """Lists what did not match; returns how many of our variables stay as they are.
+def check_unmatched(unmatched, patterns, absent, weights):
+    """Prints the names that did not match and returns the number of variables that keep their initial values.
 
     Raises:
-        UserError: something did not match that neither the patterns nor the source's own `absent` covers.
+        UserError: Neither a pattern nor the source's `absent` covers one of the names.
     """
     missing = [name for name in unmatched.missing if absent is None or not re.search(absent, name)]
     lines = [f"missing in the file: {name}" for name in missing]
     lines += [f"not in the model: {name}" for name in unmatched.unexpected]
-    lines += [f"another shape: {line}" for line in unmatched.misshapen]
+    lines += [f"another shape: {line}" for line in unmatched.mismatched]
     refused = 0
     for line in lines:
         name = line.split(": ")[1]
@@ -101,10 +99,10 @@ def settle(unmatched, patterns, absent, weights):
         print(f"{line}{' (allowed)' if allowed else ''}", file=sys.stderr)
     if refused:
         raise UserError(
-            f"{weights} and the configuration differ in {refused} names, listed above: give the configuration that it "
-            "was trained with, or cover them by --allow_partial PATTERN. Nothing was written"
+            f"{weights} and the configuration differ in {refused} names, listed above: give the configuration of its "
+            "training, or allow them with --allow_partial PATTERN. Nothing was written"
         )
-    return len(unmatched.missing) + len(unmatched.misshapen)
+    return len(unmatched.missing) + len(unmatched.mismatched)
 
 
 def compile_pattern(pattern):
@@ -112,7 +110,7 @@ def compile_pattern(pattern):
         return re.compile(pattern)
     except re.error as error:
         raise UserError(
-            f"--allow_partial {pattern}: no regular expression ({error}); part of a name, such as fc_cls, is one"
+            f"--allow_partial {pattern}: not a regular expression ({error}); a part of a name, such as fc_cls, is one"
         ) from error
 
 
@@ -123,22 +121,21 @@ def check_finite(arrays, weights):
 
 
 def has_paddle_stds(model):
-    third = [stage.target_stds for stage in model.stages[2:3]]
-    return all(
-        math.isclose(a, b, rel_tol=1e-3) for target_stds in third for a, b in zip(target_stds, PADDLE_STDS, strict=True)
-    )
+    """Returns True if the third stage, if any, has the Paddle port's target_stds."""
+    third_stage = model.stages[2:3]
+    return all(np.allclose(stage.target_stds, PADDLE_STDS, rtol=1e-3, atol=0) for stage in third_stage)
 
 
-def choose_categories(annotations, num_classes):
-    """[{"id": ..., "name": ...}, ...] in the order of the ids: an annotation file's, or COCO's.
+def read_categories(annotations, num_classes):
+    """Returns [{"id": ..., "name": ...}] in the order of the ids, from an annotation file or COCO's own.
 
     Raises:
-        UserError: they are not `num_classes`, or the file is no annotation file.
+        UserError: Their number is not `num_classes`, or the file is not an annotation file.
     """
     if annotations is None:
         if num_classes != len(coco_classes.THING_NAMES):
             raise UserError(
-                f"--annotations is missing: NUM_CLASSES = {num_classes}, and only COCO's 80 classes are known by name"
+                f"--annotations is missing: NUM_CLASSES = {num_classes}, and only COCO's 80 classes have known names"
             )
         return [{"id": key, "name": name} for key, name in coco_classes.THING_NAMES.items()]
     try:
@@ -147,7 +144,7 @@ def choose_categories(annotations, num_classes):
     except OSError as error:
         raise UserError(f"--annotations {annotations} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--annotations {annotations} is no COCO annotation file ({error})") from error
+        raise UserError(f"--annotations {annotations} is not a COCO annotation file ({error})") from error
     if len(names) != num_classes:
         raise UserError(
             f"--annotations {annotations} has {len(names)} classes, but NUM_CLASSES = {num_classes}: "

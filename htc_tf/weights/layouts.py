@@ -1,7 +1,4 @@
-"""How an array lies in another framework's file and in our variable.
-
-Comes before the tables of names, which say which layout a weight has.
-"""
+"""Array layouts: the permutation of axes between another framework's array and our variable, in both directions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,10 +7,10 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """Both directions. Both functions take the model too: it knows the size of a RoI's features."""
+    """Both directions. The functions also take the model, which knows the size of the pooled features."""
 
-    ours: Callable  # (their array, model) -> ours
-    theirs: Callable  # (our array, model) -> theirs
+    ours: Callable  # (their array, model) -> our array
+    theirs: Callable  # (our array, model) -> their array
 
 
 def permutation(*axes):
@@ -23,21 +20,23 @@ def permutation(*axes):
 
 
 def flattened(layout):
-    """A kernel that covers a RoI's whole features, kept as a matrix: their [out, c y x], our [y x c, out]."""
+    """A kernel over all pooled features of an RoI, kept as a matrix: their [out, c y x] is our [y x c, out]."""
 
     def ours(a, model):
         side = model.roi_pooler.box_size
-        return np.reshape(layout.ours(np.reshape(a, (len(a), -1, side, side)), model), (-1, len(a)))
+        kernel = layout.ours(np.reshape(a, (len(a), -1, side, side)), model)  # [out, c, y, x] -> [y, x, c, out]
+        return np.reshape(kernel, (-1, len(a)))
 
     def theirs(a, model):
         side, outputs = model.roi_pooler.box_size, a.shape[-1]
-        return np.reshape(layout.theirs(np.reshape(a, (side, side, -1, outputs)), model), (outputs, -1))
+        kernel = layout.theirs(np.reshape(a, (side, side, -1, outputs)), model)  # [y, x, c, out] -> [out, c, y, x]
+        return np.reshape(kernel, (outputs, -1))
 
     return Layout(ours, theirs)
 
 
 def deltas(layout):
-    """Outputs that are their dx, dy, dw, dh, our dy, dx, dh, dw, of every anchor."""
+    """Outputs in groups of four, one group per anchor or class: their dx, dy, dw, dh are our dy, dx, dh, dw."""
 
     def swap(a):
         return np.reshape(np.reshape(a, (-1, 4, *a.shape[1:]))[:, (1, 0, 3, 2)], a.shape)
@@ -50,6 +49,24 @@ def transposed(layout):
     return Layout(lambda a, model: layout.ours(a.T, model), lambda a, model: layout.theirs(a, model).T)
 
 
+def merged_first(a):
+    """Reorders the input channels of a Swin's patch merging, 2 x 2 cells: [(c y x), ...] becomes [(y x c), ...].
+
+    mmdetection orders them (c, y, x), our variables (y, x, c), and the authors of Swin (x, y, c): see `versions`.
+    """
+    cells = np.reshape(a, (-1, 4, *a.shape[1:]))  # [c, y x, ...]
+    return np.reshape(np.moveaxis(cells, 0, 1), a.shape)
+
+
+def merged_last(a):
+    """Inverse of `merged_first`."""
+    cells = np.reshape(a, (4, -1, *a.shape[1:]))  # [y x, c, ...]
+    return np.reshape(np.moveaxis(cells, 0, 1), a.shape)
+
+
 VECTOR = permutation(0)
 MATRIX = permutation(1, 0)  # [out, in] -> [in, out]
 KERNEL = permutation(2, 3, 1, 0)  # [out, in, y, x] -> [y, x, in, out]; transposed: [in, out, y, x] -> [y, x, out, in]
+TABLE = Layout(lambda a, model: a, lambda a, model: a)  # a Swin's [offsets, heads] biases of relative positions
+MERGED_VECTOR = Layout(lambda a, model: merged_first(a), lambda a, model: merged_last(a))
+MERGED_MATRIX = Layout(lambda a, model: merged_first(a.T), lambda a, model: merged_last(a).T)

@@ -1,23 +1,32 @@
-"""What mmdetection and Paddle call our layers and how arrays lie there: two tables, read in both directions.
+"""Weight names: tables from our layers and variables to the names and layouts of mmdetection and of Paddle.
 
-Names are mmdetection 3's (https://github.com/open-mmlab/mmdetection, `HybridTaskCascade`, `CascadeRCNN`, `MaskRCNN` and
-`FasterRCNN`; version 2 has the same) and those of the Paddle port (https://github.com/laihuihui/htc). Before these
-tables `versions` brings a file's names to these; after them `assign` sets variables.
+Names are those of mmdetection 3 (https://github.com/open-mmlab/mmdetection: `HybridTaskCascade`, `CascadeRCNN`,
+`MaskRCNN`, `FasterRCNN` and `SwinTransformer`; version 2 has the same) and of the Paddle port
+(https://github.com/laihuihui/htc), which has no Swin.
 
-A placeholder runs over whatever the model has, and its first value follows the colon: {s} is 0, 1, 2 ...; {s:1} is
-1, 2, 3 ...; {s:a} is a, b, c .... {s:.} is .0, .1, .2 ..., and nothing where there is only one.
+A placeholder stands for an index, and its format for the first value: {s} is 0, 1, 2, ...; {s:1} is 1, 2, 3, ...; {s:a}
+is a, b, c, ...; {s:.} is .0, .1, .2, ..., or nothing if the model has only one.
 """
 
 import enum
 import re
 from dataclasses import dataclass
 
-from htc_tf.weights.layouts import KERNEL, MATRIX, VECTOR, deltas, flattened, transposed
-from htc_tf.weights.swin_names import CONSTANTS, SWIN_LAYERS
+from htc_tf.weights.layouts import (
+    KERNEL,
+    MATRIX,
+    MERGED_MATRIX,
+    MERGED_VECTOR,
+    TABLE,
+    VECTOR,
+    deltas,
+    flattened,
+    transposed,
+)
 
 
 class Framework(enum.IntEnum):
-    """Whose names: the column of the tables."""
+    """A column of the tables."""
 
     MMDET = 0
     PADDLE = 1
@@ -25,7 +34,7 @@ class Framework(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Index:
-    """The i-th of `count`, as a name writes it."""
+    """Index of `count` layers, formatted as in a name."""
 
     i: int
     count: int
@@ -35,13 +44,13 @@ class Index:
             return f".{self.i}" if self.count > 1 else ""
         if not first.isalpha():
             return str(int(first or 0) + self.i)
-        # Letters do not reach for the long stage of a ResNet-101 or -152: a, b1, b2, ... as Caffe named its blocks.
+        # Letters do not suffice for the long stage of a ResNet-101 or -152: a, b1, b2, ... as Caffe names its blocks.
         many = self.count > 10 and self.i > 0
         return f"b{self.i}" if many else chr(ord(first) + self.i)
 
 
 # fmt: off
-# What a layer holds: our variable, mmdetection's name and layout, Paddle's name and layout.
+# Variables of a layer: our name, mmdetection's name and layout, Paddle's name and layout.
 CONVOLUTION = (
     ("kernel",          ("weight", KERNEL),            ("weight", KERNEL)),
     ("bias",            ("bias", VECTOR),              ("bias", VECTOR)),
@@ -69,7 +78,12 @@ NORM = (
     ("moving_variance", ("running_var", VECTOR),       ("_variance", VECTOR)),
 )
 
-# Our layer, mmdetection's module, Paddle's module, what it holds; each block under a heading that the names begin with.
+# Only in a Swin Transformer, which Paddle's network lacks.
+MERGED_LINEAR = (("kernel", ("weight", MERGED_MATRIX), None),)
+MERGED_NORM = (("gamma", ("weight", MERGED_VECTOR), None), ("beta", ("bias", MERGED_VECTOR), None))
+POSITIONS = (("relative_position_bias", ("relative_position_bias_table", TABLE), None),)
+
+# Layers: our path, mmdetection's module, Paddle's module, variables; the head of a block is the prefix of its names.
 LAYERS = (
     (("backbone", "backbone", "backbone"), (
         ("stem.convolution",             "conv1",                  "conv1.conv1.conv",      CONVOLUTION),
@@ -109,11 +123,32 @@ LAYERS = (
         ("upsample",                     "upsample",               "upsample",              CONVOLUTION),
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),
-    *SWIN_LAYERS,
+    (("backbone", "backbone", "backbone"), (
+        ("embed",                         "patch_embed.projection", None,                    CONVOLUTION),
+        ("embed_norm",                    "patch_embed.norm",       None,                    NORM),
+        ("norms.{s}",                     "norm{s}",                None,                    NORM),
+    )),
+    (("backbone.blocks.{s}.{b}", "backbone.stages.{s}.blocks.{b}", "backbone"), (
+        ("norm1",                         "norm1",                  None,                    NORM),
+        ("attention",                     "attn.w_msa",             None,                    POSITIONS),
+        ("attention.qkv",                 "attn.w_msa.qkv",         None,                    LINEAR),
+        ("attention.projection",          "attn.w_msa.proj",        None,                    LINEAR),
+        ("norm2",                         "norm2",                  None,                    NORM),
+        ("expand",                        "ffn.layers.0.0",         None,                    LINEAR),
+        ("shrink",                        "ffn.layers.1",           None,                    LINEAR),
+    )),
+    (("backbone.mergings.{s}", "backbone.stages.{s}.downsample", "backbone"), (
+        ("norm",                          "norm",                   None,                    MERGED_NORM),
+        ("reduction",                     "reduction",              None,                    MERGED_LINEAR),
+    )),
 )
 # fmt: on
 
-COUNTER = "num_batches_tracked"  # of every batch norm in PyTorch
-# What a file may hold and nothing reads: these counters, a Swin's constants, and the first mask head's 1x1 of the
-# information flow, to which nothing flows (mmdetection 1 created it all the same).
-UNREAD = re.compile(rf"{COUNTER}$|{CONSTANTS}|^roi_head\.mask_head\.0\.conv_res\.")
+COUNTER = "num_batches_tracked"  # in every batch norm of PyTorch
+# A Swin's constants, which follow from its sizes; files hold them all the same.
+SWIN_CONSTANTS = r"(relative_position_index|attn_mask)$"
+# Norms of a Swin's outputs. Classifiers have none, so mmdetection initializes those of detectors.
+SWIN_OUTPUT_NORMS = r"^backbone\.norm\d\."
+# Names in files without a variable here: counters, constants, and the 1x1 convolution of the information flow in the
+# first mask head, which receives nothing (mmdetection 1 creates it nevertheless).
+UNREAD = re.compile(rf"{COUNTER}$|{SWIN_CONSTANTS}|^roi_head\.mask_head\.0\.conv_res\.")

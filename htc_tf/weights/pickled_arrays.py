@@ -1,6 +1,6 @@
-"""What stands for arrays in a pickle, and the table of globals that a pickle may name.
+"""Arrays in pickles: descriptions of PyTorch's tensors and NumPy's arrays, and the globals that a pickle may name.
 
-Comes before `pickles`, which calls it; nothing here reads a file, and an array is a view of bytes that are there.
+Nothing here reads a file; each array is a view of bytes that exist.
 """
 
 import math
@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-MOST_AXES = 32
+MAX_AXES = 32
 DTYPE_CODE = re.compile(r"[<>=|]?([biuf][0-9]{1,2}|\?)")
 
 
 @dataclass
 class Storage:
-    """PyTorch's flat memory, which tensors are views of. `fetch` -> its bytes, the small end first, when wanted."""
+    """PyTorch's flat memory, of which tensors are views. `fetch` returns its little-endian bytes when needed."""
 
     dtype: np.dtype
     count: int
@@ -26,19 +26,19 @@ class Storage:
 
     @property
     def size(self):
-        """Bytes."""
+        """Number of bytes."""
         return self.count * self.dtype.itemsize
 
     def flat(self):
-        """-> [count] `dtype`, without a copy."""
+        """Returns [count] `dtype` without a copy."""
         data = self.fetch()
         if len(data) != self.size:
-            raise ValueError(f"{len(data)} bytes in the place of {self.count} numbers ({self.dtype})")
+            raise ValueError(f"{len(data)} bytes instead of {self.count} numbers ({self.dtype})")
         return np.frombuffer(data, self.dtype)
 
 
 class Tensor(NamedTuple):
-    """A view of a Storage: shape and strides in numbers."""
+    """A view of a Storage; offset and strides count numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -46,26 +46,26 @@ class Tensor(NamedTuple):
     strides: tuple
 
     def source(self):
-        """-> what holds its numbers, and the bytes of that."""
+        """Returns the object that holds the numbers, and its size in bytes."""
         return self.storage, self.storage.size
 
     def array(self):
         flat, offset, shape, strides = self.storage.flat(), self.offset, tuple(self.shape), tuple(self.strides)
         numbers = (offset, *shape, *strides)
-        small = len(shape) == len(strides) <= MOST_AXES
+        small = len(shape) == len(strides) <= MAX_AXES
         if not small or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise ValueError("no tensor has this offset, shape and strides")
+            raise ValueError("impossible offset, shape and strides")
         size = math.prod(shape)
         last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
-        # Nor may it repeat its numbers, which would make a small file a large array.
+        # A tensor must not repeat its numbers either: that would make a large array of a small file.
         if size > flat.size or (size and last >= flat.size):
-            raise ValueError(f"offset {offset}, shape {shape} and strides {strides} leave a storage of {flat.size}")
+            raise ValueError(f"offset {offset}, shape {shape} and strides {strides} exceed a storage of {flat.size}")
         steps = [stride * flat.itemsize for stride in strides]
         return np.lib.stride_tricks.as_strided(flat[offset:] if size else flat, shape, steps, writeable=False)
 
 
 class NumpyDtype:
-    """What NumPy pickles of a dtype: a code such as f4, then the byte order."""
+    """NumPy's pickled dtype: a code such as f4, then the byte order."""
 
     def __init__(self, code, *_):
         self.code, self.order = code, "="
@@ -75,12 +75,12 @@ class NumpyDtype:
 
     def dtype(self):
         if not isinstance(self.code, str) or not DTYPE_CODE.fullmatch(self.code) or self.order not in list("<>=|"):
-            raise ValueError("an array of something else than numbers")
+            raise ValueError("an array of something other than numbers")
         return np.dtype(self.code).newbyteorder(self.order)
 
 
 class NumpyArray:
-    """What NumPy pickles of an array: version, shape, dtype, order of the axes, bytes."""
+    """NumPy's pickled array: version, shape, dtype, order of the axes, bytes."""
 
     def __init__(self, *_):
         self.state = None
@@ -93,13 +93,13 @@ class NumpyArray:
 
     def array(self):
         _, shape, dtype, fortran, data = self.state
-        # Python 2 wrote bytes as a string.
+        # Python 2 pickled bytes as a string.
         data = data.encode("latin1") if isinstance(data, str) else data
         return np.frombuffer(data, dtype.dtype()).reshape(shape, order="F" if fortran else "C")
 
 
 class NumpyScalar(NamedTuple):
-    """What NumPy pickles of a single number."""
+    """NumPy's pickled number."""
 
     dtype: NumpyDtype
     data: bytes
@@ -112,7 +112,7 @@ class NumpyScalar(NamedTuple):
 
 
 class Mapping(dict):
-    """An OrderedDict, without the attributes that PyTorch hangs on it."""
+    """An OrderedDict without the attributes that PyTorch sets on it."""
 
     def __init__(self, pairs=()):
         super().__init__()
@@ -124,7 +124,7 @@ class Mapping(dict):
 
 
 class Call(NamedTuple):
-    """A function that a pickle may call, and cannot change."""
+    """A function that a pickle may call but cannot change."""
 
     function: Callable
 
@@ -133,14 +133,14 @@ class Call(NamedTuple):
 
 
 def encode(text, encoding):
-    """The bytes of a text, as Python 3 writes bytes for Python 2."""
+    """Returns the bytes of a text; Python 3 pickles bytes for Python 2 as a call of this function."""
     if encoding != "latin1":
-        raise ValueError("bytes in another encoding than latin1")
+        raise ValueError("bytes in an encoding other than latin1")
     return text.encode("latin1")
 
 
 def check_key(key):
-    """A key of a dict: nested tuples would take for ever to hash."""
+    """Returns a valid key of a dict; nested tuples could take forever to hash."""
     if not isinstance(key, str | bytes | int | float | None):
         raise ValueError(f"a {type(key).__name__} as a key")
     return key
@@ -158,7 +158,7 @@ DTYPES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# What a global stands for: a string where it is only mentioned, else what is called in its place.
+# {global: its replacement}: a string if pickles only mention it, a Call if they call it.
 GLOBALS = {f"torch.{name}": name for name in DTYPES} | {
     "torch.Size": Call(tuple),
     "torch._utils._rebuild_tensor": Call(Tensor),

@@ -1,9 +1,8 @@
-"""Pickles read as data: arrays, numbers, strings and containers of them, and nothing else.
+"""A safe unpickler: reads arrays, numbers, strings and containers of them, and nothing else.
 
-A pickle is a program: it may name any function of any module and have it called, and a few bytes of it may take all
-memory. So Python's own machine for it is not used. `pickletools` takes the file apart, `ArrayUnpickler` does what the
-instructions of arrays and containers say, a name outside one short table ends the reading, and a Budget bounds what it
-takes. Comes after `files`, which finds the pickle in a file, and before `versions`.
+A pickle is a program: it can name and call any function of any module, and a few bytes of it can take all memory. So
+Python's own unpickler is not used. `pickletools` splits the file into instructions, `ArrayUnpickler` executes those of
+arrays and containers, a global outside one short table is refused, and a Budget bounds the work.
 """
 
 import pickletools
@@ -11,54 +10,54 @@ import pickletools
 from htc_tf.errors import UserError
 from htc_tf.weights.pickled_arrays import DTYPES, GLOBALS, Call, Storage, check_key
 
-MOST_INSTRUCTIONS = 1_000_000  # of a file's pickles; a checkpoint of 2,400 tensors has about 100,000
-MOST_BITS = 128  # of a whole number
+MAX_INSTRUCTIONS = 1_000_000  # of all pickles in a file; a checkpoint of 2,400 tensors has about 100,000
+MAX_BITS = 128  # of an integer
 
 
 class Budget:
-    """What a file may still take, by its size.
+    """Work that a file may still cause, bounded by its size.
 
     Attributes:
-        instructions: of its pickles.
-        copied: elements and characters that functions copy. Each has its byte in a file that is not made to harm.
+        instructions: Number of instructions left for its pickles.
+        copied: Number of elements and characters that calls may still copy; in a harmless file each has its own byte.
     """
 
     def __init__(self, size):
-        self.instructions = MOST_INSTRUCTIONS
+        self.instructions = MAX_INSTRUCTIONS
         self.copied = size
 
     def spend(self, what, amount):
         left = getattr(self, what) - amount
         if left < 0:
-            raise ValueError(f"more {what} than a file of this size holds")
+            raise ValueError(f"more {what} than a file of this size allows")
         setattr(self, what, left)
 
 
 class ArrayUnpickler:
-    """Reads one pickle; `storages` are those that its tensors are views of, by key."""
+    """Reads one pickle; `storages` is {key: Storage} of its tensors."""
 
     def __init__(self, file, path, budget):
         """
         Args:
-            file: binary, at the pickle's first byte; afterwards behind its last.
-            path: for messages.
-            budget: Budget, shared by the pickles of a file.
+            file: Binary file at the first byte of the pickle; `load` leaves it after the last one.
+            path: Path of the file, for messages.
+            budget: The Budget, shared by all pickles of a file.
         """
         self.file, self.path, self.budget = file, path, budget
         self.storages, self.stack, self.marks, self.memo = {}, [], [], {}
 
     def load(self):
-        """The object.
+        """Returns the object.
 
         Raises:
-            UserError: a global outside the table.
-            ValueError, ...: the pickle is damaged, or wants more than its bytes can pay for.
+            UserError: The pickle names a global outside the table.
+            ValueError, ...: The pickle is damaged or exceeds its budget.
         """
-        # `genops` compares every length with the bytes that are left before it reads.
+        # `genops` compares every length with the bytes left before it reads.
         for instruction, argument, _ in pickletools.genops(self.file):
             self.budget.spend("instructions", 1)
-            if isinstance(argument, int) and argument.bit_length() > MOST_BITS:
-                raise ValueError(f"a number of more than {MOST_BITS} bits")
+            if isinstance(argument, int) and argument.bit_length() > MAX_BITS:
+                raise ValueError(f"a number of more than {MAX_BITS} bits")
             if instruction.name in VALUES:
                 self.stack.append(argument)
             else:
@@ -67,37 +66,37 @@ class ArrayUnpickler:
         return content
 
     def refuse(self, argument):
-        raise ValueError("an instruction that no array needs")
+        raise ValueError("an instruction that arrays do not need")
 
     def pop_to_mark(self):
-        """-> what was put on the stack since the last mark."""
+        """Removes and returns the items on the stack above the last mark."""
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
     def find_global(self, name):
-        """What a global of the table stands for.
+        """Returns the replacement of a global.
 
         Args:
-            name: its module and name, with a dot between.
+            name: "module.name".
         Raises:
-            UserError: any other.
+            UserError: The global is not in the table.
         """
         if name not in GLOBALS:
             shown = "".join(letter if letter.isprintable() else "?" for letter in name[:100])
             raise UserError(
-                f"{self.path} names the global {shown}, which is no part of an array: refused. If you trust "
-                "the file, write its weights alone by its own framework, as torch.save(checkpoint['state_dict'], NEW)"
+                f"{self.path} names the global {shown}, which is not part of an array: refused. If you trust "
+                "the file, save only its weights with its own framework: torch.save(checkpoint['state_dict'], NEW)"
             )
         return GLOBALS[name]
 
     def find_storage(self, pid):
-        """PyTorch's reference to a storage: ("storage", type, key, device, count), in the older format a view too."""
+        """Returns the Storage of PyTorch's reference ("storage", type, key, device, count[, view])."""
         kind, dtype, key, _, count, *view = pid
         plain = all(isinstance(part, str) for part in (kind, dtype, key)) and type(count) is int
         if not plain or kind != "storage" or dtype not in DTYPES or any(part is not None for part in view):
-            raise ValueError("a reference to something that is no storage of numbers")
+            raise ValueError("a reference to something other than a storage of numbers")
         return self.storages.setdefault(key, Storage(DTYPES[dtype], count))
 
     def do_nothing(self, argument):
@@ -137,7 +136,7 @@ class ArrayUnpickler:
         items = self.pop_to_mark()
         self.top(list).extend(items)
 
-    # A set is kept as a list: nothing of it is hashed.
+    # A set becomes a list, so that nothing is hashed.
     do_empty_set, do_additems = do_empty_list, do_appends
 
     def do_empty_tuple(self, _):
@@ -180,7 +179,7 @@ class ArrayUnpickler:
 
     def top(self, kind):
         if not isinstance(self.stack[-1], kind):
-            raise ValueError(f"a {type(self.stack[-1]).__name__} in the place of a {kind.__name__}")
+            raise ValueError(f"a {type(self.stack[-1]).__name__} instead of a {kind.__name__}")
         return self.stack[-1]
 
     def do_put(self, key):
@@ -199,33 +198,33 @@ class ArrayUnpickler:
     def do_global(self, names):
         self.stack.append(self.find_global(names.replace(" ", ".", 1)))
 
-    do_inst = do_global  # only to name it: no instance of a class is made
+    do_inst = do_global  # names the class without making an instance
 
     def do_stack_global(self, _):
         module, name = self.stack[-2:]
         del self.stack[-2:]
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a global whose name is no text")
+            raise ValueError("a global whose name is not text")
         self.stack.append(self.find_global(f"{module}.{name}"))
 
     def do_reduce(self, _):
         function, args = self.stack[-2:]
         del self.stack[-2:]
         if not isinstance(function, Call) or type(args) is not tuple:
-            raise ValueError("a call of something that is no function")
+            raise ValueError("a call of something other than a function")
         self.budget.spend("copied", sum(len(arg) for arg in args if hasattr(arg, "__len__")))
         self.stack.append(function(*args))
 
     def do_build(self, _):
         state = self.stack.pop()
         if not hasattr(self.stack[-1], "set_state"):
-            raise ValueError(f"a {type(self.stack[-1]).__name__} has no state to be set")
+            raise ValueError(f"a {type(self.stack[-1]).__name__} has no state to set")
         self.stack[-1].set_state(state)
 
     def do_binpersid(self, _):
         pid = self.stack.pop()
         if type(pid) is not tuple:
-            raise ValueError("a reference to something that is no storage of numbers")
+            raise ValueError("a reference to something other than a storage of numbers")
         self.stack.append(self.find_storage(pid))
 
 

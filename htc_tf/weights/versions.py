@@ -1,6 +1,7 @@
-"""A checkpoint's object becomes {name: array} under the tables' names, whoever wrapped it, whichever version wrote it.
+"""Checkpoint versions: from the object in a file to {name: array} under mmdetection 3's or Paddle's names.
 
-Comes after `files`, before `assign`.
+Each `from_*` function takes the object that `files.read` returns and the file's path, for messages, and returns the
+arrays and a list of notes for the user.
 """
 
 import re
@@ -8,51 +9,62 @@ import re
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.weights.files import collect, naming
-from htc_tf.weights.swin_names import MARK, from_authors
+from htc_tf.weights.files import collect, reading
+from htc_tf.weights.names import SWIN_CONSTANTS
 
-# The weights' place in a training checkpoint. mmengine puts an average over the training into "state_dict" itself and
-# the last weights into "ema_state_dict", so that comes later.
+# Keys of the weights in a training checkpoint, the first found wins: mmengine stores the average over the training as
+# "state_dict" and the last weights as "ema_state_dict".
 WRAPPERS = ("state_dict", "model", "ema_state_dict", "model_ema")
-# What a wrapping module puts before every name; mmcv's buffers beside the weights, of which the plain names are those
-# that mmdetection itself would load; and an average's counter.
-PARALLEL, AVERAGE, COUNTER = "module.", "ema_", "steps"
-INNER_NAMES = "StructuredToParameterName@@"
-LONGEST_NAME = 300  # characters
+# Prefix of a wrapping module; prefix of mmcv's averages, stored beside the plain names that mmdetection itself loads;
+# and the counter of an average.
+PARALLEL, AVERAGE, AVERAGE_COUNTER = "module.", "ema_", "steps"
+PADDLE_NAMES = "StructuredToParameterName@@"  # Paddle's table of inner names
+MAX_NAME = 300  # characters
 VERSION_1 = re.compile(r"(bbox|mask|semantic)_head\.")
-# The convolution that gives a deformable one its offsets, before it became part of that one.
+# mmdetection 1's convolution for the offsets of a deformable one, later a part of that one.
 OFFSETS = (".conv2_offset.", ".conv2.conv_offset.")
 VERSION_1_NOTE = (
-    "these are weights of mmdetection 1, whose anchors and RoIAlign lay up to half a cell of the feature maps beside "
-    "today's: detections are a little worse than there until the model is fine-tuned"
+    "these are weights of mmdetection 1, whose anchors and RoIAlign are shifted by up to half a cell of the feature "
+    "maps against the present ones: detections are slightly worse than in mmdetection 1 until the model is fine-tuned"
+)
+
+# Swin classifiers of their authors (https://github.com/microsoft/Swin-Transformer).
+SWIN_MARK = "patch_embed.proj.weight"  # in every file
+SWIN_CLASSIFIER = re.compile(r"(head|norm)\.")
+SWIN_RENAMED = (
+    ("patch_embed.proj.", "patch_embed.projection."),
+    ("layers.", "stages."),
+    (".attn.", ".attn.w_msa."),
+    (".mlp.fc1.", ".ffn.layers.0.0."),
+    (".mlp.fc2.", ".ffn.layers.1."),
 )
 
 
 def state_dict(content, path):
-    """The names and what stands for their arrays, out of its wrappers."""
+    """Returns {name: stored array} without the wrappers around it; `files.collect` makes arrays of it."""
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     if not isinstance(content, dict) or not content or not all(map(is_name, content)):
-        raise UserError(f"{path} holds no weights by name, but a {type(content).__name__}")
+        raise UserError(f"{path} holds no named weights, but a {type(content).__name__}")
     named = {name.removeprefix(PARALLEL): value for name, value in content.items()}
-    plain = {name: value for name, value in named.items() if not name.startswith(AVERAGE) and name != COUNTER}
+    plain = {name: value for name, value in named.items() if not name.startswith(AVERAGE) and name != AVERAGE_COUNTER}
     return plain or {name.removeprefix(AVERAGE): value for name, value in named.items()}
 
 
 def is_name(key):
-    """Whether a key can be the name of a weight, and can be printed in a message."""
-    return isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_NAME
+    """Returns True if a key can be the name of a weight and can be printed in a message."""
+    return isinstance(key, str) and key.isprintable() and len(key) <= MAX_NAME
 
 
 def from_mmdet(content, path):
-    """mmdetection 1, 2 or 3 -> (arrays under mmdetection 3's names, notes for the user)."""
+    """Reads a detector of mmdetection 1, 2 or 3."""
     arrays = collect(state_dict(content, path), path)
     arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []
-    with naming(path):  # an array may have another shape than its name says
+    with reading(path):  # an array may have another shape than its name implies
         renamed = {
             f"roi_head.{name}" if VERSION_1.match(name) else name: background_last(name, array)
             for name, array in arrays.items()
@@ -61,14 +73,14 @@ def from_mmdet(content, path):
 
 
 def background_last(name, array):
-    """The background, mmdetection 1's class 0, goes last in box heads and out of mask heads. The RPN has no classes.
+    """Moves the background, mmdetection 1's class 0, to the end in box heads and removes it from mask heads.
 
-    Source: mmdetection's tools/model_converters/upgrade_model_version.py, whose biases of a mask head and of deltas a
-    class lose their last class in place of the first; these lose what their weights lose.
+    The RPN has no classes. Source: mmdetection's tools/model_converters/upgrade_model_version.py, which removes the
+    last class from the biases of mask heads and of deltas per class; here they lose the first, as their weights do.
     """
     if ".fc_cls." in name:
-        return np.roll(array, -1, axis=0)
-    if ".fc_reg." in name and len(array) > 4:  # deltas of every class
+        return np.roll(array, -1, axis=0)  # [classes + 1, ...]
+    if ".fc_reg." in name and len(array) > 4:  # [4 (classes + 1), ...], deltas per class
         return array[4:]
     if name.startswith("mask_head.") and ".conv_logits." in name:
         return array[1:]
@@ -76,26 +88,43 @@ def background_last(name, array):
 
 
 def from_torchvision(content, path):
-    """torchvision's classifier -> (mmdetection's backbone, without the last layer; no notes)."""
+    """Reads the backbone of a torchvision classifier, without its last layer."""
     arrays = collect(state_dict(content, path), path)
     return {f"backbone.{name}": array for name, array in arrays.items() if not name.startswith("fc.")}, []
 
 
 def from_swin(content, path):
-    """The Swin Transformer's authors' classifier -> (mmdetection's backbone, its output norms missing; no notes)."""
+    """Reads the backbone of a Swin classifier of its authors, which has no output norms."""
     arrays = collect(state_dict(content, path), path)
-    if MARK not in arrays:
-        raise UserError(f"{path} is no Swin Transformer of its authors: it lacks {MARK}")
-    with naming(path):
-        return from_authors(arrays), []
+    if SWIN_MARK not in arrays:
+        raise UserError(f"{path} is not a Swin Transformer of its authors: it lacks {SWIN_MARK}")
+    with reading(path):
+        return rename_swin(arrays), []
+
+
+def rename_swin(arrays):
+    """Returns {mmdetection's name: array} of the backbone in a Swin classifier, {its authors' name: array}."""
+    renamed = {}
+    for name, array in arrays.items():
+        if SWIN_CLASSIFIER.match(name) or re.search(SWIN_CONSTANTS, name):
+            continue
+        if ".downsample." in name:
+            # Their channels of merged patches are (x, y, c), mmdetection's (c, y, x).
+            cells = np.reshape(array, (*array.shape[:-1], 2, 2, -1))  # [..., x, y, c]
+            array = np.reshape(np.swapaxes(cells, -3, -1), array.shape)
+        for theirs, ours in SWIN_RENAMED:
+            # Prefixes match only at the start: "layers." also occurs in mmdetection's "ffn.layers.".
+            name = re.sub(rf"^{re.escape(theirs)}", ours, name) if theirs[0] != "." else name.replace(theirs, ours)
+        renamed[f"backbone.{name}"] = array
+    return renamed
 
 
 def from_imagenet(content, path):
-    """A classifier of either kind, a Swin or torchvision's ResNet -> (mmdetection's backbone, no notes)."""
-    return (from_swin if MARK in state_dict(content, path) else from_torchvision)(content, path)
+    """Reads the backbone of an ImageNet classifier: a Swin of its authors or a ResNet of torchvision."""
+    return (from_swin if SWIN_MARK in state_dict(content, path) else from_torchvision)(content, path)
 
 
 def from_paddle(content, path):
-    """Paddle's -> (the same, its table of inner names aside; no notes)."""
+    """Reads a detector of the Paddle port."""
     named = state_dict(content, path)
-    return collect({name: value for name, value in named.items() if name != INNER_NAMES}, path), []
+    return collect({name: value for name, value in named.items() if name != PADDLE_NAMES}, path), []

@@ -1,3 +1,3 @@
-"""The fixture `write`: checkpoint files as PyTorch and Paddle write them."""
+"""The fixture `write`, which writes checkpoint files of PyTorch and Paddle."""
 
 from tests.checkpoint_writers import write  # noqa: F401

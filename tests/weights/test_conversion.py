@@ -1,4 +1,4 @@
-"""Conversion, from a checkpoint file to a run that restores, and that training starts from; and what it refuses."""
+"""Conversion: from a checkpoint file to a run that restores and starts a training; and the files that it refuses."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from htc_tf.training.trainer import train
 from htc_tf.weights import conversion, mmdet_arrays, paddle_arrays
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
-# The demo's network has norms that mmdetection's has not.
+# The demo's network has norms that mmdetection's lacks.
 PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 SMALL = [*PLAIN, "NUM_STAGES=2", "RPN.inference_proposals=1", "Postprocess.keep=1"]
 
 
 @pytest.fixture(scope="module")
 def arrays(tiny_model):
-    """Weights under mmdetection's names, all values different."""
+    """Weights under mmdetection's names with distinct values."""
     _, model = tiny_model(*SMALL)
     rng = np.random.default_rng(0)
     return {
@@ -37,7 +37,7 @@ def arrays(tiny_model):
 
 @pytest.fixture
 def convert(tiny_data, tmp_path, monkeypatch, capsys):
-    """convert("mmdet", FILE, flags ...) -> (the Run, what was printed on standard output, on standard error)"""
+    """Returns call("mmdet", FILE, flags ...), which returns (Run, standard output, standard error)."""
 
     def call(source, path, *flags, annotations=tiny_data.annotations, params=SMALL):
         flags = ["--source", source, "--weights", path, "--gin_file", TINY, "--output", tmp_path / "run", *flags]
@@ -53,7 +53,7 @@ def convert(tiny_data, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def refused(convert, tmp_path, capsys):
-    """The lines on standard error of a conversion that ends with status 2 and writes nothing."""
+    """Returns the lines on standard error of a conversion that ends with status 2 and writes nothing."""
 
     def call(*arguments, **options):
         with pytest.raises(SystemExit) as ended:
@@ -77,7 +77,7 @@ def assert_same(found, wanted):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def test_a_run_like_any_other(convert, write, arrays, tiny_data, tmp_path, capsys):
+def test_a_converted_run_is_like_any_other(convert, write, arrays, tiny_data, tmp_path, capsys):
     path = tmp_path / "x.pth"
     write.pytorch_zip(path, {"state_dict": arrays, "meta": {"epoch": 12, "CLASSES": ("a", "b")}})
     run, out, err = convert("mmdet", path)
@@ -88,7 +88,7 @@ def test_a_run_like_any_other(convert, write, arrays, tiny_data, tmp_path, capsy
     count = len(model.variables)
     assert out == f"{run.folder}: {count} of {count} variables from {path}, 0 keep their initial values\n" and not err
 
-    # Training starts from the weights at step 0, but not from those of a larger network.
+    # Training starts from the weights at step 0, but refuses those of a larger network.
     experiment, resolved = config.load([TINY], [*SMALL, "NUM_STAGES=1"])
     with pytest.raises(UserError, match="it also has"):
         train(experiment, resolved, tiny_data.records, None, run)
@@ -97,7 +97,7 @@ def test_a_run_like_any_other(convert, write, arrays, tiny_data, tmp_path, capsy
     assert "starting from" in capsys.readouterr().out
     assert_same(mmdet_arrays(restored(run)), arrays)
 
-    # No run is overwritten.
+    # A second conversion does not overwrite the run.
     with pytest.raises(SystemExit):
         convert("mmdet", path)
     assert f"{run.folder} already holds a run" in capsys.readouterr().err
@@ -128,13 +128,13 @@ def test_paddle(convert, write, tiny_model, tmp_path):
     assert "--gin_file gin/options/paddle.gin" in err
 
 
-def test_the_port_s_own_units_need_no_note(tiny_experiment):
+def test_the_target_stds_of_the_port_need_no_note(tiny_experiment):
     own = tiny_experiment("stage3/Stage.target_stds = (0.0333333, 0.0333333, 0.0666667, 0.0666667)")
     assert conversion.has_paddle_stds(own.build_model())
     assert conversion.has_paddle_stds(tiny_experiment("NUM_STAGES=2").build_model())
 
 
-def test_torchvision_is_the_backbone(convert, write, arrays, tmp_path):
+def test_torchvision_gives_the_backbone(convert, write, arrays, tmp_path):
     named = {name.removeprefix("backbone."): array for name, array in arrays.items() if name.startswith("backbone.")}
     named |= {"fc.weight": np.zeros([1000, 64], "f4"), "fc.bias": np.zeros([1000], "f4")}
     write.pytorch_legacy(tmp_path / "x.pth", named)
@@ -149,7 +149,7 @@ def test_torchvision_is_the_backbone(convert, write, arrays, tmp_path):
 
 
 def test_another_number_of_classes(convert, refused, write, arrays, tmp_path):
-    """The common case: a model of COCO's classes is to learn others."""
+    """The common case: fine-tuning a model of COCO's classes on others."""
     write.pytorch_zip(tmp_path / "x.pth", arrays)
     annotations = tmp_path / "mine.json"
     annotations.write_text(json.dumps({"categories": [{"id": 7, "name": "b"}, {"id": 5, "name": "a"}]}))
@@ -196,16 +196,16 @@ def test_every_name_that_does_not_match_is_listed(refused, write, arrays, tmp_pa
     assert "in 2 names" in error
 
 
-def test_what_is_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
+def test_mistakes_are_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(HTC, "build_variables", None)
     path = tmp_path / "x.pth"
     assert "x.pth cannot be read" in refused("mmdet", path)[-1]
     write.pytorch_zip(path, {"state_dict": arrays})
     assert "--annotations is missing: NUM_CLASSES = 8" in refused("mmdet", path, annotations=None)[-1]
     assert "add --gin_param NUM_CLASSES=8" in refused("mmdet", path, params=[*SMALL, "NUM_CLASSES=3"])[-1]
-    assert "is no COCO annotation file" in refused("mmdet", path, annotations=path)[-1]
+    assert "is not a COCO annotation file" in refused("mmdet", path, annotations=path)[-1]
     assert "nowhere cannot be read" in refused("mmdet", path, annotations=tmp_path / "nowhere")[-1]
-    assert "no regular expression" in refused("mmdet", path, "--allow_partial", "*fc_cls*")[-1]
+    assert "not a regular expression" in refused("mmdet", path, "--allow_partial", "*fc_cls*")[-1]
     name = "neck.fpn_convs.0.conv.weight"
     write.pytorch_zip(path, arrays | {name: arrays[name] * np.float32(np.nan)})
     assert f"NaN or infinity in {name}" in refused("mmdet", path)[-1]
@@ -214,7 +214,7 @@ def test_what_is_refused_before_the_model_is_built(refused, write, arrays, tmp_p
 @pytest.mark.parametrize(
     ("source", "writer"), [("mmdet", "pytorch_zip"), ("torchvision", "pytorch_legacy"), ("paddle", "paddle_arrays")]
 )
-def test_a_file_with_a_program_ends_with_status_2(refused, write, tmp_path, source, writer):
+def test_a_file_with_code_ends_with_status_2(refused, write, tmp_path, source, writer):
     class Harmful:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'marker'}",)
@@ -226,11 +226,11 @@ def test_a_file_with_a_program_ends_with_status_2(refused, write, tmp_path, sour
 
 
 def test_classes_of_coco():
-    categories = conversion.choose_categories(None, 80)
+    categories = conversion.read_categories(None, 80)
     assert [row["id"] for row in categories] == sorted(THING_NAMES) and len(THING_NAMES) == 80
     assert categories[0] == {"id": 1, "name": "person"} and categories[-1] == {"id": 90, "name": "toothbrush"}
 
 
-def test_classes_of_coco_are_those_of_its_annotations(coco_sample):
+def test_the_classes_of_coco_match_its_annotations(coco_sample):
     file = coco_sample / "annotations" / "instances_val2017.json"
-    assert conversion.choose_categories(None, 80) == conversion.choose_categories(file, 80)
+    assert conversion.read_categories(None, 80) == conversion.read_categories(file, 80)

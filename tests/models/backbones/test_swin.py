@@ -11,7 +11,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin, attention_mask, drop_paths
 from htc_tf.weights import Unmatched, entries, load_mmdet
-from htc_tf.weights.swin_names import from_authors
+from htc_tf.weights.versions import rename_swin
 
 WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "swin_weights.py"))
 LEVELS = (2, 3, 4, 5)
@@ -63,7 +63,7 @@ def test_xla_compiles_it(images):
 
 
 def test_the_authors_weights_give_their_outputs(images, reference):
-    swin = make_swin(from_authors(WEIGHTS["state_dict"]("authors")))
+    swin = make_swin(rename_swin(WEIGHTS["state_dict"]("authors")))
     found = swin(images)
     for level in LEVELS:
         np.testing.assert_allclose(found[level], reference("swin_toy")[f"authors_C{level}"], atol=2e-4)

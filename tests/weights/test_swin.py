@@ -1,4 +1,4 @@
-"""A Swin's names, against listings that were made of its configuration; and its authors' file as first weights."""
+"""Names of a Swin against lists derived from its configuration, and its authors' file as initial weights."""
 
 import runpy
 from pathlib import Path
@@ -10,17 +10,16 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin
-from htc_tf.training.start import take_backbone
+from htc_tf.training.start import load_backbone
 from htc_tf.weights import Unmatched, load_mmdet, mmdet_arrays, paddle_arrays
 from htc_tf.weights.files import read
-from htc_tf.weights.swin_names import from_authors
-from htc_tf.weights.versions import from_swin
+from htc_tf.weights.versions import from_swin, rename_swin
 
 WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "reference" / "swin_weights.py"))
 
 
 def make_network(sizes):
-    """As much of an HTC as the tables of names look at."""
+    """Returns the parts of an HTC that the tables of names read."""
     swin = Swin(**WEIGHTS[sizes])
     swin(tf.zeros([1, 32, 32, 3]))
     return SimpleNamespace(backbone=swin, built=True, variables=swin.variables)
@@ -34,7 +33,7 @@ def test_names_and_shapes_of_swin_t():
     assert {name: array.shape for name, array in arrays.items()} == {f"backbone.{n}": s for n, s in listing.items()}
     assert len(arrays) == len(network.variables) and not paddle_arrays(network)
     authors = {name: np.empty(shape, bool) for name, shape in WEIGHTS["shapes"]("authors", **WEIGHTS["TINY"]).items()}
-    renamed = {name: array.shape for name, array in from_authors(authors).items()}
+    renamed = {name: array.shape for name, array in rename_swin(authors).items()}
     norms = {f"backbone.norm{stage}.{leaf}" for stage in range(4) for leaf in ("weight", "bias")}
     assert renamed == {name: array.shape for name, array in arrays.items() if name not in norms}
 
@@ -47,7 +46,7 @@ def test_round_trip():
     back = mmdet_arrays(network)
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array, err_msg=name)
-    # 2 x 2 cells in the channels: (c, y, x) there, (y, x, c) here.
+    # Channels of the merged 2 x 2 patches: (c, y, x) there, (y, x, c) here.
     kernel = arrays["backbone.stages.1.downsample.reduction.weight"]
     channel, y, x = 5, 1, 0
     ours = network.backbone.mergings[1].reduction.kernel[(2 * y + x) * 8 + channel]
@@ -56,7 +55,7 @@ def test_round_trip():
 
 @pytest.fixture
 def authors_file(write, tmp_path):
-    """The authors' checkpoint of the toy, with all that theirs has beside the backbone's weights."""
+    """Returns make(**changes): a checkpoint of the toy network with everything that the authors' files hold."""
 
     def make(**changes):
         weights = {**WEIGHTS["state_dict"]("authors"), **changes}
@@ -70,23 +69,23 @@ def authors_file(write, tmp_path):
     return make
 
 
-def test_a_file_of_the_authors_is_the_backbones_first_weights(authors_file):
+def test_a_file_of_the_authors_initializes_the_backbone(authors_file):
     network, path = make_network("TOY"), authors_file()
-    assert take_backbone(path, network) == path
+    assert load_backbone(path, network) == path
     found = mmdet_arrays(network)
-    for name, array in from_authors(WEIGHTS["state_dict"]("authors")).items():
+    for name, array in rename_swin(WEIGHTS["state_dict"]("authors")).items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
     np.testing.assert_array_equal(found["backbone.norm3.weight"], np.ones(32))
 
 
-def test_what_does_not_fit_is_named(authors_file, write, tmp_path):
+def test_mismatches_are_named(authors_file, write, tmp_path):
     path = authors_file(
         **{"patch_embed.norm.bias": np.zeros(5, np.float32), "layers.3.blocks.2.x": np.zeros(1, np.float32)}
     )
     with pytest.raises(UserError, match=r"does not fit Swin.*stages\.3\.blocks\.2\.x.*patch_embed\.norm\.bias: \[4\]"):
-        take_backbone(path, make_network("TOY"))
+        load_backbone(path, make_network("TOY"))
     write.pytorch_zip(tmp_path / "resnet.pth", {"conv1.weight": np.zeros([4, 3, 7, 7], np.float32)})
     with pytest.raises(UserError, match=r"does not fit Swin.*it lacks backbone\.patch_embed"):
-        take_backbone(tmp_path / "resnet.pth", make_network("TOY"))
-    with pytest.raises(UserError, match=r"no Swin Transformer of its authors: it lacks patch_embed\.proj"):
+        load_backbone(tmp_path / "resnet.pth", make_network("TOY"))
+    with pytest.raises(UserError, match=r"not a Swin Transformer of its authors: it lacks patch_embed\.proj"):
         from_swin(read(tmp_path / "resnet.pth"), "resnet.pth")

@@ -1,6 +1,6 @@
-"""The names and shapes of mmdetection's models that have a run file here, written down from their configurations.
+"""Names and shapes of mmdetection's models with an experiment config here, derived from their configurations.
 
-What R50's HTC has is known from mmdetection itself (tests/reference), which checks how they are written down.
+The derivation is checked against mmdetection's own list for HTC R50 in tests/reference.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def norm(name, channels):
 
 
 def backbone(depth=50, groups=1, group_width=64, deformable=()):
-    """{name: shape} of a ResNet or ResNeXt with its FPN; `deformable`: stages from 1, so that 2 gives C3."""
+    """Returns {name: shape} of a ResNet or ResNeXt with its FPN; stage 2 of `deformable` is C3."""
     listing = {"conv1.weight": (64, 3, 7, 7), **norm("bn1", 64)}
     inputs = 64
     for stage, blocks in enumerate(BLOCKS[depth], start=1):
@@ -75,7 +75,7 @@ def backbone(depth=50, groups=1, group_width=64, deformable=()):
 
 
 def heads(stages=3, masks=True, flow=False, semantic=False, deltas=4):
-    """{name: shape} of what follows the pyramid."""
+    """Returns {name: shape} of all that follows the pyramid."""
     listing = convolution("rpn_head.rpn_conv", 256, 256, 3)
     listing |= convolution("rpn_head.rpn_cls", 3, 256, 1) | convolution("rpn_head.rpn_reg", 12, 256, 1)
     for stage in range(stages):
@@ -104,7 +104,7 @@ def heads(stages=3, masks=True, flow=False, semantic=False, deltas=4):
 
 @pytest.fixture
 def build(monkeypatch):
-    """build(name, ...) -> the model of a run file, without variables; they will be zeros: drawing takes seconds."""
+    """Returns build(name, ...): model without variables, to be initialized with zeros: random values take seconds."""
     for kind in (tf.keras.initializers.VarianceScaling, tf.keras.initializers.RandomNormal):
         monkeypatch.setattr(kind, "__call__", lambda self, shape, dtype=None, **_: tf.zeros(shape, dtype))
     return lambda name, *params: config.load([f"gin/{name}.gin"], [*SMALL, *params])[0].build_model()
@@ -118,8 +118,8 @@ def build_heads(model):
 
 
 def listing_of(model):
-    """{mmdetection's name: shape there} of the variables that a model has, without PyTorch's counters."""
-    model.built = True  # though not all of it
+    """Returns {mmdetection's name: shape there} of a model's variables, without PyTorch's counters."""
+    model.built = True  # in part
     found = entries(model)
     assert len(found) == len(model.variables)
     return {name: layout.theirs(np.empty(variable.shape, np.bool_), model).shape for name, variable, layout in found}
@@ -129,7 +129,7 @@ def without_counters(listing):
     return {name: shape for name, shape in listing.items() if not name.endswith(COUNTER)}
 
 
-def test_the_way_of_writing_them_down_is_mmdetections():
+def test_the_derivation_matches_mmdetection():
     lines = (REFERENCE / "mmdet_state_dict.txt").read_text().splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
     known = {name: tuple(int(side) for side in sides.split(",") if side.isdigit()) for name, sides in rows}
@@ -150,14 +150,14 @@ def test_heads(build, name):
     assert listing_of(model) == heads(**HEADS[name])
 
 
-def test_there_is_a_listing_of_every_model():
+def test_every_model_has_a_listing():
     files = Path(config.ROOTS[0], "gin").glob("*_coco.gin")
-    trained_otherwise = {"htc_r50_fpn_lsj_100e_coco"}
-    assert {path.stem for path in files} == BACKBONES.keys() | HEADS.keys() | trained_otherwise
+    without_weights = {"htc_r50_fpn_lsj_100e_coco"}
+    assert {path.stem for path in files} == BACKBONES.keys() | HEADS.keys() | without_weights
 
 
 class Leaf:
-    """What stands for an array in a checkpoint."""
+    """A stored array of a checkpoint."""
 
     def __init__(self, array):
         self.values = array
@@ -170,7 +170,7 @@ class Leaf:
 
 
 def test_mask_rcnn_of_mmdetection_1(build):
-    """One head without a number, deltas of every class, and the background, class 0, before the others."""
+    """One head without a number, deltas per class, and the background as class 0."""
     model = build("mask_rcnn_r50_fpn_1x_coco", "NUM_CLASSES=2", "BoxHead.channels=8", "MaskHead.channels=8")
     build_heads(model)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Checkpoint files: read to the bit, as data alone, and refused where they hold anything else or are damaged."""
+"""Checkpoint files: read bit for bit as data, and refused if they are damaged or hold anything but arrays."""
 
 import os
 import pickle
@@ -59,7 +59,7 @@ def test_protocols_of_paddle(write, tmp_path, kind, protocol):
     np.testing.assert_array_equal(arrays["b"], array)
 
 
-def test_numpy_2_has_moved_its_functions(write, tmp_path):
+def test_pickles_of_numpy_2_are_read(write, tmp_path):
     write.paddle_arrays(tmp_path / "file", {"a": np.arange(3.0)}, 2)
     data = (tmp_path / "file").read_bytes()
     assert b"cnumpy.core.multiarray\n" in data
@@ -109,7 +109,7 @@ def test_tensors_outside_their_storage_are_refused(write, tmp_path, kind, view):
 
 
 class Harmful:
-    """Unpickled by pickle itself, it runs a command."""
+    """Runs a command when Python's own pickle reads it."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -128,7 +128,7 @@ def test_a_pickle_runs_nothing(write, tmp_path, kind, protocol):
         getattr(write, kind)(path, {"state_dict": weights, "meta": harmful})
     else:
         path.write_bytes(pickle.dumps({**weights, "meta": harmful}, protocol))
-    # The proof that it would: Python's own pickle runs the very same instruction.
+    # Python's own pickle runs the same instruction, so the file is harmful indeed.
     pickle.loads(pickle.dumps(harmful, 2))
     assert marker.exists()
     marker.unlink()
@@ -158,8 +158,8 @@ def test_programs_in_pickles(tmp_path, monkeypatch, program, words):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_pickle_may_call_it_cannot_change(tmp_path):
-    """The instruction BUILD sets attributes of whatever lies on the stack."""
+def test_a_pickle_cannot_change_the_table_of_globals(tmp_path):
+    """The instruction BUILD sets attributes of the top of the stack."""
     path, before = tmp_path / "file", dict(pickles.GLOBALS)
     for name in (b"torch._utils\n_rebuild_tensor_v2", b"collections\nOrderedDict", b"torch\nFloatStorage"):
         path.write_bytes(b"c" + name + b"\n(N}S'function'\nI1\nstb.")
@@ -184,7 +184,7 @@ def test_cut_files_are_refused(write, tmp_path, kind):
         refused(path, "damaged")
 
 
-def test_storages_of_another_size_are_refused(write, tmp_path):
+def test_storages_of_the_wrong_size_are_refused(write, tmp_path):
     path = tmp_path / "file"
     write.pytorch_legacy(path, {"a": np.arange(300, dtype="f4")})
     data = path.read_bytes()
@@ -205,11 +205,11 @@ def test_other_files_are_refused(write, tmp_path):
         read(tmp_path)
     for content in (b"", b"text\n", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"):
         path.write_bytes(content)
-        refused(path, "damaged, or no checkpoint")
+        refused(path, "damaged or not a checkpoint")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("saved_model.pb", b"")
-    refused(path, "damaged, or no checkpoint")
+    refused(path, "damaged or not a checkpoint")
     write.pytorch_zip(path, {"a": np.zeros(3, "f4")}, byteorder="big")
-    refused(path, "large end")
+    refused(path, "big-endian")
     write.paddle_arrays(path, {"a": 3})
-    refused(path, "a is no array but a int")
+    refused(path, "a is not an array but a int")

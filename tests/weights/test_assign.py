@@ -1,4 +1,4 @@
-"""The tables between others' names and our variables, on a small model; R50's names are in tests/reference."""
+"""The tables from other frameworks' names to our variables, on a small model; tests/reference lists R50's names."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from htc_tf.weights import Unmatched, entries, load_mmdet, load_paddle, mmdet_ar
 from htc_tf.weights.names import Framework, Index
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
-# The demo's network has norms that mmdetection's has not.
+# The demo's network has norms that mmdetection's lacks.
 PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 
 
@@ -28,7 +28,7 @@ def make_model(depth=18, norm=None, **switches):
         backbone=ResNet(depth, width=4),
         neck=FPN(16, norm=norm),
         rpn=RPN(8, inference_proposals=4),
-        roi_align=RoIPooler(),
+        roi_pooler=RoIPooler(),
         stages=[Stage(BoxHead(3, 16), MaskHead(3, 16, num_convs=2)) for _ in range(2)],
         postprocess=Postprocess(keep=2),
         semantic_head=SemanticHead(5, 16, num_convs=1),
@@ -45,7 +45,7 @@ def model():
 
 
 def numbered(shapes):
-    """Arrays in the shapes of others, all values different."""
+    """Returns arrays of the given shapes with distinct values."""
     arrays, count = {}, 0
     for name, array in shapes.items():
         if array.ndim:
@@ -56,7 +56,7 @@ def numbered(shapes):
 
 @pytest.fixture
 def arrays(model):
-    """Weights for the model, under mmdetection's names."""
+    """Weights of the model under mmdetection's names."""
     return numbered(mmdet_arrays(model))
 
 
@@ -79,7 +79,7 @@ def test_round_trip_of_paddle(model):
         np.testing.assert_array_equal(back[name], array, err_msg=name)
 
 
-def test_paddle_lays_matrices_the_other_way(model, arrays):
+def test_matrices_of_paddle_are_transposed(model, arrays):
     load_mmdet(model, arrays)
     theirs = paddle_arrays(model)
     for name, same in (
@@ -102,7 +102,7 @@ def test_paddle_lays_matrices_the_other_way(model, arrays):
 
 @pytest.mark.parametrize("framework", Framework)
 def test_names_of_the_whole_network(tiny_model, framework):
-    """Every line of both state dicts, but for sizes: a narrow R50 has the same names."""
+    """All names of both state dicts; a narrow R50 has the same ones."""
     _, model = tiny_model("ResNet.depth=50", "MaskHead.num_convs=4", "SemanticHead.num_convs=4", *PLAIN)
     ours = (mmdet_arrays, paddle_arrays)[framework](model).keys()
     listing = REFERENCE / ("mmdet_state_dict.txt", "paddle_state_dict.txt")[framework]
@@ -115,7 +115,7 @@ def test_placeholders():
         "1 2 3 b",
         "2 3 4 c",
     ]
-    # Stages of up to ten blocks have letters: ResNet-50's, and the first ones of the deep networks.
+    # Stages of up to ten blocks have letters: those of ResNet-50 and the first of deeper networks.
     assert f"{Index(9, 10):a}" == "j"
     assert [f"{Index(i, 23):a}" for i in (0, 1, 22)] == ["a", "b1", "b22"]
 
@@ -144,7 +144,7 @@ def test_layouts(model, arrays):
     np.testing.assert_array_equal(model.rpn.deltas.convolution.bias, bias[swap])
 
 
-def test_mismatches_are_told_and_left_alone(model, arrays):
+def test_mismatches_are_returned_and_not_assigned(model, arrays):
     load_mmdet(model, arrays)
     changed = {name: array + 1 for name, array in arrays.items()}
     changed["neck.fpn_convs.0.conv.weigth"] = changed.pop("neck.fpn_convs.0.conv.weight")
@@ -152,7 +152,7 @@ def test_mismatches_are_told_and_left_alone(model, arrays):
     assert load_mmdet(model, changed) == Unmatched(
         missing=["neck.fpn_convs.0.conv.weight"],
         unexpected=["neck.fpn_convs.0.conv.weigth"],
-        misshapen=["rpn_head.rpn_cls.bias: [3] here, [1] there"],
+        mismatched=["rpn_head.rpn_cls.bias: [3] here, [1] there"],
     )
     back = mmdet_arrays(model)
     for name in ("neck.fpn_convs.0.conv.weight", "rpn_head.rpn_cls.bias"):
@@ -160,13 +160,13 @@ def test_mismatches_are_told_and_left_alone(model, arrays):
     np.testing.assert_array_equal(back["rpn_head.rpn_cls.weight"], changed["rpn_head.rpn_cls.weight"])
 
 
-def test_what_a_model_lacks_has_no_name():
+def test_a_missing_layer_has_no_name():
     names = mmdet_arrays(make_model(masks=False, semantic=False))
     assert not [name for name in names if "mask_head" in name or "semantic_head" in name]
     assert "roi_head.bbox_head.1.fc_cls.weight" in names
 
 
-def test_what_nothing_reads_is_not_unexpected(model, arrays):
+def test_unread_names_are_not_unexpected(model, arrays):
     arrays["roi_head.mask_head.0.conv_res.conv.weight"] = np.zeros([16, 16, 1, 1])  # mmdetection 1 has it
     arrays["backbone.bn1.num_batches_tracked"] = np.zeros([], np.int64)
     arrays["roi_head.mask_head.1.conv_res.conv.weigth"] = np.zeros([1])
@@ -181,8 +181,8 @@ def test_bottlenecks():
 
 def test_variables_without_a_name_are_missing():
     model = make_model(norm="group", masks=False, semantic=False)
-    missing, unexpected, misshapen = load_mmdet(model, mmdet_arrays(model))
-    assert len(missing) == 16 and not unexpected and not misshapen
+    missing, unexpected, mismatched = load_mmdet(model, mmdet_arrays(model))
+    assert len(missing) == 16 and not unexpected and not mismatched
 
 
 def test_a_model_without_variables_is_refused():

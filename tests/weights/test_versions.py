@@ -1,4 +1,4 @@
-"""Wrappers and older versions of checkpoints: what comes out has the tables' names."""
+"""Wrappers and older versions of checkpoints: all give the names of the tables."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from htc_tf.weights.versions import from_mmdet, from_paddle, from_torchvision
 
 
 class Leaf:
-    """What stands for an array in a checkpoint."""
+    """A stored array of a checkpoint."""
 
     def __init__(self, *values):
         self.values = np.array(values, np.float32)
@@ -25,7 +25,7 @@ def values(arrays):
 
 
 PLAIN = {"backbone.conv1.weight": Leaf(1), "roi_head.bbox_head.0.fc_cls.weight": Leaf(2, 3)}
-WANTED = {"backbone.conv1.weight": [1], "roi_head.bbox_head.0.fc_cls.weight": [2, 3]}
+EXPECTED = {"backbone.conv1.weight": [1], "roi_head.bbox_head.0.fc_cls.weight": [2, 3]}
 OTHER = {name: Leaf(9, 9) for name in PLAIN}
 
 
@@ -40,7 +40,7 @@ def prefixed(prefix, named):
         {"state_dict": PLAIN, "meta": {"epoch": 12}, "optimizer": {"state": {}}},
         {"model": PLAIN, "epoch": 12},
         {"state_dict": prefixed("module.", PLAIN)},
-        # mmengine: the average is in the state_dict, the last weights beside it.
+        # mmengine: the average is the state_dict, beside the last weights.
         {"state_dict": PLAIN, "ema_state_dict": {"steps": Leaf(7), **prefixed("module.", OTHER)}},
         {"ema_state_dict": {"steps": Leaf(7), **prefixed("module.", PLAIN)}},
         # mmcv: buffers beside the weights.
@@ -50,7 +50,7 @@ def prefixed(prefix, named):
 )
 def test_wrappers(content):
     arrays, notes = from_mmdet(content, "x.pth")
-    assert values(arrays) == WANTED and not notes
+    assert values(arrays) == EXPECTED and not notes
 
 
 def test_mmdetection_1():
@@ -91,6 +91,6 @@ def test_paddle():
 
 
 @pytest.mark.parametrize("content", [3, [1, 2], {}, {"state_dict": {}}, {1: Leaf(2)}])
-def test_what_holds_no_weights_is_refused(content):
-    with pytest.raises(UserError, match=r"x\.pth holds no weights by name"):
+def test_a_file_without_weights_is_refused(content):
+    with pytest.raises(UserError, match=r"x\.pth holds no named weights"):
         from_mmdet(content, "x.pth")

@@ -1,0 +1,123 @@
+"""Hostile checkpoint files: each is refused quickly, in little memory, with one line."""
+
+import subprocess
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from htc_tf.errors import UserError
+from htc_tf.weights.files import collect, read
+from htc_tf.weights.versions import SWIN_MARK, from_mmdet, from_swin, from_torchvision
+from tests.weights.hostile_files import ARCHIVES, PICKLES
+
+# Reads the files in a separate process, with limits of memory and processor time beyond those of importing TensorFlow.
+MEMORY, SECONDS = 600_000_000, 60
+READER = """
+import os, resource, sys
+from htc_tf.weights.files import collect, read
+from htc_tf.weights.versions import state_dict
+from htc_tf.errors import UserError
+
+addresses = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (addresses + int(sys.argv[1]),) * 2)
+used = resource.getrusage(resource.RUSAGE_SELF)
+resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + int(sys.argv[2]),) * 2)
+for path in sys.argv[3:]:
+    try:
+        line = f"read {len(collect(state_dict(read(path), path), path))}"
+    except UserError as error:
+        # A hostile file must be refused before the memory is allocated.
+        line = "FAILED: memory" if isinstance(error.__cause__, MemoryError) else str(error)
+    print(os.path.basename(path), line, sep="\\t", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Returns {name: outcome of reading the file, in one line}."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs the memory limits of Linux")
+    folder = tmp_path_factory.mktemp("bombs")
+    for name, content in PICKLES.items():
+        (folder / name).write_bytes(content)
+    for make in ARCHIVES:
+        make(folder / make.__name__.replace("_", " "))
+    paths = sorted(map(str, folder.iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(MEMORY), str(SECONDS), *paths], capture_output=True, text=True, timeout=500
+    )
+    assert not done.returncode, (done.stdout[-300:], done.stderr[-2000:])
+    return dict(line.split("\t", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", [*PICKLES, *(make.__name__.replace("_", " ") for make in ARCHIVES)])
+def test_no_file_exhausts_the_machine(answers, name):
+    line = answers[name]
+    assert "FAILED" not in line and len(line) < 700
+    assert line.startswith("read ") or name in line
+    assert line.startswith("read ") == (name == "tiny views")
+
+
+def test_a_shared_array_is_read(write, tmp_path):
+    """Two names share one array of float16, which becomes float32."""
+    flat = np.arange(300_000, dtype="f2")
+    named = OrderedDict((f"a{i}", write.View(flat, 0, (300_000,), (1,))) for i in range(2))
+    write.pytorch_zip(tmp_path / "file", named)
+    arrays = collect(read(tmp_path / "file"), tmp_path / "file")
+    for array in arrays.values():
+        np.testing.assert_array_equal(array, flat.astype("f4"))
+
+
+def test_a_device_is_refused():
+    with pytest.raises(UserError, match="/dev/zero cannot be read: it is a device or a pipe"):
+        read("/dev/zero")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 0), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("from_source", "name"),
+    [
+        (from_mmdet, "bbox_head.0.fc_cls.weight"),
+        (from_mmdet, "bbox_head.0.fc_reg.weight"),
+        (from_mmdet, "mask_head.0.conv_logits.weight"),
+        (from_swin, "layers.0.downsample.reduction.weight"),
+        (from_swin, "patch_embed.proj.weight"),
+        (from_torchvision, "fc.weight"),
+    ],
+)
+def test_arrays_of_any_shape_are_read_or_refused(write, tmp_path, from_source, name, shape):
+    write.pytorch_zip(tmp_path / "file", {SWIN_MARK: np.zeros(1, "f4"), name: np.zeros(shape, "f4")})
+    try:
+        arrays, _ = from_source(read(tmp_path / "file"), tmp_path / "file")
+        assert all(isinstance(array, np.ndarray) for array in arrays.values())
+    except UserError as error:
+        assert str(tmp_path) in str(error)
+
+
+def test_unprintable_names_are_refused(write, tmp_path):
+    for name in ("a\nb", "\x1b[31m", "w" * 10_000, 3):
+        write.paddle_arrays(tmp_path / "file", {name: np.zeros(1, "f4")})
+        with pytest.raises(UserError, match="no named weights"):
+            from_mmdet(read(tmp_path / "file"), tmp_path / "file")
+
+
+def test_random_changes_are_refused_or_read(write, tmp_path):
+    """A file with a few changed bytes gives arrays or one line."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "file"
+    for kind in ("pytorch_zip", "pytorch_legacy", "paddle_arrays"):
+        getattr(write, kind)(path, {"a": np.arange(30, dtype="f4"), "b": np.arange(4, dtype="f8")})
+        original = path.read_bytes()
+        for _ in range(150):
+            data = bytearray(original)
+            for place in random.integers(0, len(data), 2):
+                data[place] = random.integers(256)
+            path.write_bytes(data)
+            try:
+                content = read(path)
+                if isinstance(content, dict):
+                    collect(content, path)
+            except UserError as error:
+                assert len(str(error).splitlines()) == 1 and str(path) in str(error)
