@@ -1,4 +1,4 @@
-"""Boxes against masks: real noise passes, other conventions do not, and are named."""
+"""Boxes against masks: realistic noise passes; other conventions are rejected and named."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""docs/data.md says what the code says: the record's keys, the reasons and repairs, the flags, and Beam's flags."""
+"""docs/data.md agrees with the code: the record's keys, reasons and repairs, the flags, and Beam's flags."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ COMMANDS = re.findall(r"^python -m pipelines\.coco_to_tfrecord (.*?)$", TEXT.rep
 
 
 def rows(title):
-    """The table whose first column is headed so: tuples of the cells, without backticks."""
+    """Returns the rows of the table whose first column has this title: tuples of cells without backticks."""
     table = re.search(rf"^\| {title} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", TEXT, re.MULTILINE)[1]
     return [tuple(cell.strip().strip("`") for cell in line.strip("|\n").split(" | ")) for line in table.splitlines()]
 
@@ -39,7 +39,7 @@ def test_reasons_and_repairs(title, meanings):
 
 
 def test_kinds_of_input():
-    """Each with its outcome, which `test_field_cases` compares with what becomes of it."""
+    """Each with its outcome, which `test_field_cases` verifies."""
     assert rows("input") == [(case.kind, *_cells(case.outcome)) for case in field_cases.CASES]
 
 

@@ -1,4 +1,4 @@
-"""Every kind of input ends as docs/data.md says; the larger collection beside the project too, where it is at hand."""
+"""Every kind of input ends as documented in docs/data.md, and so does a larger collection if it lies beside the project."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ DATA_CASES = Path(__file__).resolve().parents[3] / "shared" / "field_cases" / "d
 
 @pytest.fixture
 def prepare(monkeypatch, capsys):
-    """prepare(arguments) -> status, standard output, last line of standard error; without Beam's second a job."""
+    """prepare(arguments) -> (status, standard output, last line of standard error), without Beam, which is slow to start."""
 
     def run(job, pending, options):
         for shard in pending:
@@ -47,14 +47,14 @@ def test_every_kind_ends_as_documented(case, tmp_path, prepare):
         return
     info = load_info(tmp_path / "records")
     rows = [json.loads(row) for row in (tmp_path / "records" / "rejected.jsonl").read_text().splitlines()]
-    truth = coco_from_records(info)
-    assert len(truth["annotations"]) == info.objects
+    ground_truth = coco_from_records(info)
+    assert len(ground_truth["annotations"]) == info.objects
     if verdict == "left out":
         assert {row["reason"] for row in rows} == {what}
         assert f": {what}: " in out
     else:
         assert not rows and info.images == 3
-        for row in truth["annotations"] if case.name not in ("outside", "below_one_pixel") else ():
+        for row in ground_truth["annotations"] if case.name not in ("outside", "below_one_pixel") else ():
             assert tuple(row["bbox"]) == pytest.approx(field_cases.BOXES[row["category_id"] in (2, 907)], abs=1e-3)
     if verdict == "repaired":
         assert info.counters[what] > 0 and what in checks.REPAIRS
@@ -66,8 +66,7 @@ def test_every_kind_ends_as_documented(case, tmp_path, prepare):
     inspect_records.main([f"--records={tmp_path / 'records'}", "--verify"])
 
 
-# Of each case of the larger collection, a part of the line that refuses it, or of the summary of one that works; "": a
-# set that works without a word.
+# For each case of the larger collection, part of the error line or of the summary; "" if it works without any warning.
 EXPECTED = {
     "a00_sound": "",
     "a01_ids_digit_strings": "numbers_converted",

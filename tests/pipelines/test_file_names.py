@@ -1,4 +1,4 @@
-"""The file that a file_name means: as other systems write it, if exactly one fits, and never outside of the folder."""
+"""Image file names: other systems' notations are understood if exactly one file matches, and never leave the folder."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Which way up the annotators saw the images, by the sizes of the whole set; and which files have changed."""
+"""EXIF orientations are decided by the sizes of the whole dataset, and changed files are noticed."""
 
 import json
 
@@ -15,7 +15,7 @@ ORIENTATION = 0x0112
 
 
 def write(path, orientation, size=(WIDTH, HEIGHT)):
-    """A file of the stored size (width, height), whose left half is black."""
+    """Writes an image of the stored size (width, height) whose left half is black."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[:, size[0] // 2 :] = 255
     exif = PIL.Image.Exif()
@@ -104,7 +104,7 @@ def test_only_new_and_changed_headers_are_read(tmp_path, monkeypatch):
 
 
 def data_set(folder, stored):
-    """A half turn, and two quarter turns whose stored size is the annotated one, or the upright one is."""
+    """Writes a half turn, and two quarter turns that have the annotated size either as stored or upright."""
     (folder / "images").mkdir()
     write(folder / "images" / "half.png", 3)
     for name in ("a.png", "b.png"):

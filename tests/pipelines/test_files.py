@@ -1,4 +1,4 @@
-"""Files are whole or absent, on this machine and in a store that Beam reaches: here, a dictionary."""
+"""Files are complete or absent, on this machine and in a store that Beam can reach: here, a dictionary."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ STORE = {}  # path -> bytes
 
 
 class Memory(FileSystem):
-    """A store of objects like gs:// or s3://: no folders, no renaming onto what is there, whole objects alone."""
+    """A store of objects like gs:// or s3://: no folders, whole objects only, no renaming onto an existing object."""
 
     @classmethod
     def scheme(cls):
@@ -66,7 +66,7 @@ class Memory(FileSystem):
 
 
 class Upload(io.BytesIO):
-    """An object that is there once it is closed."""
+    """An object that appears in the store once it is closed."""
 
     def __init__(self, path):
         super().__init__()
@@ -79,7 +79,7 @@ class Upload(io.BytesIO):
 
 @pytest.fixture(params=["here", "store"])
 def folder(request, tmp_path):
-    """An empty folder of either kind, by its path."""
+    """The path of an empty folder, of either kind."""
     STORE.clear()
     return str(tmp_path) if request.param == "here" else "mem://bucket/folder"
 
@@ -200,7 +200,7 @@ def test_a_stores_failure_is_not_a_missing_file(monkeypatch):
 
 @pytest.fixture
 def words(tiny_data):
-    """The command's flags for the tiny data's annotations, images and stuff maps, all put into the store."""
+    """The command's flags for the tiny data, copied to the store."""
     STORE.clear()
     stuff = tiny_data.annotations.parent.parent / "stuffthingmaps" / "train2017"
     for name, source in (("images", tiny_data.images), ("stuff", stuff)):
@@ -217,13 +217,13 @@ def records():
 
 
 def data_set(contents):
-    """All but the plan's marks of the image files, which are of where these lie."""
+    """Returns all files except those with stamps of the image files, which depend on where these are."""
     marks = [name for name in contents if re.fullmatch(r"plan\.json|plan/files\.json|\d+-of-\d+\.json", name)]
     return {name: content for name, content in contents.items() if name not in marks}
 
 
 def test_a_whole_job_in_a_store(words, tiny_data):
-    """The same files as here, and no others; and again after a run that was stopped."""
+    """The same files as on this machine, and no others; also after a run that was stopped."""
     paths = [path for path in tiny_data.records.rglob("*") if path.is_file()]
     expected = {path.relative_to(tiny_data.records).as_posix(): path.read_bytes() for path in paths}
     coco_to_tfrecord.main(words)

@@ -1,4 +1,4 @@
-"""Image files: stored as they are where training can decode them, converted by rule, or rejected by name."""
+"""Image files: stored unchanged if training can decode them, converted by rule, or rejected by name."""
 
 import io
 import json
@@ -25,8 +25,8 @@ def folder(tmp_path):
     return root
 
 
-def picture(mode="RGB", height=HEIGHT, width=WIDTH):
-    """A gradient, so that a turned or mirrored image is seen to be."""
+def gradient(mode="RGB", height=HEIGHT, width=WIDTH):
+    """A gradient, in which rotation and mirroring are visible."""
     rows, columns = np.mgrid[:height, :width]
     pixels = np.stack([rows * 10, columns * 7, rows + columns], axis=-1).astype(np.uint8)
     return PIL.Image.fromarray(pixels).convert(mode)
@@ -37,7 +37,7 @@ def load(folder, name="a.jpg", height=HEIGHT, width=WIDTH, max_pixels=10_000, de
     encoded, stored = images.load_image(
         os.path.realpath(folder), name, height, width, max_pixels, decode, exif, counters
     )
-    assert json.dumps(counters.counts)  # as the shard's sidecar will have them
+    assert json.dumps(counters.counts)  # as in the shard's sidecar
     return encoded, stored, {key: number for key, number in counters.counts.items() if number}
 
 
@@ -48,12 +48,12 @@ def pixels_of(encoded):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("ending, stored", [("jpg", "jpeg"), ("png", "png")])
 def test_plain_images_are_stored_as_they_are(folder, mode, ending, stored):
-    picture(mode).save(folder / f"a.{ending}")
+    gradient(mode).save(folder / f"a.{ending}")
     assert load(folder, f"a.{ending}") == ((folder / f"a.{ending}").read_bytes(), stored, {})
 
 
 def test_a_cameras_jpeg_with_a_preview_is_a_jpeg(folder):
-    picture().save(folder / "a.jpg", format="MPO", save_all=True, append_images=[picture(height=6, width=9)])
+    gradient().save(folder / "a.jpg", format="MPO", save_all=True, append_images=[gradient(height=6, width=9)])
     assert PIL.Image.open(folder / "a.jpg").format == "MPO"
     assert load(folder)[1:] == ("jpeg", {})
 
@@ -62,7 +62,7 @@ def test_a_cameras_jpeg_with_a_preview_is_a_jpeg(folder):
     "mode, ending", [("CMYK", "jpg"), ("P", "png"), ("RGBA", "png"), ("LA", "png"), ("1", "png"), ("RGB", "bmp")]
 )
 def test_other_modes_and_formats_become_rgb_png(folder, mode, ending):
-    picture(mode).save(folder / f"a.{ending}")
+    gradient(mode).save(folder / f"a.{ending}")
     encoded, stored, counts = load(folder, f"a.{ending}")
     assert (stored, counts) == ("png", {"images_converted": 1})
     np.testing.assert_array_equal(pixels_of(encoded), PIL.Image.open(folder / f"a.{ending}").convert("RGB"))
@@ -89,7 +89,7 @@ def test_twelve_bits_in_sixteen_are_counted(folder, ending, bits, dark):
 def save_with_orientation(path, orientation):
     exif = PIL.Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    picture().save(path, exif=exif, quality=95)
+    gradient().save(path, exif=exif, quality=95)
 
 
 def test_exif_rotation_counts_where_the_annotated_size_says_so(folder):
@@ -111,7 +111,7 @@ def truncated(path):
 
 
 def damaged_png(path):
-    picture().save(path, "PNG")
+    gradient().save(path, "PNG")
     content = bytearray(path.read_bytes())
     content[-40] ^= 0xFF
     path.write_bytes(content)
@@ -122,13 +122,13 @@ BROKEN = [
     ("image_unreadable", lambda path: path.write_bytes(b"")),
     ("image_unreadable", lambda path: path.write_text("<html>404</html>")),
     ("image_unreadable", lambda path: path.mkdir()),
-    ("image_unreadable", os.mkfifo),  # to open one waits for a writer
+    ("image_unreadable", os.mkfifo),  # opening one would wait for a writer
     ("image_unreadable", truncated),
     ("image_unreadable", damaged_png),
-    ("image_size_differs", lambda path: picture(height=WIDTH, width=HEIGHT).save(path)),
-    ("image_size_differs", lambda path: picture(height=HEIGHT - 1).save(path)),
-    ("image_too_large", lambda path: picture(height=101, width=100).save(path)),
-    ("image_mode", lambda path: picture("F").save(path, "TIFF")),
+    ("image_size_differs", lambda path: gradient(height=WIDTH, width=HEIGHT).save(path)),
+    ("image_size_differs", lambda path: gradient(height=HEIGHT - 1).save(path)),
+    ("image_too_large", lambda path: gradient(height=101, width=100).save(path)),
+    ("image_mode", lambda path: gradient("F").save(path, "TIFF")),
 ]
 
 
@@ -143,10 +143,10 @@ def test_broken_images_are_rejected(folder, reason, make, decode):
 
 
 def test_a_thumbnails_end_is_not_the_images(folder):
-    """EXIF may hold a JPEG of its own, with an end; the file is cut behind it."""
+    """EXIF may hold a JPEG with an end of its own; the file is truncated after it."""
     stream = io.BytesIO()
-    picture(height=6, width=9).save(stream, "JPEG")
-    picture().save(folder / "a.jpg", exif=b"Exif\0\0" + stream.getvalue())
+    gradient(height=6, width=9).save(stream, "JPEG")
+    gradient().save(folder / "a.jpg", exif=b"Exif\0\0" + stream.getvalue())
     content = (folder / "a.jpg").read_bytes()
     assert content.count(image_io.END_OF_JPEG) == 2
     assert load(folder, decode="header")[1] == "jpeg"
@@ -156,7 +156,7 @@ def test_a_thumbnails_end_is_not_the_images(folder):
 
 
 def test_the_decode_refuses_what_trainings_decoder_refuses(folder):
-    """At an eighth of the size as at the whole: the same of 60 files with damage in their pixels, some refused."""
+    """At an eighth of the size as at full size: of 60 files with damaged pixels, the same are refused."""
     random = np.random.RandomState(0)
     stream = io.BytesIO()
     PIL.Image.fromarray(random.randint(0, 255, (48, 56, 3), np.uint8)).save(stream, "JPEG")
@@ -185,7 +185,7 @@ def test_the_decode_refuses_what_trainings_decoder_refuses(folder):
 def test_no_way_out_of_the_image_folder(folder, through):
     outside = folder.parent / "images2"
     outside.mkdir()
-    picture().save(outside / "a.jpg")
+    gradient().save(outside / "a.jpg")
     if through == "link":
         (folder / "a.jpg").symlink_to(outside / "a.jpg")
     if through == "folder":
@@ -200,7 +200,7 @@ EVERY_ORIENTATION = range(1, 9)
 
 
 def turned_by(orientation, pixels):
-    """What a viewer shows of stored pixels, by the EXIF standard's own table of sides, not by Pillow."""
+    """Returns stored pixels as a viewer shows them, by the EXIF standard's table of sides, not by Pillow."""
     flip = pixels[:, ::-1]
     ways = {1: pixels, 2: flip, 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: np.swapaxes(pixels, 0, 1)}
     ways |= {6: np.rot90(pixels, -1), 7: np.rot90(flip, -1), 8: np.rot90(pixels, 1)}
@@ -214,7 +214,7 @@ def test_orientations_whose_size_agrees_both_ways_follow_the_choice(folder, endi
     """Any orientation of a square: each kind of file that carries one is stored as the annotators saw it."""
     tags = PIL.Image.Exif()
     tags[EXIF_ORIENTATION] = orientation
-    pixels = np.asarray(picture(width=HEIGHT))
+    pixels = np.asarray(gradient(width=HEIGHT))
     PIL.Image.fromarray(pixels).save(
         folder / f"a.{ending}", exif=tags, **{"lossless": True} if ending == "webp" else {}
     )
@@ -230,7 +230,7 @@ def test_orientations_whose_size_agrees_both_ways_follow_the_choice(folder, endi
 def test_the_annotated_size_decides_a_quarter_turn_whatever_the_choice(folder, ending, exif):
     tags = PIL.Image.Exif()
     tags[EXIF_ORIENTATION] = 8
-    picture().save(folder / f"a.{ending}", exif=tags)
+    gradient().save(folder / f"a.{ending}", exif=tags)
     stored = np.asarray(PIL.Image.open(folder / f"a.{ending}").convert("RGB"))
     if ending == "tif":
         stored = np.rot90(stored, -1)  # Pillow has turned it
@@ -243,12 +243,12 @@ def test_the_annotated_size_decides_a_quarter_turn_whatever_the_choice(folder, e
 
 @pytest.mark.parametrize("decode", ["full", "header"])
 def test_what_is_converted_is_read_to_its_end(folder, decode):
-    """A palette PNG with a flipped bit, a CMYK JPEG that is cut: Pillow alone would take both."""
-    picture("P").save(folder / "a.png")
+    """A palette PNG with a flipped bit, and a truncated CMYK JPEG: Pillow alone would accept both."""
+    gradient("P").save(folder / "a.png")
     content = bytearray((folder / "a.png").read_bytes())
     content[-20] ^= 1  # in the checksum of the pixels
     (folder / "a.png").write_bytes(content)
-    picture("CMYK").save(folder / "a.jpg")
+    gradient("CMYK").save(folder / "a.jpg")
     (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-2])
     for name in ("a.png", "a.jpg"):
         with pytest.raises(Rejected) as error:
@@ -257,6 +257,6 @@ def test_what_is_converted_is_read_to_its_end(folder, decode):
 
 
 def test_an_image_of_too_many_pixels_names_the_flag(folder):
-    picture(height=101, width=100).save(folder / "a.jpg")
+    gradient(height=101, width=100).save(folder / "a.jpg")
     with pytest.raises(Rejected, match=r"100 x 101 pixels, more than --max_pixels 10000"):
         load(folder)

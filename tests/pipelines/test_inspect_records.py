@@ -1,4 +1,4 @@
-"""The inspection counts what is there, draws it, and notices what is damaged."""
+"""The inspection counts the records, draws them, and notices damage."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def record(identifier, objects, color=(90, 90, 90)):
 
 
 def square(identifier, label, text, is_crowd=0):
-    """An object whose mask fills the left half of its box, and whose box fills the right half of the image."""
+    """An object whose box is the right half of the image, and whose mask is the left half of its box."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     mask[:, 30:45] = 1
     return schema.Object(identifier, 0, 0.5, 1, 1, label, text, is_crowd, 600, coco_mask.encode(mask)["counts"])
@@ -33,7 +33,7 @@ def square(identifier, label, text, is_crowd=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards: an image without objects, one with a cat and a crowd of dogs, one with two cats."""
+    """Two shards: an image without objects, one with a cat and a crowd of dogs, and one with two cats."""
     import tensorflow as tf
 
     images = [
@@ -61,13 +61,13 @@ def draw(name, filename="1.png", crowd=0):
 
 
 def test_names_beyond_ascii_without_letters_and_of_any_length():
-    """A name that no font can write becomes the category's id."""
+    """A name that no font can draw becomes the category's id."""
     assert (draw("\u0436\u0443\u043a") != draw("\u0434\u0443\u043a")).any()
     assert (draw("cat", "\u0436.png") != draw("cat", "\u0434.png")).any()
     np.testing.assert_array_equal(draw("\U000e0fff"), draw("3"))
     for name in ("w" * 10_000, "a\nb\x1b[31m", "\u202egnp", "z" + "\u0301" * 99, "\ud800"):
         assert draw(name if name != "\ud800" else "x", name).shape == draw("cat").shape
-    assert (draw("w" * 10_000, crowd=1) != draw("w" * 10_000)).any()  # the crowd is still said
+    assert (draw("w" * 10_000, crowd=1) != draw("w" * 10_000)).any()  # the crowd is still labeled
 
 
 def refuse(capsys, *arguments):
@@ -78,7 +78,7 @@ def refuse(capsys, *arguments):
 
 
 def rows_of(text):
-    """The histograms' counts by name."""
+    """Returns the counts of the histograms by name."""
     rows = (line.rstrip("█ ").rsplit(maxsplit=1) for line in text.splitlines() if line.startswith("  "))
     return {name.strip(): int(number) for name, number in rows}
 

@@ -1,4 +1,4 @@
-"""Boxes and masks of annotations: what is kept equals pycocotools' own, what is broken never reaches it."""
+"""Boxes and masks of annotations: valid ones equal pycocotools' results, broken ones never reach it."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_decode_runs(threshold):
 
 
 def runs_of(mask):
-    """Run lengths by numpy, in columns, the first of zeros."""
+    """Computes run lengths by NumPy, down the columns, zeros first."""
     flat = np.concatenate([[0], mask.flatten(order="F")])
     edges = np.flatnonzero(np.diff(flat))
     return np.diff([0, *edges, mask.size]).tolist()

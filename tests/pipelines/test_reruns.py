@@ -1,4 +1,4 @@
-"""The same command again: after other image files, damage, beside another job, on a full disk or a read-only one."""
+"""Reruns of the same command: after changed images or damage, beside another job, on a full or read-only disk."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ from pipelines import coco_to_tfrecord, files, shards
 
 @pytest.fixture
 def folder(tiny_data, tmp_path):
-    """The tiny data's images and stuff maps, copied so that they can be changed, and its records in six shards."""
+    """A changeable copy of the tiny data's images and stuff maps, and its records in six shards."""
     root = tiny_data.annotations.parent.parent
     for name, source in (("images", tiny_data.images), ("stuff", root / "stuffthingmaps" / "train2017")):
         shutil.copytree(source, tmp_path / name)
@@ -38,7 +38,7 @@ def prepare(folder, **flags):
 
 
 def refuse(capsys, folder, **flags):
-    """The one line on standard error, beside progress bars, of a command that must end with status 2."""
+    """Returns the line on standard error, apart from progress bars, of a command that must end with status 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         prepare(folder, **flags)
@@ -58,7 +58,7 @@ def shard_times(folder):
 
 
 def encoded(folder):
-    """The stored image files by name."""
+    """Returns the stored image files by name."""
     info = load_info(folder / "records")
     pairs = zip(info.shard_paths, info.shards, strict=True)
     images = [unpack(row).image for path, shard in pairs for row in read_shard(path, shard.records)]
@@ -76,7 +76,7 @@ def test_another_image_under_the_same_name_is_recorded(folder, capsys, same_time
     before = image.stat()
     PIL.Image.new("RGB", PIL.Image.open(image).size, (200, 0, 0)).save(image)
     if same_time:
-        # The same size, too: what lies behind a JPEG's end is of no meaning.
+        # The same size too: bytes after a JPEG's end have no meaning.
         image.write_bytes(image.read_bytes().ljust(before.st_size, b"\0"))
         os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert (image.stat().st_size, image.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
@@ -119,7 +119,7 @@ def test_a_link_to_another_folder_is_another_folder(folder, capsys):
 
 
 def test_records_outlive_their_images(folder, capsys):
-    """Who deletes the images and runs the command again keeps the records, and is told."""
+    """If the images are deleted and the command runs again, the records stay, and the user is told."""
     before, image = contents(folder), image_of(folder, 1)
     image.unlink()
     line = refuse(capsys, folder)
@@ -148,11 +148,11 @@ DAMAGED = [
 def test_a_rerun_mends_a_flipped_bit(folder, name):
     before, path = contents(folder), folder / "records" / name
     content = bytearray(path.read_bytes())
-    # A digit in a JSON file, which stays one: the damage that no parser sees.
+    # In a JSON file, a digit that stays a digit: damage that no parser notices.
     digits = [index for index, byte in enumerate(content) if byte in b"0246"]
     content[digits[len(digits) // 2] if path.suffix != ".tfrecord" else len(content) // 2] ^= 1
     path.write_bytes(content)
-    if name.startswith("plan"):  # which an unfinished shard is made from
+    if name.startswith("plan"):  # an unfinished shard is made from the plan
         (folder / "records" / "00003-of-00006.json").unlink()
     prepare(folder)
     assert contents(folder) == before
@@ -191,7 +191,7 @@ def test_two_jobs_do_not_share_a_folder(folder, capsys):
 
 @contextlib.contextmanager
 def read_only(monkeypatch):
-    """No file can be written, as on a file system mounted so; root, as which tests may run, knows no permissions."""
+    """Simulates a read-only file system: root, which may run the tests, ignores permissions."""
 
     def refuse(path, *args):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
@@ -226,7 +226,7 @@ def test_an_output_that_is_a_file(folder, capsys):
 
 @contextlib.contextmanager
 def largest_file(size):
-    """Every write beyond the size fails, as on a full disk."""
+    """Makes every write beyond the size fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -236,7 +236,7 @@ def largest_file(size):
 
 
 def test_a_shard_that_cannot_be_written(folder, capsys):
-    """The worker's error is one line, nothing half written stays, and the rerun ends in the same bytes."""
+    """The worker's error is one line, no unfinished file remains, and the rerun gives the same bytes."""
     before = contents(folder)
     sizes = sorted(path.stat().st_size for path in (folder / "records").glob("*.tfrecord"))
     shutil.rmtree(folder / "records")
@@ -268,7 +268,7 @@ def test_a_quota_that_shows_at_the_end_of_a_write(folder, capsys, monkeypatch):
 
 
 def test_an_error_of_a_worker_elsewhere_is_one_line(folder, capsys, monkeypatch):
-    """Such a worker does not see the folder by which those of this machine are stopped."""
+    """A worker elsewhere does not share the folder that stops the workers of this machine."""
     (folder / "records" / "00002-of-00006.json").unlink()
 
     def fail(job, shard):

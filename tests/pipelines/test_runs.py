@@ -1,4 +1,4 @@
-"""The job among several processes: killed and taken up again, and run by a job server over its real protocol."""
+"""The job on several processes: killed and continued, and run by a job server over its real protocol."""
 
 import json
 import os
@@ -13,20 +13,20 @@ import pytest
 from pipelines import coco_to_tfrecord
 
 ROOT = Path(__file__).resolve().parents[2]
-# The command, standing still at the image that the first argument names.
-STANDING = """
+# The command, which blocks at the image that the first argument names.
+BLOCKING = """
 import sys, time
 from pipelines import coco_to_tfrecord, images
 read_inside, name = images.read_inside, sys.argv.pop(1)
 images.read_inside = lambda root, file_name: time.sleep(600 * (file_name == name)) or read_inside(root, file_name)
 coco_to_tfrecord.main()
 """
-SECONDS = 400  # the longest wait for another process, on a busy machine
+SECONDS = 400  # longest wait for another process, on a busy machine
 
 
 @pytest.fixture
 def words(tiny_data, tmp_path):
-    """Flags for the tiny data, in six shards of one image."""
+    """Flags for the tiny data, in six shards of one image each."""
     (tmp_path / "images").mkdir()
     for path in tiny_data.images.iterdir():
         os.link(path, tmp_path / "images" / path.name)
@@ -40,7 +40,7 @@ def start(module, *arguments):
 
 
 def wait_for(condition, process):
-    """Waits until `condition()` is true, and returns it; fails where the process ends before."""
+    """Waits until `condition()` is true, and returns it; fails if the process ends first."""
     end = time.monotonic() + SECONDS
     while not (found := condition()):
         assert process.poll() is None, process.stdout and process.stdout.read().decode()
@@ -53,8 +53,8 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_killed_run_is_taken_up(words, tmp_path):
-    """SIGKILL in the middle of a shard: the rerun ends in the same bytes and leaves the finished shards alone."""
+def test_a_killed_run_is_continued(words, tmp_path):
+    """SIGKILL in the middle of a shard: the rerun gives the same bytes and does not touch the finished shards."""
     coco_to_tfrecord.main([*words, f"--output={tmp_path / 'whole'}"])
     folder = tmp_path / "records"
     coco_to_tfrecord.main([*words, f"--output={folder}"])
@@ -66,7 +66,7 @@ def test_a_killed_run_is_taken_up(words, tmp_path):
 
     name = json.loads((folder / "plan" / "00004.jsonl").read_text())["image"]["file_name"]
     process = subprocess.Popen(
-        [sys.executable, "-c", STANDING, name, *words, f"--output={folder}"],
+        [sys.executable, "-c", BLOCKING, name, *words, f"--output={folder}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,7 +84,7 @@ def test_a_killed_run_is_taken_up(words, tmp_path):
 
 
 def test_a_portable_job_on_a_job_server(words, tmp_path):
-    """Beam's own job server: the pipeline goes to it as protocol buffers and comes back to a worker by gRPC."""
+    """Beam's job server gets the pipeline as protocol buffers, and sends it to a worker by gRPC."""
     coco_to_tfrecord.main([*words, f"--output={tmp_path / 'here'}"])
     port = tmp_path / "port"
     server = start("apache_beam.runners.portability.local_job_service_main", "--port=0", f"--port_file={port}")

@@ -192,7 +192,7 @@ def test_polygons_of_any_mask_without_holes_come_back_exactly():
 
 
 def has_hole(mask):
-    """By growing the outside, over corners too, until it stands still."""
+    """Grows the outside, over corners too, until it no longer changes."""
     free = np.pad(mask, 1) == 0
     outside, grown = None, np.zeros_like(free)
     grown[0, 0] = True

@@ -1,4 +1,4 @@
-"""Every object is counted once, in the bin that its numbers belong to."""
+"""Dataset statistics: every object is counted once, in the right bin."""
 
 import pytest
 
@@ -10,7 +10,7 @@ HEIGHT, WIDTH = 400, 800
 
 
 def record(*boxes, areas=None, crowd=0):
-    """Boxes are (width, height), pixels."""
+    """Boxes are (width, height) in pixels."""
     objects = [
         schema.Object(index, 0, 0, height / HEIGHT, width / WIDTH, 3, "cat", crowd, area or width * height)
         for index, ((width, height), area) in enumerate(zip(boxes, areas or [None] * len(boxes), strict=True))

@@ -1,4 +1,4 @@
-"""Stuff maps: taken as they are, freed of a palette, drawn from panoptic segments, or rejected by name."""
+"""Stuff maps: stored unchanged, without their palette, drawn from panoptic segments, or rejected by name."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pipelines import panoptic, stuff
 from pipelines.checks import IMAGE_REASONS, Counters, Rejected
 
 HEIGHT, WIDTH = 24, 36
-# Segment number -> label: above 255 and 65,535 too, where all three colors count.
+# Segment number -> label, also above 255 and 65,535, where all three colors matter.
 SEGMENTS = {5: 0, 300: 168, 70_000: 91, 0xFFFFFF: 0}
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path):
     return root
 
 
-def picture(mode="RGB", height=HEIGHT, width=WIDTH):
+def gradient(mode="RGB", height=HEIGHT, width=WIDTH):
     """A gradient."""
     rows, columns = np.mgrid[:height, :width]
     return PIL.Image.fromarray((rows * 7 + columns).astype(np.uint8)).convert(mode)
@@ -62,8 +62,8 @@ def test_a_map_without_labels(folder):
 
 
 def sixteen_shades(path):
-    """Four bits a pixel, which decoders scale up: label 3 would be read as 51. Pillow writes no such file."""
-    picture("L").save(path)
+    """Writes four bits per pixel, which decoders scale up: label 3 would become 51. Pillow cannot write such a file."""
+    gradient("L").save(path)
     content = bytearray(path.read_bytes())
     content[stuff.PNG_BIT_DEPTH] = 4
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
@@ -71,8 +71,8 @@ def sixteen_shades(path):
 
 
 def flipped_checksum(path):
-    """Of the pixels: Pillow does not look at it, and training's decoder does."""
-    picture("L").save(path)
+    """Damages the checksum of the pixels: Pillow ignores it, training's decoder does not."""
+    gradient("L").save(path)
     content = bytearray(path.read_bytes())
     content[-16] ^= 1
     path.write_bytes(content)
@@ -82,10 +82,10 @@ BROKEN_STUFF = [
     ("stuff_unreadable", flipped_checksum),
     ("stuff_missing", lambda path: None),
     ("stuff_unreadable", lambda path: path.write_bytes(b"\x89PNG\r\n")),
-    ("stuff_unreadable", lambda path: picture().save(path)),
-    ("stuff_unreadable", lambda path: picture("L").save(path, "JPEG")),
+    ("stuff_unreadable", lambda path: gradient().save(path)),
+    ("stuff_unreadable", lambda path: gradient("L").save(path, "JPEG")),
     ("stuff_unreadable", sixteen_shades),
-    ("stuff_size_differs", lambda path: picture("L", height=WIDTH).save(path)),
+    ("stuff_size_differs", lambda path: gradient("L", height=WIDTH).save(path)),
     ("stuff_label_unknown", lambda path: PIL.Image.new("L", (WIDTH, HEIGHT), 8).save(path)),
 ]
 
@@ -100,7 +100,7 @@ def test_broken_stuff_maps_are_rejected(folder, reason, make):
 
 
 def numbers():
-    """A map of segment numbers, [HEIGHT, WIDTH]; 0 is no segment."""
+    """Returns a map of segment numbers, [HEIGHT, WIDTH]; 0 is no segment."""
     return np.random.RandomState(0).choice([0, *SEGMENTS], (HEIGHT, WIDTH))
 
 
@@ -124,9 +124,9 @@ def test_panoptic_segments_become_labels(folder):
 
 BROKEN_SEGMENTS = [
     ("stuff_missing", lambda path: None),
-    ("stuff_unreadable", lambda path: picture("L").save(path, "PNG")),
-    ("stuff_unreadable", lambda path: picture().save(path, "JPEG")),
-    ("stuff_size_differs", lambda path: picture(height=WIDTH).save(path, "PNG")),
+    ("stuff_unreadable", lambda path: gradient("L").save(path, "PNG")),
+    ("stuff_unreadable", lambda path: gradient().save(path, "JPEG")),
+    ("stuff_size_differs", lambda path: gradient(height=WIDTH).save(path, "PNG")),
     ("stuff_label_unknown", lambda path: save_segments(path, numbers() + 1)),
 ]
 

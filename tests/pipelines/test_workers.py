@@ -1,4 +1,4 @@
-"""A worker process that is killed, as the system kills one when memory runs out, ends the job."""
+"""A worker process that is killed, as when memory runs out, ends the job; workers end with a killed job."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 400  # the longest wait for another process, on a busy machine
+SECONDS = 400  # longest wait for another process, on a busy machine
 
 
 def children(process):
@@ -35,7 +35,7 @@ def is_alive(pid):
 
 @pytest.fixture
 def start(tiny_data, tmp_path):
-    """start() -> the job on two worker processes, running, and its workers' process ids."""
+    """start() -> (the job, running on two worker processes, and their process ids)."""
     if not Path("/proc/self/task").is_dir():
         pytest.skip("no /proc to find the workers in")
     jobs = []
