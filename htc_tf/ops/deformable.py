@@ -1,6 +1,6 @@
 """Deformable convolution (arXiv:1703.06211), also modulated (arXiv:1811.11168): the kernel's taps have learned offsets.
 
-`models.deformable` predicts the offsets and masks by a convolution. A tap's value is bilinear between the four cells
+`models.layers` predicts the offsets and masks by a convolution. A tap's value is bilinear between the four cells
 around its position, as in mmcv: cells outside the map count 0, and a tap that is a whole cell or more outside reads
 nothing and has no gradient. There are three steps: `_corners` computes these cells and their weights, in small tensors;
 `_blend` sums the weighted cells, which gives a map k times as high and wide, tap beside tap; a convolution of stride k

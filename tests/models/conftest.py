@@ -83,7 +83,7 @@ def mmdet_batch(reference):
 
 
 def stack(rows, dtype):
-    """Returns arrays of different lengths, zero-padded to [B, longest, ...], and their valid rows, [B, longest] bool."""
+    """Returns arrays of different lengths, zero-padded to [B, longest, ...], and the valid rows, [B, longest] bool."""
     longest = max(len(row) for row in rows)
     padded = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
     return tf.constant(np.stack(padded), dtype), tf.constant([np.arange(longest) < len(row) for row in rows])

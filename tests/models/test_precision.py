@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from htc_tf.ops.matching import subsample_evenly
 from htc_tf.structures import Proposals
-from htc_tf.training.optim import SGD, StepSchedule
+from htc_tf.training.optim import SGD
+from htc_tf.training.schedules import StepSchedule
 from htc_tf.training.step import make_train_step
 
 STEPS = 50

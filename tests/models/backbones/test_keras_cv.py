@@ -13,7 +13,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.keras_cv import NETWORKS, KerasCVBackbone, extract_levels, import_models
 from htc_tf.models.htc import PIXEL_MEAN, PIXEL_STD
 from htc_tf.run import Run
-from htc_tf.training.start import initialise
+from htc_tf.training.start import initialize
 
 PRESET = "resnet50_v2_imagenet"
 # {class of keras-cv: arguments of a small network}
@@ -203,9 +203,9 @@ def test_nothing_is_fetched_where_weights_are_there(tmp_path):
     model.build([None, 3])
     model.backbone = SimpleNamespace(fetch_weights=lambda: "fetched", submodules=())
     checkpoints = Checkpoints(Run(tmp_path), model)
-    assert initialise(checkpoints, model) == "fetched"
+    assert initialize(checkpoints, model) == "fetched"
     checkpoints.save(1)
-    assert initialise(Checkpoints(Run(tmp_path), model), model).endswith("ckpt-1")
+    assert initialize(Checkpoints(Run(tmp_path), model), model).endswith("ckpt-1")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.resnet import Block, ResNet
-from htc_tf.models.deformable import DeformableConv2D
-from htc_tf.models.layers import Convolution
+from htc_tf.models.layers import Convolution, DeformableConv2D
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.dry_run import flops
 
