@@ -3,8 +3,6 @@
 With a configuration also what training's augmentations make of each.
 """
 
-import os
-
 from htc_tf import command_line, config
 from htc_tf.errors import command
 from htc_tf.web.server import Server
@@ -23,7 +21,6 @@ def parse():
 def main():
     flags = parse()
     server = Server(flags.host, flags.port, "album.html")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
     augmenter = None
     if flags.gin_file or flags.gin_param:
         experiment, _ = config.load(flags.gin_file, flags.gin_param)

@@ -1,7 +1,6 @@
 """python -m htc_tf.client: sends images to an exported model, in TensorFlow Serving or in this process."""
 
 import json
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,7 +64,6 @@ def parse():
 def connect(flags):
     """Returns the client that the flags name; its predict(files) maps encoded images to {output: array}."""
     if flags.export:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: no notes about the build
         from htc_tf.inference.exported import LocalClient
 
         return LocalClient(flags.export)

@@ -104,6 +104,7 @@ def command(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: its notes are left out
         # Writes characters that the terminal's encoding lacks as escapes, instead of failing.
         with contextlib.suppress(AttributeError):  # a notebook's stream has no `reconfigure`
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -16,7 +16,6 @@ from htc_tf.progress import progress_bar
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     # TensorFlow takes seconds to import, so the flags are checked first.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from htc_tf.data.datasets import load_info
     from pipelines.statistics import describe
 

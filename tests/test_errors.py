@@ -74,3 +74,13 @@ def test_our_bugs_have_a_traceback(error):
 
     with pytest.raises(type(error)):
         main()
+
+
+def test_a_command_starts_tensorflow_without_its_notes(monkeypatch):
+    levels = []
+    for preset, expected in ((None, "2"), ("0", "0")):
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+        if preset is not None:
+            monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", preset)
+        command(lambda: levels.append(os.environ["TF_CPP_MIN_LOG_LEVEL"]))()
+        assert levels[-1] == expected
