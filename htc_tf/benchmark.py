@@ -223,7 +223,7 @@ MODES = {
     "inference": Mode("a decoded image to its pasted masks", run_inference, gin=PAPER, repeats=5),
     "train": Mode("a training step on --devices", run_training, gin=PAPER, repeats=3),
     "input": Mode("records to batches: decode, augment, resize, pad", measure_input, 800, 1333, 2, objects=7),
-    "serving": Mode("requests to an exported model", measure_serving, 480, 640),
+    "serving": Mode("requests to an exported model", measure_serving, 480, 640, needs_export=True),
 }
 
 

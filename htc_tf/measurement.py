@@ -26,6 +26,7 @@ class Mode(NamedTuple):
     gin: str | None = None  # the configuration; None if the mode needs none
     objects: int = 8  # synthetic objects per image
     repeats: int = 30  # measurements
+    needs_export: bool = False
 
 
 class Measurement(NamedTuple):
@@ -76,7 +77,7 @@ def parse(parser, modes):
         raise UserError(f"--mode {flags.mode} is unknown; choose from {', '.join(modes)}")
     if flags.precision not in ("float32", "bfloat16"):
         raise UserError(f"--precision {flags.precision} is unknown; choose float32 or bfloat16")
-    if flags.mode in ("serving", "payload") and not flags.export:
+    if modes[flags.mode].needs_export and not flags.export:
         raise UserError(f"--mode {flags.mode} requires --export, the folder written by python -m htc_tf.export")
     for name in ("height", "width", "batch", "objects", "repeats"):
         if getattr(flags, name) is None:
