@@ -1,10 +1,9 @@
-"""Checkpoints of a run: RUN/checkpoints. Saving is acknowledged only when the files are on the disk.
+"""Checkpoints of a run: saving and restoring model, optimizer, step and averages in RUN/checkpoints.
 
-Which files those are, and whether they are whole, is in `checkpoint_files`. Beside each checkpoint lies a
-manifest, ckpt-N.json: what it was made of, and the size and SHA-256 of its files.
+`checkpoint_files` knows which files belong to a checkpoint and verifies them. Each checkpoint has a manifest,
+ckpt-N.json, with the size and SHA-256 of its files and the fingerprints of configuration and data.
 
-A checkpoint that does not hold every variable of the model is an error: TensorFlow alone would restore what it finds
-and say nothing.
+A checkpoint that lacks a variable of the model is an error: TensorFlow alone would restore the others silently.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from htc_tf.moving_averages import MovingAverages
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Layers' attributes by the names that older checkpoints have: TensorFlow finds variables by names of attributes.
 FORMER_ATTRIBUTES = {"receive": "flow_conv", "convolutions": "convs"}
-# How TensorFlow's lines about a restore that failed begin. It logs them when the objects are deleted, one a variable.
+# Beginnings of TensorFlow's log lines about a failed restore; one per variable, when the objects are deleted.
 UNRESTORED = (
     "Detecting that an object or model or tf.train.Checkpoint is being deleted",
     "Value in checkpoint could not be found in the restored object",
@@ -29,37 +28,42 @@ UNRESTORED = (
 
 
 class Checkpoints:
-    """Saves and restores a model, and in training its optimiser, step and averages."""
+    """Saves and restores a model, and in training its optimizer, step and averages."""
 
     def __init__(self, run, model, optimizer=None, step=None, keep=3, averages=None):
         if averages is not None:
-            # Not the weights that it averages: TensorFlow would file those under the averages, and not under the model.
+            # Without the weights that it averages: TensorFlow would name those by the averages, not by the model.
             averages = tf.train.Checkpoint(weights=averages.averages, updates=averages.updates)
         self.parts = {"model": model, "averages": averages, "optimizer": optimizer, "step": step}
         self.parts = {name: part for name, part in self.parts.items() if part is not None}
         self.checkpoint = tf.train.Checkpoint(**self.parts)
         self.folder, self.keep = run.checkpoints, keep
         self.files = CheckpointFiles(run.checkpoints)
-        self.stored = set()  # which parts the restored checkpoint has
-        self.held = None  # number of the checkpoint that was last saved or restored
+        self.stored = set()  # names of the parts that the restored checkpoint has
+        self.held = None  # number of the last saved or restored checkpoint
 
     @property
     def latest(self):
-        """The path of the newest checkpoint that is whole, or None."""
-        number, _ = self.files.newest_whole()
+        """Path of the newest intact checkpoint, or None."""
+        number, _ = self.files.newest_intact()
         return None if number is None else str(self.files.prefix(number))
 
     @property
     def megabytes(self):
-        """What a checkpoint needs."""
+        """Size of a checkpoint on the disk."""
         optimizer, averages = self.parts.get("optimizer"), self.parts.get("averages")
         slots = () if optimizer is None else optimizer_variables(optimizer)
         return count_bytes([*self.checkpoint.model.variables, *slots, *getattr(averages, "weights", ())]) / 1e6
 
     def save(self, step, **manifest):
-        """Returns the path, once the checkpoint would survive a loss of power. The manifest gets what is given by name.
+        """Saves a checkpoint, and returns its path once it would survive a loss of power.
 
-        The same training is not saved twice at one step: to write over an acknowledged checkpoint would not be atomic.
+        It does nothing if the checkpoint of this step was just saved or restored: overwriting an acknowledged
+        checkpoint would not be atomic.
+
+        Args:
+            step: int, number of the checkpoint.
+            **manifest: Further entries of its manifest.
         """
         path = str(self.files.prefix(step))
         if self.held != step:
@@ -72,34 +76,34 @@ class Checkpoints:
         return path
 
     def read_manifest(self):
-        """What `save` was given for the newest checkpoint that is whole; empty if there is none."""
-        number, _ = self.files.newest_whole()
+        """Returns the manifest of the newest intact checkpoint; empty if there is none."""
+        number, _ = self.files.newest_intact()
         return {} if number is None else self.files.manifest(number)
 
     def sweep(self):
-        """Removes what a process that was killed, or had no space left, did not finish."""
+        """Removes unfinished checkpoints, left by a process that was killed or had no space."""
         self.files.sweep()
 
     def restore_latest(self):
-        """Restores the newest checkpoint that is whole, if there is one. Returns its path or None.
+        """Restores the newest intact checkpoint, if there is one, and returns its path or None.
 
-        A converted run has weights alone, and one that was trained without averages has none: what it lacks of those
-        stays as it is.
+        A converted run has weights alone, and one that was trained without averages lacks those: missing parts keep
+        their values.
 
         Raises:
-            UserError: checkpoints are there and none is whole, or the newest does not fit the model.
+            UserError: No checkpoint is intact, or the newest one does not fit the model.
         """
-        number, problems = self.files.newest_whole()
+        number, problems = self.files.newest_intact()
         if number is None:
             if problems:
                 raise UserError(
-                    f"{'; '.join(problems)}. No whole checkpoint is in {self.folder}: put back a copy of the file, or "
-                    "move that folder away to start anew"
+                    f"{'; '.join(problems)}. No intact checkpoint is in {self.folder}: restore a copy of the file, or "
+                    "move that folder away to start from scratch"
                 )
             return None
         path = str(self.files.prefix(number))
         if problems:
-            print(f"note: {'; '.join(problems)}: taking {path}, the newest that is whole", file=sys.stderr)
+            print(f"note: {'; '.join(problems)}: using {path}, the newest intact one", file=sys.stderr)
         self._restore(path)
         self.held = number
         return path
@@ -108,7 +112,7 @@ class Checkpoints:
         stored = tf.train.list_variables(path)
         self.stored = {name.partition("/")[0] for name, _ in stored}
         if "step" in self.parts and "averages" in self.stored - self.parts.keys():
-            raise UserError(f"checkpoint {path} has averages of the weights: set Experiment.ema_decay as it was")
+            raise UserError(f"checkpoint {path} has averages of the weights: set the former Experiment.ema_decay")
         refusal = f"checkpoint {path} does not fit this configuration"
         missing, rest = compare(stored, self.checkpoint.model.variables)
         if missing:
@@ -116,17 +120,17 @@ class Checkpoints:
         parts = {name: part for name, part in self.parts.items() if name in {"model", *self.stored}}
         try:
             with former_attributes(self.checkpoint.model, stored):
-                # What stays unused is told here or is right; TensorFlow need not list it when the program ends.
+                # expect_partial: unused values are named below or are right; TensorFlow need not log them at the end.
                 status = tf.train.Checkpoint(**parts).restore(path).expect_partial().assert_existing_objects_matched()
             if "step" in self.parts:
-                # A smaller network would find all that it asks for, and its optimiser the moments of other weights.
+                # A smaller network would find all of its variables, and its optimizer the slots of other weights.
                 status.assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             tf.get_logger().addFilter(lambda record: not str(record.msg).startswith(UNRESTORED))
             what = (
                 f"it also has {listed(rest)}"
                 if rest
-                else "its parts are arranged otherwise, or its optimiser is another"
+                else "its parts are arranged otherwise, or its optimizer is another"
             )
             raise UserError(f"{refusal}: {what}") from error
 
@@ -157,16 +161,16 @@ def former_attributes(model, stored):
 
 
 def restore_weights(run, model, averaged=True):
-    """The weights of a run's newest checkpoint alone, for all but the training that it belongs to.
+    """Restores the weights of a run's newest checkpoint, without optimizer and step.
 
     Args:
-        run: a Run.
-        model: with variables.
-        averaged: take the moving averages where the checkpoint has some.
+        run: Run.
+        model: Keras layer with variables.
+        averaged: bool, True to use the moving averages if the checkpoint has any.
     Returns:
         The checkpoint's path, or None if there is none.
     Raises:
-        UserError: it does not fit the model.
+        UserError: It does not fit the model.
     """
     averages = MovingAverages(model.trainable_variables, decay=0.0) if averaged else None
     checkpoints = Checkpoints(run, model, averages=averages)
@@ -177,31 +181,34 @@ def restore_weights(run, model, averaged=True):
 
 
 def optimizer_variables(optimizer):
-    """Keras' newer optimisers list them, its older ones (tensorflow-addons') give them when called."""
+    """Returns an optimizer's variables: an attribute of current Keras optimizers, a method of legacy ones."""
     return optimizer.variables() if callable(optimizer.variables) else optimizer.variables
 
 
 def count_bytes(variables):
+    """Returns the bytes of variables or tensors of static shape."""
     return sum(v.dtype.size * v.shape.num_elements() for v in variables)
 
 
 def fingerprint(text):
+    """Returns the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def data_fingerprint(info):
-    """Of a data set's shards, in their order, and its classes."""
+    """Returns the SHA-256 of a data set: its shards, in their order, and its classes."""
     return fingerprint("\n".join([*(shard.sha256 for shard in info.shards), *map(str, info.categories)]))
 
 
 def compare(stored, variables):
-    """By shapes, since names differ: TensorFlow's own are paths through the objects.
+    """Compares a checkpoint with a model by shapes, since TensorFlow's names in it are paths through the objects.
 
     Args:
-        stored: (name, shape) pairs of a checkpoint.
-        variables: of the model.
+        stored: (name, shape) pairs of the checkpoint.
+        variables: Variables of the model.
     Returns:
-        (the model's variables that the checkpoint lacks, what it has for a model besides), as text.
+        (missing, rest): lists of str, the model's variables that the checkpoint lacks, and the checkpoint's values that
+        the model lacks.
     """
     rest = [
         (tuple(shape), name) for name, shape in stored if name.startswith("model/") and "OPTIMIZER_SLOT" not in name
@@ -217,4 +224,5 @@ def compare(stored, variables):
 
 
 def listed(names, limit=8):
+    """Returns a text that lists the first names and counts the others."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

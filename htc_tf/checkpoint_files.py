@@ -1,13 +1,13 @@
-"""The files of RUN/checkpoints: which checkpoints are acknowledged, which of them are whole, and what may be removed.
+"""Files of RUN/checkpoints: acknowledging, verifying, finding and removing checkpoints.
 
 ckpt-N consists of ckpt-N.index, ckpt-N.data-* and the manifest ckpt-N.json. Saving writes, each to the disk before the
 next: the manifest with `"files": null`; TensorFlow's files; the manifest with the size and SHA-256 of every file, which
 acknowledges the checkpoint; and TensorFlow's own list, the file `checkpoint`. A crash or a loss of power at any point
 leaves either an acknowledged checkpoint or one whose manifest says that it is not.
 
-TensorFlow's list is written for other programs and never read: a partial copy or a loss of power may have spoiled it.
-Checkpoints without hashes, of earlier versions or of other programs, are read whole, which verifies TensorFlow's own
-checksums.
+TensorFlow's list is written for other programs and never read: a partial copy or a loss of power may have damaged it.
+Checkpoints without hashes, of earlier versions or of other programs, are read completely, which verifies TensorFlow's
+own checksums.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from htc_tf.errors import UserError, reason_of
 from htc_tf.run import sync, write_whole
 
 STEP = "step/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name of a training's step, which numbers its checkpoints
-READ_ERRORS = (tf.errors.OpError, ValueError, IndexError, RuntimeError)  # what TensorFlow raises on damaged files
+READ_ERRORS = (tf.errors.OpError, ValueError, IndexError, RuntimeError)  # TensorFlow raises these on damaged files
 
 
 class CheckpointFiles:
@@ -32,14 +32,14 @@ class CheckpointFiles:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.state = self.folder / "checkpoint"  # TensorFlow's list
-        self._problems = {}  # number -> why it is not whole, or None; a file is read once
+        self._problems = {}  # number -> its problem, or None if it is intact; each file is verified once
 
     def prefix(self, number):
-        """The path that TensorFlow calls a checkpoint by."""
+        """Returns the path by which TensorFlow names a checkpoint."""
         return self.folder / f"ckpt-{number}"
 
     def manifest(self, number):
-        """The content of ckpt-N.json; empty if there is none, or it is damaged."""
+        """Returns the content of ckpt-N.json; empty if it is missing or damaged."""
         try:
             content = json.loads(_manifest_path(self.prefix(number)).read_text())
         except (OSError, ValueError, RecursionError):
@@ -47,7 +47,7 @@ class CheckpointFiles:
         return content if isinstance(content, dict) else {}
 
     def numbers(self):
-        """The numbers of all checkpoints that are not known to be unfinished, ascending."""
+        """Returns the numbers of all checkpoints that are not known to be unfinished, ascending."""
         found = {}
         for number, path in self._numbered():
             found.setdefault(number, []).append(path.suffix)
@@ -59,10 +59,10 @@ class CheckpointFiles:
         )
 
     def problem(self, number):
-        """One line that names the missing or damaged file of a checkpoint, or None if it is whole.
+        """Returns a line that names the missing or damaged file of a checkpoint, or None if it is intact.
 
         Raises:
-            UserError: a file cannot be read, which says nothing about its content.
+            UserError: A file cannot be read, so nothing is known about its content.
         """
         if number not in self._problems:
             try:
@@ -71,8 +71,8 @@ class CheckpointFiles:
                 raise UserError(f"{error.filename} cannot be read ({error.strerror})") from error
         return self._problems[number]
 
-    def newest_whole(self):
-        """-> (number of the newest checkpoint that is whole, or None; the problems of those after it, newest first)."""
+    def newest_intact(self):
+        """Returns the number of the newest intact checkpoint, or None, and the problems of later ones, newest first."""
         problems = []
         for number in reversed(self.numbers()):
             problem = self.problem(number)
@@ -82,14 +82,14 @@ class CheckpointFiles:
         return None, problems
 
     def begin(self, number, manifest):
-        """Before TensorFlow writes a checkpoint: from now on it is unfinished."""
+        """Marks a checkpoint as unfinished, before TensorFlow writes it."""
         self.sweep()
         self.folder.mkdir(parents=True, exist_ok=True)
         sync(self.folder.parent)
         self._write_manifest(number, {"step": number, **manifest, "files": None})
 
     def acknowledge(self, number):
-        """After TensorFlow has written it: returns when all of it is on the disk."""
+        """Acknowledges a checkpoint that TensorFlow has written; returns once all of it is on the disk."""
         files = {}
         for path in self._tensorflow_files(number):
             sync(path)
@@ -97,38 +97,36 @@ class CheckpointFiles:
         sync(self.folder)
         self._write_manifest(number, {**self.manifest(number), "files": files})
         self._problems[number] = None
-        self._write_state()
 
     def rotate(self, number, keep):
-        """Removes all before the newest `keep` up to `number`; 0 or None keeps all."""
+        """Removes all checkpoints before the newest `keep` up to `number`; 0 or None keeps all. Writes the list."""
         kept = [other for other in self.numbers() if other <= number][-(keep or 0) :]
         self.remove(lambda other: other < min(kept, default=0))
 
     def remove(self, condition):
-        """Removes the checkpoints whose numbers meet the condition."""
-        paths = [path for number, path in self._numbered() if condition(number)]
-        for path in paths:
-            path.unlink(missing_ok=True)
-        if paths:
-            self._write_state()
+        """Removes the checkpoints whose numbers meet the condition, and writes TensorFlow's list of the others."""
+        for number, path in self._numbered():
+            if condition(number):
+                path.unlink(missing_ok=True)
+        self._write_state()
 
     def sweep(self):
-        """Removes what a process that was killed, or had no space left, did not finish. Nothing else."""
+        """Removes unfinished checkpoints, left by a process that was killed or had no space, and nothing else."""
         for path in self.folder.glob("*"):
-            if path.is_dir() and "_temp" in path.name:  # TensorFlow moves its files out of there before it lists them
+            if path.is_dir() and "_temp" in path.name:  # TensorFlow's temporary folder
                 shutil.rmtree(path, ignore_errors=True)
             elif path.suffix == ".aside":
                 path.unlink(missing_ok=True)
         unfinished = {number for number, _ in self._numbered() if self._unfinished(number)}
         if unfinished:
-            # The manifest last: it says that the others are not finished.
+            # The manifest last: it marks the others as unfinished.
             for number, path in sorted(self._numbered(), key=lambda item: item[1].suffix == ".json"):
                 if number in unfinished:
                     path.unlink(missing_ok=True)
 
     def repair_state(self):
-        """Writes TensorFlow's list anew, and says so, if it does not name the newest whole checkpoint."""
-        number, _ = self.newest_whole()
+        """Rewrites TensorFlow's list, with a note, if it does not name the newest intact checkpoint."""
+        number, _ = self.newest_intact()
         if number is None:
             return
         try:
@@ -141,12 +139,13 @@ class CheckpointFiles:
             except OSError as error:
                 raise UserError(f"{self.state} cannot be written ({error.strerror}): move it away") from error
             print(
-                f"note: {self.state} did not name the newest whole checkpoint, ckpt-{number}: mended", file=sys.stderr
+                f"note: {self.state} did not name the newest intact checkpoint, ckpt-{number}: repaired",
+                file=sys.stderr,
             )
 
     def _numbered(self):
-        """(number, path) of every file of a checkpoint, in no order."""
-        for path in self.folder.glob("ckpt-*"):
+        """Yields (number, path) of every file of a checkpoint, in no order."""
+        for path in list(self.folder.glob("ckpt-*")):  # a list, since callers remove files
             match = re.fullmatch(r"ckpt-(\d+)\.(?:index|json|data-\d+-of-\d+)", path.name)
             if match and path.is_file():
                 yield int(match[1]), path
@@ -159,13 +158,13 @@ class CheckpointFiles:
         return "files" in manifest and manifest["files"] is None
 
     def _hashes(self, number):
-        """{path: (bytes, SHA-256)} of an acknowledged checkpoint; empty without a manifest that has them."""
+        """Returns {path: (bytes, SHA-256)} of an acknowledged checkpoint; empty without a complete manifest."""
         try:
             files = self.manifest(number).get("files") or {}
             hashes = {self.folder / Path(name).name: (row["bytes"], row["sha256"]) for name, row in files.items()}
         except (AttributeError, KeyError, TypeError):
             return {}
-        # A manifest that lists a part of the files, or those of another checkpoint, says nothing about this one.
+        # A manifest that lists only some of the files, or those of another checkpoint, proves nothing about this one.
         prefix, shards = self.prefix(number), len(hashes) - 1
         data = {Path(f"{prefix}.data-{shard:05}-of-{shards:05}") for shard in range(shards)}
         return hashes if shards and hashes.keys() == {Path(f"{prefix}.index"), *data} else {}
@@ -178,7 +177,7 @@ class CheckpointFiles:
         if problem is not None and self._read(number) is None:
             name = _manifest_path(self.prefix(number)).name
             print(
-                f"note: {problem}, or {name} is: all values match TensorFlow's checksums, taking them", file=sys.stderr
+                f"note: {problem}, or {name} is: all values match TensorFlow's checksums and are used", file=sys.stderr
             )
             return None
         return problem
@@ -190,11 +189,11 @@ class CheckpointFiles:
             if path.stat().st_size != size:
                 return f"{path} is damaged: {path.stat().st_size} of {size} bytes"
             if _sha256(path) != sha256:
-                return f"{path} is damaged: other bytes than were saved"
+                return f"{path} is damaged: its bytes differ from those saved"
         return None
 
     def _read(self, number):
-        """`problem` of a checkpoint without hashes."""
+        """Returns the problem of a checkpoint without hashes, or None: reads every value, which checks its checksum."""
         prefix = self.prefix(number)
         index = Path(f"{prefix}.index")
         if not index.is_file():
@@ -220,8 +219,8 @@ class CheckpointFiles:
         write_whole(_manifest_path(self.prefix(number)), json.dumps(content, indent=1) + "\n")
 
     def _write_state(self):
-        """TensorFlow's list, which is the text of a protocol buffer."""
-        newest, _ = self.newest_whole()
+        """Writes TensorFlow's list, the text of a CheckpointState protocol buffer."""
+        newest, _ = self.newest_intact()
         if newest is not None:
             lines = [f'model_checkpoint_path: "ckpt-{newest}"']
             lines += [f'all_model_checkpoint_paths: "ckpt-{number}"' for number in self.numbers()]

@@ -1,7 +1,7 @@
-"""Where a training runs: one device, all GPUs of a machine, or several machines, by one tf.distribute strategy.
+"""Devices and workers of a training: the tf.distribute strategy for one device, all GPUs of a machine, or several.
 
-Called by `training.trainer` before anything is built. Several machines are told by the environment variable TF_CONFIG,
-as TensorFlow defines it (https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable).
+Several machines are described by the environment variable TF_CONFIG, as TensorFlow defines it
+(https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable).
 """
 
 import json
@@ -15,7 +15,7 @@ from htc_tf.errors import UserError
 
 
 class Cluster(NamedTuple):
-    """This process among the workers. The chief alone writes the run."""
+    """Rank of this process among the workers. Only the chief writes the run."""
 
     worker: int = 0
     workers: int = 1
@@ -23,10 +23,10 @@ class Cluster(NamedTuple):
 
 
 def read_cluster():
-    """The Cluster that TF_CONFIG describes; a single worker where there is none.
+    """Returns the Cluster that TF_CONFIG describes, or a single worker if it is not set.
 
     Raises:
-        UserError: TF_CONFIG is not JSON, or does not say which of its workers this is.
+        UserError: TF_CONFIG is not JSON, or does not say which worker this process is.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
@@ -35,25 +35,26 @@ def read_cluster():
         content = json.loads(text)
         members = content["cluster"]
         task, index = content["task"]["type"], int(content["task"]["index"])
+        # Rank: the chief first, if one is named, then the workers in their order.
         order = [(kind, i) for kind in ("chief", "worker") for i in range(len(members.get(kind, ())))]
         worker = order.index((task, index))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"TF_CONFIG = {text!r} does not describe a cluster of workers and which of them this is ({error}): "
+            f"TF_CONFIG = {text!r} does not describe a cluster of workers and the rank of this one ({error}): "
             'it looks like {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
         ) from error
     return Cluster(worker, len(order), worker == 0)
 
 
 def make_strategy(devices, cluster):
-    """The strategy of this process, to be made before TensorFlow's first tensor where there are several workers.
+    """Returns the strategy of this process; with several workers, to be called before TensorFlow's first tensor.
 
     Args:
-        devices: names such as GPU:0, or None for all GPUs, or else the CPU. CPU:1 and so on divide one CPU, which
-            rehearses several devices where there are none.
-        cluster: a Cluster.
+        devices: Names such as GPU:0, or None for all GPUs, or the CPU without any. CPU:1 and higher split one CPU into
+            logical devices, to rehearse several devices.
+        cluster: Cluster.
     Raises:
-        UserError: there is no such device, or devices are named on one of several workers.
+        UserError: A device does not exist, or devices are named for one of several workers.
     """
     if cluster.workers > 1:
         if devices:
@@ -71,8 +72,9 @@ def make_strategy(devices, cluster):
 
 
 def choose_communication():
-    """How workers reach each other: by NCCL where they have GPUs. TensorFlow chooses it only if it is told to; its own
-    way leads through the hosts' memory.
+    """Returns the communication options of several workers: NCCL if they have GPUs.
+
+    TensorFlow's own choice would be a ring through the hosts' memory.
     """
     kinds = tf.distribute.experimental.CommunicationImplementation
     kind = kinds.NCCL if tf.config.list_physical_devices("GPU") else kinds.RING
@@ -80,7 +82,7 @@ def choose_communication():
 
 
 def divide_cpu(names):
-    """Makes as many logical devices of the CPU as the names want, if TensorFlow has not started yet."""
+    """Splits the CPU into as many logical devices as the names need, if TensorFlow has not started yet."""
     numbers = [int(match[1]) for name in names if (match := re.fullmatch(r"/?(?:device:)?cpu:(\d)", name, re.I))]
     (cpu,) = tf.config.list_physical_devices("CPU")
     if max(numbers, default=0) == 0 or tf.config.get_logical_device_configuration(cpu):
@@ -89,28 +91,30 @@ def divide_cpu(names):
     try:
         tf.config.set_logical_device_configuration(cpu, parts)
     except RuntimeError:
-        return  # It has started; whoever asks for a part that is not there is told so.
+        return  # TensorFlow has started; `make_strategy` names a device that does not exist
 
 
 def check_batch(batch_size, accumulate, replicas):
-    """Raises:
-    UserError: the global batch cannot be divided among the replicas and the parts of each.
+    """Checks that the global batch can be divided among the replicas and their micro-batches.
+
+    Raises:
+        UserError: It cannot.
     """
     if batch_size % (replicas * accumulate):
         parts = f" x ACCUMULATE = {accumulate}" if accumulate > 1 else ""
-        raise UserError(f"BATCH_SIZE = {batch_size} is no multiple of the {replicas} devices{parts}")
+        raise UserError(f"BATCH_SIZE = {batch_size} is not a multiple of the {replicas} devices{parts}")
 
 
 def make_agreement(strategy, cluster):
-    """-> a function: bool -> whether any worker said True. Every worker calls it at the same steps.
+    """Returns a function of a bool that returns True if any worker passes True; all workers call it at the same steps.
 
-    A worker that is told to stop must not leave the others waiting in the next step.
+    A worker that has to stop must not leave the others waiting in the next step.
     """
     if cluster.workers == 1:
         return bool
 
     def total(value):
-        value = tf.identity(value)  # on this replica's device, by which the others are found
+        value = tf.identity(value)  # places the value on this replica's device, which identifies it in the all-reduce
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
     @tf.function(autograph=False)
@@ -121,10 +125,10 @@ def make_agreement(strategy, cluster):
 
 
 def check_same_step(agree, step):
-    """Every worker must have restored a checkpoint, or none.
+    """Checks that either all workers have restored a checkpoint, or none.
 
     Raises:
-        UserError: on all of them, where their --workdir is not one folder.
+        UserError: On all workers, if their --workdir is not the same folder.
     """
     if agree(step > 0) and agree(step == 0):
-        raise UserError("some workers see a checkpoint and some none: --workdir must lie on storage that all share")
+        raise UserError("some workers see a checkpoint and others do not: --workdir must be on storage that all share")

@@ -1,6 +1,6 @@
-"""The experiment: everything that gin decides, gathered in one place that every command builds first.
+"""The experiment: everything that gin configures, in one object that every command builds first.
 
-A path or a seed identifies a run and is a flag; what defines the model and its training is here.
+Paths and seeds identify a run and are flags; the model and its training are defined here.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mi
     skip_non_finite=whole(),
 )
 class Experiment:
-    """The parts of a run, constructed but without any variable yet."""
+    """The configured parts of a run; none of them has variables yet."""
 
     def __init__(
         self,
@@ -64,30 +64,35 @@ class Experiment:
     ):
         """
         Args:
-            build_model: -> HTC; called under the strategy, where its variables belong.
-            objective: an HTCLoss.
-            train_input, eval_input: Inputs.
-            optimizer: a recipe, such as SGD; its `build` is called under the strategy.
-            num_classes: thing classes; the records must have as many.
-            batch_size: global, over all replicas.
-            steps: of the whole training.
-            clip_norm: bound of the gradients' global norm, or None.
+            build_model: Function that returns an HTC; called under the strategy of its variables.
+            objective: HTCLoss.
+            train_input: Input of the training records.
+            eval_input: Input of evaluation and inference.
+            optimizer: Recipe, such as SGD; its `build` is called under the strategy.
+            num_classes: int, thing classes; the records must have as many.
+            batch_size: int, images in a global batch, over all replicas.
+            steps: int, steps of the whole training.
+            clip_norm: float, maximum of the gradients' global norm, or None.
             precision: "float32", or "bfloat16" or "float16" for convolutions and products (boxes, losses stay float32).
-            xla: compile forward and backward into one XLA computation.
-            deterministic: same seed, same numbers, bit for bit; ops with racing additions run in one thread.
-            threads_per_operation: CPU threads that one operation is split among; 0 is all there are. With 1, operations
-                run side by side instead, which wastes less where they are small.
-            log_every, checkpoint_every, evaluate_every: in steps; 0 is never (a last checkpoint is always written).
-            keep_checkpoints: how many of the newest stay.
-            keep_best: a metric of the evaluation, such as "segm/AP"; the weights that were best at it stay in RUN/best.
-            accumulate: how many parts a batch is learnt in, one after the other in the memory of one.
-            steps_per_loop: steps in one call of TensorFlow, which saves the way back to Python between them.
-            ema_decay: of the moving averages of the weights, such as 0.9998, which evaluation, predict and export then
-                use; or None.
-            skip_non_finite: how many steps that are not finite are passed over in the whole run before it stops.
+            xla: bool, True to compile forward and backward into one XLA computation.
+            deterministic: bool, True for the same bits from the same seed; ops with racing additions run in one thread.
+            threads_per_operation: int, CPU threads of one operation; 0 for all. With 1, operations run side by side
+                instead, which wastes less if they are small.
+            log_every: int, steps between two logged ones; 0 for never.
+            checkpoint_every: int, steps between two checkpoints; 0 for one at the end only.
+            evaluate_every: int, steps between two evaluations; 0 for never.
+            keep_checkpoints: int, number of newest checkpoints to keep.
+            keep_best: Metric of the evaluation, such as "segm/AP"; RUN/best keeps the weights that are best at it. Or
+                None.
+            accumulate: int, micro-batches that a batch is divided into, processed one after the other in the memory of
+                one.
+            steps_per_loop: int, steps in one call of TensorFlow, which avoids the return to Python in between.
+            ema_decay: float, decay of the moving averages of the weights, such as 0.9998, which evaluation, prediction
+                and export then use; or None.
+            skip_non_finite: int, steps that are not finite that the whole run may skip before it stops.
         """
         if keep_best is not None and not evaluate_every:
-            raise UserError(f"Experiment.keep_best = {keep_best!r} wants evaluations: give EVALUATE_EVERY")
+            raise UserError(f"Experiment.keep_best = {keep_best!r} needs evaluations: set EVALUATE_EVERY")
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer
         self.train_input, self.eval_input = train_input, eval_input
         self.num_classes, self.batch_size, self.steps, self.clip_norm = num_classes, batch_size, steps, clip_norm
@@ -99,12 +104,12 @@ class Experiment:
         self.ema_decay, self.skip_non_finite = ema_decay, skip_non_finite
 
     def set_threads(self):
-        """Before TensorFlow's first tensor; where it has started already, it keeps the threads that it has."""
+        """Sets the threads of an operation. A TensorFlow that has already started keeps the number that it has."""
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(self.threads_per_operation)
 
     def prepare_runtime(self, seed):
-        """Sets what is global in TensorFlow. Before any model is built."""
+        """Sets TensorFlow's global state: seed, determinism, memory growth, precision. Call before building a model."""
         tf.keras.utils.set_random_seed(seed)
         if self.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -112,20 +117,20 @@ class Experiment:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         if not gpus:
-            # Grappler gains nothing measurable here on a CPU, takes long over a graph of this size, and prints a screen
+            # Grappler gains nothing measurable here on a CPU, takes long for a graph of this size, and prints a screen
             # of warnings for each crop_and_resize (https://github.com/tensorflow/tensorflow/issues/56904).
             tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         tf.keras.mixed_precision.set_global_policy(PRECISIONS[self.precision])
 
     def check_classes(self, categories, where, remedy=None):
-        """The records (or a checkpoint) and the configuration must agree on the classes before step 1.
+        """Checks that records or a checkpoint have as many classes as the configuration.
 
         Args:
-            categories: of the records or the checkpoint.
-            where: their folder.
-            remedy: what a user can do; by default to configure as many classes, which only a new model can have.
+            categories: Categories of the records or the checkpoint.
+            where: Path of their folder, for the message.
+            remedy: str, remedy for the message; by default to configure as many classes, which suits a new model only.
         Raises:
-            UserError: their number is another.
+            UserError: Their number differs, or is 0.
         """
         if not categories:
             raise UserError(f"{where} has no classes: prepare the data again, from annotations that list categories")
@@ -136,11 +141,11 @@ class Experiment:
             )
 
     def load_info(self, folder, remedy=None):
-        """Loads the DatasetInfo of a folder of records, whose classes must be the configuration's.
+        """Returns the DatasetInfo of a folder of records, whose classes must be the configuration's.
 
         Args:
             folder: Path of the records.
-            remedy: As of `check_classes`.
+            remedy: As in `check_classes`.
         Raises:
             UserError: The classes differ in number, or the folder holds no records.
         """

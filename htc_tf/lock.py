@@ -1,7 +1,7 @@
-"""One process at a time in a folder: a lock file that the system releases when its holder ends, however it ends.
+"""Lock files: one process at a time in a folder, released by the system when the process ends in any way.
 
-Training holds one in its run folder, data preparation in its output folder. Without `fcntl` (Windows), and on file
-systems that cannot lock, nothing is held.
+Training locks its run folder, data preparation its output folder. Without `fcntl` (Windows), and on file systems
+without locks, nothing is locked.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ def hold(path: Path, busy: str) -> Iterator[None]:
     """Holds the lock file `path`, and removes it at the end.
 
     Args:
-        busy: the message if another process holds it; "{holder}" in it becomes that process.
-
+        path: Path of the lock file.
+        busy: str, the error message if another process holds the lock; "{holder}" in it becomes that process.
     Raises:
-        UserError: another process holds the lock.
-        OSError: the file cannot be created.
+        UserError: Another process holds the lock.
+        OSError: The file cannot be created.
     """
     with _take(path, busy) as file:
-        with contextlib.suppress(OSError):  # a full disk: the lock is held without its holder's name
+        with contextlib.suppress(OSError):  # on a full disk the lock is held without a name in it
             file.truncate(0)
             now = datetime.datetime.now().isoformat(" ", "seconds")
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
@@ -44,7 +44,7 @@ def hold(path: Path, busy: str) -> Iterator[None]:
 
 
 def _take(path, busy):
-    """The open file, locked."""
+    """Returns the open file, locked."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
@@ -58,7 +58,7 @@ def _take(path, busy):
             raise UserError(busy.format(holder=holder)) from None
         except OSError:
             return file  # a file system without locks
-        # The holder before may have removed the file between our two calls: then another one is the lock.
+        # The previous holder may have removed the file between `open` and `flock`: then another file is the lock.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

@@ -1,4 +1,4 @@
-"""The progress bar of all long work: what is done, the rate and the time left."""
+"""The progress bar of all long work, with its rate and the time left."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The folder of a run: which file is what, for the training that writes it and the commands that read it."""
+"""The folder of a run: names and contents of its files, written by training and read by all commands."""
 
 import errno
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 
-# Largest text files of a run, bytes: many times what a training writes. A run may come from elsewhere.
-LARGEST_CONFIG = 2**18
-LARGEST_CLASSES = 2**24
+# Largest sizes that are read, in bytes: many times what a training writes. A run may come from an untrusted source.
+MAX_CONFIG_BYTES = 2**18
+MAX_CLASSES_BYTES = 2**24
 
 
 class Run:
@@ -28,11 +28,11 @@ class Run:
 
     @property
     def best(self):
-        """The Run of the best evaluation's weights alone: `--checkpoint RUN/best`, for every command."""
+        """The Run that holds the weights of the best evaluation: `--checkpoint RUN/best`, for every command."""
         return Run(self.folder / "best")
 
     def create(self, config, categories):
-        """Writes what identifies the run: the resolved gin and the classes [{"id": ..., "name": ...}, ...]."""
+        """Writes the resolved gin text and the classes, [{"id": ..., "name": ...}, ...], into a new or old folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, config)
@@ -40,40 +40,48 @@ class Run:
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): name another folder") from error
 
+    def check_exists(self):
+        """Raises a UserError, the same line for every command, unless the path is a folder."""
+        if not self.folder.is_dir():
+            problem = "is a file" if self.folder.exists() else "is missing"
+            raise UserError(f"{self.folder} {problem}: name the folder of a training run, its --workdir")
+
     def read_config(self):
-        return self._read(self.config, LARGEST_CONFIG)
+        """Returns the resolved gin text."""
+        return self._read(self.config, MAX_CONFIG_BYTES)
 
     def read_categories(self):
-        """[{"id": ..., "name": ...}, ...]: class index i is the i-th."""
+        """Returns [{"id": ..., "name": ...}, ...]; a class index counts from 0 in this list."""
         try:
-            categories = json.loads(self._read(self.classes, LARGEST_CLASSES))["categories"]
+            categories = json.loads(self._read(self.classes, MAX_CLASSES_BYTES))["categories"]
             if not all(isinstance(row["id"], int) and isinstance(row["name"], str) for row in categories):
-                raise ValueError("an id is no whole number, or a name is no text")
+                raise ValueError("an id is not an integer, or a name is not a string")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{self.classes} is damaged ({error}); train again or copy it from a sound run") from error
+            raise UserError(
+                f"{self.classes} is damaged ({error}); train again or copy it from an intact run"
+            ) from error
         return categories
 
-    def _read(self, path, largest):
+    def _read(self, path, max_bytes):
+        self.check_exists()
         try:
-            # Opening a pipe does not wait for a writer, and a device without end is not read.
+            # O_NONBLOCK: opening a pipe does not wait for a writer. Only regular files of limited size are read.
             with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                about = os.fstat(file.fileno())
-                if not stat.S_ISREG(about.st_mode):
-                    raise UserError(f"{path} is not a regular file; copy it from a sound run")
-                if about.st_size > largest:
-                    raise UserError(f"{path} has {about.st_size:,} bytes, more than the {largest:,} that are read")
-                return file.read(largest).decode("utf-8-sig")
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise UserError(f"{path} is not a regular file; copy it from an intact run")
+                if status.st_size > max_bytes:
+                    raise UserError(f"{path} has {status.st_size:,} bytes, more than the {max_bytes:,} that are read")
+                return file.read(max_bytes).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is damaged ({error}); copy it from a sound run") from error
+            raise UserError(f"{path} is damaged ({error}); copy it from an intact run") from error
         except OSError as error:
-            if self.folder.exists() and not self.folder.is_dir():
-                raise UserError(f"{self.folder} is a file: name the folder of a training run, its --workdir") from error
             reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise UserError(f"{path} {reason}: name the folder of a training run, its --workdir") from error
 
 
 def write_whole(path, text):
-    """Writes a file aside and renames it: half of it is never seen, nor left by a crash or a loss of power."""
+    """Writes a file atomically, through a file beside it: a crash or a loss of power leaves the old or the new one."""
     aside = path.with_name(path.name + ".aside")
     aside.write_text(text, encoding="utf-8")
     sync(aside)
@@ -82,12 +90,12 @@ def write_whole(path, text):
 
 
 def sync(path):
-    """Returns when a file, or the names in a folder, are on the disk."""
+    """Returns once a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems have no such call for folders
+        if error.errno != errno.EINVAL:  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""python -m htc_tf.train: trains a model from records, resuming where an earlier run in the same folder stopped."""
+"""python -m htc_tf.train: trains a model from records, and resumes an earlier run in the same folder."""
 
 import argparse
 import sys
@@ -9,23 +9,23 @@ from htc_tf.run import Run
 from htc_tf.training.stop import STOPPED, StopRequest, end_process
 
 EPILOG = """
-first weights, the first of these that there is:
-  1. the newest checkpoint of --workdir     4. what a KerasCVBackbone fetches
+The first weights come from the first of these sources that exists:
+  1. the newest checkpoint of --workdir     4. the download of a KerasCVBackbone
   2. --init_from                            5. initial values drawn by --seed
   3. --backbone_weights
 
-With 3 to 5 nothing else may be frozen: stages and batch norms on stored statistics would keep values that nothing has
-trained. gin/options/from_scratch.gin freezes nothing in a ResNet.
+With 3 to 5 only a backbone that got trained weights may be frozen: other frozen layers, and batch norms on stored
+statistics, would keep initial values. gin/options/from_scratch.gin freezes nothing in a ResNet.
 
 exit status:
   0   all steps are done
-  1   a step was not finite, or our mistake
-  2   a mistake in a flag, a file or the configuration, told in one line; a full disk; a --workdir in use
+  1   a step was not finite, or an internal error
+  2   a mistake in a flag, a file or the configuration, named in one line; a full disk; a --workdir in use
   75  SIGTERM or Ctrl-C: the step was finished and saved; the same command continues from there
   130 a second Ctrl-C: ended at once; the same command continues from the last checkpoint
 
-Several machines: the same command on each, with TensorFlow's environment variable TF_CONFIG, and --workdir on storage
-that all of them share.
+Several machines: run the same command on each, with TensorFlow's environment variable TF_CONFIG and with --workdir on
+storage that all machines share. docs/training.md has more.
 """
 
 
@@ -37,26 +37,30 @@ def parse():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     config.add_flags(parser)
-    parser.add_argument("--train_records", required=True, metavar="DIR", help="records to learn from")
-    parser.add_argument("--val_records", metavar="DIR", help="records to evaluate on, every EVALUATE_EVERY steps")
-    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run's folder; an earlier run is resumed")
-    parser.add_argument("--seed", type=command_line.seed, default=0, help="of weights, order and sampling (default: 0)")
+    parser.add_argument("--train_records", required=True, metavar="DIR", help="records to train on")
+    parser.add_argument("--val_records", metavar="DIR", help="records to evaluate on every EVALUATE_EVERY steps")
+    parser.add_argument(
+        "--workdir", required=True, metavar="RUN", help="the run's folder; an earlier run in it is resumed"
+    )
+    parser.add_argument(
+        "--seed", type=command_line.seed, default=0, help="seed of weights, order, sampling (default: 0)"
+    )
     parser.add_argument(
         "--devices",
         nargs="+",
-        help="devices to use, such as GPU:0 GPU:1 (default: all GPUs); CPU:0 CPU:1 divides a CPU, to rehearse",
+        help="devices to use, such as GPU:0 GPU:1 (default: all GPUs); CPU:0 CPU:1 splits a CPU, to rehearse",
     )
-    parser.add_argument("--init_from", metavar="RUN", help="another run, whose weights are the first ones")
+    parser.add_argument("--init_from", metavar="RUN", help="another run, whose weights this one starts from")
     parser.add_argument(
         "--backbone_weights",
         metavar="FILE",
-        help="torchvision's .pth of a ResNet, or its authors' of a Swin, for the backbone",
+        help="weights of the backbone: torchvision's .pth of a ResNet, or the authors' .pth of a Swin",
     )
     parser.add_argument("--profile", metavar="FIRST:LAST", help="steps to profile, for TensorBoard's profiler")
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="train nothing: print memory, FLOPs, parameters, the first batch's shapes, configuration, variables",
+        help="train nothing: print memory, FLOPs, parameters, shapes of the first batch, configuration, variables",
     )
     return parser.parse_args()
 
@@ -67,9 +71,9 @@ def main():
     profile = read_profile(flags.profile)
     if flags.dry_run:
         experiment, resolved = config.load(flags.gin_file, flags.gin_param)
-        from htc_tf.training.dry_run import summarise
+        from htc_tf.training.dry_run import dry_run
 
-        print(summarise(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
+        print(dry_run(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
     with StopRequest(own_process=True) as stop:
         experiment, resolved = config.load(flags.gin_file, flags.gin_param)
@@ -97,7 +101,7 @@ def main():
 
 
 def read_profile(text):
-    """ "3:5" -> (3, 5)"""
+    """Returns (3, 5) for "3:5", or None for None."""
     if text is None:
         return None
     first, _, last = text.partition(":")

@@ -55,7 +55,7 @@ def test_other_commands_take_the_model_alone(run):
 
 
 def test_training_starts_from_weights_alone(tmp_path):
-    """What a conversion saves: no step, and no optimiser, which may then be any."""
+    """A checkpoint as a conversion saves it: without step and optimizer, so any optimizer fits."""
     Checkpoints(Run(tmp_path), make_model(value=3.0)).save(0)
     model, optimizer, step, checkpoints = make_training(Run(tmp_path))
     assert checkpoints.restore_latest().endswith("ckpt-0")
@@ -95,7 +95,7 @@ def test_training_does_not_go_on_with_another_network(run):
 
 def test_training_does_not_go_on_with_another_optimizer(run):
     *_, checkpoints = make_training(run, recipe=lambda rate: tf.keras.optimizers.SGD(rate, momentum=0.9))
-    assert "optimiser is another" in refused(checkpoints)
+    assert "optimizer is another" in refused(checkpoints)
 
 
 def swap_layers():

@@ -91,7 +91,7 @@ def test_checkpoints_are_found_whatever_became_of_tensorflows_list(run, state, c
     assert restored(run) == 6 and set(names(run)) | {"checkpoint"} == before
     checkpoints.files.repair_state()
     assert set(names(run)) == before
-    assert capsys.readouterr().err == f"note: {path} did not name the newest whole checkpoint, ckpt-6: mended\n"
+    assert capsys.readouterr().err == f"note: {path} did not name the newest intact checkpoint, ckpt-6: repaired\n"
     assert tf.train.latest_checkpoint(str(run.checkpoints)) == str(run.checkpoints / "ckpt-6")
     checkpoints.files.repair_state()
     assert not capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, suffix, 
     line = capsys.readouterr().err
     named = f"ckpt-6.{suffix}" if kind != "missing" or suffix == INDEX else "ckpt-6.data"
     assert line.startswith("note: ") and line.count("\n") == 1
-    assert named in line and f"taking {run.checkpoints / 'ckpt-4'}," in line
+    assert named in line and f"using {run.checkpoints / 'ckpt-4'}," in line
 
 
 def test_two_damaged_checkpoints(run, capsys):
@@ -129,7 +129,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_the_files(run):
     for number in (2, 4, 6):
         damage(run.checkpoints / f"ckpt-{number}.{DATA}", "flipped")
     before = names(run)
-    with pytest.raises(UserError, match=rf"ckpt-6\.{DATA} is damaged.*No whole checkpoint is in") as error:
+    with pytest.raises(UserError, match=rf"ckpt-6\.{DATA} is damaged.*No intact checkpoint is in") as error:
         restored(run)
     assert "\n" not in str(error.value)
     Checkpoints(run, Model()).sweep()
@@ -199,7 +199,7 @@ def test_files_of_another_step_are_not_taken_for_a_checkpoint(tmp_path, suffixes
     step = tf.Variable(0, dtype=tf.int64)
     path = Checkpoints(run, Model(), step=step).restore_latest()
     assert path.endswith(f"ckpt-{step.numpy()}") and int(step) == (4 if target == 6 else 6)
-    reason = "other bytes than were saved" if target == 6 and "json" not in suffixes else "it holds step 2"
+    reason = "its bytes differ from those saved" if target == 6 and "json" not in suffixes else "it holds step 2"
     assert re.search(rf"ckpt-{target}\S* is damaged: {reason}", capsys.readouterr().err)
 
 

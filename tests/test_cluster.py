@@ -47,7 +47,7 @@ def test_what_cannot_be_divided():
     with pytest.raises(UserError, match=r"--devices GPU:9.*CPU:0"):
         make_strategy(["GPU:9"], Cluster())
     check_batch(8, accumulate=2, replicas=4)
-    with pytest.raises(UserError, match=r"BATCH_SIZE = 8 is no multiple of the 3 devices$"):
+    with pytest.raises(UserError, match=r"BATCH_SIZE = 8 is not a multiple of the 3 devices$"):
         check_batch(8, accumulate=1, replicas=3)
     with pytest.raises(UserError, match=r"BATCH_SIZE = 8 .* 2 devices x ACCUMULATE = 8"):
         check_batch(8, accumulate=8, replicas=2)
@@ -68,7 +68,8 @@ def test_one_worker_agrees_with_itself():
 WORKER = """
 import sys
 from htc_tf import config
-from htc_tf.training.optim import SGD, StepSchedule
+from htc_tf.training.optim import SGD
+from htc_tf.training.schedules import StepSchedule
 from htc_tf.training.trainer import train
 from htc_tf.ops.matching import choose_evenly
 from htc_tf.run import Run

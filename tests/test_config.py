@@ -63,7 +63,7 @@ def test_a_file_is_found_beside_a_folder_of_the_same_name(tmp_path, monkeypatch)
 def test_an_override_may_replace_a_configurable(tmp_path):
     module, override = tmp_path / "their_schedule.py", tmp_path / "mine.gin"
     module.write_text(
-        "import gin\nfrom htc_tf.training.optim import CosineSchedule\n\n\n"
+        "import gin\nfrom htc_tf.training.schedules import CosineSchedule\n\n\n"
         "@gin.register\nclass TheirSchedule(CosineSchedule):\n    pass\n"
     )
     override.write_text(

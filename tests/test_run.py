@@ -1,4 +1,4 @@
-"""A run's folder that is none: what is wrong is named, whichever command or function reads it."""
+"""A run's folder: a missing, wrong or damaged one is named in one line."""
 
 import os
 
@@ -8,7 +8,7 @@ import htc_tf
 from htc_tf.errors import UserError
 from htc_tf.run import Run
 
-SOUND = '{"categories": [{"id": 1, "name": "a"}]}'
+INTACT = '{"categories": [{"id": 1, "name": "a"}]}'
 
 
 def test_a_file_in_place_of_a_folder(tmp_path):
@@ -20,9 +20,9 @@ def test_a_file_in_place_of_a_folder(tmp_path):
         assert "--checkpoint" not in str(refused.value)
 
 
-def test_what_is_missing_is_named(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=r"classes\.json is missing: name the folder of a training run") as refused:
+def test_a_missing_file_is_named(tmp_path):
+    for folder, missing in ((tmp_path, r"classes\.json"), (tmp_path / "nowhere", "nowhere")):
+        with pytest.raises(UserError, match=rf"{missing} is missing: name the folder of a training run") as refused:
             htc_tf.load(folder)
         assert "--checkpoint" not in str(refused.value)
     (tmp_path / "config.gin").mkdir()
@@ -33,8 +33,8 @@ def test_what_is_missing_is_named(tmp_path):
         Run(tmp_path).read_categories()
 
 
-def test_what_is_no_plain_file_is_neither_waited_for_nor_read_whole(tmp_path):
-    """A pipe, a device and a file without end, as a run from elsewhere may hold them."""
+def test_special_files_are_refused_without_waiting_or_reading(tmp_path):
+    """A pipe, a device and an endless file, which a run from an untrusted source may hold."""
     run = Run(tmp_path)
     for path, read in ((run.config, run.read_config), (run.classes, run.read_categories)):
         os.mkfifo(path)
@@ -61,7 +61,7 @@ DAMAGED += ['{"categories": [{"id": "1", "name": "a"}]}', '{"categories": [{"id"
 @pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_damaged_classes_are_named(tmp_path, text):
     run = Run(tmp_path)
-    run.classes.write_text(SOUND)
+    run.classes.write_text(INTACT)
     assert run.read_categories() == [{"id": 1, "name": "a"}]
     run.classes.write_text(text)
     with pytest.raises(UserError, match=r"classes\.json is damaged"):

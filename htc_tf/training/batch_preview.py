@@ -1,7 +1,4 @@
-"""Pictures of what training sees: the rows of its batches, with boxes, masks and classes of the truth.
-
-Before it: `data.input` makes the batches. After it: `htc_tf.preview` puts the pictures on a sheet.
-"""
+"""Preview of training batches: their images drawn with the boxes, masks and classes of the ground truth."""
 
 import numpy as np
 import tensorflow as tf
@@ -13,28 +10,31 @@ from htc_tf.visualization.drawing import draw
 
 
 def draw_training_images(settings, info, seed, count):
-    """The first `count` images of a training with that seed, as pictures [H, W, 3] uint8.
+    """Returns drawings, [H, W, 3] uint8, of the first images of a training.
 
     Args:
-        settings: the Input.
+        settings: Input of the training.
         info: DatasetInfo of the records.
+        seed: int, seed of the training.
+        count: int, number of images.
     """
-    pictures, names = [], fonts.class_names(info.class_names, info.category_ids)
+    drawings, names = [], fonts.class_names(info.class_names, info.category_ids)
     with named_errors(info.folder):
         for batch in settings.dataset(info.folder, seed):
-            for row in range(min(len(batch.images), count - len(pictures))):
+            for row in range(min(len(batch.images), count - len(drawings))):
                 one = tf.nest.map_structure(lambda values, row=row: values[row], batch)
-                pictures.append(draw_row(one, names))
-            if len(pictures) == count:
-                return pictures
+                drawings.append(draw_row(one, names))
+            if len(drawings) == count:
+                return drawings
 
 
 def draw_row(row, class_names):
-    """One row of a Batch, with its padding, as a picture [H, W, 3] uint8."""
+    """Returns a drawing, [H, W, 3] uint8, of one row of a Batch, including its padding."""
     image, valid = row.images.numpy(), row.truth.valid.numpy()
     fields = ("boxes", "classes", "masks", "crop_boxes")
-    boxes, classes, masks, frames = (getattr(row.truth, field).numpy()[valid] for field in fields)
-    pixels = paste(tf.constant(masks / np.float32(255)), tf.constant(frames), *image.shape[:2]).numpy()
+    boxes, classes, masks, crop_boxes = (getattr(row.truth, field).numpy()[valid] for field in fields)
+    pixels = paste(tf.constant(masks / np.float32(255)), tf.constant(crop_boxes), *image.shape[:2]).numpy()
+    # A mask may reach into the padding, where there is no image.
     height, width = row.sizes.numpy().astype(int)
     pixels[:, height:], pixels[:, :, width:] = False, False
     return draw(image, boxes, classes, class_names, masks=pixels)

@@ -1,8 +1,8 @@
-"""What a training would be, without any step of it: parameters, FLOPs, memory, the first batch.
+"""Dry run: memory, FLOPs, parameters and the first batch of a training, without any step of it.
 
-`python -m htc_tf.train --dry_run` prints it. FLOPs are those of TensorFlow's own count for each operation, two for a
-product and its sum; what it has no count for (resizing, gathering, sorting) is left out. Mask heads count with all the
-RoIs that they may have to do with, though they are called on the valid ones alone.
+`python -m htc_tf.train --dry_run` prints it. FLOPs are TensorFlow's own count for each operation, two for a product and
+its sum; operations without a count (resizing, gathering, sorting) are left out. Mask heads count with the largest
+number of RoIs, though they are called on the valid ones only.
 """
 
 import collections
@@ -19,16 +19,16 @@ from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.guard import flatten
 from htc_tf.training.start import load_records
 
-PROGRAM = 1.1e9  # bytes: TensorFlow and the compiled step of a network that is next to nothing, on a CPU, measured
-# What a step keeps of the forward pass for the backward pass: the results of these.
+PROGRAM = 1.1e9  # bytes, measured: TensorFlow and the compiled step of a minimal network on a CPU
+# Operations whose results the forward pass keeps for the backward pass.
 KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchNormV3", "Relu", "BiasAdd", "AddV2"}
 
 
-def summarise(experiment, config, train_records, val_records=None, seed=0):
-    """-> text in sections, the longest last: memory, FLOPs, parameters, first batch, configuration, variables.
+def dry_run(experiment, config, train_records, val_records=None, seed=0):
+    """Returns a text of sections, the longest last: memory, FLOPs, parameters, first batch, configuration, variables.
 
     Raises:
-        UserError: records and configuration do not fit.
+        UserError: Records and configuration do not fit.
     """
     load_records(experiment, train_records, val_records)
     experiment.prepare_runtime(seed)
@@ -40,7 +40,7 @@ def summarise(experiment, config, train_records, val_records=None, seed=0):
     parts = Parts(model)
     sections = {
         "memory": memory_lines(experiment, model, graphs["training, forward"], batch),
-        "GFLOPs an image": flop_lines(graphs, parts),
+        "GFLOPs per image": flop_lines(graphs, parts),
         "parameters": parameter_lines(model, parts),
         "first batch": shape_lines(batch),
         "configuration": [config.strip()],
@@ -50,7 +50,7 @@ def summarise(experiment, config, train_records, val_records=None, seed=0):
 
 
 class Parts:
-    """Which part of the network a name belongs to."""
+    """Maps names of operations and variables to parts of the network."""
 
     def __init__(self, model):
         self.known = {model.backbone.name: "backbone", model.neck.name: "neck", model.rpn.name: "rpn"}
@@ -60,14 +60,14 @@ class Parts:
             for part, head in (("box heads", stage.box_head), ("mask heads", stage.mask_head)):
                 layers = () if head is None else (head, *head.submodules)
                 self.known |= {layer.name: part for layer in layers if isinstance(layer, tf.keras.layers.Layer)}
-        self.order = [*dict.fromkeys(self.known.values()), "the rest"]
+        self.order = [*dict.fromkeys(self.known.values()), "other"]
 
     def of(self, name):
-        """An operation or a variable, such as htc/backbone/conv1/Conv2D."""
-        return next((self.known[step] for step in name.split("/") if step in self.known), "the rest")
+        """Returns the part of an operation or a variable, such as htc/backbone/conv1/Conv2D."""
+        return next((self.known[step] for step in name.split("/") if step in self.known), "other")
 
     def add(self, pairs):
-        """(name, number) pairs -> {part: sum}, in the walk's order, without what is nothing."""
+        """Returns {part: sum} of (name, number) pairs, in the order of the forward pass, without sums of 0."""
         sums = collections.Counter()
         for name, number in pairs:
             sums[self.of(name)] += number
@@ -75,7 +75,7 @@ class Parts:
 
 
 def trace(experiment, model, batch):
-    """Detection and training, each with one image of the largest padded shape, as graphs."""
+    """Returns the graphs of detection and training by title, each with one image of the largest padded shape."""
     height, width = max(experiment.train_input.shapes, key=np.prod)
     one = tf.nest.map_structure(lambda x: tf.TensorSpec([1, *x.shape[1:]], x.dtype), batch)
     stride = experiment.train_input.semantic_stride
@@ -83,7 +83,7 @@ def trace(experiment, model, batch):
     semantic = tf.TensorSpec([1, height // stride, width // stride], batch.truth.semantic.dtype)
     one = one._replace(images=images, truth=one.truth._replace(semantic=semantic))
 
-    def learn(batch):
+    def losses_of(batch):
         seed = tf.constant([0, 0])
         outputs = model(batch.images, batch.sizes, batch.truth, seed)
         losses = experiment.objective(outputs, batch.truth, batch.sizes, seed)
@@ -91,12 +91,12 @@ def trace(experiment, model, batch):
 
     detection = trace_detection(model, height, width)
     with native_grouped_convolution():
-        training = tf.function(learn, autograph=False).get_concrete_function(one).graph
+        training = tf.function(losses_of, autograph=False).get_concrete_function(one).graph
     return {"detection": detection, "training, forward": training}
 
 
 def trace_detection(model, height, width):
-    """The graph of detection in one image, padded to that size, by a model that has its variables."""
+    """Returns the graph of detection in one image of that padded size, by a model with variables."""
 
     def detect(images, sizes):
         return model.infer(images, sizes), run_mask_heads(model, model.postprocess.keep, False)
@@ -107,14 +107,14 @@ def trace_detection(model, height, width):
 
 
 def run_mask_heads(model, rows, training):
-    """The mask heads on so many RoIs: the walk calls them on a number of RoIs that no graph knows."""
+    """Applies the mask heads to `rows` RoIs; the forward pass has a number of RoIs that is unknown in its graph."""
     heads = [stage.mask_head for stage in model.stages] if model.masks else []
     side, channels = model.roi_pooler.mask_size, model.neck.outputs["2"].convolution.filters
     features = tf.zeros([rows, side, side, channels])
     if not training:
         outputs = mask_information_flow(heads, features, model.mask_info_flow)
         return [head(output) for head, output in zip(heads, outputs, strict=True)]
-    # Each stage has RoIs of its own, which the heads before it see too if information flows.
+    # In training each stage has its own RoIs, which also pass through the previous heads if information flows.
     flow = model.mask_info_flow
     chains = [heads[0 if flow else stage : stage + 1] for stage in range(len(heads))]
     return [chain[-1](mask_information_flow(chain, features, flow, training=True)[-1]) for chain in chains]
@@ -143,14 +143,14 @@ def flop_lines(graphs, parts):
         if any(part in counts for counts in counted.values()):
             table.append((part, *(f"{counts.get(part, 0) / 1e9:,.3f}" for counts in counted.values())))
     table.append(("total", *(f"{sum(counts.values()) / 1e9:,.3f}" for counts in counted.values())))
-    return [*align(table), "Forward and backward together are about three times the forward pass."]
+    return [*align(table), "Forward and backward pass together take about three times the forward pass."]
 
 
 def flops(graph):
-    """(operation, FLOPs) pairs."""
+    """Yields (operation, FLOPs) pairs of a graph."""
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
     options = builder(builder.float_operation()).with_empty_output().build()
-    # By scope, since a tree as deep as the graph is more than the profiler can read back from a ResNet-101 on.
+    # By scope: the profiler cannot read back a tree as deep as the graph, from a ResNet-101 on.
     todo = [_profile(graph, options)]
     seen = set()
     while todo:
@@ -162,7 +162,7 @@ def flops(graph):
 
 
 def _profile(graph, options):
-    """Without the profiler's own lines about deprecation and shapes that are not known, which help no user."""
+    """Runs TensorFlow's profiler without its warnings about deprecation and unknown shapes, which help no user."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("ERROR")
@@ -174,7 +174,7 @@ def _profile(graph, options):
 
 
 def memory_lines(experiment, model, forward, batch):
-    """An estimate for one device with all of the batch, and float32 throughout."""
+    """Estimates the memory of one device that has the whole batch, in float32."""
     trained = count_bytes(model.trainable_variables)
     optimizer = experiment.optimizer.build()
     optimizer.build(model.trainable_variables)
@@ -184,14 +184,14 @@ def memory_lines(experiment, model, forward, batch):
     sizes = {
         "weights": count_bytes(model.variables),
         "gradients": trained,
-        "optimiser": count_bytes(optimizer_variables(optimizer)),
+        "optimizer": count_bytes(optimizer_variables(optimizer)),
         "averages": trained if experiment.ema_decay is not None else 0,
         f"results kept for the backward pass, {rows} images": kept * rows,
         "a batch": count_bytes(tf.nest.flatten(batch)),
     }
     sizes["total, on one device"] = sum(sizes.values())
     table = align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
-    return [*table, f"The program itself takes about {PROGRAM / 1e9:.1f} GB besides, of the host's memory."]
+    return [*table, f"In addition the program itself takes about {PROGRAM / 1e9:.1f} GB of the host's memory."]
 
 
 def shape_lines(batch):
@@ -199,7 +199,7 @@ def shape_lines(batch):
 
 
 def align(rows):
-    """Columns: the first to the left, the others to the right."""
+    """Returns the lines of a table, its first column aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(

@@ -1,6 +1,6 @@
-"""What must not go on silently: numbers that are not finite, a disk that is full, too little memory.
+"""Guards of a training: steps that are not finite, a full disk, a lack of memory, a second process in the same run.
 
-`training.trainer` asks here after every step. The step itself applies no update that is not finite (`training.step`).
+`training.loop` checks every step here; `training.step` itself applies no update that is not finite.
 """
 
 import contextlib
@@ -9,31 +9,33 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from htc_tf import lock
 from htc_tf.errors import UserError, reason_of
 
 
 class FiniteGuard:
-    """Stops a run at a step that is not finite, or passes over as many of them as are allowed."""
+    """Stops a run at a step that is not finite, or skips a limited number of them."""
 
     def __init__(self, run, allowed, skipped=0):
         """
         Args:
-            run: a Run, for its failed_batch.
-            allowed: how many steps in the whole run may be passed over.
-            skipped: how many have been, before this process.
+            run: Run; the batch is saved as its `failed_batch`.
+            allowed: int, steps that the whole run may skip.
+            skipped: int, steps that earlier processes of the run have skipped.
         """
         self.run, self.allowed, self.skipped = run, allowed, skipped
 
     def check(self, number, finite, numbers, make_batch):
-        """
+        """Checks one step.
+
         Args:
-            number: of the step.
-            finite: whether it was.
-            numbers: {name: scalar}, what else the step returned.
-            make_batch: -> the step's Batch, NumPy arrays; called to save it.
+            number: int, the step.
+            finite: bool, True if it is finite.
+            numbers: {name: scalar}, everything else that the step returned.
+            make_batch: Function that returns the step's Batch, NumPy arrays; called to save it.
         Raises:
-            FloatingPointError: the step was not finite and no more may be passed over. Step, learning rate and the
-                losses that are not finite are named, and the batch is saved.
+            FloatingPointError: The step is not finite and no more may be skipped. The message names the step, the
+                learning rate and the losses that are not finite; the batch is saved.
         """
         if finite:
             return
@@ -48,7 +50,7 @@ class FiniteGuard:
         print(f"skipped {note}; {saved} ({self.skipped} of {self.allowed} allowed)", file=sys.stderr)
 
     def save(self, number, make_batch):
-        """Saves the batch; failing to must not hide what it is saved for."""
+        """Saves the batch. A failure to save it must not hide the step that is not finite."""
         try:
             np.savez_compressed(self.run.failed_batch, step=number, **flatten(make_batch()))
         except (OSError, tf.errors.OpError) as error:
@@ -62,7 +64,7 @@ def bad_names(numbers):
 
 
 def flatten(batch, prefix=""):
-    """A tree of named tuples -> {"images": ..., "truth.boxes": ...}."""
+    """Returns the leaves of a tree of named tuples by name: {"images": ..., "truth.boxes": ...}."""
     arrays = {}
     for name, value in batch._asdict().items():
         arrays |= flatten(value, f"{prefix}{name}.") if hasattr(value, "_asdict") else {prefix + name: value}
@@ -71,11 +73,11 @@ def flatten(batch, prefix=""):
 
 @contextlib.contextmanager
 def disk_errors(path, checkpoints):
-    """Turns the failure to write `path` into a UserError that names it, and the checkpoint that a run goes on from."""
+    """Turns a failure to write `path` into a UserError that names it and the checkpoint that the run resumes from."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
-        raise  # another worker is gone
+        raise  # another worker has ended
     except (OSError, tf.errors.OpError) as error:
         with contextlib.suppress(OSError):
             checkpoints.sweep()
@@ -89,7 +91,7 @@ def disk_errors(path, checkpoints):
 
 @contextlib.contextmanager
 def memory_errors(batch_size):
-    """Turns a lack of memory in a step into a UserError that says what takes less."""
+    """Turns a lack of memory in a step into a UserError that says what needs less."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
@@ -97,3 +99,21 @@ def memory_errors(batch_size):
         raise UserError(
             f"out of memory ({reason}): lower BATCH_SIZE = {batch_size}, raise ACCUMULATE, or lower IMAGE_MAX_SIDE"
         ) from error
+
+
+@contextlib.contextmanager
+def run_lock(path):
+    """Holds the lock file of a run: two trainings in one folder would overwrite each other's checkpoints silently.
+
+    The system releases it when the process ends, even by kill -9. Readers (eval, TensorBoard) need none.
+
+    Raises:
+        UserError: Another process holds it, which the message names; or the file cannot be written.
+    """
+    busy = f"{path.parent} is being trained by {{holder}}: stop that one, or name another --workdir"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.hold(path, busy))
+        except OSError as error:
+            raise UserError(f"{path.parent} cannot be written ({error.strerror}): name another folder") from error
+        yield

@@ -1,13 +1,11 @@
-"""The loop of a training: step after step until the last, and what is due between them: log, save, evaluate, profile.
-
-Before it: `training.trainer` gathers all that it needs. The step itself is in `training.step`.
-"""
+"""The training loop: step after step, and what is due in between: log, checkpoint, evaluate, profile."""
 
 import contextlib
 import functools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
@@ -17,26 +15,24 @@ from htc_tf.experiment import Experiment
 from htc_tf.models.layers import trained_batch_norms
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
-from htc_tf.training.best import Best
-from htc_tf.training.feed import distribute, join_replicas, read_batch
 from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.step import make_train_loop, make_train_step
 from htc_tf.training.stop import StopRequest
-from htc_tf.training.validation import Validation
+from htc_tf.training.validation import BestCheckpoint, Validation
 
 
 @dataclass
 class Loop:
-    """A training that is about to take its next step."""
+    """A training before its next step."""
 
     experiment: Experiment
-    records: str  # folder, to learn from
+    records: str  # folder of the training records
     seed: int
     strategy: tf.distribute.Strategy
     model: tf.keras.layers.Layer
-    optimizer: Any  # what a recipe of `training.optim` built
-    step: tf.Variable  # int64, steps taken
+    optimizer: Any  # Keras optimizer, built by a recipe of `training.optim`
+    step: tf.Variable  # int64, steps so far
     averages: MovingAverages | None
     run: Run
     checkpoints: Checkpoints
@@ -44,8 +40,8 @@ class Loop:
     monitor: Monitor
     guard: FiniteGuard
     validation: Validation | None
-    best: Best
-    agree: Any  # bool -> whether any worker said True
+    best: BestCheckpoint
+    agree: Any  # function of a bool: returns True if it is true on any worker
     stop: StopRequest
     profile: tuple[int, int] | None = None  # first and last step
 
@@ -59,21 +55,21 @@ class Loop:
         self.train_loop = make_train_loop(self.train_step, self.experiment.train_input.shapes)
         self.writing = functools.partial(disk_errors, self.run.folder, self.checkpoints)
 
-    def to_the_end(self):
-        """-> whether it was told to stop before the last step and its evaluation; what it had learnt is saved."""
+    def run_to_end(self):
+        """Trains to the last step. Returns True if a stop request ended it earlier, with a checkpoint saved."""
         if self.number > 0 and self.evaluation_pending():
             self.evaluate()
         if self.number == self.experiment.steps == 0:
             self.save()
         while self.number < self.experiment.steps and not self.agree(self.stop):
-            self.go_on()
+            self.run_until_due()
         return self.evaluation_pending() or self.number < self.experiment.steps
 
-    def go_on(self):
-        """The steps until something is due, and what is due then."""
+    def run_until_due(self):
+        """Trains until something is due, and does that."""
         if self.profile is not None and self.number + 1 == self.profile[0]:
             tf.profiler.experimental.start(str(self.run.folder))
-        finite = self.learn(self.next_pause() - self.number)
+        finite = self.train_steps(self.next_pause() - self.number)
         last = self.number == self.experiment.steps
         if finite and (self.due(self.experiment.log_every) or last):
             with self.writing():
@@ -88,13 +84,13 @@ class Loop:
             if self.agree(self.stop):
                 self.save()
 
-    def learn(self, count):
-        """So many steps, fewer if one is not finite. -> whether the last was; its numbers are in `numbers`."""
+    def train_steps(self, count):
+        """Trains `count` steps, fewer if one is not finite. Returns True if the last is; sets its `numbers`."""
         if not self.compiled:
-            self.monitor.tell("compiling the training step, which takes about a minute on a CPU")
+            self.monitor.print_line("compiling the training step, which takes about a minute on a CPU")
             self.compiled = True
         with memory_errors(self.experiment.batch_size), named_errors(self.records):
-            self.numbers, make_batch = self.advance(count)
+            self.numbers, make_batch = self.call_step(count)
             finite = bool(self.numbers.pop("finite"))
         before, self.number = self.number, int(self.step.numpy())
         self.stop.nothing_to_save = False
@@ -102,12 +98,12 @@ class Loop:
         self.guard.check(self.number, finite, self.numbers, make_batch)
         return finite
 
-    def advance(self, count):
-        """-> the numbers of the last step, and how to make its batch again."""
+    def call_step(self, count):
+        """Returns the numbers of the last step, and a function that returns its batch once more."""
         if self.experiment.steps_per_loop > 1:
             numbers = self.train_loop(self.batches, tf.constant(count))
-            learnt_before = int(self.step.numpy()) - 1
-            return numbers, lambda: read_batch(self.experiment, self.records, self.seed, learnt_before)
+            start_step = int(self.step.numpy()) - 1
+            return numbers, lambda: read_batch(self.experiment, self.records, self.seed, start_step)
         batch = self.monitor.wait(self.batches)
         numbers = self.train_step(batch)
         if self.number == 0 and not tf.config.functions_run_eagerly():
@@ -122,16 +118,16 @@ class Loop:
             self.checkpoints.save(self.number, **self.manifest, skipped=self.guard.skipped)
 
     def evaluate(self):
-        """All workers together. It leaves nothing behind if it is interrupted, and is done when the run goes on."""
-        self.validation.take(self.model, self.averages)
+        """Evaluates on all workers. An interrupted evaluation leaves nothing and is repeated when the run resumes."""
+        self.validation.copy_weights(self.model, self.averages)
         with contextlib.suppress(Interrupted):
             found = self.validation.evaluate()
-            if found is None:  # another worker than the chief
+            if found is None:  # not the chief
                 return
-            metrics, pictures = found
+            metrics, images = found
             with self.writing():
-                best = self.best.offer(self.number, metrics, self.validation.model)
-                self.monitor.log_evaluation(self.number, metrics, pictures, self.best.run.folder if best else None)
+                best = self.best.update(self.number, metrics, self.validation.model)
+                self.monitor.log_evaluation(self.number, metrics, images, self.best.run.folder if best else None)
 
     def due(self, every):
         return bool(every) and self.number % every == 0
@@ -140,12 +136,12 @@ class Loop:
         return self.validation is not None and self.due(self.experiment.evaluate_every)
 
     def evaluation_pending(self):
-        """Whether one is due that the chief, who writes them down, has not done."""
+        """Returns True if an evaluation is due that the chief has not logged yet."""
         chief = self.validation is not None and self.validation.crew.chief
         return self.agree(chief and self.evaluation_due() and self.number not in self.monitor.evaluated)
 
     def next_pause(self):
-        """The next step after which Python has something to do."""
+        """Returns the next step after which Python has something to do."""
         intervals = (self.experiment.log_every, self.experiment.checkpoint_every, self.experiment.evaluate_every)
         stops = [self.number + self.experiment.steps_per_loop, self.experiment.steps]
         stops += [self.number - self.number % every + every for every in intervals if every]
@@ -154,8 +150,38 @@ class Loop:
         return min(stops)
 
 
+def distribute(strategy, experiment, records, seed, start_step):
+    """Returns the distributed dataset of the training; each process decodes the rows of its own replicas only."""
+
+    def make_part(context):
+        return experiment.train_input.dataset(
+            records,
+            seed,
+            start_step,
+            context.input_pipeline_id,  # this worker
+            context.num_input_pipelines,  # of these
+            context.num_replicas_in_sync,
+        )
+
+    return strategy.distribute_datasets_from_function(make_part)
+
+
+def join_replicas(strategy, batch):
+    """Returns the Batch of this process's replicas, NumPy arrays, from a distributed one."""
+
+    def join(value):
+        return np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])
+
+    return tf.nest.map_structure(join, batch)
+
+
+def read_batch(experiment, records, seed, start_step):
+    """Returns the global Batch of the step after `start_step`, NumPy arrays."""
+    return next(experiment.train_input.dataset(records, seed, start_step=start_step).as_numpy_iterator())
+
+
 def sync_batch_norm_stats(model):
     """Gives every replica the mean of all replicas' batch norm statistics, which is what a checkpoint holds."""
     for norm in trained_batch_norms(model):
         for variable in (norm.moving_mean, norm.moving_variance):
-            variable.assign(tf.convert_to_tensor(variable))
+            variable.assign(tf.convert_to_tensor(variable))  # reading a mirrored variable averages its copies

@@ -1,10 +1,11 @@
-"""The memory that a training takes on a CPU, estimated in a second before its first step, and what the machine has.
+"""Memory of a training on a CPU, estimated before its first step and compared with the machine's.
 
-Where memory ends, the system kills the process without a word. `training.trainer` warns before. On GPUs TensorFlow
-itself reports what does not fit.
+Without memory the system kills the process without any message, so `training.trainer` warns first. On GPUs TensorFlow
+itself reports an allocation that fails.
 
-The estimate counts weights, gradients, slots and averages exactly; the results of backbone, neck and mask heads that
-the backward pass needs, from their graph; and the program, as measured. docs/reliability.md compares it with peaks.
+The estimate takes about a second. It counts weights, gradients, slots and averages exactly; the results of backbone,
+neck and mask heads that the backward pass needs, from their graph; and the program, as measured. docs/reliability.md
+compares it with measured peaks.
 """
 
 import re
@@ -18,23 +19,23 @@ from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.dry_run import KEPT, PROGRAM, run_mask_heads
 
-REPLICA = 0.7e9  # the graph and the buffers of each further replica, measured
-IN_PLACE = {"BiasAdd", "AddV2", "Relu"}  # they write into the buffer of what they take if nothing else needs it
+REPLICA = 0.7e9  # bytes, measured: graph and buffers of each further replica
+IN_PLACE = {"BiasAdd", "AddV2", "Relu"}  # operations that reuse the buffer of their input if nothing else needs it
 
 
 def warn_of_memory(experiment, model, optimizer, strategy):
-    """Prints one line if the replicas are on a CPU and the machine has less memory than they take."""
+    """Prints one line if the replicas are on a CPU and need more memory than is available."""
     left = available_memory()
     if left is None or any("GPU" in device for device in strategy.extended.worker_devices):
         return
     import resource  # not on Windows, where `left` is None
 
-    wanted = estimate_memory(experiment, model, optimizer, strategy)
-    # Part of what is wanted is taken already.
+    needed = estimate_memory(experiment, model, optimizer, strategy)
+    # This process has allocated a part already; ru_maxrss is in KiB.
     left += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if wanted > left:
+    if needed > left:
         print(
-            f"warning: this training takes about {wanted / 1e9:.1f} GB of memory, {left / 1e9:.1f} GB are available: "
+            f"warning: this training takes about {needed / 1e9:.1f} GB of memory, {left / 1e9:.1f} GB are available: "
             f"the system may kill it. Lower BATCH_SIZE = {experiment.batch_size}, raise ACCUMULATE = "
             f"{experiment.accumulate}, or lower IMAGE_MAX_SIDE",
             file=sys.stderr,
@@ -42,7 +43,7 @@ def warn_of_memory(experiment, model, optimizer, strategy):
 
 
 def estimate_memory(experiment, model, optimizer, strategy):
-    """-> bytes that the replicas on this machine take, if they are on its CPU."""
+    """Returns the bytes that the replicas on this machine need, if they are on its CPU."""
     height, width = max(experiment.train_input.shapes, key=np.prod)
 
     def run(images, sizes):
@@ -52,6 +53,7 @@ def estimate_memory(experiment, model, optimizer, strategy):
     specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
     with native_grouped_convolution():
         graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
+    # Of one image, with the most RoIs per mask head: the activations that the backward pass reads.
     results = [op.outputs[0] for op in graph.get_operations() if op.type in KEPT]
     image = count_bytes(x for x in results if x.shape.is_fully_defined() and not is_overwritten(x))
     trained = count_bytes(model.trainable_variables)
@@ -63,12 +65,12 @@ def estimate_memory(experiment, model, optimizer, strategy):
 
 
 def is_overwritten(result):
-    """Whether the only operation that takes a result writes its own in the same place."""
+    """True if the only consumer of a result writes its own result into the same buffer."""
     return [op.type in IN_PLACE for op in result.consumers()] == [True]
 
 
 def available_memory():
-    """-> bytes that the system and this process's control groups have left; None where neither says."""
+    """Returns the bytes that the system and this process's control groups have available, or None if unknown."""
     left = []
     try:
         left.append(1024 * int(re.search(r"^MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(), re.M)[1]))
@@ -77,7 +79,7 @@ def available_memory():
         groups = []
     for line in groups:
         _, controllers, name = line.split(":", 2)
-        if not controllers:
+        if not controllers:  # version 2 has one hierarchy without names, version 1 one per controller
             left += _group_left(Path("/sys/fs/cgroup"), name, "memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
@@ -86,7 +88,7 @@ def available_memory():
 
 
 def _group_left(root, name, limit, usage, reclaimable):
-    """What a control group and each of its parents have left, of those that have a limit."""
+    """Yields the bytes that a control group and each of its parents have left, if they have a limit."""
     folder = root / name.strip("/")
     for group in (folder, *folder.parents):
         if group == root.parent:
@@ -94,6 +96,7 @@ def _group_left(root, name, limit, usage, reclaimable):
         try:
             most, used = int((group / limit).read_text()), int((group / usage).read_text())
             cached = re.search(rf"^{reclaimable} (\d+)", (group / "memory.stat").read_text(), re.M)
-        except (OSError, ValueError):  # not there, as in a container; or "max"
+        except (OSError, ValueError):  # missing, as in a container; or "max"
             continue
+        # The kernel reclaims cached files before it kills a process.
         yield most - used + (int(cached[1]) if cached else 0)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: RUN/metrics.jsonl, TensorBoard's event files, and the progress bar."""
+"""Monitoring of a training: RUN/metrics.jsonl, TensorBoard event files and the progress bar."""
 
 import ast
 import json
@@ -13,22 +13,23 @@ from tensorboard.plugins.hparams import api as hparams
 from htc_tf.progress import progress_bar
 from htc_tf.run import sync, write_whole
 
-FIGURES = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # of an evaluation, in its line
-# TensorBoard's groups: all else that a step returns is a loss.
+PRINTED_METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # in the line of an evaluation
+# TensorBoard groups: everything else that a step returns, without a "/" in its name, is a loss.
 UNGROUPED = ("learning_rate", "gradient_norm", "loss_scale")
 
 
 class Monitor:
-    """Records a run's numbers and pictures. A line of metrics.jsonl is complete once `log` has returned."""
+    """Writes a run's metrics and images. A line of metrics.jsonl is complete once `log` has returned."""
 
     def __init__(self, run, config, first_step, steps, batch_size):
         """
         Args:
-            run: a Run.
-            config: the resolved gin, as text.
-            first_step: the step that the run starts or resumes from. Lines of later steps, which are going to be done
-                again, and lines that a crash has damaged are moved to run.metrics_cut.
-            steps, batch_size: of the whole run.
+            run: Run to write to.
+            config: str, the resolved gin text.
+            first_step: int, step that the run starts or resumes from. Lines of later steps, which are about to be
+                repeated, and lines that a crash has damaged are moved to `run.metrics_cut`.
+            steps: int, steps of the whole run.
+            batch_size: int, images in a global batch.
         """
         self.path = run.metrics
         kept, cut = read_lines(self.path, first_step)
@@ -38,7 +39,7 @@ class Monitor:
             sync(run.metrics_cut)
             print(
                 f"note: {len(cut)} lines of {self.path} moved to {run.metrics_cut.name}: they are damaged, or of steps "
-                f"after {first_step}, which are done again",
+                f"after {first_step}, which are repeated",
                 file=sys.stderr,
             )
         write_whole(self.path, "".join(line + "\n" for line, _ in kept))
@@ -47,18 +48,20 @@ class Monitor:
         with self.writer.as_default(step=first_step):
             tf.summary.text("gin/config", f"```\n{config}\n```")
             tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
-            hparams.hparams(knobs(config), trial_id=run.folder.resolve().name)
+            hparams.hparams(macros(config), trial_id=run.folder.resolve().name)
         self.bar = progress_bar(initial=first_step, total=steps, unit="step", desc="train")
         self.batch_size = batch_size
         self.restart_clock(first_step)
 
     def restart_clock(self, step):
-        """What took time until now, such as an evaluation, was not training."""
+        """Excludes the time until now, such as that of an evaluation, from the speed of training."""
         self.since, self.step, self.waited = time.perf_counter(), step, None
 
     def wait(self, iterator):
-        """The iterator's next element; the time that it takes is the input's. A compiled loop asks by itself, and how
-        long it waits is not known: TensorFlow has no clock where operations must be deterministic.
+        """Returns the iterator's next element, and counts the time as waiting for input.
+
+        A compiled loop takes the elements itself, and its waiting time is unknown: TensorFlow has no clock among
+        deterministic operations.
         """
         before = time.perf_counter()
         element = next(iterator)
@@ -68,18 +71,18 @@ class Monitor:
     def advance(self, steps=1):
         self.bar.update(steps)
 
-    def tell(self, line):
+    def print_line(self, line):
         """Prints a line on standard output, above the progress bar."""
         self.bar.write(line)
         sys.stdout.flush()
 
     def draw_graph(self, graph):
-        """The compiled step, for TensorBoard's graph."""
+        """Writes the graph of the compiled step for TensorBoard."""
         with self.writer.as_default(step=self.step):
             tf.summary.graph(graph)
 
     def log(self, step, numbers):
-        """numbers: {name: float}, among them every loss, its total and the learning rate."""
+        """Writes a step's numbers, {name: float}: every loss, their total, the learning rate and others."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
         rate = (step - self.step) * self.batch_size / seconds
         speed = {"images_per_second": rate}
@@ -92,14 +95,14 @@ class Monitor:
                 tf.summary.scalar(name if name in (*UNGROUPED, *speed) or "/" in name else f"loss/{name}", value)
         self.bar.set_postfix_str(f"loss {numbers['total']:.3f}, {rate:.1f} img/s", refresh=False)
 
-    def log_evaluation(self, step, metrics, pictures, best=None):
-        """Writes an evaluation down and prints a line about it.
+    def log_evaluation(self, step, metrics, images, best=None):
+        """Writes an evaluation and prints a line about it.
 
         Args:
-            step: after which it was.
-            metrics: of the evaluator.
-            pictures: {name: uint8 [H, W, 3]}.
-            best: the folder that its weights are in if they are the best so far, or None.
+            step: int, step after which it was made.
+            metrics: Metrics of the evaluator.
+            images: {name: [H, W, 3] uint8}.
+            best: Path of the folder of its weights if they are the best so far, or None.
         """
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         self._append({"step": step, **numbers})
@@ -107,10 +110,10 @@ class Monitor:
         with self.writer.as_default(step=step):
             for name, value in numbers.items():
                 tf.summary.scalar(name, value)
-            for name, picture in pictures.items():
-                tf.summary.image(name, picture[None])
-        found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in FIGURES.items() if key in metrics)
-        self.tell(f"step {step}: {found}" + (f"; the best so far, saved in {best}" if best else ""))
+            for name, image in images.items():
+                tf.summary.image(name, image[None])
+        found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in PRINTED_METRICS.items() if key in metrics)
+        self.print_line(f"step {step}: {found}" + (f"; the best so far, saved in {best}" if best else ""))
         self.restart_clock(step)
 
     def _append(self, record):
@@ -128,12 +131,12 @@ class Monitor:
 
 
 def read_lines(path, last_step):
-    """-> ([(line, record), ...] of the steps up to `last_step`, [line, ...] of all others and of damaged ones)."""
+    """Returns [(line, record), ...] of the steps up to `last_step`, and [line, ...] of later steps and damaged ones."""
     kept, cut = [], []
     lines = path.read_text("utf-8", errors="surrogateescape").split("\n") if path.exists() else []
     for line in filter(None, lines):
         try:
-            record = json.loads(line.encode())  # what is not UTF-8 is damaged
+            record = json.loads(line.encode())  # a line that is not UTF-8 is damaged
             good = record["step"] <= last_step
         except (ValueError, KeyError, TypeError, RecursionError):
             good = False
@@ -144,8 +147,8 @@ def read_lines(path, last_step):
     return kept, cut
 
 
-def knobs(config):
-    """{name: value} of the macros in a resolved gin text, for TensorBoard's table of hyperparameters."""
+def macros(config):
+    """Returns {name: value} of the macros in a resolved gin text, for TensorBoard's table of hyperparameters."""
     found = {}
     for name, text in re.findall(r"^([A-Z][A-Z0-9_]*) = (.+)$", config, re.MULTILINE):
         try:

@@ -1,101 +1,51 @@
-"""Optimisers and learning-rate schedules: the references' SGD, AdamW, SGDW and LAMB; steps and cosine, with warm-up.
+"""Optimizers: the references' SGD, AdamW, SGDW and LAMB as recipes, and the loss scale of float16.
 
-An optimiser is a recipe until `build`, which the trainer calls under its strategy and with the precision set; then
-`training.step` hands it gradients that are summed over replicas and clipped. Beside what Keras' optimisers have, it has
-its `schedule` and, under float16, a `loss_scale`.
+A recipe creates no variable until `build`, which `training.loop` calls under its strategy and with the precision set.
+`training.step` then passes the optimizer gradients that are already summed over replicas and clipped. Besides what
+Keras' optimizers have, each has its `schedule` and, under float16, a `loss_scale`.
 """
 
-import math
 import warnings
 
 import gin
 import tensorflow as tf
 
-from htc_tf.ranges import FRACTION, Each, check_ranges, number, whole
-from htc_tf.training.groups import GroupedOptimizers, ParameterGroups
-from htc_tf.training.loss_scale import LossScale
+from htc_tf.ranges import FRACTION, check_ranges, number
+from htc_tf.training.parameter_groups import GroupedOptimizers, ParameterGroups
+from htc_tf.training.schedules import learning_rate
 
-SPARED = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: of norms by whatever name
-REFERENCE_BATCH = 16
+NO_DECAY = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: scale and offset of norms of any name
 
 
-@check_ranges(
-    base=number(above=0, maximum=1000),
-    batch_size=whole(1),
-    steps=whole(),
-    warmup_steps=whole(),
-    warmup_factor=FRACTION,
-)
-class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """A factor of the progress (0 ... 1), after a linear warm-up, times a base that scales with the batch."""
+class LossScale(tf.Module):
+    """Dynamic loss scale (Micikevicius et al., arXiv:1710.03740, section 3.2), checkpointed with the optimizer.
 
-    def __init__(self, base, batch_size, steps, warmup_steps=500, warmup_factor=0.001):
+    It keeps small float16 gradients from vanishing. Keras' LossScaleOptimizer decides inside `apply_gradients` whether
+    to apply them; here `training.step` alone decides, for weights, slots and averages at once, with any optimizer.
+    """
+
+    def __init__(self, initial=2.0**15, patience=2000, name="loss_scale"):
         """
         Args:
-            base: learning rate for a batch of 16 images; it scales linearly with the batch.
-            batch_size: global.
-            steps: of the whole run; the schedule ends with them.
-            warmup_steps, warmup_factor: the first step has `warmup_factor` of the rate, the last of them all of it; 0
-                for none.
+            initial: float, scale of the first step.
+            patience: int, steps without an overflow after which the scale doubles.
         """
-        self.peak = base * batch_size / REFERENCE_BATCH
-        self.steps, self.warmup_steps, self.warmup_factor = steps, warmup_steps, warmup_factor
+        super().__init__(name=name)
+        self.patience = patience
+        self.value = tf.Variable(initial, dtype=tf.float32, trainable=False, name="value")
+        self.good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
 
-    def __call__(self, step):
-        step = tf.cast(step, tf.float32)
-        ramp = tf.minimum(step / (self.warmup_steps - 1), 1.0) if self.warmup_steps > 1 else 1.0
-        warmup = self.warmup_factor + (1 - self.warmup_factor) * ramp
-        return self.peak * warmup * self.factor(step / self.steps)
-
-    def factor(self, progress):
-        raise NotImplementedError
-
-
-@gin.register
-@check_ranges(
-    milestones=Each(FRACTION, minimum=0),
-    decay=number(above=0, maximum=1),
-)
-class StepSchedule(Schedule):
-    """Multiplies the rate by `decay` at each of the milestones (fractions of the run): 1x is (8 / 12, 11 / 12)."""
-
-    def __init__(
-        self, base, batch_size, steps, warmup_steps=500, warmup_factor=0.001, milestones=(2 / 3, 11 / 12), decay=0.1
-    ):
-        super().__init__(base, batch_size, steps, warmup_steps, warmup_factor)
-        self.milestones, self.decay = tuple(milestones), decay
-
-    def factor(self, progress):
-        # Whole steps decide, so that rounding a fraction cannot move a milestone.
-        step = tf.round(progress * self.steps)
-        passed = sum(tf.cast(step >= round(at * self.steps), tf.float32) for at in self.milestones)
-        return self.decay**passed
+    def update(self, finite):
+        """Halves the scale, not below 1, after gradients that are not finite; called in cross-replica context."""
+        good = tf.where(finite, self.good_steps + 1, tf.zeros_like(self.good_steps))
+        full = good >= self.patience
+        grown = tf.where(full, 2.0 * self.value, self.value)
+        self.value.assign(tf.where(finite, grown, tf.maximum(0.5 * self.value, 1.0)))
+        self.good_steps.assign(tf.where(full, tf.zeros_like(good), good))
 
 
-@gin.register
-@check_ranges(
-    final=FRACTION,
-)
-class CosineSchedule(Schedule):
-    """Half a cosine, down to `final` of the rate at the last step (Loshchilov and Hutter, arXiv:1608.03983)."""
-
-    def __init__(self, base, batch_size, steps, warmup_steps=500, warmup_factor=0.001, final=0.01):
-        super().__init__(base, batch_size, steps, warmup_steps, warmup_factor)
-        self.final = final
-
-    def factor(self, progress):
-        return self.final + (1 - self.final) * 0.5 * (1 + tf.cos(math.pi * tf.clip_by_value(progress, 0.0, 1.0)))
-
-
-@gin.configurable
-@check_ranges()
-def learning_rate(schedule):
-    """The schedule of whichever optimiser the run has, so that another one finds it; a recipe may be given its own."""
-    return schedule
-
-
-def equip(optimizer, schedule):
-    """Gives an optimiser what the step asks it for: its schedule, and a loss scale where the precision needs one."""
+def attach_schedule(optimizer, schedule):
+    """Attaches what `training.step` reads: the schedule, and a loss scale if the precision is float16."""
     optimizer.schedule = schedule
     half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
     optimizer.loss_scale = LossScale() if half else None
@@ -103,10 +53,10 @@ def equip(optimizer, schedule):
 
 
 class CoupledSGD(tf.keras.optimizers.Optimizer):
-    """g += decay * w; v = momentum * v + g; w -= rate * v.
+    """SGD with momentum and coupled decay: g += decay * w; v = momentum * v + g; w -= rate * v.
 
-    Keras' own SGD keeps the rate inside the velocity, which is another step while the rate changes. The last two are a
-    single operation of TensorFlow's for each variable.
+    Keras' own SGD keeps the rate inside the velocity, which differs while the rate changes. The last two assignments
+    are one TensorFlow operation per variable.
     """
 
     def __init__(self, learning_rate, momentum, decay, groups, name="SGD"):
@@ -146,19 +96,19 @@ class CoupledSGD(tf.keras.optimizers.Optimizer):
     decay=FRACTION,
 )
 class SGD:
-    """SGD with momentum and coupled decay, as mmdetection and Paddle step."""
+    """SGD with momentum and coupled decay, with the update of mmdetection and Paddle."""
 
     def __init__(self, schedule=None, momentum=0.9, decay=1e-4, groups=()):
-        """groups: triples for `training.groups.ParameterGroups`."""
+        """groups: triples for `ParameterGroups`."""
         self.schedule, self.momentum, self.decay = schedule or learning_rate(), momentum, decay
         self.groups = ParameterGroups(groups, "SGD.groups")
 
     def build(self):
-        return equip(CoupledSGD(self.schedule, self.momentum, self.decay, self.groups), self.schedule)
+        return attach_schedule(CoupledSGD(self.schedule, self.momentum, self.decay, self.groups), self.schedule)
 
 
 class FusedAdamW(tf.keras.optimizers.Adam):
-    """Keras' AdamW in TensorFlow's single operation for each variable, a third of the cost on a CPU; and its groups."""
+    """Keras' AdamW with parameter groups, as one TensorFlow operation per variable: a third of the cost on a CPU."""
 
     def __init__(self, learning_rate, decay, beta_1, beta_2, epsilon, groups, name="AdamW"):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, jit_compile=False, name=name)
@@ -198,16 +148,18 @@ class FusedAdamW(tf.keras.optimizers.Adam):
     epsilon=number(above=0, maximum=1),
 )
 class AdamW:
-    """AdamW (arXiv:1711.05101): decay is decoupled and scaled by the rate."""
+    """AdamW (arXiv:1711.05101): decay is decoupled from the gradient and scaled by the rate."""
 
     def __init__(self, schedule=None, decay=0.05, beta_1=0.9, beta_2=0.999, epsilon=1e-8, groups=None):
-        """groups: triples for `training.groups.ParameterGroups`; by default norms and biases do not decay."""
+        """groups: triples for `ParameterGroups`; by default norms and biases do not decay."""
         self.schedule, self.decay = schedule or learning_rate(), decay
         self.betas, self.epsilon = (beta_1, beta_2), epsilon
-        self.groups = ParameterGroups(groups, "AdamW.groups", SPARED)
+        self.groups = ParameterGroups(groups, "AdamW.groups", NO_DECAY)
 
     def build(self):
-        return equip(FusedAdamW(self.schedule, self.decay, *self.betas, self.epsilon, self.groups), self.schedule)
+        return attach_schedule(
+            FusedAdamW(self.schedule, self.decay, *self.betas, self.epsilon, self.groups), self.schedule
+        )
 
 
 @gin.register
@@ -218,14 +170,14 @@ class AdamW:
 class SGDW:
     """tensorflow-addons' SGD with momentum and decoupled decay (arXiv:1711.05101).
 
-    w -= decay * s * w, where s is the rate's share of its peak: the paper's schedule multiplier, which leaves out the
-    base rate. Keras' velocity has the rate inside: v = momentum * v - rate * g; w += v.
+    w -= decay * s * w, where s is the rate divided by its peak: the paper's schedule multiplier, which excludes the
+    base rate. Keras' velocity includes the rate: v = momentum * v - rate * g; w += v.
     """
 
     def __init__(self, schedule=None, momentum=0.9, decay=1e-4, groups=None):
-        """groups: triples for `training.groups.ParameterGroups`; by default norms and biases do not decay."""
+        """groups: triples for `ParameterGroups`; by default norms and biases do not decay."""
         self.schedule, self.momentum, self.decay = schedule or learning_rate(), momentum, decay
-        self.groups = ParameterGroups(groups, "SGDW.groups", SPARED)
+        self.groups = ParameterGroups(groups, "SGDW.groups", NO_DECAY)
 
     def build(self):
         addons = import_addons()
@@ -234,7 +186,7 @@ class SGDW:
             decayed = Scaled(self.schedule, decay * self.decay / (self.schedule.peak or 1.0))
             return addons.SGDW(weight_decay=decayed, learning_rate=Scaled(self.schedule, rate), momentum=self.momentum)
 
-        return equip(GroupedOptimizers(make, self.groups, "SGDW"), self.schedule)
+        return attach_schedule(GroupedOptimizers(make, self.groups, "SGDW"), self.schedule)
 
 
 @gin.register
@@ -245,31 +197,31 @@ class SGDW:
     epsilon=number(above=0, maximum=1),
 )
 class LAMB:
-    """tensorflow-addons' LAMB (arXiv:1904.00962): Adam whose step is as long as the weight, layer by layer.
+    """tensorflow-addons' LAMB (arXiv:1904.00962): Adam whose step is scaled to the norm of the weight, per layer.
 
-    What does not decay (a multiplier of 0) is not adapted to the weight's length either, as in the paper's code.
+    Weights that do not decay (a multiplier of 0) are not adapted to their norm either, as in the paper's code.
     """
 
     def __init__(self, schedule=None, decay=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-6, groups=None):
-        """groups: triples for `training.groups.ParameterGroups`; by default norms and biases do not decay."""
+        """groups: triples for `ParameterGroups`; by default norms and biases do not decay."""
         self.schedule, self.decay = schedule or learning_rate(), decay
         self.betas, self.epsilon = (beta_1, beta_2), epsilon
-        self.groups = ParameterGroups(groups, "LAMB.groups", SPARED)
+        self.groups = ParameterGroups(groups, "LAMB.groups", NO_DECAY)
 
     def build(self):
         addons = import_addons()
 
         def make(rate, decay):
-            exclude = None if decay else ["."]
+            exclude = None if decay else ["."]  # a pattern that every name matches
             return addons.LAMB(
                 Scaled(self.schedule, rate), *self.betas, self.epsilon, decay * self.decay, exclude, exclude
             )
 
-        return equip(GroupedOptimizers(make, self.groups, "LAMB"), self.schedule)
+        return attach_schedule(GroupedOptimizers(make, self.groups, "LAMB"), self.schedule)
 
 
 class Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule times a factor."""
+    """A schedule multiplied by a constant."""
 
     def __init__(self, schedule, factor):
         self.schedule, self.scale = schedule, factor
@@ -279,7 +231,7 @@ class Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 
 def import_addons():
-    """tensorflow-addons' optimisers, imported only where one is used, without its note on its end of life."""
+    """Returns tensorflow-addons' optimizers, imported only if used, without the warning about its end of life."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from tensorflow_addons import optimizers

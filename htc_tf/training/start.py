@@ -1,7 +1,4 @@
-"""Where a training's weights come from, and whether classes, records and weights are about the same things.
-
-Called by `training.trainer` before step 1, once with the records and once with the model.
-"""
+"""First weights of a training, and the checks that classes, records, configuration and weights fit together."""
 
 import re
 import sys
@@ -9,23 +6,21 @@ import sys
 from htc_tf.checkpoint import listed, restore_weights
 from htc_tf.errors import UserError
 from htc_tf.evaluation.evaluator import FIGURES
-from htc_tf.training.frozen import check_taught
+from htc_tf.training.frozen import check_frozen
 from htc_tf.weights.assign import load
 from htc_tf.weights.files import read
-from htc_tf.weights.names import Framework
-from htc_tf.weights.swin_names import OUTPUT_NORMS
+from htc_tf.weights.names import SWIN_OUTPUT_NORMS, Framework
 from htc_tf.weights.versions import from_imagenet
 
-# Share of the objects without a mask from which a training with masks warns.
-FEW_MASKS = 0.1
+FEW_MASKS = 0.1  # share of objects with an empty mask from which on a training with masks warns
 
 
 def load_records(experiment, train_records, val_records):
-    """-> (DatasetInfo of the training records, that of the validation records or None).
+    """Returns the DatasetInfo of the training records and that of the validation records, or None for the latter.
 
     Raises:
-        UserError: their classes or labels are not those of the configuration, or not each other's; the records do not
-            hold what the configuration would learn; evaluations are asked for without records.
+        UserError: Classes or labels differ from the configuration or from each other; the records lack the annotations
+            that the configuration needs; evaluations are configured without records.
     """
     train_info = experiment.load_info(train_records)
     model = experiment.build_model()
@@ -42,7 +37,7 @@ def load_records(experiment, train_records, val_records):
 
 
 def check_supervision(model, info):
-    """Refuses a branch that no record teaches: it would learn nothing, or to find nothing. Warns where few do.
+    """Refuses a branch without annotations, which would learn nothing, or to predict nothing. Warns if few have masks.
 
     Args:
         model: HTC, without variables yet.
@@ -51,10 +46,10 @@ def check_supervision(model, info):
     objects, empty = info.objects - info.crowd, info.counters.get("masks_empty", 0)
     if objects <= 0:
         what = f"all {info.crowd} annotations are crowd regions" if info.crowd else "no image has an annotation"
-        raise UserError(f"{info.folder} holds no object to learn from: {what}")
+        raise UserError(f"{info.folder} holds no object to train on: {what}")
     if model.semantic_head is not None and not info.stuff.present:
         raise UserError(
-            f"{info.folder} has no stuff maps, and nothing else teaches the semantic branch (SEMANTIC = True): add "
+            f"{info.folder} has no stuff maps, which the semantic branch is trained on (SEMANTIC = True): add "
             "--gin_file gin/options/no_semantic.gin, or prepare the data with --stuff"
         )
     if not model.masks:
@@ -62,33 +57,33 @@ def check_supervision(model, info):
     if not info.masks or empty >= objects:
         what = f"only empty masks ({empty})" if info.masks else "no masks"
         raise UserError(
-            f"{info.folder} has {what}, and nothing else teaches the mask heads (MASKS = True): add "
+            f"{info.folder} has {what}, which the mask heads are trained on (MASKS = True): add "
             "--gin_file gin/options/boxes_only.gin, or prepare the data with segmentations"
         )
     if empty >= FEW_MASKS * objects:
         print(
-            f"warning: {empty} of {objects} objects of {info.folder} have an empty mask, and teach the mask heads to "
-            "find nothing; gin/options/boxes_only.gin trains without masks",
+            f"warning: {empty} of {objects} objects of {info.folder} have an empty mask, which trains the mask heads "
+            "to predict nothing; gin/options/boxes_only.gin trains without masks",
             file=sys.stderr,
         )
 
 
 def check_evaluations(experiment, model, val_records):
-    """Evaluations need records, and `keep_best` one of the evaluation's metrics."""
+    """Checks that evaluations have records, and that `keep_best` is one of their metrics."""
     if experiment.evaluate_every and not val_records:
         raise UserError(
-            f"EVALUATE_EVERY = {experiment.evaluate_every}, but there is nothing to evaluate on: give --val_records"
+            f"EVALUATE_EVERY = {experiment.evaluate_every}, but there are no records to evaluate on: give --val_records"
         )
     kinds = ("bbox", "segm") if model.masks else ("bbox",)
     known = [f"{kind}/{figure}" for kind in kinds for figure in FIGURES]
     if experiment.keep_best is not None and experiment.keep_best not in known:
         raise UserError(
-            f"Experiment.keep_best = {experiment.keep_best!r} is no metric: choose one of {', '.join(known)}"
+            f"Experiment.keep_best = {experiment.keep_best!r} is not a metric: choose one of {', '.join(known)}"
         )
 
 
 def check_labels(model, info):
-    """A label that the semantic branch does not know would stop a step, or make it NaN."""
+    """Refuses labels beyond those of the semantic branch, which would stop a step or make it NaN."""
     head = model.semantic_head
     if head is not None and info.stuff.present and info.stuff.labels > head.num_labels:
         raise UserError(
@@ -98,14 +93,14 @@ def check_labels(model, info):
 
 
 def check_names(names, where, info):
-    """As many classes, but other ones or in another order, would train without any error."""
+    """Refuses other classes, or another order, in the same number: they would train without any error."""
     for number, (theirs, ours) in enumerate(zip(names, info.class_names, strict=False), start=1):
         if theirs != ours:
             raise UserError(f"class {number} is {theirs!r} in {where}, but {ours!r} in {info.folder}")
 
 
 def check_run(experiment, run, info):
-    """The classes that a run's checkpoints were trained on, if it has any, must be those of the records."""
+    """Checks that the classes of a run's checkpoints, if it has any, are those of the records."""
     if run.classes.exists():
         categories = run.read_categories()
         experiment.check_classes(categories, run.folder, "its weights have the former number; name another --workdir")
@@ -113,48 +108,48 @@ def check_run(experiment, run, info):
 
 
 def check_determinism(experiment, model):
-    """XLA refuses to compile the gradient of max pooling deterministically, and only a stem that learns needs it."""
+    """Refuses XLA with determinism if the stem is trained: XLA has no deterministic gradient of max pooling."""
     if experiment.xla and experiment.deterministic and any("/stem/" in v.name for v in model.trainable_variables):
         raise UserError(
-            "XLA has no deterministic gradient of the backbone's max pooling: give up XLA or DETERMINISTIC, or freeze "
+            "XLA has no deterministic gradient of the backbone's max pooling: turn off XLA or DETERMINISTIC, or freeze "
             "the stem (ResNet.frozen_stages = 0 or more)"
         )
 
 
-def initialise(checkpoints, model, averages=None, init_from=None, backbone_weights=None):
-    """Gives the model its first values: the first of these that there is.
+def initialize(checkpoints, model, averages=None, init_from=None, backbone_weights=None):
+    """Initializes the model from the first available of five sources.
 
     Args:
-        checkpoints: the run's own Checkpoints of model, optimiser, step and averages.
-        model: with variables.
+        checkpoints: Checkpoints of the run: model, optimizer, step and averages.
+        model: Keras layer with variables.
         averages: MovingAverages of the model, or None.
-        init_from: a Run, or None.
-        backbone_weights: path of torchvision's weights of a ResNet, or of its authors' of a Swin; or None.
+        init_from: Run, or None.
+        backbone_weights: Path of torchvision's weights of a ResNet, or of the authors' weights of a Swin; or None.
     Returns:
-        A line that says where they come from, or None for the last.
+        str, the source, or None if the values are initial ones.
     Raises:
-        UserError: what is there lacks variables, or has them in other shapes; names and shapes are listed. Or parts
-            are frozen that get no trained weights.
+        UserError: The source lacks variables, or has them in other shapes; names and shapes are listed. Or frozen parts
+            would get no trained weights.
     """
-    # 1. The run's own newest checkpoint: weights, optimiser, step, averages. A converted run has weights alone.
+    # 1. The run's own newest checkpoint: weights, optimizer, step, averages. A converted run has weights alone.
     path = checkpoints.restore_latest()
     if path is not None:
         source = path
         averages_stored = "averages" in checkpoints.stored
-    # 2. --init_from RUN: the weights of another run, averaged where it averages; optimiser and step start afresh.
+    # 2. --init_from RUN: the weights of another run, averaged if it averages; optimizer and step start afresh.
     elif init_from is not None:
-        source, averages_stored = take_weights(init_from, model), False
-    # 3. --backbone_weights FILE: a backbone trained on ImageNet; the rest is as in 5.
+        source, averages_stored = load_weights(init_from, model), False
+    # 3. --backbone_weights FILE: a backbone trained on ImageNet; the rest as in 5.
     elif backbone_weights is not None:
-        source, averages_stored = take_backbone(backbone_weights, model), False
-        check_taught(model, backbone=True)
-    # 4. The weights that the backbone itself can fetch: keras-cv's, trained on ImageNet; the rest is as in 5.
+        source, averages_stored = load_backbone(backbone_weights, model), False
+        check_frozen(model, backbone=True)
+    # 4. Weights that the backbone itself downloads: keras-cv's, trained on ImageNet; the rest as in 5.
     elif (source := fetch_backbone(model)) is not None:
         averages_stored = False
-        check_taught(model, backbone=True)
-    # 5. Scratch: the initial values that --seed draws.
+        check_frozen(model, backbone=True)
+    # 5. Scratch: initial values, drawn by --seed.
     else:
-        check_taught(model, backbone=False)
+        check_frozen(model, backbone=False)
         return None
     if averages is not None and not averages_stored:
         for average, weight in zip(averages.averages, averages.sources, strict=True):
@@ -162,23 +157,22 @@ def initialise(checkpoints, model, averages=None, init_from=None, backbone_weigh
     return source
 
 
-def take_weights(run, model):
-    """Weights alone, all of them."""
-    if not run.folder.is_dir():
-        raise UserError(f"--init_from {run.folder}: no such run")
+def load_weights(run, model):
+    """Restores all weights of a run, and nothing else."""
+    run.check_exists()
     path = restore_weights(run, model)
     if path is None:
         raise UserError(f"--init_from {run.folder}: {run.checkpoints} holds no checkpoint")
     return path
 
 
-def take_backbone(path, model):
-    """Every variable of the backbone, from a .pth of a classifier."""
+def load_backbone(path, model):
+    """Loads every variable of the backbone from the .pth file of a classifier."""
     arrays, notes = from_imagenet(read(path), path)
     unmatched = load(model, arrays, Framework.MMDET)
     wanted = [name for name in unmatched.missing if re.search(r"^backbone\.|/backbone/", name)]
-    missing = [f"it lacks {name}" for name in wanted if not re.search(OUTPUT_NORMS, name)]
-    bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.misshapen]
+    missing = [f"it lacks {name}" for name in wanted if not re.search(SWIN_OUTPUT_NORMS, name)]
+    bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.mismatched]
     if bad:
         kind = type(model.backbone).__name__
         raise UserError(f"--backbone_weights {path} does not fit {kind} as configured: {listed(bad)}")
@@ -188,6 +182,6 @@ def take_backbone(path, model):
 
 
 def fetch_backbone(model):
-    """What a backbone such as KerasCVBackbone fetches, and is set to; None where there is nothing to fetch."""
+    """Returns the source of the weights that a backbone such as KerasCVBackbone downloads and sets, or None."""
     fetch = getattr(getattr(model, "backbone", None), "fetch_weights", None)
     return None if fetch is None else fetch()

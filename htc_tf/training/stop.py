@@ -1,8 +1,8 @@
-"""A request to end a training early: SIGTERM from a supervisor, or SIGINT from Ctrl-C.
+"""Stop requests: SIGTERM or Ctrl-C ends a training after its current step, with a checkpoint saved.
 
-`train` asks for it between steps, finishes the step, and saves. Before the first step nothing is to be saved, and
-TensorFlow may compile for a minute in which no Python handler runs: there a thread ends the process at once. Imports no
-TensorFlow, so that `train` can answer signals while it starts.
+The loop polls a StopRequest between steps. Before the first step there is nothing to save, and TensorFlow may compile
+for a minute in which no Python handler runs: there a thread ends the process at once. This file imports no TensorFlow,
+so that the command can handle signals while it starts.
 """
 
 import os
@@ -17,19 +17,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether a signal has asked for an end. A second SIGINT ends at once, whatever is lost since the last checkpoint.
+    """True once a signal has requested a stop. A second SIGINT ends at once and loses the steps since the checkpoint.
 
-    Outside of the main thread signals cannot be caught, and none ever asks. A signal that the process ignores, as
-    nohup and shells in the background arrange it, stays ignored.
+    Outside of the main thread signals cannot be caught, and the request is never made. A signal that the process
+    ignores, as set by nohup and by shells in the background, stays ignored.
     """
 
     def __init__(self, own_process=False):
-        """own_process: this process has no other purpose than the training, and may be ended from a thread. Otherwise,
-        as in a notebook, a second SIGINT raises KeyboardInterrupt.
+        """
+        Args:
+            own_process: bool, True if the process has no other purpose than the training and may be ended from a
+                thread. Otherwise, as in a notebook, a second SIGINT raises KeyboardInterrupt.
         """
         self.made, self.own_process = False, own_process
         self.nothing_to_save = own_process  # the training sets it to False
-        self.alone = True  # whether no other worker needs this process; the training sets it
+        self.alone = True  # no other worker needs this process; the training sets it to False
 
     def __bool__(self):
         return self.made
@@ -39,7 +41,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             return self
         if self.own_process:
-            # The interpreter writes the number of each signal here as soon as it comes, whatever the main thread does.
+            # The interpreter writes the number of each signal to this pipe at once, even while the main thread is in C.
             self.reading, self.writing = os.pipe()
             os.set_blocking(self.writing, False)
             self.wakeup_before = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
@@ -68,27 +70,27 @@ class StopRequest:
         os.close(self.reading)
 
     def _request(self, number):
-        """-> whether to end at once."""
+        """Makes the request. Returns True if the process has to end at once."""
         name = signal.Signals(number).name
         if self.made and number == signal.SIGINT:
-            tell(f"{name} again: ending at once; the last checkpoint is whole")
+            print_line(f"{name} again: ending at once; the last checkpoint is whole")
             return True
         if self.nothing_to_save:
-            tell(f"{name}: no step is done, nothing to save")
+            print_line(f"{name}: no step is done, there is nothing to save")
             return True
         if not self.made:
-            tell(f"{name}: finishing the step, then saving; Ctrl-C ends at once")
+            print_line(f"{name}: finishing the step, then saving; Ctrl-C ends at once")
         self.made = True
         return False
 
 
-def tell(line):
-    """Writes with a system call, since the signal may have interrupted `print`."""
+def print_line(line):
+    """Prints to standard error by a system call, since the signal may have interrupted `print`."""
     os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
 
 
 def end_process(status):
-    """Ends it without freeing what TensorFlow holds, which takes seconds: whoever sent SIGTERM soon sends SIGKILL."""
+    """Ends the process without freeing TensorFlow's memory, which takes seconds: SIGKILL soon follows SIGTERM."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,7 +1,7 @@
-"""Training, told top to bottom: records, devices, model, first weights; then `training.loop` goes step after step.
+"""Training from top to bottom: records, devices, model, first weights, and then the loop of steps.
 
-One code path for any number of devices and machines (`cluster`). What a step does is in `training.step`; what
-a run writes, in `checkpoint` and `training.monitor`; what stops it, in `training.guard`.
+There is one code path for any number of devices and machines (`cluster`). `training.loop` runs the steps,
+`training.step` is one of them; `checkpoint` and `training.monitor` write the run, `training.guard` stops it.
 """
 
 import contextlib
@@ -14,16 +14,14 @@ from htc_tf.checkpoint import Checkpoints, data_fingerprint, fingerprint
 from htc_tf.cluster import check_batch, check_same_step, make_agreement, make_strategy, read_cluster
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
-from htc_tf.training.best import Best
-from htc_tf.training.frozen import first_line
-from htc_tf.training.guard import FiniteGuard, disk_errors
-from htc_tf.training.lock import hold
+from htc_tf.training.frozen import describe_start
+from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock
 from htc_tf.training.loop import Loop
 from htc_tf.training.memory import warn_of_memory
 from htc_tf.training.monitor import Monitor
-from htc_tf.training.start import check_determinism, check_run, initialise, load_records
+from htc_tf.training.start import check_determinism, check_run, initialize, load_records
 from htc_tf.training.stop import StopRequest
-from htc_tf.training.validation import Validation
+from htc_tf.training.validation import BestCheckpoint, Validation
 
 
 def train(
@@ -39,24 +37,26 @@ def train(
     profile=None,
     stop=None,
 ):
-    """Trains until `experiment.steps`, resuming from the newest checkpoint in `run` if there is one.
+    """Trains to `experiment.steps`, resuming from the newest checkpoint of `run` if it has one.
 
     Args:
         experiment: Experiment.
-        config: the resolved gin, as text, saved as RUN/config.gin.
-        train_records, val_records: folders of records; the latter may be None.
-        run: the Run that everything is written to.
-        seed: of the weights, the order of the data and every random choice.
-        devices: names of the devices, or None for all GPUs (the CPU where there is none).
-        init_from, backbone_weights: where the first weights come from, see `start.initialise`.
+        config: str, the resolved gin text, saved as RUN/config.gin.
+        train_records: Folder of the training records.
+        val_records: Folder of the records to evaluate on, or None.
+        run: Run to write to.
+        seed: int, seed of the weights, the order of the data and every random choice.
+        devices: Names of the devices, or None for all GPUs (the CPU without any).
+        init_from: Run whose weights are the first ones, or None, see `start.initialize`.
+        backbone_weights: Path of a backbone's weights, or None, see `start.initialize`.
         profile: (first, last) step to profile for TensorBoard, or None.
-        stop: a StopRequest that is already entered; by default one for the time of this call.
+        stop: StopRequest that is already entered; by default one for the duration of this call.
     Returns:
-        Whether SIGTERM or Ctrl-C ended it early, with a checkpoint saved; the same call continues it.
+        True if SIGTERM or Ctrl-C ended it early, with a checkpoint saved; the same call continues it.
     Raises:
-        UserError: records, configuration, checkpoint and devices do not fit, another process trains in `run`, or what
-            is to be written cannot be.
-        FloatingPointError: a loss or a gradient is not finite; the update was not applied.
+        UserError: Records, configuration, checkpoint and devices do not fit, another process trains in `run`, or a file
+            cannot be written.
+        FloatingPointError: A loss or a gradient is not finite; the update was not applied.
     """
     train_info, val_info = load_records(experiment, train_records, val_records)
     check_run(experiment, run, train_info)
@@ -70,11 +70,11 @@ def train(
 
     with contextlib.ExitStack() as stack:
         if cluster.chief:
-            stack.enter_context(hold(run.lock))
+            stack.enter_context(run_lock(run.lock))
         if stop is None:
             stop = stack.enter_context(StopRequest())
         if cluster.workers > 1:
-            stop.alone = stop.nothing_to_save = False  # no worker may leave the others
+            stop.alone = stop.nothing_to_save = False  # no worker may leave the others waiting
 
         with strategy.scope():
             model = experiment.build_model()
@@ -90,21 +90,21 @@ def train(
             if cluster.chief:
                 checkpoints.sweep()
                 checkpoints.files.repair_state()
-            source = initialise(checkpoints, model, averages, init_from, backbone_weights)
+            source = initialize(checkpoints, model, averages, init_from, backbone_weights)
         warn_of_memory(experiment, model, optimizer, strategy)
         first_step = int(step.numpy())
         check_same_step(agree, first_step)
-        print(first_line(model, source, first_step), flush=True)
+        print(describe_start(model, source, first_step), flush=True)
         written = checkpoints.read_manifest()
         for name in ("config", "data", "seed"):
             if first_step and written.get(name, manifest[name]) != manifest[name]:
-                print(f"note: {name} changed since {source}: not the run that it would have been", file=sys.stderr)
+                print(f"note: {name} changed since {source}: the run will differ from the original", file=sys.stderr)
 
         if not cluster.chief:
-            # All workers must read what is saved; only the chief's copy stays.
+            # Saving reads variables, which all workers must do together; only the chief's copy is kept.
             run = Run(stack.enter_context(tempfile.TemporaryDirectory()))
             checkpoints = Checkpoints(run, model, optimizer, step, experiment.keep_checkpoints, averages)
-        # Only now: a run that cannot go on keeps what describes it.
+        # Only now: a run that cannot be resumed keeps its configuration and classes.
         run.create(config, categories)
         with disk_errors(run.folder, checkpoints):
             monitor = Monitor(run, config, first_step, experiment.steps, experiment.batch_size)
@@ -124,19 +124,19 @@ def train(
             monitor=monitor,
             guard=FiniteGuard(run, experiment.skip_non_finite, written.get("skipped", 0) if first_step else 0),
             validation=val_info and Validation(experiment, val_info, stop, strategy, cluster, agree),
-            best=Best(run, experiment.keep_best, config, categories),
+            best=BestCheckpoint(run, experiment.keep_best, config, categories),
             agree=agree,
             stop=stop,
             profile=profile,
         )
-        stopped = loop.to_the_end()
+        stopped = loop.run_to_end()
     if cluster.chief:
         print("\n".join(closing_lines(run, loop.number, stopped, val_records)), flush=True)
     return stopped
 
 
 def closing_lines(run, step, stopped, val_records):
-    """What a training says at its end: what lies where, and the next command."""
+    """Returns the last lines that a training prints: where the run is, and the next commands."""
     if stopped:
         return [f"stopped after step {step}, saved in {run.folder}: the same command continues"]
     command = f"python -m htc_tf.eval --checkpoint {run.folder} --records {val_records or 'VAL_RECORDS'}"

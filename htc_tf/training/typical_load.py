@@ -10,8 +10,8 @@ from htc_tf.data.synthetic import draw_boxes
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
 
-FAR = 1e6  # pixels, beyond any image
-# Positives of the stages by the most that a sampler takes: mmdetection had 128, 76 and 44 of 512 RoIs at 8 objects.
+FAR = 1e6  # pixels, outside of any image
+# Positives per stage as a share of the sampler's maximum: mmdetection had 128, 76 and 44 of 512 RoIs at 8 objects.
 SHARES = (1, 76 / 128, 44 / 128)
 
 
@@ -22,7 +22,7 @@ def propose_typical_boxes(rpn, height, width):
     def propose_drawn(*arguments):
         found = propose(*arguments)
         boxes = draw_boxes(found.boxes.shape[1], height, width)
-        # The minimum is always the synthetic box, yet it waits for the predicted one, as a trained network's RoIs do.
+        # The minimum is always the synthetic box, but depends on the predicted one, as a trained network's RoIs do.
         return found._replace(boxes=tf.minimum(found.boxes + FAR, boxes))
 
     rpn.propose = propose_drawn

@@ -1,14 +1,17 @@
-"""Evaluation while a training runs: COCO's numbers, and pictures of truth, prediction and every stage's masks.
+"""Evaluation during training: COCO metrics, images of ground truth, predictions and stages' masks, the best checkpoint.
 
-Called by `training.trainer` at an interval. It has a model of its own on this worker's devices, which takes the weights
-or their averages each time: so the training's are never touched. Every worker detects in its part of the records, and
-the chief counts what all have found while the others wait in their next step.
+`training.loop` evaluates at an interval. The evaluation has a model of its own on this worker's devices, to which the
+weights or their averages are copied each time, so the training's are never touched. Every worker detects in its part of
+the records, and the chief computes the metrics while the others wait in their next step.
 """
 
 import itertools
+import sys
 
 import tensorflow as tf
 
+from htc_tf.checkpoint import Checkpoints
+from htc_tf.errors import UserError
 from htc_tf.evaluation.eval_workers import Crew
 from htc_tf.evaluation.records import PICTURE_THRESHOLD, PICTURES, evaluate_records, read_batches
 from htc_tf.inference.detector import Detector
@@ -16,7 +19,7 @@ from htc_tf.inference.results import image_results
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import contact_sheet, draw
 
-STAGE_PICTURES = 2
+STAGE_IMAGES = 2  # images that are drawn with the masks of every stage
 
 
 class Validation:
@@ -27,22 +30,23 @@ class Validation:
         Args:
             experiment: Experiment.
             info: DatasetInfo of the records.
-            stop: true when an evaluation is to end early, with `inference.Interrupted`.
-            strategy: the training's; the evaluation runs on all devices that this worker has in it. One without it.
-            cluster: which of the training's workers this is; the only one if None.
-            agree: bool -> whether any worker said True, as of `devices.make_agreement`.
+            stop: Object that is true once an evaluation shall end early, with `Interrupted`.
+            strategy: tf.distribute.Strategy of the training; the evaluation runs on its devices of this worker. None
+                for one device.
+            cluster: Cluster, this process among the workers; None for a single one.
+            agree: Function that `cluster.make_agreement` returned.
         """
         self.experiment, self.info = experiment, info
         self.crew = Crew(cluster, strategy, agree, stop)
-        # This worker's own: what reads or copies a variable then waits for no other. Nothing is ever summed over the
-        # devices, and to name the plainest way of doing it keeps it apart from the training's.
+        # A strategy of this worker alone, so that reading or copying a variable waits for no other worker. Nothing is
+        # summed over the devices; the plainest reduction keeps it apart from the training's collectives.
         self.strategy = strategy and tf.distribute.MirroredStrategy(
             strategy.extended.worker_devices, tf.distribute.ReductionToOneDevice()
         )
         self.model = self.detector = None
 
-    def take(self, model, averages=None):
-        """Takes a model's weights, or their MovingAverages. With several workers all of them must read."""
+    def copy_weights(self, model, averages=None):
+        """Copies a model's weights, or their MovingAverages. All workers must call it, since all must read."""
         if self.model is None:
             with (self.strategy or tf.distribute.get_strategy()).scope():
                 self.model = self.experiment.build_model()
@@ -54,32 +58,72 @@ class Validation:
             averages.assign_to(self.model.trainable_variables)
 
     def evaluate(self):
-        """-> (metrics, {name: picture as uint8 [H, W, 3]}) on the chief, None on the other workers.
+        """Evaluates the copied weights.
 
+        Returns:
+            (metrics, {name: [H, W, 3] uint8 image}) on the chief, None on the other workers.
         Raises:
-            inference.Interrupted: the crew was told to stop.
+            Interrupted: A worker has to stop.
         """
         evaluated = evaluate_records(self.detector, self.info, pictures=PICTURES, crew=self.crew)
         if evaluated is None:
             return None
         metrics, _, drawings = evaluated
-        pictures = {f"truth and prediction/{index}": drawing for index, drawing in enumerate(drawings)}
+        images = {f"ground truth and prediction/{index}": drawing for index, drawing in enumerate(drawings)}
         if self.model.masks:
             for index, batches in enumerate(
-                itertools.islice(read_batches(self.detector, self.info.folder), STAGE_PICTURES)
+                itertools.islice(read_batches(self.detector, self.info.folder), STAGE_IMAGES)
             ):
-                pictures[f"masks by stage/{index}"] = self.draw_stages(batches)
-        return metrics, pictures
+                images[f"masks by stage/{index}"] = self.draw_stages(batches)
+        return metrics, images
 
     def draw_stages(self, batches):
-        """The first row's detections, with each stage's masks, one picture a stage from left to right."""
+        """Draws the first row's detections with the masks of each stage, one image per stage from left to right."""
         batch, detections = batches[0], self.detector.detect_each(batches, stage_masks=True)[0]
         sizes = batch.sizes.numpy().astype(int)
         image = batch.images[0].numpy()[: sizes[0, 0], : sizes[0, 1]]
         drawn = []
         for stage in range(detections.stage_masks.shape[2]):
-            masks = detections.stage_masks[:, :, stage]
+            masks = detections.stage_masks[:, :, stage]  # [B, detections, stages, S, S] -> [B, detections, S, S]
             result = image_results(detections._replace(masks=masks, stage_masks=None), sizes, sizes)[0]
             names, scores = fonts.class_names(self.info.class_names, self.info.category_ids), result.scores
             drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, PICTURE_THRESHOLD))
         return contact_sheet(drawn, columns=len(drawn), cell=max(drawn[0].shape[:2]))
+
+
+class BestCheckpoint:
+    """The best evaluated weights by one metric, averaged if the run averages: RUN/best, a run for all commands."""
+
+    def __init__(self, run, metric, config, categories):
+        """
+        Args:
+            run: Run of the training.
+            metric: Key of the evaluator's metrics, of which larger is better; None to keep nothing.
+            config, categories: Arguments of `Run.create`.
+        """
+        self.run, self.metric, self.config, self.categories = run.best, metric, config, categories
+
+    def update(self, step, metrics, model):
+        """Saves the model and returns True if its metrics are better than those saved, by any process of the run.
+
+        Raises:
+            UserError: The evaluation has no such metric.
+        """
+        if self.metric is None:
+            return False
+        value = metrics.get(self.metric)
+        if not isinstance(value, float):
+            known = ", ".join(name for name, other in metrics.items() if isinstance(other, float))
+            raise UserError(
+                f"Experiment.keep_best = {self.metric!r} is not a metric of the evaluation: choose one of {known}"
+            )
+        checkpoints = Checkpoints(self.run, model, keep=1)
+        _, problems = checkpoints.files.newest_intact()
+        if value <= checkpoints.read_manifest().get("metrics", {}).get(self.metric, float("-inf")):
+            return False
+        if problems:
+            print(f"note: {'; '.join(problems)}: step {step} replaces it", file=sys.stderr)
+        self.run.create(self.config, self.categories)
+        checkpoints.save(step, metrics={self.metric: value})
+        checkpoints.files.remove(lambda number: number > step)  # a resumed training repeats earlier steps
+        return True

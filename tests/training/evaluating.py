@@ -36,7 +36,7 @@ def main(records, folder):
     for name, strategy in strategies.items():
         agree = make_agreement(strategy, cluster)
         validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
-        validation.take(model)
+        validation.copy_weights(model)
         evaluated = evaluate_records(validation.detector, validation.info, crew=validation.crew)
         if cluster.chief:
             Path(folder, f"{name}.json").write_text(json.dumps(evaluated[:2]))

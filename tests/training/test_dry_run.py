@@ -1,4 +1,4 @@
-"""What --dry_run prints: numbers that a second way of counting confirms."""
+"""Dry run: its numbers agree with a second way of counting."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.errors import UserError
-from htc_tf.training.dry_run import Parts, flops, run_mask_heads, summarise
+from htc_tf.training.dry_run import Parts, dry_run, flops, run_mask_heads
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 BARE = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False"]
@@ -28,31 +28,31 @@ def test_parts(tiny_model):
     _, model = tiny_model("NUM_STAGES=2")
     parts = Parts(model)
     names = [variable.name for variable in model.variables]
-    assert parts.add((name, 1) for name in names).keys() == set(parts.order) - {"the rest"}
-    assert parts.of("htc/backbone/conv1/Conv2D") == "backbone" and parts.of("htc/mystery/add") == "the rest"
+    assert parts.add((name, 1) for name in names).keys() == set(parts.order) - {"other"}
+    assert parts.of("htc/backbone/conv1/Conv2D") == "backbone" and parts.of("htc/mystery/add") == "other"
 
 
 def test_mask_heads_count_with_all_their_rois(tiny_model):
-    """Two heads: a 3x3 convolution, before that a 1x1 in the second, a deconvolution, logits of 8 classes."""
+    """Two heads of a 3x3 convolution, after a 1x1 in the second, a deconvolution and logits of 8 classes."""
     _, model = tiny_model("NUM_STAGES=2")
     cells, channels = 5 * 14 * 14, 16
-    trunk, receive = (2 * cells * side * side * channels * channels for side in (3, 1))
-    answer = 2 * cells * 4 * channels * channels + 2 * 4 * cells * channels * 8
-    # In training the second stage has RoIs of its own, and the first head's trunk sees them too.
-    for training, trunks in ((False, 2), (True, 3)):
+    convs, flow_conv = (2 * cells * side * side * channels * channels for side in (3, 1))
+    logits = 2 * cells * 4 * channels * channels + 2 * 4 * cells * channels * 8
+    # In training the second stage has its own RoIs, which also pass through the first head's convolutions.
+    for training, passes in ((False, 2), (True, 3)):
         call = tf.function(lambda training=training: run_mask_heads(model, 5, training), autograph=False)
         pairs = flops(call.get_concrete_function().graph)
-        assert sum(n for name, n in pairs if "conv2d" in name.lower()) == trunks * trunk + receive + 2 * answer
+        assert sum(n for name, n in pairs if "conv2d" in name.lower()) == passes * convs + flow_conv + 2 * logits
 
 
-def test_a_training_in_figures(tiny_data):
+def test_sections(tiny_data):
     experiment, resolved = config.load([TINY], BARE)
-    text = summarise(experiment, resolved, tiny_data.records)
+    text = dry_run(experiment, resolved, tiny_data.records)
     sections = dict(re.findall(r"== (.*?) ==\n(.*?)(?=\n\n==|\Z)", text, re.DOTALL))
     assert sections["configuration"] == resolved.strip()
-    # The longest comes last: it may scroll what else was asked for out of sight.
+    # The longest section comes last, so that it does not scroll the others out of sight.
     assert list(sections) == [
-        *("memory", "GFLOPs an image", "parameters", "first batch", "configuration", "variables"),
+        *("memory", "GFLOPs per image", "parameters", "first batch", "configuration", "variables"),
     ]
     table, variables = sections["parameters"], sections["variables"]
     total, trained = (int(x.replace(",", "")) for x in re.search(r"total +([\d,]+) +([\d,]+)", table).groups())
@@ -60,19 +60,19 @@ def test_a_training_in_figures(tiny_data):
     assert total == sum(int(tf.reduce_prod(shape)) for shape in shapes) and 0 < trained < total
     weights, gradients, slots = (
         float(re.search(rf"{name} +([\d.]+) MB", sections["memory"])[1])
-        for name in ("weights", "gradients", "optimiser")
+        for name in ("weights", "gradients", "optimizer")
     )
-    assert "The program itself takes about 1.1 GB besides" in sections["memory"]
+    assert "the program itself takes about 1.1 GB" in sections["memory"]
     assert weights == pytest.approx(4 * total / 1e6, abs=0.06) and gradients == pytest.approx(
         4 * trained / 1e6, abs=0.06
     )
     assert slots == pytest.approx(2 * gradients, abs=0.16)  # AdamW's two moments
-    rows = re.findall(r"^(\S.*?) +([\d.]+) +([\d.]+)$", sections["GFLOPs an image"], re.MULTILINE)
+    rows = re.findall(r"^(\S.*?) +([\d.]+) +([\d.]+)$", sections["GFLOPs per image"], re.MULTILINE)
     assert {"backbone", "neck", "rpn", "box heads", "total"} <= {name for name, _, _ in rows}
     assert re.search(r"images +\[2, 64, 64, 3\] +uint8", sections["first batch"])
 
 
-def test_what_does_not_fit_is_told_first(tiny_data):
+def test_a_configuration_that_does_not_fit_is_refused_first(tiny_data):
     experiment, resolved = config.load([TINY], ["NUM_CLASSES=7"])
     with pytest.raises(UserError, match="NUM_CLASSES = 7"):
-        summarise(experiment, resolved, tiny_data.records)
+        dry_run(experiment, resolved, tiny_data.records)

@@ -6,8 +6,8 @@ from htc_tf import config
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
 from htc_tf.run import Run
-from htc_tf.training.frozen import check_taught, find_frozen, first_line
-from htc_tf.training.start import initialise
+from htc_tf.training.frozen import check_frozen, describe_start, find_frozen
+from htc_tf.training.start import initialize
 
 PAPER = ["gin/htc_r50_fpn_1x_coco.gin"]
 FROZEN = ["ResNet.norm='frozen_batch'", "ResNet.frozen_stages=2"]
@@ -21,8 +21,8 @@ def tiny(tiny_model):
 
 def test_what_learns_is_not_frozen(tiny):
     model = tiny()
-    assert find_frozen(model) == [] and first_line(model, None, 0).endswith("drawn by --seed; nothing is frozen")
-    check_taught(model, backbone=False)
+    assert find_frozen(model) == [] and describe_start(model, None, 0).endswith("drawn by --seed; nothing is frozen")
+    check_frozen(model, backbone=False)
 
 
 def test_the_backbone(tiny):
@@ -31,14 +31,14 @@ def test_the_backbone(tiny):
     assert frozen.layers == ("backbone/stem", "backbone/stage1", "backbone/stage2")
     assert frozen.norms == 1 + 4 * 2 + 3 == sum("moving_mean" in v.name for v in model.variables)
     with pytest.raises(UserError) as refused:
-        check_taught(model, backbone=False)
+        check_frozen(model, backbone=False)
     message = str(refused.value)
     for words in ("backbone/stage2 (ResNet.frozen_stages)", "12 batch norms in the backbone (ResNet.norm)"):
         assert words in message
     for words in ("--backbone_weights FILE", "--init_from RUN", "gin/options/from_scratch.gin"):
         assert words in message
-    check_taught(model, backbone=True)
-    assert "resuming from x; frozen: weights of backbone/stem" in first_line(model, "x", 7)
+    check_frozen(model, backbone=True)
+    assert "resuming from x; frozen: weights of backbone/stem" in describe_start(model, "x", 7)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_backbone(tiny):
 def test_frozen_norms_elsewhere_get_nothing_from_a_backbone(tiny, param, part):
     model = tiny(param)
     with pytest.raises(UserError) as refused:
-        check_taught(model, backbone=True)
+        check_frozen(model, backbone=True)
     assert part in str(refused.value)
 
 
@@ -79,10 +79,10 @@ def test_first_weights(tiny, tmp_path):
     model = tiny(*FROZEN)
     checkpoints = Checkpoints(Run(tmp_path / "run"), model)
     with pytest.raises(UserError, match="starts from initial values"):
-        initialise(checkpoints, model)
+        initialize(checkpoints, model)
     other = Run(tmp_path / "other")
     Checkpoints(other, model).save(0)
-    assert initialise(checkpoints, model, init_from=other).endswith("other/checkpoints/ckpt-0")
+    assert initialize(checkpoints, model, init_from=other).endswith("other/checkpoints/ckpt-0")
 
 
 def test_from_scratch_freezes_nothing():

@@ -1,5 +1,6 @@
-"""What stops a run: a disk that is full, memory that is not enough, a step that is not finite."""
+"""Guards of a training: a full disk, a lack of memory, a step that is not finite, a second process in the run."""
 
+import os
 import resource
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
 from htc_tf.run import Run
-from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
+from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors, run_lock
 
 
 class Inner(NamedTuple):
@@ -93,3 +94,19 @@ def test_a_batch_that_cannot_be_saved_hides_nothing(tmp_path):
     guard = FiniteGuard(Run(tmp_path / "nowhere"), allowed=0)
     with pytest.raises(FloatingPointError, match=r"step 1 .*semantic.*could not be saved"):
         guard.check(1, False, BAD, lambda: BATCH)
+
+
+def test_a_second_training_in_a_run_is_refused(tmp_path):
+    path = tmp_path / "run" / "lock"
+    with run_lock(path):
+        expected = rf"run is being trained by process {os.getpid()} on .+ since 20.*--workdir"
+        with pytest.raises(UserError, match=expected), run_lock(path):
+            pass
+    with run_lock(path):
+        assert path.exists()
+
+
+def test_a_run_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written"), run_lock(tmp_path / "file" / "lock"):
+        pass

@@ -97,7 +97,7 @@ def test_tensorboard_shows_the_numbers(ask, tiny_run):
     (tags,) = ask("data/plugin/scalars/tags").values()
     losses = {"total", "rpn_class", "rpn_box", "stage3_class", "stage3_box", "stage3_mask", "semantic"}
     wanted = {f"loss/{name}" for name in losses} | {"learning_rate", "gradient_norm", "images_per_second", "input_wait"}
-    wanted |= {"watch/proposal_recall", "watch/stage3_foreground", "watch/stage3_iou", "bbox/AP", "segm/AP"}
+    wanted |= {"sampling/proposal_recall", "sampling/stage3_foreground", "sampling/stage3_iou", "bbox/AP", "segm/AP"}
     assert wanted <= set(tags)
     points = ask("data/plugin/scalars/scalars", run=".", tag="loss/total")
     lines = [json.loads(line) for line in tiny_run.metrics.read_text().splitlines()]
@@ -108,8 +108,8 @@ def test_tensorboard_shows_the_numbers(ask, tiny_run):
 
 def test_tensorboard_shows_the_pictures(ask):
     (tags,) = ask("data/plugin/images/tags").values()
-    assert sum(tag.startswith("truth and prediction/") for tag in tags) == 6
-    for tag, columns in (("truth and prediction/0", 2), ("masks by stage/0", 3)):
+    assert sum(tag.startswith("ground truth and prediction/") for tag in tags) == 6
+    for tag, columns in (("ground truth and prediction/0", 2), ("masks by stage/0", 3)):
         (entry,) = ask("data/plugin/images/images", run=".", tag=tag, sample=0)
         picture = tf.io.decode_png(ask(f"data/plugin/images/individualImage?{entry['query']}&")).numpy()
         assert picture.shape[2] == 3 and picture.shape[1] > 1.2 * (columns / 2) * picture.shape[0]

@@ -1,4 +1,4 @@
-"""Optimisers and schedules: golden rates, and steps that NumPy repeats."""
+"""Optimizers and schedules: expected rates, and updates that NumPy repeats."""
 
 import math
 
@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.training.optim import LAMB, SGD, SGDW, AdamW, CosineSchedule, StepSchedule
+from htc_tf.training.optim import LAMB, SGD, SGDW, AdamW
+from htc_tf.training.schedules import CosineSchedule, StepSchedule
 
 PAPER = {"base": 0.02, "batch_size": 16, "steps": 88716}
 
@@ -72,8 +73,8 @@ def test_sgd_is_a_loop_of_numpy_while_the_rate_changes():
         np.testing.assert_allclose(variable, w, rtol=1e-5)
 
 
-def still_moving(recipe, model):
-    """Names and ranks of the variables that a step without any gradient changes: those that decay."""
+def decayed_variables(recipe, model):
+    """Returns names and ranks of the variables that a step of zero gradients changes: those that decay."""
     variables = model.trainable_variables
     for variable in variables:
         variable.assign(tf.ones_like(variable))
@@ -83,15 +84,15 @@ def still_moving(recipe, model):
     return [(v.name, len(v.shape)) for v in variables if (v.numpy() != 1).any()]
 
 
-def test_adamw_spares_norms_and_biases_sgd_does_not(tiny_model):
+def test_adamw_does_not_decay_norms_and_biases_but_sgd_does(tiny_model):
     _, model = tiny_model()
     constant = {"base": 0.1, "batch_size": 16, "steps": 100, "warmup_steps": 0}
-    decayed = still_moving(AdamW(CosineSchedule(**constant), decay=0.05), model)
+    decayed = decayed_variables(AdamW(CosineSchedule(**constant), decay=0.05), model)
     # Every kernel is at least a matrix; norms' scales and offsets, and biases, are vectors.
     assert {rank for _, rank in decayed} == {2, 4}
     assert len(decayed) == sum(len(v.shape) > 1 for v in model.trainable_variables)
     assert not [name for name, _ in decayed if "gamma" in name or "beta" in name or "bias" in name]
-    assert len(still_moving(SGD(StepSchedule(**constant)), model)) == len(model.trainable_variables)
+    assert len(decayed_variables(SGD(StepSchedule(**constant)), model)) == len(model.trainable_variables)
 
 
 def test_adamw_steps_as_keras_own():
@@ -127,15 +128,15 @@ def apply(optimizer, gradients, variables):
 @pytest.mark.parametrize("recipe", [AdamW, SGDW, LAMB])
 def test_norms_and_biases_do_not_decay_whatever_they_are_called(recipe):
     decayed = ["fpn/lateral/kernel", "backbone/v2_stack_1/conv/kernel"]
-    spared = ["norm1/gamma", "head/bias", "v2_stack_1_bn/gamma", "v2_stack_1_bn/beta", "relative_position_bias"]
+    not_decayed = ["norm1/gamma", "head/bias", "v2_stack_1_bn/gamma", "v2_stack_1_bn/beta", "relative_position_bias"]
     groups = recipe(StepSchedule(**CONSTANT)).groups
-    groups.resolve([tf.Variable(0.0, name=name) for name in decayed + spared])
-    assert groups.multipliers == [(1.0, 1.0)] * len(decayed) + [(1.0, 0.0)] * len(spared)
+    groups.resolve([tf.Variable(0.0, name=name) for name in decayed + not_decayed])
+    assert groups.multipliers == [(1.0, 1.0)] * len(decayed) + [(1.0, 0.0)] * len(not_decayed)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_groups_learn_and_decay_by_their_multipliers(recipe):
-    """Each weight moves as it does alone under an optimiser with that rate and that decay."""
+def test_groups_multiply_rate_and_decay(recipe):
+    """Each weight moves as if it were alone under an optimizer with that rate and decay."""
     groups = (("backbone/", 0.1, 1.0), ("norm|bias", 1.0, 0.0), ("norm", 0.5, 1.0))
     multipliers = [(0.1, 1), (0.05, 0), (1, 1), (1, 0)]
     grouped = named_variables()
@@ -145,7 +146,7 @@ def test_groups_learn_and_decay_by_their_multipliers(recipe):
     optimizers = []
     for members, (rate, decay) in zip(alone, multipliers, strict=True):
         schedule = StepSchedule(**CONSTANT | {"base": 0.1 * rate})
-        # The multiplier 0 also ends LAMB's adaptation to the weight's length.
+        # With a multiplier of 0 LAMB does not adapt to the norm of the weight either.
         exempt = (("", 1.0, 0.0),) if decay == 0 else ()
         optimizers.append(recipe(schedule, decay=0.05, groups=exempt).build())
         optimizers[-1].build(members)
@@ -169,7 +170,7 @@ def test_mistaken_groups_are_named():
             SGD(StepSchedule(**CONSTANT), groups=(wrong,))
 
 
-def test_addons_step_as_their_papers_have_it():
+def test_addons_update_as_in_their_papers():
     """Decoupled SGD and LAMB by NumPy, while the rate changes; one weight decays, the other is a bias."""
     schedule = StepSchedule(base=0.8, batch_size=16, steps=8, warmup_steps=4, warmup_factor=0.1, milestones=(0.6,))
     draw = np.random.default_rng(1)

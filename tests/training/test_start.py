@@ -20,9 +20,9 @@ from htc_tf.training.start import (
     check_names,
     check_run,
     check_supervision,
-    initialise,
+    initialize,
+    load_backbone,
     load_records,
-    take_backbone,
 )
 from htc_tf.weights import mmdet_arrays
 from htc_tf.weights.conversion import convert
@@ -67,13 +67,13 @@ def test_the_order_of_the_sources(averaged_run, tmp_path):
     run = Run(tmp_path / "run")
     model, averages, checkpoints = make_training(run, 7.0, averaged=True)
     # 4. Scratch.
-    assert initialise(checkpoints, model, averages) is None and values(model.variables) == {7.0}
+    assert initialize(checkpoints, model, averages) is None and values(model.variables) == {7.0}
     # 2. Another run: its averages are the first weights, and the first averages too.
-    assert initialise(checkpoints, model, averages, averaged_run).endswith("averaged/checkpoints/ckpt-5")
+    assert initialize(checkpoints, model, averages, averaged_run).endswith("averaged/checkpoints/ckpt-5")
     assert values(model.variables) == values(averages.averages) == {2.0}
     # 1. Its own checkpoint comes before all else.
     model, averages, checkpoints = make_training(averaged_run, averaged=True)
-    assert initialise(checkpoints, model, averages, Run(tmp_path / "nowhere"), "nowhere").endswith("ckpt-5")
+    assert initialize(checkpoints, model, averages, Run(tmp_path / "nowhere"), "nowhere").endswith("ckpt-5")
     assert values(model.variables) == {1.0} and values(averages.averages) == {2.0}
 
 
@@ -81,7 +81,7 @@ def test_averages_that_begin_late_begin_with_the_weights(tmp_path):
     run = Run(tmp_path)
     make_training(run, 3.0)[2].save(5)
     model, averages, checkpoints = make_training(run, averaged=True)
-    initialise(checkpoints, model, averages)
+    initialize(checkpoints, model, averages)
     assert values(model.variables) == values(averages.averages) == {3.0}
 
 
@@ -98,13 +98,13 @@ def test_averages_are_not_forgotten(averaged_run):
 
 def test_other_runs_that_do_not_fit(averaged_run, tmp_path):
     model, _, checkpoints = make_training(Run(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"--init_from .*nowhere: no such run"):
-        initialise(checkpoints, model, None, Run(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere is missing: name the folder of a training run"):
+        initialize(checkpoints, model, None, Run(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"--init_from .*empty: .* no checkpoint"):
-        initialise(checkpoints, model, None, Run(tmp_path / "empty"))
+        initialize(checkpoints, model, None, Run(tmp_path / "empty"))
     with pytest.raises(UserError, match=r"ckpt-5 does not fit.*lacks layer/kernel:0 \[4, 9\], layer/bias:0 \[9\]"):
-        initialise(checkpoints, make_model(0.0, units=9), None, averaged_run)
+        initialize(checkpoints, make_model(0.0, units=9), None, averaged_run)
 
 
 def test_classes_must_be_the_same(tiny_data, tiny_experiment, tmp_path):
@@ -130,7 +130,7 @@ def test_a_backbone(tiny_model, write, tmp_path):
     head = model.rpn.variables[0].numpy()
     path = tmp_path / "resnet.pth"
     write.pytorch_zip(path, {**named, "fc.weight": np.ones([3, 2], np.float32)})
-    assert take_backbone(path, model) == path
+    assert load_backbone(path, model) == path
     found = mmdet_arrays(model)
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -140,7 +140,7 @@ def test_a_backbone(tiny_model, write, tmp_path):
     named[changed] = named[changed][..., :1].repeat(2, -1)
     write.pytorch_zip(path, {**named, "layer9.weight": np.ones([1], np.float32)})
     with pytest.raises(UserError, match="does not fit ResNet") as error:
-        take_backbone(path, model)
+        load_backbone(path, model)
     assert f"lacks backbone.{gone}" in str(error.value) and "not in the model: backbone.layer9" in str(error.value)
     assert f"backbone.{changed}: [" in str(error.value)
 
@@ -171,7 +171,7 @@ def test_a_stem_that_learns_is_not_deterministic_in_xla(xla, deterministic, lear
         check_determinism(experiment, model)
 
 
-def test_records_that_teach_nothing_are_refused(tiny_data, tiny_experiment, capsys):
+def test_records_without_annotations_are_refused(tiny_data, tiny_experiment, capsys):
     info, model = load_info(tiny_data.records), tiny_experiment("NUM_STAGES=1").build_model()
     objects = info.objects - info.crowd
     check_supervision(model, info)
@@ -179,8 +179,8 @@ def test_records_that_teach_nothing_are_refused(tiny_data, tiny_experiment, caps
         ({"stuff": Stuff(False, 0)}, r"no stuff maps.*gin/options/no_semantic\.gin"),
         ({"masks": False}, r"no masks.*gin/options/boxes_only\.gin"),
         ({"counters": {"masks_empty": objects}}, r"only empty masks.*gin/options/boxes_only\.gin"),
-        ({"crowd": info.objects}, "no object to learn from: all .* crowd"),
-        ({"objects": 0, "crowd": 0}, "no object to learn from: no image has an annotation"),
+        ({"crowd": info.objects}, "no object to train on: all .* crowd"),
+        ({"objects": 0, "crowd": 0}, "no object to train on: no image has an annotation"),
     ):
         with pytest.raises(UserError, match=words):
             check_supervision(model, dataclasses.replace(info, **changes))
@@ -201,22 +201,22 @@ def test_records_that_teach_nothing_are_refused(tiny_data, tiny_experiment, caps
         (
             ["EVALUATE_EVERY=2", "Experiment.keep_best='segm/mAP'"],
             True,
-            r"'segm/mAP' is no metric.*segm/AP50",
+            r"'segm/mAP' is not a metric.*segm/AP50",
         ),
         (
             ["EVALUATE_EVERY=2", "MASKS=False", "Experiment.keep_best='segm/AP'"],
             True,
-            "'segm/AP' is no metric",
+            "'segm/AP' is not a metric",
         ),
-        (["EVALUATE_EVERY=2", "Experiment.keep_best=3"], True, "keep_best = 3 is no metric"),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best=3"], True, "keep_best = 3 is not a metric"),
     ],
 )
-def test_evaluations_that_cannot_be_are_refused(tiny_data, tiny_experiment, params, val, words):
+def test_impossible_evaluations_are_refused(tiny_data, tiny_experiment, params, val, words):
     experiment = tiny_experiment("NUM_STAGES=1", *params)
     with pytest.raises(UserError, match=words):
         load_records(experiment, tiny_data.records, tiny_data.records if val else None)
 
 
-def test_keep_best_wants_evaluations(tiny_experiment):
-    with pytest.raises(UserError, match="keep_best = 'segm/AP' wants evaluations: give EVALUATE_EVERY"):
+def test_keep_best_needs_evaluations(tiny_experiment):
+    with pytest.raises(UserError, match="keep_best = 'segm/AP' needs evaluations: set EVALUATE_EVERY"):
         tiny_experiment("Experiment.keep_best='segm/AP'")

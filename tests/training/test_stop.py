@@ -56,7 +56,7 @@ def test_with_nothing_to_save_the_process_ends_at_once(busy, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == STOPPED == 75
-    assert errors.strip() == f"{signal.Signals(number).name}: no step is done, nothing to save"
+    assert errors.strip() == f"{signal.Signals(number).name}: no step is done, there is nothing to save"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -22,7 +22,10 @@ TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 LOSSES = ["rpn_class", "rpn_box", *(f"stage{t}_{name}" for t in (1, 2, 3) for name in ("class", "box", "mask"))]
 LOSSES.append("semantic")
 SPEED = ["images_per_second", "input_wait"]
-WATCHED = ["watch/proposal_recall", *(f"watch/stage{t}_{name}" for t in (1, 2, 3) for name in ("foreground", "iou"))]
+SAMPLING = [
+    "sampling/proposal_recall",
+    *(f"sampling/stage{t}_{name}" for t in (1, 2, 3) for name in ("foreground", "iou")),
+]
 
 
 def lines(run):
@@ -41,7 +44,7 @@ def test_what_a_run_writes(tiny_run):
     records = steps(tiny_run)
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     for record in records:
-        assert set(record) == {"step", "total", "learning_rate", "gradient_norm", *SPEED, *LOSSES, *WATCHED}
+        assert set(record) == {"step", "total", "learning_rate", "gradient_norm", *SPEED, *LOSSES, *SAMPLING}
         assert record["total"] == pytest.approx(sum(record[name] for name in LOSSES), rel=1e-5)
         assert 0 <= record["input_wait"] <= 1
         assert all(math.isfinite(value) for value in record.values()) and record["images_per_second"] > 0
@@ -85,7 +88,7 @@ def test_a_run_without_tensorflows_list_keeps_everything(tiny_run, tiny_data, tm
     start(run, tiny_data.records)
     assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
     printed = capsys.readouterr()
-    assert "resuming from" in printed.out and "ckpt-4: mended" in printed.err
+    assert "resuming from" in printed.out and "ckpt-4: repaired" in printed.err
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(tiny_run, tiny_data, tmp_path, capsys):
@@ -99,7 +102,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(ti
     printed = capsys.readouterr()
     assert f"resuming from {run.checkpoints / 'ckpt-2'}" in printed.out
     (line,) = [line for line in printed.err.splitlines() if "is damaged" in line]
-    assert f"note: {path} is damaged" in line and f"taking {run.checkpoints / 'ckpt-2'}" in line
+    assert f"note: {path} is damaged" in line and f"using {run.checkpoints / 'ckpt-2'}" in line
 
 
 def test_a_run_without_a_whole_checkpoint_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
@@ -107,7 +110,7 @@ def test_a_run_without_a_whole_checkpoint_is_left_as_it_is(tiny_run, tiny_data, 
     path = run.checkpoints / "ckpt-2.index"
     path.write_bytes(bytes(len(path.read_bytes())))
     before = run.metrics.read_text(), sorted(run.checkpoints.iterdir())
-    with pytest.raises(UserError, match=rf"{path} is damaged.*No whole checkpoint"):
+    with pytest.raises(UserError, match=rf"{path} is damaged.*No intact checkpoint"):
         start(run, tiny_data.records)
     with pytest.raises(UserError, match=rf"{path} is damaged"):
         start(Run(tmp_path / "other"), tiny_data.records, init_from=run)

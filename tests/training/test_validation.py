@@ -1,9 +1,14 @@
-"""Evaluation on several devices and by several workers: the same results and figures, to the last digit."""
+"""Evaluation during training: equal results on any number of devices and workers, and the best checkpoint."""
 
 import json
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
+
+from htc_tf.checkpoint import Checkpoints
+from htc_tf.run import Run
+from htc_tf.training.validation import BestCheckpoint
 
 SCRIPT = Path(__file__).with_name("evaluating.py")
 
@@ -18,8 +23,41 @@ def written(run_workers, tiny_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("other", ["2", "4", "workers"])
-def test_whoever_detects_the_figures_are_the_same(written, other):
+def test_devices_and_workers_do_not_change_the_results(written, other):
     metrics, results = written["1"]
     assert written[other][1] == results  # every bit of every box, score and mask
     assert written[other][0] == metrics
     assert metrics["images"] == 6 and {result["image_id"] for result in results} == set(range(1, 7))
+
+
+class Model(tf.Module):
+    def __init__(self, value=0.0):
+        super().__init__()
+        self.weight = tf.Variable([float(value)])
+
+
+def kept(run):
+    """Returns the step of the best checkpoint, its weight and the number of checkpoints."""
+    model = Model()
+    path = Checkpoints(run.best, model).restore_latest()
+    return path.rpartition("-")[2], float(model.weight[0]), len(list(run.best.checkpoints.glob("*.index")))
+
+
+def test_only_better_weights_replace_the_best(tmp_path):
+    run = Run(tmp_path)
+    update = BestCheckpoint(run, "segm/AP", "", []).update
+    assert update(8, {"segm/AP": 0.5}, Model(1)) and kept(run) == ("8", 1.0, 1)
+    again = BestCheckpoint(run, "segm/AP", "", []).update
+    assert not again(12, {"segm/AP": 0.5}, Model(2)) and kept(run) == ("8", 1.0, 1)
+    # A training resumed from an earlier checkpoint may reach other metrics, at other steps.
+    assert again(6, {"segm/AP": 0.6}, Model(3)) and kept(run) == ("6", 3.0, 1)
+
+
+def test_damaged_best_weights_are_replaced(tmp_path, capsys):
+    run = Run(tmp_path)
+    update = BestCheckpoint(run, "segm/AP", "", []).update
+    update(8, {"segm/AP": 0.5}, Model(1))
+    (run.best.checkpoints / "ckpt-8.index").write_bytes(b"")
+    assert update(12, {"segm/AP": 0.4}, Model(2)) and kept(run) == ("12", 2.0, 1)
+    line = capsys.readouterr().err
+    assert line.startswith("note: ") and "ckpt-8.index" in line and line.endswith("step 12 replaces it\n")

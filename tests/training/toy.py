@@ -13,7 +13,8 @@ from htc_tf.models.htc_loss import Loss, count_where, total_where
 from htc_tf.models.layers import Convolution
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.structures import Batch, GroundTruth, Outputs, Proposals, RPNOutput
-from htc_tf.training.optim import SGD, StepSchedule
+from htc_tf.training.optim import SGD
+from htc_tf.training.schedules import StepSchedule
 from htc_tf.training.step import make_train_loop, make_train_step
 
 BATCH, STEPS = 8, 3

@@ -1,7 +1,4 @@
-"""Parameter groups: weights that learn or decay more or less than the others, chosen by name.
-
-`training.optim` builds optimisers by them.
-"""
+"""Parameter groups: multipliers of learning rate and weight decay for the weights whose names match a pattern."""
 
 import math
 import re
@@ -15,18 +12,18 @@ from htc_tf.ranges import check_range, number
 class ParameterGroups:
     """((pattern, rate multiplier, decay multiplier), ...), such as (("backbone/", 0.1, 1.0), ("norm|bias", 1.0, 0.0)).
 
-    A pattern is a regular expression searched for in a variable's name, such as
-    "htc/backbone/stage2_block1/conv1/conv/kernel:0". Where several are found, all their multipliers apply.
+    A pattern is a regular expression that is searched in a variable's name, such as
+    "htc/backbone/stage2_block1/conv1/conv/kernel:0". If several match, all their multipliers apply.
     """
 
     def __init__(self, groups, owner, default=()):
         """
         Args:
-            groups: the triples; None for the default ones.
-            owner: whose they are, for messages, such as "SGD.groups".
-            default: triples of which nobody expects that there are such weights.
+            groups: Sequence of triples, or None for `default`.
+            owner: Name of the gin parameter, for messages, such as "SGD.groups".
+            default: Triples used without `groups`; unlike those, they may match no weight.
         Raises:
-            UserError: a triple is malformed.
+            UserError: A triple is malformed.
         """
         self.owner, self.groups, self.multipliers = owner, [], ()
         self.expected = groups is not None
@@ -42,35 +39,36 @@ class ParameterGroups:
                 ) from error
 
     def resolve(self, variables):
-        """Sets `multipliers`: (rate, decay) for each of the variables.
+        """Sets `multipliers`, a (rate, decay) pair per variable.
 
         Raises:
-            UserError: a pattern is in no name.
+            UserError: A pattern matches no name.
         """
         for pattern, _, _ in self.groups:
             if self.expected and not any(pattern.search(v.name) for v in variables):
-                raise UserError(f"{self.owner}: {pattern.pattern!r} is in the name of no trained weight; misspelt?")
+                raise UserError(f"{self.owner}: {pattern.pattern!r} matches no trained weight; misspelled?")
         self.multipliers = [
             tuple(math.prod(group[kind] for group in self.groups if group[0].search(v.name)) for kind in (1, 2))
             for v in variables
         ]
 
     def pairs(self):
-        """The pairs of multipliers that there are, each once."""
+        """Returns the distinct pairs of multipliers, sorted."""
         return sorted(set(self.multipliers))
 
 
 class GroupedOptimizers(tf.Module):
-    """Optimisers of Keras' older kind, one for each pair of multipliers, used together like one of the newer kind.
+    """Legacy Keras optimizers, one per pair of multipliers, behind the interface of a current one.
 
-    tensorflow-addons' are of the older kind: they have one rate for all weights, and make their slots only when they
-    first step, too late for a checkpoint.
+    tensorflow-addons' optimizers are legacy ones: they have one rate for all weights, and create their slots in their
+    first step, too late for restoring a checkpoint. Their own list of weights excluded from decay compares variables by
+    reference, which fails for the components of mirrored variables.
     """
 
     def __init__(self, make, groups, name):
         """
         Args:
-            make: rate multiplier, decay multiplier -> an optimiser.
+            make: Function that returns an optimizer for a rate multiplier and a decay multiplier.
             groups: ParameterGroups.
         """
         super().__init__(name=name)
@@ -87,12 +85,12 @@ class GroupedOptimizers(tf.Module):
             part._create_all_weights(members)
 
     def apply_gradients(self, gradients_and_variables, skip_gradients_aggregation):
-        """Takes the variables in the order that `build` was given."""
+        """Applies gradients; the variables come in the order given to `build`."""
         members = self._divide(list(gradients_and_variables))
         for part, pairs in zip(self.parts, members, strict=True):
             part.apply_gradients(pairs, experimental_aggregate_gradients=not skip_gradients_aggregation)
 
     def _divide(self, items):
-        """The items of each part: what has the same multipliers."""
+        """Returns the items of each part: those with the same multipliers."""
         multipliers = self.groups.multipliers
         return [[x for x, own in zip(items, multipliers, strict=True) if own == pair] for pair in self.groups.pairs()]

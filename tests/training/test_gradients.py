@@ -1,10 +1,10 @@
-"""What is watched: golden shares of a few boxes."""
+"""Sampling metrics: expected shares of a few boxes, and compilation beside a loss that has a gradient."""
 
 import tensorflow as tf
 
 from htc_tf.ops import boxes as box_ops
 from htc_tf.structures import GroundTruth, Outputs, Proposals, RoIs, RPNOutput, StageOutput
-from htc_tf.training.sampling_metrics import watch, watch_where
+from htc_tf.training.gradients import sampling_metrics, sampling_metrics_where
 
 NOTHING = Outputs(*[None] * len(Outputs._fields))
 
@@ -26,10 +26,10 @@ def test_golden_shares():
         crop_boxes=None,
         semantic=None,
     )
-    # The first object is half covered, the second only by a proposal that is padding.
+    # The first object is covered by half, the second only by a proposal that is padding.
     proposals = Proposals(tensor([[0, 0, 5, 10], [20, 20, 30, 30]]), None, tensor([True, False], tf.bool))
     rois = RoIs(
-        # A truth box, a positive of IoU 1/2 with the first object, one of 1/4 with the second, a negative, padding.
+        # A ground-truth box, positives of IoU 1/2 with the first and 1/4 with the second object, a negative, padding.
         boxes=tensor([[0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 25, 25], [50, 50, 60, 60], [0, 0, 0, 0]]),
         valid=tensor([True, True, True, True, False], tf.bool),
         positive=tensor([True, True, True, False, False], tf.bool),
@@ -39,18 +39,22 @@ def test_golden_shares():
     stage = StageOutput(rois, None, None, None, None)
     outputs = NOTHING._replace(rpn=RPNOutput(None, None, None, proposals), stages=(stage, stage))
     wanted = {
-        "watch/proposal_recall": (1, 2),
-        "watch/stage1_foreground": (3, 4),
-        "watch/stage1_iou": (0.75, 2),
-        "watch/stage2_foreground": (3, 4),
-        "watch/stage2_iou": (0.75, 2),
+        "sampling/proposal_recall": (1, 2),
+        "sampling/stage1_foreground": (3, 4),
+        "sampling/stage1_iou": (0.75, 2),
+        "sampling/stage2_foreground": (3, 4),
+        "sampling/stage2_iou": (0.75, 2),
     }
-    assert numbers(watch(outputs, truth)) == numbers(watch_where(tf.constant(True), outputs, truth)) == wanted
-    assert numbers(watch_where(tf.constant(False), outputs, truth)) == dict.fromkeys(wanted, (0, 0))
+    assert (
+        numbers(sampling_metrics(outputs, truth))
+        == numbers(sampling_metrics_where(tf.constant(True), outputs, truth))
+        == wanted
+    )
+    assert numbers(sampling_metrics_where(tf.constant(False), outputs, truth)) == dict.fromkeys(wanted, (0, 0))
 
 
-def test_it_may_be_compiled_beside_what_is_learnt():
-    """In one function that XLA compiles and that has a gradient, as `training.gradients` makes it."""
+def test_sampling_metrics_compile_beside_a_loss():
+    """In one function that XLA compiles and that has a gradient, as in `training.gradients`."""
     truth = GroundTruth(tensor([[0, 0, 10, 10]]), None, tensor([True], tf.bool), None, None, None)
     shift = tf.Variable(1.0)
 
@@ -60,12 +64,12 @@ def test_it_may_be_compiled_beside_what_is_learnt():
         outputs = NOTHING._replace(rpn=RPNOutput(None, None, None, Proposals(boxes, None, tensor([True], tf.bool))))
         rois = RoIs(boxes, *(tensor([flag], tf.bool) for flag in (True, True)), tensor([0], tf.int32))
         stage = StageOutput(rois._replace(is_truth=tensor([False], tf.bool)), None, None, None, None)
-        seen = watch_where(wanted, outputs._replace(stages=(stage,)), truth)
+        seen = sampling_metrics_where(wanted, outputs._replace(stages=(stage,)), truth)
         return tf.reduce_sum(box_ops.iou(boxes, truth.boxes)), seen
 
     for wanted, overlap in ((True, 81 / 119), (False, 0.0)):
         with tf.GradientTape() as tape:
             loss, seen = forward(tf.constant(wanted))
-        # What is watched has no gradient, whoever asks.
-        assert tape.gradient([loss, seen["watch/stage1_iou"].total], shift) < 0
-        tf.debugging.assert_near(seen["watch/stage1_iou"].total, overlap)
+        # The metrics have no gradient, even if one is asked for.
+        assert tape.gradient([loss, seen["sampling/stage1_iou"].total], shift) < 0
+        tf.debugging.assert_near(seen["sampling/stage1_iou"].total, overlap)
