@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def reserve(output: str) -> Iterator[None]:
             yield
         except OSError as error:
             raise UserError(
-                f"{files.describe_error(error, output)}; finished shards are kept: solve this, then run the same "
+                f"{files.describe_error(error, output)}; finished shards are kept: fix this, then run the same "
                 "command to continue"
             ) from error
 
@@ -111,7 +110,6 @@ def open_stores(paths: Iterable[str], beam_options) -> None:
 def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam_options) -> None:
     """Runs the Beam job for the unfinished shards, then reports and completes the dataset."""
     # Beam and TensorFlow take seconds to import, so the flags and the annotation file are checked first.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from pipelines import report, shards
 
     report.write_report(flags.output, plan, [], flags.max_bad_fraction)

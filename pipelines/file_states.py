@@ -135,9 +135,7 @@ def _find_evidence(root, state):
             return ""
         with files.open_to_read(path) as file, PIL.Image.open(file, formats=image_io.FORMATS) as image:
             orientation, size = image_io.orientation(image), image_io.stored_size(image)
-    except (
-        Exception
-    ):  # Pillow raises many kinds of errors on damaged files; the worker that reads the image reports them
+    except Exception:  # Pillow raises many kinds of errors on damaged files, which the worker reports
         return ""
     if orientation == 1:
         return ""

@@ -25,8 +25,8 @@ from pipelines.checks import Counters, Rejected
 PIL.Image.MAX_IMAGE_PIXELS = None
 STORED = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 REASONS = {"unreadable": "image_unreadable", "too_large": "image_too_large", "mode": "image_mode"}
-JPEG_RATIO = 8  # of the size at which JPEGs are decoded for checking
-DARK = 16  # the high byte of 12-bit values is below
+JPEG_RATIO = 8  # JPEGs are decoded at an eighth of their size, for checking
+DARK = 16  # above the high byte of any 12-bit value
 
 
 def load_image(

@@ -80,7 +80,7 @@ def draw_ground(rng, height, width):
     y, x = np.mgrid[:height, :width].astype(np.float32)
     bend_y, bend_x = (rng.uniform(2, 7) * np.sin(t * rng.uniform(0.04, 0.1) + rng.uniform(0, 6.3)) for t in (x, y))
     labels = [*(len(THINGS) + rng.permutation(len(TEXTURES))[: rng.integers(2, 5)]), UNLABELED]
-    distances, paints = [], []
+    distances, paints = [], []  # [H, W] and [3, H, W] each
     for label in labels:
         away = np.hypot(y + bend_y - rng.uniform(0, height), x + bend_x - rng.uniform(0, width))
         plain = label == UNLABELED
@@ -88,8 +88,8 @@ def draw_ground(rng, height, width):
         texture = draw_texture(rng, None if plain else TEXTURES[label - len(THINGS)], y, x, rng.uniform(7, 20))
         paints.append(mix(draw_colors(rng, 0.5), texture))
     nearness = np.exp(2 * (np.min(distances, 0) - distances))
-    shares = nearness / nearness.sum(0)  # a softmax, which blends over about one pixel at the borders
-    canvas = sum(share * paint for share, paint in zip(shares, paints, strict=True))
+    shares = nearness / nearness.sum(0)  # [labels, H, W], a softmax that blends over about one pixel at the borders
+    canvas = sum(share * paint for share, paint in zip(shares, paints, strict=True))  # [3, H, W]
     semantic = np.uint8(labels)[np.argmax(shares, 0)]
     semantic[shares.max(0) < 0.8] = UNLABELED
     return canvas * draw_light(rng, height, width, 0.3), semantic

@@ -184,9 +184,8 @@ def polygons(mask):
     as those of its vertical edges. Where two pixels touch at a corner only, two corners share a point; their order
     keeps the pixels apart.
     """
-    turns = np.diff(
-        np.diff(np.pad(mask, 1).astype(np.int8), axis=0), axis=1
-    )  # ±1 at a corner, ±2 where two pixels touch
+    # [H + 1, W + 1], one value per pixel corner: ±1 at a corner of the outline, ±2 where two pixels touch only there.
+    turns = np.diff(np.diff(np.pad(mask, 1).astype(np.int8), axis=0), axis=1)
     y, x = np.nonzero(turns != 0)
     turn = turns[y, x]
     y, x, turn = (np.repeat(values, np.abs(turn)) for values in (y, x, turn))  # [corners] each
@@ -194,6 +193,7 @@ def polygons(mask):
     lower = right ^ (turn == -2)
     along_row = pair_ends(np.lexsort((right, x, y)))
     along_column = pair_ends(np.lexsort((lower, y, x)))
+    # Follow each loop of the outline, along a row and a column in turn.
     found, unseen = [], np.ones(len(y), bool)
     for first in range(len(y)):
         if not unseen[first]:
@@ -212,7 +212,7 @@ def polygons(mask):
 
 def pair_ends(order):
     """Returns for each corner the other end of its edge, where `order` lists the ends pair by pair."""
-    other = np.empty(len(order), np.int64)
+    other = np.empty(len(order), np.int64)  # [corners]
     other[order[::2]], other[order[1::2]] = order[1::2], order[::2]
     return other
 

@@ -26,7 +26,7 @@ from pipelines.checks import Counters, Rejected
 from pipelines.job_progress import Progress, Stopped, stop, stop_reason
 from pipelines.plan import Plan, read_lines
 
-REMEDY = "finished shards are kept: solve this, then run the same command to continue"
+REMEDY = "finished shards are kept: fix this, then run the same command to continue"
 READERS = 16  # threads that read sidecars, because each read from a store has a latency
 
 

@@ -58,7 +58,7 @@ def monitor(folder: str) -> Iterator[None]:
 
 
 @WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
-class WatchedWorker(SubprocessSdkWorkerHandler):
+class MonitoredWorker(SubprocessSdkWorkerHandler):
     """Runs `pipelines.worker_main`; if it dies, answers all its open requests with an error."""
 
     def start_worker(self) -> None:

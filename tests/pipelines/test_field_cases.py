@@ -1,4 +1,4 @@
-"""Every kind of input ends as documented in docs/data.md, and so does a larger collection if it lies beside the project."""
+"""Every kind of input ends as documented in docs/data.md, and so does a larger collection, if available."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ DATA_CASES = Path(__file__).resolve().parents[3] / "shared" / "field_cases" / "d
 
 @pytest.fixture
 def prepare(monkeypatch, capsys):
-    """prepare(arguments) -> (status, standard output, last line of standard error), without Beam, which is slow to start."""
+    """prepare(arguments) -> (status, standard output, last line of standard error), without Beam's slow start."""
 
     def run(job, pending, options):
         for shard in pending:

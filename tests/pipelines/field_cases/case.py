@@ -18,7 +18,7 @@ class FieldCase(NamedTuple):
 
     Attributes:
         kind: What is unusual about the input.
-        outcome: "works", or "repaired", "left out", "warning" or "refused", followed by a colon and a name of `checks` or
+        outcome: "works", or "repaired", "left out", "warning" or "refused", then a colon and a name of `checks`, or
             words of the message.
         change: Function of (folder, coco) that alters the valid dataset, and returns more flags, the name of another
             annotation file, or its bytes.
