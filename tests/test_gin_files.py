@@ -1,12 +1,14 @@
 """The gin files: each builds, and the numbers are those of the paper and of mmdetection."""
 
 import functools
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 
 from htc_tf import config
+from htc_tf.ranges import MAX_WHOLE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"
@@ -124,3 +126,33 @@ def test_multi_scale_training_evaluates_at_one_scale():
     experiment, _ = config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin"], [])
     sides = [(settings.min_side, settings.max_side) for settings in (experiment.train_input, experiment.eval_input)]
     assert sides == [(1400, 1600), (800, 1333)] and experiment.steps == 147860
+
+
+def table(heading):
+    """Returns the rows of the first table below a heading of docs/configuration.md, each a list of cells."""
+    lines = (ROOT / "docs" / "configuration.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("|---"))) + 1
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_documentation_lists_every_macro_with_its_default_and_range():
+    defaults = dict(line.split(" = ") for line in resolved_paper().splitlines() if line.partition(" ")[0].isupper())
+    expected = []
+    for name, allowed in config.MACROS.items():
+        described = str(allowed).removeprefix("a ").replace(f", at most {MAX_WHOLE}", "")
+        expected.append([f"`{name}`", f"`{defaults[name]}`", described])
+    assert sorted(row[:3] for row in table("Macros")) == sorted(expected)
+
+
+@pytest.mark.parametrize(("heading", "folder"), [("Experiment configs", "gin"), ("Overrides", "gin/options")])
+def test_the_documentation_lists_every_file(heading, folder):
+    listed = [f"{folder}/{name}" for row in table(heading) for name in re.findall(r"`([^`]+\.gin)`", row[0])]
+    expected = OVERRIDES if folder == "gin/options" else [name for name in EXPERIMENTS if name.startswith("gin/")]
+    assert sorted(listed) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_gin_file_begins_with_what_it_configures(name):
+    first, *_ = (ROOT / name).read_text().splitlines()
+    assert re.match(r"# [A-Zk]\S+ .*", first) and first.startswith("# Override") == (name in OVERRIDES)

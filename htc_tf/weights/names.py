@@ -1,7 +1,7 @@
 """Weight names: tables from our layers and variables to the names and layouts of mmdetection and of Paddle.
 
-Names are those of mmdetection 3 (https://github.com/open-mmlab/mmdetection: `HybridTaskCascade`, `CascadeRCNN`,
-`MaskRCNN`, `FasterRCNN` and `SwinTransformer`; version 2 has the same) and of the Paddle port
+Names are those of mmdetection 3 (https://github.com/open-mmlab/mmdetection: HybridTaskCascade, CascadeRCNN,
+MaskRCNN, FasterRCNN and SwinTransformer; version 2 has the same) and of the Paddle port
 (https://github.com/laihuihui/htc), which has no Swin.
 
 A placeholder stands for an index, and its format for the first value: {s} is 0, 1, 2, ...; {s:1} is 1, 2, 3, ...; {s:a}
