@@ -1,5 +1,7 @@
-"""A stand-in for TensorFlow Serving around a SavedModel, by its documented REST and gRPC interfaces, and a small model
-with an exported model's outputs. Where the real server is on this machine, test_model_server.py asks that one too."""
+"""A fake TensorFlow Serving with its documented REST and gRPC interfaces, and a small model with an export's outputs.
+
+test_model_server.py uses the real server, if this machine has one.
+"""
 
 import base64
 import contextlib
@@ -18,13 +20,13 @@ from htc_tf.serving.messages import PREDICT, PredictRequest, PredictResponse, pr
 from tests.benchmarks.payload import rest_bytes
 
 NAMES = ("person", "traffic light", "Käse")
-OBJECTS = 3  # in each picture two of these are found, and one row is padding
+OBJECTS = 3  # rows per image: two detections, and one row of padding
 
 
 class ToyModel(tf.Module):
-    """Answers every picture with a person at (0, 0) and a cheese in the middle, and refuses what is no picture.
+    """Finds a person at (0, 0) and a cheese in the middle of every image, and refuses other files.
 
-    A file that begins with "fail" makes the whole request fail, as a mistake in the model's graph does.
+    A file that begins with "fail" makes the whole request fail, like an error in the model's graph.
     """
 
     def __init__(self):
@@ -70,7 +72,7 @@ class ToyModel(tf.Module):
 
 @pytest.fixture(scope="session")
 def toy_export(tmp_path_factory):
-    """EXPORT, with the toy as its version 3."""
+    """EXPORT with the toy model as its version 3."""
     export = tmp_path_factory.mktemp("toy")
     model = ToyModel()
     tf.saved_model.save(model, str(export / "3"), signatures={"serving_default": model.serve})
@@ -78,17 +80,17 @@ def toy_export(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """a.png and b.png of different sizes, and text.png, which is none."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """A folder with a.png and b.png of different sizes, and text.png, which is not an image."""
+    folder = tmp_path_factory.mktemp("images")
     for name, (height, width) in (("a", (40, 60)), ("b", (64, 32))):
         Image.new("RGB", (width, height), (128, 130, 126)).save(folder / f"{name}.png")
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     return folder
 
 
-class StandIn:
-    """The model `htc` of an export, at two ports, as the server would serve it. `requests` are what it was asked."""
+class FakeServer:
+    """Serves the model `htc` of an export at two ports, as the server does; `requests` are those received."""
 
     def __init__(self, export, name="htc"):
         (self.version,) = (path.name for path in export.iterdir())
@@ -113,7 +115,7 @@ class StandIn:
         self.rpc.stop(None).wait()
 
     def run(self, image_bytes):
-        if any(b"slow" in picture for picture in image_bytes):
+        if any(b"slow" in file for file in image_bytes):
             self.delay.wait(5)
         outputs = self.loaded.signatures["serving_default"](image_bytes=tf.constant(image_bytes))
         return {name: value.numpy() for name, value in outputs.items()}
@@ -133,7 +135,7 @@ class StandIn:
             return context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
 
     def handler(self):
-        stand_in = self
+        server = self
         model = f"/v1/models/{self.name}"
         versions = (model, f"{model}/versions/{self.version}")
 
@@ -142,7 +144,7 @@ class StandIn:
                 if self.path not in versions:
                     return self.reply(404, {"error": f"Could not find any versions of model {self.path}"})
                 status = {"error_code": "OK", "error_message": ""}
-                version = {"version": stand_in.version, "state": "AVAILABLE", "status": status}
+                version = {"version": server.version, "state": "AVAILABLE", "status": status}
                 return self.reply(200, {"model_version_status": [version]})
 
             def do_POST(self):
@@ -152,12 +154,12 @@ class StandIn:
                     return self.reply(404, {"error": f"Malformed request: POST {self.path}"})
                 if path not in versions:
                     return self.reply(404, {"error": f"Servable not found for request: Latest({path[11:]})"})
-                stand_in.requests.append(json.loads(body))
-                rows = stand_in.requests[-1].get("instances")
+                server.requests.append(json.loads(body))
+                rows = server.requests[-1].get("instances")
                 if not rows:
                     return self.reply(400, {"error": "Missing 'inputs' or 'instances' key"})
                 try:
-                    return self.reply(200, rest_bytes(stand_in.run([base64.b64decode(row["b64"]) for row in rows])))
+                    return self.reply(200, rest_bytes(server.run([base64.b64decode(row["b64"]) for row in rows])))
                 except tf.errors.OpError as error:
                     return self.reply(400, {"error": error.message})
 
@@ -167,7 +169,7 @@ class StandIn:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                with contextlib.suppress(BrokenPipeError):  # who asked may have given up
+                with contextlib.suppress(BrokenPipeError):  # the client may have given up
                     self.wfile.write(content)
 
             def log_message(self, *_):
@@ -177,15 +179,15 @@ class StandIn:
 
 
 @pytest.fixture(scope="session")
-def stand_in(toy_export):
-    server = StandIn(toy_export)
+def fake_server(toy_export):
+    server = FakeServer(toy_export)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
 def impostor():
-    """The address of a web server that is no TensorFlow Serving."""
+    """The address of a web server that is not TensorFlow Serving."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -205,7 +207,7 @@ def impostor():
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """call(module, flags ...) -> out, err, status of a command in this process."""
+    """call(module, *flags) runs a command in this process and returns its out, err and status."""
 
     def run(module, *flags):
         monkeypatch.setattr("sys.argv", ["command", *map(str, flags)])

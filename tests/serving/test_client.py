@@ -27,20 +27,20 @@ FAILING = b"fail"  # the toy model of conftest.py fails on an image that begins 
 
 
 @pytest.fixture(params=["rest", "grpc", "export"])
-def place(request, stand_in, toy_export):
+def place(request, fake_server, toy_export):
     """The flags for one of the three places where the toy model is."""
     return {
-        "rest": ["--server", stand_in.rest],
-        "grpc": ["--grpc", "--server", stand_in.grpc],
+        "rest": ["--server", fake_server.rest],
+        "grpc": ["--grpc", "--server", fake_server.grpc],
         "export": ["--export", toy_export],
     }[request.param]
 
 
-def test_the_outputs_are_the_same_everywhere(stand_in, toy_export, pictures):
-    encoded = [(pictures / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
+def test_the_outputs_are_the_same_everywhere(fake_server, toy_export, images):
+    encoded = [(images / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
     wanted = LocalClient(toy_export).predict(encoded)
     assert wanted["masks_28"].shape == (3, 3, 28, 28)
-    for server in (RestClient(stand_in.rest, "htc", None, 9), GrpcClient(stand_in.grpc, "htc", 3, 9)):
+    for server in (RestClient(fake_server.rest, "htc", None, 9), GrpcClient(fake_server.grpc, "htc", 3, 9)):
         found = server.predict(encoded)
         assert set(found) == set(wanted)
         for name, array in wanted.items():
@@ -48,9 +48,9 @@ def test_the_outputs_are_the_same_everywhere(stand_in, toy_export, pictures):
             assert found[name].tolist() == array.tolist(), name
 
 
-def test_the_command(call, place, pictures, tmp_path):
+def test_the_command(call, place, images, tmp_path):
     output = tmp_path / "new" / "out"
-    done = call(client, *place, "--input", pictures, "--output", output, "--batch", 2, "--threshold", 0.3)
+    done = call(client, *place, "--input", images, "--output", output, "--batch", 2, "--threshold", 0.3)
     assert done.status == 0
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [Path(line["file"]).name for line in lines] == ["a.png", "b.png"]
@@ -59,29 +59,29 @@ def test_the_command(call, place, pictures, tmp_path):
         {"class": "person", "score": 0.9, "box": [0, 0, 20, 30]},
         {"class": "Käse", "score": 0.3333, "box": [10, 15, 30, 45]},
     ]
-    assert f"left out {pictures / 'text.png'}: neither PNG nor JPEG" in done.err.splitlines()
+    assert f"left out {images / 'text.png'}: neither PNG nor JPEG" in done.err.splitlines()
     assert sorted(path.name for path in output.iterdir()) == ["a.png", "b.png", "detections.jsonl"]
     written = [json.loads(line) for line in (output / "detections.jsonl").read_text().splitlines()]
     mask = coco_mask.decode(written[0]["detections"][0].pop("segmentation"))
     ys, xs = np.nonzero(mask)
     assert mask.shape == (40, 60) and (ys.min(), ys.max(), xs.min(), xs.max()) == (0, 19, 15, 29)
     assert written[0]["detections"][0] == lines[0]["detections"][0]
-    drawn, plain = (np.asarray(Image.open(folder / "a.png").resize((60, 40))) for folder in (output, pictures))
+    drawn, plain = (np.asarray(Image.open(folder / "a.png").resize((60, 40))) for folder in (output, images))
     changed = (drawn != plain).any(axis=-1)
     assert changed[:20, 16:29].all() and not changed[34:].any() and not changed[:, 50:].any()
 
 
-def test_threshold(call, place, pictures):
-    done = call(client, *place, "--input", pictures / "a.png", "--threshold", 0.5)
+def test_threshold(call, place, images):
+    done = call(client, *place, "--input", images / "a.png", "--threshold", 0.5)
     assert [found["class"] for found in json.loads(done.out)["detections"]] == ["person"]
 
 
-def test_requests_are_batches(call, stand_in, pictures):
-    files = [pictures / name for name in ("a.png", "b.png", "text.png")]
-    del stand_in.requests[:]
-    call(client, "--server", stand_in.rest, "--batch", 2, "--input", *files)
-    call(client, "--server", stand_in.grpc, "--grpc", "--batch", 2, "--version", 3, "--input", *files)
-    rest, grpc = stand_in.requests[:2], stand_in.requests[2:]
+def test_requests_are_batches(call, fake_server, images):
+    files = [images / name for name in ("a.png", "b.png", "text.png")]
+    del fake_server.requests[:]
+    call(client, "--server", fake_server.rest, "--batch", 2, "--input", *files)
+    call(client, "--server", fake_server.grpc, "--grpc", "--batch", 2, "--version", 3, "--input", *files)
+    rest, grpc = fake_server.requests[:2], fake_server.requests[2:]
     assert [len(body["instances"]) for body in rest] == [2, 1]
     assert [body.inputs[0].value.tensor_shape.dim[0].size for body in grpc] == [2, 1]
     assert [body.model_spec.version.value for body in grpc] == [3, 3]
@@ -95,18 +95,18 @@ def test_requests_are_batches(call, stand_in, pictures):
         (["--version", "4"], "name another with --model or --version, or wait until it is loaded"),
     ],
 )
-def test_a_model_that_is_not_loaded(call, stand_in, pictures, grpc, mistake, told):
-    address = stand_in.grpc if grpc else stand_in.rest
-    line = refusal(call(client, "--server", address, *grpc, *mistake, "--input", pictures / "a.png"))
+def test_a_model_that_is_not_loaded(call, fake_server, images, grpc, mistake, told):
+    address = fake_server.grpc if grpc else fake_server.rest
+    line = refusal(call(client, "--server", address, *grpc, *mistake, "--input", images / "a.png"))
     assert address in line and told in line
     if not grpc and "--version" in mistake:
         assert "version 3 is AVAILABLE" in line
 
 
-def test_a_failure_leaves_its_neighbors_alone(call, place, pictures, tmp_path):
+def test_a_failure_leaves_its_neighbors_alone(call, place, images, tmp_path):
     """bad.png makes the model fail: the images of its request are sent again one by one, and the file is named."""
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes((pictures / name).read_bytes())
+        (tmp_path / name).write_bytes((images / name).read_bytes())
     (tmp_path / "bad.png").write_bytes(FAILING + b"anything")
     done = call(client, *place, "--input", tmp_path, "--batch", 4)
     assert done.status == 0
@@ -116,60 +116,60 @@ def test_a_failure_leaves_its_neighbors_alone(call, place, pictures, tmp_path):
     assert "Graph execution" not in done.err and "{{" not in done.err
 
 
-def test_a_file_that_cannot_be_read(call, place, pictures, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures}/gone.png\n{pictures}/a.png\n"))
+def test_a_file_that_cannot_be_read(call, place, images, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{images}/gone.png\n{images}/a.png\n"))
     done = call(client, *place, "--input", "-", "--batch", 2)
-    assert done.status == 0 and json.loads(done.out)["file"] == f"{pictures}/a.png"
-    assert f"left out {pictures}/gone.png: No such file or directory" in done.err.splitlines()
+    assert done.status == 0 and json.loads(done.out)["file"] == f"{images}/a.png"
+    assert f"left out {images}/gone.png: No such file or directory" in done.err.splitlines()
 
 
 @pytest.mark.parametrize("grpc", [[], ["--grpc"]])
-def test_no_server(call, pictures, grpc):
+def test_no_server(call, images, grpc):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    line = refusal(call(client, "--server", address, *grpc, "--input", pictures / "a.png"))
+    line = refusal(call(client, "--server", address, *grpc, "--input", images / "a.png"))
     assert address in line and "server answers (" in line and "--server" in line
 
 
 @pytest.mark.parametrize("grpc", [[], ["--grpc"]])
-def test_a_slow_server(call, stand_in, tmp_path, grpc):
+def test_a_slow_server(call, fake_server, tmp_path, grpc):
     (tmp_path / "a.png").write_bytes(b"slow")
-    address = stand_in.grpc if grpc else stand_in.rest
+    address = fake_server.grpc if grpc else fake_server.rest
     flags = ["--server", address, *grpc, "--timeout", 0.2, "--input", tmp_path / "a.png"]
     line = refusal(call(client, *flags))
     assert f"{tmp_path / 'a.png'}: " in line and "no answer within 0.2 seconds" in line and "--timeout" in line
 
 
-def test_another_server(call, stand_in, impostor, pictures):
-    line = refusal(call(client, "--server", impostor, "--input", pictures / "a.png"))
+def test_another_server(call, fake_server, impostor, images):
+    line = refusal(call(client, "--server", impostor, "--input", images / "a.png"))
     assert "not an answer of htc_tf.export's models" in line and "welcome" in line
-    line = refusal(call(client, "--server", stand_in.grpc, "--input", pictures / "a.png"))
+    line = refusal(call(client, "--server", fake_server.grpc, "--input", images / "a.png"))
     assert "no REST interface" in line and "--grpc" in line
-    line = refusal(call(client, "--server", stand_in.rest, "--grpc", "--input", pictures / "a.png"))
+    line = refusal(call(client, "--server", fake_server.rest, "--grpc", "--input", images / "a.png"))
     assert "no gRPC server answers" in line
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "a b", "localhost:port", "nothing://there"])
-def test_an_invalid_address(call, pictures, address):
-    line = refusal(call(client, "--server", address, "--input", pictures / "a.png"))
+def test_an_invalid_address(call, images, address):
+    line = refusal(call(client, "--server", address, "--input", images / "a.png"))
     assert address in line and "--server" in line
 
 
-def test_a_model_of_any_name(call, stand_in, pictures):
-    line = refusal(call(client, "--server", stand_in.rest, "--model", "../x y?", "--input", pictures / "a.png"))
+def test_a_model_of_any_name(call, fake_server, images):
+    line = refusal(call(client, "--server", fake_server.rest, "--model", "../x y?", "--input", images / "a.png"))
     assert "no model '../x y?' is ready there" in line
 
 
-def test_mistakes_are_one_line(call, stand_in, pictures, tmp_path):
-    picture = pictures / "a.png"
-    assert "for no image" in refusal(call(client, "--server", stand_in.rest, "--input", pictures / "text.png"))
-    assert str(tmp_path) in refusal(call(client, "--export", tmp_path, "--input", picture))
+def test_mistakes_are_one_line(call, fake_server, images, tmp_path):
+    image = images / "a.png"
+    assert "for no image" in refusal(call(client, "--server", fake_server.rest, "--input", images / "text.png"))
+    assert str(tmp_path) in refusal(call(client, "--export", tmp_path, "--input", image))
     assert "x.jpg" in refusal(call(client, "--export", tmp_path, "--input", "x.jpg"))
-    assert "--batch: 0" in refusal(call(client, "--export", tmp_path, "--input", picture, "--batch", 0))
-    flags = ["--server", stand_in.rest, "--input", picture, "--output"]
-    assert "would replace" in refusal(call(client, *flags, pictures))
-    assert "cannot be written" in refusal(call(client, *flags, picture))
+    assert "--batch: 0" in refusal(call(client, "--export", tmp_path, "--input", image, "--batch", 0))
+    flags = ["--server", fake_server.rest, "--input", image, "--output"]
+    assert "would replace" in refusal(call(client, *flags, images))
+    assert "cannot be written" in refusal(call(client, *flags, image))
 
 
 def refusal(done):

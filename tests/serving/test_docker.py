@@ -1,4 +1,4 @@
-"""docker/ is what TensorFlow Serving and Docker take: every file is read with the fields of its schema."""
+"""Files of docker/: each is parsed with the fields of TensorFlow Serving's or Docker Compose's schema."""
 
 import re
 import subprocess
@@ -64,12 +64,12 @@ def flags(service):
     return dict(re.fullmatch(r"--(\w+)(?:=(.+))?", argument).groups() for argument in service["command"])
 
 
-def test_a_field_that_is_none_is_told():
+def test_an_unknown_field_is_an_error():
     with pytest.raises(text_format.ParseError, match="max_batch_sizes"):
         text_format.Parse("max_batch_sizes { value: 4 }", CLASSES["BatchingParameters"]())
 
 
-def test_the_model_is_where_the_client_asks():
+def test_the_model_has_the_clients_default_name():
     (model,) = read_text("models.config", "ModelServerConfig").model_config_list.config
     assert (model.name, model.base_path, model.model_platform) == ("htc", "/models/htc", "tensorflow")
     commented = re.search(r"# (model_version_policy.*)", (DOCKER / "models.config").read_text())[1]
@@ -77,7 +77,7 @@ def test_the_model_is_where_the_client_asks():
     assert list(policy.specific.versions) == [1, 2]
 
 
-def test_batches_are_of_allowed_sizes():
+def test_batches_have_allowed_sizes():
     batching = read_text("batching_parameters.txt", "BatchingParameters")
     sizes = list(batching.allowed_batch_sizes)
     assert sizes == sorted(set(sizes)) == [1, 4] and sizes[-1] == batching.max_batch_size.value
@@ -116,10 +116,10 @@ def test_compose(overlay):
     assert (DOCKER / services["prometheus"]["volumes"][0].split(":")[0]).is_file()
 
 
-def test_the_health_check_asks_the_server(stand_in):
+def test_the_health_check_calls_the_server(fake_server):
     program, *arguments = read_yaml("compose.yaml")["services"]["htc"]["healthcheck"]["test"][1:]
-    script = arguments[-1].replace("127.0.0.1/8501", stand_in.rest.replace(":", "/"))
-    assert stand_in.rest.split(":")[1] in script
+    script = arguments[-1].replace("127.0.0.1/8501", fake_server.rest.replace(":", "/"))
+    assert fake_server.rest.split(":")[1] in script
     for model, status in (("htc", 0), ("cascade", 1)):
         asked = script.replace("/v1/models/htc", f"/v1/models/{model}")
         done = subprocess.run([program, *arguments[:-1], asked], capture_output=True, timeout=20)

@@ -1,4 +1,4 @@
-"""Our declarations of TensorFlow Serving's messages are its own, byte for byte; and its JSON is read and written."""
+"""Messages of TensorFlow Serving equal its own byte for byte; its JSON is read and written."""
 
 import json
 
@@ -10,12 +10,12 @@ from htc_tf.serving.messages import PredictRequest, PredictResponse, predict_req
 from htc_tf.serving.rest_client import read_values
 from tests.benchmarks.payload import grpc_bytes, rest_bytes, write_float
 
-# Written by tensorflow-serving-api 2.15.1, deterministically.
+# Written by tensorflow-serving-api 2.15.1 with deterministic serialization.
 REQUEST = bytes.fromhex(
     "0a180a03687463120208031a0d707265646963745f627974657312220a0b696d6167655f6279746573121308071204120208024203"
     "6f6e6542040074776f"
 )
-# `boxes` is in tensor_content, as make_tensor_proto writes it; `sizes` [1, 2] has one value for both.
+# `boxes` is in tensor_content, as make_tensor_proto writes it; `sizes` [1, 2] has one value for both numbers.
 RESPONSE = bytes.fromhex(
     "0a3b0a05626f78657312320801120c1202080112020802120208042220000000000000803f0000004000004040000080400000a0400000"
     "c0400000e0400a250a0b636c6173735f6e616d6573121608071208120208011202080242036361744203646f670a240a07636c61737365"
@@ -38,11 +38,11 @@ def assert_same(found, wanted):
         assert found[name].tolist() == array.tolist()
 
 
-def test_a_request_is_what_the_api_writes():
-    pictures = np.array([b"one", b"\x00two"], object)
-    request = predict_request("htc", 3, {"image_bytes": pictures}, "predict_bytes")
+def test_a_request_equals_the_apis():
+    files = np.array([b"one", b"\x00two"], object)
+    request = predict_request("htc", 3, {"image_bytes": files}, "predict_bytes")
     assert request.SerializeToString() == REQUEST
-    assert_same(read_arrays(PredictRequest.FromString(REQUEST).inputs), {"image_bytes": pictures})
+    assert_same(read_arrays(PredictRequest.FromString(REQUEST).inputs), {"image_bytes": files})
     newest = predict_request("htc", None, {})
     assert newest.SerializeToString() == b"\n\x05\n\x03htc"
 
@@ -51,7 +51,7 @@ def test_a_response_is_read_in_all_its_forms():
     response = PredictResponse.FromString(RESPONSE)
     assert_same(read_arrays(response.outputs), ARRAYS)
     assert response.model_spec.version.value == 3
-    # Written again: the values in fields of their own, as the server does.
+    # Written again, with the values in typed fields, as the server does.
     assert_same(read_arrays(PredictResponse.FromString(grpc_bytes(ARRAYS)).outputs), ARRAYS)
 
 
@@ -62,7 +62,7 @@ def test_an_output_of_another_dtype_is_named():
         read_arrays(response.outputs)
 
 
-def test_json_as_the_server_lays_it_out():
+def test_json_has_the_servers_layout():
     outputs = {
         "scores": np.array([[1, 1 / 3]], np.float32),
         "status": np.array(["Käse".encode()], object),
@@ -92,5 +92,5 @@ def test_json_as_the_server_lays_it_out():
     ("value", "text"),
     [(0, "0.0"), (0.2, "0.2"), (9e6, "9e+06"), (3e-5, "3e-05"), (16777215, "16777215.0"), (np.nan, "NaN")],
 )
-def test_a_number_as_the_server_writes_it(value, text):
+def test_numbers_have_the_servers_format(value, text):
     assert write_float(np.float32(value)) == text

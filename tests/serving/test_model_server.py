@@ -1,5 +1,7 @@
-"""The real TensorFlow Serving, with the files of docker/, where there is one on this machine: `tensorflow_model_server`
-on the PATH, or an engine that `docker` reaches. It skips where there is neither."""
+"""The real TensorFlow Serving with the files of docker/: `tensorflow_model_server` on the PATH, or by `docker`.
+
+Skipped on a machine with neither.
+"""
 
 import json
 import shutil
@@ -29,7 +31,7 @@ def free_port():
 
 
 def binary_command(export, ports, arguments, folder):
-    """tensorflow_model_server here, where the configuration's paths are other ones."""
+    """Returns the command of tensorflow_model_server, with the configuration's paths adapted to this machine."""
     shutil.copytree(DOCKER, folder / "config")
     models = folder / "config" / "models.config"
     models.write_text(models.read_text().replace("/models/htc", str(export)))
@@ -44,7 +46,7 @@ def docker_command(export, ports, arguments, image):
 
 
 def docker_has(image):
-    """Whether the engine answers, and has the image or can pull it."""
+    """True if the Docker engine answers, and has the image or can pull it."""
     for command in (["docker", "info"], ["docker", "pull", "--quiet", image]):
         try:
             done = subprocess.run(command, capture_output=True, timeout=300)
@@ -66,7 +68,9 @@ def server(toy_export, tmp_path_factory):
     elif shutil.which("docker") and docker_has(service["image"]):
         command = docker_command(toy_export, ports, batched, service["image"])
     else:
-        pytest.skip("neither tensorflow_model_server nor a Docker engine with TensorFlow Serving's image is here")
+        pytest.skip(
+            "neither tensorflow_model_server nor Docker with TensorFlow Serving's image on this machine"
+        )
     log = folder / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -90,8 +94,8 @@ def fetch(url):
         return ""
 
 
-def test_it_answers_as_the_saved_model_does(server, toy_export, pictures):
-    encoded = [(pictures / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
+def test_outputs_equal_the_saved_models(server, toy_export, images):
+    encoded = [(images / name).read_bytes() for name in ("a.png", "text.png", "b.png")]
     wanted = LocalClient(toy_export).predict(encoded)
     for place in (RestClient(server.rest, "htc", None, 60), GrpcClient(server.grpc, "htc", 3, 60)):
         found = place.predict(encoded)
@@ -100,14 +104,14 @@ def test_it_answers_as_the_saved_model_does(server, toy_export, pictures):
             assert found[name].dtype == array.dtype and found[name].tolist() == array.tolist(), name
 
 
-def test_it_tells_what_it_does_not_have(server, pictures):
-    encoded = [(pictures / "a.png").read_bytes()]
+def test_missing_models_are_named(server, images):
+    encoded = [(images / "a.png").read_bytes()]
     for place in (RestClient(server.rest, "cascade", None, 60), GrpcClient(server.grpc, "htc", 9, 60)):
         with pytest.raises(UserError, match="is ready there"):
             place.predict(encoded)
 
 
-def test_what_the_documentation_says_of_it(server):
+def test_status_and_metrics(server):
     (version,) = json.loads(fetch(f"http://{server.rest}/v1/models/htc"))["model_version_status"]
     assert (version["version"], version["state"]) == ("3", "AVAILABLE")
     assert ":tensorflow:" in fetch(f"http://{server.rest}/monitoring/prometheus/metrics")

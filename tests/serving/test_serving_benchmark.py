@@ -39,8 +39,8 @@ def test_the_bytes_of_an_answer(call, toy_export, tiny_data, tmp_path):
     assert details["masks_28"]["rest_bytes"] > details["masks_28"]["grpc_bytes"] > details["answer"]["grpc_bytes"]
 
 
-def test_the_parts_weigh_what_the_answer_weighs(toy_export, pictures):
-    answer = LocalClient(toy_export).predict([(pictures / "a.png").read_bytes()])
+def test_the_parts_weigh_what_the_answer_weighs(toy_export, images):
+    answer = LocalClient(toy_export).predict([(images / "a.png").read_bytes()])
     parts = weigh([answer])
     assert set(parts) == {"answer", "masks_28"}
     # Messages add up; of JSON the frame around the outputs counts twice.
