@@ -120,8 +120,8 @@ def check_images(images: list[Any], counters: Counters, root: str | None = None)
                 raise Rejected("image_duplicate", f"id {image['id']} belongs to {other} and to {image['file_name']}")
             checked[image["id"]] = image
         except Rejected as error:
-            who = entry if isinstance(entry, dict) else {}
-            counters.reject(error, image_id=who.get("id"), file_name=who.get("file_name"))
+            fields = entry if isinstance(entry, dict) else {}
+            counters.reject(error, image_id=fields.get("id"), file_name=fields.get("file_name"))
     for image_id in repeated:
         name = checked.pop(image_id)["file_name"]
         counters.reject(
@@ -158,10 +158,10 @@ def check_annotations(
             if type(image_id) is not int or image_id not in images:
                 raise Rejected("image_unknown", _explain_image_id(entry))
         except Rejected as error:
-            who = entry if isinstance(entry, dict) else {}
-            row = {"image_id": who.get("image_id"), "annotation_id": who.get("id")}
+            fields = entry if isinstance(entry, dict) else {}
+            row = {"image_id": fields.get("image_id"), "annotation_id": fields.get("id")}
             if error.reason == "category_unknown":
-                row["category_id"] = who.get("category_id")
+                row["category_id"] = fields.get("category_id")
             counters.reject(error, **row)
             continue
         kept = {key: entry.get(key) for key in OBJECT_KEYS}

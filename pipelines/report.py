@@ -152,11 +152,11 @@ def _bound(needed, max_bad_fraction):
 
 
 def _example(row, with_reason=False):
-    who = f"annotation {row['annotation_id']}" if row.get("annotation_id") is not None else ""
-    image = row.get("file_name") or (f"image_id {row['image_id']}" if row.get("image_id") is not None and who else "")
+    entry = f"annotation {row['annotation_id']}" if row.get("annotation_id") is not None else ""
+    image = row.get("file_name") or (f"image_id {row['image_id']}" if row.get("image_id") is not None and entry else "")
     parts = (
         show(image) if image else "",
-        who if with_reason else "",
+        entry if with_reason else "",
         row["reason"] if with_reason else "",
         row["detail"],
     )

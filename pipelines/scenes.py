@@ -143,13 +143,16 @@ def draw_outline(rng, name, diameter):
     """Returns the pixels' coverage by a rotated and stretched shape: [h, w] float32 in [0, 1]."""
     radius = diameter / 2
     size = int(np.ceil(diameter)) + 2
+    # Centers of the subpixels along a side, from the shape's center: [size * SUPERSAMPLING].
     steps = (np.arange(size * SUPERSAMPLING, dtype=np.float32) + 0.5) / SUPERSAMPLING - size / 2
     dy, dx = (steps - rng.uniform(-0.5, 0.5) for _ in "yx")
     angle = rng.uniform(0, 2 * np.pi)
     c, s = np.float32([np.cos(angle), np.sin(angle)]) / np.float32(radius)
+    # In the shape's own frame, where it fills the unit circle: [size * SUPERSAMPLING, size * SUPERSAMPLING].
     u = c * dx + s * dy[:, None]
     v = (c * dy[:, None] - s * dx) / np.float32(rng.uniform(0.7, 1))
     inside = SHAPES[name](rng, u, v) <= 0
+    # Mean over the subpixels of each pixel: [size, SUPERSAMPLING, size, SUPERSAMPLING] to [size, size].
     cells = inside.view(np.uint8).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING)
     return np.einsum("iajb->ij", cells) / np.float32(SUPERSAMPLING**2)
 
@@ -172,6 +175,7 @@ def place(outline, corner, sides):
 
 def paint(rng, canvas, coverage):
     """Blends a textured, softly lit shape into its window of the canvas, [3, h, w], in place."""
+    # The mean color below the shape: [3].
     beneath = (canvas * coverage).sum((1, 2)) / max(coverage.sum(), 1)
     for _ in range(20):
         colors = draw_colors(rng, 1)

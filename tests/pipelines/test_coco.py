@@ -72,7 +72,7 @@ def emptied(key):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, expected",
     [
         (lambda text: "", "is empty (0 bytes)"),
         (lambda text: text[:-9], "it was cut"),
@@ -101,9 +101,9 @@ def emptied(key):
         (lambda text: text.replace('"height"', '"rows"'), "none of its 7 images is usable"),
     ],
 )
-def test_unusable_annotation_files(tiny, capsys, change, said):
+def test_unusable_annotation_files(tiny, capsys, change, expected):
     path = tiny / "instances.json"
     path.write_text(change(path.read_text()))
     line = refuse(capsys, tiny)
-    assert said in line and str(path) in line
+    assert expected in line and str(path) in line
     assert not list((tiny / "records").glob("*.tfrecord"))

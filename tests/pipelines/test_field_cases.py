@@ -184,15 +184,15 @@ def test_every_case_of_the_collection(name, data_cases, tmp_path, prepare):
     ]
     arguments += [f"--images={tmp_path / setup.get('images', 'images')}"]
     arguments += [flag.format(folder=tmp_path) for flag in setup.get("flags", [])]
-    said = EXPECTED[name]
+    expected = EXPECTED[name]
     status, out, line = prepare(arguments)
-    if said.startswith("error: "):
-        assert status == 2 and said.removeprefix("error: ") in line
+    if expected.startswith("error: "):
+        assert status == 2 and expected.removeprefix("error: ") in line
         assert line.startswith("error: ") and len(line) < 1000 and "{'" not in line
         return
     assert status == 0, line
-    assert said in out
-    if not said:
+    assert expected in out
+    if not expected:
         assert "rejected images                    0\n" in out and "left out" not in out and "warning" not in out
     inspect_records.main([f"--records={tmp_path / 'records'}", "--verify"])
 

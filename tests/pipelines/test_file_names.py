@@ -88,7 +88,7 @@ def test_urls_of_lvis(root):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, expected",
     [
         ("upload/7/50%.jpg", "50%.jpg is directly in --images"),
         ("a/1.png", "there is 1.jpg"),
@@ -97,6 +97,6 @@ def test_urls_of_lvis(root):
         ("3.jpg", ""),
     ],
 )
-def test_hints(root, name, said):
+def test_hints(root, name, expected):
     hint = file_names.hint(str(root), name)
-    assert said in hint and bool(said) == bool(hint)
+    assert expected in hint and bool(expected) == bool(hint)

@@ -134,8 +134,8 @@ def test_the_set_decides_over_a_half_turn(tmp_path, capsys, stored, flag, turned
     path.write_bytes(half.encoded)
     # The stored left is black; upright, it is the right.
     assert PIL.Image.open(path).convert("RGB").getpixel((0, 0)) == ((255, 255, 255) if turned else (0, 0, 0))
-    said = "turned upright" if turned else "not turned"
-    assert (f"the 1 that have it both ways are {said}" in capsys.readouterr().out) == (flag == "auto")
+    expected = "turned upright" if turned else "not turned"
+    assert (f"the 1 that have it both ways are {expected}" in capsys.readouterr().out) == (flag == "auto")
     coco_to_tfrecord.main(flags)
     with pytest.raises(SystemExit):
         coco_to_tfrecord.main([*flags, "--exif=" + ("apply" if flag != "apply" else "ignore")])

@@ -97,15 +97,15 @@ def test_counts(folder, capsys):
 
 
 def test_sheet(folder):
-    sheet = folder / "pictures" / "sheet.png"
+    sheet = folder / "sheets" / "sheet.png"
     inspect_records.main(["--records", str(folder), "--output", str(sheet), "--images", "2"])
-    picture = PIL.Image.open(sheet)
+    image = PIL.Image.open(sheet)
     cell = contact_sheet.CELL + contact_sheet.GAP
-    assert picture.size[0] == contact_sheet.GAP + 2 * cell
+    assert image.size[0] == contact_sheet.GAP + 2 * cell
     center = contact_sheet.HEADER + contact_sheet.CELL // 2
-    colors = [picture.getpixel((contact_sheet.GAP + contact_sheet.CELL // 4, center))]
+    colors = [image.getpixel((contact_sheet.GAP + contact_sheet.CELL // 4, center))]
     left = contact_sheet.GAP + cell
-    colors += [picture.getpixel((left + contact_sheet.CELL * part // 16, center)) for part in (4, 10, 14)]
+    colors += [image.getpixel((left + contact_sheet.CELL * part // 16, center)) for part in (4, 10, 14)]
     empty, outside, masked, beside = colors
     assert empty == outside == beside == (90, 90, 90)
     assert masked != (90, 90, 90)

@@ -89,12 +89,12 @@ def test_warnings_of_what_would_harm_training(tiny, capsys):
         content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in (102, 103)]
 
     info = prepare(edit(tiny, all_crowd))
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-    assert len(said) == 4
-    assert "2 images share files with others, the first is 003.jpg (ids 102, 103)" in said[0] or "share" in said[1]
-    assert any("2 classes are named 'cat' (category ids 9, 10)" in line for line in said)
-    assert any("1 of 3 classes have no object: cat" in line for line in said)
-    assert any("all 16 objects are crowd regions" in line for line in said)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 4
+    assert "2 images share files with others, the first is 003.jpg (ids 102, 103)" in lines[0] or "share" in lines[1]
+    assert any("2 classes are named 'cat' (category ids 9, 10)" in line for line in lines)
+    assert any("1 of 3 classes have no object: cat" in line for line in lines)
+    assert any("all 16 objects are crowd regions" in line for line in lines)
     assert info.counters["images_sharing_a_file"] == 2
 
 

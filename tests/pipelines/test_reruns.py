@@ -43,10 +43,10 @@ def refuse(capsys, folder, **flags):
     with pytest.raises(SystemExit) as end:
         prepare(folder, **flags)
     assert end.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "it/s]" not in line]
-    said = [line for line in said if "image/s]" not in line]
-    assert len(said) == 1 and said[0].startswith("error: ")
-    return said[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "it/s]" not in line]
+    lines = [line for line in lines if "image/s]" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
 
 
 def contents(folder):
@@ -84,8 +84,10 @@ def test_another_image_under_the_same_name_is_recorded(folder, capsys, same_time
     assert encoded(folder)[image.name] == image.read_bytes()
     changed = {name for name, time in shard_times(folder).items() if time != times[name]}
     assert changed == {"00002-of-00006.tfrecord"}
-    said = f"the files of 1 of 6 images are new or have changed since the last run, the first is {image.name}: 1 of 6"
-    assert said in capsys.readouterr().out
+    expected = (
+        f"the files of 1 of 6 images are new or have changed since the last run, the first is {image.name}: 1 of 6"
+    )
+    assert expected in capsys.readouterr().out
 
 
 def test_another_stuff_map_is_recorded(folder):

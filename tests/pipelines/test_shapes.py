@@ -52,9 +52,9 @@ def test_layout_loads_as_coco_and_says_what_was_drawn(tmp_path, monkeypatch, dra
     assert len(coco.anns) == len(coco.dataset["annotations"]) > 20
     for index, (key, image) in enumerate(sorted(coco.imgs.items())):
         scene = drawn[index]
-        picture = Image.open(tmp_path / "train2017" / image["file_name"])
-        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (image["width"], image["height"]))
-        assert np.abs(np.asarray(picture).astype(float) - scene.image).mean() < 3
+        found = Image.open(tmp_path / "train2017" / image["file_name"])
+        assert (found.format, found.mode, found.size) == ("JPEG", "RGB", (image["width"], image["height"]))
+        assert np.abs(np.asarray(found).astype(float) - scene.image).mean() < 3
         stuff = np.asarray(Image.open(tmp_path / "stuffthingmaps/train2017" / image["file_name"].replace("jpg", "png")))
         np.testing.assert_array_equal(stuff, scene.semantic)
         annotations = coco.loadAnns(coco.getAnnIds(key))

@@ -167,7 +167,7 @@ def test_a_panoptic_file_gives_each_segment_its_stuff_thing_label(folder):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, expected",
     [
         ({"file_name": "../a.png"}, "../a.png"),
         ({"file_name": None}, "file_name null"),
@@ -177,14 +177,14 @@ def test_a_panoptic_file_gives_each_segment_its_stuff_thing_label(folder):
         ({"segments_info": [{"id": 7, "category_id": 2}]}, "category_id 2"),
     ],
 )
-def test_broken_entries_of_a_panoptic_file_are_kept_with_their_error(folder, change, said):
+def test_broken_entries_of_a_panoptic_file_are_kept_with_their_error(folder, change, expected):
     entry = {"image_id": 3, "file_name": "a.png", "segments_info": []}
-    assert said in read_panoptic(folder, [entry | change])[3]["error"]
+    assert expected in read_panoptic(folder, [entry | change])[3]["error"]
     assert "twice" in read_panoptic(folder, [entry, entry])[3]["error"]
 
 
 @pytest.mark.parametrize(
-    "annotations, categories, said",
+    "annotations, categories, expected",
     [
         ([{"file_name": "a.png"}], CATEGORIES, "image_id"),
         ([], CATEGORIES, "'annotations' is empty"),
@@ -192,8 +192,8 @@ def test_broken_entries_of_a_panoptic_file_are_kept_with_their_error(folder, cha
         ([{"image_id": 1}], [{"id": 0, "name": "first"}], "id 0"),
     ],
 )
-def test_unusable_panoptic_files(folder, annotations, categories, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_unusable_panoptic_files(folder, annotations, categories, expected):
+    with pytest.raises(UserError, match=expected) as error:
         read_panoptic(folder, annotations, categories)
     assert str(folder / "panoptic.json") in str(error.value)
 

@@ -22,8 +22,8 @@ def make(folder):
     """
     random = np.random.RandomState(0)
     content = {"images": [], "annotations": [], "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog"}]}
-    for folder in ("images", "stuff"):
-        (folder / folder).mkdir()
+    for name in ("images", "stuff"):
+        (folder / name).mkdir()
     for index, (height, width) in enumerate(SIZES):
         name = f"{index:03d}.jpg"
         pixels = random.randint(0, 255, (height, width, 3), np.uint8)

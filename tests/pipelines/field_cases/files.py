@@ -58,7 +58,7 @@ renamed("a URL as a name", "refused: is directly in --images", "url", "http://ho
 renamed("half a surrogate pair in a name", "refused: half a character", "surrogate", "\ud800{}.jpg".format)
 
 
-@case("absolute names inside of --images", "repaired: file_names_relative")
+@case("absolute names inside --images", "repaired: file_names_relative")
 def absolute_inside(folder, coco):
     for row in coco["images"]:
         row["file_name"] = str(folder / "images" / row["file_name"])
