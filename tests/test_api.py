@@ -23,6 +23,18 @@ def test_build_makes_a_model_and_its_loss(tiny_run, eagerly):
         np.testing.assert_array_equal(first, second)
 
 
+def test_losses_of_a_batch(drawn_batch, eagerly):
+    """The README's lines, on a batch of the tiny records; `value` is the training step's loss of one replica."""
+    model, loss = htc_tf.build(TINY)
+    batch = drawn_batch
+    seed = tf.constant([0, 1])
+    named = loss(model(batch.images, batch.sizes, batch.truth, seed), batch.truth, batch.sizes, seed)
+    assert {"rpn_class", "rpn_box", "stage1_class", "stage3_mask", "semantic"} <= set(named)
+    for part in named.values():
+        assert float(part.value) == pytest.approx(part.weight * float(part.total) / max(float(part.count), 1))
+    assert np.isfinite(float(sum(part.value for part in named.values())))
+
+
 def test_build_restores_the_weights_of_a_run(tiny_run, eagerly):
     random, _ = htc_tf.build(TINY)
     trained, _ = htc_tf.build(TINY, weights=tiny_run.folder)

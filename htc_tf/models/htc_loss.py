@@ -26,6 +26,11 @@ class Loss(NamedTuple):
     count: tf.Tensor  # [] float32, number of elements that the mean is over
     weight: float
 
+    @property
+    def value(self):
+        """[] float32, the loss where there is one replica."""
+        return self.weight * self.total / tf.maximum(self.count, 1.0)
+
 
 def total_where(values, mask):
     """Returns the sum of the values where the mask is True; values elsewhere, NaN included, have no effect."""
