@@ -1,6 +1,8 @@
 """Inspects a folder of records: class, size and shape histograms, a contact sheet, and a check of checksums and counts.
 
-python -m pipelines.inspect_records --records DIR [--output sheet.png] [--images 24] [--verify]
+    python -m pipelines.inspect_records --records DIR [--output sheet.png] [--images 24] [--verify]
+
+Every record is read once; `--verify` also compares the checksums of the shards and the counts of dataset_info.json.
 """
 
 import argparse

@@ -68,13 +68,13 @@ def test_other_conventions_of_masks_are_named(box):
     assert agreement.FRACTIONS in readings(box, [fractions])
 
 
-def test_a_mask_without_pixels_fits_small_boxes_alone():
+def test_a_mask_without_pixels_fits_only_small_boxes():
     empty = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
     convert((5, 5, 3, 3), empty)
     assert readings((5, 5, 30, 30), empty) == []
 
 
-def test_other_conventions_are_looked_into_for_some_objects_alone():
+def test_other_conventions_are_tried_for_a_limited_number_of_objects():
     counters = Counters()
     counters.counts["box_mask_disagree"] = agreement.MAX_TRIED
     row = {"id": 1, "category_id": 1, "iscrowd": 0, "bbox": [9, 9, 9, 9], "segmentation": [rectangle(*BOXES[0])]}

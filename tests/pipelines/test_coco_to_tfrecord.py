@@ -24,7 +24,7 @@ from tests.pipelines.tiny_coco import SIZES, arguments, check_ground_truth, cont
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_records_hold_what_the_files_say(tiny):
+def test_records_equal_the_annotation_file(tiny):
     info = prepare(tiny, shards=3, stuff=True)
     check_ground_truth(info, tiny / "instances.json")
     assert (info.class_names, info.category_ids, info.num_classes) == (("dog", "cat"), (2, 9), 2)
@@ -77,7 +77,7 @@ def test_the_seed_decides_the_order(tiny):
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(100, 107))
 
 
-def test_a_rerun_does_only_what_is_unfinished(tiny):
+def test_a_rerun_writes_only_unfinished_shards(tiny):
     prepare(tiny, shards=3)
     folder = tiny / "records"
     before = contents(folder)
@@ -90,7 +90,7 @@ def test_a_rerun_does_only_what_is_unfinished(tiny):
     assert (folder / "00000-of-00003.tfrecord").stat().st_mtime_ns == untouched
 
 
-def test_a_rerun_finds_the_images_that_were_missing(tiny, capsys):
+def test_a_rerun_finds_images_that_were_missing(tiny, capsys):
     (tiny / "images" / "003.jpg").rename(tiny / "003.jpg")
     assert "image_missing 1" in refuse(capsys, tiny, max_bad_fraction=0)
     assert not (tiny / "records" / "dataset_info.json").exists()
@@ -98,7 +98,7 @@ def test_a_rerun_finds_the_images_that_were_missing(tiny, capsys):
     assert prepare(tiny, max_bad_fraction=0).images == 7
 
 
-def test_a_folder_of_other_records_is_left_alone(tiny, capsys):
+def test_a_folder_of_other_records_is_unchanged(tiny, capsys):
     prepare(tiny, shards=3)
     before = contents(tiny / "records")
     line = refuse(capsys, tiny, shards=4)

@@ -197,5 +197,5 @@ def test_every_case_of_the_collection(name, data_cases, tmp_path, prepare):
     inspect_records.main([f"--records={tmp_path / 'records'}", "--verify"])
 
 
-def test_no_case_of_the_collection_is_forgotten(data_cases):
+def test_every_case_of_the_collection_is_expected(data_cases):
     assert list(data_cases) == list(EXPECTED)

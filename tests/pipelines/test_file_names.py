@@ -25,7 +25,7 @@ def find(root, file_name, **entry):
 
 
 @pytest.mark.parametrize("name", ["a/1.jpg", "./a/1.jpg", "50%.jpg", "two/same.jpg", "nowhere.jpg", "two/SAME.jpg"])
-def test_names_that_are_right_or_have_no_one_reading_stay(root, name):
+def test_correct_and_ambiguous_names_stay(root, name):
     assert find(root, name) == (name, {})
 
 
@@ -55,26 +55,26 @@ def test_absolute_names_inside_the_folder(root, tmp_path):
 @pytest.mark.parametrize(
     "name", ["../secret.jpg", "a\\..\\..\\secret.jpg", "/etc/passwd", "C:\\data\\1.jpg", "C:/1.jpg"]
 )
-def test_names_outside_of_the_folder(root, name):
+def test_names_outside_the_folder(root, name):
     with pytest.raises(Rejected, match="image_outside_root"):
         find(root, name)
 
 
-def test_an_encoded_way_out_leads_nowhere(root):
+def test_percent_encoding_cannot_leave_the_folder(root):
     (root.parent / "secret.jpg").touch()
     assert find(root, "%2e%2e/secret.jpg") == ("%2e%2e/secret.jpg", {})
     assert find(root, "a/%2e%2e/%2e%2e/secret.jpg")[1] == {}
 
 
 @pytest.mark.parametrize("name", [None, 5, "", " ", ".", "a\0b", "\ud800.jpg", "x" * 5000])
-def test_no_names(root, name):
+def test_values_that_are_not_names(root, name):
     with pytest.raises(Rejected, match="image_malformed") as error:
         find(root, name)
     assert len(error.value.detail) < 200
     error.value.detail.encode()
 
 
-def test_the_key_that_holds_the_name_is_named(root):
+def test_the_key_with_the_name_is_named(root):
     with pytest.raises(Rejected, match="rename 'filename'"):
         file_names.file_name({"id": 1, "filename": "a/1.jpg"}, str(root), Counters())
 

@@ -48,13 +48,13 @@ def test_evidence_of_one_image(tmp_path, ending, orientation, stored, evidence):
     assert unread == state._replace(evidence="")
 
 
-def test_a_quarter_turn_of_a_square_proves_nothing(tmp_path):
+def test_a_quarter_turn_of_a_square_is_no_evidence(tmp_path):
     write(tmp_path / "a.jpg", 6, (30, 30))
     (state,) = file_states.read_states(str(tmp_path), None, [file_states.State("a.jpg", 30, 30)], read_headers=True)
     assert state.evidence == file_states.EITHER
 
 
-def test_files_that_are_no_images_are_no_evidence(tmp_path):
+def test_files_other_than_images_are_no_evidence(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "folder.jpg").mkdir()
     states = [file_states.State(name, HEIGHT, WIDTH) for name in ("text.jpg", "folder.jpg", "none.jpg", "a\0b.jpg")]
@@ -82,7 +82,7 @@ def test_the_stuff_map_of_an_image():
         assert file_states.new_state({**row, "segments": nothing}, True).stuff_name is None
 
 
-def test_nothing_is_said_where_there_are_no_orientations():
+def test_no_line_without_orientations():
     assert file_states.describe([file_states.State("a.jpg", HEIGHT, WIDTH)], "apply") == ""
 
 

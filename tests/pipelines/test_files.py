@@ -97,7 +97,7 @@ def test_json_is_read_as_written(folder):
     assert files.names(folder, "*") == []
 
 
-def test_a_file_that_says_the_same_is_left_alone(folder, monkeypatch):
+def test_a_file_with_the_same_content_is_not_rewritten(folder, monkeypatch):
     path, lines = files.join(folder, "a.json"), files.join(folder, "a.jsonl")
     files.write_json(path, {"a": 1})
     digest = files.write_json_lines(lines, [1])
@@ -109,7 +109,7 @@ def test_a_file_that_says_the_same_is_left_alone(folder, monkeypatch):
     assert files.read_json(path) == {"a": 2}
 
 
-def test_a_sealed_file_shows_its_damage(folder):
+def test_a_checksummed_file_reveals_damage(folder):
     path = files.join(folder, "a.json")
     content = {"b": [1, None, "ü"], "a": {"c": 0.5}}
     files.write_checksummed_json(path, content)
@@ -148,7 +148,7 @@ def test_lines_and_checksums(folder):
     assert files.sha256(path) == hashlib.sha256(written).hexdigest()
 
 
-def test_a_file_is_whole_or_absent(folder):
+def test_a_file_is_complete_or_absent(folder):
     path = files.join(folder, "a")
     with pytest.raises(KeyError), files.atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
@@ -158,7 +158,7 @@ def test_a_file_is_whole_or_absent(folder):
         files.read_bytes(path)
 
 
-def test_what_a_killed_run_left_is_removed(folder):
+def test_unfinished_files_of_a_killed_run_are_removed(folder):
     for name in ("a.tfrecord.tmp-12", "a.tfrecord"):
         files.write_json(files.join(folder, name), 1)
     files.remove_temporaries(folder)

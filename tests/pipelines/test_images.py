@@ -47,7 +47,7 @@ def pixels_of(encoded):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("ending, stored", [("jpg", "jpeg"), ("png", "png")])
-def test_plain_images_are_stored_as_they_are(folder, mode, ending, stored):
+def test_plain_images_are_stored_unchanged(folder, mode, ending, stored):
     gradient(mode).save(folder / f"a.{ending}")
     assert load(folder, f"a.{ending}") == ((folder / f"a.{ending}").read_bytes(), stored, {})
 
@@ -92,14 +92,14 @@ def save_with_orientation(path, orientation):
     gradient().save(path, exif=exif, quality=95)
 
 
-def test_exif_rotation_counts_where_the_annotated_size_says_so(folder):
+def test_exif_rotation_is_applied_if_the_annotated_size_requires_it(folder):
     save_with_orientation(folder / "a.jpg", 6)
     encoded, stored, counts = load(folder, height=WIDTH, width=HEIGHT)
     assert (stored, counts) == ("png", {"images_turned": 1})
     np.testing.assert_array_equal(pixels_of(encoded), np.rot90(PIL.Image.open(folder / "a.jpg"), -1))
 
 
-def test_exif_rotation_is_ignored_where_the_size_agrees_without(folder):
+def test_exif_rotation_is_ignored_if_the_size_agrees_without(folder):
     save_with_orientation(folder / "a.jpg", 6)
     assert load(folder) == ((folder / "a.jpg").read_bytes(), "jpeg", {"exif_ignored": 1})
 
@@ -155,7 +155,7 @@ def test_a_thumbnails_end_is_not_the_images(folder):
         load(folder, decode="header")
 
 
-def test_the_decode_refuses_what_trainings_decoder_refuses(folder):
+def test_the_check_refuses_the_same_files_as_trainings_decoder(folder):
     """At an eighth of the size as at full size: of 60 files with damaged pixels, the same are refused."""
     random = np.random.RandomState(0)
     stream = io.BytesIO()
@@ -182,7 +182,7 @@ def test_the_decode_refuses_what_trainings_decoder_refuses(folder):
 
 
 @pytest.mark.parametrize("through", ["name", "link", "folder"])
-def test_no_way_out_of_the_image_folder(folder, through):
+def test_files_outside_the_image_folder_are_rejected(folder, through):
     outside = folder.parent / "images2"
     outside.mkdir()
     gradient().save(outside / "a.jpg")
@@ -210,7 +210,7 @@ def turned_by(orientation, pixels):
 @pytest.mark.parametrize("ending", ["png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", EVERY_ORIENTATION)
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
-def test_orientations_whose_size_agrees_both_ways_follow_the_choice(folder, ending, orientation, exif):
+def test_orientations_that_keep_the_size_follow_the_option(folder, ending, orientation, exif):
     """Any orientation of a square: each kind of file that carries one is stored as the annotators saw it."""
     tags = PIL.Image.Exif()
     tags[EXIF_ORIENTATION] = orientation
@@ -227,7 +227,7 @@ def test_orientations_whose_size_agrees_both_ways_follow_the_choice(folder, endi
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
 @pytest.mark.parametrize("ending", ["png", "webp", "tif", "jpg"])
-def test_the_annotated_size_decides_a_quarter_turn_whatever_the_choice(folder, ending, exif):
+def test_the_annotated_size_decides_a_quarter_turn_for_any_option(folder, ending, exif):
     tags = PIL.Image.Exif()
     tags[EXIF_ORIENTATION] = 8
     gradient().save(folder / f"a.{ending}", exif=tags)
@@ -242,7 +242,7 @@ def test_the_annotated_size_decides_a_quarter_turn_whatever_the_choice(folder, e
 
 
 @pytest.mark.parametrize("decode", ["full", "header"])
-def test_what_is_converted_is_read_to_its_end(folder, decode):
+def test_converted_images_are_read_to_their_end(folder, decode):
     """A palette PNG with a flipped bit, and a truncated CMYK JPEG: Pillow alone would accept both."""
     gradient("P").save(folder / "a.png")
     content = bytearray((folder / "a.png").read_bytes())

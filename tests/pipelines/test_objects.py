@@ -87,7 +87,7 @@ def test_boxes_are_clipped(bbox, expected, clipped):
     assert counters.counts["boxes_clipped"] == clipped
 
 
-def test_area_is_computed_where_there_is_none():
+def test_a_missing_area_is_computed():
     item, counters = convert(area=None)
     assert item.area == decode(item.mask_rle).sum() and counters["areas_computed"] == 1
     assert convert(masks=False, area=float("nan"))[0].area == 400
@@ -104,7 +104,7 @@ def test_an_empty_mask_is_kept_and_counted():
     assert (item.ymax - item.ymin) * HEIGHT == pytest.approx(0.5) and counters["objects_tiny"] == 1
 
 
-def test_a_missing_box_is_the_masks():
+def test_a_missing_box_is_computed_from_the_mask():
     item, counters = convert(bbox=None)
     box = np.multiply((item.xmin, item.ymin, item.xmax, item.ymax), (WIDTH, HEIGHT) * 2)
     rows, columns = np.nonzero(decode(item.mask_rle))
@@ -116,7 +116,7 @@ def test_a_missing_box_is_the_masks():
         convert(masks=False, bbox=None, segmentation=None)
 
 
-def test_boxes_may_be_taken_from_the_masks_or_left_as_they_are():
+def test_boxes_computed_from_masks_or_kept_unchanged():
     counters = Counters()
     row = annotation(bbox=[10, 5, 40, 35])
     with pytest.raises(Rejected, match="box_mask_disagree"):
@@ -131,7 +131,7 @@ def test_boxes_may_be_taken_from_the_masks_or_left_as_they_are():
             objects.convert(annotation(**changes), "cat", HEIGHT, WIDTH, False, counters, "mask")
 
 
-def test_many_parts_are_drawn_like_few():
+def test_many_parts_are_drawn_in_chunks():
     random = np.random.RandomState(3)
     corners = random.randint(0, 30, (100, 2))
     parts = [[float(v) for v in (x, y, x + 8, y + 1, x + 3, y + 9)] for x, y in corners]
@@ -148,7 +148,7 @@ def test_many_parts_are_drawn_like_few():
     ],
     ids=["1000 parts", "zigzag"],
 )
-def test_outlines_that_would_take_all_memory_are_not_drawn(polygons, monkeypatch):
+def test_outlines_that_would_exhaust_memory_are_not_drawn(polygons, monkeypatch):
     monkeypatch.setattr(objects.coco_mask, "frPyObjects", None)
     with pytest.raises(Rejected, match="polygon_too_long"):
         objects.to_rle(polygons, 7000, 7000, Counters())

@@ -98,7 +98,7 @@ def test_warnings_of_what_would_harm_training(tiny, capsys):
     assert info.counters["images_sharing_a_file"] == 2
 
 
-def test_boxes_that_are_corners_or_fractions_are_recognized(tiny, capsys):
+def test_corners_and_fractions_are_recognized(tiny, capsys):
     def corners(content):
         for row in content["annotations"]:
             x, y, w, h = row["bbox"]

@@ -120,7 +120,7 @@ def test_a_link_to_another_folder_is_another_folder(folder, capsys):
     assert str(folder / "copies") in refuse(capsys, folder, images="current")
 
 
-def test_records_outlive_their_images(folder, capsys):
+def test_records_survive_the_loss_of_their_images(folder, capsys):
     """If the images are deleted and the command runs again, the records stay, and the user is told."""
     before, image = contents(folder), image_of(folder, 1)
     image.unlink()
@@ -147,7 +147,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_rerun_mends_a_flipped_bit(folder, name):
+def test_a_rerun_repairs_a_flipped_bit(folder, name):
     before, path = contents(folder), folder / "records" / name
     content = bytearray(path.read_bytes())
     # In a JSON file, a digit that stays a digit: damage that no parser notices.
@@ -161,7 +161,7 @@ def test_a_rerun_mends_a_flipped_bit(folder, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0" * 100])
-def test_a_rerun_mends_what_a_power_loss_leaves(folder, content):
+def test_a_rerun_repairs_the_damage_of_a_power_loss(folder, content):
     before = contents(folder)
     for name in ("plan.json", "00001-of-00006.json"):
         (folder / "records" / name).write_bytes(content)
@@ -169,7 +169,7 @@ def test_a_rerun_mends_what_a_power_loss_leaves(folder, content):
     assert contents(folder) == before
 
 
-def test_records_of_an_older_version_are_left_alone(folder, capsys):
+def test_records_of_an_older_version_are_unchanged(folder, capsys):
     path = folder / "records" / "plan.json"
     plan = json.loads(path.read_text())
     del plan[files.CHECKSUM]
@@ -251,7 +251,7 @@ def test_a_shard_that_cannot_be_written(folder, capsys):
     assert contents(folder) == before
 
 
-def test_a_quota_that_shows_at_the_end_of_a_write(folder, capsys, monkeypatch):
+def test_a_quota_exceeded_at_the_end_of_a_write(folder, capsys, monkeypatch):
     before = contents(folder)
     shutil.rmtree(folder / "records")
 
@@ -284,7 +284,7 @@ def test_an_error_of_a_worker_elsewhere_is_one_line(folder, capsys, monkeypatch)
     assert capsys.readouterr().err.splitlines()[-1] == "error: the disk is full"
 
 
-def test_a_rejected_image_is_looked_at_again_when_its_file_changes(folder):
+def test_a_rejected_image_is_read_again_when_its_file_changes(folder):
     image = image_of(folder, 5)
     whole = image.read_bytes()
     image.write_bytes(whole[: len(whole) // 2])

@@ -33,7 +33,7 @@ def drawn():
     return {index: shapes.make_scene(0, "train2017", index) for index in [*range(40), crowded]}
 
 
-def test_same_seed_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
+def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
     for name, flags in {"one": (), "two": ("--workers", 2), "other": ("--seed", 8)}.items():
         run(monkeypatch, "--output", tmp_path / name, "--train", 5, "--val", 2, "--seed", 7, "--workers", 1, *flags)
     one = contents(tmp_path / "one")
@@ -43,7 +43,7 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
     assert one.keys() == other.keys() and not any(one[name] == other[name] for name in one)
 
 
-def test_layout_loads_as_coco_and_says_what_was_drawn(tmp_path, monkeypatch, drawn):
+def test_layout_loads_as_coco_and_matches_the_scenes(tmp_path, monkeypatch, drawn):
     run(monkeypatch, "--output", tmp_path, "--train", 12, "--val", 0, "--workers", 1)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(tmp_path / "annotations" / "instances_train2017.json")
@@ -63,7 +63,7 @@ def test_layout_loads_as_coco_and_says_what_was_drawn(tmp_path, monkeypatch, dra
             np.testing.assert_array_equal(coco.annToMask(annotation), thing.mask)
 
 
-def test_every_mask_comes_back_exactly_in_the_form_that_coco_gives_its_kind(drawn):
+def test_every_mask_survives_in_the_form_that_coco_uses_for_its_kind(drawn):
     kinds = set()
     for scene in drawn.values():
         height, width = scene.semantic.shape
@@ -105,7 +105,7 @@ def test_the_stuff_map_agrees_with_the_masks(drawn):
     assert 0.005 < unlabeled < 0.1
 
 
-def test_no_thing_is_hidden_too_much_nor_out_of_size(drawn):
+def test_visibility_and_size_of_things(drawn):
     shares = []
     for scene in drawn.values():
         assert all(144 <= side <= 192 for side in scene.semantic.shape)
@@ -129,7 +129,7 @@ def test_shares_of_empty_and_crowded_images():
     assert all(abs(np.mean(counts == count) - 0.97 / 8) < 0.03 for count in range(1, 9))
 
 
-def test_a_scene_without_things_is_all_ground():
+def test_a_scene_without_things_is_only_ground():
     index = next(index for index in range(1000) if population(index)[0] == 0)
     scene = shapes.make_scene(0, "train2017", index)
     assert scene.things == [] and not (scene.semantic < 8).any()
@@ -177,7 +177,7 @@ def test_polygons_follow_the_pixel_edges(rows, expected):
     assert shapes.polygons(np.array([list(row) for row in rows], np.uint8)) == expected
 
 
-def test_polygons_of_any_mask_without_holes_come_back_exactly():
+def test_polygons_reproduce_any_mask_without_holes():
     rng = np.random.default_rng(0)
     compared = 0
     for _ in range(500):
@@ -243,7 +243,7 @@ def test_an_output_that_is_a_file_or_holds_another_data_set_is_refused(tmp_path,
     assert contents(tmp_path) == before
 
 
-def test_a_run_over_its_own_output_gives_the_same(tmp_path, monkeypatch):
+def test_a_run_over_its_own_output_gives_the_same_bytes(tmp_path, monkeypatch):
     run(monkeypatch, "--output", tmp_path, "--train", 2, "--val", 1, "--workers", 1)
     first = contents(tmp_path)
     run(monkeypatch, "--output", tmp_path, "--train", 2, "--val", 1, "--workers", 1)

@@ -48,7 +48,7 @@ def test_aspects(box, expected):
     assert count(record(box, areas=[1])).aspects == {expected: 1}
 
 
-def test_areas_are_of_the_masks():
+def test_areas_are_those_in_the_records():
     statistics = count(record(*[(50, 50)] * 3, areas=[1023.5, 1024, 9216]))
     assert statistics.areas == {"small, below 32²": 1, "medium, below 96²": 1, "large": 1}
 

@@ -41,13 +41,13 @@ def load_stuff(folder, count=8):
     return encoded, largest, dict(counters.counts)
 
 
-def test_stuff_is_stored_as_it_is(folder):
+def test_stuff_maps_are_stored_unchanged(folder):
     PIL.Image.fromarray(labels()).save(folder / "a.png")
     assert load_stuff(folder) == ((folder / "a.png").read_bytes(), 7, {})
     assert load_stuff(folder, None)[1] == 7
 
 
-def test_a_palette_is_taken_off_the_labels(folder):
+def test_a_palette_is_removed(folder):
     palette = PIL.Image.fromarray(labels(), "P")
     palette.putpalette(np.random.RandomState(1).randint(0, 255, 768, np.uint8).tobytes())
     palette.save(folder / "a.png")
