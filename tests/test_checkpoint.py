@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, and what does not fit is named."""
+"""Checkpoints: restoring models and trainings, and errors that name variables that do not fit."""
 
 import gc
 
@@ -40,7 +40,7 @@ def test_an_empty_folder(tmp_path):
     assert Checkpoints(Run(tmp_path), make_model()).restore_latest() is None
 
 
-def test_training_goes_on(run):
+def test_training_resumes(run):
     model, optimizer, step, checkpoints = make_training(run)
     assert checkpoints.restore_latest().endswith("ckpt-7")
     assert (int(step), int(optimizer.iterations)) == (7, 1)
@@ -48,13 +48,13 @@ def test_training_goes_on(run):
     assert all((v.numpy() != 0).all() for v in optimizer.variables if "m/" in v.name)
 
 
-def test_other_commands_take_the_model_alone(run):
+def test_other_commands_restore_the_model_only(run):
     model = make_model()
     Checkpoints(run, model).restore_latest()
     assert all(abs(v.numpy() - 0.9).max() < 1e-4 for v in model.variables)
 
 
-def test_training_starts_from_weights_alone(tmp_path):
+def test_training_starts_from_weights_only(tmp_path):
     """A checkpoint as a conversion saves it: without step and optimizer, so any optimizer fits."""
     Checkpoints(Run(tmp_path), make_model(value=3.0)).save(0)
     model, optimizer, step, checkpoints = make_training(Run(tmp_path))
@@ -66,7 +66,7 @@ def test_training_starts_from_weights_alone(tmp_path):
         checkpoints.restore_latest()
 
 
-def test_only_the_newest_stay(tmp_path):
+def test_only_the_newest_are_kept(tmp_path):
     *_, checkpoints = make_training(Run(tmp_path), keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step)
@@ -87,19 +87,19 @@ def test_missing_and_misshaped_variables_are_named(run):
     assert "layer1/kernel:0 [3, 6]" in message and "layer0" not in message
 
 
-def test_training_does_not_go_on_with_another_network(run):
+def test_training_does_not_resume_with_another_network(run):
     *_, checkpoints = make_training(run, sizes=(3,))
     message = refused(checkpoints)
     assert "it also has" in message and "kernel [3, 2]" in message and "bias [2]" in message
 
 
-def test_training_does_not_go_on_with_another_optimizer(run):
+def test_training_does_not_resume_with_another_optimizer(run):
     *_, checkpoints = make_training(run, recipe=lambda rate: tf.keras.optimizers.SGD(rate, momentum=0.9))
     assert "optimizer is another" in refused(checkpoints)
 
 
 def swap_layers():
-    """The shapes that the checkpoint has, each in the other layer's place."""
+    """Returns a model with the checkpoint's shapes in swapped layers."""
     swapped = tf.Module()
     for number, layer in enumerate(make_model().layers[::-1]):
         setattr(swapped, f"layer_with_weights-{number}", layer)
@@ -108,8 +108,8 @@ def swap_layers():
 
 @pytest.mark.parametrize("build", [lambda: make_model((3, 6)), lambda: make_model((3, 2, 5)), swap_layers])
 @pytest.mark.parametrize("restore", [lambda run, model: Checkpoints(run, model).restore_latest(), restore_weights])
-def test_tensorflow_adds_nothing_to_the_one_line(run, build, restore, caplog):
-    """It lists each variable that was not restored, when the objects are deleted."""
+def test_tensorflow_logs_nothing_besides_the_error(run, build, restore, caplog):
+    """By default it logs each variable that was not restored when the objects are deleted."""
     tf.get_logger().propagate, before = True, tf.get_logger().propagate
     try:
         with pytest.raises(UserError, match="does not fit this configuration: it"):

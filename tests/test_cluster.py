@@ -54,24 +54,24 @@ def test_what_cannot_be_divided():
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(["GPU:0"], "NCCL"), ([], "RING")])
-def test_workers_with_gpus_talk_by_nccl(monkeypatch, gpus, expected):
+def test_workers_with_gpus_use_nccl(monkeypatch, gpus, expected):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
     assert choose_communication().implementation.value == expected
 
 
-def test_one_worker_agrees_with_itself():
+def test_agreement_of_a_single_worker():
     agree = make_agreement(None, Cluster())
     assert agree(True) is True and agree(False) is False
 
 
-# Nothing random, and no batch statistics: these depend on how many images a worker has.
+# No randomness and no batch statistics: these depend on the number of images per worker.
 WORKER = """
 import sys
 from htc_tf import config
 from htc_tf.training.optim import SGD
 from htc_tf.training.schedules import StepSchedule
 from htc_tf.training.trainer import train
-from htc_tf.ops.matching import choose_evenly
+from htc_tf.ops.matching import subsample_evenly
 from htc_tf.run import Run
 
 records, folder = sys.argv[1:]
@@ -79,18 +79,18 @@ params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='layer'"
 params += ["RoISampler.limit=8", "AnchorSampler.limit=8"]
 experiment, resolved = config.load(["tests/tiny.gin"], params)
 experiment.optimizer = SGD(StepSchedule(base=0.4, batch_size=2, steps=4, warmup_steps=0))
-experiment.objective.anchor_sampler.choose = lambda seed: choose_evenly
+experiment.objective.anchor_sampler.choose = lambda seed: subsample_evenly
 build = experiment.build_model
 def build_model():
     model = build()
-    model.roi_sampler.choose = lambda seed: choose_evenly
+    model.roi_sampler.choose = lambda seed: subsample_evenly
     return model
 experiment.build_model = build_model
 assert not train(experiment, resolved, records, None, Run(folder))
 """
 
 
-def test_two_workers_learn_what_one_process_does(run_workers, tiny_data, tmp_path):
+def test_two_workers_train_as_one_process(run_workers, tiny_data, tmp_path):
     run_workers(*(["-c", WORKER, tiny_data.records, tmp_path / name] for name in ("one", "two")))
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -100,6 +100,6 @@ def test_two_workers_learn_what_one_process_does(run_workers, tiny_data, tmp_pat
     for a, b in zip(one, two, strict=True):
         for name in a.keys() - {"images_per_second", "input_wait"}:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    # The chief's files alone are there.
+    # Only the chief leaves files.
     assert len(list((tmp_path / "two").glob("events.*"))) == 1
     assert [path.name for path in (tmp_path / "two" / "checkpoints").glob("*.index")] == ["ckpt-2.index"]

@@ -12,8 +12,10 @@ from PIL import Image
 
 import htc_tf.client
 import htc_tf.eval
+import htc_tf.explain
 import htc_tf.export
 import htc_tf.predict
+import htc_tf.serve_demo
 import htc_tf.train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,7 +119,7 @@ htc_tf.client.main()
 def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_path, capsys):
     from htc_tf import config
     from htc_tf.inference.detector import restore
-    from htc_tf.inference.predict_files import read_picture
+    from htc_tf.inference.inputs import read_image
 
     export, answers = tmp_path / "export", tmp_path / "answers.npz"
     call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export)
@@ -138,7 +140,7 @@ def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_pat
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["file"] for row in told] == list(map(str, pictures))
     for row, picture in enumerate(pictures):
-        image = read_picture(picture)
+        image = read_image(picture)
         found = detector.detect_image(image)
         count = answer["num_detections"][row]
         assert count == len(found.scores) > 3
@@ -162,16 +164,25 @@ def agreement(masks, others):
     return np.mean([(coco_mask.decode(a) == coco_mask.decode(b)).mean() for a, b in zip(masks, others, strict=True)])
 
 
-@pytest.mark.parametrize("module", [htc_tf.eval, htc_tf.predict, htc_tf.export])
-def test_a_missing_run_is_named(refused, module, tmp_path, photos):
-    flags = ["--checkpoint", tmp_path / "nowhere", "--output", tmp_path / "out"]
-    if module is htc_tf.eval:
-        flags += ["--records", tmp_path]
-    if module is htc_tf.predict:
-        flags += ["--input", photos]
-    line = refused(module, *flags)
-    assert str(tmp_path / "nowhere") in line and "--workdir" in line
-    assert not (tmp_path / "out").exists()
+MISSING_RUN = {
+    htc_tf.eval: ["--checkpoint", "{run}", "--records", "{records}", "--output", "{out}"],
+    htc_tf.predict: ["--checkpoint", "{run}", "--input", "{photos}", "--output", "{out}"],
+    htc_tf.explain: ["--checkpoint", "{run}", "--input", "{photos}/7.jpg", "--output", "{out}.png"],
+    htc_tf.export: ["--checkpoint", "{run}", "--output", "{out}"],
+    htc_tf.serve_demo: ["--model", "{run}", "--port", "0"],
+    htc_tf.train: [
+        *("--gin_file", ROOT / "tests" / "tiny.gin", "--gin_param", "NUM_STAGES=1", "--init_from", "{run}"),
+        *("--train_records", "{records}", "--workdir", "{out}"),
+    ],
+}
+
+
+@pytest.mark.parametrize("module", MISSING_RUN, ids=lambda module: module.__name__)
+def test_a_missing_run_is_the_same_line_from_every_command(refused, module, tiny_data, tmp_path, photos):
+    places = {"run": tmp_path / "nowhere", "records": tiny_data.records, "out": tmp_path / "out", "photos": photos}
+    line = refused(module, *(str(flag).format(**places) for flag in MISSING_RUN[module]))
+    assert line == f"error: {tmp_path / 'nowhere'} is missing: name the folder of a training run, its --workdir"
+    assert not list(tmp_path.glob("out*/*")) and not (tmp_path / "out.png").exists()
 
 
 def test_an_evaluation_that_could_not_be_written_does_not_begin(refused, tmp_path):

@@ -1,4 +1,4 @@
-"""A lock file names its holder, is free again however the holder ends, and is no obstacle where there are no locks."""
+"""Lock files: they name their holder, are released in any case, and do nothing on file systems without locks."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ HOLDER = "import sys, time; from pathlib import Path; from htc_tf import lock\n"
 HOLDER += "with lock.hold(Path(sys.argv[1]), ''): print('held', flush=True); time.sleep(60)"
 
 
-def test_a_killed_holder_frees_the_lock(tmp_path):
+def test_a_killed_holder_releases_the_lock(tmp_path):
     path = tmp_path / "folder" / "lock"
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
@@ -31,7 +31,7 @@ def test_a_killed_holder_frees_the_lock(tmp_path):
     assert not path.exists()
 
 
-def test_the_lock_is_free_after_an_error(tmp_path):
+def test_an_error_releases_the_lock(tmp_path):
     path = tmp_path / "lock"
     with pytest.raises(KeyError), lock.hold(path, ""):
         raise KeyError
@@ -39,8 +39,8 @@ def test_the_lock_is_free_after_an_error(tmp_path):
         pass
 
 
-def test_a_file_that_its_last_holder_removed_is_no_lock(tmp_path, monkeypatch):
-    """The holder ends between our opening the file and our locking it: ours is another file than the next one's."""
+def test_a_lock_file_removed_by_its_last_holder(tmp_path, monkeypatch):
+    """The holder ends between our `open` and our `flock`, so our file is not the one that others will open."""
     path, flock, opened = tmp_path / "lock", lock.fcntl.flock, []
 
     def remove_first(file, flags):
@@ -56,7 +56,7 @@ def test_a_file_that_its_last_holder_removed_is_no_lock(tmp_path, monkeypatch):
             pass
 
 
-def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
+def test_file_systems_without_locks(tmp_path, monkeypatch):
     def refuse(file, flags):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

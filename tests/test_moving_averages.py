@@ -1,4 +1,4 @@
-"""Moving averages: NumPy repeats them, a checkpoint holds them, a model takes them."""
+"""Moving averages: equal to NumPy, saved in checkpoints, assigned to a model."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +11,7 @@ def make(decay=0.5):
     return variables, MovingAverages(variables, decay)
 
 
-def test_averages_follow_the_weights_ever_more_slowly():
+def test_averages_equal_numpy_during_and_after_warm_up():
     variables, averages = make(decay=0.3)
     wanted = [v.numpy() for v in variables]
     for number in range(1, 9):
@@ -25,7 +25,7 @@ def test_averages_follow_the_weights_ever_more_slowly():
     assert averages.updates.numpy() == 8
 
 
-def test_a_model_takes_the_averages_and_they_stay():
+def test_assigning_averages_does_not_change_them():
     variables, averages = make()
     for variable in variables:
         variable.assign(variable + 1)
@@ -36,7 +36,7 @@ def test_a_model_takes_the_averages_and_they_stay():
     np.testing.assert_array_equal(variables[0], [2.0, 3.0])
 
 
-def test_a_checkpoint_holds_them(tmp_path):
+def test_a_checkpoint_saves_averages(tmp_path):
     variables, averages = make()
     variables[0].assign([5.0, 5.0])
     averages.update()

@@ -1,8 +1,8 @@
-"""Evaluates a small untrained network on 1, 2 and 4 logical devices, or as one of the workers that TF_CONFIG tells.
+"""Evaluates a small untrained network on 1, 2 and 4 logical devices, or as one of the workers of TF_CONFIG.
 
-`test_validation` starts it, since devices and workers are fixed once TensorFlow has started:
-python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results], for each number of devices, or as the
-chief for the workers together.
+`test_validation` starts it in a process of its own, since devices and workers are fixed once TensorFlow has started:
+python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results], for each number of devices, or on the
+chief for all workers together.
 """
 
 import json
@@ -28,7 +28,7 @@ def main(records, folder):
     if cluster.workers > 1:
         strategies = {"workers": make_strategy(None, cluster)}
     else:
-        # Traced for 1, 2 and 4 devices the network would take longer than it takes to run. Workers meet in functions.
+        # Tracing for 1, 2 and 4 devices would take longer than the run. Workers need functions for their collectives.
         tf.config.run_functions_eagerly(True)
         strategies = {str(n): make_strategy([f"CPU:{i}" for i in range(n)], cluster) for n in (1, 2, 4)}
     model = experiment.build_model()
@@ -42,7 +42,7 @@ def main(records, folder):
             Path(folder, f"{name}.json").write_text(json.dumps(evaluated[:2]))
         else:
             assert evaluated is None
-        # Any worker's wish to stop is all workers'.
+        # A stop request of any worker stops all of them.
         validation.crew.stop = cluster.worker == cluster.workers - 1
         try:
             validation.evaluate()

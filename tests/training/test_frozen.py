@@ -1,4 +1,4 @@
-"""Frozen parts: found by what they are, said before step 1, and refused where nothing has trained them."""
+"""Frozen parts: found in the model, printed before step 1, and refused without trained weights."""
 
 import pytest
 
@@ -15,17 +15,17 @@ FROZEN = ["ResNet.norm='frozen_batch'", "ResNet.frozen_stages=2"]
 
 @pytest.fixture
 def tiny(tiny_model):
-    """tiny(*params) -> a small model with variables: one stage."""
+    """tiny(*params) returns a small model of one stage, with variables."""
     return lambda *params: tiny_model("NUM_STAGES=1", "Postprocess.keep=2", *params)[1]
 
 
-def test_what_learns_is_not_frozen(tiny):
+def test_trained_parts_are_not_frozen(tiny):
     model = tiny()
     assert find_frozen(model) == [] and describe_start(model, None, 0).endswith("drawn by --seed; nothing is frozen")
     check_frozen(model, backbone=False)
 
 
-def test_the_backbone(tiny):
+def test_a_frozen_backbone(tiny):
     model = tiny(*FROZEN)
     (frozen,) = find_frozen(model)
     assert frozen.layers == ("backbone/stem", "backbone/stage1", "backbone/stage2")
@@ -49,14 +49,14 @@ def test_the_backbone(tiny):
         ("SemanticHead.norm='frozen_batch'", "in the semantic head (SemanticHead.norm)"),
     ],
 )
-def test_frozen_norms_elsewhere_get_nothing_from_a_backbone(tiny, param, part):
+def test_frozen_norms_elsewhere_need_more_than_a_backbone(tiny, param, part):
     model = tiny(param)
     with pytest.raises(UserError) as refused:
         check_frozen(model, backbone=True)
     assert part in str(refused.value)
 
 
-def test_a_part_that_is_not_used_is_not_frozen(tiny):
+def test_an_unused_part_is_not_frozen(tiny):
     assert find_frozen(tiny("MaskHead.norm='frozen_batch'", "MASKS=False")) == []
 
 
@@ -75,7 +75,7 @@ def test_a_keras_cv_backbone():
 
 
 def test_first_weights(tiny, tmp_path):
-    """From nothing what is frozen is refused; from another run all of it has trained weights."""
+    """Frozen parts with initial values are refused; from another run they have trained weights."""
     model = tiny(*FROZEN)
     checkpoints = Checkpoints(Run(tmp_path / "run"), model)
     with pytest.raises(UserError, match="starts from initial values"):
@@ -86,7 +86,7 @@ def test_first_weights(tiny, tmp_path):
 
 
 def test_from_scratch_freezes_nothing():
-    """The overlay, on the paper's network; built in no time, since no variable is made."""
+    """The option, applied to the paper's network; fast, since no variable is created."""
     for files, frozen in ((PAPER, True), ([*PAPER, "gin/options/from_scratch.gin"], False)):
         model = config.load(files, [])[0].build_model()
         assert any(not layer.trainable for layer in model.backbone.submodules if hasattr(layer, "trainable")) is frozen

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.run import Run
-from htc_tf.training.monitor import Monitor, knobs
+from htc_tf.training.monitor import Monitor, macros
 
 CONFIG = (
     "import htc_tf\n\n# Macros:\nBATCH_SIZE = 2\nPRECISION = 'float32'\nXLA = False\nODD = @HTC()\nSGD.momentum = 0.9\n"
@@ -22,7 +22,7 @@ CONFIG = (
 
 
 def test_the_knobs_of_a_configuration():
-    assert knobs(CONFIG) == {"BATCH_SIZE": 2, "PRECISION": "float32", "XLA": False}
+    assert macros(CONFIG) == {"BATCH_SIZE": 2, "PRECISION": "float32", "XLA": False}
 
 
 def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):

@@ -1,4 +1,4 @@
-"""First weights: which of the sources is taken, and that what does not fit is named before step 1."""
+"""First weights: the order of their sources, and errors before step 1."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def make_model(value, units=3):
 
 
 def make_training(run, value=0.0, averaged=False):
-    """A model, its averages or None, and the run's Checkpoints of all that a training saves."""
+    """Returns a model, its averages or None, and the Checkpoints of a training."""
     model, step = make_model(value), tf.Variable(0, dtype=tf.int64)
     optimizer = tf.keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables)
@@ -66,18 +66,18 @@ def averaged_run(tmp_path):
 def test_the_order_of_the_sources(averaged_run, tmp_path):
     run = Run(tmp_path / "run")
     model, averages, checkpoints = make_training(run, 7.0, averaged=True)
-    # 4. Scratch.
+    # 5. Scratch.
     assert initialize(checkpoints, model, averages) is None and values(model.variables) == {7.0}
-    # 2. Another run: its averages are the first weights, and the first averages too.
+    # 2. Another run: its averages become the first weights and the first averages.
     assert initialize(checkpoints, model, averages, averaged_run).endswith("averaged/checkpoints/ckpt-5")
     assert values(model.variables) == values(averages.averages) == {2.0}
-    # 1. Its own checkpoint comes before all else.
+    # 1. Its own checkpoint precedes all others.
     model, averages, checkpoints = make_training(averaged_run, averaged=True)
     assert initialize(checkpoints, model, averages, Run(tmp_path / "nowhere"), "nowhere").endswith("ckpt-5")
     assert values(model.variables) == {1.0} and values(averages.averages) == {2.0}
 
 
-def test_averages_that_begin_late_begin_with_the_weights(tmp_path):
+def test_late_averages_start_from_the_weights(tmp_path):
     run = Run(tmp_path)
     make_training(run, 3.0)[2].save(5)
     model, averages, checkpoints = make_training(run, averaged=True)
@@ -85,7 +85,7 @@ def test_averages_that_begin_late_begin_with_the_weights(tmp_path):
     assert values(model.variables) == values(averages.averages) == {3.0}
 
 
-def test_averages_are_not_forgotten(averaged_run):
+def test_a_training_must_continue_its_averages(averaged_run):
     _, _, checkpoints = make_training(averaged_run)
     with pytest.raises(UserError, match=r"ckpt-5 has averages.*ema_decay"):
         checkpoints.restore_latest()
@@ -158,13 +158,13 @@ def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, writ
 
 
 @pytest.mark.parametrize(
-    ("xla", "deterministic", "learns"), [(True, True, "stem"), (True, False, "stem"), (True, True, "stage2")]
+    ("xla", "deterministic", "trained"), [(True, True, "stem"), (True, False, "stem"), (True, True, "stage2")]
 )
-def test_a_stem_that_learns_is_not_deterministic_in_xla(xla, deterministic, learns):
-    variables = [tf.Variable(0.0, name=f"htc/backbone/{learns}/conv/kernel")]
+def test_a_trained_stem_is_not_deterministic_in_xla(xla, deterministic, trained):
+    variables = [tf.Variable(0.0, name=f"htc/backbone/{trained}/conv/kernel")]
     experiment = SimpleNamespace(xla=xla, deterministic=deterministic)
     model = SimpleNamespace(trainable_variables=variables)
-    if deterministic and learns == "stem":
+    if deterministic and trained == "stem":
         with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages"):
             check_determinism(experiment, model)
     else:
@@ -188,7 +188,7 @@ def test_records_without_annotations_are_refused(tiny_data, tiny_experiment, cap
     check_supervision(model, dataclasses.replace(info, counters={"masks_empty": objects - 1}))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {objects - 1} of {objects} objects")
-    # A model without these branches needs none of it.
+    # A model without these branches needs none of these annotations.
     model = tiny_experiment("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False").build_model()
     check_supervision(model, dataclasses.replace(info, masks=False, stuff=Stuff(False, 0)))
 

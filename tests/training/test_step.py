@@ -155,7 +155,7 @@ def test_a_loop_takes_images_of_several_shapes_and_ends_at_a_bad_step():
 
 
 def test_what_cannot_go_together_is_told():
-    with pytest.raises(UserError, match=r"8 images .* 3 equal parts"):
+    with pytest.raises(UserError, match=r"8 images .* 3 micro-batches"):
         start(accumulate=3).train_step(next(make_batches(1)))
     training = start(norm="sync_batch")
     for xla, accumulate in ((True, 1), (False, 2)):

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is saved, when the process ends, and with which status."""
+"""SIGTERM and Ctrl-C: when the process ends, and with which exit status."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 from htc_tf.training.stop import INTERRUPTED, STOPPED, StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
-# The main thread is in C for an hour, as in TensorFlow's compiler: no Python handler runs.
+# The main thread is in C code for an hour, as in TensorFlow's compiler: no Python handler runs.
 BUSY = """
 import hashlib, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell makes its children ignore it
@@ -25,8 +25,8 @@ with StopRequest(own_process=True) as stop:
 
 
 @pytest.fixture(autouse=True)
-def heard():
-    """Tests that run in the background ignore SIGINT otherwise."""
+def sigint_enabled():
+    """Without it tests that run in the background ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -34,7 +34,7 @@ def heard():
 
 @pytest.fixture
 def busy():
-    """busy("nothing" or "something") -> a process that is busy, with nothing or something to save."""
+    """busy("nothing" or "something") starts a busy process, with nothing or something to save."""
     started = []
 
     def start(what):
@@ -71,14 +71,14 @@ def test_with_something_to_save_only_a_second_ctrl_c_ends_at_once(busy, number):
     assert process.returncode == INTERRUPTED == 130 and "SIGINT again" in errors
 
 
-def test_the_end_of_the_process_loses_no_line():
+def test_ending_the_process_loses_no_output():
     script = "from htc_tf.training.stop import end_process; print('saved'); end_process(75)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (75, "saved\n")
 
 
 def test_within_another_program(capfd):
-    """A notebook or a test is never ended; a second Ctrl-C raises what it always raises."""
+    """A notebook or a test is never ended; a second Ctrl-C raises KeyboardInterrupt."""
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with StopRequest() as stop:
         assert not stop
@@ -93,7 +93,7 @@ def test_within_another_program(capfd):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_the_handlers_of_its_own_process_are_taken_away():
+def test_the_handlers_are_removed():
     before = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before[1])
     with StopRequest(own_process=True):
@@ -104,7 +104,7 @@ def test_the_handlers_of_its_own_process_are_taken_away():
 
 
 def test_an_ignored_signal_stays_ignored():
-    """What runs in the background of a shell script gets no Ctrl-C that is meant for another program."""
+    """A background process of a shell script ignores Ctrl-C, which is meant for another program."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
