@@ -1,17 +1,17 @@
-# What one does with htc_tf, from a clean clone. Every target sets up the environment that it needs;
-# `make` alone lists them. Wanted: make, a POSIX shell, Python 3.10 or 3.11.
+# The tasks of a clean clone. Every target sets up the environment that it needs; `make` alone lists the targets.
+# Requirements: make, a POSIX shell, Python 3.10 or 3.11.
 
 ## EXTRA    which TensorFlow: cpu or gpu
 EXTRA ?= cpu
-## VENV     the virtual environment, one for each EXTRA
+## VENV     the virtual environment; each EXTRA needs its own
 VENV ?= .venv
-## PYTHON   what creates it: the first of these that is fit
+## PYTHON   interpreters that may create it; the first suitable one does
 PYTHON ?= python3.11 python3.10 python3
-## DEMO     where `make demo` leaves its data set, records and run
+## DEMO     the folder of the data set, records and run of `make demo`
 DEMO ?= runs/demo
 ## SAMPLE   a small data set in COCO's layout, for `make coco_sample`
 SAMPLE ?= ../shared/data/coco_sample
-## ARGS     more arguments: make test ARGS="tests/ops -x", make constraints ARGS=--upgrade
+## ARGS     further arguments: make test ARGS="tests/ops -x", make constraints ARGS=--upgrade
 ARGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -27,7 +27,7 @@ endif
 .PHONY: help env test lint field parity kills overfit ablation zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "variables (make TARGET NAME=value):"
 	@sed -n 's/^## /  /p' $(firstword $(MAKEFILE_LIST))
@@ -36,7 +36,7 @@ help: ## this list
 
 env: $(STAMP) ## create the virtual environment and install htc_tf with the versions of constraints.txt
 
-# An environment that already works is kept, whoever made it.
+# An environment that already works is kept.
 FIT := import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 12))
 $(UV):
 	@$(PY) -m pip --version >/dev/null 2>&1 && exit; \
@@ -47,21 +47,22 @@ $(UV):
 	    "install one, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 
-# The two TensorFlow wheels share one folder: removing either breaks the other, so they never meet.
-# Where Python may write no bytecode later, compile it now: TensorFlow's import takes 10 CPU-seconds without, 4 with.
+# The two TensorFlow wheels share one folder, and removing either breaks the other: an environment holds one of them.
+# Where Python may not write bytecode later, it is compiled now: importing TensorFlow takes 10 CPU-seconds without
+# bytecode and 4 with it.
 OTHER := $(if $(filter gpu,$(EXTRA)),tensorflow_cpu,tensorflow)
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@if ls -d $(VENV)/lib/python3.*/site-packages/$(OTHER)-[0-9]*.dist-info >/dev/null 2>&1; then \
-	    echo "error: $(VENV) holds the other TensorFlow wheel ($(OTHER)), which cannot live beside EXTRA=$(EXTRA):" \
-	        "name another folder (make env EXTRA=$(EXTRA) VENV=.venv-$(EXTRA)) or 'make clean' first" >&2; exit 2; \
+	    echo "error: $(VENV) holds the other TensorFlow wheel ($(OTHER)), which excludes EXTRA=$(EXTRA):" \
+	        "give another folder (make env EXTRA=$(EXTRA) VENV=.venv-$(EXTRA)) or run 'make clean' first" >&2; exit 2; \
 	fi
 	$(UV) pip install --python $(PY) -c constraints.txt --build-constraints constraints.txt \
 	    $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) -e ".[$(EXTRA),fast,video,onnx,test]"
 	@touch $@
 
-# Keeps the versions it finds and adds what is missing; ARGS=--upgrade takes the newest that setup.cfg allows.
+# Keeps the present versions and adds missing ones; ARGS=--upgrade takes the newest that setup.cfg allows.
 COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra fast --extra video --extra onnx --extra test --universal --python-version 3.10
-constraints: $(UV) ## write constraints.txt anew from setup.cfg
+constraints: $(UV) ## update constraints.txt from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
 
@@ -72,42 +73,42 @@ clean: ## remove the environment and the caches (runs/ stays)
 
 # ---- checks -----------------------------------------------------------------------------------------------
 
-# A file's tests share what they set up, so they stay in one process.
-test: env ## run the test suite, in as many processes as there are cores, four at most
+# The tests of a file share their fixtures, so they run in one process.
+test: env ## run the test suite, in one process per core, at most four
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: env ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-field: env ## prepare every kind of input that docs/data.md lists, and those beside the project (half a minute)
+field: env ## prepare every kind of input that docs/data.md lists (half a minute)
 	$(PY) -m pytest -p no:xdist tests/pipelines/test_field_cases.py $(ARGS)
 
-# mmdet/ and paddle/ with the whole arrays; without such a folder those in tests/reference serve.
+# The folder of the references' complete arrays (mmdet/, paddle/); without it, tests/reference has thinned ones.
 REFERENCE := $(wildcard ../shared/reference)
-parity: env ## compare every number with mmdetection's and Paddle's, and write docs/parity.md (half an hour)
+parity: env ## compare all numbers with mmdetection's and Paddle's, and write docs/parity.md (half an hour)
 	$(PY) -m tests.studies.parity --output docs/parity.md $(if $(REFERENCE),--reference $(REFERENCE))
 
 kills: env ## kill a training at random moments, twenty times, and compare it with one never killed (a quarter of an hour)
 	$(PY) -m tests.studies.kills --kills 10 --steps 60 --gin_param NUM_STAGES=1
 
-overfit: have_sample env ## learn eight photos of COCO (SAMPLE) by heart with each row of the ablation (half an hour)
+overfit: have_sample env ## overfit eight COCO images (SAMPLE) with each row of the ablation (half an hour)
 	$(PY) -m tests.studies.overfit --sample $(SAMPLE)
 
-ablation: env ## the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
+ablation: env ## train the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
 	$(PY) -m tests.studies.ablation --data $(DEMO)
 
 ZOO := runs/zoo
-zoo: env ## count and train ten steps of every run file, and write docs/zoo.md (half an hour)
+zoo: env ## measure every configuration and train it for ten steps, and write docs/zoo.md (half an hour)
 	$(PY) -m tests.studies.zoo --workdir $(ZOO)
 
-benchmarks: env ## measure what the parts of the work cost here, and write docs/benchmarks.md and docs/growth.png (half an hour)
+benchmarks: env ## run all benchmarks, and write docs/benchmarks.md and docs/growth.png (half an hour)
 	$(PY) -m tests.benchmarks $(ARGS)
 
-# ---- the main job -----------------------------------------------------------------------------------------
+# ---- demos ------------------------------------------------------------------------------------------------
 
-demo: env ## the main job on drawn scenes: data set, records, training, evaluation, pictures, export
-	# Draw 2000 scenes to learn from and 200 that training never sees, in COCO's layout.
+demo: env ## on drawn scenes: data set, records, training, evaluation, drawings, export
+	# Draw 2000 scenes for training and 200 for validation, in COCO's layout.
 	$(PY) -m pipelines.shapes --output $(DEMO)/shapes --train 2000 --val 200 --seed 0
 	# Convert them to TFRecords with Apache Beam.
 	$(PY) -m pipelines.coco_to_tfrecord --annotations $(DEMO)/shapes/annotations/instances_train2017.json \
@@ -116,26 +117,26 @@ demo: env ## the main job on drawn scenes: data set, records, training, evaluati
 	$(PY) -m pipelines.coco_to_tfrecord --annotations $(DEMO)/shapes/annotations/instances_val2017.json \
 	    --images $(DEMO)/shapes/val2017 --stuff $(DEMO)/shapes/stuffthingmaps/val2017 \
 	    --output $(DEMO)/records/val
-	# Look at the records: counts, and a contact sheet with boxes and masks.
+	# Inspect the records: counts, and a contact sheet with boxes and masks.
 	$(PY) -m pipelines.inspect_records --records $(DEMO)/records/train --output $(DEMO)/contact_sheet.png
 	# Train. Follow it with: tensorboard --logdir $(DEMO)
 	$(PY) -m htc_tf.train --gin_file gin/htc_shapes.gin --workdir $(DEMO) \
 	    --train_records $(DEMO)/records/train --val_records $(DEMO)/records/val
-	# Box and mask AP on the unseen scenes, with charts of what is right and wrong.
+	# Evaluate box and mask AP on the validation scenes, with charts of the errors.
 	$(PY) -m htc_tf.eval --checkpoint $(DEMO) --records $(DEMO)/records/val \
 	    --annotations $(DEMO)/shapes/annotations/instances_val2017.json --output $(DEMO)/metrics.json \
 	    --report $(DEMO)/report
-	# Draw what it sees on a dozen of them.
+	# Draw the detections in a dozen of them.
 	$(PY) -m htc_tf.predict --checkpoint $(DEMO) --input '$(DEMO)/shapes/val2017/*0[0-3][369].jpg' \
 	    --output $(DEMO)/pictures
 	# Export a SavedModel.
 	$(PY) -m htc_tf.export --checkpoint $(DEMO) --output $(DEMO)/export
-	# Ask the SavedModel, in a process that has TensorFlow and nothing of ours.
+	# Ask the SavedModel, in a process of its own.
 	$(PY) -m htc_tf.client --export $(DEMO)/export --input $(DEMO)/shapes/val2017/000001000003.jpg
 
 COCO_SAMPLE := runs/coco_sample
-coco_sample: have_sample env ## 300 training steps and pictures on a small part of COCO (SAMPLE)
-	# Convert the photos to TFRecords.
+coco_sample: have_sample env ## train 300 steps on a small part of COCO (SAMPLE), and draw detections
+	# Convert the images to TFRecords.
 	$(PY) -m pipelines.coco_to_tfrecord --annotations $(SAMPLE)/annotations/instances_train2017.json \
 	    --images $(SAMPLE)/train2017 --output $(COCO_SAMPLE)/records/train
 	$(PY) -m pipelines.coco_to_tfrecord --annotations $(SAMPLE)/annotations/instances_val2017.json \
@@ -144,13 +145,13 @@ coco_sample: have_sample env ## 300 training steps and pictures on a small part 
 	$(PY) -m htc_tf.train --gin_file gin/htc_r50_fpn_1x_coco.gin --gin_file gin/options/from_scratch.gin \
 	    --gin_file gin/options/small_images.gin --gin_file gin/options/no_semantic.gin --workdir $(COCO_SAMPLE) \
 	    --train_records $(COCO_SAMPLE)/records/train --val_records $(COCO_SAMPLE)/records/val
-	# Draw its best guesses, faint ones after so short a training. The photos' licences forbid altered copies: keep
-	# these pictures to yourself.
+	# Draw its detections, which have low scores after so short a training. The images' licenses forbid altered
+	# copies: do not publish these drawings.
 	$(PY) -m htc_tf.predict --checkpoint $(COCO_SAMPLE) --input '$(SAMPLE)/val2017/0000000[0-4]*.jpg' \
 	    --output $(COCO_SAMPLE)/pictures --threshold 0.08
 
 .PHONY: have_sample
 have_sample:
 	@test -f $(SAMPLE)/annotations/instances_train2017.json || { \
-	    echo "error: no $(SAMPLE)/annotations/instances_train2017.json: name a folder in COCO's layout" \
+	    echo "error: no $(SAMPLE)/annotations/instances_train2017.json: give a folder in COCO's layout" \
 	        "(annotations/, train2017/, val2017/): make coco_sample SAMPLE=/path/to/it" >&2; exit 2; }

@@ -1,6 +1,6 @@
-"""Shared fixtures: the reference arrays, the COCO sample where there is one, and the tiny data, model and run.
+"""Shared fixtures: the reference arrays, the COCO sample, and a tiny data set, model and run.
 
-What is tiny is drawn, converted and trained once a session, in seconds: six scenes, tests/tiny.gin, four steps.
+The tiny data set (six scenes), model (tests/tiny.gin) and run (four steps) are made once a session, in seconds.
 """
 
 import json
@@ -22,7 +22,7 @@ TINY = str(HERE / "tiny.gin")
 
 @pytest.fixture(autouse=True)
 def clean_gin():
-    """Clears gin's global configuration after each test: bindings and the lock would otherwise reach the next one."""
+    """Clears gin's global configuration after each test."""
     yield
     if "gin" in sys.modules:
         sys.modules["gin"].clear_config()
@@ -30,7 +30,7 @@ def clean_gin():
 
 @pytest.fixture(scope="session")
 def reference():
-    """reference("op_nms") -> the arrays of tests/reference/op_nms.npz."""
+    """A function: reference("op_nms") loads the arrays of tests/reference/op_nms.npz."""
 
     def load(name):
         return np.load(HERE / "reference" / f"{name}.npz", allow_pickle=False)
@@ -40,7 +40,7 @@ def reference():
 
 @pytest.fixture(scope="session")
 def coco_sample():
-    """The folder of real COCO images that may lie beside the project; the test skips where it does not."""
+    """The folder of real COCO images beside the project; skips the test if it is missing."""
     folder = HERE.parent.parent / "shared" / "data" / "coco_sample"
     if not folder.is_dir():
         pytest.skip("the COCO sample is not beside this checkout")
@@ -49,8 +49,11 @@ def coco_sample():
 
 @pytest.fixture(scope="session")
 def run_workers():
-    """run_workers(alone, together): Python's arguments for one process, and those for two that are the workers of one
-    TF_CONFIG. All run at once, and must succeed.
+    """A function that runs three Python processes at once, which must succeed.
+
+    Args:
+        alone: Arguments of a process of its own.
+        together: Arguments of two processes, the workers of one TF_CONFIG.
     """
 
     def run_workers(alone, together):
@@ -80,7 +83,7 @@ def run_workers():
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """Six drawn scenes: `images`, `annotations` and `records`. One has no object, one has a crowd too."""
+    """Six drawn scenes: `images`, `annotations` and `records`. One has no object, one has a crowd."""
     from pipelines import coco_to_tfrecord, shapes
 
     folder, split, seed = tmp_path_factory.mktemp("tiny_data"), "train2017", 4
@@ -96,7 +99,7 @@ def tiny_data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_experiment():
-    """tiny_experiment("NUM_STAGES=1", ...) -> the Experiment of tests/tiny.gin with other values."""
+    """A function: tiny_experiment("NUM_STAGES=1", ...) returns the Experiment of tests/tiny.gin with these bindings."""
     from htc_tf import config
 
     return lambda *params: config.load([TINY], params)[0]
@@ -104,7 +107,7 @@ def tiny_experiment():
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_experiment):
-    """tiny_model("NUM_STAGES=1", ...) -> its Experiment and its model with variables, the same each time."""
+    """A function: tiny_model("NUM_STAGES=1", ...) returns an Experiment and a model with the same weights each time."""
 
     def build(*params):
         experiment = tiny_experiment(*params)
@@ -125,7 +128,7 @@ def drawn_batch(tiny_data, tiny_experiment):
 
 @pytest.fixture(scope="session")
 def make_learner():
-    """make_learner(experiment, model) -> a function: Batch -> ({name: loss}, gradients of trainable variables)."""
+    """A function of (Experiment, HTC); returns a function of a Batch that returns ({name: loss}, gradients)."""
     import tensorflow as tf
 
     from htc_tf.training.gradients import divide
@@ -146,7 +149,7 @@ def make_learner():
 
 @pytest.fixture(scope="session")
 def tiny_learner(tiny_model, make_learner):
-    """A learner of two stages, `eager` and `traced`; `proposals.assign(False)` takes all proposals away."""
+    """A learner of two stages, `eager` and `traced`; `proposals.assign(False)` invalidates all proposals."""
     import tensorflow as tf
 
     experiment, model = tiny_model("NUM_STAGES=2")
@@ -164,7 +167,7 @@ def tiny_learner(tiny_model, make_learner):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data, tmp_path_factory):
-    """A trained Run: four steps, each logged, a checkpoint every two, an evaluation at the end."""
+    """A trained Run: four logged steps, two checkpoints, and an evaluation at the end."""
     from htc_tf import config
     from htc_tf.run import Run
     from htc_tf.training.trainer import train
@@ -177,7 +180,7 @@ def tiny_run(tiny_data, tmp_path_factory):
 
 @pytest.fixture
 def eagerly():
-    """No function is traced, which takes longer than it takes to run a few times."""
+    """Runs tf.functions eagerly: tracing takes longer than a few calls."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
