@@ -65,7 +65,7 @@ class FormerNames:
 
 @contextlib.contextmanager
 def accept_former_names(gin):
-    """Makes gin's parser accept former names inside a `with` block, and yields the block's FormerNames.
+    """Makes gin's parser accept former names inside a "with" block, and yields the block's FormerNames.
 
     Raises:
         UserError: the block's own, with the former names of what the message mentions.
