@@ -10,7 +10,7 @@ from tqdm import tqdm
 from htc_tf import command_line
 from htc_tf.data.image_io import open_image, read_file, to_rgb
 from htc_tf.errors import ModelFailed, TooLate, UserError, command, printable
-from htc_tf.inference.exported_outputs import read_answers
+from htc_tf.inference.exported_outputs import read_responses
 from htc_tf.inference.inputs import VIDEOS, Unreadable, find_inputs
 from htc_tf.inference.output_names import drawing_names, refuse_replacing
 
@@ -75,34 +75,34 @@ def connect(flags):
 
 
 def predict(model, paths, batch):
-    """Yields (path, its Answer, or the UserError that explains why there is none), with `batch` images per request."""
+    """Yields (path, Response, or UserError if there is none), with `batch` images per request."""
     for start in range(0, len(paths), batch):
-        answers, contents = {}, {}
+        responses, contents = {}, {}
         for path in paths[start : start + batch]:
             try:
                 contents[path] = read_file(path)
             except UserError as error:
-                answers[path] = error
-        answers |= predict_batch(model, contents)
-        yield from ((path, answers[path]) for path in paths[start : start + batch])
+                responses[path] = error
+        responses |= predict_batch(model, contents)
+        yield from ((path, responses[path]) for path in paths[start : start + batch])
 
 
 def predict_batch(model, contents):
-    """Returns {path: Answer or ModelFailed} of {path: bytes}; if a request fails, its images are sent one by one."""
+    """Returns {path: Response or ModelFailed} of {path: bytes}; if a request fails, its images are sent one by one."""
     if not contents:
         return {}
     try:
-        answers = read_answers(model.predict(list(contents.values())))
+        responses = read_responses(model.predict(list(contents.values())))
     except TooLate as error:
         raise UserError(f"{', '.join(map(str, contents))}: {error}") from error
     except ModelFailed as error:
         if len(contents) == 1:
             return dict.fromkeys(contents, error)
         singles = (predict_batch(model, {path: content}) for path, content in contents.items())
-        return {path: answer for answers in singles for path, answer in answers.items()}
-    if len(answers) != len(contents):
-        raise UserError(f"the model answers with {len(answers)} rows for {len(contents)} images")
-    return dict(zip(contents, answers, strict=True))
+        return {path: response for single in singles for path, response in single.items()}
+    if len(responses) != len(contents):
+        raise UserError(f"the model returns {len(responses)} rows for {len(contents)} images")
+    return dict(zip(contents, responses, strict=True))
 
 
 @command
@@ -118,15 +118,15 @@ def main():
             refuse_replacing(paths, names, flags.output)
             file = stack.enter_context(open_lines(flags.output))
         bar = stack.enter_context(tqdm(total=len(paths), unit="img", desc="predict", disable=None))
-        for name, (path, answer) in zip(names, predict(model, paths, flags.batch), strict=True):
+        for name, (path, response) in zip(names, predict(model, paths, flags.batch), strict=True):
             bar.update()
-            refusal = str(answer) if isinstance(answer, UserError) else answer.status
+            refusal = str(response) if isinstance(response, UserError) else response.status
             if refusal.startswith(UNKNOWN):
                 refusal += f": it is {describe_file(path)}"
             if refusal:
                 left_out.append((path, refusal))
                 continue
-            shown = answer.above(flags.threshold)
+            shown = response.above(flags.threshold)
             print(json.dumps({"file": str(path), **shown.describe()}), flush=True)
             if flags.output:
                 file.write(json.dumps({"file": str(path), **shown.describe(masks=True)}) + "\n")

@@ -51,10 +51,10 @@ def main():
     from htc_tf.explanation.layout import draw_explanation
     from htc_tf.explanation.trace import record_trace
     from htc_tf.inference.detector import restore
-    from htc_tf.inference.image_files import read_picture
+    from htc_tf.inference.inputs import read_image
     from htc_tf.inference.prediction import save
 
-    image = read_picture(flags.input)
+    image = read_image(flags.input)
     trace = record_trace(restore(experiment, run), image, flags.threshold)
     page = draw_explanation(trace, categories, flags.input.name, flags.width, flags.objects)
     try:

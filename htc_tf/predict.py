@@ -1,6 +1,6 @@
-"""python -m htc_tf.predict: draws what a trained model finds in pictures and videos, and writes it in COCO's format.
+"""python -m htc_tf.predict: detects objects in images and videos, draws them, and writes them in COCO's format.
 
-From Python the same is `htc_tf.load(RUN)(picture)`.
+The same from Python: `htc_tf.load(RUN)(image)`.
 """
 
 import sys
@@ -13,10 +13,10 @@ from htc_tf.inference.inputs import find_inputs
 from htc_tf.inference.video import check_decoder
 
 EPILOG = """
-DIR gets NAME.png for each picture (an MP4, or WebP for an animation, for each video) and predictions.json, a list of
-COCO results with the file's name beside: all that was found, whatever --threshold says. A file that cannot be read, or
-on which the model fails, is named on standard error with the reason and left out. Exit status: 0, also where some files
-were left out; 2 where all were, or for a mistake in what was asked; 1 for anything else.
+DIR receives NAME.png for each image (for each video an MP4, or a WebP for an animation) and predictions.json, a list of
+COCO results with the file's name: all detections, independent of --threshold. A file that cannot be read, or on which
+the model fails, is named on standard error with the reason and left out. Exit status: 0, even if some files were left
+out; 2 if all were, or for a user's mistake; 1 for anything else.
 """
 
 
@@ -24,7 +24,7 @@ def parse():
     parser = command_line.Parser(prog="python -m htc_tf.predict", description=__doc__, epilog=EPILOG)
     config.add_flags(parser, reads_run=True)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run, or an export's folder"
+        "--checkpoint", required=True, metavar="RUN", help="--workdir of a training run, or folder of an export"
     )
     parser.add_argument(
         "--input",
@@ -32,28 +32,32 @@ def parse():
         action="extend",
         nargs="+",
         metavar="PATH",
-        help="pictures, videos, folders, globs ('**' reaches into folders), or - for a list of paths on standard input",
+        help="images, videos, folders, globs ('**' matches nested folders), or - for a list of paths on standard input",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="where pictures and predictions.json go")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the drawings and predictions.json")
     parser.add_argument(
         "--threshold", type=command_line.fraction, default=0.3, help="lowest score to draw (default: 0.3)"
     )
-    parser.add_argument("--format", choices=("png", "jpg"), default="png", help="of the pictures (default: png)")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png", help="format of the drawings (default: png)")
     parser.add_argument(
-        "--cutouts", action="store_true", help="also each object as PNG with alpha, in DIR/cutouts (pictures only)"
+        "--cutouts", action="store_true", help="also save each object as PNG with alpha in DIR/cutouts (images only)"
     )
     parser.add_argument(
-        "--semantic", action="store_true", help="also NAME_semantic.png: what the semantic branch sees (pictures only)"
+        "--semantic", action="store_true", help="also draw the semantic branch's map in DIR/semantic (images only)"
     )
     parser.add_argument(
         "--batch",
         type=command_line.batch,
         default=1,
         metavar="N",
-        help="pictures detected at once, which fills a GPU (default: 1)",
+        help="images detected at once, to fill a GPU (default: 1)",
     )
     parser.add_argument(
-        "--every", type=command_line.positive, default=1, metavar="N", help="of a video every N-th frame (default: 1)"
+        "--every",
+        type=command_line.positive,
+        default=1,
+        metavar="N",
+        help="step between frames of a video (default: 1)",
     )
     return parser.parse_args()
 
@@ -64,9 +68,9 @@ def main():
     paths = find_inputs(flags.input, sys.stdin)
     check_decoder(paths)
     model = load(flags.checkpoint, flags.gin_file, flags.gin_param, flags.trust_config)
-    from htc_tf.inference.predict_files import predict_pictures
+    from htc_tf.inference.predict_files import predict_files
 
-    done, skipped = predict_pictures(
+    done, skipped = predict_files(
         model.detector,
         model.categories,
         paths,
@@ -80,7 +84,7 @@ def main():
     )
     for path, reason in skipped:
         print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
-    print(f"{done} pictures and predictions.json in {flags.output}, {len(skipped)} skipped")
+    print(f"{done} images and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
         raise UserError("nothing was predicted: every input was skipped, for the reason given above")
 

@@ -110,7 +110,7 @@ def test_everything_at_once(call, tiny_run, scene, tmp_path, eagerly, capsys):
     printed = capsys.readouterr()
     skipped = [line for line in printed.err.splitlines() if line.startswith("skipped ")]
     assert [line.rpartition("/")[2].split(":")[0] for line in skipped] == ["text.png", "nowhere.jpg"]
-    assert "3 pictures" in printed.out and "2 skipped" in printed.out
+    assert "3 images" in printed.out and "2 skipped" in printed.out
 
 
 class Fails:
@@ -140,7 +140,7 @@ def test_what_fails_takes_no_neighbor_along(call, monkeypatch, tmp_path, capsys)
     reason = "the model failed: indices[0] = 0 is not in [0, 0)"
     assert f"skipped {folder / 'b.png'}: {reason}" in printed.err.splitlines()
     assert f"skipped {folder / 'film.gif'}: 2 frames failed, the first is frame 1: {reason}" in printed.err.splitlines()
-    assert "2 pictures and predictions.json" in printed.out and "2 skipped" in printed.out
+    assert "2 images and predictions.json" in printed.out and "2 skipped" in printed.out
     entries = json.loads((output / "predictions.json").read_text())
     assert [(entry["file_name"], entry.get("frame")) for entry in entries] == [
         ("a.png", None),

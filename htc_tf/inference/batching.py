@@ -1,85 +1,97 @@
-"""Many pictures, detected several at a time, and answered in their order.
+"""Batched detection of a stream of images, returned in input order; an image on which the model fails can be skipped.
 
-Before: `inference.image_files` or `inference.video` read them. After: `inference.predictor` and `inference.predict_files` take
-the answers. Pictures of one padded shape make a batch; those that wait for others of theirs hold back the answers after
-them, so that no more than HELD batches' worth is ever in memory.
+Images of one padded shape form a batch. Images that wait for others of their shape hold back the results of all later
+ones, so the queue is limited to MAX_QUEUED batches.
 """
 
+import contextlib
 from collections import deque
 
-from htc_tf.errors import ModelFailed
-from htc_tf.inference.failures import model_errors
+import tensorflow as tf
 
-HELD = 4
-LEFT_OUT = object()  # in place of a result: the model failed on the image
+from htc_tf.errors import ModelFailed, reason_of
+
+MAX_QUEUED = 4  # batches' worth of images in memory
+FAILED = object()  # the result of an image on which the model failed
 
 
-class Waiting:
-    """A picture whose turn to be answered has not come."""
+@contextlib.contextmanager
+def model_errors():
+    """Turns a TensorFlow error inside this context into a ModelFailed with a one-line message."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ModelFailed(f"the model failed: {reason_of(error.message)}") from error
+
+
+class QueuedImage:
+    """An image in the queue. `result` is None until it has been detected."""
 
     def __init__(self, name, image):
         self.name, self.image, self.result = name, image, None
 
 
-def detect_in_batches(detector, pictures, batch=1, failed=None):
-    """Detects in a stream of pictures.
+def detect_in_batches(detector, images, batch=1, failed=None, semantic=False):
+    """Detects objects in a stream of images.
 
-    A batch's results are those of its pictures one by one, but for the rounding of float32: the last digits of scores.
+    The results of a batch equal those of its images one by one, except for float32 rounding in the last digits.
 
     Args:
-        detector: an inference.Detector; or what has `detect_image` alone, such as an export, which is asked one by one.
-        pictures: yields (anything, [H, W, 3] uint8), of any sizes.
-        batch: how many are detected at once.
-        failed: (anything, ModelFailed) -> None, called for an image on which the model failed, which is then left
-            out; the error is raised if None. The images of a batch that fails are detected one by one.
+        detector: `inference.detector.Detector`, or an object with `detect_image` alone, such as an ExportedDetector,
+            which processes one image at a time.
+        images: Iterable of (name, [H, W, 3] uint8); the names are returned unchanged, and sizes may differ.
+        batch: int, images per batch.
+        failed: Function (name, ModelFailed) -> None, called for each image on which the model fails; the image is then
+            left out. If None, the error is raised. The images of a failed batch are detected one by one.
+        semantic: If True, the results have the semantic map too.
     Yields:
-        (anything, image, its ImageResult), in the same order.
+        (name, image, ImageResult), in input order.
     """
+    options = {"semantic": True} if semantic else {}
 
-    def detect_alone(name, image):
+    def detect_one(name, image):
         try:
             with model_errors():
-                return detector.detect_image(image)
+                return detector.detect_image(image, **options)
         except ModelFailed as error:
             if failed is None:
                 raise
             failed(name, error)
-            return LEFT_OUT
+            return FAILED
 
     if batch == 1 or not hasattr(detector, "detect_images"):
-        for name, image in pictures:
-            result = detect_alone(name, image)
-            if result is not LEFT_OUT:
+        for name, image in images:
+            result = detect_one(name, image)
+            if result is not FAILED:
                 yield name, image, result
         return
-    order, groups = deque(), {}
+    queue, groups = deque(), {}  # all queued images in input order; those not yet detected, by padded shape
 
     def detect(shape):
         group = groups.pop(shape)
         try:
             with model_errors():
-                results = detector.detect_images([waiting.image for waiting in group], batch)
+                results = detector.detect_images([queued.image for queued in group], batch, **options)
         except ModelFailed:
-            results = [detect_alone(waiting.name, waiting.image) for waiting in group]
-        for waiting, result in zip(group, results, strict=True):
-            waiting.result = result
+            results = [detect_one(queued.name, queued.image) for queued in group]
+        for queued, result in zip(group, results, strict=True):
+            queued.result = result
 
-    def pop():
-        """The first that wait and have been detected, but for those left out."""
-        while order and order[0].result is not None:
-            answered = order.popleft()
-            if answered.result is not LEFT_OUT:
-                yield answered.name, answered.image, answered.result
+    def pop_finished():
+        while queue and queue[0].result is not None:
+            queued = queue.popleft()
+            if queued.result is not FAILED:
+                yield queued.name, queued.image, queued.result
 
-    for name, image in pictures:
-        waiting, shape = Waiting(name, image), detector.padded_shape(image)
-        order.append(waiting)
-        groups.setdefault(shape, []).append(waiting)
+    for name, image in images:
+        queued, shape = QueuedImage(name, image), detector.padded_shape(image)
+        queue.append(queued)
+        groups.setdefault(shape, []).append(queued)
         if len(groups[shape]) == batch:
             detect(shape)
-        elif len(order) == HELD * batch:
-            detect(detector.padded_shape(order[0].image))
-        yield from pop()
+        elif len(queue) == MAX_QUEUED * batch:
+            detect(detector.padded_shape(queue[0].image))  # the first image holds back all others
+        yield from pop_finished()
     for shape in list(groups):
         detect(shape)
-    yield from pop()
+    yield from pop_finished()

@@ -1,9 +1,6 @@
-"""A trained model at work: restore it from a run, detect, evaluate a folder of records.
+"""Detector: a trained model, restored from a run and compiled once for each padded image shape.
 
-Comes after training; the commands eval, predict and export, and training's own evaluations, start here.
-
-Records are detected on all replicas of a strategy at once. Each takes whole batches of `eval/Input.batch_size` images,
-and which images make a batch does not depend on how many replicas there are: so neither does any figure.
+The commands predict, eval, export and explain use it, and the evaluations during training.
 """
 
 import numpy as np
@@ -13,19 +10,21 @@ from htc_tf.checkpoint import restore_weights
 from htc_tf.data.preprocessing import choose_shape, fitted_size, pad_to, resize_to_fit
 from htc_tf.errors import UserError
 from htc_tf.inference.results import image_results
+from htc_tf.inference.semantic_map import enlarge
 from htc_tf.structures import Detections
 
 
 def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
-    """-> a Detector with the newest weights of a Run, averaged where its configuration says `ema_decay`.
+    """Returns a Detector with the newest weights of a run, or with their averages if the experiment has `ema_decay`.
 
     Args:
         experiment: Experiment.
-        run: a Run.
-        seed: of what is random in the model's building.
-        find_strategy: -> the tf.distribute strategy to detect with, called when TensorFlow has been told how to run.
+        run: Run.
+        seed: int, random seed of the model's initialization.
+        find_strategy: Function that returns the tf.distribute.Strategy for detection, called once TensorFlow's runtime
+            is configured.
     Raises:
-        UserError: there is no checkpoint, or it does not fit the configuration.
+        UserError: The run has no checkpoint, or it does not fit the configuration.
     """
     remedy = "its weights have the former number; leave NUM_CLASSES out"
     experiment.check_classes(run.read_categories(), run.folder, remedy)
@@ -40,14 +39,14 @@ def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
 
 
 class Detector:
-    """Images in, detections out: the model, compiled once per padded shape."""
+    """Maps images to detections, and to the semantic map if it is wanted, in one pass of the network."""
 
     def __init__(self, model, experiment, strategy=None):
         """
         Args:
-            model: HTC, with variables, built under the strategy.
-            experiment: its Experiment.
-            strategy: of tf.distribute, on this machine alone; without one there is one replica.
+            model: HTC with variables, built in the strategy's scope.
+            experiment: Experiment of the model.
+            strategy: tf.distribute.Strategy on this machine alone; None for a single replica.
         """
         self.model, self.input = model, experiment.eval_input
         self.strategy = strategy or tf.distribute.get_strategy()
@@ -56,22 +55,42 @@ class Detector:
         self._detect = tf.function(
             lambda images, sizes: model.infer(images, sizes), jit_compile=experiment.xla, autograph=False
         )
-        self.semantic_logits = tf.function(lambda images, sizes: model(images, sizes).semantic.logits, autograph=False)
-        # XLA compiles each replica by itself: not what calls them all.
+        self._detect_semantic = tf.function(self._infer_semantic, jit_compile=experiment.xla, autograph=False)
+        # Detections are pruned from this graph: the semantic map alone costs backbone, pyramid and semantic branch.
+        self._semantic = tf.function(lambda images, sizes: model(images, sizes).semantic.logits, autograph=False)
+        # XLA compiles the function of each replica, not the one that calls them all.
         self._detect_each = tf.function(
             lambda *images_and_sizes: self.strategy.run(lambda *one: self._detect(*one), images_and_sizes),
             autograph=False,
         )
 
+    def _infer_semantic(self, images, sizes):
+        """Returns (Detections, semantic logits [B, H / 8, W / 8, S]).
+
+        With test-time augmentation the logits are those of one further pass, at the configured size.
+        """
+        outputs = self.model(images, sizes)
+        augmented = self.model.test_time is not None
+        detections = self.model.infer(images, sizes) if augmented else self.model.detect(outputs)
+        return detections, outputs.semantic.logits
+
     def detect(self, images, sizes):
-        """images [B, H, W, 3] uint8, sizes [B, 2] -> Detections as NumPy arrays, in pixels of the padded input."""
-        found = self._detect(images, sizes)._replace(stage_masks=None)
-        return Detections(*(None if x is None else x.numpy() for x in found))
+        """Returns Detections as NumPy arrays, in pixels of the padded input.
+
+        Args:
+            images: [B, H, W, 3] uint8.
+            sizes: [B, 2] float32, height and width without padding.
+        """
+        return _to_numpy(self._detect(images, sizes))
 
     def detect_each(self, batches, stage_masks=False):
-        """A Batch for each replica, all of one shape -> the Detections of each, as `detect` gives them.
+        """Detects in one batch on each replica.
 
-        With `stage_masks` they include the masks of each stage.
+        Args:
+            batches: List of a Batch per replica, all of one shape.
+            stage_masks: If True, the Detections include the masks of each stage.
+        Returns:
+            List of the Detections of each batch, as `detect` returns them.
         """
 
         def place(field):
@@ -79,44 +98,82 @@ class Detector:
                 lambda context: getattr(batches[context.replica_id_in_sync_group], field)
             )
 
-        found = self._detect_each(place("images"), place("sizes"))
+        detections = self._detect_each(place("images"), place("sizes"))
         if not stage_masks:
-            found = found._replace(stage_masks=None)
-        local = [
+            detections = detections._replace(stage_masks=None)
+        per_field = [
             (None,) * len(batches)
-            if x is None
-            else [part.numpy() for part in self.strategy.experimental_local_results(x)]
-            for x in found
+            if value is None
+            else [part.numpy() for part in self.strategy.experimental_local_results(value)]
+            for value in detections
         ]
-        return [Detections(*fields) for fields in zip(*local, strict=True)]
+        return [Detections(*fields) for fields in zip(*per_field, strict=True)]
 
-    def detect_image(self, image):
-        """image [H, W, 3] uint8, of any size -> its ImageResult, in its own pixels."""
-        return self.detect_images([image])[0]
+    def detect_image(self, image, semantic=False):
+        """Returns the ImageResult of an image [H, W, 3] uint8 of any size, in its own pixels."""
+        return self.detect_images([image], semantic=semantic)[0]
 
-    def detect_images(self, images, rows=1):
-        """Several images at once.
+    def detect_images(self, images, rows=1, semantic=False):
+        """Detects in several images at once.
 
         Args:
-            images: [H, W, 3] uint8 each, of any sizes for which `padded_shape` is the same.
-            rows: the size of the batch, at least, which is filled up: another size would be compiled anew.
+            images: List of [H, W, 3] uint8, of any sizes that have the same `padded_shape`.
+            rows: int, smallest batch size. A smaller batch is filled up, since each size is compiled separately.
+            semantic: If True, the results have the semantic map too, from the same pass.
         Returns:
-            Their ImageResults, each in its image's own pixels.
+            List of ImageResults, each in its image's own pixels.
+        Raises:
+            UserError: `semantic` is True and the model has no semantic branch.
         """
+        count = len(images)
         prepared = [self.prepare(image) for image in images]
-        prepared += prepared[-1:] * (rows - len(images))
+        prepared += prepared[-1:] * (rows - count)
         pixels, sizes = (tf.concat(parts, axis=0) for parts in zip(*prepared, strict=True))
-        found = self.detect(pixels, sizes)
-        mine = Detections(*(None if x is None else x[: len(images)] for x in found))
-        return image_results(mine, sizes[: len(images)], np.array([image.shape[:2] for image in images]))
+        if semantic:
+            self._check_semantic()
+            detections, logits = self._detect_semantic(pixels, sizes)
+            detections = _to_numpy(detections)
+        else:
+            detections = self.detect(pixels, sizes)
+        detections = Detections(*(None if field is None else field[:count] for field in detections))
+        results = image_results(detections, sizes[:count], np.array([image.shape[:2] for image in images]))
+        if semantic:
+            maps = [enlarge_to(image, *row) for image, *row in zip(images, logits[:count], sizes[:count], strict=True)]
+            results = [result._replace(labels=labels) for result, labels in zip(results, maps, strict=True)]
+        return results
+
+    def label_map(self, image):
+        """Returns the semantic branch's label of each pixel, [H, W] uint8, of an image [H, W, 3] uint8.
+
+        Raises:
+            UserError: The model has no semantic branch.
+        """
+        self._check_semantic()
+        images, sizes = self.prepare(image)
+        return enlarge_to(image, self._semantic(images, sizes)[0], sizes[0])
+
+    def _check_semantic(self):
+        if self.model.semantic_head is None:
+            raise UserError("a semantic map needs a model with the semantic branch (SEMANTIC = True)")
 
     def prepare(self, image):
-        """image [H, W, 3] uint8, of any size -> what `detect` takes: images [1, H', W', 3], sizes [1, 2]."""
+        """Returns an image [H, W, 3] uint8 as `detect` takes it: images [1, H', W', 3] and sizes [1, 2]."""
         height, width = self.padded_shape(image)
         resized, size = resize_to_fit(tf.constant(image), self.input.min_side, self.input.max_side)
         return pad_to(resized, height, width)[tf.newaxis], size[tf.newaxis]
 
     def padded_shape(self, image):
-        """(height, width) that an image [H, W, 3] is padded to."""
+        """Returns the (height, width) to which an image [H, W, 3] is padded."""
         size = fitted_size(*image.shape[:2], self.input.min_side, self.input.max_side)
         return self.input.shapes[choose_shape(size, self.input.shapes)]
+
+
+def enlarge_to(image, logits, size):
+    """Returns labels [H, W] uint8 of an image from its logits [h, w, S], given its resized height and width."""
+    return enlarge(logits, image.shape[:2], size / tf.constant(image.shape[:2], tf.float32))
+
+
+def _to_numpy(detections):
+    """Returns Detections as NumPy arrays, without the masks of each stage."""
+    detections = detections._replace(stage_masks=None)
+    return Detections(*(None if field is None else field.numpy() for field in detections))

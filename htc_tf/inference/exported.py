@@ -1,6 +1,6 @@
-"""An exported SavedModel behind the same face as a run's Detector: no gin, and none of the model's own code.
+"""Exported SavedModels in this process: a detector for the Predictor, and a client of the serving signature.
 
-Before: `serving.write` wrote it. After: `inference.predictor`.
+Neither gin nor the model's own code is needed.
 """
 
 import json
@@ -11,76 +11,81 @@ import tensorflow as tf
 from absl import logging
 
 from htc_tf.errors import ModelFailed, UserError, reason_of
+from htc_tf.inference.batching import model_errors
 from htc_tf.inference.exported_outputs import read_row
-from htc_tf.inference.failures import model_errors
 
-CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow leaves assets.extra to whoever writes it
+CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow reserves assets.extra for users
 
 
 class ExportedDetector:
-    """Asks the newest version of an export. `categories` are [{"id", "name"}, ...] by class index."""
+    """The newest version of an export as a detector. `categories` are K dicts {"id", "name"} by class index."""
 
     def __init__(self, folder):
         """
         Args:
-            folder: EXPORT, with its versions EXPORT/1, EXPORT/2, ..., or one of these.
+            folder: Path of an export, with versions EXPORT/1, EXPORT/2, ..., or of one version.
         Raises:
-            UserError: it cannot be loaded.
+            UserError: The export cannot be loaded.
         """
         version, self.model, self.serve = load_export(folder, "predict_image")
         self.categories = self.read_categories(version / CLASSES)
 
     def read_categories(self, path):
-        """From the file beside the model, or else the names that the model holds, with ids 1, 2, ..."""
+        """Returns the categories of the file at `path`, or else the model's class names with ids 1, 2, ..."""
         try:
             if path.is_file():
                 return json.loads(path.read_text())["categories"]
             (names,) = [tensor.numpy() for tensor in self.serve.captured_inputs if tensor.dtype == tf.string]
         except (ValueError, KeyError) as error:
             raise UserError(
-                f"{path} is damaged ({error}), or the model none of htc_tf: export the run again"
+                f"{path} is damaged ({error}), or the model is not htc_tf's: export the run again"
             ) from error
         return [{"id": index + 1, "name": name.decode()} for index, name in enumerate(names)]
 
-    def detect_image(self, image):
-        """image [H, W, 3] uint8, of any size -> its ImageResult, in its own pixels."""
-        return read_row(self.ask(image)).result
+    def detect_image(self, image, semantic=False):
+        """Returns the ImageResult of an image [H, W, 3] uint8 of any size, with the semantic map if it is wanted."""
+        outputs = self.predict(image)
+        result = read_row(outputs).result
+        return result._replace(labels=read_labels(outputs)) if semantic else result
 
     def label_map(self, image):
-        """image [H, W, 3] uint8 -> what the semantic branch sees, [H, W] uint8 labels.
+        """Returns the semantic branch's label of each pixel, [H, W] uint8, of an image [H, W, 3] uint8.
 
         Raises:
-            UserError: the model was exported without.
+            UserError: The model was exported without it.
         """
-        answer = self.ask(image)
-        if "semantic_png_bytes" not in answer:
-            raise UserError("a semantic map wants a model that was exported with --semantic")
-        return tf.io.decode_png(answer["semantic_png_bytes"], channels=1)[..., 0].numpy()
+        return read_labels(self.predict(image))
 
-    def ask(self, image):
-        """The answer about one picture: {output: an array without the batch's dimension}.
+    def predict(self, image):
+        """Returns {output: array without the batch dimension} for an image [H, W, 3] uint8.
 
         Raises:
-            ModelFailed: there is none.
+            ModelFailed: The model fails on the image or rejects it.
         """
         with model_errors():
-            answer = self.serve(images=tf.constant(image[np.newaxis]), sizes=tf.constant([image.shape[:2]]))
-        answer = {name: value.numpy()[0] for name, value in answer.items()}
-        if answer["status"]:
-            raise ModelFailed(f"the model refuses the image: {answer['status'].decode()}")
-        return answer
+            outputs = self.serve(images=tf.constant(image[np.newaxis]), sizes=tf.constant([image.shape[:2]]))
+        outputs = {name: value.numpy()[0] for name, value in outputs.items()}
+        if outputs["status"]:
+            raise ModelFailed(f"the model refuses the image: {outputs['status'].decode()}")
+        return outputs
+
+
+def read_labels(outputs):
+    """Returns the semantic map [H, W] uint8 of an image's outputs."""
+    if "semantic_png_bytes" not in outputs:
+        raise UserError("a semantic map needs a model that was exported with --semantic")
+    return tf.io.decode_png(outputs["semantic_png_bytes"], channels=1)[..., 0].numpy()
 
 
 class LocalClient:
-    """The newest version of an export, called in this process as `RestClient` and `GrpcClient` call a server."""
+    """Client of an export's newest version in this process, with the interface of RestClient and GrpcClient."""
 
     def __init__(self, folder):
         """
         Args:
-            folder: EXPORT, with its versions EXPORT/1, EXPORT/2, ..., or one of these.
-
+            folder: Path of an export, with versions EXPORT/1, EXPORT/2, ..., or of one version.
         Raises:
-            UserError: it cannot be loaded.
+            UserError: The export cannot be loaded.
         """
         _, self.model, self.serve = load_export(folder, "serving_default")
 
@@ -88,7 +93,7 @@ class LocalClient:
         """Returns {output: array [B, ...]} for B encoded images; strings are arrays of bytes objects.
 
         Raises:
-            ModelFailed: on these images.
+            ModelFailed: The model fails on these images.
         """
         with model_errors():
             outputs = self.serve(image_bytes=tf.constant(files))
@@ -96,10 +101,13 @@ class LocalClient:
 
 
 def load_export(folder, signature):
-    """-> the newest version's folder, its SavedModel (to be held, or its variables go), and one of its signatures.
+    """Loads the newest version of an export.
 
+    Returns:
+        (path, model, signature): the version's folder; its SavedModel, which must stay referenced, or its variables are
+        freed; and the signature function.
     Raises:
-        UserError: there is none, or it cannot be loaded.
+        UserError: The folder holds no export, or it cannot be loaded.
     """
     version = newest_version(folder)
     if version is None:
@@ -107,7 +115,7 @@ def load_export(folder, signature):
     if not tf.config.list_physical_devices("GPU"):
         # On a CPU Grappler gains nothing and prints a screen of warnings, as in `Experiment.prepare_runtime`.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    logging.set_verbosity(logging.ERROR)  # no warnings about gradients, which nobody asks of an export
+    logging.set_verbosity(logging.ERROR)  # no warnings about gradients, which an export does not need
     try:
         model = tf.saved_model.load(str(version))
         return version, model, model.signatures[signature]
@@ -117,7 +125,7 @@ def load_export(folder, signature):
 
 
 def newest_version(folder):
-    """EXPORT/N with the highest N, as a model server would choose it, or EXPORT itself; None if there is no model."""
+    """Returns EXPORT/N with the highest N, as a model server does, or EXPORT itself; None without a model."""
     folder = Path(folder)
     if (folder / "saved_model.pb").is_file():
         return folder

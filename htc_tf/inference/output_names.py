@@ -1,7 +1,4 @@
-"""What drawings are called, so that neither another drawing nor one of the pictures is lost.
-
-Before: `inference.inputs` found the pictures. After: `inference.predict_files` and `htc_tf.client` save drawings of them.
-"""
+"""File names of drawings: unique, valid on any file system, and never those of the input images."""
 
 import itertools
 import os
@@ -9,14 +6,16 @@ import re
 
 from htc_tf.errors import UserError
 
-LONGEST = 255  # bytes of a file name, on nearly every file system
-LONGEST_LABEL = 40  # characters of a class in a file name
+MAX_NAME = 255  # bytes of a file name, the limit of nearly every file system
+MAX_LABEL = 40  # characters of a class name in a file name
 
 
 def drawing_names(paths, endings=None):
-    """name.png for each picture; where pictures of several folders share a name, the later ones get a number.
+    """Returns NAME.png for each path; if files of several folders share a name, the later ones get a number.
 
-    endings: of each, in place of .png.
+    Args:
+        paths: Paths of images and videos.
+        endings: Suffix of each drawing; None for .png.
     """
     names = {}  # stem -> name
     for path, ending in zip(paths, endings or itertools.repeat(".png"), strict=False):
@@ -28,21 +27,21 @@ def drawing_names(paths, endings=None):
 
 
 def cut_out_name(stem, number, class_name):
-    """STEM_01_person.png; of a class's name what a file may be called, at most 40 characters."""
-    label = re.sub(r"\W+", "_", class_name)[:LONGEST_LABEL]
+    """Returns STEM_01_person.png, with the valid characters of a class name, at most 40 of them."""
+    label = re.sub(r"\W+", "_", class_name)[:MAX_LABEL]
     end, ending = f"_{number:02d}_{label}", ".png"
     return shorten(stem, end, ending) + ending
 
 
 def shorten(stem, end, ending):
-    """`stem` + `end`, the stem cut where the name with its ending has more bytes than a file name may have."""
-    room = LONGEST - len(os.fsencode(end + ending))
+    """Returns `stem` + `end`, with the stem cut so that the name with its suffix fits MAX_NAME bytes."""
+    room = MAX_NAME - len(os.fsencode(end + ending))
     encoded = os.fsencode(stem)
     return (stem if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + end
 
 
 def refuse_replacing(paths, names, output):
-    """Raises UserError where writing output/name, for one of the names, would write into a file of `paths`."""
+    """Raises UserError if one of output/NAME is a file of `paths`, or a link to one."""
     inputs = {_identity(path) for path in paths} - {None}
     for name in names:
         if _identity(output / name) in inputs:
@@ -52,9 +51,9 @@ def refuse_replacing(paths, names, output):
 
 
 def _identity(path):
-    """What a file has in common with its links and with nothing else; None where there is no file."""
+    """Returns the device and inode of a file, which its links share; None if it does not exist."""
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL byte in the name
+    except (OSError, ValueError):  # ValueError: a null byte in the name
         return None
     return status.st_dev, status.st_ino

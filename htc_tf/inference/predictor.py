@@ -1,57 +1,52 @@
-"""A model that takes pictures as people have them, one or a list, and answers with Predictions.
-
-Before: a Detector of a run (`inference.detector`) or of an export (`inference.exported`). After: `inference.prediction`.
-"""
+"""Predictor: the model that `htc_tf.load` returns, which maps images in any common form to Predictions."""
 
 from htc_tf.inference.batching import detect_in_batches
-from htc_tf.inference.image_files import as_image
+from htc_tf.inference.inputs import as_image
 from htc_tf.inference.prediction import Prediction
 
 
 class Predictor:
-    """What `htc_tf.load` returns.
+    """Detects objects in one image or a list of images.
 
     Attributes:
-        categories: [{"id", "name"}, ...] by class index; the ids are the data set's.
-        class_names: the names alone.
+        categories: K dicts {"id", "name"} by class index; the ids are the data set's.
+        class_names: K strings.
     """
 
     def __init__(self, detector, categories):
         """
         Args:
-            detector: an inference.Detector, or an exported.ExportedDetector: what has `detect_image`.
-            categories: [{"id", "name"}, ...] by class index.
+            detector: `inference.detector.Detector` of a run or `inference.exported.ExportedDetector` of an export.
+            categories: K dicts {"id", "name"} by class index.
         """
         self.detector, self.categories = detector, list(categories)
         self.class_names = [category["name"] for category in self.categories]
 
-    def __call__(self, pictures, batch=1):
-        """Detects.
+    def __call__(self, images, batch=1):
+        """Detects objects.
 
         Args:
-            pictures: a path (JPEG, PNG, GIF, BMP, WebP, TIFF ...; its EXIF orientation is heeded), a PIL image, or an
-                array [H, W, 3] uint8 RGB; or a list of any of them, of any sizes.
-            batch: how many of a list are detected at once, which fills a GPU; the same answers but for float32's
-                rounding. An export takes one at a time.
+            images: Path (JPEG, PNG, GIF, BMP, WebP, TIFF ...; its EXIF orientation is applied), PIL image, or array
+                [H, W, 3] uint8 RGB; or a list of them, of any sizes.
+            batch: int, images of a list that are detected at once, to fill a GPU. The results differ only by float32
+                rounding. An export processes one image at a time.
         Returns:
-            A Prediction, or a list of them in the order of the pictures.
+            A Prediction, or a list of them in the order of the images.
         Raises:
-            UserError: a file cannot be read, or it is something else than that.
+            UserError: A file cannot be read, or an image has another type.
         """
-        if not isinstance(pictures, (list, tuple)):
-            return self([pictures])[0]
-        images = ((None, as_image(picture)) for picture in pictures)
-        found = detect_in_batches(self.detector, images, batch)
-        return [Prediction(image, result, self.categories) for _, image, result in found]
+        if not isinstance(images, (list, tuple)):
+            return self([images])[0]
+        arrays = ((None, as_image(image)) for image in images)
+        detected = detect_in_batches(self.detector, arrays, batch)
+        return [Prediction(image, result, self.categories) for _, image, result in detected]
 
-    def semantic(self, picture):
-        """What the semantic branch sees: [H, W] uint8, for each pixel of a picture its label.
+    def semantic(self, image):
+        """Returns the semantic branch's label of each pixel of an image, [H, W] uint8.
 
-        Labels are the training data's; of COCO's stuff-thing maps a category's id less 1.
+        Labels are the training data's; in COCO's stuff-thing maps a label is a category's id minus 1.
 
         Raises:
-            UserError: as for a call; or the model has no semantic branch, or was exported without --semantic.
+            UserError: As for a call; or the model has no semantic branch, or was exported without --semantic.
         """
-        from htc_tf.inference.semantic_map import label_map
-
-        return label_map(self.detector, as_image(picture))
+        return self.detector.label_map(as_image(image))

@@ -1,10 +1,7 @@
-"""Detections become results in each image's own pixels, with masks as COCO run lengths.
+"""Image results: detections in each image's own pixels, with masks as COCO run lengths, and COCO's results format.
 
-Before: `models.htc` gives `Detections` in pixels of the padded input, masks as 28 x 28 probabilities inside their
-boxes. After: `evaluation.evaluator` compares the results with the truth, `visualization.drawing` draws them, and
-`predict` writes them in COCO's results format.
-
-`ops.paste` does the masks; here they are done in threads, while the device is busy with the next images.
+The network's Detections are in pixels of the padded input, with masks as 28 x 28 probabilities inside their boxes.
+Masks are pasted in threads while the device processes the next images.
 """
 
 from collections import deque
@@ -19,24 +16,24 @@ THREADS = 4
 
 
 class ImageResult(NamedTuple):
-    """What was found in one image, best first, in its own pixels."""
+    """The n objects detected in one image, best first, in its own pixels."""
 
     boxes: np.ndarray  # [n, 4] float32
     scores: np.ndarray  # [n] float32
     classes: np.ndarray  # [n] int32
-    masks: list | None  # n COCO run-length dicts {"size": [height, width], "counts": str}; None without a mask branch
+    masks: list | None  # n COCO run lengths {"size": [height, width], "counts": str}; None without mask heads
+    labels: np.ndarray | None = None  # [H, W] uint8, the semantic map, if it was wanted
 
 
 def image_results(detections, sizes, original_sizes):
-    """Takes a batch of detections back to the images before resizing.
+    """Maps a batch of detections to the images before resizing.
 
     Args:
-        detections: `structures.Detections` whose fields are NumPy arrays (or anything that NumPy reads).
-        sizes: [B, 2] height and width of the resized images inside their padding.
-        original_sizes: [B, 2] height and width before resizing.
-
+        detections: `structures.Detections` whose fields are NumPy arrays or convertible to them.
+        sizes: [B, 2] float32, height and width of the resized images without padding.
+        original_sizes: [B, 2] int, height and width before resizing.
     Returns:
-        A list of B `ImageResult`, boxes clipped to the image. Rows that are not valid are left out.
+        List of B ImageResults, with boxes clipped to the image. Invalid rows are left out.
     """
     boxes, scores, classes, valid = (np.asarray(field) for field in detections[:4])
     masks = None if detections.masks is None else np.asarray(detections.masks, np.float32)
@@ -44,25 +41,23 @@ def image_results(detections, sizes, original_sizes):
     results = []
     for row, (height, width) in enumerate(original_sizes.tolist()):
         keep = valid[row]
-        # A row that only fills up the last batch may have no size at all.
+        # A row that fills up the last batch may have size 0.
         scale = np.maximum(sizes[row], 1) / np.maximum(original_sizes[row], 1).astype(np.float32)
         scaled = boxes[row][keep] / np.tile(scale, 2)
         limits = np.array([height, width, height, width], np.float32)
-        runs = None
-        if masks is not None:
-            runs = encode_masks(masks[row][keep], scaled, height, width)
+        # Masks are pasted into the unclipped boxes.
+        runs = None if masks is None else encode_masks(masks[row][keep], scaled, height, width)
         results.append(ImageResult(np.clip(scaled, 0, limits), scores[row][keep], classes[row][keep], runs))
     return results
 
 
 def stream_results(detected):
-    """Takes batches of detections back to their images, in threads, while the next are being detected.
+    """Maps batches of detections to their images, in threads, while the next are being detected.
 
     Args:
-        detected: yields (`structures.Batch`, its `structures.Detections`).
-
+        detected: Iterable of (`structures.Batch`, its `structures.Detections`).
     Yields:
-        (Batch, [ImageResult]), in the same order. No more batches than there are threads wait for their turn.
+        (Batch, list of ImageResults), in the same order. At most THREADS batches are queued.
     """
     with ThreadPoolExecutor(THREADS) as threads:
         waiting = deque()
@@ -76,16 +71,15 @@ def stream_results(detected):
 
 
 def coco_results(results, image_ids, category_ids):
-    """Writes results as COCO's results format wants them.
+    """Converts results to COCO's results format.
 
     Args:
-        results: `ImageResult` per image.
-        image_ids: the data set's id per image; a negative one marks a row that only fills up a batch and is left out.
-        category_ids: the data set's category id of each class, in the model's order of classes.
-
+        results: ImageResult of each image.
+        image_ids: Data set's id of each image; a negative id marks a row that fills up a batch and is left out.
+        category_ids: Data set's category id of each class, by class index.
     Returns:
-        A list of dicts that json can write: image_id, category_id, bbox as [x, y, width, height] in pixels to three
-        decimals, score, and segmentation where there are masks.
+        List of dicts for JSON: image_id, category_id, bbox as [x, y, width, height] in pixels to three decimals, score,
+        and with masks segmentation.
     """
     entries = []
     for result, image_id in zip(results, image_ids, strict=True):
@@ -106,8 +100,3 @@ def coco_results(results, image_ids, category_ids):
                 entry["segmentation"] = result.masks[index]
             entries.append(entry)
     return entries
-
-
-def encode_pasted(mask, box, height, width):
-    """One mask [M, M], resized into its box and cut at 0.5, as COCO run lengths of the whole image."""
-    return encode_masks(mask[np.newaxis], np.asarray(box)[np.newaxis], height, width)[0]

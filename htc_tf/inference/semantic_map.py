@@ -1,134 +1,108 @@
-"""What the semantic branch says of every pixel, and a picture of it.
-
-Before: a model that has the branch (paper, section 3.2). After: `predict --semantic` and
-`Predictor.semantic`.
-"""
+"""Semantic maps: labels of all pixels from the semantic branch's logits (paper, section 3.2), and their drawing."""
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageFilter
 
 from htc_tf.data.coco_classes import STUFF_NAMES, THING_NAMES
-from htc_tf.errors import UserError
-from htc_tf.inference.exported import ExportedDetector
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import SMALLEST_LONG_SIDE
 from htc_tf.visualization.labels import add_legend
 from htc_tf.visualization.palette import palette
 
-STRIDE = 8  # pixels of the network's input from one of the map's cells to the next
+STRIDE = 8  # pixels of the network's input between the centers of neighboring cells
 STRIP = 2**24  # logits that are enlarged at a time: 64 MiB
-LEAST_SHARE = 0.002  # of the picture, that a label needs for a place in the legend
-OPACITY = 0.55
-
-
-def label_map(detector, image):
-    """The most probable label of each pixel.
-
-    Args:
-        detector: inference.Detector, or the ExportedDetector of a model that was exported with --semantic.
-        image: [H, W, 3] uint8 RGB.
-    Returns:
-        [H, W] uint8 labels 0 ... S-1.
-    Raises:
-        UserError: the model has no semantic branch, or was exported without.
-    """
-    if isinstance(detector, ExportedDetector):
-        return detector.label_map(image)
-    if detector.model.semantic_head is None:
-        raise UserError("a semantic map wants a model that has the semantic branch (SEMANTIC = True)")
-    images, sizes = detector.prepare(image)
-    logits = detector.semantic_logits(images, sizes)
-    return enlarge(logits[0], image.shape[:2], sizes[0] / tf.constant(image.shape[:2], tf.float32))
+MIN_LEGEND_SHARE = 0.002  # share of the image from which a label is in the legend
+OPACITY = 0.55  # of the labels' colors
 
 
 def enlarge(logits, shape, scale):
-    """Logits at every eighth pixel of a resized image to the labels of the image itself, strip by strip.
+    """Returns the labels of an image from logits at every eighth pixel of the resized image, strip by strip.
 
     Args:
-        logits: [h, w, S] float32; cell [i, j] belongs to the centre of pixel [8 i, 8 j] of the resized image.
-        shape: height and width of the image, H and W.
-        scale: [2] float32, the resized image's size by the image's.
+        logits: [h, w, S] float32; cell [i, j] has its center at that of pixel [8 i, 8 j] of the resized image.
+        shape: (H, W), the image's size.
+        scale: [2] float32, the resized image's height and width divided by the image's.
     Returns:
-        [H, W] uint8, the label whose logit, bilinear between the cells, is the highest.
+        [H, W] uint8, the label with the largest logit, bilinear between the cells.
     """
     height, width = shape
-    # Beyond the last cell there may be half a stride of pixels.
-    logits = tf.pad(logits, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")[tf.newaxis]
+    # Up to half a stride of pixels lies beyond the last cell's center: one more row and column repeat the border.
+    logits = tf.pad(logits, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")[tf.newaxis]  # [1, h + 1, w + 1, S]
     labels = np.empty(shape, np.uint8)
-    rows = max(1, STRIP // (width * logits.shape[-1]))
+    rows = max(1, STRIP // (width * logits.shape[-1]))  # pixel rows in a strip
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         strip = tf.raw_ops.ScaleAndTranslate(
             images=logits,
             size=[bottom - top, width],
             scale=STRIDE / scale,
-            # Cell 0 reaches from -3.5 to 4.5 pixels of the resized image.
+            # Cell 0 covers pixels -3.5 to 4.5 of the resized image.
             translation=(0.5 - STRIDE / 2) / scale - tf.constant([top, 0], tf.float32),
             kernel_type="triangle",
             antialias=False,
-        )
+        )  # [1, bottom - top, W, S]
         labels[top:bottom] = tf.argmax(strip[0], axis=-1, output_type=tf.int32).numpy()
     return labels
 
 
 def label_names(categories, labels):
-    """{label: (name, colour)} of the labels given: things as their masks are drawn, stuff in colours of its own.
+    """Returns {label: (name, color)} of the given labels: things in their masks' colors, stuff in further colors.
 
-    A thing whose name no font can write is shown by its category's id.
-    A label is a category's id less 1, as in COCO's stuff-thing maps. Where the things are COCO's, the stuff is too.
+    A label is a category's id minus 1, as in COCO's stuff-thing maps. If the things are COCO's, the stuff is too. A
+    thing whose name no font can draw is shown by its category's id.
     """
     stuff = STUFF_NAMES if all(THING_NAMES.get(category["id"]) == category["name"] for category in categories) else {}
     things = {category["id"] - 1: index for index, category in enumerate(categories)}
-    colours = palette(len(things) + 1 + max((label for label in labels if label not in things), default=-1))
+    colors = palette(len(things) + 1 + max((label for label in labels if label not in things), default=-1))
     named = {}
     for label in labels:
         if label in things:
             category = categories[things[label]]
-            named[label] = fonts.class_name(category["name"], category["id"]), colours[things[label]]
+            named[label] = fonts.class_name(category["name"], category["id"]), colors[things[label]]
         else:
-            named[label] = stuff.get(label + 1, f"stuff {label}"), colours[len(things) + label]
+            named[label] = stuff.get(label + 1, f"stuff {label}"), colors[len(things) + label]
     return named
 
 
 def draw_labels(image, labels, categories):
-    """The labels' colours on their picture, light lines between them, and a legend beneath.
+    """Draws a semantic map: the labels' colors over the image, light lines between them, and a legend below.
 
     Args:
         image: [H, W, 3] uint8 RGB.
-        labels: [H, W] uint8, as `label_map` gives them.
-        categories: [{"id", "name"}, ...] of the things.
+        labels: [H, W] uint8, as `enlarge` returns them.
+        categories: Dicts {"id", "name"} of the things.
     Returns:
-        [H', W', 3] uint8 RGB, as wide as the picture, or enlarged to 640 pixels along its longer side.
+        [H', W', 3] uint8 RGB, as wide as the image, or enlarged to 640 pixels along its longer side.
     """
     counts = np.bincount(labels.ravel(), minlength=256)
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     named = label_names(categories, present)
     table = np.zeros((256, 3), np.uint8)
-    for label, (_, colour) in named.items():
-        table[label] = colour
+    for label, (_, color) in named.items():
+        table[label] = color
     scale = max(1.0, SMALLEST_LONG_SIDE / max(labels.shape))
     size = (max(1, round(labels.shape[1] * scale)), max(1, round(labels.shape[0] * scale)))
     if scale > 1:
-        labels = smoothly_enlarged(labels, present, size, scale)
-    # Lines lie where the label changes; a little blur takes the stairs off.
+        labels = enlarge_smoothly(labels, present, size, scale)
+    # Lines lie where the label changes; a slight blur smooths their stairs.
     change = np.zeros(labels.shape, bool)
     change[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     change[1:] |= labels[1:] != labels[:-1]
     edges = Image.fromarray(np.where(change, np.uint8(255), np.uint8(0)))
     width = 2 * round(max(size) / 1280) + 1
-    if width > 1:  # a filter of one pixel would divide by zero in Pillow
+    if width > 1:  # a filter of one pixel divides by zero in Pillow
         edges = edges.filter(ImageFilter.MaxFilter(width))
     edges = edges.filter(ImageFilter.GaussianBlur(0.25 * width))
-    colours = Image.fromarray(table[labels]).filter(ImageFilter.GaussianBlur(0.5))
-    picture = Image.blend(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), colours, OPACITY)
-    picture.paste((255, 255, 255), mask=edges)
-    listed = [named[label] for label in present if counts[label] >= LEAST_SHARE * counts.sum()]
-    return np.asarray(add_legend(picture, listed))
+    colors = Image.fromarray(table[labels]).filter(ImageFilter.GaussianBlur(0.5))
+    canvas = Image.blend(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), colors, OPACITY)
+    canvas.paste((255, 255, 255), mask=edges)
+    listed = [named[label] for label in present if counts[label] >= MIN_LEGEND_SHARE * counts.sum()]
+    return np.asarray(add_legend(canvas, listed))
 
 
-def smoothly_enlarged(labels, present, size, scale):
-    """Labels at another size (width, height), with round borders in place of enlarged pixels."""
+def enlarge_smoothly(labels, present, size, scale):
+    """Returns labels [H, W] resized to `size` (width, height), with smooth borders instead of enlarged pixels."""
     best, enlarged = np.full((size[1], size[0]), -1.0), np.zeros((size[1], size[0]), np.uint8)
     for label in present:
         region = Image.fromarray(np.where(labels == label, np.uint8(255), np.uint8(0)))

@@ -1,8 +1,4 @@
-"""Videos, frame by frame: animated GIF and WebP by Pillow, all others by PyAV where it is installed.
-
-Before: `inference.inputs` found the file. After: `inference.predict_files` detects in each frame and writes the drawn ones
-back as a video of the same speed.
-"""
+"""Video files, frame by frame: animated GIF, WebP and PNG by Pillow, all other formats by PyAV if it is installed."""
 
 import io
 import struct
@@ -18,19 +14,19 @@ from htc_tf.errors import UserError
 from htc_tf.inference.inputs import VIDEOS, Unreadable
 
 ANIMATIONS = {".gif", ".webp", ".png"}
-DEFAULT_MILLISECONDS = 100  # of a frame whose file does not say
+DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none
 
 
 class Video(NamedTuple):
     """An open video."""
 
-    frames: Any  # an iterator of [H, W, 3] uint8 RGB
-    count: int  # of frames, 0 where the file does not tell
-    rate: Fraction  # frames a second
+    frames: Any  # iterator of [H, W, 3] uint8 RGB
+    count: int  # number of frames, 0 if the file does not contain it
+    rate: Fraction  # frames per second
 
 
 def is_video(path):
-    """By its name, or, of what may be a still picture or an animation, by whether there is a second frame."""
+    """Returns True for a video suffix, or for an image format that may be animated if there is a second frame."""
     path = Path(path)
     if path.suffix.lower() in VIDEOS:
         return True
@@ -39,51 +35,53 @@ def is_video(path):
     try:
         return getattr(image_io.open_image(image_io.read_file(path)), "is_animated", False)
     except (OSError, ValueError, SyntaxError, image_io.ImageError):
-        return False  # reading it as a picture will say why
+        return False  # reading it as an image reports why
 
 
 def video_ending(path):
-    """Of the video that is drawn from that one: .mp4, or .webp for an animation of Pillow's."""
+    """Returns the suffix of a video's drawing: .mp4, or .webp for an animation that Pillow reads."""
     return ".mp4" if Path(path).suffix.lower() in VIDEOS else ".webp"
 
 
 def check_decoder(paths):
-    """Whether there is what decodes these files, before anything slow begins.
+    """Checks that a decoder for all files is installed, before anything slow begins.
 
     Raises:
-        UserError: names the first that there is not.
+        UserError: PyAV is missing; the message names the first file that needs it.
     """
-    wanting = [path for path in paths if Path(path).suffix.lower() in VIDEOS]
-    if wanting:
+    encoded = [path for path in paths if Path(path).suffix.lower() in VIDEOS]
+    if encoded:
         try:
             import av  # noqa: F401
         except ImportError as error:
             raise UserError(
-                f"{wanting[0]}: videos other than animated GIF and WebP are decoded by PyAV, which is not installed: "
+                f"{encoded[0]}: videos other than animated GIF and WebP are decoded by PyAV, which is not installed: "
                 "pip install av (the extra htc_tf[video])"
             ) from error
 
 
 def read_video(path, every=1):
-    """-> a Video of every `every`-th frame, from the first on, turned as the file says.
+    """Opens a video with every `every`-th frame from the first on, rotated by the file's metadata.
 
+    Returns:
+        Video.
     Raises:
-        Unreadable: the file cannot be decoded; if that shows later, then while `frames` is iterated.
+        Unreadable: The file cannot be decoded. Damage further on is raised while `frames` is iterated.
     """
     if video_ending(path) == ".mp4":
         return _read_encoded(path, every)
     try:
-        picture = image_io.open_image(image_io.read_file(path))
-        picture.load()  # a WebP tells with each frame how long it stays
-        milliseconds = picture.info.get("duration") or DEFAULT_MILLISECONDS
-        count = -(-picture.n_frames // every)
+        animation = image_io.open_image(image_io.read_file(path))
+        animation.load()  # a WebP's duration is known once a frame is loaded
+        milliseconds = animation.info.get("duration") or DEFAULT_MILLISECONDS
+        count = -(-animation.n_frames // every)
     except (OSError, ValueError, SyntaxError, image_io.ImageError) as error:
         raise Unreadable(path, error) from error
     return Video(_animation_frames(path, every), count, Fraction(1000) / Fraction(milliseconds) / every)
 
 
 def write_video(path, frames, rate):
-    """Writes [H, W, 3] uint8 frames, all of the first one's size, as MP4 (H.264) or, by the name, animated WebP."""
+    """Writes frames [H, W, 3] uint8 of one size as MP4 (H.264) or animated WebP, by the path's suffix."""
     if path.suffix == ".webp":
         _write_animation(path, frames, round(1000 / rate))
         return
@@ -94,7 +92,7 @@ def write_video(path, frames, rate):
         for frame in frames:
             if stream is None:
                 stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=rate)
-                # Chroma of half the size wants even sides.
+                # yuv420p halves the chroma's sides, so they must be even.
                 stream.height, stream.width = (side - side % 2 for side in frame.shape[:2])
                 stream.pix_fmt = "yuv420p"
             even = np.ascontiguousarray(frame[: stream.height, : stream.width])
@@ -104,10 +102,10 @@ def write_video(path, frames, rate):
 
 
 def _write_animation(path, frames, milliseconds):
-    """Writes an animated WebP frame by frame. Pillow would hold all of them until the end.
+    """Writes an animated WebP frame by frame, since Pillow would hold all frames in memory until the end.
 
-    Each frame is a still WebP by Pillow, in a container as https://developers.google.com/speed/webp/docs/riff_container
-    has it.
+    Pillow encodes each frame as a still WebP; the container follows
+    https://developers.google.com/speed/webp/docs/riff_container.
     """
     file = None
     try:
@@ -117,11 +115,11 @@ def _write_animation(path, frames, milliseconds):
             size = b"".join(_three_bytes(side - 1) for side in frame.shape[1::-1])
             if file is None:
                 file = path.open("wb")
-                # The length of the file is known at its end. Then: it is animated, black behind it, it loops for ever.
+                # The file's length is filled in at the end. Flag 2: animated. ANIM: black background, endless loop.
                 file.write(b"RIFF" + bytes(4) + b"WEBP" + _chunk(b"VP8X", b"\x02\0\0\0" + size))
                 file.write(_chunk(b"ANIM", bytes(6)))
-            placed = bytes(6) + size + _three_bytes(milliseconds) + b"\x02"  # at the top left, replacing the one before
-            file.write(_chunk(b"ANMF", placed + still.getvalue()[12:]))  # without the still's own container
+            placed = bytes(6) + size + _three_bytes(milliseconds) + b"\x02"  # at the top left, over the last frame
+            file.write(_chunk(b"ANMF", placed + still.getvalue()[12:]))  # without the still's own RIFF header
     finally:
         if file is not None:
             with file:
@@ -140,10 +138,10 @@ def _three_bytes(number):
 
 def _animation_frames(path, every):
     try:
-        picture = image_io.open_image(image_io.read_file(path))
-        for number in range(0, picture.n_frames, every):
-            picture.seek(number)
-            yield np.asarray(picture.convert("RGB"))
+        animation = image_io.open_image(image_io.read_file(path))
+        for number in range(0, animation.n_frames, every):
+            animation.seek(number)
+            yield np.asarray(animation.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, image_io.ImageError) as error:
         raise Unreadable(path, error) from error
 
@@ -168,7 +166,7 @@ def _encoded_frames(path, container, stream, every):
         try:
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
-                    # Telephones film sideways and note by how much the picture is to be turned.
+                    # Phones store frames sideways, with the rotation to apply.
                     turns = round(getattr(frame, "rotation", 0) / 90)
                     yield np.rot90(frame.to_ndarray(format="rgb24"), turns)
         except av.FFmpegError as error:

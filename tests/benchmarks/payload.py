@@ -28,10 +28,10 @@ def run(flags):
 
 def weigh(answers):
     """Returns {part: mean bytes by REST and by gRPC} of answers to single images."""
-    from htc_tf.inference.exported_outputs import NEEDED
+    from htc_tf.inference.exported_outputs import REQUIRED
 
-    parts = {"answer": [name for name in answers[0] if name in NEEDED]}
-    parts |= {name: [name] for name in sorted(answers[0]) if name not in NEEDED}
+    parts = {"answer": [name for name in answers[0] if name in REQUIRED]}
+    parts |= {name: [name] for name in sorted(answers[0]) if name not in REQUIRED}
 
     def mean_bytes(write, names):
         return round(np.mean([len(write({name: answer[name] for name in names})) for answer in answers]))

@@ -10,7 +10,7 @@ from htc_tf.explanation.layout import Layout, draw_explanation
 from htc_tf.explanation.page import GAP, MARGIN, Panel, draw_page, wrap
 from htc_tf.explanation.panels import Panels, depths
 from htc_tf.explanation.trace import Trace
-from htc_tf.inference.results import encode_pasted
+from htc_tf.ops.paste import encode_masks
 from htc_tf.structures import Detections
 from htc_tf.visualization import fonts
 from htc_tf.visualization.palette import palette
@@ -147,7 +147,9 @@ def test_masks_lie_where_they_are_pasted():
     rng = np.random.default_rng(5)
     mask = rng.random((28, 28)).astype(np.float32)
     frame, box = np.array([10.0, 20, 110, 120]), np.float32([22.3, 31.8, 87.1, 99.6])
-    pasted = coco_mask.decode(encode_pasted(mask, box - np.tile(frame[:2], 2).astype(np.float32), 100, 100))
+    pasted = coco_mask.decode(
+        encode_masks(mask[np.newaxis], (box - np.tile(frame[:2], 2).astype(np.float32))[np.newaxis], 100, 100)[0]
+    )
     mine = spread(mask, box, frame, (100, 100)) >= 0.5
     assert mine.sum() > 1000
     assert (mine != pasted.astype(bool)).mean() < 2e-3

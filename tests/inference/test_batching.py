@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.errors import ModelFailed
-from htc_tf.inference.batching import HELD, detect_in_batches
+from htc_tf.inference.batching import MAX_QUEUED, detect_in_batches
 from htc_tf.inference.detector import Detector
 from htc_tf.inference.predictor import Predictor
 
@@ -52,7 +52,7 @@ def test_few_pictures_wait():
     """One of a shape of its own does not hold back all that follow."""
     read, detector = [], Counts()
     stream = detect_in_batches(detector, pictures([20] + [3] * 100, read), 2)
-    assert next(stream)[2] == 20 and len(read) == HELD * 2 and detector.batches[-1] == [20]
+    assert next(stream)[2] == 20 and len(read) == MAX_QUEUED * 2 and detector.batches[-1] == [20]
 
 
 class AsksOneByOne:

@@ -15,9 +15,9 @@ from htc_tf.data.preprocessing import decode_rgb
 from htc_tf.errors import UserError
 from htc_tf.evaluation.records import detect_records, evaluate_records
 from htc_tf.inference.detector import Detector, restore
-from htc_tf.inference.image_files import read_picture
+from htc_tf.inference.inputs import read_image
 from htc_tf.inference.output_names import drawing_names
-from htc_tf.inference.predict_files import predict_pictures
+from htc_tf.inference.predict_files import predict_files
 from htc_tf.run import Run
 from htc_tf.structures import Detections
 
@@ -86,7 +86,7 @@ def test_records_without_stuff_maps(detector, tiny_data, tmp_path, eagerly):
 def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_data, eagerly):
     detector = restore(tiny_experiment("eval/Input.batch_size=1"), tiny_run)
     results, _, _ = detect_records(detector, load_info(tiny_data.records))
-    image = read_picture(tiny_data.images / f"{3:012d}.jpg")
+    image = read_image(tiny_data.images / f"{3:012d}.jpg")
     found = detector.detect_image(image)
     wanted = [result for result in results if result["image_id"] == 3]
     y1, x1, y2, x2 = found.boxes.T
@@ -103,6 +103,26 @@ def test_a_corrupt_record_is_named(detector, tiny_data, tmp_path, eagerly):
     shard.write_bytes(content)
     with pytest.raises(UserError, match=shard.name):
         detect_records(detector, load_info(records))
+
+
+def test_the_semantic_map_comes_from_the_same_pass(detector, tiny_run, tiny_data, eagerly):
+    """Detections and labels equal those computed separately, and the network runs once, or once more for the views."""
+    image = read_image(tiny_data.images / f"{3:012d}.jpg")
+    plain, labels = detector.detect_image(image), detector.label_map(image)
+    assert plain.labels is None
+    result = detector.detect_image(image, semantic=True)
+    for one, other in zip(result[:3], plain[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert result.masks == plain.masks and len(result.masks) > 3
+    np.testing.assert_array_equal(result.labels, labels)
+
+
+def test_a_model_without_the_semantic_branch_has_no_map(tiny_model):
+    experiment, model = tiny_model("SEMANTIC=False")
+    detector, image = Detector(model, experiment), np.zeros([40, 40, 3], np.uint8)
+    for call in (detector.label_map, lambda image: detector.detect_image(image, semantic=True)):
+        with pytest.raises(UserError, match="semantic branch"):
+            call(image)
 
 
 class FindsEverything:
@@ -133,7 +153,7 @@ def test_pictures_of_any_size(tiny_experiment, eagerly):
 
 
 def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere.classes\.json is missing: name the folder of a training run"):
+    with pytest.raises(UserError, match=r"nowhere is missing: name the folder of a training run"):
         restore(tiny_experiment(), Run(tmp_path / "nowhere"))
     run = Run(shutil.copytree(tiny_run.folder, tmp_path / "run"))
     with pytest.raises(UserError, match="8 classes, but NUM_CLASSES = 5"):
@@ -150,17 +170,17 @@ def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
 def test_pictures_are_decoded_as_in_training_and_turned(tmp_path, tiny_data):
     path = tiny_data.images / f"{1:012d}.jpg"
     pixels = decode_rgb(path.read_bytes()).numpy()
-    np.testing.assert_array_equal(read_picture(path), pixels)
+    np.testing.assert_array_equal(read_image(path), pixels)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # a quarter turn to the right
     turned = tmp_path / "turned.png"
     Image.fromarray(pixels).save(turned, exif=exif)
-    np.testing.assert_array_equal(read_picture(turned), np.rot90(pixels, -1))
+    np.testing.assert_array_equal(read_image(turned), np.rot90(pixels, -1))
     for mode in ("L", "P", "RGBA", "1", "LA"):
         Image.fromarray(pixels).convert(mode).save(tmp_path / f"{mode}.png")
-        assert read_picture(tmp_path / f"{mode}.png").shape == pixels.shape
+        assert read_image(tmp_path / f"{mode}.png").shape == pixels.shape
     Image.fromarray(pixels).save(tmp_path / "still.gif", save_all=True, append_images=[Image.new("RGB", (20, 20))])
-    assert read_picture(tmp_path / "still.gif").shape == pixels.shape
+    assert read_image(tmp_path / "still.gif").shape == pixels.shape
 
 
 def test_drawings_do_not_replace_each_other():
@@ -172,4 +192,4 @@ def test_drawings_do_not_replace_each_other():
 def test_drawings_do_not_replace_pictures(detector, tmp_path):
     Image.new("RGB", (30, 30)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=r"x\.png would replace"):
-        predict_pictures(detector, [], [tmp_path / "x.png"], tmp_path, 0.5)
+        predict_files(detector, [], [tmp_path / "x.png"], tmp_path, 0.5)

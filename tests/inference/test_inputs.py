@@ -6,8 +6,7 @@ from PIL import ExifTags, Image
 
 from htc_tf.data.preprocessing import decode_rgb
 from htc_tf.errors import UserError
-from htc_tf.inference.image_files import as_image, read_picture
-from htc_tf.inference.inputs import Unreadable, find_inputs
+from htc_tf.inference.inputs import Unreadable, as_image, find_inputs, read_image
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_images_of_other_formats_are_not_passed_over(tmp_path):
     found = find_inputs([str(tmp_path)])
     assert [path.name for path in found] == ["a.HEIC", "b.jfif", "c.avif", "d.mpo"]
     with pytest.raises(Unreadable, match="HEIC"):
-        read_picture(found[0])
+        read_image(found[0])
 
 
 def test_a_list_on_standard_input():
@@ -47,7 +46,7 @@ def test_a_list_on_standard_input():
 
 def test_a_name_that_stands_for_nothing(folder):
     for name in ("nowhere.jpg", "*.gif", "deep/*.png"):
-        with pytest.raises(UserError, match="no picture there"):
+        with pytest.raises(UserError, match="no image there"):
             find_inputs([f"{folder}/{name}"])
 
 
@@ -95,7 +94,7 @@ def test_the_orientation_is_heeded(tmp_path, ending):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8  # a quarter turn to the left
     Image.fromarray(slope).save(tmp_path / f"x.{ending}", exif=exif)
-    for turned in (read_picture(tmp_path / f"x.{ending}"), as_image(Image.open(tmp_path / f"x.{ending}"))):
+    for turned in (read_image(tmp_path / f"x.{ending}"), as_image(Image.open(tmp_path / f"x.{ending}"))):
         assert turned.shape == (40, 24, 3)
         assert np.abs(turned.astype(int) - np.rot90(slope, 1)).mean() < 6
 
@@ -130,7 +129,7 @@ def test_files_that_are_no_images_are_named_for_what_they_are(tmp_path, content,
     else:
         path.write_bytes(content)
     with pytest.raises(Unreadable, match=words) as caught:
-        read_picture(path)
+        read_image(path)
     assert str(path) in str(caught.value) and "BytesIO" not in str(caught.value)
 
 
@@ -141,6 +140,6 @@ def test_files_that_are_no_pictures(pixels, tmp_path):
     (tmp_path / "x.txt").write_text("text")
     for name in ("x.png", "x.txt", "nowhere.jpg"):
         with pytest.raises(Unreadable) as caught:
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
         assert name in str(caught.value) and caught.value.reason and "{{" not in caught.value.reason
     assert caught.value.reason == "No such file or directory"

@@ -1,6 +1,7 @@
 """What one does with the objects found in a picture: choose, count, save, draw, cut out."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,8 +79,21 @@ def test_drawings_are_saved_as_their_names_end(found, tmp_path):
     jpeg = Image.open(tmp_path / "x.JPG")
     assert jpeg.format == "JPEG" and np.abs(np.asarray(jpeg).astype(int) - drawn).mean() < 3
     assert (found.draw(threshold=0.7) != drawn).any()
-    with pytest.raises(UserError, match=r"x\.txt: name a picture"):
+    with pytest.raises(UserError, match=r"x\.txt: name an image"):
         save(drawn, tmp_path / "x.txt")
+
+
+def test_supervision(found, masks, monkeypatch):
+    """Boxes in x, y order, masks, scores and class names become `supervision.Detections`."""
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    detections = found.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy[0], [20, 10, 90, 60])
+    np.testing.assert_array_equal(detections.mask, masks)
+    assert detections.class_id.tolist() == [1, 0, 1] and detections.confidence.shape == (3,)
+    assert detections.data["class_name"].tolist() == ["cat", "car", "cat"]
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match="pip install supervision"):
+        found.to_supervision()
 
 
 def test_cut_outs(found, image, masks):
@@ -108,8 +122,6 @@ def test_ids_of_pictures_are_unique(tmp_path):
 class FindsTheBrightest:
     """A detector of one object: the brightest pixel."""
 
-    model = SimpleNamespace(semantic_head=None)
-
     def detect_image(self, image):
         y, x = np.unravel_index(image.sum(axis=2).argmax(), image.shape[:2])
         return ImageResult(np.float32([[y, x, y + 1, x + 1]]), np.float32([1]), np.int32([0]), None)
@@ -127,8 +139,6 @@ def test_a_predictor_takes_one_picture_or_a_list(image, tmp_path):
     first, second = model([image, image[:, ::-1]])
     np.testing.assert_array_equal(second.boxes, [[30, 89, 31, 90]])
     assert model([]) == [] and first.class_names == ["car"]
-    with pytest.raises(UserError, match="semantic branch"):
-        model.semantic(image)
 
 
 def test_colours_follow_the_class(found):

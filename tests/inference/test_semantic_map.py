@@ -69,7 +69,7 @@ def test_a_model_maps_what_it_was_fed(tiny_model, eagerly):
     experiment, model = tiny_model()
     detector = Detector(model, experiment)
     image = np.asarray(Image.radial_gradient("L").resize((90, 60)).convert("RGB"))
-    labels = semantic_map.label_map(detector, image)
+    labels = detector.label_map(image)
     images, sizes = detector.prepare(image)
     # The branch's own logits, on the grid that they have in the padded input.
     pyramid = model.neck(model.backbone(model.normalize(images, sizes)))

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from htc_tf import client
 from htc_tf.errors import UserError
 from htc_tf.inference.exported import LocalClient
-from htc_tf.inference.exported_outputs import read_answers, read_pixels
+from htc_tf.inference.exported_outputs import read_pixels, read_responses
 from htc_tf.inference.inputs import Unreadable
 from htc_tf.ops.paste import encode_masks
 from htc_tf.serving import decode
@@ -89,16 +89,16 @@ def test_requests_are_batches(call, fake_server, images):
 
 @pytest.mark.parametrize("grpc", [[], ["--grpc"]])
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "named"),
     [
         (["--model", "cascade"], "no model 'cascade' is ready there (Servable not found for request: Latest(cascade)"),
         (["--version", "4"], "name another with --model or --version, or wait until it is loaded"),
     ],
 )
-def test_a_model_that_is_not_loaded(call, fake_server, images, grpc, mistake, told):
+def test_a_model_that_is_not_loaded(call, fake_server, images, grpc, mistake, named):
     address = fake_server.grpc if grpc else fake_server.rest
     line = refusal(call(client, "--server", address, *grpc, *mistake, "--input", images / "a.png"))
-    assert address in line and told in line
+    assert address in line and named in line
     if not grpc and "--version" in mistake:
         assert "version 3 is AVAILABLE" in line
 
@@ -111,8 +111,8 @@ def test_a_failure_leaves_its_neighbors_alone(call, place, images, tmp_path):
     done = call(client, *place, "--input", tmp_path, "--batch", 4)
     assert done.status == 0
     assert [Path(json.loads(line)["file"]).name for line in done.out.splitlines()] == ["a.png", "b.png"]
-    (told,) = [line for line in done.err.splitlines() if line.startswith("left out ")]
-    assert told.startswith(f"left out {tmp_path / 'bad.png'}: ") and "indices[0] = 9 is not in [0, 1)" in told
+    (named,) = [line for line in done.err.splitlines() if line.startswith("left out ")]
+    assert named.startswith(f"left out {tmp_path / 'bad.png'}: ") and "indices[0] = 9 is not in [0, 1)" in named
     assert "Graph execution" not in done.err and "{{" not in done.err
 
 
@@ -199,9 +199,9 @@ def test_masks_in_either_form_are_the_same():
     (run,) = encode_masks(small[:1], outputs()["boxes"][0, :1], 20, 30)
     rle = np.array([run["counts"].encode(), b""], object)
     for masks in ({"masks_28": small}, {"masks_rle_bytes": rle}):
-        (answer,) = read_answers(outputs(**masks))
+        (answer,) = read_responses(outputs(**masks))
         assert answer.result.masks == [run] and answer.names == ["dog"] and answer.size == (20, 30)
-    (answer,) = read_answers(outputs())
+    (answer,) = read_responses(outputs())
     assert answer.result.masks is None
     assert answer.describe(masks=True)["detections"] == [{"class": "dog", "score": 0.5, "box": [2, 3, 12, 23]}]
 
@@ -209,12 +209,12 @@ def test_masks_in_either_form_are_the_same():
 def test_damaged_run_lengths_are_refused():
     """pycocotools would write beyond its memory."""
     with pytest.raises(UserError, match="run lengths that do not fill 20 x 30 pixels"):
-        read_answers(outputs(masks_rle_bytes=np.array([b"ooooo3", b""], object)))
+        read_responses(outputs(masks_rle_bytes=np.array([b"ooooo3", b""], object)))
 
 
 def test_another_model_is_refused():
     with pytest.raises(UserError, match="without boxes, scores"):
-        read_answers({"logits": np.zeros([1, 3], np.float32)})
+        read_responses({"logits": np.zeros([1, 3], np.float32)})
 
 
 def test_pixels_are_upright_as_in_the_model(tmp_path):

@@ -20,7 +20,6 @@ from htc_tf.data.schema import example
 from htc_tf.errors import UserError
 from htc_tf.inference.detector import Detector
 from htc_tf.inference.exported import ExportedDetector
-from htc_tf.inference.semantic_map import label_map
 from htc_tf.models import test_time_augmentation
 from htc_tf.serving.decode import DAMAGED, EMPTY, UNKNOWN
 from htc_tf.serving.module import NO_RECORD, NO_SIZE, Options, ServingModule, make_predict_fn
@@ -128,7 +127,7 @@ def test_a_batch_of_everything(signatures, detector, samples):
         for run, mask in zip(found.masks, outputs["masks_28"][row], strict=False):
             assert coco_mask.decode(run).shape == image.shape[:2] and 0 < mask.max() <= 1
         labels = np.asarray(Image.open(io.BytesIO(outputs["semantic_png_bytes"][row])))
-        np.testing.assert_array_equal(labels, label_map(detector, image))
+        np.testing.assert_array_equal(labels, detector.label_map(image))
     for row, status in ((1, EMPTY), (3, DAMAGED), (6, UNKNOWN)):
         assert outputs["status"][row].decode() == status
         assert not any(outputs[name][row].any() for name in ("boxes", "scores", "num_detections", "sizes", "masks_28"))
@@ -194,7 +193,7 @@ def test_from_python(loaded, detector, samples):
     found, wanted = loaded.detect_image(samples[1]), detector.detect_image(samples[1])
     assert found.masks == wanted.masks
     np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-4)
-    np.testing.assert_array_equal(loaded.label_map(samples[1]), label_map(detector, samples[1]))
+    np.testing.assert_array_equal(loaded.label_map(samples[1]), detector.label_map(samples[1]))
 
 
 def test_without_tensorflows_python(exported, detector, samples, tmp_path):

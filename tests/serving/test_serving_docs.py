@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from htc_tf import benchmark, client
-from htc_tf.inference.exported_outputs import NEEDED, read_answers
+from htc_tf.inference.exported_outputs import REQUIRED, read_responses
 from htc_tf.serving.decode import COSTLY, DAMAGED, EMPTY, UNKNOWN, UNREAD_BMP
 from htc_tf.serving.module import NO_RECORD, NO_SIZE, ServingModule
 from htc_tf.serving.outputs import MASKS
@@ -29,7 +29,7 @@ def test_signatures_and_outputs():
     signatures = column("signature")
     assert all(hasattr(ServingModule, name) for name in signatures if name != "serving_default")
     assert set(signatures) == {"serving_default", "predict_bytes", "predict_image", "predict_example"}
-    assert set(column("output | |")) == set(NEEDED)
+    assert set(column("output | |")) == set(REQUIRED)
     assert set(column("output | `[B, D]`")) == set(MASKS)
 
 
@@ -55,7 +55,7 @@ def test_files():
 def test_the_answer_can_be_read():
     block = re.search(r"```json\n(.*?)```", TEXT, re.DOTALL)[1]
     rows = json.loads(block)["predictions"]
-    (answer,) = read_answers({name: read_values([row[name] for row in rows], name) for name in rows[0]})
+    (answer,) = read_responses({name: read_values([row[name] for row in rows], name) for name in rows[0]})
     assert answer.names == ["dog"] and answer.size == (6, 8) and answer.status == ""
     y1, x1, y2, x2 = answer.result.boxes[0].astype(int)
     bitmap = np.zeros(answer.size, np.uint8)
