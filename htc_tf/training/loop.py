@@ -137,7 +137,7 @@ class Loop:
 
     def evaluation_pending(self):
         """Returns True if an evaluation is due that the chief has not logged yet."""
-        chief = self.validation is not None and self.validation.crew.chief
+        chief = self.validation is not None and self.validation.workers.chief
         return self.agree(chief and self.evaluation_due() and self.number not in self.monitor.evaluated)
 
     def next_pause(self):

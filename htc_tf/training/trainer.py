@@ -58,8 +58,11 @@ def train(
             cannot be written.
         FloatingPointError: A loss or a gradient is not finite; the update was not applied.
     """
+    # Records: their classes and annotations must fit the configuration and the run.
     train_info, val_info = load_records(experiment, train_records, val_records)
     check_run(experiment, run, train_info)
+
+    # Devices: one strategy for all of them.
     cluster = read_cluster()
     experiment.prepare_runtime(seed)
     strategy = make_strategy(devices, cluster)
@@ -76,6 +79,7 @@ def train(
         if cluster.workers > 1:
             stop.alone = stop.nothing_to_save = False  # no worker may leave the others waiting
 
+        # Model, optimizer and averages, with all variables; then their first values.
         with strategy.scope():
             model = experiment.build_model()
             model.build_variables()
@@ -109,6 +113,8 @@ def train(
         with disk_errors(run.folder, checkpoints):
             monitor = Monitor(run, config, first_step, experiment.steps, experiment.batch_size)
         stack.callback(monitor.close)
+
+        # Steps, checkpoints and evaluations.
         loop = Loop(
             experiment,
             train_records,

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
-from htc_tf.evaluation.eval_workers import Crew
-from htc_tf.evaluation.records import PICTURE_THRESHOLD, PICTURES, evaluate_records, read_batches
+from htc_tf.evaluation.eval_workers import Workers
+from htc_tf.evaluation.records import DRAW_THRESHOLD, NUM_DRAWINGS, evaluate_records, read_batches
 from htc_tf.inference.detector import Detector
 from htc_tf.inference.results import image_results
 from htc_tf.visualization import fonts
@@ -37,7 +37,7 @@ class Validation:
             agree: Function that `cluster.make_agreement` returned.
         """
         self.experiment, self.info = experiment, info
-        self.crew = Crew(cluster, strategy, agree, stop)
+        self.workers = Workers(cluster, strategy, agree, stop)
         # A strategy of this worker alone, so that reading or copying a variable waits for no other worker. Nothing is
         # summed over the devices; the plainest reduction keeps it apart from the training's collectives.
         self.strategy = strategy and tf.distribute.MirroredStrategy(
@@ -65,7 +65,7 @@ class Validation:
         Raises:
             Interrupted: A worker has to stop.
         """
-        evaluated = evaluate_records(self.detector, self.info, pictures=PICTURES, crew=self.crew)
+        evaluated = evaluate_records(self.detector, self.info, drawings=NUM_DRAWINGS, workers=self.workers)
         if evaluated is None:
             return None
         metrics, _, drawings = evaluated
@@ -87,7 +87,7 @@ class Validation:
             masks = detections.stage_masks[:, :, stage]  # [B, detections, stages, S, S] -> [B, detections, S, S]
             result = image_results(detections._replace(masks=masks, stage_masks=None), sizes, sizes)[0]
             names, scores = fonts.class_names(self.info.class_names, self.info.category_ids), result.scores
-            drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, PICTURE_THRESHOLD))
+            drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, DRAW_THRESHOLD))
         return contact_sheet(drawn, columns=len(drawn), cell=max(drawn[0].shape[:2]))
 
 
