@@ -1,1 +1,1 @@
-"""Serving: the SavedModel, which takes encoded images, and the clients that ask it."""
+"""Serving: the exported SavedModel, which takes encoded images, and its REST and gRPC clients."""

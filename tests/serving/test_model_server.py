@@ -68,9 +68,7 @@ def server(toy_export, tmp_path_factory):
     elif shutil.which("docker") and docker_has(service["image"]):
         command = docker_command(toy_export, ports, batched, service["image"])
     else:
-        pytest.skip(
-            "neither tensorflow_model_server nor Docker with TensorFlow Serving's image on this machine"
-        )
+        pytest.skip("neither tensorflow_model_server nor Docker with TensorFlow Serving's image on this machine")
     log = folder / "log.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
