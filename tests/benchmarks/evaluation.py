@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from htc_tf.data.synthetic import CLASSES, OBJECTS
 from htc_tf.errors import UserError
 from htc_tf.evaluation.coco_inputs import FIELDS
-from htc_tf.evaluation.evaluator import FIGURES, evaluate_results
+from htc_tf.evaluation.evaluator import METRICS, evaluate_results
 from htc_tf.inference.results import ImageResult, coco_results
 from htc_tf.measurement import measure
 from htc_tf.ops.paste import encode_masks, paste_columns
@@ -114,7 +114,7 @@ def evaluate_plainly(ground_truth, results):
             evaluation.accumulate()
             evaluation.summarize()
         seconds += time.process_time() - before
-        metrics |= {f"{kind}/{name}": stat for name, stat in zip(FIGURES, evaluation.stats.tolist(), strict=True)}
+        metrics |= {f"{kind}/{name}": stat for name, stat in zip(METRICS, evaluation.stats.tolist(), strict=True)}
     return metrics, seconds
 
 

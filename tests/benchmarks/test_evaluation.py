@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from htc_tf.errors import UserError
-from htc_tf.evaluation.evaluator import FIGURES
+from htc_tf.evaluation.evaluator import METRICS
 from tests.benchmarks import evaluation
 
 FLAGS = SimpleNamespace(height=60, width=80, batch=5, repeats=2)
@@ -26,7 +26,7 @@ def test_different_masks_are_an_error(monkeypatch):
 def test_eval():
     found = evaluation.run_eval(SimpleNamespace(height=60, width=80, batch=2, repeats=1))
     assert found.unit == "image" and 0 < found.cpu_seconds["median"] < 60
-    assert found.details["metrics"].startswith(f"{2 * len(FIGURES)}, equal")
+    assert found.details["metrics"].startswith(f"{2 * len(METRICS)}, equal")
     # Drawn so that some objects are found and others are not.
     assert all(0.1 < ap < 0.99 for ap in found.details["AP"].values())
     assert found.details["pycocotools"]["cpu_seconds"] > 0
