@@ -154,7 +154,7 @@ def find(name):
     for folder in (Path(), *ROOTS):
         if (folder / name).is_file():
             return folder / name
-    reason = "is a folder" if Path(name).is_dir() else "does not exist, neither here nor among the files of htc_tf"
+    reason = "is a folder" if Path(name).is_dir() else "is missing, both here and among the files of htc_tf"
     raise UserError(f"gin file {name} {reason}")
 
 

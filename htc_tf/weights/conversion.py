@@ -142,7 +142,7 @@ def read_categories(annotations, num_classes):
         rows = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
         names = {row["id"]: row["name"] for row in rows}
     except OSError as error:
-        raise UserError(f"--annotations {annotations} cannot be read: {error.strerror}") from error
+        raise UserError(f"--annotations {annotations} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--annotations {annotations} is not a COCO annotation file ({error})") from error
     if len(names) != num_classes:

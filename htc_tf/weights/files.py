@@ -40,7 +40,7 @@ def read(path):
     try:
         data = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) or Path(path).is_dir() else None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
     if data is None:
         raise UserError(f"{path} cannot be read: it is a device or a pipe, not a file")
     with reading(path):

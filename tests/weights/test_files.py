@@ -199,9 +199,9 @@ def test_storages_of_the_wrong_size_are_refused(write, tmp_path):
 
 def test_other_files_are_refused(write, tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(UserError, match=r"file cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"file cannot be read \(No such file"):
         read(path)
-    with pytest.raises(UserError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
         read(tmp_path)
     for content in (b"", b"text\n", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"):
         path.write_bytes(content)
