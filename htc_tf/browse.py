@@ -1,6 +1,6 @@
-"""python -m htc_tf.browse: a web page to leaf through a data set: its images with their truth, found by class and size.
+"""python -m htc_tf.browse: a web page to browse a dataset by class and size, with the ground truth of every image.
 
-With a configuration also what training's augmentations make of each.
+With a configuration, the page also shows augmented images as in training.
 """
 
 from htc_tf import command_line, config
@@ -11,16 +11,20 @@ from htc_tf.web.server import Server
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.browse", description=__doc__)
     config.add_flags(parser)
-    parser.add_argument("--records", required=True, metavar="DIR", help="records to look at")
-    parser.add_argument("--port", type=command_line.port, default=8000, help="0 is any that is free (default: 8000)")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines ask (default: 127.0.0.1)")
+    parser.add_argument("--records", required=True, metavar="DIR", help="folder of records")
+    parser.add_argument(
+        "--port", type=command_line.port, default=8000, help="port, or 0 for any free port (default: 8000)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 admits other machines (default: 127.0.0.1)"
+    )
     return parser.parse_args()
 
 
 @command
 def main():
     flags = parse()
-    server = Server(flags.host, flags.port, "album.html")
+    server = Server(flags.host, flags.port, "browser.html")
     augmenter = None
     if flags.gin_file or flags.gin_param:
         experiment, _ = config.load(flags.gin_file, flags.gin_param)
@@ -33,11 +37,11 @@ def main():
         from htc_tf.data.datasets import load_info
 
         info = load_info(flags.records)
-    from htc_tf.web.dataset_browser import Album
+    from htc_tf.web.dataset_browser import DatasetBrowser
     from htc_tf.web.record_index import RecordIndex
 
     index = RecordIndex(info)
-    server.routes = Album(index, augmenter).routes
+    server.routes = DatasetBrowser(index, augmenter).routes
     index.start()
     server.serve()
     index.stop()

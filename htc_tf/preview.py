@@ -1,33 +1,35 @@
-"""python -m htc_tf.preview: draws what training sees: images as they are augmented, with their truth."""
+"""python -m htc_tf.preview: draws augmented training images with their ground truth as a grid."""
 
 from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 
-ENDINGS = (".png", ".jpg", ".jpeg")
+EXTENSIONS = (".png", ".jpg", ".jpeg")
 
 
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.preview", description=__doc__)
     config.add_flags(parser)
-    parser.add_argument("--records", required=True, metavar="DIR", help="records to learn from")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the sheet, a .png or .jpg")
+    parser.add_argument("--records", required=True, metavar="DIR", help="folder of the training records")
     parser.add_argument(
-        "--images", type=command_line.positive, default=12, metavar="N", help="images on the sheet (default: 12)"
+        "--output", required=True, type=Path, metavar="FILE", help="image file of the grid, .png or .jpg"
     )
     parser.add_argument(
-        "--columns", type=command_line.whole(1, 100), default=4, metavar="N", help="images in a row (default: 4)"
+        "--images", type=command_line.positive, default=12, metavar="N", help="number of images (default: 12)"
     )
-    parser.add_argument("--seed", type=command_line.seed, default=0, help="the --seed of training (default: 0)")
+    parser.add_argument(
+        "--columns", type=command_line.whole(1, 100), default=4, metavar="N", help="images per row (default: 4)"
+    )
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="random seed of training (default: 0)")
     return parser.parse_args()
 
 
 @command
 def main():
     flags = parse()
-    if flags.output.suffix.lower() not in ENDINGS:
-        raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
+    if flags.output.suffix.lower() not in EXTENSIONS:
+        raise UserError(f"--output {flags.output} must end in {', '.join(EXTENSIONS)}")
     experiment, _ = config.load(flags.gin_file, flags.gin_param)
     from PIL import Image
 
@@ -35,13 +37,13 @@ def main():
     from htc_tf.visualization.drawing import contact_sheet
 
     info = experiment.load_info(flags.records)
-    pictures = draw_training_images(experiment.train_input, info, flags.seed, flags.images)
+    images = draw_training_images(experiment.train_input, info, flags.seed, flags.images)
     try:
         flags.output.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(contact_sheet(pictures, flags.columns)).save(flags.output)
+        Image.fromarray(contact_sheet(images, flags.columns)).save(flags.output)
     except OSError as error:
         raise UserError(f"--output {flags.output} cannot be written: {error.strerror or error}") from None
-    print(f"{flags.output}: {len(pictures)} images as training sees them")
+    print(f"{flags.output}: {len(images)} augmented training images")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""python -m htc_tf.serve_demo: a web page that draws what a trained model finds in the pictures dropped on it.
+"""python -m htc_tf.serve_demo: a web page that shows a trained model's detections in images dropped on it.
 
-One process on this machine, which the page never leaves: nothing is loaded from elsewhere, nothing is kept.
+The server is one process on this machine; it loads nothing from other hosts and stores nothing.
 """
 
 import os
@@ -18,17 +18,25 @@ def parse():
     parser.add_argument(
         "--model", required=True, metavar="RUN|EXPORT", help="the --workdir of a training run, or an export's folder"
     )
-    parser.add_argument("--port", type=command_line.port, default=8000, help="0 is any that is free (default: 8000)")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines ask (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=command_line.port, default=8000, help="port, or 0 for any free port (default: 8000)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 admits other machines (default: 127.0.0.1)"
+    )
     parser.add_argument(
         "--max_megapixels",
         type=command_line.number(0.001, 1e6),
         default=50,
         metavar="N",
-        help="of a picture (default: 50)",
+        help="limit on the size of an image (default: 50)",
     )
     parser.add_argument(
-        "--max_megabytes", type=command_line.number(0.001, 1e6), default=32, metavar="N", help="of a file (default: 32)"
+        "--max_megabytes",
+        type=command_line.number(0.001, 1e6),
+        default=32,
+        metavar="N",
+        help="limit on the size of a file (default: 32)",
     )
     return parser.parse_args()
 
@@ -36,12 +44,12 @@ def parse():
 @command
 def main():
     flags = parse()
-    largest_picture, largest_body = round(flags.max_megapixels * 1e6), round(flags.max_megabytes * 1e6)
-    server = Server(flags.host, flags.port, "demo.html", largest_body)
+    max_pixels, max_bytes = round(flags.max_megapixels * 1e6), round(flags.max_megabytes * 1e6)
+    server = Server(flags.host, flags.port, "demo.html", max_bytes)
     model = htc_tf.load(flags.model, flags.gin_file, flags.gin_param, flags.trust_config)
     from htc_tf.web.demo import Demo
 
-    demo = Demo(model, Path(os.path.abspath(flags.model)).name, largest_picture, largest_body)
+    demo = Demo(model, Path(os.path.abspath(flags.model)).name, max_pixels, max_bytes)
     server.routes = demo.routes
     server.serve()
     demo.finish()

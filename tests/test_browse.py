@@ -1,4 +1,4 @@
-"""python -m htc_tf.browse on tiny records: from its flags to the first image, and the mistakes in one line."""
+"""python -m htc_tf.browse on tiny records: from its flags to the first image, and errors in one line."""
 
 import json
 import sys
@@ -47,8 +47,8 @@ def test_the_first_image_over_http(call, tiny_data, monkeypatch, flags):
 
     monkeypatch.setattr(Server, "serve", serve)
     call("--records", tiny_data.records, "--port", 0, *flags)
-    assert answers["images"] == {"total": 6, "places": list(range(6))}
-    assert answers["images/0"]["place"] == 0
+    assert answers["images"] == {"total": 6, "positions": list(range(6))}
+    assert answers["images/0"]["position"] == 0
     assert answers["dataset"]["augmentations"] == (["flip"] if flags else None)
 
 

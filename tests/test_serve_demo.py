@@ -1,4 +1,4 @@
-"""python -m htc_tf.serve_demo on a tiny model: from its flags to an answer, and the mistakes in one line."""
+"""python -m htc_tf.serve_demo on a tiny model: from its flags to a reply, and errors in one line."""
 
 import json
 import socket
@@ -26,11 +26,11 @@ def call(monkeypatch):
     return run
 
 
-def test_a_picture_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
+def test_a_image_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
     experiment, model = tiny_model()
     categories = [{"id": index + 1, "name": f"class {index}"} for index in range(8)]
     predictor = Predictor(Detector(model, experiment), categories)
-    picture = tiny_data.images / f"{1:012d}.jpg"
+    image = tiny_data.images / f"{1:012d}.jpg"
     asked, answers = [], []
 
     def load(*arguments):
@@ -40,7 +40,7 @@ def test_a_picture_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
     def serve(server):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        for name, body in (("model", None), ("detect", picture.read_bytes())):
+        for name, body in (("model", None), ("detect", image.read_bytes())):
             with urllib.request.urlopen(f"{server.address}api/{name}", body) as reply:
                 answers.append(json.load(reply))
         server.shutdown()
@@ -52,8 +52,8 @@ def test_a_picture_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
     call("--model", "some/run", "--gin_param", "NUM_STAGES=1", "--port", 0, "--max_megapixels", 2)
     assert asked == [("some/run", [], ["NUM_STAGES=1"], False)]
     described, found = answers
-    assert described["name"] == "run" and described["largest_picture"] == 2_000_000
-    expected = predictor(picture)
+    assert described["name"] == "run" and described["max_pixels"] == 2_000_000
+    expected = predictor(image)
     assert found["objects"] == json.loads(json.dumps(expected.to_coco())) != []
     assert (found["height"], found["width"]) == expected.image.shape[:2]
 
@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(call, capsys, flags, named):
     assert stop.value.code == 2 and named in line
 
 
-def test_a_port_in_use_is_told_before_the_model_is_loaded(call, capsys):
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(call, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SystemExit) as stop:
         call("--model", "nowhere", "--port", other.getsockname()[1])
     assert stop.value.code == 2 and "in use" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Web pages of a local server: a model's demo and a dataset browser."""
+"""Web pages of a local server: the demo of a model, and the dataset browser."""

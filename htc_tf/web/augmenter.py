@@ -1,7 +1,4 @@
-"""What training makes of one record: the very function that makes the rows of its batches, with one seed after another.
-
-Before: `web.dataset_browser` has read the record. After: the page draws the row like any other image with its truth.
-"""
+"""Augmented images of a dataset: the function that makes the rows of training batches, for one record and any seed."""
 
 import base64
 import io
@@ -21,48 +18,49 @@ JPEG_QUALITY = 88
 
 
 class Augmenter:
-    """A configuration's augmentations.
+    """The augmentations of a configuration.
 
     Attributes:
-        names: of the augmentations, in their order.
+        names: Names of the augmentations, in their order.
     """
 
     def __init__(self, settings, info):
-        """
+        """Initializes the augmenter.
+
         Args:
-            settings: the training's Input.
+            settings: The training's Input.
             info: DatasetInfo of the records.
         Raises:
-            UserError: objects are to be pasted, and the records have no masks.
+            UserError: Copy-paste is configured, but the records have no masks.
         """
         if settings.paste and not info.masks:
-            raise UserError(f"{info.folder} has no masks, and Input.paste needs them: leave it out")
+            raise UserError(f"{info.folder} has no masks, which Input.paste needs: leave Input.paste out")
         self.info = info
         reader = SampleReader(info, settings.max_objects, settings.mask_size)
         self.make_row = tf.function(lambda entry: settings.make_row(reader, entry), autograph=False)
-        changes = (*settings.augment, *([settings.paste] if settings.paste else ()))
-        self.names = [getattr(change, "__name__", str(change)) for change in changes]
+        functions = (*settings.augment, *([settings.paste] if settings.paste else ()))
+        self.names = [getattr(function, "__name__", str(function)) for function in functions]
         self.lock = threading.Lock()
 
-    def draw(self, record, partner, number):
-        """One way in which training may see a record.
+    def draw(self, record, paste_source, number):
+        """Augments a record.
 
         Args:
-            record: (number of its shard, its bytes), and
-            partner: another, for what takes two images.
-            number: which way; the same number gives the same one.
+            record: (index of the shard, serialized record).
+            paste_source: Another record, whose objects copy-paste uses.
+            number: Int, the seed; the same number returns the same image.
         Returns:
-            {"picture": a JPEG as a data URL, "width", "height", "objects": COCO annotations}, without the padding.
+            {"image": a JPEG as a data URL, "width", "height", "objects": COCO annotations}, without padding.
         Raises:
-            UserError: the record does not decode, or a box is not finite.
+            UserError: The record does not decode, or a box is not finite.
         """
         entry = Entry(
             shard=tf.constant(record[0], tf.int64),
             serialized=tf.constant(record[1]),
             seed=tf.constant([number, 0], tf.int64),
             valid=tf.constant(True),
-            paste_source_shard=tf.constant(partner[0], tf.int64),
-            paste_source=tf.constant(partner[1]),
+            paste_source_shard=tf.constant(paste_source[0], tf.int64),
+            paste_source=tf.constant(paste_source[1]),
         )
         try:
             with self.lock:
@@ -74,17 +72,17 @@ class Augmenter:
         file = io.BytesIO()
         Image.fromarray(row.images.numpy()[:height, :width]).save(file, "JPEG", quality=JPEG_QUALITY)
         return {
-            "picture": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}",
+            "image": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}",
             "height": height,
             "width": width,
-            "objects": self.annotate(row.truth, height, width),
+            "objects": self.to_coco(row.truth, height, width),
         }
 
-    def annotate(self, truth, height, width):
+    def to_coco(self, truth, height, width):
+        """Returns the ground truth of a row as COCO annotations of an image of height x width pixels."""
         valid = truth.valid.numpy()
-        boxes, classes, masks, frames = (
-            getattr(truth, field).numpy()[valid] for field in ("boxes", "classes", "masks", "crop_boxes")
-        )
+        fields = ("boxes", "classes", "masks", "crop_boxes")
+        boxes, classes, masks, crop_boxes = (getattr(truth, field).numpy()[valid] for field in fields)
         if not np.isfinite(boxes).all():
             raise UserError("this record, or one whose objects are pasted into it, has a box that is not finite")
         y1, x1, y2, x2 = np.clip(boxes, 0, [height, width, height, width]).astype(np.float64).T
@@ -94,10 +92,10 @@ class Augmenter:
             for label, box in zip(classes.tolist(), sides, strict=True)
         ]
         if self.info.masks:
-            runs = encode_masks(masks / np.float32(255), frames, height, width)
-            objects = [dict(item, segmentation=run) for item, run in zip(objects, runs, strict=True)]
+            segmentations = encode_masks(masks / np.float32(255), crop_boxes, height, width)
+            objects = [dict(item, segmentation=rle) for item, rle in zip(objects, segmentations, strict=True)]
         return objects
 
     def finish(self):
-        """Waits for the row at hand: TensorFlow must not be at work when the program ends."""
+        """Waits for the current row: TensorFlow must not be running when the program ends."""
         self.lock.acquire()

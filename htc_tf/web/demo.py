@@ -1,7 +1,6 @@
-"""The demo's side of the server: a picture comes in, what the model finds in it goes out.
+"""Demo: runs a model on images that a web page sends, and returns all detections.
 
-Before: `htc_tf.serve_demo` loads the model. After: `pages/demo.js` draws the answer, and asks nothing again when the
-threshold moves: it is given all that was found. Nothing of a picture is kept.
+The page moves its score threshold without asking again. No image is stored.
 """
 
 import base64
@@ -14,83 +13,83 @@ from PIL import Image
 from htc_tf.data import image_io
 from htc_tf.inference.prediction import THRESHOLD
 from htc_tf.visualization.palette import palette, readable_on
-from htc_tf.web.server import Refusal
+from htc_tf.web.server import HTTPError
 
 JPEG_QUALITY = 90
 
 
 class Demo:
-    """A model behind a web page."""
+    """The routes of the demo page."""
 
-    def __init__(self, model, name, largest_picture, largest_body):
-        """
+    def __init__(self, model, name, max_pixels, max_bytes):
+        """Initializes the demo.
+
         Args:
-            model: a Predictor.
-            name: what the page calls it.
-            largest_picture: pixels.
-            largest_body: bytes of a file, for the page to say before it sends one.
+            model: A Predictor.
+            name: Name of the model, for the page.
+            max_pixels: Limit on the pixels of an image.
+            max_bytes: Limit on the bytes of a file, which the page checks before it sends one.
         """
         self.model, self.name = model, name
-        self.largest_picture, self.largest_body = largest_picture, largest_body
+        self.max_pixels, self.max_bytes = max_pixels, max_bytes
         self.lock = threading.Lock()
         self.routes = {
             ("GET", "/api/model"): self.describe,
             ("POST", "/api/detect"): self.detect,
-            ("POST", "/api/picture"): self.show,
+            ("POST", "/api/image"): self.show,
         }
 
     def describe(self, request):
-        """-> what the page needs to know of the model: its classes with their colours, and the limits."""
+        """Returns the model's classes with their colors, and the limits."""
         return {
             "name": self.name,
-            "classes": coloured(self.model.categories),
+            "classes": add_colors(self.model.categories),
             "threshold": THRESHOLD,
-            "largest_picture": self.largest_picture,
-            "largest_body": self.largest_body,
+            "max_pixels": self.max_pixels,
+            "max_bytes": self.max_bytes,
         }
 
     def detect(self, request):
-        """A picture file -> {"width", "height", "objects"}: COCO results in pixels of the upright picture."""
-        with self.lock:  # one picture at a time: two would each take twice as long, and twice the memory
+        """Returns {"height", "width", "objects"}: COCO results in pixels of the upright image of the request's body."""
+        with self.lock:  # one image at a time: two would each take twice as long, and twice the memory
             image = self.read(request.body)
-            found = self.model(image)
-        return {"height": image.shape[0], "width": image.shape[1], "objects": found.to_coco()}
+            prediction = self.model(image)
+        return {"height": image.shape[0], "width": image.shape[1], "objects": prediction.to_coco()}
 
     def show(self, request):
-        """A picture file -> {"picture"}: the same upright, as a browser can show it that does not know the format."""
+        """Returns {"image"}: the upright image as a data URL of a JPEG, for a browser that cannot show its format."""
         file = io.BytesIO()
         with self.lock:
             Image.fromarray(self.read(request.body)).save(file, "JPEG", quality=JPEG_QUALITY)
-        return {"picture": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}
+        return {"image": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}
 
     def read(self, body):
-        """The bytes of a picture file -> [H, W, 3] uint8 RGB, upright.
+        """Decodes an image file to upright pixels, [H, W, 3] uint8 RGB.
 
         Raises:
-            Refusal: they are no picture, or one of too many pixels.
+            HTTPError: The file is not an image, or has too many pixels.
         """
         try:
-            # Before a pixel is decoded: a few bytes may stand for very many.
-            limit = f"{self.largest_picture / 1e6:g} megapixels (--max_megapixels): make it smaller"
-            return image_io.decode(body, self.largest_picture, limit)
+            # Checked before any pixel is decoded: a few bytes may decode to very many pixels.
+            limit = f"{self.max_pixels / 1e6:g} megapixels (--max_megapixels): make it smaller"
+            return image_io.decode(body, self.max_pixels, limit)
         except image_io.ImageError as error:
             too_large = error.kind == "too_large"
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if too_large else HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-            raise Refusal(str(error), status) from None
+            raise HTTPError(str(error), status) from None
 
     def finish(self):
-        """Waits for the picture at hand: TensorFlow must not be at work when the program ends."""
+        """Waits for the current image: TensorFlow must not be running when the program ends."""
         self.lock.acquire()
 
 
-def coloured(categories):
-    """[{"id", "name"}, ...] by class index -> the same, each with its colour and the ink to write on it, for CSS."""
-    colours = palette(len(categories))
+def add_colors(categories):
+    """Returns categories, [{"id", "name"}, ...] in class order, with "color" and "text_color" for CSS."""
     return [
-        {"id": category["id"], "name": category["name"], "colour": css(colour), "ink": css(readable_on(colour))}
-        for category, colour in zip(categories, colours, strict=True)
+        {"id": item["id"], "name": item["name"], "color": css(color), "text_color": css(readable_on(color))}
+        for item, color in zip(categories, palette(len(categories)), strict=True)
     ]
 
 
-def css(colour):
-    return "#" + "".join(f"{int(channel):02x}" for channel in colour)
+def css(color):
+    return "#" + "".join(f"{int(channel):02x}" for channel in color)

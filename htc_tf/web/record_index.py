@@ -1,9 +1,7 @@
-"""Where each record of a data set lies, and of which classes and sizes its objects are: read in the background.
+"""Record index: offsets, ids, classes and object sizes of all records of a dataset, read in the background.
 
-Before: the shards that `data.datasets` lists. After: `web.dataset_browser` finds images by it and reads single records.
-
-A record costs about 24 bytes and each of its objects 7: COCO's 118,287 images take 9 megabytes. Nothing is decoded, and
-of most of the bytes nothing is read (`data.record_walk`).
+A record takes about 24 bytes of memory and each object 7: COCO's 118,287 images take 9 megabytes. Nothing is decoded,
+and images are not read (`data.record_walk`).
 """
 
 import itertools
@@ -16,33 +14,33 @@ import tensorflow as tf
 from htc_tf.data.record_walk import Damaged, open_shard, walk
 from htc_tf.errors import UserError, reason_of
 
-SIZES = ("small", "medium", "large", "crowd")  # COCO's, by the mask's area; a crowd region is none of them
-AREA_LIMITS = (32**2, 96**2)  # square pixels, where medium and large begin
-RECORDS_AT_ONCE = 256
+SIZES = ("small", "medium", "large", "crowd")  # COCO's sizes, by the mask's area; crowd regions have none
+AREA_LIMITS = (32**2, 96**2)  # square pixels, lower bounds of medium and large
+BATCH = 256  # records added to the index at a time
 
 
 class Part(NamedTuple):
-    """What is known of some records: n of them, m objects in all."""
+    """The index of n records with m objects."""
 
-    shards: np.ndarray  # [n] int32, number of the shard
-    offsets: np.ndarray  # [n] int64, of the record's first byte
+    shards: np.ndarray  # [n] int32, index of the shard
+    offsets: np.ndarray  # [n] int64, first byte of the record in its shard
     lengths: np.ndarray  # [n] int32, bytes
     image_ids: np.ndarray  # [n] int64, COCO's
-    owners: np.ndarray  # [m] int32, the object's record
-    classes: np.ndarray  # [m] int16, 0 ... K - 1; -1 for one that the data set does not list
+    owners: np.ndarray  # [m] int32, position of the object's record
+    classes: np.ndarray  # [m] int16, 0 ... K - 1; -1 if the dataset does not list it
     sizes: np.ndarray  # [m] int8, index into SIZES
 
 
 class RecordIndex:
-    """The index of a data set. It can be asked from the beginning, and knows more as it goes on.
+    """The index of a dataset. It can be queried while it grows.
 
     Attributes:
-        records: how many there will be.
-        problem: what stopped the reading, in a line, or "".
+        records: Number of records of the complete index.
+        problem: Message of the error that stopped the reading, or "".
     """
 
     def __init__(self, info):
-        """info: a DatasetInfo."""
+        """Initializes an empty index of a DatasetInfo; `start` fills it."""
         self.info, self.records, self.problem = info, info.records, ""
         self._classes = {category: index for index, category in enumerate(info.category_ids)}
         self._parts, self._whole = [], None
@@ -64,7 +62,7 @@ class RecordIndex:
         return self._thread.ident is not None and not self._thread.is_alive()
 
     def known(self):
-        """-> a Part of all that was read so far."""
+        """Returns a Part of all records read so far."""
         with self._lock:
             if self._parts:
                 self._whole = _join([*([self._whole] if self._whole else []), *self._parts])
@@ -72,13 +70,13 @@ class RecordIndex:
             return self._whole or Part(*(np.zeros(0, np.int64) for _ in Part._fields))
 
     def find(self, label=None, size=None, image_id=None, without_objects=False):
-        """The places of the records that fit, in the data set's order: [k] int64.
+        """Returns the positions of matching records, [k] int64, in the dataset's order.
 
         Args:
-            label: index of a class, and
-            size: index into SIZES: those with an object that is of both; None for any.
-            image_id: COCO's, or None for any.
-            without_objects: only images without an object.
+            label: Index of a class, or None. With `size`, one object must match both.
+            size: Index into SIZES, or None.
+            image_id: COCO's image id, or None.
+            without_objects: If True, only images without objects match.
         """
         known = self.known()
         fits = np.ones(len(known.offsets), bool)
@@ -94,24 +92,28 @@ class RecordIndex:
         return np.flatnonzero(fits)
 
     def count_classes(self):
-        """How many objects of each class were seen so far, crowd regions too: [K] int64."""
+        """Returns the number of objects read so far, with crowd regions, by class: [K] int64."""
         known = self.known().classes
         return np.bincount(known[known >= 0], minlength=len(self._classes))
 
-    def read(self, place):
-        """The record at a place: (number of its shard, its bytes), nothing else of the shard being read.
+    def read(self, position):
+        """Reads a single record of a shard.
 
+        Args:
+            position: Int.
+        Returns:
+            (index of the shard, serialized record).
         Raises:
-            UserError: there is no such place (yet), or the shard cannot be read.
+            UserError: The position is not indexed, or the shard cannot be read.
         """
         known = self.known()
-        if not 0 <= place < len(known.offsets):
-            raise UserError(f"there is no image number {place}, or it is not indexed yet")
-        shard = int(known.shards[place])
+        if not 0 <= position < len(known.offsets):
+            raise UserError(f"no image number {position}, or it is not indexed yet")
+        shard = int(known.shards[position])
         try:
             with tf.io.gfile.GFile(self.info.shard_paths[shard], "rb") as file:
-                file.seek(int(known.offsets[place]))
-                return shard, file.read(int(known.lengths[place]))
+                file.seek(int(known.offsets[position]))
+                return shard, file.read(int(known.lengths[position]))
         except tf.errors.OpError as error:
             raise UserError(f"{self.info.shard_paths[shard]} cannot be read: {reason_of(error.message)}") from None
 
@@ -120,7 +122,7 @@ class RecordIndex:
             count = 0
             try:
                 records = walk(open_shard(path))
-                while batch := list(itertools.islice(records, RECORDS_AT_ONCE)):
+                while batch := list(itertools.islice(records, BATCH)):
                     if self._stop.is_set():
                         return
                     count += len(batch)
@@ -133,7 +135,7 @@ class RecordIndex:
             except (OSError, tf.errors.OpError) as error:
                 self.problem = f"{path} cannot be read: {error}"
                 return
-            except (ValueError, OverflowError) as error:  # a number that no id, label or length is
+            except (ValueError, OverflowError) as error:  # a number out of the range of ids, labels or lengths
                 self.problem = f"{path} is damaged after record {count}: {error}; prepare the data again"
                 return
             if count != shard.records:
@@ -141,7 +143,7 @@ class RecordIndex:
                 return
 
     def _describe(self, shard, batch):
-        """The Part of some records, [Numbers]."""
+        """Returns the Part of a list of Numbers, of the shard with this index."""
         areas = np.array([area for record in batch for area in record.areas])
         crowd = np.array([item for record in batch for item in record.crowd], bool)
         sizes = np.where(crowd, SIZES.index("crowd"), np.digitize(areas, AREA_LIMITS))
@@ -157,7 +159,7 @@ class RecordIndex:
 
 
 def _join(parts):
-    """One Part of several; each counts its objects' owners from its own first record."""
+    """Joins Parts; the owners of each count from its own first record."""
     firsts = np.cumsum([0, *(len(part.offsets) for part in parts)])
     parts = [part._replace(owners=part.owners + first) for part, first in zip(parts, firsts, strict=False)]
     return Part(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

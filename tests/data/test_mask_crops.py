@@ -1,4 +1,4 @@
-"""Mask crops agree with pycocotools' decoding and with RoIAlign on whole bitmaps; boxes around visible parts of objects."""
+"""Mask crops agree with pycocotools and with RoIAlign on whole bitmaps; boxes around visible parts of objects."""
 
 import numpy as np
 import tensorflow as tf
@@ -162,9 +162,8 @@ def test_without_a_mask_the_box_decides():
 
 def test_boxes_of_cut_blobs_match_their_pixels():
     ys, xs = np.mgrid[:150, :200] + 0.5
-    blob = ((ys - 70) / 50) ** 2 + (
-        (xs - 100) / 70 - (ys - 70) / 90
-    ) ** 2 < 1  # slanted, so that a cut moves other sides
+    # Slanted, so that a cut moves other sides, too.
+    blob = ((ys - 70) / 50) ** 2 + ((xs - 100) / 70 - (ys - 70) / 90) ** 2 < 1
     mask, crop_box = mask_crops.crop_masks(
         [coco_mask.encode(np.asfortranarray(blob, np.uint8))["counts"]], 150, 200, 112
     )

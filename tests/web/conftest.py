@@ -26,13 +26,13 @@ FLAGS = (
 
 @pytest.fixture
 def serve():
-    """serve(routes, home="demo.html", largest_body=...) -> its Server, which answers until the test ends."""
+    """serve(routes, home="demo.html", max_bytes=...) returns a Server that runs until the test ends."""
     from htc_tf.web.server import Server
 
     servers = []
 
-    def start(routes, home="demo.html", largest_body=10**6):
-        server = Server("127.0.0.1", 0, home, largest_body)
+    def start(routes, home="demo.html", max_bytes=10**6):
+        server = Server("127.0.0.1", 0, home, max_bytes)
         server.routes = routes
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         servers.append(server)
@@ -46,7 +46,7 @@ def serve():
 
 @pytest.fixture
 def ask():
-    """ask(server, "/path", body=None, **headers) -> status, headers, body; JSON is read."""
+    """ask(server, "/path", body=None, **headers) returns status, headers and body, with JSON parsed."""
 
     def request(server, path, body=None, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -63,7 +63,7 @@ def ask():
 
 @pytest.fixture
 def stub_model():
-    """Finds the same three objects in every picture, as a Predictor would: two squares and a disc, in three corners."""
+    """A Predictor that finds the same three objects in every image: two squares and a disc in three corners."""
     from htc_tf.inference.prediction import Prediction
     from htc_tf.inference.results import ImageResult
 

@@ -1,4 +1,4 @@
-"""The demo over HTTP: a picture goes in, COCO results come out; what is no picture is told, and the next one works."""
+"""The demo over HTTP: images in, COCO results out; an error is one line, and the next image works."""
 
 import base64
 import io
@@ -14,8 +14,8 @@ from htc_tf.web.demo import Demo
 
 @pytest.fixture
 def demo(serve, stub_model):
-    demo = Demo(stub_model, "stub", largest_picture=60_000, largest_body=100_000)
-    return serve(demo.routes, largest_body=demo.largest_body)
+    demo = Demo(stub_model, "stub", max_pixels=60_000, max_bytes=100_000)
+    return serve(demo.routes, max_bytes=demo.max_bytes)
 
 
 def encoded(kind="PNG", size=(90, 60), **options):
@@ -29,11 +29,11 @@ def test_the_model_is_described(demo, ask):
     described = ask(demo, "/api/model").body
     assert described["name"] == "stub" and described["threshold"] == 0.3
     assert [one["name"] for one in described["classes"]] == ["square", "disc", "nothing"]
-    colours = [[int(one["colour"][i : i + 2], 16) for i in (1, 3, 5)] for one in described["classes"]]
-    np.testing.assert_array_equal(colours, palette(3))
+    colors = [[int(one["color"][i : i + 2], 16) for i in (1, 3, 5)] for one in described["classes"]]
+    np.testing.assert_array_equal(colors, palette(3))
 
 
-def test_a_picture_is_looked_at(demo, ask, stub_model):
+def test_detections_of_an_image(demo, ask, stub_model):
     answer = ask(demo, "/api/detect", encoded("PNG")).body
     assert (answer["width"], answer["height"]) == (90, 60)
     expected = stub_model(np.zeros((60, 90, 3), np.uint8))
@@ -41,15 +41,15 @@ def test_a_picture_is_looked_at(demo, ask, stub_model):
     np.testing.assert_array_equal(coco_mask.decode(answer["objects"][1]["segmentation"]), expected.masks[1])
 
 
-def test_an_exif_orientation_is_heeded(demo, ask):
+def test_the_exif_orientation_is_applied(demo, ask):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     answer = ask(demo, "/api/detect", encoded("JPEG", exif=exif)).body
     assert (answer["width"], answer["height"]) == (60, 90)
 
 
-def test_a_format_that_no_browser_shows(demo, ask):
-    shown = ask(demo, "/api/picture", encoded("TIFF")).body["picture"]
+def test_a_format_that_browsers_cannot_show(demo, ask):
+    shown = ask(demo, "/api/image", encoded("TIFF")).body["image"]
     head, _, content = shown.partition(",")
     assert head == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (90, 60)
@@ -66,7 +66,7 @@ def test_a_format_that_no_browser_shows(demo, ask):
         (b"x" * 100_001, 413, "more than 0.1 megabytes"),
     ],
 )
-def test_a_mistake_is_one_line_and_the_next_picture_works(demo, ask, body, status, line, capfd):
+def test_a_mistake_is_one_line_and_the_next_image_works(demo, ask, body, status, line, capfd):
     answer = ask(demo, "/api/detect", body)
     assert answer.status == status and line in answer.body["error"] and "\n" not in answer.body["error"]
     assert ask(demo, "/api/detect", encoded("PNG")).status == 200

@@ -1,4 +1,4 @@
-"""Both pages in a headless Chromium, as somebody uses them."""
+"""Both pages in a headless Chromium, used as a person would."""
 
 import json
 import time
@@ -10,11 +10,11 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data.datasets import coco_from_records, load_info
 from htc_tf.web.augmenter import Augmenter
-from htc_tf.web.dataset_browser import Album
+from htc_tf.web.dataset_browser import DatasetBrowser
 from htc_tf.web.demo import Demo
 from htc_tf.web.record_index import RecordIndex
 
-# A PNG of arguments[0] x arguments[1] pixels under the name arguments[2], handed over as by a drop or a paste.
+# Drops or pastes a PNG of arguments[0] x arguments[1] pixels with the name arguments[2].
 HAND_OVER = """
     const [width, height, name, kind, done] = arguments;
     const canvas = document.createElement("canvas");
@@ -22,14 +22,14 @@ HAND_OVER = """
     canvas.getContext("2d").fillRect(0, 0, width, height);
     canvas.toBlob((blob) => {
         const data = new DataTransfer();
-        data.items.add(new File([name.endsWith(".png") ? blob : "no picture"], name));
+        data.items.add(new File([name.endsWith(".png") ? blob : "not an image"], name));
         document.body.dispatchEvent(kind === "drop"
             ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
             : new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
         done();
     });
 """
-# How many pixels of the overlay are drawn upon.
+# Returns the number of drawn pixels of the overlay.
 PAINTED = """
     const canvas = document.querySelector("[data-part=overlay]");
     const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -45,8 +45,8 @@ SLIDE = """
 
 @pytest.fixture
 def demo(serve, stub_model, page):
-    demo = Demo(stub_model, "stub", largest_picture=300_000, largest_body=50_000)
-    server = serve(demo.routes, "demo.html", demo.largest_body)
+    demo = Demo(stub_model, "stub", max_pixels=300_000, max_bytes=50_000)
+    server = serve(demo.routes, "demo.html", demo.max_bytes)
     page.open(server.address)
     page.hand_over = lambda *arguments: page.browser.execute_async_script(HAND_OVER, *arguments)
     return page
@@ -54,7 +54,7 @@ def demo(serve, stub_model, page):
 
 def test_drop_threshold_classes(demo, tmp_path):
     demo.hand_over(400, 300, "night.png", "drop")
-    demo.until("document.body.dataset.picture === 'night.png'")
+    demo.until("document.body.dataset.file === 'night.png'")
     assert demo.run(ROWS) == ["square90%", "disc60%"]
     two = demo.run(PAINTED)
     assert two > 1000
@@ -77,7 +77,7 @@ def test_drop_threshold_classes(demo, tmp_path):
     demo.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     disc = demo.browser.find_elements("css selector", ".class input")[1]
     disc.click()
-    for name in ("save-results", "save-picture"):
+    for name in ("save-results", "save-image"):
         demo.browser.find_element("id", name).click()
     end = time.monotonic() + 20
     while len(list(tmp_path.glob("night*.*n*"))) < 2 or list(tmp_path.glob("*.crdownload")):
@@ -94,7 +94,7 @@ def test_pointing_shows_what_it_is(demo):
     from selenium.webdriver import ActionChains, Keys
 
     demo.hand_over(300, 300, "day.png", "paste")
-    demo.until("document.body.dataset.picture === 'day.png'")
+    demo.until("document.body.dataset.file === 'day.png'")
     canvas = demo.browser.find_element("css selector", "[data-part=overlay]")
     plain = demo.run(PAINTED)
     at_disc = int(0.33 * canvas.size["width"]), int(-0.33 * canvas.size["height"])
@@ -105,7 +105,7 @@ def test_pointing_shows_what_it_is(demo):
     assert demo.run(PAINTED) != plain
     ActionChains(demo.browser).move_to_element(canvas).perform()
     assert not tip.is_displayed() and demo.run(PAINTED) == plain
-    # And by the keyboard alone.
+    # By keyboard.
     demo.run("document.querySelector('.object').focus()")
     assert demo.run("return document.querySelector('.focused').textContent") == "square90%"
     ActionChains(demo.browser).send_keys(Keys.TAB).perform()
@@ -124,12 +124,12 @@ def test_a_mistake_is_a_line_on_the_page(demo, size, name, line):
     told = demo.until("!document.getElementById('error').hidden && document.getElementById('error').textContent")
     assert line in told and "\n" not in told
     demo.hand_over(90, 60, "next.png", "drop")
-    demo.until("document.body.dataset.picture === 'next.png'")
+    demo.until("document.body.dataset.file === 'next.png'")
     assert not demo.browser.find_element("id", "error").is_displayed() and len(demo.run(ROWS)) == 2
 
 
 def test_masks_are_decoded_to_the_pixel(demo):
-    """holds() against pycocotools, and the outline against the pixels: where it runs, nowhere else, they may differ."""
+    """contains() matches pycocotools; outlines may differ only at the pixels that they cross."""
     random = np.random.default_rng(3)
     rows, columns = np.mgrid[:60, :83]
     ring = np.abs(np.hypot(rows - 30, columns - 40) - 20) < 7
@@ -144,7 +144,7 @@ def test_masks_are_decoded_to_the_pixel(demo):
             done(runs.map((run) => {
                 const mask = new Mask(run), outline = mask.outline(0.5), held = [], drawn = [];
                 for (let y = 0; y < mask.height; y++) for (let x = 0; x < mask.width; x++) {
-                    held.push(mask.holds(x, y));
+                    held.push(mask.contains(x, y));
                     drawn.push(pen.isPointInPath(outline, x + 0.5, y + 0.5, "evenodd"));
                 }
                 return [held, drawn];
@@ -159,20 +159,20 @@ def test_masks_are_decoded_to_the_pixel(demo):
 
 
 @pytest.fixture
-def album(serve, page, tiny_data, tiny_experiment):
+def dataset_page(serve, page, tiny_data, tiny_experiment):
     info = load_info(tiny_data.records)
     index = RecordIndex(info)
-    server = serve(Album(index, Augmenter(tiny_experiment().train_input, info)).routes, "album.html")
+    server = serve(DatasetBrowser(index, Augmenter(tiny_experiment().train_input, info)).routes, "browser.html")
     page.open(server.address)
     assert page.run("return document.querySelectorAll('.card').length") == 0
-    index.start()  # the page is there first, and finds the images as they come
+    index.start()  # the page is open first, and adds images while the index grows
     page.until("document.querySelectorAll('.card[data-objects]').length === 6")
     page.truth = coco_from_records(info)
     return page
 
 
-def test_filter_by_class(album):
-    annotations = album.truth["annotations"]
+def test_filter_by_class(dataset_page):
+    annotations = dataset_page.truth["annotations"]
     category = annotations[0]["category_id"]
     holders = {item["image_id"] for item in annotations if item["category_id"] == category}
     choose = """
@@ -180,12 +180,12 @@ def test_filter_by_class(album):
         select.value = arguments[1];
         select.dispatchEvent(new Event("change"));
     """
-    album.run(choose, "class", str(category))
+    dataset_page.run(choose, "class", str(category))
     cards = "document.querySelectorAll('.card[data-objects]')"
-    album.until(
+    dataset_page.until(
         f"{cards}.length === arguments[0] && document.querySelectorAll('.card').length === arguments[0]", len(holders)
     )
-    shown = album.run(
+    shown = dataset_page.run(
         f"return [...{cards}].map((card) => [card.querySelector('.name').textContent, card.dataset.objects])"
     )
     expected = {
@@ -193,37 +193,37 @@ def test_filter_by_class(album):
         for holder in holders
     }
     assert dict(shown) == expected
-    assert f"class={category}" in album.browser.current_url
-    album.run(choose, "class", "none")
-    album.until("document.querySelectorAll('.card').length === 1")
-    album.browser.back()
-    album.until("document.querySelectorAll('.card').length === arguments[0]", len(holders))
+    assert f"class={category}" in dataset_page.browser.current_url
+    dataset_page.run(choose, "class", "none")
+    dataset_page.until("document.querySelectorAll('.card').length === 1")
+    dataset_page.browser.back()
+    dataset_page.until("document.querySelectorAll('.card').length === arguments[0]", len(holders))
 
 
-def test_one_image_large(album):
+def test_one_image_large(dataset_page):
     from selenium.webdriver import ActionChains, Keys
 
     place = next(
         place
-        for place, image in enumerate(album.truth["images"][:-1])
-        if len({a["category_id"] for a in album.truth["annotations"] if a["image_id"] == image["id"]}) > 1
+        for place, image in enumerate(dataset_page.truth["images"][:-1])
+        if len({a["category_id"] for a in dataset_page.truth["annotations"] if a["image_id"] == image["id"]}) > 1
     )
-    album.browser.find_elements("css selector", ".card")[place].click()
-    album.until("document.getElementById('large').dataset.place === arguments[0]", str(place))
-    image = album.truth["images"][place]
-    objects = [a for a in album.truth["annotations"] if a["image_id"] == image["id"]]
-    assert album.browser.find_element("id", "title").text == image["file_name"]
-    assert len(album.run(ROWS)) == len(objects)
-    whole = album.run(PAINTED)
-    album.browser.find_elements("css selector", ".class input")[0].click()
-    assert 0 < len(album.run(ROWS)) < len(objects) and 0 < album.run(PAINTED) < whole
+    dataset_page.browser.find_elements("css selector", ".card")[place].click()
+    dataset_page.until("document.getElementById('large').dataset.position === arguments[0]", str(place))
+    image = dataset_page.truth["images"][place]
+    objects = [a for a in dataset_page.truth["annotations"] if a["image_id"] == image["id"]]
+    assert dataset_page.browser.find_element("id", "title").text == image["file_name"]
+    assert len(dataset_page.run(ROWS)) == len(objects)
+    whole = dataset_page.run(PAINTED)
+    dataset_page.browser.find_elements("css selector", ".class input")[0].click()
+    assert 0 < len(dataset_page.run(ROWS)) < len(objects) and 0 < dataset_page.run(PAINTED) < whole
 
-    album.until("document.querySelectorAll('#draws button').length === 6")
-    stored = album.run("return document.querySelector('[data-part=photo]').src")
-    album.browser.find_elements("css selector", "#draws button")[1].click()
-    album.until("document.querySelector('[data-part=photo]').src.startsWith('data:image/jpeg')")
-    assert "picture" in stored
-    ActionChains(album.browser).send_keys(Keys.ARROW_RIGHT).perform()
-    album.until("document.getElementById('large').dataset.place === arguments[0]", str(place + 1))
-    ActionChains(album.browser).send_keys(Keys.ESCAPE).perform()
-    assert not album.browser.find_element("id", "large").is_displayed()
+    dataset_page.until("document.querySelectorAll('#draws button').length === 6")
+    stored = dataset_page.run("return document.querySelector('[data-part=image]').src")
+    dataset_page.browser.find_elements("css selector", "#draws button")[1].click()
+    dataset_page.until("document.querySelector('[data-part=image]').src.startsWith('data:image/jpeg')")
+    assert "/file" in stored
+    ActionChains(dataset_page.browser).send_keys(Keys.ARROW_RIGHT).perform()
+    dataset_page.until("document.getElementById('large').dataset.position === arguments[0]", str(place + 1))
+    ActionChains(dataset_page.browser).send_keys(Keys.ESCAPE).perform()
+    assert not dataset_page.browser.find_element("id", "large").is_displayed()

@@ -1,4 +1,4 @@
-"""The index finds what a walk over all records finds, and reads the very bytes."""
+"""The record index agrees with a full pass over the records, and reads their exact bytes."""
 
 import json
 import shutil
@@ -41,10 +41,10 @@ def size_of(item):
 def test_every_record_is_found_by_its_bytes(walked):
     index, plain = walked
     assert index.done and not index.problem and index.records == len(plain) == 6
-    assert [index.read(place) for place in range(6)] == [(shard, serialized) for shard, serialized, _ in plain]
-    for place in (-1, 6):
+    assert [index.read(position) for position in range(6)] == [(shard, serialized) for shard, serialized, _ in plain]
+    for position in (-1, 6):
         with pytest.raises(UserError, match="no image number"):
-            index.read(place)
+            index.read(position)
 
 
 def test_filters(walked):
@@ -55,17 +55,17 @@ def test_filters(walked):
     for label in labels:
         for size in (None, *SIZES):
             expected = [
-                place
-                for place, record in enumerate(records)
+                position
+                for position, record in enumerate(records)
                 if any(item.label == label and size in (None, size_of(item)) for item in record.objects)
             ]
             found = index.find(label - 1, None if size is None else SIZES.index(size))
             assert found.tolist() == expected
-    empty = [place for place, record in enumerate(records) if not record.objects]
+    empty = [position for position, record in enumerate(records) if not record.objects]
     assert index.find(without_objects=True).tolist() == empty and len(empty) == 1
-    (place,) = index.find(image_id=records[4].image.source_id)
-    assert place == 4 and len(index.find(image_id=10**9)) == 0
-    crowd = [place for place, record in enumerate(records) if any(item.is_crowd for item in record.objects)]
+    (position,) = index.find(image_id=records[4].image.source_id)
+    assert position == 4 and len(index.find(image_id=10**9)) == 0
+    crowd = [position for position, record in enumerate(records) if any(item.is_crowd for item in record.objects)]
     assert index.find(size=SIZES.index("crowd")).tolist() == crowd != []
     counts = index.count_classes()
     assert counts.tolist() == [sum(i.label == k + 1 for r in records for i in r.objects) for k in range(len(counts))]

@@ -1,4 +1,4 @@
-"""The server over HTTP: pages, routes, what is refused, and how it ends."""
+"""The server over HTTP: pages, routes, refused requests, and shutdown."""
 
 import gzip
 import http.client
@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from htc_tf.errors import UserError
-from htc_tf.web.server import PAGES, Refusal, Reply, Server
+from htc_tf.web.server import PAGES, HTTPError, Reply, Server
 
 
 def echo(request, *groups):
@@ -22,7 +22,7 @@ def fail(request):
 
 
 def refuse(request):
-    raise Refusal("not so", 418)
+    raise HTTPError("not so", 418)
 
 
 def mistake(request):
@@ -32,7 +32,7 @@ def mistake(request):
 ROUTES = {
     ("GET", r"/api/things/(\d+)"): echo,
     ("POST", "/api/things"): echo,
-    ("GET", "/api/picture"): lambda request: Reply(b"\x89PNG" * 1000, "image/png"),
+    ("GET", "/api/image"): lambda request: Reply(b"\x89PNG" * 1000, "image/png"),
     ("GET", "/api/long"): lambda request: ["word"] * 1000,
     ("GET", "/api/fail"): fail,
     ("GET", "/api/refuse"): refuse,
@@ -54,7 +54,7 @@ def test_pages_and_routes(serve, ask):
         "groups": ["12"],
     }
     assert ask(server, "/api/things", b"content").body["body"] == "content"
-    assert ask(server, "/api/picture").body == b"\x89PNG" * 1000
+    assert ask(server, "/api/image").body == b"\x89PNG" * 1000
     packed = ask(server, "/api/long", Accept_Encoding="gzip")
     assert len(packed.body) < 200 and json.loads(gzip.decompress(packed.body)) == ["word"] * 1000
 
@@ -66,9 +66,9 @@ def test_no_page_loads_anything_from_elsewhere():
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/../server.py", "/server.py", "//etc/passwd", "/api/things/x"])
-def test_what_is_not_there(serve, ask, path):
+def test_unknown_paths(serve, ask, path):
     answer = ask(serve(ROUTES), path)
-    assert answer.status == 404 and "nothing is there" in answer.body["error"]
+    assert answer.status == 404 and "not found" in answer.body["error"]
 
 
 def test_mistakes_are_one_line(serve, ask, capfd):
@@ -91,8 +91,8 @@ def test_other_sites_are_refused(serve, ask):
     assert ask(server, "/api/things", b"x", Origin=f"http://127.0.0.1:{port}").status == 200
 
 
-def test_a_body_too_large_is_told(serve, ask):
-    server = serve(ROUTES, largest_body=2_000_000)
+def test_a_too_large_body(serve, ask):
+    server = serve(ROUTES, max_bytes=2_000_000)
     answer = ask(server, "/api/things", b"x" * 9_000_000)
     assert (answer.status, answer.body) == (413, {"error": "more than 2 megabytes"})
     connection = http.client.HTTPConnection(*server.server_address)
@@ -104,12 +104,12 @@ def test_a_body_too_large_is_told(serve, ask):
 
 
 @pytest.mark.parametrize(("port", "line"), [(None, "in use"), (99999, "from 0 to 65535")])
-def test_an_address_that_cannot_be_had(port, line):
+def test_an_unavailable_address(port, line):
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(UserError, match=line):
         Server("127.0.0.1", port or other.getsockname()[1], "demo.html")
 
 
-def test_interrupted_it_ends(capsys):
+def test_an_interrupt_stops_the_server(capsys):
     server = Server("127.0.0.1", 0, "demo.html")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -117,6 +117,6 @@ def test_interrupted_it_ends(capsys):
         server.serve()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().out.splitlines() == [f"{server.address}  (Ctrl-C ends it)", "", "ended"]
+    assert capsys.readouterr().out.splitlines() == [f"{server.address}  (press Ctrl-C to stop)", "", "stopped"]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(server.server_address)

@@ -1,17 +1,16 @@
-// Objects on a canvas: tinted masks with outlines, boxes, labels that do not lie on each other.
-//
-// Before: masks.js. After: viewer.js draws on the screen, and once more, larger, what is saved as a picture.
+// Draws objects on a canvas: tinted masks with outlines, boxes, and labels that do not overlap.
 
-const MANY = 15;  // objects: from there on labels are smaller
-const LONGEST_NAME = 32;  // characters of a label
+const MANY = 15;  // more objects than this get smaller labels
+const MAX_NAME = 32;  // characters of a label
 
 // Draws objects, the largest first.
-//   objects: [{bbox: [x, y, width, height], mask or null, class: {name, colour, ink}, score or null, crowd}], best first.
-//   scale: canvas pixels of one pixel of the image.
-//   unit: canvas pixels of a thin line.
-//   show: {masks, boxes, labels}; of what is left out, where there are no masks, the box stays.
-//   focus: the object that stands out, or null; the others step back.
-//   opacity: 0 ... 1, of all.
+//   objects: [{bbox: [x, y, width, height], mask or null, class: {name, color, text_color}, score or null, crowd}], best
+//     first.
+//   scale: canvas pixels per image pixel.
+//   unit: width of a thin line in canvas pixels.
+//   show: {masks, boxes, labels}. An object without a mask keeps its box.
+//   focus: the object to highlight, or null; the others fade.
+//   opacity: 0 ... 1.
 export function drawObjects(canvas, objects, { scale, unit, show, focus = null, opacity = 1 }) {
   const pen = canvas.getContext("2d");
   pen.lineJoin = "round";
@@ -31,25 +30,25 @@ function drawObject(pen, object, scale, line, show, focused) {
     const [x, y, width, height] = object.bbox.map((side) => side * scale);
     const box = new Path2D();
     box.roundRect(x, y, Math.max(width, 1), Math.max(height, 1), 2 * line);
-    stroke(pen, box, object.class.colour, hasMask ? 0.6 * line : line, object.crowd, hasMask ? 0.7 : 1);
+    stroke(pen, box, object.class.color, hasMask ? 0.6 * line : line, object.crowd, hasMask ? 0.7 : 1);
   }
   if (hasMask) {
     pen.save();
     pen.scale(scale, scale);
     const outline = object.mask.outline(1 / scale);
     const opacity = pen.globalAlpha;
-    const sureness = object.score === null ? 1 : 0.5 + 0.5 * object.score;
-    pen.globalAlpha = opacity * (focused ? 0.45 : 0.36 * sureness);
-    pen.fillStyle = object.class.colour;
+    const confidence = object.score === null ? 1 : 0.5 + 0.5 * object.score;
+    pen.globalAlpha = opacity * (focused ? 0.45 : 0.36 * confidence);
+    pen.fillStyle = object.class.color;
     pen.fill(outline, "evenodd");
     pen.globalAlpha = opacity;
-    stroke(pen, outline, object.class.colour, line / scale, object.crowd);
+    stroke(pen, outline, object.class.color, line / scale, object.crowd);
     pen.restore();
   }
 }
 
-// A coloured line with a faint dark rim, so that it can be seen on any photograph.
-function stroke(pen, path, colour, line, dashed, strength = 1) {
+// Strokes a colored line with a faint dark rim, which is visible on any image.
+function stroke(pen, path, color, line, dashed, strength = 1) {
   const opacity = pen.globalAlpha;
   pen.setLineDash(dashed ? [4 * line, 3 * line] : []);
   pen.globalAlpha = opacity * 0.3 * strength;
@@ -57,14 +56,15 @@ function stroke(pen, path, colour, line, dashed, strength = 1) {
   pen.lineWidth = 2 * line;
   pen.stroke(path);
   pen.globalAlpha = opacity * strength;
-  pen.strokeStyle = colour;
+  pen.strokeStyle = color;
   pen.lineWidth = line;
   pen.stroke(path);
   pen.setLineDash([]);
   pen.globalAlpha = opacity;
 }
 
-// Tabs with name and score. One that could only lie on another is left out: the colour still tells the class.
+// Draws labels with name and score. A label that would overlap others at every position is omitted: its color still
+// shows the class.
 function drawLabels(canvas, objects, scale, size) {
   const pen = canvas.getContext("2d");
   pen.font = `600 ${size}px system-ui, sans-serif`;
@@ -80,19 +80,19 @@ function drawLabels(canvas, objects, scale, size) {
       if (!free) continue;
       taken.push([...free, width, height]);
       pen.globalAlpha = 0.94;
-      pen.fillStyle = object.class.colour;
+      pen.fillStyle = object.class.color;
       pen.beginPath();
       pen.roundRect(...free, width, height, 0.35 * size);
       pen.fill();
       pen.globalAlpha = 1;
-      pen.fillStyle = object.class.ink;
+      pen.fillStyle = object.class.text_color;
       pen.fillText(text, free[0] + 0.45 * size, free[1] + 0.53 * height);
       break;
     }
   }
 }
 
-// cut: what is done to the name.
+// Returns name and score of an object. cut: function that shortens the name.
 export function label(object, cut = String) {
   const extra = object.score === null ? (object.crowd ? " (crowd)" : "") : ` ${percent(object.score)}`;
   return cut(object.class.name) + extra;
@@ -100,7 +100,7 @@ export function label(object, cut = String) {
 
 function short(name) {
   const letters = [...name];
-  return letters.length > LONGEST_NAME ? `${letters.slice(0, LONGEST_NAME - 1).join("")}…` : name;
+  return letters.length > MAX_NAME ? `${letters.slice(0, MAX_NAME - 1).join("")}…` : name;
 }
 
 export const percent = (score) => (score < 0.01 ? `${(100 * score).toFixed(1)}%` : `${Math.round(100 * score)}%`);

@@ -1,100 +1,98 @@
-// One image of the data set, large: its truth, class by class, and what training's augmentations make of it.
-//
-// Before: album.js, where a card was chosen. After: viewer.js.
+// Large view of one image of the dataset: its ground truth, class by class, and augmented versions of it.
 
-import { Viewer, ask, element } from "./viewer.js";
+import { Viewer, element, fetchJSON } from "./viewer.js";
 
-const DRAWS = 5;  // augmented pictures at a time
+const DRAWS = 5;  // augmented images at a time
 const at = (id) => document.getElementById(id);
 
 export class LargeView {
-  // data: the server's description of the data set.
-  // step: function (place, by) that opens the next image, by = 1, or the one before, by = -1.
-  constructor(data, step) {
-    this.data = data;
-    this.place = null;
+  // dataset: the server's description of the dataset.
+  // step: function (position, by) that opens the next (by = 1) or the previous (by = -1) image.
+  constructor(dataset, step) {
+    this.dataset = dataset;
+    this.position = null;
     this.dialog = at("large");
-    this.viewer = new Viewer(this.dialog, data.classes);
+    this.viewer = new Viewer(this.dialog, dataset.classes);
     this.viewer.onchange = (objects) => (at("number").textContent = objects.length);
     at("all").addEventListener("click", () => this.viewer.hide([]));
-    at("none").addEventListener("click", () => this.viewer.hide(data.classes.map((one) => one.id)));
-    at("previous").addEventListener("click", () => step(this.place, -1));
-    at("next").addEventListener("click", () => step(this.place, 1));
+    at("none").addEventListener("click", () => this.viewer.hide(dataset.classes.map((one) => one.id)));
+    at("previous").addEventListener("click", () => step(this.position, -1));
+    at("next").addEventListener("click", () => step(this.position, 1));
     at("close").addEventListener("click", () => this.dialog.close());
     at("more").addEventListener("click", () => this.augment());
-    this.dialog.addEventListener("close", () => (this.place = null));
+    this.dialog.addEventListener("close", () => (this.position = null));
     this.dialog.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (by && !event.altKey && !event.ctrlKey && !event.metaKey) step(this.place, by);
+      if (by && !event.altKey && !event.ctrlKey && !event.metaKey) step(this.position, by);
     });
-    const names = data.augmentations;
+    const names = dataset.augmentations;
     at("training").hidden = !names;
-    at("augmentations").textContent = names?.join(", ") || "This configuration changes nothing.";
+    at("augmentations").textContent = names?.join(", ") || "This configuration has no augmentations.";
   }
 
-  async open(place) {
-    this.place = place;
+  async open(position) {
+    this.position = position;
     if (!this.dialog.open) this.dialog.showModal();
     at("draws").replaceChildren();
     try {
-      const truth = await ask(`/api/images/${place}`);
-      if (this.place !== place) return;
-      tell("");
-      at("title").textContent = truth.file_name || truth.id;
-      at("about").textContent = `id ${truth.id} · ${truth.width} × ${truth.height} pixels`;
-      const picture = `/api/images/${place}/picture`;
-      if (this.data.augmentations) {
-        this.addDraw("stored", { ...truth, picture: `/api/images/${place}/thumbnail` }, { ...truth, picture });
+      const image = await fetchJSON(`/api/images/${position}`);
+      if (this.position !== position) return;
+      showError("");
+      at("title").textContent = image.file_name || image.id;
+      at("about").textContent = `id ${image.id} · ${image.width} × ${image.height} pixels`;
+      const stored = { ...image, image: `/api/images/${position}/file` };
+      if (this.dataset.augmentations) {
+        this.addDraw("stored", `/api/images/${position}/thumbnail`, stored);
       }
-      await this.show({ ...truth, picture });
-      this.dialog.dataset.place = place;
-      if (this.data.augmentations?.length) await this.augment();
+      await this.show(stored);
+      this.dialog.dataset.position = position;
+      if (this.dataset.augmentations?.length) await this.augment();
     } catch (error) {
-      if (this.place === place) tell(error.message);
+      if (this.position === position) showError(error.message);
     }
   }
 
   async show(image) {
-    const opened = this.viewer.open(image.picture, image);
+    const opened = this.viewer.open(image.image, image);
     this.viewer.setObjects(image.objects);
     await opened;
   }
 
-  // A few more of the ways in which training may see the image.
+  // Adds augmented versions of the image.
   async augment() {
-    const { place } = this;
+    const { position } = this;
     at("more").disabled = true;
     try {
       const first = Math.max(0, at("draws").children.length - 1);
       for (let draw = first; draw < first + DRAWS; draw++) {
-        const image = await ask(`/api/images/${place}/augmented/${draw}`);
-        if (this.place !== place) return;
-        this.addDraw(String(draw + 1), image, image);
+        const image = await fetchJSON(`/api/images/${position}/augmented/${draw}`);
+        if (this.position !== position) return;
+        this.addDraw(String(draw + 1), image.image, image);
       }
     } catch (error) {
-      if (this.place === place) tell(error.message);
+      if (this.position === position) showError(error.message);
     } finally {
       at("more").disabled = false;
     }
   }
 
-  addDraw(name, thumbnail, image) {
-    const button = element("button"), picture = element("img");
+  addDraw(name, source, image) {
+    const button = element("button"), thumbnail = element("img");
     button.type = "button";
-    button.title = name === "stored" ? "As it is stored" : `Draw ${name}: ${image.width} × ${image.height} pixels`;
+    button.title = name === "stored" ? "As stored" : `Draw ${name}: ${image.width} × ${image.height} pixels`;
     button.setAttribute("aria-pressed", name === "stored");
-    picture.src = thumbnail.picture;
-    picture.alt = "";
-    button.append(picture, element("span", "", name));
+    thumbnail.src = source;
+    thumbnail.alt = "";
+    button.append(thumbnail, element("span", "", name));
     button.addEventListener("click", async () => {
       for (const other of at("draws").children) other.setAttribute("aria-pressed", other === button);
-      await this.show(image).catch((error) => tell(error.message));
+      await this.show(image).catch((error) => showError(error.message));
     });
     at("draws").append(button);
   }
 }
 
-function tell(line) {
+function showError(line) {
   at("problem").textContent = line;
   at("problem").hidden = !line;
 }

@@ -1,13 +1,11 @@
-// Masks in COCO's compressed run lengths: which pixels they hold, and their outline as a path.
-//
-// Before: a result's `segmentation`. After: draw.js fills and strokes the path; viewer.js asks what is under the pointer.
+// Masks in COCO's compressed run lengths: hit test of a pixel, and outlines as paths.
 
-// Where each run ends, counted down the columns: runs outside and inside the mask take turns, outside first.
+// Returns the end of each run, in pixels counted column by column. Runs alternate, outside the mask first.
 function readRuns(text) {
   const lengths = [];
   for (let at = 0; at < text.length; ) {
     let value = 0, unit = 1, character;
-    do {  // characters of five bits, the low ones first; a sixth bit says that more follow
+    do {  // characters of five bits, low bits first; a sixth bit says that more follow
       character = text.charCodeAt(at++) - 48;
       value += (character & 31) * unit;
       unit *= 32;
@@ -21,34 +19,35 @@ function readRuns(text) {
 }
 
 export class Mask {
-  // segmentation: {size: [height, width], counts: a string}.
+  // segmentation: {size: [height, width], counts: string}.
   constructor(segmentation) {
     [this.height, this.width] = segmentation.size;
     this.ends = readRuns(segmentation.counts);
     this.paths = new Map();
   }
 
-  // Whether the pixel at column x, row y is inside.
-  holds(x, y) {
+  // Returns true if the pixel at column x, row y is inside.
+  contains(x, y) {
     if (x < 0 || y < 0 || x >= this.width || y >= this.height) return false;
-    const place = x * this.height + y;
+    const pixel = x * this.height + y;
     let low = 0, high = this.ends.length;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (this.ends[middle] <= place) low = middle + 1;
+      if (this.ends[middle] <= pixel) low = middle + 1;
       else high = middle;
     }
-    return low % 2 === 1 && low < this.ends.length;
+    return low % 2 === 1 && low < this.ends.length;  // odd runs are inside
   }
 
-  // The mask's outline, smoothed within a pixel, as a Path2D in pixels of the image. `step`: no two points are nearer.
+  // Returns the mask's outline, smoothed within a pixel, as a Path2D in pixels of the image. Its points are at least
+  // `step` pixels apart.
   outline(step) {
-    const key = 2 ** Math.round(Math.log2(step));  // a few paths for all zooms
+    const key = 2 ** Math.round(Math.log2(step));  // a few paths for all zoom levels
     if (!this.paths.has(key)) this.paths.set(key, trace(this.columns(), key));
     return this.paths.get(key);
   }
 
-  // column -> the rows where its pixels go in and out, in turns. Columns without any are left out.
+  // Returns a Map from column to the rows where the mask starts and ends, alternating, without empty columns.
   columns() {
     const columns = new Map();
     for (let run = 1; run < this.ends.length; run += 2) {
@@ -64,31 +63,31 @@ export class Mask {
   }
 }
 
-// Follows the edges between pixels inside and outside, inside on the right hand, and joins the middles of the edges:
-// stairs become slopes. Then a little smoothing, and points that are nearer than `step` are left out.
+// Follows the edges between inside and outside pixels, with the inside on the right, and joins the midpoints of the
+// edges, which turns stairs into slopes. Then smooths the path and drops points closer than `step`.
 function trace(columns, step) {
   const path = new Path2D();
   const edges = listEdges(columns);
   for (const start of edges.keys()) {
     for (let at = start; edges.has(at); at = start) {
-      const middles = [];
+      const midpoints = [];
       do {
         const next = takeEdge(edges, at);
         const [x, y] = split(at), [x2, y2] = split(next);
-        middles.push([(x + x2) / 2, (y + y2) / 2]);
+        midpoints.push([(x + x2) / 2, (y + y2) / 2]);
         at = next;
       } while (at !== start);
-      addLoop(path, thin(smooth(smooth(middles)), step));
+      addLoop(path, thin(smooth(smooth(midpoints)), step));
     }
   }
   return path;
 }
 
-const ROWS = 2 ** 24;  // a corner of a pixel as one number: more rows than an image has
+const ROWS = 2 ** 24;  // encodes a corner of a pixel as one number: more rows than any image has
 const corner = (x, y) => x * ROWS + y;
 const split = (key) => [Math.floor(key / ROWS), key % ROWS];
 
-// corner -> the corner that follows, or a list of two where two outlines touch.
+// Returns a Map from each corner to the next one, or to a list of two where two outlines touch.
 function listEdges(columns) {
   const edges = new Map();
   const add = (from, to) => {
@@ -107,7 +106,7 @@ function listEdges(columns) {
   return edges;
 }
 
-// The edges between two neighbouring columns: up where only the right one is inside, down where only the left one is.
+// Adds the edges between adjacent columns: up where only the right one is inside, down where only the left one is.
 function addSides(add, x, left, right) {
   let i = 0, j = 0, y = 0;
   while (i < left.length || j < right.length) {
@@ -133,7 +132,7 @@ function takeEdge(edges, at) {
 
 function smooth(points) {
   const count = points.length;
-  if (count < 12) return points;  // of a speck nothing would be left
+  if (count < 12) return points;  // a speck would vanish
   return points.map(([x, y], i) => {
     const [x1, y1] = points[(i + count - 1) % count], [x2, y2] = points[(i + 1) % count];
     return [(x1 + 2 * x + x2) / 4, (y1 + 2 * y + y2) / 4];

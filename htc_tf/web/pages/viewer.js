@@ -1,17 +1,15 @@
-// A picture with its objects, as large as there is room, and beside it the classes to hide and the objects to point at.
-//
-// Before: demo.js or album.js has an answer of the server. After: draw.js. It asks the server nothing.
+// Viewer: an image with its objects, scaled to the available space, and lists of its classes and objects beside it.
 
 import { drawObjects, label, percent } from "./draw.js";
 import { Mask } from "./masks.js";
 
-const LARGEST_ZOOM = 5;
-const SMALLEST_SAVED = 1280;  // pixels along the longer side of a saved picture: small ones are enlarged
+const MAX_ZOOM = 5;
+const MIN_SAVED = 1280;  // pixels of the longer side of a saved image: small images are enlarged
 
 export class Viewer {
-  // root: holds elements by their data-part: stage, photo (an img), overlay (a canvas), tip, classes, objects, and,
-  //     where wanted, check boxes data-show="masks", "boxes", "labels".
-  // classes: [{id, name, colour, ink}].
+  // root: contains elements with the data-part stage, image (an img), overlay (a canvas), tip, classes and objects, and
+  //   optional check boxes with data-show="masks", "boxes", "labels".
+  // classes: [{id, name, color, text_color}].
   constructor(root, classes) {
     this.part = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
     this.classes = new Map(classes.map((one) => [one.id, one]));
@@ -34,14 +32,14 @@ export class Viewer {
     this.part.overlay.addEventListener("pointerleave", () => this.setFocus(null));
   }
 
-  // Shows a picture at once, and its objects when they are known.
-  //   source: an address; size: {width, height} in pixels.
+  // Shows an image without objects.
+  //   source: URL; size: {width, height} in pixels.
   async open(source, size) {
-    this.part.photo.src = source;
+    this.part.image.src = source;
     this.size = size;
     this.setObjects([]);
     this.fit();
-    await this.part.photo.decode();
+    await this.part.image.decode();
   }
 
   // results: COCO results, best first, or COCO annotations.
@@ -81,7 +79,7 @@ export class Viewer {
     for (const object of this.objects) counts.set(object.class, 0);
     for (const object of this.above()) counts.set(object.class, counts.get(object.class) + 1);
     const rows = [...this.classes.values()].filter((one) => counts.has(one)).map((one) => this.classRow(one, counts.get(one)));
-    keepPlace(this.part.classes, rows);
+    replaceRows(this.part.classes, rows);
   }
 
   classRow(one, count) {
@@ -106,21 +104,21 @@ export class Viewer {
       row.dataset.key = this.objects.indexOf(object);
       row.append(swatch(object.class), element("span", "name", object.class.name + (object.crowd ? " (crowd)" : "")));
       row.append(element("span", "count", object.score === null ? sides(object.bbox) : percent(object.score)));
-      row.title = sentence(object);
+      row.title = summary(object);
       for (const event of ["pointerenter", "focus"]) row.addEventListener(event, () => this.setFocus(object));
       for (const event of ["pointerleave", "blur"]) row.addEventListener(event, () => this.setFocus(null));
       return row;
     });
-    keepPlace(this.part.objects, rows);
+    replaceRows(this.part.objects, rows);
   }
 
-  // The photo fills the stage, with its proportions; the overlay has as many pixels as the screen shows.
+  // Fits the image into the stage, with its aspect ratio; the overlay has the resolution of the screen.
   fit() {
-    const { stage, photo, overlay } = this.part;
+    const { stage, image, overlay } = this.part;
     if (!this.size || !stage.clientWidth) return;
     const { width, height } = this.size;
-    const zoom = Math.min(stage.clientWidth / width, stage.clientHeight / height, LARGEST_ZOOM);
-    for (const layer of [photo, overlay]) {
+    const zoom = Math.min(stage.clientWidth / width, stage.clientHeight / height, MAX_ZOOM);
+    for (const layer of [image, overlay]) {
       layer.style.width = `${width * zoom}px`;
       layer.style.height = `${height * zoom}px`;
     }
@@ -146,25 +144,25 @@ export class Viewer {
     this.setFocus(this.find(x, y), [event.clientX, event.clientY]);
   }
 
-  // The smallest object there: by its mask, or else by its box.
+  // Returns the smallest object at a pixel, by its mask, or by its box if it has none.
   find(x, y) {
     const inBox = ({ bbox: [left, top, width, height] }) => x >= left && y >= top && x < left + width && y < top + height;
-    const under = this.shown().filter((object) => inBox(object));
-    const masked = under.filter((object) => object.mask?.holds(Math.floor(x), Math.floor(y)));
-    const found = masked.length ? masked : under.filter((object) => !object.mask);
+    const atPoint = this.shown().filter((object) => inBox(object));
+    const masked = atPoint.filter((object) => object.mask?.contains(Math.floor(x), Math.floor(y)));
+    const found = masked.length ? masked : atPoint.filter((object) => !object.mask);
     return found.sort((a, b) => a.bbox[2] * a.bbox[3] - b.bbox[2] * b.bbox[3])[0] ?? null;
   }
 
-  // place: of the pointer, or none where the object was chosen in the list.
-  setFocus(object, place = null) {
+  // pointer: [x, y] of the pointer, or null if the object was chosen in the list.
+  setFocus(object, pointer = null) {
     const { tip, objects } = this.part;
-    tip.hidden = !object || !place;
+    tip.hidden = !object || !pointer;
     if (!tip.hidden) {
-      tip.textContent = sentence(object);
-      const left = Math.min(place[0] + 14, window.innerWidth - tip.offsetWidth - 8);
-      const below = place[1] + 18 + tip.offsetHeight < window.innerHeight;
+      tip.textContent = summary(object);
+      const left = Math.min(pointer[0] + 14, window.innerWidth - tip.offsetWidth - 8);
+      const below = pointer[1] + 18 + tip.offsetHeight < window.innerHeight;
       tip.style.left = `${left}px`;
-      tip.style.top = `${below ? place[1] + 18 : place[1] - 10 - tip.offsetHeight}px`;
+      tip.style.top = `${below ? pointer[1] + 18 : pointer[1] - 10 - tip.offsetHeight}px`;
     }
     if (object === this.focus) return;
     this.focus = object;
@@ -173,13 +171,13 @@ export class Viewer {
     this.draw();
   }
 
-  // The picture with what is shown, as a PNG of its own size.
+  // Returns a PNG of the image with the displayed objects, in the resolution of the image.
   async save() {
     const { width, height } = this.size;
-    const scale = Math.max(1, SMALLEST_SAVED / Math.max(width, height));
+    const scale = Math.max(1, MIN_SAVED / Math.max(width, height));
     const canvas = element("canvas");
     [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
-    canvas.getContext("2d").drawImage(this.part.photo, 0, 0, canvas.width, canvas.height);
+    canvas.getContext("2d").drawImage(this.part.image, 0, 0, canvas.width, canvas.height);
     const unit = Math.max(1.8, 0.003 * Math.sqrt(canvas.width * canvas.height));
     drawObjects(canvas, this.shown(), { scale: canvas.width / width, unit, show: this.show });
     return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
@@ -195,39 +193,39 @@ export function element(name, className = "", text = null) {
 
 export function swatch(one) {
   const made = element("span", "swatch");
-  made.style.background = one.colour;
+  made.style.background = one.color;
   return made;
 }
 
-// A COCO result or annotation as draw.js wants it. classes: a Map by category id.
+// Converts a COCO result or annotation to an object for draw.js. classes: Map from category id to class.
 export function readObject(result, classes) {
   const id = result.category_id;
   return {
     result,
     bbox: result.bbox,
     mask: result.segmentation ? new Mask(result.segmentation) : null,
-    class: classes.get(id) ?? { id, name: `category ${id}`, colour: "#808080", ink: "#ffffff" },
+    class: classes.get(id) ?? { id, name: `category ${id}`, color: "#808080", text_color: "#ffffff" },
     score: result.score ?? null,
     crowd: Boolean(result.iscrowd),
   };
 }
 
-// The answer of the server, or an Error with the line that it gives.
-export async function ask(address, options = {}) {
+// Returns the JSON reply of the server, or throws an Error with its message.
+export async function fetchJSON(address, options = {}) {
   let response;
   try {
     response = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is it still running?");
+    throw new Error("The server does not respond. Is it still running?");
   }
-  const answer = await response.json().catch(() => ({ error: `The server answers ${response.status}.` }));
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
+  const reply = await response.json().catch(() => ({ error: `The server replied with status ${response.status}.` }));
+  if (!response.ok) throw new Error(reply.error);
+  return reply;
 }
 
-// New rows in place of the old ones; the keyboard stays where it was.
-function keepPlace(list, rows) {
+// Replaces the rows of a list and keeps the keyboard focus.
+function replaceRows(list, rows) {
   const held = document.activeElement?.closest("[data-key]");
   const key = held && list.contains(held) ? held.dataset.key : null;
   list.replaceChildren(...rows);
@@ -237,7 +235,7 @@ function keepPlace(list, rows) {
 
 const sides = ([, , width, height]) => `${Math.round(width)} × ${Math.round(height)}`;
 
-function sentence(object) {
+function summary(object) {
   const [x, y] = object.bbox.map((side) => Math.round(side));
   return `${label(object)} · ${sides(object.bbox)} pixels at ${x}, ${y}`;
 }
