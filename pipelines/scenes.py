@@ -53,7 +53,7 @@ def draw_population(rng):
 
 
 def draw_scene(rng):
-    """Draws one scene from one `np.random.Generator`; the same stream gives the same bytes."""
+    """Draws one scene from a NumPy random generator; the same stream gives the same bytes."""
     count, crowded = draw_population(rng)
     canvas, semantic = draw_ground(rng, *rng.integers(SIDES[0], SIDES[1] + 1, 2))
     things = []
