@@ -1,4 +1,4 @@
-"""python -m htc_tf.eval: COCO's box and mask figures of a trained run on a folder of records, or of predictions."""
+"""python -m htc_tf.eval: COCO's box and mask metrics of a trained run on a folder of records, or of predictions."""
 
 import json
 import sys
@@ -12,38 +12,38 @@ from htc_tf.run import Run, write_whole
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.eval", description=__doc__)
     config.add_flags(parser, reads_run=True)
-    parser.add_argument("--checkpoint", metavar="RUN", help="the --workdir of a training run")
-    parser.add_argument("--records", metavar="DIR", help="records to detect in")
+    parser.add_argument("--checkpoint", metavar="RUN", help="--workdir of a training run")
+    parser.add_argument("--records", metavar="DIR", help="folder of records")
     parser.add_argument(
         "--devices",
         nargs="+",
-        help="devices to detect on, such as GPU:0 GPU:1 (default: all GPUs); eval/Input.batch_size images on each",
+        help="devices for detection, for example GPU:0 GPU:1 (default: all GPUs); eval/Input.batch_size images on each",
     )
-    parser.add_argument("--annotations", metavar="FILE", help="COCO's annotation file (default: the records' truth)")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="COCO's annotation file (default: the records' ground truth)"
+    )
     parser.add_argument(
         "--predictions",
         metavar="FILE",
-        help="evaluate these results, in COCO's format, in place of detecting: an earlier call's, which lie beside its "
+        help="results in COCO's format to evaluate instead of detecting: those that an earlier call saved beside its "
         "--output, or any other program's; needs --records or --annotations, no --checkpoint",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="where the metrics go, as JSON")
-    parser.add_argument("--report", metavar="DIR", help="where tables, curves, errors and confusion matrices go")
-    parser.add_argument(
-        "--backend", default="pycocotools", help="who counts: pycocotools (default) or the faster faster-coco-eval"
-    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file for the metrics")
+    parser.add_argument("--report", metavar="DIR", help="folder for tables, curves, errors and confusion matrices")
+    parser.add_argument("--backend", default="pycocotools", help="pycocotools (default) or the faster faster-coco-eval")
     flags = parser.parse_args()
     if flags.predictions is None and None in (flags.checkpoint, flags.records):
         parser.error("--checkpoint and --records are needed, or --predictions")
     if flags.predictions is not None and flags.records is flags.annotations is None:
-        parser.error("--predictions needs the truth: give --records or --annotations")
+        parser.error("--predictions needs ground truth: give --records or --annotations")
     return flags
 
 
 def detect(flags, output):
-    """Detects in the records and saves what was found before anything is counted.
+    """Detects in the records and saves the results before they are evaluated.
 
     Returns:
-        (results in COCO's format, the images' ids, the truth, the categories' ids, the kinds of results)
+        (results in COCO's format, image ids, COCO's ground-truth dictionary, category ids, kinds of results)
     """
     run = Run(flags.checkpoint)
     experiment, resolved = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
@@ -55,73 +55,73 @@ def detect(flags, output):
     remedy = f"{flags.checkpoint} was trained on other classes; prepare the records with those"
     info = experiment.load_info(flags.records, remedy)
     check_names([category["name"] for category in run.read_categories()], run.classes, info)
-    truth, _ = read_truth(flags, info)
+    ground_truth, _ = read_ground_truth(flags, info)
     detector = restore(experiment, run, find_strategy=lambda: make_strategy(flags.devices, Cluster()))
     make_folder(output.parent)
-    journal = open_journal(output.with_name(f"{output.stem}.partial.jsonl"), detector, resolved, info)
-    results, image_ids, _ = detect_records(detector, info, journal=journal)
+    partial = open_partial_results(output.with_name(f"{output.stem}.partial.jsonl"), detector, resolved, info)
+    results, image_ids, _ = detect_records(detector, info, partial=partial)
     saved = output.with_name(f"{output.stem}.predictions.json")
     write_whole(saved, json.dumps(results) + "\n")
-    journal.remove()
+    partial.remove()
     print(f"predictions are in {saved}; --predictions {saved} evaluates them again", file=sys.stderr)
-    return results, image_ids, truth, info.category_ids, detector.kinds
+    return results, image_ids, ground_truth, info.category_ids, detector.kinds
 
 
-def open_journal(path, detector, resolved, info):
-    """The Journal of these weights, this configuration and data: that of an earlier call, if it was killed."""
+def open_partial_results(path, detector, resolved, info):
+    """Returns the PartialResults of these weights, configuration and data, with those of an earlier, killed call."""
     from htc_tf.checkpoint import data_fingerprint
     from htc_tf.evaluation.partial_results import PartialResults, identify
 
     together = detector.replicas
     try:
-        journal = PartialResults(
+        partial = PartialResults(
             path, identify(detector.model, resolved, data_fingerprint(info), str(together)), together
         )
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another --output") from error
-    if journal.entries:
-        print(f"{path}: {journal.images} of {info.images} images are detected already", file=sys.stderr)
-    return journal
+    if partial.entries:
+        print(f"{path}: {partial.images} of {info.images} images are detected already", file=sys.stderr)
+    return partial
 
 
 def read(flags):
-    """What `detect` returns, from files; ids are None without records."""
+    """Returns the same as `detect`, from files; the ids are None without records."""
     from htc_tf.data.datasets import load_info
     from htc_tf.evaluation import coco_files
 
     results = coco_files.read_results(flags.predictions)
     info = None if flags.records is None else load_info(flags.records)
-    truth, image_ids = read_truth(flags, info)
-    coco_files.check_file_names(results, truth)
-    images = [image["id"] for image in truth["images"]] if image_ids is None else image_ids
-    answered = len(set(images) & {result.get("image_id") for result in results})
-    if answered < len(images):
-        print(f"{flags.predictions}: has results of {answered} of {len(images)} images", file=sys.stderr)
-    return results, image_ids, truth, None if info is None else info.category_ids, coco_files.find_kinds(results)
+    ground_truth, image_ids = read_ground_truth(flags, info)
+    coco_files.check_file_names(results, ground_truth)
+    images = [image["id"] for image in ground_truth["images"]] if image_ids is None else image_ids
+    covered = len(set(images) & {result.get("image_id") for result in results})
+    if covered < len(images):
+        print(f"{flags.predictions}: has results of {covered} of {len(images)} images", file=sys.stderr)
+    return results, image_ids, ground_truth, None if info is None else info.category_ids, coco_files.find_kinds(results)
 
 
-def read_truth(flags, info):
-    """The truth to compare with: the annotations, of the records' classes and images, or else the records' own.
+def read_ground_truth(flags, info):
+    """Reads the ground truth: the annotation file, if it is given, or else the records' own.
 
     Args:
-        flags: with `records` and `annotations`.
-        info: the DatasetInfo of the records, or None.
+        flags: Namespace with `records` and `annotations`.
+        info: DatasetInfo of the records, or None.
     Returns:
-        (COCO's dictionary, the ids of the records' images or None)
+        (COCO's dictionary, image ids of the records or None)
     Raises:
-        UserError: the annotations are of other classes or images than the records.
+        UserError: The annotations have other classes or images than the records.
     """
     from htc_tf.data.datasets import coco_from_records
-    from htc_tf.evaluation.coco_files import check_same, read_truth
+    from htc_tf.evaluation import coco_files
 
     recorded = None if info is None else coco_from_records(info)
     image_ids = None if info is None else [image["id"] for image in recorded["images"]]
     if flags.annotations is None:
         return recorded, image_ids
-    truth = read_truth(flags.annotations)
+    ground_truth = coco_files.read_ground_truth(flags.annotations)
     if info is not None:
-        check_same(recorded, truth, flags.records, flags.annotations)
-    return truth, image_ids
+        coco_files.check_same(recorded, ground_truth, flags.records, flags.annotations)
+    return ground_truth, image_ids
 
 
 def make_folder(folder):
@@ -141,11 +141,11 @@ def main():
     if flags.report is not None:
         make_folder(Path(flags.report))
     found = detect(flags, output) if flags.predictions is None else read(flags)
-    results, image_ids, truth, category_ids, kinds = found
+    results, image_ids, ground_truth, category_ids, kinds = found
     from htc_tf.evaluation.evaluator import evaluate
     from htc_tf.evaluation.report import format_table, write_report
 
-    evaluation = evaluate(truth, results, category_ids, image_ids, kinds, flags.backend)
+    evaluation = evaluate(ground_truth, results, category_ids, image_ids, kinds, flags.backend)
     metrics = evaluation.metrics
     if flags.report is not None:
         metrics |= write_report(evaluation, Path(flags.report))

@@ -1,1 +1,1 @@
-"""Evaluation: records are detected, results are compared with the ground truth and reported."""
+"""Evaluation: detection in records, COCO metrics, error analysis and reports."""

@@ -1,6 +1,6 @@
-"""COCO's JSON files for evaluation: annotations and results, read, repaired where they have one reading, and checked.
+"""COCO JSON files for evaluation: annotations and results, read, validated, and repaired where unambiguous.
 
-Before: files of any program. After: `evaluation.coco_inputs` chooses what is compared.
+The files may come from any program.
 """
 
 import numbers
@@ -16,28 +16,28 @@ from htc_tf.data import annotations as coco_file
 from htc_tf.errors import UserError
 from htc_tf.ops.rle_decoding import is_valid_rle
 
-# Fields that every entry needs: whole numbers, but for the name.
+# Required fields of every entry: integers, except for the name.
 REQUIRED = {
     "images": ("id", "height", "width"),
     "categories": ("id", "name"),
     "annotations": ("image_id", "category_id"),
 }
 MAX_ID, MAX_SIDE = 2**63 - 1, 1_000_000
-TRUTH, RESULTS = "give COCO's instances JSON", "give results in COCO's format"
+INSTANCES_ADVICE, RESULTS_ADVICE = "give COCO's instances JSON", "give results in COCO's format"
 
 
-def read_truth(truth):
-    """COCO's instances dictionary, from its JSON file if it is a path, with all the fields that are needed.
+def read_ground_truth(truth):
+    """Returns COCO's validated instances dictionary, given as such or as the path of its JSON file.
 
     Raises:
-        UserError: it cannot be read, or an entry lacks a field or has one of another type.
+        UserError: The file cannot be read, or an entry lacks a required field or has one of another type.
     """
-    name = "the truth" if isinstance(truth, dict) else str(truth)
+    name = "the ground truth" if isinstance(truth, dict) else str(truth)
     if not isinstance(truth, dict):
-        truth = _read(truth, TRUTH, lambda content: content if isinstance(content, dict) else {})
+        truth = _read(truth, INSTANCES_ADVICE, lambda content: content if isinstance(content, dict) else {})
     for key, fields in REQUIRED.items():
         if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
-            raise UserError(f"{name}: has no list '{key}'; {TRUTH}")
+            raise UserError(f"{name}: has no list '{key}'; {INSTANCES_ADVICE}")
         for index, entry in enumerate(truth[key]):
             _check_entry(entry, fields, f"{name}: {key}[{index}]")
     for key in ("images", "categories"):
@@ -48,20 +48,22 @@ def read_truth(truth):
 
 
 def read_results(path):
-    """COCO's results from a JSON file: a list of dicts, as `inference.results.coco_results` gives them.
+    """Returns COCO's results from a JSON file, a list of dicts as `inference.results.coco_results` returns them.
 
     Raises:
-        UserError: it is no such list, or a mask's run lengths are damaged.
+        UserError: The file has another content, or a mask's run lengths are damaged.
     """
-    results = _read(path, RESULTS, lambda content: {"annotations": content})
+    results = _read(path, RESULTS_ADVICE, lambda content: {"annotations": content})
     if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
-        raise UserError(f"{path}: is no list of results; {RESULTS}")
+        raise UserError(f"{path}: is not a list of results; {RESULTS_ADVICE}")
     for index, result in enumerate(results):
         mask = result.get("segmentation")
         size = mask.get("size") if isinstance(mask, dict) else None
         if isinstance(size, list) and len(size) == 2:
             if not is_valid_rle(mask, *size):
-                raise UserError(f"{path}: result {index}: its run lengths do not fill {_shown(size)} pixels; {RESULTS}")
+                raise UserError(
+                    f"{path}: result {index}: its run lengths do not fill {_shown(size)} pixels; {RESULTS_ADVICE}"
+                )
             if isinstance(mask["counts"], list):
                 counts = coco_mask.frPyObjects(mask, *size)["counts"].decode()
                 result["segmentation"] = {"size": size, "counts": counts}
@@ -69,10 +71,10 @@ def read_results(path):
 
 
 def find_kinds(results):
-    """The kinds that results from elsewhere can be evaluated by: "bbox", "segm" or both.
+    """Returns the kinds by which results can be evaluated: "bbox", "segm" or both.
 
     Raises:
-        UserError: some have a field that others lack, or none has any.
+        UserError: Only some results have a field, or none has any.
     """
     kinds = []
     for kind, field in (("bbox", "bbox"), ("segm", "segmentation")):
@@ -85,19 +87,19 @@ def find_kinds(results):
         if not lacking:
             kinds.append(kind)
     if not kinds:
-        raise UserError(f"the results have neither 'bbox' nor 'segmentation'; {RESULTS}")
+        raise UserError(f"the results have neither 'bbox' nor 'segmentation'; {RESULTS_ADVICE}")
     return tuple(kinds)
 
 
 def check_same(recorded, truth, records, annotations):
-    """Refuses annotations whose classes or images are not the records': only ids are compared after this.
+    """Checks that annotations have the records' classes and images; afterwards only ids are compared.
 
     Args:
-        recorded: COCO's dictionary of the records, as `data.datasets.coco_from_records` gives it.
+        recorded: COCO's dictionary of the records, as `data.datasets.coco_from_records` returns it.
         truth: COCO's dictionary of the annotation file.
-        records, annotations: where they are, for the message.
+        records, annotations: Their paths, for the message.
     Raises:
-        UserError: an id of the records is missing in the annotations, or has another name there.
+        UserError: An id of the records is missing in the annotations, or has another name there.
     """
     advice = f"give the annotations that {records} was made from, or leave --annotations out"
     for key, noun, name_of in (("categories", "category", _class_name), ("images", "image", file_name)):
@@ -116,10 +118,10 @@ def check_same(recorded, truth, records, annotations):
 
 
 def check_file_names(results, truth):
-    """Refuses results that name their image's file, as `htc_tf.predict` writes them, where it is another image's.
+    """Checks the file names in results, which `htc_tf.predict` writes, against those of the annotations' images.
 
     Raises:
-        UserError: the annotations' image of that id is another file.
+        UserError: The annotations' image with that id is another file.
     """
     names = {image["id"]: file_name(image) for image in truth["images"]}
     for index, result in enumerate(results):
@@ -133,15 +135,15 @@ def check_file_names(results, truth):
 
 
 def file_name(entry):
-    """The name of an image's file without folders and ending, in one spelling; None where the entry has none."""
+    """Returns an image's normalized file name without folder and suffix; None if the entry has none."""
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
         return None
-    return unicodedata.normalize("NFC", PureWindowsPath(name).stem).casefold()  # takes both kinds of slashes
+    return unicodedata.normalize("NFC", PureWindowsPath(name).stem).casefold()  # splits at both kinds of slashes
 
 
 def is_number(value):
-    """Whether a value from JSON is a number that a float can hold; NaN and infinity are."""
+    """Returns True for a JSON value that is a number in the range of float, NaN and infinity included."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     return isinstance(value, float) or abs(value) <= sys.float_info.max
@@ -156,12 +158,12 @@ def _class_name(category):
 
 
 def _read(path, advice, annotations_of):
-    """The content of a JSON file, repaired in place where it has one reading; repairs are printed with their counts.
+    """Returns the content of a JSON file, with unambiguous damage repaired; repairs are printed with their counts.
 
     Args:
-        path: of the file.
-        advice: what to give instead, for the message.
-        annotations_of: content -> the dictionary to repair, of COCO's form.
+        path: Path of the file.
+        advice: String, the remedy in error messages.
+        annotations_of: Function from the content to the part to repair, a dictionary in COCO's form.
     """
     repairs = Counter()
     try:
@@ -179,21 +181,23 @@ def _read(path, advice, annotations_of):
 
 def _check_entry(entry, fields, where):
     if not isinstance(entry, dict):
-        raise UserError(f"{where} is no object; {TRUTH}")
+        raise UserError(f"{where} is not an object; {INSTANCES_ADVICE}")
     for field in fields:
         if field not in entry:
-            raise UserError(f"{where} has no '{field}'; {TRUTH}")
+            raise UserError(f"{where} has no '{field}'; {INSTANCES_ADVICE}")
         low, high = (1, MAX_SIDE) if field in ("height", "width") else (-MAX_ID, MAX_ID)
         value = entry[field]
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if field != "name" and not (whole and low <= value <= high):
-            raise UserError(f"{where}: '{field}' is {_shown(value)}; {TRUTH}")
+            raise UserError(f"{where}: '{field}' is {_shown(value)}; {INSTANCES_ADVICE}")
     if "category_id" in fields:
         box = entry.get("bbox")
         if box is None and not entry.get("segmentation"):
-            raise UserError(f"{where} has no 'bbox'; {TRUTH}")
+            raise UserError(f"{where} has no 'bbox'; {INSTANCES_ADVICE}")
         if box is not None and not is_box(box):
-            raise UserError(f"{where}: 'bbox' is {_shown(box)}, not four numbers x, y, width, height; {TRUTH}")
+            raise UserError(
+                f"{where}: 'bbox' is {_shown(box)}, not four numbers x, y, width, height; {INSTANCES_ADVICE}"
+            )
 
 
 def _shown(value):

@@ -1,10 +1,8 @@
-"""What COCO's evaluation is given: a truth and results, checked and made safe to count.
+"""Inputs of a COCO evaluation: ground truth and results, selected and validated.
 
-Before: `evaluation.coco_files` read an annotation file and results, or the records' own truth and `inference.results`.
-After: `evaluation.evaluator` counts, `evaluation.error_analysis` looks for what went wrong.
-
-Traps that are shut here: an annotation with id 0 never counts as found; results of unknown images crash; NaN scores are
-sorted anywhere; wild polygons exhaust the memory; run lengths that do not fill their image never end.
+pycocotools has traps that are avoided here: it never matches an annotation with id 0, crashes on results of unknown
+images, sorts NaN scores anywhere, exhausts the memory on huge polygons, and does not return on run lengths that do not
+fill their image.
 """
 
 import math
@@ -14,51 +12,53 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data.annotations import MAX_OUTLINE, outline_length
 from htc_tf.errors import UserError
-from htc_tf.evaluation.coco_files import is_box, is_number, read_truth
+from htc_tf.evaluation.coco_files import is_box, is_number, read_ground_truth
 from htc_tf.ops.rle_decoding import is_valid_rle
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 
 
 class EvalInputs(NamedTuple):
-    """What is to be compared, of the images and categories chosen alone."""
+    """Ground truth and results of the selected images and categories."""
 
     images: dict  # {id: image}
-    categories: dict  # {id: category}, in the model's order of classes
-    names: list  # of the categories, told apart by id where two share one
+    categories: dict  # {id: category}, by class index
+    names: list  # the categories' names, with the id if two share one
     annotations: list
     results: list
-    notes: list  # sentences that a reader of the figures must know
+    notes: list  # sentences about left-out data
 
 
-def make_case(truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm")):
-    """Chooses and checks; arguments and errors as of `evaluation.evaluator.evaluate_results`. Returns a Case."""
-    truth, notes = read_truth(truth), []
-    images = _select(truth["images"], image_ids, "image")
-    categories = _select(truth["categories"], category_ids, "category")
-    annotations = [a for a in truth["annotations"] if a["image_id"] in images and a["category_id"] in categories]
-    known = [{entry["id"] for entry in truth[key]} for key in ("images", "categories")]
-    lost = sum(a["image_id"] not in known[0] or a["category_id"] not in known[1] for a in truth["annotations"])
-    if lost:
-        notes.append(f"{lost} annotations of images or categories that the annotations do not list were left out.")
-    _check_results(results, truth, kinds)
-    kept = [r for r in results if r["image_id"] in images and r["category_id"] in categories]
-    if len(kept) < len(results):
-        notes.append(f"{len(results) - len(kept)} results of images or categories not evaluated were left out.")
-    return EvalInputs(images, categories, _names(categories), annotations, kept, notes)
+def prepare_inputs(ground_truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm")):
+    """Returns the EvalInputs; arguments and errors as in `evaluation.evaluator.evaluate_results`."""
+    ground_truth, notes = read_ground_truth(ground_truth), []
+    images = _select(ground_truth["images"], image_ids, "image")
+    categories = _select(ground_truth["categories"], category_ids, "category")
+    annotations = [a for a in ground_truth["annotations"] if a["image_id"] in images and a["category_id"] in categories]
+    known = [{entry["id"] for entry in ground_truth[key]} for key in ("images", "categories")]
+    orphans = sum(
+        a["image_id"] not in known[0] or a["category_id"] not in known[1] for a in ground_truth["annotations"]
+    )
+    if orphans:
+        notes.append(f"{orphans} annotations of images or categories that the annotations do not list were left out.")
+    _check_results(results, ground_truth, kinds)
+    selected = [r for r in results if r["image_id"] in images and r["category_id"] in categories]
+    if len(selected) < len(results):
+        notes.append(f"{len(results) - len(selected)} results of images or categories not evaluated were left out.")
+    return EvalInputs(images, categories, _names(categories), annotations, selected, notes)
 
 
-def usable_annotations(case, kind, notes):
-    """The annotations as pycocotools may have them: fresh copies, ids from 1, what would crash it set aside.
+def usable_annotations(inputs, kind, notes):
+    """Returns copies of the annotations that pycocotools can process, with ids from 1.
 
     Args:
-        case: Case.
+        inputs: EvalInputs.
         kind: "bbox" or "segm".
-        notes: list that is told what was set aside.
+        notes: List to which a note about unusable annotations is appended.
     """
     usable, boxless, maskless = [], 0, 0
-    for annotation in case.annotations:
-        image = case.images[annotation["image_id"]]
+    for annotation in inputs.annotations:
+        image = inputs.images[annotation["image_id"]]
         limit = 4 * max(image["height"], image["width"])
         mask = annotation.get("segmentation")
         drawable = _drawable(mask, image, limit)
@@ -89,7 +89,7 @@ def usable_annotations(case, kind, notes):
 
 
 def _drawable(segmentation, image, limit):
-    """Whether pycocotools may draw it: run lengths that fill the image, or polygons near it."""
+    """Returns True for run lengths that fill the image and for polygons of at most `limit` pixels, in any direction."""
     if isinstance(segmentation, dict):
         return is_valid_rle(segmentation, image["height"], image["width"])
     return (
@@ -102,7 +102,7 @@ def _drawable(segmentation, image, limit):
 
 
 def _box_of(segmentation, image):
-    """The box of a mask that can be drawn: [x, y, width, height]."""
+    """Returns the box [x, y, width, height] of a drawable mask."""
     if isinstance(segmentation, list):
         xs, ys = ([v for polygon in segmentation for v in polygon[start::2]] for start in (0, 1))
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
@@ -112,7 +112,7 @@ def _box_of(segmentation, image):
 
 
 def _select(entries, ids, noun):
-    """{id: entry} of the entries asked for, in the order asked for, or by id."""
+    """Returns {id: entry} of the entries with the given ids, in their order; None for all, sorted by id."""
     known = {entry["id"]: entry for entry in entries}
     ids = sorted(known) if ids is None else list(dict.fromkeys(int(i) for i in ids))
     if unknown := [i for i in ids if i not in known]:
@@ -127,9 +127,9 @@ def _names(categories):
     return [f"{n} ({i})" if names.count(n) > 1 else n for i, n in zip(categories, names, strict=True)]
 
 
-def _check_results(results, truth, kinds):
-    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
+def _check_results(results, ground_truth, kinds):
+    sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
+    categories = {category["id"] for category in ground_truth["categories"]}
     _check_known(results, "image_id", sizes, "image", "evaluate with the annotations of the images detected in")
     advice = "COCO's results hold the annotations' category ids, not places in the list of classes"
     _check_known(results, "category_id", categories, "category", advice)
@@ -152,7 +152,7 @@ def _check_results(results, truth, kinds):
 
 
 def _check_known(results, field, known, noun, advice):
-    """Every result names an image, or a category, that the annotations list."""
+    """Raises UserError unless every result's image or category is in the annotations."""
     unknown = []
     for index, result in enumerate(results):
         if field not in result:
@@ -160,7 +160,7 @@ def _check_known(results, field, known, noun, advice):
         try:
             if result[field] not in known:
                 unknown.append(index)
-        except TypeError:  # a list is no id
+        except TypeError:  # unhashable, such as a list
             unknown.append(index)
     if unknown:
         raise UserError(

@@ -1,8 +1,7 @@
-"""What keeps AP50 from 1: each wrong detection and each missed object gets one reason, and each reason its price.
+"""Error analysis: a type for each wrong detection and missed object, the AP50 each type costs, and a confusion matrix.
 
-Before: `evaluation.coco_inputs` has checked the truth and the results. After: `evaluation.report` writes and draws the
-split and the confusion matrix. The reasons and their prices are TIDE's (Bolya et al., arXiv:2008.08115); objects and
-detections are paired as COCO pairs them, so that the AP50 it starts from is COCO's own.
+The error types and their costs are TIDE's (Bolya et al., arXiv:2008.08115). Detections are matched with objects as COCO
+matches them, so AP50 equals COCO's.
 """
 
 from typing import NamedTuple
@@ -12,48 +11,48 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.evaluation.coco_inputs import FIELDS, usable_annotations
 
-FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which an object is found, and below which nothing is there
-WRONG, IGNORED = -1, -2  # in place of the object that a detection finds
-LIMIT = 100  # detections an image and class
+FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which an object is detected; IoU below which a detection has no object
+WRONG, IGNORED = -1, -2  # instead of the index of a detection's object
+LIMIT = 100  # detections per image and class, COCO's
 RECALLS = np.linspace(0, 1, 101)
-REASONS = {
-    "class": "a wrong class on an object that is found",
-    "localisation": "the right class, but too far off",
-    "both": "a wrong class and too far off",
-    "duplicate": "an object found once more",
-    "background": "nothing is there",
-    "missed": "an object that no detection is near",
+ERROR_TYPES = {
+    "class": "wrong class, located well",
+    "localization": "right class, located badly",
+    "both": "wrong class, located badly",
+    "duplicate": "object already detected",
+    "background": "no object there",
+    "missed": "object without detection",
 }
 
 
 class Pairs(NamedTuple):
-    """One image: its detections, best first, and its objects."""
+    """The d detections of an image, best first, and its g objects."""
 
     scores: np.ndarray  # [d]
-    classes: np.ndarray  # [d], in the case's order of categories
-    truth: np.ndarray  # [g], the objects' classes
+    classes: np.ndarray  # [d], class indices
+    gt_classes: np.ndarray  # [g], the objects' class indices
     crowd: np.ndarray  # [g] bool
-    ious: np.ndarray  # [d, g]; for a crowd the share of the detection that lies in it
+    ious: np.ndarray  # [d, g]; for a crowd the share of the detection inside it
 
 
-class ErrorSplit(NamedTuple):
-    """Why AP50 is not 1."""
+class ErrorAnalysis(NamedTuple):
+    """Errors by type, and their cost in AP50."""
 
-    ap50: float  # -1 where there is nothing to find
-    counts: dict  # {reason: how many}
-    prices: dict  # {reason: how much higher AP50 would be without it}
+    ap50: float  # -1 without objects
+    counts: dict  # {error type: number of errors}
+    ap_cost: dict  # {error type: rise of AP50 if its errors were corrected}
 
 
-def pair_images(case, kind):
-    """-> a Pairs for each image of a `coco_truth.EvalInputs`. kind: "bbox" or "segm"."""
-    index = {category_id: i for i, category_id in enumerate(case.categories)}
-    found, there = ({image_id: [] for image_id in case.images} for _ in range(2))
-    for result in case.results:
+def pair_images(inputs, kind):
+    """Returns a list of Pairs, one for each image of EvalInputs. `kind` is "bbox" or "segm"."""
+    index = {category_id: i for i, category_id in enumerate(inputs.categories)}
+    found, there = ({image_id: [] for image_id in inputs.images} for _ in range(2))
+    for result in inputs.results:
         found[result["image_id"]].append(result)
-    for annotation in usable_annotations(case, kind, notes=[]):
+    for annotation in usable_annotations(inputs, kind, notes=[]):
         there[annotation["image_id"]].append(annotation)
     pairs = []
-    for image_id, image in case.images.items():
+    for image_id, image in inputs.images.items():
         results = _best(found[image_id])
         crowd = [int(a["iscrowd"]) for a in there[image_id]]
         objects = [_shape(a[FIELDS[kind]], image, kind) for a in there[image_id]]
@@ -72,13 +71,14 @@ def pair_images(case, kind):
     return pairs
 
 
-def split_errors(pairs, num_classes):
-    """Gives each error its reason. pairs: of every image, as `pair_images` gives them. Returns an ErrorSplit."""
-    # (score, image and place, class, right) of what counts; per reason the errors as (score, ..., class, the object).
-    rows, errors, missed = [], {reason: [] for reason in REASONS}, np.zeros(num_classes, int)
+def analyze_errors(pairs, num_classes):
+    """Returns the ErrorAnalysis of the Pairs of all images."""
+    # Detections as (-score, image, place, class, correct). Errors by type as (-score, image, place, class, object), where
+    # class is None if a correction would not detect a free object.
+    rows, errors, missed = [], {error_type: [] for error_type in ERROR_TYPES}, np.zeros(num_classes, int)
     objects = np.zeros(num_classes, int)
     for image, pair in enumerate(pairs):
-        objects += np.bincount(pair.truth[~pair.crowd], minlength=num_classes)
+        objects += np.bincount(pair.gt_classes[~pair.crowd], minlength=num_classes)
         matches = _match(pair)
         used = set(matches[matches >= 0].tolist())
         explained = set()
@@ -88,28 +88,28 @@ def split_errors(pairs, num_classes):
             at = (-pair.scores[place], image, place)
             rows.append((*at, pair.classes[place], match >= 0))
             if match < 0:
-                reason, nearest = _reason(pair, place)
-                fixable = nearest if reason in ("class", "localisation") else None
+                error_type, nearest = _error_type(pair, place)
+                fixable = nearest if error_type in ("class", "localization") else None
                 if fixable is not None:
                     explained.add(nearest)
                 free = fixable is not None and nearest not in used
-                errors[reason].append((*at, pair.truth[nearest] if free else None, nearest))
-        for number, (label, crowd) in enumerate(zip(pair.truth, pair.crowd, strict=True)):
+                errors[error_type].append((*at, pair.gt_classes[nearest] if free else None, nearest))
+        for number, (label, crowd) in enumerate(zip(pair.gt_classes, pair.crowd, strict=True)):
             if not crowd and number not in used | explained:
                 missed[label] += 1
     ap50 = _mean_ap(rows, objects)
-    counts = {reason: len(found) for reason, found in errors.items()} | {"missed": int(missed.sum())}
-    prices = {reason: _mean_ap(_without(rows, found), objects) - ap50 for reason, found in errors.items()}
-    prices["missed"] = _mean_ap(rows, objects - missed, objects > 0) - ap50
-    return ErrorSplit(ap50, counts, prices)
+    counts = {error_type: len(found) for error_type, found in errors.items()} | {"missed": int(missed.sum())}
+    ap_cost = {error_type: _mean_ap(_without(rows, found), objects) - ap50 for error_type, found in errors.items()}
+    ap_cost["missed"] = _mean_ap(rows, objects - missed, objects > 0) - ap50
+    return ErrorAnalysis(ap50, counts, ap_cost)
 
 
 def count_confusions(pairs, num_classes, threshold=0.5):
-    """Which class is taken for which: [K + 1, K + 1] int, objects by rows, detections by columns.
+    """Returns the confusion matrix [K + 1, K + 1] int, objects by rows and detections by columns.
 
-    A detection that scores at least `threshold` is paired with the free object that it overlaps most, at IoU 0.5 or
-    more, whatever its class. The last column counts objects that none is paired with, the last row detections where no
-    object is; what lies in a crowd of its class is left out.
+    A detection with a score of at least `threshold` is paired with the free object of the highest IoU, at least 0.5,
+    of any class. The last column counts unpaired objects and the last row unpaired detections, except those inside a
+    crowd of their class.
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
     for pair in pairs:
@@ -119,20 +119,20 @@ def count_confusions(pairs, num_classes, threshold=0.5):
             nearest = _nearest(ious, free)
             if nearest is not None:
                 free[nearest] = False
-                matrix[pair.truth[nearest], label] += 1
-            elif not (ious[pair.crowd & (pair.truth == label)] >= FOREGROUND).any():
+                matrix[pair.gt_classes[nearest], label] += 1
+            elif not (ious[pair.crowd & (pair.gt_classes == label)] >= FOREGROUND).any():
                 matrix[num_classes, label] += 1
-        for label in pair.truth[free]:
+        for label in pair.gt_classes[free]:
             matrix[label, num_classes] += 1
     return matrix
 
 
 def _match(pair):
-    """COCO's greedy pairing at IoU 0.5: for each detection the object that it finds, WRONG or IGNORED."""
+    """Returns COCO's greedy matching at IoU 0.5: for each detection its object's index, WRONG or IGNORED."""
     matches = np.full(len(pair.scores), WRONG)
     free = ~pair.crowd
     for place, label in enumerate(pair.classes):
-        same = pair.truth == label
+        same = pair.gt_classes == label
         nearest = _nearest(pair.ious[place], same & free)
         if nearest is not None:
             matches[place], free[nearest] = nearest, False
@@ -142,22 +142,22 @@ def _match(pair):
 
 
 def _nearest(ious, candidates):
-    """The candidate of the highest IoU, the last of equals as in COCO; None below 0.5."""
+    """Returns the candidate of the highest IoU, the last of equals as in COCO; None below 0.5."""
     ious = np.where(candidates, ious, -1.0)
     if not len(ious) or ious.max() < FOREGROUND:
         return None
     return len(ious) - 1 - int(np.argmax(ious[::-1]))
 
 
-def _reason(pair, place):
-    """TIDE's reason for a wrong detection, and the object that it is about, or None."""
+def _error_type(pair, place):
+    """Returns TIDE's type of a wrong detection, and the index of the object concerned or None."""
     ious = np.where(pair.crowd, 0.0, pair.ious[place])
-    same = pair.truth == pair.classes[place]
+    same = pair.gt_classes == pair.classes[place]
     right, wrong = np.where(same, ious, 0.0), np.where(same, 0.0, ious)
     if not len(ious) or ious.max() < BACKGROUND:
         return "background", None
     if BACKGROUND <= right.max() < FOREGROUND:
-        return "localisation", int(right.argmax())
+        return "localization", int(right.argmax())
     if wrong.max() >= FOREGROUND:
         return "class", int(wrong.argmax())
     if right.max() >= FOREGROUND:
@@ -166,21 +166,21 @@ def _reason(pair, place):
 
 
 def _without(rows, errors):
-    """The rows with some errors mended: they find their object if it is free, the best of them; the others go."""
+    """Returns the rows with errors corrected: the best error of a free object detects it, the others are removed."""
     labels, taken = {}, set()
     for score, image, place, label, nearest in sorted(errors, key=lambda error: error[:3]):
         labels[image, place] = None
         if label is not None and (image, nearest) not in taken:
             taken.add((image, nearest))
             labels[image, place] = (score, image, place, label, True)
-    mended = (labels.get(row[1:3], row) for row in rows)
-    return [row for row in mended if row is not None]
+    corrected = (labels.get(row[1:3], row) for row in rows)
+    return [row for row in corrected if row is not None]
 
 
 def _mean_ap(rows, objects, classes=None):
-    """AP at 101 recalls, the mean over the classes that have objects; -1 if none has.
+    """Returns AP at 101 recalls, the mean over the classes with objects; -1 without any.
 
-    A class of which no object is left, all of them having been missed, counts 1 if nothing is wrongly found.
+    A class whose objects were all missed, and so removed, has AP 1 without wrong detections and 0 otherwise.
     """
     classes = objects > 0 if classes is None else classes
     if not classes.any():
@@ -203,7 +203,7 @@ def _ap(right, objects):
 
 
 def _best(results):
-    """Best first, no more of a class than COCO counts."""
+    """Returns results sorted by score, at most LIMIT of each class, as COCO evaluates them."""
     kept, seen = [], {}
     for result in sorted(results, key=lambda r: -r["score"]):
         number = seen[result["category_id"]] = seen.get(result["category_id"], 0) + 1
@@ -213,7 +213,7 @@ def _best(results):
 
 
 def _shape(shape, image, kind):
-    """A box, or run lengths, as pycocotools compares them."""
+    """Returns a box or run lengths in the form of pycocotools' IoU."""
     if kind == "bbox":
         return shape
     if isinstance(shape, dict) and not isinstance(shape["counts"], list):

@@ -1,8 +1,7 @@
-"""The workers of a training that share its evaluations: each detects in its part of the records, the chief counts.
+"""Evaluation workers: the processes of a distributed training that share an evaluation.
 
-Before: `training.validation` makes it of the training's cluster. After: `inference.detector` asks it whose part is whose.
-Everywhere else one process does all, and the crew is its default. All workers take the same steps, so that none waits
-for another that has left.
+Each worker detects in its part of the records and the chief computes the metrics. All workers run the same number of
+steps, so none waits for another that has stopped. Outside training a single process does everything: SINGLE.
 """
 
 import json
@@ -14,38 +13,38 @@ import tensorflow as tf
 from htc_tf.cluster import Cluster
 
 
-class Crew:
-    """One worker among those that evaluate together."""
+class Workers:
+    """This process among those that evaluate together."""
 
     def __init__(self, cluster=None, strategy=None, agree=bool, stop=False):
         """
         Args:
-            cluster: which of the workers this is; the only one if None.
-            strategy: the training's, by which workers reach each other; not needed by a single one.
-            agree: bool -> whether any worker said True, as of `devices.make_agreement`.
-            stop: true when this worker is to end early.
+            cluster: Cluster, this process among the workers; None for a single one.
+            strategy: tf.distribute.Strategy that connects the workers; not needed for a single one.
+            agree: Function bool -> bool, True if it is called with True on any worker, from `cluster.make_agreement`.
+            stop: Object that is true once this worker shall stop early.
         """
-        self.worker, self.workers, self.chief = cluster or Cluster()
+        self.index, self.count, self.chief = cluster or Cluster()
         self.strategy, self.agree, self.stop = strategy, agree, stop
 
     def stopped(self):
-        """Whether any worker is to end early. All of them ask, at the same steps."""
+        """Returns True on all workers if any of them shall stop early. All must call it at the same steps."""
         return self.agree(self.stop)
 
     def gather(self, part):
-        """What json can write, of each worker -> the list of all workers' parts, in their order, on each."""
-        if self.workers == 1:
+        """Returns, on each worker, the list of all workers' parts in their order. A part is any JSON value."""
+        if self.count == 1:
             return [part]
         packed = zlib.compress(json.dumps(part).encode(), 1)
-        # Integers of four bytes, which NCCL can carry; the first says how many bytes follow.
+        # NCCL transfers int32, not bytes: the length in four bytes, the content, zeros up to a multiple of four.
         packed = len(packed).to_bytes(4, "little") + packed + bytes(-len(packed) % 4)
-        numbers, local = np.frombuffer(packed, np.int32), self.strategy.num_replicas_in_sync // self.workers
+        numbers, local = np.frombuffer(packed, np.int32), self.strategy.num_replicas_in_sync // self.count
 
-        def give(context):
+        def value(context):  # each worker's first replica has the content, its others nothing
             first = context.replica_id_in_sync_group % local == 0
             return tf.constant(numbers if first else numbers[:0])
 
-        parts = self.strategy.experimental_distribute_values_from_function(give)
+        parts = self.strategy.experimental_distribute_values_from_function(value)
         packed = self.strategy.gather(parts, axis=0).numpy().tobytes()
         gathered = []
         while packed:
@@ -55,4 +54,4 @@ class Crew:
         return gathered
 
 
-ALONE = Crew()
+SINGLE = Workers()

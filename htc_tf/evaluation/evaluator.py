@@ -1,11 +1,7 @@
-"""COCO's figures for results: box and mask average precision and recall, over all classes, for each, and at each IoU.
+"""COCO metrics: box and mask average precision and recall, over all classes, per class, and at each IoU threshold.
 
-Before: `inference.results` has written what the model found in the form that COCO wants, and `evaluation.coco_inputs`
-checks it. After: `eval` writes the figures to metrics.json, `evaluation.report` makes tables and pictures of them;
-training writes them to TensorBoard.
-
-pycocotools does the counting, or faster-coco-eval, whose tables differ by rounding at most. A trap is shut here:
-results that carry a box would be sized by the box in the mask evaluation.
+pycocotools computes them, or faster-coco-eval, whose tables differ by rounding at most. Results are passed without the
+other kind's field: in a mask evaluation pycocotools would take a result's area from its box.
 """
 
 import contextlib
@@ -16,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.evaluation.coco_inputs import FIELDS, EvalInputs, make_case, usable_annotations
+from htc_tf.evaluation.coco_inputs import FIELDS, EvalInputs, prepare_inputs, usable_annotations
 
-# COCO's twelve: precision or recall; the IoU, or None for the mean over all ten; the sizes; detections an image.
-FIGURES = {
+# COCO's twelve: (precision or recall, IoU or None for the mean over all ten, object sizes, detections per image).
+METRICS = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.5, "all", 100),
     "AP75": ("precision", 0.75, "all", 100),
@@ -36,9 +32,9 @@ FIGURES = {
 SIZES = ("all", "small", "medium", "large")
 LIMITS = (1, 10, 100)
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-UNDEFINED = -1.0  # COCO's answer where there is no truth to find
+UNDEFINED = -1.0  # COCO's value without ground truth
 
-# (module, class of the data, class of the evaluation)
+# {name: ((module, class of the data), (module, class of the evaluation))}
 BACKENDS = {
     "pycocotools": (("pycocotools.coco", "COCO"), ("pycocotools.cocoeval", "COCOeval")),
     "faster-coco-eval": (("faster_coco_eval", "COCO"), ("faster_coco_eval", "COCOeval_faster")),
@@ -46,66 +42,69 @@ BACKENDS = {
 
 
 class Evaluation(NamedTuple):
-    """The figures, and what they were made of."""
+    """Metrics, with the tables and inputs from which they were computed."""
 
-    metrics: dict  # as `evaluate_results` returns them
+    metrics: dict  # as `evaluate_results` returns it
     tables: dict  # {kind: {"precision": [10 IoUs, 101 recalls, K, 4 sizes, 3 limits], "recall": without the recalls}}
-    case: EvalInputs
+    inputs: EvalInputs
 
 
-def evaluate_results(truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm"), backend="pycocotools"):
-    """Compares results with the truth as COCO does.
+def evaluate_results(
+    ground_truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm"), backend="pycocotools"
+):
+    """Computes COCO's metrics of results.
 
     Args:
-        truth: COCO's instances dictionary, or the path of its JSON file. It is not changed.
-        results: dicts in COCO's results format, as `inference.results.coco_results` gives them. A mask is counted by
-            its own area, whatever box comes with it.
-        category_ids: the categories to evaluate, in the model's order of classes; all of the truth's if None.
-        image_ids: the images to evaluate; all of the truth's if None. Results of other images are left out and noted.
-        kinds: "bbox", "segm" or both. A model without masks is evaluated with ("bbox",).
+        ground_truth: COCO's instances dictionary, or the path of its JSON file. It is not modified.
+        results: Dicts in COCO's results format, as `inference.results.coco_results` returns them. A mask's size is its
+            own area, independent of the result's box.
+        category_ids: Ids of the categories to evaluate, by class index; None for all.
+        image_ids: Ids of the images to evaluate; None for all. Results of other images are left out and noted.
+        kinds: Sequence of "bbox", "segm" or both. A model without masks is evaluated with ("bbox",).
         backend: "pycocotools" or "faster-coco-eval".
 
     Returns:
-        A dict that json can write: "bbox/AP", "bbox/AP50", ... "segm/ARl" (fractions; -1 where there is no truth of
-        that size); "by_iou": {"bbox": {"0.50": AP, ...}, ...}; "per_class": {name: {"objects": how many there are,
-        "bbox/AP": ..., "segm/ARl": ...}}; "images"; and "notes": what a reader of the figures must know, as sentences.
+        Dict for JSON: "bbox/AP", "bbox/AP50", ... "segm/ARl" (fractions; -1 without ground truth of that size);
+        "by_iou": {"bbox": {"0.50": AP, ...}, ...}; "per_class": {name: {"objects": their number, "bbox/AP": ...,
+        "segm/ARl": ...}}; "images": their number; and "notes": sentences about left-out data.
 
     Raises:
-        UserError: the truth or the results cannot be evaluated: a file that is not COCO's, an unknown category or
-            image, a score that is not finite, a mask of another size than its image; or no such backend.
+        UserError: The ground truth or the results cannot be evaluated: a file that is not COCO's, an unknown category
+            or image, a score that is not finite, a mask of another size than its image; or the backend is unknown.
     """
-    return evaluate(truth, results, category_ids, image_ids, kinds, backend).metrics
+    return evaluate(ground_truth, results, category_ids, image_ids, kinds, backend).metrics
 
 
-def evaluate(truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm"), backend="pycocotools"):
-    """`evaluate_results`, with what the figures were made of: -> Evaluation."""
-    counting = _load(backend)
-    case = make_case(truth, results, category_ids, image_ids, kinds)
-    notes = case.notes
-    found = [a["category_id"] for a in case.annotations if not a.get("iscrowd")]
+def evaluate(ground_truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm"), backend="pycocotools"):
+    """Returns the Evaluation of results; arguments and errors as in `evaluate_results`."""
+    backend_classes = _load(backend)
+    inputs = prepare_inputs(ground_truth, results, category_ids, image_ids, kinds)
+    notes = inputs.notes
+    found = [a["category_id"] for a in inputs.annotations if not a.get("iscrowd")]
     metrics, by_iou, tables = {}, {}, {}
-    per_class = {name: {"objects": found.count(i)} for i, name in zip(case.categories, case.names, strict=True)}
+    per_class = {name: {"objects": found.count(i)} for i, name in zip(inputs.categories, inputs.names, strict=True)}
     for kind in kinds:
-        table = tables[kind] = _count(case, usable_annotations(case, kind, notes), kind, counting)
-        for name, figure in FIGURES.items():
-            metrics[f"{kind}/{name}"] = _mean(table, *figure)
+        table = tables[kind] = _accumulate(inputs, usable_annotations(inputs, kind, notes), kind, backend_classes)
+        for name, metric in METRICS.items():
+            metrics[f"{kind}/{name}"] = _mean(table, *metric)
             for index, row in enumerate(per_class.values()):
-                row[f"{kind}/{name}"] = _mean(table, *figure, classes=[index])
+                row[f"{kind}/{name}"] = _mean(table, *metric, classes=[index])
         by_iou[kind] = {f"{iou:.2f}": _mean(table, "precision", iou, "all", 100) for iou in IOUS}
-    missing = len(case.categories) - len(set(found))
+    missing = len(inputs.categories) - len(set(found))
     if not found:
         notes.append(
-            f"The {len(case.images)} images hold no object to find (crowd aside): every figure is undefined, -1."
+            f"The {len(inputs.images)} images hold no object to find (crowd aside): every metric is undefined, -1."
         )
     elif missing:
-        notes.append(f"{missing} of {len(case.categories)} classes have no object here; no mean has them.")
-    metrics |= {"by_iou": by_iou, "per_class": per_class, "images": len(case.images), "notes": notes}
-    return Evaluation(metrics, tables, case)
+        notes.append(f"{missing} of {len(inputs.categories)} classes have no object here; they are in no mean.")
+    metrics |= {"by_iou": by_iou, "per_class": per_class, "images": len(inputs.images), "notes": notes}
+    return Evaluation(metrics, tables, inputs)
 
 
 def _mean(table, what, iou, size, limit, classes=slice(None)):
-    """COCO's summary of a table: the mean over what is defined."""
+    """Returns COCO's summary of a table: the mean over its defined values."""
     values = table[what] if iou is None else table[what][[IOUS.index(iou)]]
+    # Precision [IoUs, 101, K, sizes, limits] -> [IoUs, 101, K]; recall likewise, without the 101 recalls.
     values = values[..., classes, SIZES.index(size), LIMITS.index(limit)]
     values = values[values > UNDEFINED]
     return float(np.mean(values)) if len(values) else UNDEFINED
@@ -120,28 +119,28 @@ def _load(backend):
         raise UserError(f"{backend} is not installed; install htc_tf with its extra [fast]") from error
 
 
-def _count(case, annotations, kind, counting):
-    """Runs the backend, silenced. Each result carries one kind's field only, since a box would size the mask."""
-    make_data, make_evaluation = counting
-    dataset = {"images": list(case.images.values()), "categories": list(case.categories.values())}
+def _accumulate(inputs, annotations, kind, classes):
+    """Returns the backend's tables of one kind, without what it prints. Results have that kind's field only."""
+    make_data, make_evaluation = classes
+    dataset = {"images": list(inputs.images.values()), "categories": list(inputs.categories.values())}
     fields = ("image_id", "category_id", "score", FIELDS[kind])
-    results = [{field: result[field] for field in fields} for result in case.results]
+    results = [{field: result[field] for field in fields} for result in inputs.results]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = make_data(), make_data()
-        truth.dataset = dataset | {"annotations": annotations}
-        truth.createIndex()
+        ground_truth, detections = make_data(), make_data()
+        ground_truth.dataset = dataset | {"annotations": annotations}
+        ground_truth.createIndex()
         if results:
-            found = truth.loadRes(results)
+            detections = ground_truth.loadRes(results)
         else:
-            found.dataset = dataset | {"annotations": []}
-            found.createIndex()
-        evaluation = make_evaluation(truth, found, kind)
-        evaluation.params.imgIds = list(case.images)
-        evaluation.params.catIds = list(case.categories)
+            detections.dataset = dataset | {"annotations": []}
+            detections.createIndex()
+        evaluation = make_evaluation(ground_truth, detections, kind)
+        evaluation.params.imgIds = list(inputs.images)
+        evaluation.params.catIds = list(inputs.categories)
         evaluation.evaluate()
         evaluation.accumulate()
-    # The tables have the categories by id, unlike ours; sizes and limits are in the order of SIZES and LIMITS.
-    order = [sorted(case.categories).index(i) for i in case.categories]
+    # The backend's tables are sorted by category id, ours by class index. Sizes and limits are in our order already.
+    order = [sorted(inputs.categories).index(i) for i in inputs.categories]
     return {
         "precision": np.asarray(evaluation.eval["precision"])[:, :, order],
         "recall": np.asarray(evaluation.eval["recall"])[:, order],

@@ -1,8 +1,7 @@
-"""What an evaluation has detected so far, on disk while it goes on, so that an evaluation that is killed can go on.
+"""Partial results: a file of the batches detected so far, from which a killed evaluation resumes.
 
-Before: `eval` opens it beside its output. After: `inference.detect_records` takes what is there and adds what is new;
-once all is saved in COCO's format the journal goes. A line is a batch, whole once its end is written; what follows the
-last whole line, a kill's half, is dropped. Results come back as they were, bit for bit.
+`eval` keeps it beside its output and removes it once all results are saved in COCO's format. Each line is a batch; an
+incomplete last line, which a kill leaves, is dropped. Results are restored bit for bit.
 """
 
 import hashlib
@@ -13,17 +12,17 @@ from htc_tf.run import write_whole
 
 
 class PartialResults:
-    """Detections of one model on one data set, batch by batch in the order of detection."""
+    """Results of one model on one data set, batch by batch in the order of detection."""
 
     def __init__(self, path, identity, together=1):
-        """Reads what is there, if it has the same identity, and opens the file to go on.
+        """Reads the batches of an evaluation with the same identity, and opens the file for appending.
 
         Args:
-            path: a Path.
-            identity: text that tells this evaluation from all others: weights, configuration, data.
-            together: how many batches are detected in one step; a step that is not complete is dropped.
+            path: Path of the file.
+            identity: Text that identifies the evaluation's weights, configuration and data.
+            together: int, batches detected in one step; an incomplete step is dropped.
         Raises:
-            OSError: it cannot be written.
+            OSError: The file cannot be written.
         """
         self.path = path
         head = json.dumps({"identity": identity})
@@ -35,7 +34,7 @@ class PartialResults:
             elif rest:
                 whose = "an evaluation of other weights, configuration or data"
                 print(f"note: {path} replaced: {len(rest)} batches of {whose}", file=sys.stderr)
-        self.entries = []  # ([ids of images], [results in COCO's format])
+        self.entries = []  # (image ids, results in COCO's format) of each batch
         for line in lines:
             try:
                 ids, results = json.loads(line)
@@ -48,21 +47,22 @@ class PartialResults:
 
     @property
     def images(self):
+        """Number of images detected so far."""
         return sum(len(ids) for ids, _ in self.entries)
 
     def write(self, ids, results):
-        """Adds a batch; it is with the system when this returns."""
+        """Appends a batch and hands it to the operating system, where a kill of this process cannot lose it."""
         self.file.write(json.dumps([ids, results]) + "\n")
         self.file.flush()
 
     def remove(self):
-        """All is saved elsewhere."""
+        """Deletes the file, once all results are saved elsewhere."""
         self.file.close()
         self.path.unlink(missing_ok=True)
 
 
 def identify(model, *texts):
-    """The SHA-256 of a model's weights and of some texts."""
+    """Returns the SHA-256 digest of a model's weights and of texts."""
     digest = hashlib.sha256(json.dumps(texts).encode())
     for variable in model.variables:
         digest.update(variable.numpy())

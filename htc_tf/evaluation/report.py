@@ -1,36 +1,35 @@
-"""The report of an evaluation: tables in Markdown, and a folder of them with the charts.
+"""Evaluation report: metrics as Markdown tables, and a folder with them and the charts.
 
-Before: `evaluation.evaluator` has counted. After: a person reads. `eval` prints the tables and, if told to, writes the
-folder: report.md, precision_recall.png, errors.png, and a confusion matrix for boxes and for masks.
+The folder has report.md, precision_recall.png, errors.png, and a confusion matrix for boxes and for masks.
 """
 
 import numpy as np
 
-from htc_tf.evaluation.error_analysis import REASONS, count_confusions, pair_images, split_errors
-from htc_tf.evaluation.evaluator import FIGURES, IOUS, UNDEFINED
+from htc_tf.evaluation.error_analysis import ERROR_TYPES, analyze_errors, count_confusions, pair_images
+from htc_tf.evaluation.evaluator import IOUS, METRICS, UNDEFINED
 from htc_tf.visualization import fonts
 from htc_tf.visualization.charts import draw_confusion, draw_curves, draw_error_costs
 
 TITLES = {"bbox": "box", "segm": "mask"}
-CLASS_FIGURES = ("AP", "AP50", "AR100")
+CLASS_METRICS = ("AP", "AP50", "AR100")
 CONFUSION_SCORE = 0.3
 
 
 def format_table(metrics):
-    """The figures of `evaluate_results` in Markdown: over all classes, at each IoU, for each class, and the notes.
+    """Returns the metrics of `evaluate_results` in Markdown: over all classes, at each IoU, per class, and the notes.
 
-    A dash is undefined.
+    A dash stands for an undefined value.
     """
     kinds = [kind for kind in TITLES if f"{kind}/AP" in metrics]
-    rows = [[TITLES[kind]] + [_figure(metrics[f"{kind}/{name}"]) for name in FIGURES] for kind in kinds]
-    lines = _markdown(["", *FIGURES], rows)
+    rows = [[TITLES[kind]] + [_number(metrics[f"{kind}/{name}"]) for name in METRICS] for kind in kinds]
+    lines = _markdown(["", *METRICS], rows)
     by_iou = metrics["by_iou"]
-    rows = [[TITLES[kind]] + [_figure(value) for value in by_iou[kind].values()] for kind in kinds]
+    rows = [[TITLES[kind]] + [_number(value) for value in by_iou[kind].values()] for kind in kinds]
     lines += ["", *_markdown(["AP at IoU", *next(iter(by_iou.values()))], rows)]
-    head = ["class", "objects", *(f"{TITLES[kind]} {name}" for kind in kinds for name in CLASS_FIGURES)]
+    head = ["class", "objects", *(f"{TITLES[kind]} {name}" for kind in kinds for name in CLASS_METRICS)]
     rows = [
         [fonts.in_table(name), str(row["objects"])]
-        + [_figure(row[f"{kind}/{figure}"]) for kind in kinds for figure in CLASS_FIGURES]
+        + [_number(row[f"{kind}/{metric}"]) for kind in kinds for metric in CLASS_METRICS]
         for name, row in metrics["per_class"].items()
     ]
     lines += ["", *_markdown(head, rows)]
@@ -43,55 +42,54 @@ def write_report(evaluation, folder):
     """Writes the folder of tables and charts.
 
     Args:
-        evaluation: `evaluator.Evaluation`.
-        folder: a Path; made if it is not there.
-
+        evaluation: Evaluation.
+        folder: Path of the folder, created if necessary.
     Returns:
-        What the charts show, for json: {"errors": {kind: {reason: {"count": ..., "AP50": what it costs}}},
-        "confusion": {kind: {"threshold": lowest score that counts, "classes": names, "matrix": rows of counts}}}.
+        The charts' data, for JSON: {"errors": {kind: {error type: {"count": ..., "AP50": its cost}}}, "confusion":
+        {kind: {"threshold": lowest score, "classes": names, "matrix": rows of counts}}}.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = evaluation.case.names
+    names = evaluation.inputs.names
     curves = {TITLES[kind]: mean_precision(table["precision"]) for kind, table in evaluation.tables.items()}
     draw_curves(curves, IOUS).savefig(folder / "precision_recall.png")
-    splits, shown = {}, {"errors": {}, "confusion": {}}
+    analyses, shown = {}, {"errors": {}, "confusion": {}}
     for kind in evaluation.tables:
-        pairs = pair_images(evaluation.case, kind)
-        split = splits[TITLES[kind]] = split_errors(pairs, len(names))
-        shown["errors"][kind] = {r: {"count": split.counts[r], "AP50": split.prices[r]} for r in REASONS}
+        pairs = pair_images(evaluation.inputs, kind)
+        analysis = analyses[TITLES[kind]] = analyze_errors(pairs, len(names))
+        shown["errors"][kind] = {r: {"count": analysis.counts[r], "AP50": analysis.ap_cost[r]} for r in ERROR_TYPES}
         matrix = count_confusions(pairs, len(names), CONFUSION_SCORE)
         entry = {"threshold": CONFUSION_SCORE, "classes": names, "matrix": matrix.tolist()}
         shown["confusion"][kind] = entry
         title = f"{TITLES[kind]}: objects by rows, detections from score {CONFUSION_SCORE} by columns"
-        labels = fonts.class_names(names, evaluation.case.categories)
+        labels = fonts.class_names(names, evaluation.inputs.categories)
         draw_confusion(matrix, labels, title).savefig(folder / f"confusion_{TITLES[kind]}.png")
-    panels = {title: (split.ap50, split.counts, split.prices) for title, split in splits.items()}
+    panels = {title: (analysis.ap50, analysis.counts, analysis.ap_cost) for title, analysis in analyses.items()}
     draw_error_costs(panels).savefig(folder / "errors.png")
-    (folder / "report.md").write_text(_report(evaluation.metrics, splits), encoding="utf-8")
+    (folder / "report.md").write_text(_report(evaluation.metrics, analyses), encoding="utf-8")
     return shown
 
 
 def mean_precision(table):
-    """[10, 101, K, 4, 3] -> [10, 101]: the mean over the classes that have objects; -1 where none has."""
-    precision = table[..., 0, -1]
+    """Returns a table [10, 101, K, 4, 3] averaged over the classes with objects, [10, 101]; -1 without any."""
+    precision = table[..., 0, -1]  # [10, 101, K], all sizes, 100 detections per image
     defined = (precision > UNDEFINED).all(axis=(0, 1))
     return precision[..., defined].mean(axis=-1) if defined.any() else np.full(precision.shape[:2], UNDEFINED)
 
 
-def _report(metrics, splits):
-    head = ["why AP50 is not 1", "what it is", *(f"{title} {what}" for title in splits for what in ("errors", "AP50"))]
+def _report(metrics, analyses):
+    head = ["error", "meaning", *(f"{title} {what}" for title in analyses for what in ("errors", "AP50"))]
     rows = [
         [
-            reason,
+            name,
             meaning,
-            *(cell for s in splits.values() for cell in (str(s.counts[reason]), f"+{s.prices[reason]:.3f}")),
+            *(cell for s in analyses.values() for cell in (str(s.counts[name]), f"+{s.ap_cost[name]:.3f}")),
         ]
-        for reason, meaning in REASONS.items()
+        for name, meaning in ERROR_TYPES.items()
     ]
     lines = [
         "# Evaluation",
         "",
-        f"{metrics['images']} images. The figures are COCO's, the errors",
+        f"{metrics['images']} images. The metrics are COCO's, the errors",
         "[TIDE](https://arxiv.org/abs/2008.08115)'s: how much higher AP50 would be without them.",
         "",
         format_table(metrics),
@@ -102,17 +100,17 @@ def _report(metrics, splits):
         "",
         "![errors](errors.png)",
         "",
-        *(f"![confusion matrix, {title}](confusion_{title}.png)\n" for title in splits),
+        *(f"![confusion matrix, {title}](confusion_{title}.png)\n" for title in analyses),
     ]
     return "\n".join(lines)
 
 
-def _figure(value):
+def _number(value):
     return "–" if value == UNDEFINED else f"{value:.3f}"
 
 
 def _markdown(head, rows):
-    """A table whose columns also line up where Markdown is read as plain text."""
+    """Returns the lines of a Markdown table whose columns are aligned in plain text too."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = [":" + "-" * (widths[0] - 1)] + ["-" * (width - 1) + ":" for width in widths[1:]]

@@ -5,7 +5,7 @@ import sys
 
 from htc_tf.checkpoint import listed, restore_weights
 from htc_tf.errors import UserError
-from htc_tf.evaluation.evaluator import FIGURES
+from htc_tf.evaluation.evaluator import METRICS
 from htc_tf.training.frozen import check_frozen
 from htc_tf.weights.assign import load
 from htc_tf.weights.files import read
@@ -75,7 +75,7 @@ def check_evaluations(experiment, model, val_records):
             f"EVALUATE_EVERY = {experiment.evaluate_every}, but there are no records to evaluate on: give --val_records"
         )
     kinds = ("bbox", "segm") if model.masks else ("bbox",)
-    known = [f"{kind}/{figure}" for kind in kinds for figure in FIGURES]
+    known = [f"{kind}/{figure}" for kind in kinds for figure in METRICS]
     if experiment.keep_best is not None and experiment.keep_best not in known:
         raise UserError(
             f"Experiment.keep_best = {experiment.keep_best!r} is not a metric: choose one of {', '.join(known)}"

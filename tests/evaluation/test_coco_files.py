@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from htc_tf.errors import UserError
-from htc_tf.evaluation.coco_files import check_file_names, check_same, find_kinds, read_results, read_truth
+from htc_tf.evaluation.coco_files import check_file_names, check_same, find_kinds, read_ground_truth, read_results
 from htc_tf.evaluation.evaluator import evaluate_results
 
 SQUARE = [10, 10, 50, 10, 50, 50, 10, 50]
@@ -91,7 +91,7 @@ def write_beside(path, content):
 
 
 def test_byte_order_mark(truth, write):
-    assert read_truth(write(b"\xef\xbb\xbf" + json.dumps(truth).encode())) == truth
+    assert read_ground_truth(write(b"\xef\xbb\xbf" + json.dumps(truth).encode())) == truth
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_byte_order_mark(truth, write):
 def test_no_reading(truth, write, key, change, told):
     truth[key][0] |= change
     with pytest.raises(UserError, match=rf"file\.json: .*{told}.*; give COCO's instances JSON$") as refused:
-        read_truth(write(truth))
+        read_ground_truth(write(truth))
     assert len(str(refused.value)) < 300
 
 
 def test_entries_that_are_none(truth, write):
     for key in ("images", "categories", "annotations"):
-        with pytest.raises(UserError, match=rf"{key}\[1\] is no object"):
-            read_truth(write({**truth, key: [truth[key][0], 7]}))
+        with pytest.raises(UserError, match=rf"{key}\[1\] is not an object"):
+            read_ground_truth(write({**truth, key: [truth[key][0], 7]}))
     with pytest.raises(UserError, match="several images have id 1"):
-        read_truth(write({**truth, "images": truth["images"] * 2}))
+        read_ground_truth(write({**truth, "images": truth["images"] * 2}))
 
 
 def test_annotations_of_nothing_are_counted(truth):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from htc_tf.evaluation.coco_inputs import make_case
-from htc_tf.evaluation.error_analysis import count_confusions, pair_images, split_errors
+from htc_tf.evaluation.coco_inputs import prepare_inputs
+from htc_tf.evaluation.error_analysis import analyze_errors, count_confusions, pair_images
 from htc_tf.evaluation.evaluator import evaluate
 
 SIDE = 200
@@ -42,9 +42,9 @@ SQUARE, DISC, FAR = (10, 10, 40, 40), (100, 100, 40, 40), (10, 120, 40, 40)
 
 
 def split_of(objects, results, kind):
-    case = make_case(truth_of(objects), results, [9, 4])
-    pairs = pair_images(case, kind)
-    return split_errors(pairs, 2), count_confusions(pairs, 2, 0.3)
+    inputs = prepare_inputs(truth_of(objects), results, [9, 4])
+    pairs = pair_images(inputs, kind)
+    return analyze_errors(pairs, 2), count_confusions(pairs, 2, 0.3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +52,7 @@ def split_of(objects, results, kind):
     ("wrong", "reason"),
     [
         (found(4, SQUARE, 0.9), "class"),
-        (found(9, (10, 34, 40, 40), 0.9), "localisation"),  # IoU 0.25
+        (found(9, (10, 34, 40, 40), 0.9), "localization"),  # IoU 0.25
         (found(4, (10, 34, 40, 40), 0.9), "both"),
         (found(9, (100, 98, 40, 40), 0.4), "duplicate"),
         (found(9, (60, 60, 20, 20), 0.9), "background"),
@@ -66,19 +66,19 @@ def test_reasons_by_hand(kind, wrong, reason):
     # One of two objects, the wrong detection first or, a duplicate or of another class, without harm.
     harmless = reason in ("class", "both", "duplicate")
     assert split.ap50 == pytest.approx(51 / 101 * (1 if harmless else 0.5))
-    mended = {"class": 1, "localisation": 1, "background": 51 / 101}.get(reason, split.ap50)
-    assert split.prices[reason] == pytest.approx(mended - split.ap50)
+    mended = {"class": 1, "localization": 1, "background": 51 / 101}.get(reason, split.ap50)
+    assert split.ap_cost[reason] == pytest.approx(mended - split.ap50)
     if missed:
-        assert split.prices["missed"] == pytest.approx((1 if harmless else 0.5) - split.ap50)
+        assert split.ap_cost["missed"] == pytest.approx((1 if harmless else 0.5) - split.ap50)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mended_detection_does_not_find_an_object_twice(kind):
     results = [found(9, SQUARE, 0.5), found(9, (10, 34, 40, 40), 0.9), found(4, SQUARE, 0.8), found(4, SQUARE, 0.7)]
     split, _ = split_of([(9, SQUARE, 0)], results, kind)
-    assert split.counts["localisation"] == 1 and split.counts["class"] == 2
+    assert split.counts["localization"] == 1 and split.counts["class"] == 2
     assert split.ap50 == pytest.approx(0.5)
-    assert split.prices["localisation"] == pytest.approx(0.5) and split.prices["class"] == pytest.approx(0)
+    assert split.ap_cost["localization"] == pytest.approx(0.5) and split.ap_cost["class"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +123,7 @@ def test_it_starts_from_cocos_ap50():
         results.append(found(9 if i % 5 == 0 else label, where, i * 7 % 100 / 200 + 0.2, image_id))
     evaluation = evaluate(truth_of(objects, images), results, [9, 4])
     for kind in KINDS:
-        split = split_errors(pair_images(evaluation.case, kind), 2)
+        split = analyze_errors(pair_images(evaluation.inputs, kind), 2)
         assert split.ap50 == pytest.approx(evaluation.metrics[f"{kind}/AP50"], abs=1e-12)
-        assert 0.1 < split.ap50 < 0.9 and min(split.counts[r] for r in ("class", "localisation", "duplicate")) > 0
-        assert all(0 <= price <= 1 - split.ap50 + 1e-9 for price in split.prices.values())
+        assert 0.1 < split.ap50 < 0.9 and min(split.counts[r] for r in ("class", "localization", "duplicate")) > 0
+        assert all(0 <= price <= 1 - split.ap50 + 1e-9 for price in split.ap_cost.values())

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from htc_tf.errors import UserError
-from htc_tf.evaluation.evaluator import FIGURES, IOUS, evaluate_results
+from htc_tf.evaluation.evaluator import IOUS, METRICS, evaluate_results
 from htc_tf.evaluation.report import format_table
 
 SIDE = 200
@@ -131,7 +131,7 @@ def test_a_mask_is_sized_by_its_own_area():
 
 def test_nothing_found_is_zero(truth):
     metrics = evaluate_results(truth, [])
-    assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in FIGURES} == {0}
+    assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in METRICS} == {0}
     assert {row[f"{kind}/AP"] for row in metrics["per_class"].values() for kind in ("bbox", "segm")} == {0}
 
 
@@ -139,7 +139,7 @@ def test_nothing_found_is_zero(truth):
 def test_nothing_to_find_is_said(objects):
     for results in [], [result(1, 7, (10, 10, 40, 40), 0.5)]:
         metrics = evaluate_results(truth_of(objects), results)
-        assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in FIGURES} == {-1}
+        assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in METRICS} == {-1}
         assert "no object" in metrics["notes"][0]
         assert "–" in format_table(metrics) and "-1.000" not in format_table(metrics)
 
@@ -283,5 +283,5 @@ def test_offset_truth_gets_what_plain_pycocotools_gives(sample):
         evaluation.params.imgIds = images
         for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
             quiet(step)
-        assert [metrics[f"{kind}/{name}"] for name in FIGURES] == evaluation.stats.tolist()
+        assert [metrics[f"{kind}/{name}"] for name in METRICS] == evaluation.stats.tolist()
         assert 0.05 < metrics[f"{kind}/AP"] < 0.95

@@ -38,7 +38,7 @@ def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experimen
 
 def test_records(detector, tiny_data, eagerly):
     info = load_info(tiny_data.records)
-    metrics, results, drawings = evaluate_records(detector, info, pictures=8)
+    metrics, results, drawings = evaluate_records(detector, info, drawings=8)
     assert {result["image_id"] for result in results} == set(range(1, 7))
     assert {result["category_id"] for result in results} <= set(info.category_ids)
     assert all(0 < result["score"] <= 1 for result in results)
@@ -62,13 +62,13 @@ def test_records(detector, tiny_data, eagerly):
 
 def test_few_drawings(detector, tiny_data, eagerly):
     info = load_info(tiny_data.records)
-    results, image_ids, drawings = detect_records(detector, info, pictures=3)
+    results, image_ids, drawings = detect_records(detector, info, drawings=3)
     assert len(drawings) == 3 and sorted(image_ids) == list(range(1, 7)) and results
     # A class whose name no font has is drawn by its id.
     views = []
     for name in ("\U000e0fff".format, str):
         categories = tuple(dataclasses.replace(row, name=name(row.id)) for row in info.categories)
-        views.append(detect_records(detector, dataclasses.replace(info, categories=categories), pictures=3)[2])
+        views.append(detect_records(detector, dataclasses.replace(info, categories=categories), drawings=3)[2])
     assert all(np.array_equal(*pair) for pair in zip(*views, strict=True))
     assert not all(np.array_equal(*pair) for pair in zip(views[0], drawings, strict=True))
 

@@ -37,13 +37,13 @@ def main(records, folder):
         agree = make_agreement(strategy, cluster)
         validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
         validation.copy_weights(model)
-        evaluated = evaluate_records(validation.detector, validation.info, crew=validation.crew)
+        evaluated = evaluate_records(validation.detector, validation.info, workers=validation.workers)
         if cluster.chief:
             Path(folder, f"{name}.json").write_text(json.dumps(evaluated[:2]))
         else:
             assert evaluated is None
         # A stop request of any worker stops all of them.
-        validation.crew.stop = cluster.worker == cluster.workers - 1
+        validation.workers.stop = cluster.worker == cluster.workers - 1
         try:
             validation.evaluate()
         except Interrupted:
