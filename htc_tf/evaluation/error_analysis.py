@@ -73,7 +73,7 @@ def pair_images(inputs, kind):
 
 def analyze_errors(pairs, num_classes):
     """Returns the ErrorAnalysis of the Pairs of all images."""
-    # Detections as (-score, image, place, class, correct). Errors by type as (-score, image, place, class, object), where
+    # Detections as (-score, image, place, class, correct). Errors by type as (-score, image, place, class, object);
     # class is None if a correction would not detect a free object.
     rows, errors, missed = [], {error_type: [] for error_type in ERROR_TYPES}, np.zeros(num_classes, int)
     objects = np.zeros(num_classes, int)

@@ -220,7 +220,7 @@ def test_results_come_from_a_file_as_they_went(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "cannot be read"), ("[", "it was cut"), ("{}", "no list"), ("[1]", "no list")]
+    ("content", "message"), [(None, "cannot be read"), ("[", "it was cut"), ("{}", "not a list"), ("[1]", "not a list")]
 )
 def test_what_is_no_list_of_results_is_refused(tmp_path, content, message):
     path = tmp_path / "results.json"

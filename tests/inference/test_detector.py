@@ -1,7 +1,5 @@
-"""A trained run at work: on records, on pictures, and the pixels that pictures become."""
+"""The detector: restored from a run, applied to images of any size, with the semantic map of the same pass."""
 
-import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from PIL import ExifTags, Image
 from htc_tf.data.datasets import load_info
 from htc_tf.data.preprocessing import decode_rgb
 from htc_tf.errors import UserError
-from htc_tf.evaluation.records import detect_records, evaluate_records
+from htc_tf.evaluation.records import detect_records
 from htc_tf.inference.detector import Detector, restore
 from htc_tf.inference.inputs import read_image
 from htc_tf.inference.output_names import drawing_names
@@ -24,7 +22,7 @@ from htc_tf.structures import Detections
 
 @pytest.fixture(scope="module")
 def detector(tiny_experiment, tiny_run):
-    """Of batches of four, so that six images leave two rows over."""
+    """A detector with batches of four, so that the last batch of six images has two rows to fill."""
     return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
 
 
@@ -34,53 +32,6 @@ def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experimen
     blank.build_variables(blank=True)
     assert [(v.name, v.shape) for v in blank.variables] == [(v.name, v.shape) for v in drawn.variables]
     assert any(np.any(v) for v in drawn.variables) and not any(np.any(v) for v in blank.variables)
-
-
-def test_records(detector, tiny_data, eagerly):
-    info = load_info(tiny_data.records)
-    metrics, results, drawings = evaluate_records(detector, info, drawings=8)
-    assert {result["image_id"] for result in results} == set(range(1, 7))
-    assert {result["category_id"] for result in results} <= set(info.category_ids)
-    assert all(0 < result["score"] <= 1 for result in results)
-    sizes = {result["image_id"]: result["segmentation"]["size"] for result in results}
-    for result in results:
-        height, width = sizes[result["image_id"]]
-        x, y, w, h = result["bbox"]
-        assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
-    assert min(min(size) for size in sizes.values()) >= 144
-    # One of truth beside prediction for each image, at its resized size, none for the rows left over.
-    assert len(drawings) == 6 and all(picture.dtype == np.uint8 for picture in drawings)
-    assert {max(picture.shape[0], picture.shape[1] // 2) >= 64 for picture in drawings} == {True}
-    assert metrics["per_class"].keys() == set(info.class_names)
-    assert {"bbox/AP", "bbox/ARl", "segm/AP", "segm/AP75"} <= metrics.keys()
-    # The annotation file says the same truth.
-    again = evaluate_records(detector, info, str(tiny_data.annotations))[0]
-    for name, value in metrics.items():
-        if isinstance(value, float):
-            assert again[name] == pytest.approx(value, abs=1e-6), name
-
-
-def test_few_drawings(detector, tiny_data, eagerly):
-    info = load_info(tiny_data.records)
-    results, image_ids, drawings = detect_records(detector, info, drawings=3)
-    assert len(drawings) == 3 and sorted(image_ids) == list(range(1, 7)) and results
-    # A class whose name no font has is drawn by its id.
-    views = []
-    for name in ("\U000e0fff".format, str):
-        categories = tuple(dataclasses.replace(row, name=name(row.id)) for row in info.categories)
-        views.append(detect_records(detector, dataclasses.replace(info, categories=categories), drawings=3)[2])
-    assert all(np.array_equal(*pair) for pair in zip(*views, strict=True))
-    assert not all(np.array_equal(*pair) for pair in zip(views[0], drawings, strict=True))
-
-
-def test_records_without_stuff_maps(detector, tiny_data, tmp_path, eagerly):
-    """Training refuses them where there is a semantic branch; detection needs no truth."""
-    folder = shutil.copytree(tiny_data.records, tmp_path / "records")
-    described = json.loads((folder / "dataset_info.json").read_text())
-    described["stuff"] = {"present": False, "labels": 0}
-    (folder / "dataset_info.json").write_text(json.dumps(described))
-    assert detector.model.semantic_head is not None
-    assert detect_records(detector, load_info(folder))[0] == detect_records(detector, load_info(tiny_data.records))[0]
 
 
 def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_data, eagerly):
@@ -93,16 +44,6 @@ def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_dat
     np.testing.assert_allclose(np.stack([x1, y1, x2 - x1, y2 - y1], 1), [r["bbox"] for r in wanted], atol=1e-3)
     np.testing.assert_allclose(found.scores, [r["score"] for r in wanted], rtol=1e-5)
     assert found.masks == [r["segmentation"] for r in wanted] and len(wanted) > 3
-
-
-def test_a_corrupt_record_is_named(detector, tiny_data, tmp_path, eagerly):
-    records = Path(shutil.copytree(tiny_data.records, tmp_path / "records"))
-    shard = sorted(records.glob("*.tfrecord"))[0]
-    content = bytearray(shard.read_bytes())
-    content[-20] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match=shard.name):
-        detect_records(detector, load_info(records))
 
 
 def test_the_semantic_map_comes_from_the_same_pass(detector, tiny_run, tiny_data, eagerly):
