@@ -1,4 +1,4 @@
-"""Devices and workers: what TF_CONFIG says, and that two workers learn what one process does."""
+"""Devices and workers: reading TF_CONFIG, and two workers that train as one process."""
 
 import json
 
@@ -29,19 +29,19 @@ WITH_CHIEF = {"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type":
         (json.dumps({**WITH_CHIEF, "task": {"type": "chief", "index": 0}}), Cluster(0, 2, True)),
     ],
 )
-def test_the_place_among_the_workers(monkeypatch, content, expected):
+def test_the_rank_among_the_workers(monkeypatch, content, expected):
     monkeypatch.setenv("TF_CONFIG", content)
     assert read_cluster() == expected
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"cluster": {}}', json.dumps({**TWO, "task": {"index": 0}}), "3"])
-def test_a_wrong_tf_config_is_shown(monkeypatch, content):
+def test_a_wrong_tf_config_is_an_error(monkeypatch, content):
     monkeypatch.setenv("TF_CONFIG", content)
     with pytest.raises(UserError, match=r"TF_CONFIG = .* does not describe"):
         read_cluster()
 
 
-def test_what_cannot_be_divided():
+def test_devices_and_batches_that_do_not_fit():
     with pytest.raises(UserError, match="--devices is for one machine"):
         make_strategy(["GPU:0"], Cluster(0, 2))
     with pytest.raises(UserError, match=r"--devices GPU:9.*CPU:0"):

@@ -1,4 +1,4 @@
-"""The preview draws the rows of training's batches, in their order."""
+"""The preview draws the images of the first training batches, in their order."""
 
 import dataclasses
 import sys
@@ -21,7 +21,7 @@ def test_the_command(tiny_data, tiny_experiment, tmp_path, monkeypatch, capsys):
     output = tmp_path / "new" / "sheet.png"
     flags = ["--gin_file", "tests/tiny.gin", "--records", tiny_data.records, "--output", output, "--images", 3]
     call(monkeypatch, *flags, "--columns", 3)
-    assert "3 images" in capsys.readouterr().out
+    assert "3 augmented training images" in capsys.readouterr().out
     sheet = np.asarray(Image.open(output))
     assert sheet.shape[1] > 2.5 * sheet.shape[0]  # a row of three squares
     pictures = draw_training_images(tiny_experiment().train_input, load_info(tiny_data.records), seed=0, count=3)
@@ -29,7 +29,7 @@ def test_the_command(tiny_data, tiny_experiment, tmp_path, monkeypatch, capsys):
     assert all(np.any(pictures[0] != picture) for picture in pictures[1:])
 
 
-def test_a_class_whose_name_no_font_has_is_drawn_by_its_id(tiny_data, tiny_experiment):
+def test_a_class_name_without_glyphs_is_drawn_by_its_id(tiny_data, tiny_experiment):
     info = load_info(tiny_data.records)
 
     def first(name):
@@ -48,7 +48,7 @@ def test_a_class_whose_name_no_font_has_is_drawn_by_its_id(tiny_data, tiny_exper
         (["--output", "sheet.png", "--gin_file", "tests/tiny.gin"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_line(monkeypatch, capsys, flags, named):
+def test_errors_are_one_line(monkeypatch, capsys, flags, named):
     with pytest.raises(SystemExit) as stop:
         call(monkeypatch, "--records", "nowhere", *flags)
     (line,) = capsys.readouterr().err.splitlines()

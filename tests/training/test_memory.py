@@ -1,4 +1,4 @@
-"""What a training will take, against what TensorFlow's own graph and the system say."""
+"""The memory estimate of a training, and the memory that the system has available."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def estimate(training, monkeypatch):
     return estimate
 
 
-def test_the_estimate_grows_with_what_is_learned_at_once(estimate, training):
+def test_the_estimate_grows_with_the_micro_batch(estimate, training):
     two, four = estimate(2), estimate(4)
     image = (four - two) / 2
     network = two - PROGRAM - 2 * image
@@ -50,7 +50,7 @@ def test_each_replica_has_a_program_of_its_own(training):
     assert estimate_memory(*training[:3], Two) - estimate_memory(*training) > REPLICA
 
 
-def test_a_warning_before_memory_ends(training, monkeypatch, capsys):
+def test_a_warning_without_enough_memory(training, monkeypatch, capsys):
     monkeypatch.setattr(memory, "available_memory", lambda: 64e9)
     warn_of_memory(*training)
     monkeypatch.setattr(memory, "available_memory", lambda: None)
@@ -87,7 +87,7 @@ FILES = {
         (("cgroup", "meminfo"), None),
     ],
 )
-def test_what_the_system_has_left(monkeypatch, without, expected):
+def test_available_memory(monkeypatch, without, expected):
     def read(path):
         if str(path) not in FILES or any(part in str(path) for part in without):
             raise FileNotFoundError(path)

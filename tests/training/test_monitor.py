@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, the event files, and what TensorBoard answers over HTTP."""
+"""Monitoring: metrics.jsonl, the event files, and TensorBoard's responses over HTTP."""
 
 import json
 import socket
@@ -21,11 +21,11 @@ CONFIG = (
 )
 
 
-def test_the_knobs_of_a_configuration():
+def test_the_macros_of_a_configuration():
     assert macros(CONFIG) == {"BATCH_SIZE": 2, "PRECISION": "float32", "XLA": False}
 
 
-def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
+def test_lines_of_steps_to_be_repeated_are_moved(tmp_path):
     run = Run(tmp_path)
     lines = [{"step": 1, "total": 2.0}, {"step": 2, "bbox/AP": 0.1}, {"step": 3, "total": 1.0}]
     damaged = [
@@ -40,7 +40,7 @@ def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
     run.metrics.write_bytes("\n".join(map(json.dumps, lines)).encode() + b"\n" + b"\n".join(damaged))
     monitor = Monitor(run, CONFIG, first_step=2, steps=9, batch_size=2)
     assert monitor.evaluated == {2}
-    # Nothing is lost: whoever takes the wrong checkpoint away still has the numbers.
+    # Nothing is lost if a checkpoint was moved away by mistake.
     assert run.metrics_cut.read_bytes().splitlines() == [json.dumps(lines[2]).encode(), *damaged]
     next_one = monitor.wait(iter([7]))
     monitor.log(3, {"total": 0.5, "learning_rate": 0.1})
@@ -49,10 +49,10 @@ def test_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
     kept = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert next_one == 7 and [record["step"] for record in kept] == [1, 2, 3, 4] and kept[2]["total"] == 0.5
     assert kept[2]["images_per_second"] > 0 and 0 <= kept[2]["input_wait"] < 1
-    assert "input_wait" not in kept[3]  # nobody waited here: what a compiled loop waits is not known
+    assert "input_wait" not in kept[3]  # no call of `wait`: the waiting time of a compiled loop is unknown
 
 
-def test_a_line_an_evaluation(tmp_path, capsys):
+def test_a_line_per_evaluation(tmp_path, capsys):
     monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=9, batch_size=2)
     monitor.log_evaluation(4, {"bbox/AP": 0.25, "segm/AP": 0.1239, "bbox/AP50": 0.5, "per_class": {}}, {}, tmp_path)
     monitor.log_evaluation(8, {"bbox/AP": -1.0}, {})
@@ -64,7 +64,7 @@ def test_a_line_an_evaluation(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def ask(tiny_run):
-    """ask(path, **query) -> what a TensorBoard of the tiny run answers."""
+    """ask(path, **query) returns the response of a TensorBoard of the tiny run."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", tiny_run.folder, "--host", "127.0.0.1"]
@@ -106,7 +106,7 @@ def test_tensorboard_shows_the_numbers(ask, tiny_run):
     assert [point[1] for point in ask("data/plugin/scalars/scalars", run=".", tag="segm/AP")] == [4]
 
 
-def test_tensorboard_shows_the_pictures(ask):
+def test_tensorboard_shows_the_images(ask):
     (tags,) = ask("data/plugin/images/tags").values()
     assert sum(tag.startswith("ground truth and prediction/") for tag in tags) == 6
     for tag, columns in (("ground truth and prediction/0", 2), ("masks by stage/0", 3)):

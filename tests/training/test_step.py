@@ -1,4 +1,4 @@
-"""The training step, on a network of two layers: any split of a batch learns the same, a bad step nothing."""
+"""The training step, on a network of two layers: any split of a batch is equal, and a bad step changes nothing."""
 
 import runpy
 import subprocess
@@ -20,7 +20,7 @@ start, make_batches, spoil, CASES = (TOY[name] for name in ("start", "make_batch
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """{"case/step/name": array} of what the toy's own process did on 1, 2 and 4 logical devices."""
+    """{"case/step/name": array}, written by the toy's own process on 1, 2 and 4 logical devices."""
     path = tmp_path_factory.mktemp("toy") / "out.npz"
     main = "import runpy, sys; runpy.run_path(sys.argv[1])['main'](sys.argv[2])"
     command = [sys.executable, "-c", main, HERE / "toy.py", path]
@@ -30,8 +30,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_any_split_learns_as_the_whole_batch(trained, case):
-    whole = "synchronised" if case.startswith("synchronised") else "whole"
+def test_any_split_equals_the_whole_batch(trained, case):
+    whole = "synchronized" if case.startswith("synchronized") else "whole"
     wanted = {name.removeprefix(f"{whole}/"): value for name, value in trained.items() if name.startswith(f"{whole}/")}
     got = {name.removeprefix(f"{case}/"): value for name, value in trained.items() if name.startswith(f"{case}/")}
     assert got.keys() == wanted.keys() and any("velocity" in name for name in got)
@@ -39,13 +39,13 @@ def test_any_split_learns_as_the_whole_batch(trained, case):
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=name)
 
 
-def test_the_whole_batch_learns_at_all(trained):
+def test_the_loss_decreases(trained):
     assert trained["whole/2/total"] < 0.95 * trained["whole/0/total"]
-    assert (trained["synchronised/2/total"] != trained["whole/2/total"]).all()
+    assert (trained["synchronized/2/total"] != trained["whole/2/total"]).all()
 
 
 def state(training):
-    """Every bit that a step may change, but for the step itself."""
+    """Returns copies of all variables that a step may change, except the step itself."""
     parts = (training.model, training.optimizer, training.averages)
     variables = [v for part in parts for v in (part.variables() if callable(part.variables) else part.variables)]
     return [v.numpy().copy() for v in variables]
@@ -72,7 +72,7 @@ def test_a_step_that_is_not_finite_changes_no_bit(normed):
     assert normed.train_step(last)["finite"] and not any(same(before, state(normed)))
 
 
-def test_batch_norm_moves_its_statistics_once_for_each_part_of_the_batch(normed):
+def test_batch_norm_updates_its_statistics_once_per_micro_batch(normed):
     (batch,) = make_batches(1)
     padded = tf.pad(batch.images / 255, [[0, 0], [1, 1], [1, 1], [0, 0]])
     for training, parts in ((normed, 1), (start(norm="batch", accumulate=2), 2)):
@@ -94,7 +94,7 @@ def test_clipping_bounds_the_update_but_not_the_number():
     np.testing.assert_allclose(updates, [norms[0], 0.5], rtol=1e-4)
 
 
-def test_float16_halves_its_scale_where_gradients_overflow_and_goes_on(tmp_path):
+def test_float16_halves_its_scale_if_gradients_overflow(tmp_path):
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         training = start(decay=0.9)
@@ -128,7 +128,7 @@ def test_float32_has_no_loss_scale(normed):
     assert normed.optimizer.loss_scale is None and "loss_scale" not in normed.train_step(next(make_batches(1)))
 
 
-def test_a_loop_is_its_steps():
+def test_a_loop_equals_its_steps():
     batches = list(make_batches(5))
     single, looped = start(), start()
     for batch in batches:
@@ -154,7 +154,7 @@ def test_a_loop_takes_images_of_several_shapes_and_ends_at_a_bad_step():
     assert training.train_loop(iterator, tf.constant(1))["finite"] and training.step.numpy() == 5
 
 
-def test_what_cannot_go_together_is_told():
+def test_impossible_combinations_are_refused():
     with pytest.raises(UserError, match=r"8 images .* 3 micro-batches"):
         start(accumulate=3).train_step(next(make_batches(1)))
     training = start(norm="sync_batch")

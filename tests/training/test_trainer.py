@@ -1,4 +1,4 @@
-"""Training: what a run writes, that it goes on as if it had never stopped, and when it refuses to."""
+"""Training: the files of a run, resuming it, and errors before and during it."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def checkpoints(run):
     return sorted(path.stem for path in run.checkpoints.glob("*.index"))
 
 
-def test_what_a_run_writes(tiny_run):
+def test_the_files_of_a_run(tiny_run):
     records = steps(tiny_run)
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     for record in records:
@@ -59,7 +59,7 @@ def test_what_a_run_writes(tiny_run):
 
 
 def copy(tiny_run, folder, newest):
-    """A run as it would be had it been killed after the step `newest`."""
+    """Returns a copy of the run as if killed after the step `newest`."""
     run = Run(shutil.copytree(tiny_run.folder, folder))
     tf.compat.v1.train.update_checkpoint_state(str(run.checkpoints), str(run.checkpoints / f"ckpt-{newest}"))
     for path in run.checkpoints.glob("ckpt-*"):
@@ -105,7 +105,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(ti
     assert f"note: {path} is damaged" in line and f"using {run.checkpoints / 'ckpt-2'}" in line
 
 
-def test_a_run_without_a_whole_checkpoint_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
+def test_a_run_without_an_intact_checkpoint_is_left_unchanged(tiny_run, tiny_data, tmp_path):
     run = copy(tiny_run, tmp_path / "run", newest=2)
     path = run.checkpoints / "ckpt-2.index"
     path.write_bytes(bytes(len(path.read_bytes())))
@@ -117,7 +117,7 @@ def test_a_run_without_a_whole_checkpoint_is_left_as_it_is(tiny_run, tiny_data, 
     assert (run.metrics.read_text(), sorted(run.checkpoints.iterdir())) == before
 
 
-def test_a_run_that_cannot_go_on_is_left_as_it_is(tiny_run, tiny_data, tmp_path):
+def test_a_run_that_cannot_resume_is_left_unchanged(tiny_run, tiny_data, tmp_path):
     run = copy(tiny_run, tmp_path / "run", newest=4)
     before = run.read_config(), run.metrics.read_text()
     with pytest.raises(UserError, match=r"ckpt-4 does not fit.*mask_head"):
@@ -134,7 +134,7 @@ def test_no_steps_still_leave_a_run(tiny_data, tmp_path):
 
 
 def spoiled(objective, name, at):
-    """An objective one of whose losses is NaN from the call number `at` on."""
+    """Returns an objective with a loss that is NaN from call number `at` on."""
     calls = []
 
     def call(*arguments):
@@ -171,14 +171,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, c
 
 @pytest.fixture
 def ctrl_c():
-    """SIGINT is heard even if the tests run in the background. -> the handler before any training"""
+    """Enables SIGINT even if the tests run in the background. Returns the handler before any training."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkeypatch, capsys, ctrl_c):
-    """It comes with the line of step 1; no other handler is left behind."""
+    """The signal comes with the line of step 1; no handler is left behind."""
     run, log = Run(tmp_path), Monitor.log
 
     def log_and_terminate(self, step, numbers):

@@ -1,7 +1,7 @@
-"""A network of two layers that `make_train_step` takes for the real one: traced in a second, its counts uneven.
+"""A network of two layers for tests of `make_train_step`: traced in a second, with uneven counts.
 
-The tests of the step load it by path. `main` trains on 1, 2 and 4 logical devices, which need a process of their own,
-and writes what each case of CASES did.
+The tests of the step load it by path. `main` trains each case of CASES on 1, 2 and 4 logical devices, which need a
+process of their own, and writes the numbers.
 """
 
 from types import SimpleNamespace
@@ -26,8 +26,8 @@ CASES = {  # devices, accumulate, xla, norm
     "4 parts": (1, 4, False, None),
     "2 devices, 2 parts": (2, 2, False, None),
     "xla, 2 devices, 2 parts": (2, 2, True, None),
-    "synchronised": (1, 1, False, "sync_batch"),
-    "synchronised, 2 devices": (2, 1, False, "sync_batch"),
+    "synchronized": (1, 1, False, "sync_batch"),
+    "synchronized, 2 devices": (2, 1, False, "sync_batch"),
 }
 
 
@@ -46,7 +46,7 @@ class Network(tf.keras.Model):
 
 
 def objective(outputs, truth, sizes, seed):
-    """Two losses whose counts only the forward pass tells; the second counts nothing in some images."""
+    """Two losses whose counts follow from the forward pass; the second counts nothing in some images."""
     x = outputs.rpn.logits
     some, few = x[..., 0] > 0, (x[..., 1] > 0) & truth.valid[:, :1, tf.newaxis]
     # NaN among the sizes makes this loss and its gradient NaN; among the images it would end at a ReLU on a CPU.
@@ -77,7 +77,7 @@ def make_batches(count=STEPS, side=8):
 def start(
     devices=1, accumulate=1, xla=False, norm=None, recipe=SGD_RECIPE, decay=None, clip_norm=None, objective=objective
 ):
-    """A model and all that trains it, the same weights each time."""
+    """Returns a model and the parts of its training, with the same weights in each call."""
     tf.keras.utils.set_random_seed(1)
     # Collective operations, the default, cannot have groups of two sizes in one process.
     reduction = tf.distribute.ReductionToOneDevice()
@@ -105,7 +105,7 @@ def start(
 
 
 def iterate(training, batches):
-    """The distributed batches of a list of them."""
+    """Returns an iterator over the distributed batches of a list."""
     batches = list(batches)
     spec = tf.nest.map_structure(
         lambda *xs: tf.TensorSpec(
@@ -118,7 +118,7 @@ def iterate(training, batches):
 
 
 def spoil(batch, value=float("nan")):
-    """The batch, one of its losses not finite."""
+    """Returns the batch with a loss that is not finite."""
     return batch._replace(sizes=tf.fill(batch.sizes.shape, value))
 
 
