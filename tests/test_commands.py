@@ -87,7 +87,7 @@ def test_predict(call, tiny_run, photos, tmp_path, eagerly, capsys):
     printed = capsys.readouterr()
     skipped = [line for line in printed.err.splitlines() if line.startswith("skipped ")]
     assert [Path(line.split(":")[0]).name for line in skipped] == ["broken.jpg", "text.png"]
-    assert "{" not in "".join(skipped) and "2 pictures" in printed.out and "2 skipped" in printed.out
+    assert "{" not in "".join(skipped) and "2 images" in printed.out and "2 skipped" in printed.out
 
 
 def test_predict_refuses(refused, tiny_run, photos, tmp_path, eagerly):
