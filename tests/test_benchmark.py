@@ -77,7 +77,7 @@ def test_input(call, tiny_data, tmp_path, capsys):
         (["--mode", "input", "--precision", "half"], "--precision half"),
         (["--mode", "input", "--records", "nowhere"], "nowhere"),
         (["--mode", "train", *TINY, "--objects", "9"], "--objects 9 exceeds MAX_OBJECTS = 8"),
-        (["--mode", "train", *TINY, "--batch", "2", "--devices", 3], "BATCH_SIZE = 2 is not a multiple of the 3 devices"),
+        (["--mode", "train", *TINY, "--batch", "2", "--devices", 3], "BATCH_SIZE = 2 is not a multiple of the 3"),
         (["--mode", "train", *TINY, "--gin_param", "NONSENSE=1"], "NONSENSE"),
         (["--mode", "train", "--devices", 0], "--devices: 0"),
     ],

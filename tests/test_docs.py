@@ -93,7 +93,7 @@ CITED = {
 
 def resolves(name):
     """True if a name in backticks is one of the project's modules, or is defined or used somewhere in the project."""
-    name = re.sub(r"^(tf|np)(?=\\.)", lambda m: {"tf": "tensorflow", "np": "numpy"}[m[0]], name.removesuffix("()"))
+    name = re.sub(r"^(tf|np)(?=\.)", lambda m: {"tf": "tensorflow", "np": "numpy"}[m[0]], name.removesuffix("()"))
     parts = name.split(".")
     if name in CITED or name.endswith((".json", ".jsonl", ".npz", ".gin", ".md", ".py")):
         return True
