@@ -163,7 +163,7 @@ def measure_input(flags):
 
 
 def load_images(flags):
-    """Returns encoded images: those of the first records, or synthetic ones of the flags' size."""
+    """Returns encoded images: from the first records, or synthetic ones of the flags' size."""
     from htc_tf.data.datasets import load_info, read_shard
     from htc_tf.data.schema import unpack
     from htc_tf.data.synthetic import draw_record

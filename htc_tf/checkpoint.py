@@ -150,7 +150,7 @@ def former_attributes(model, stored):
         for layer in model.submodules
         if hasattr(layer, FORMER_ATTRIBUTES[former]) and not hasattr(layer, former)
     ]
-    # Not setattr and delattr: Keras keeps tracking what is deleted while the layer has it under another name.
+    # Not setattr and delattr: Keras keeps tracking a deleted attribute while the layer has it under another name.
     for layer, former in renamed:
         layer._track_trackable(getattr(layer, FORMER_ATTRIBUTES[former]), former)
     try:

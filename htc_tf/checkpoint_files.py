@@ -32,7 +32,7 @@ class CheckpointFiles:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.state = self.folder / "checkpoint"  # TensorFlow's list
-        self._problems = {}  # number -> its problem, or None if it is intact; each file is verified once
+        self._problems = {}  # by number: the problem, or None if intact; each file is verified once
 
     def prefix(self, number):
         """Returns the path by which TensorFlow names a checkpoint."""
@@ -164,7 +164,7 @@ class CheckpointFiles:
             hashes = {self.folder / Path(name).name: (row["bytes"], row["sha256"]) for name, row in files.items()}
         except (AttributeError, KeyError, TypeError):
             return {}
-        # A manifest that lists only some of the files, or those of another checkpoint, proves nothing about this one.
+        # A manifest that lists only some of the files, or another checkpoint's, proves nothing about this one.
         prefix, shards = self.prefix(number), len(hashes) - 1
         data = {Path(f"{prefix}.data-{shard:05}-of-{shards:05}") for shard in range(shards)}
         return hashes if shards and hashes.keys() == {Path(f"{prefix}.index"), *data} else {}

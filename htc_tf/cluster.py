@@ -62,7 +62,7 @@ def make_strategy(devices, cluster):
         try:
             return tf.distribute.MultiWorkerMirroredStrategy(communication_options=choose_communication())
         except (RuntimeError, ValueError, tf.errors.OpError) as error:
-            raise UserError(f"the workers of TF_CONFIG did not come together: {error}") from error
+            raise UserError(f"the workers of TF_CONFIG could not connect: {error}") from error
     divide_cpu(devices or ())
     known = [device.name.rpartition("device:")[2] for device in tf.config.list_logical_devices()]
     for name in devices or ():

@@ -68,7 +68,7 @@ def detect(flags, output):
 
 
 def open_partial_results(path, detector, resolved, info):
-    """Returns the PartialResults of these weights, configuration and data, with those of an earlier, killed call."""
+    """Returns the PartialResults of these weights, configuration and data, including an earlier, killed call's."""
     from htc_tf.checkpoint import data_fingerprint
     from htc_tf.evaluation.partial_results import PartialResults, identify
 

@@ -40,7 +40,7 @@ class FormerNames:
         self.registry, self.met = gin.config._REGISTRY, []
 
     def replace(self, selector, parameter=""):
-        """Returns the present (selector, parameter); a former name that the user has registered anew is kept."""
+        """Returns the present (selector, parameter); a former name that the user has registered is kept."""
         name = selector.rpartition(".")[2]
         if name in ALIASES and not self.registry.matching_selectors(selector):
             self.met.append(name)

@@ -62,6 +62,6 @@ def explain_syntax(message):
     if not word:
         return message.rstrip(".")
     return (
-        f"{word[1][:MAX_TEXT]!r} is not a value; a string needs its own quotation marks inside those of the shell "
+        f"{word[1][:MAX_TEXT]!r} is not a value; a string needs quotation marks inside the shell's "
         "(--gin_param \"PRECISION='bfloat16'\"), a class or function needs an @, and a flag is True or False"
     )

@@ -9,8 +9,8 @@ from pipelines.checks import Counters, Rejected, show
 
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax, pixels
 
-# Allowed distance between an edge of the box and that of the mask's box: pixels, plus a share of the mask's side. None
-# of the 2,625 objects of COCO that we compared exceeds it; boxes drawn by hand around masks may.
+# Allowed distance between an edge of the box and the same edge of the mask's box: pixels, plus a share of the mask's
+# side. None of the 2,625 objects of COCO that we compared exceeds it; boxes drawn by hand around masks may.
 TOLERANCE = 2.0
 TOLERANCE_SHARE = 0.2
 # Functions from the four numbers of bbox and the image's width and height to (xmin, ymin, xmax, ymax).

@@ -2,9 +2,9 @@
 
     python -m pipelines.coco_to_tfrecord --annotations FILE --images DIR [--stuff DIR|FILE] --output DIR
 
-    pipelines.plan     annotation file -> plan/NNNNN.jsonl, one per shard          (in this process)
-    pipelines.shards   plan/NNNNN.jsonl and images -> NNNNN-of-MMMMM.tfrecord      (Beam, one worker per shard)
-    pipelines.report   sidecars -> table, report.json, rejected.jsonl, dataset_info.json
+    pipelines.plan     reads the annotations; writes plan/NNNNN.jsonl, one per shard        (in this process)
+    pipelines.shards   reads the plan and the images; writes NNNNN-of-MMMMM.tfrecord        (Beam, one worker per shard)
+    pipelines.report   reads the sidecars; writes report.json, rejected.jsonl, dataset_info.json, and prints a table
 
 If the job is stopped at any time, the same command continues. `htc_tf.data.input` reads the records. Unknown flags are
 Beam's: --direct_running_mode=multi_processing --direct_num_workers=4, --runner=…. Every path may be in a store that

@@ -59,7 +59,7 @@ def draw_record(record: Record, categories: Sequence[Category]) -> Image.Image:
     size = _fitted((width, height), min(LONGEST_SIDE, max(width, height)))
     image = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     objects = sorted(record.objects, key=lambda item: -item.area)  # large objects get their labels first
-    # Crowd regions have labels and colors of their own, behind those of all classes.
+    # Crowd regions have their own labels and colors, after all classes'.
     index = {category.id: place for place, category in enumerate(categories)}
     names = fonts.class_names([category.name for category in categories], list(index))
     drawn = drawing.draw(

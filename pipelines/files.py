@@ -1,6 +1,6 @@
 """Files that are complete or absent: written under a temporary name, then renamed; on this machine or in a store.
 
-A path with a scheme (gs://bucket/folder, s3://…, hdfs://…) goes through Beam's FileSystems, some of which need an extra
+A path with a scheme (gs://bucket/folder, s3://…, hdfs://…) goes through Beam's FileSystems; some of them need an extra
 of Beam to be installed. Any other path is on this machine, and needs no Beam.
 """
 

@@ -53,7 +53,7 @@ class Plan:
 
     version: int
     options: dict[str, Any]
-    inputs: dict[str, str]  # file name -> sha256
+    inputs: dict[str, str]  # sha256 by file name
     folders: dict[str, str]  # "images" and, if there are stuff maps, "stuff": as `files.resolve` gives them
     exif: str  # "apply" or "ignore", for orientations that leave the size unchanged
     categories: list[dict[str, Any]]

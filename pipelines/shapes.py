@@ -181,7 +181,7 @@ def polygons(mask):
     """Traces a mask along the pixel edges: one polygon [x, y, x, y, ...] per connected part; None if a part has a hole.
 
     Sorted along a row, the corners of the outline pair up as the ends of its horizontal edges; sorted along a column,
-    as those of its vertical edges. Where two pixels touch at a corner only, two corners share a point; their order
+    as the ends of its vertical edges. Where two pixels touch at a corner only, two corners share a point; their order
     keeps the pixels apart.
     """
     # [H + 1, W + 1], one value per pixel corner: ±1 at a corner of the outline, ±2 where two pixels touch only there.

@@ -42,7 +42,7 @@ PAPER = "gin/htc_r50_fpn_1x_coco.gin"
         ("FocalLoss.gamma=2.0", "FocalLoss.gamma"),
         ("HTCLoss.semantic_mean='nonsense'", "HTCLoss.semantic_mean = 'nonsense'"),
         ("STEPS=3 4", "STEPS=3 4"),
-        ("STEPS=abc", "'abc' is not a value; a string needs its own quotation marks"),
+        ("STEPS=abc", "'abc' is not a value; a string needs quotation marks inside the shell's"),
         ("MASKS=false", "'false' is not a value"),
         ("Experiment.optimizer=AdamW", "'AdamW' is not a value"),
         ("train/Input.augment=[flip]", "a class or function needs an @"),

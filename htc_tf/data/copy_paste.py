@@ -81,7 +81,7 @@ def _compose(image, source, size, chosen, masks, crop_boxes, our_masks, our_crop
         size: [2] float32, height and width of the area that both images cover.
         chosen: [G] bool, source objects to paste.
         masks, crop_boxes: [G, M, M] uint8 and [G, 4] float32 of the source.
-        our_masks, our_crop_boxes: Those of the image.
+        our_masks, our_crop_boxes: The same fields of the image that receives the objects.
     Returns:
         image: [H, W, 3] uint8, the composed image.
         pasted: [H, W] bool, the pasted pixels.

@@ -52,8 +52,8 @@ def crop_masks(rles, height, width, cells):
     """Crops each mask to its object and samples the crop on a grid.
 
     The crop box is the mask's own box with a margin of at least one and a half cells on each side, so the outermost
-    cells are always 0. On 250 COCO objects the 28 x 28 targets that RoIAlign makes of 112 x 112 cells differ from those
-    of the whole bitmap in 0.09 % of the pixels, and those of 64 x 64 cells in 0.15 % (nearest sampling: 0.7 % and
+    cells are always 0. On 250 COCO objects the 28 x 28 targets that RoIAlign makes of 112 x 112 cells differ from the
+    whole bitmap's targets in 0.09 % of the pixels, the targets of 64 x 64 cells in 0.15 % (nearest sampling: 0.7 % and
     1.1 %).
 
     Args:

@@ -118,7 +118,7 @@ def check_same(recorded, truth, records, annotations):
 
 
 def check_file_names(results, truth):
-    """Checks the file names in results, which `htc_tf.predict` writes, against those of the annotations' images.
+    """Checks the file names in results, which `htc_tf.predict` writes, against the annotations'.
 
     Raises:
         UserError: The annotations' image with that id is another file.

@@ -21,14 +21,14 @@ class Workers:
         Args:
             cluster: Cluster, this process among the workers; None for a single one.
             strategy: tf.distribute.Strategy that connects the workers; not needed for a single one.
-            agree: Function bool -> bool, True if it is called with True on any worker, from `cluster.make_agreement`.
-            stop: Object that is true once this worker shall stop early.
+            agree: Function of a bool, True if any worker calls it with True; from `cluster.make_agreement`.
+            stop: Object that is true once this worker must stop early.
         """
         self.index, self.count, self.chief = cluster or Cluster()
         self.strategy, self.agree, self.stop = strategy, agree, stop
 
     def stopped(self):
-        """Returns True on all workers if any of them shall stop early. All must call it at the same steps."""
+        """Returns True on all workers if any of them must stop early. All must call it at the same steps."""
         return self.agree(self.stop)
 
     def gather(self, part):

@@ -121,7 +121,7 @@ def spread(mask, box, frame, size):
 
 
 def tint(image, probabilities, color, line):
-    """A image whose mask is coloured as far as it is likely, and outlined where it is cut; the rest is gray.
+    """Returns an image with its mask colored by probability and outlined at the threshold; the rest is gray.
 
     Args:
         image: [h, w, 3] uint8.

@@ -88,7 +88,7 @@ class Layout:
         return Panel("The semantic branch", text, "Section 3.2", self.panels.semantic)
 
     def plan(self):
-        text = f"Boxes pass through {self.trace.stages} stages; each has heads of its own and pools its features anew."
+        text = f"Boxes pass through {self.trace.stages} stages; each has its own heads and pools its own features."
         share = 2 if self.trace.labels is None else 1
         return Panel("The cascade", text, "Section 3", lambda width: draw_diagram(self.trace, width, self.unit), share)
 

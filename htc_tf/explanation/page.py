@@ -23,7 +23,7 @@ class Panel(NamedTuple):
     title: str
     text: str
     source: str  # the paper's section
-    draw: Any  # a function: width in pixels -> PIL image of at most that width
+    draw: Any  # a function of the width in pixels; returns a PIL image of at most that width
     share: float = 1.0  # width relative to the row's other panels
 
 

@@ -71,7 +71,7 @@ class Panels:
         return grid
 
     def proposals(self, width):
-        """The best proposals, whiter for higher scores; those of objects in their colors."""
+        """The best proposals, whiter for higher scores; proposals of detected objects in the objects' colors."""
         canvas = self.canvas(width, DIM)
         scores = self.trace.scores[:DRAWN]
         reach = max(float(np.ptp(scores)), 1e-6) if len(scores) else 1
@@ -81,7 +81,7 @@ class Panels:
         return self.with_objects(canvas, 0)
 
     def stage(self, stage, width):
-        """A stage's boxes: thin lines for foreground, thick lines for those that become detections."""
+        """A stage's boxes: thin lines for foreground, thick lines for boxes that become detections."""
         trace, canvas = self.trace, self.canvas(width, DIM)
         probabilities = softmax(trace.logits[stage - 1])
         things = probabilities[:, :-1]

@@ -34,7 +34,7 @@ class QueuedImage:
 def detect_in_batches(detector, images, batch=1, failed=None, semantic=False):
     """Detects objects in a stream of images.
 
-    The results of a batch equal those of its images one by one, except for float32 rounding in the last digits.
+    A batch gives the same results as its images one by one, except for float32 rounding in the last digits.
 
     Args:
         detector: `inference.detector.Detector`, or an object with `detect_image` alone, such as an ExportedDetector,

@@ -67,7 +67,7 @@ class Detector:
     def _infer_semantic(self, images, sizes):
         """Returns (Detections, semantic logits [B, H / 8, W / 8, S]).
 
-        With test-time augmentation the logits are those of one further pass, at the configured size.
+        With test-time augmentation one further pass, at the configured size, computes the logits.
         """
         outputs = self.model(images, sizes)
         augmented = self.model.test_time is not None

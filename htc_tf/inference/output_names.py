@@ -1,4 +1,4 @@
-"""File names of drawings: unique, valid on any file system, and never those of the input images."""
+"""File names of drawings: unique, valid on any file system, and different from the input images' names."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ def drawing_names(paths, endings=None):
         paths: Paths of images and videos.
         endings: Suffix of each drawing; None for .png.
     """
-    names = {}  # stem -> name
+    names = {}  # name by stem
     for path, ending in zip(paths, endings or itertools.repeat(".png"), strict=False):
         parts = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
         stems = (shorten(path.stem, part, ending) for part in parts)

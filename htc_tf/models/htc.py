@@ -112,7 +112,7 @@ class HTC(tf.keras.layers.Layer):
             average_masks: If True, a detection's mask is the mean over the stages (paper, section 4.1); if False, the
                 last stage's alone (mmdetection 3, https://github.com/open-mmlab/mmdetection/issues/10210).
             drop_refined_truth: If True, refined ground-truth boxes are dropped after their stage in training, because
-                every sampling appends the ground truth anew (mmdetection); if False, they stay proposals (Paddle).
+                every sampling appends the ground truth again (mmdetection); if False, they stay proposals (Paddle).
             drop_empty: If True, a box that was refined to zero area is dropped after its stage (Paddle); if False, it
                 stays and its features are zero (mmdetection).
             pixel_mean, pixel_std: 3 floats each, mean and standard deviation of the RGB values, 0 ... 255.
@@ -135,7 +135,7 @@ class HTC(tf.keras.layers.Layer):
         self.test_time, self.xla = test_time, xla
 
     def _check_channels(self):
-        """Checks that what is added to the neck's features, the semantic embedding and mask features, fits them."""
+        """Checks that the semantic embedding and the mask features have as many channels as the neck's features."""
         if not isinstance(self.neck, FPN):
             return
         channels = self.neck.outputs["2"].convolution.filters
@@ -257,7 +257,7 @@ class HTC(tf.keras.layers.Layer):
     def mask_branch(self, index, features, output, valid, truth, seed):
         """Returns the StageOutput of stage `index` with the mask logits of its positives.
 
-        Interleaved, the positives are sampled anew among the boxes just refined; else they are the box branch's.
+        Interleaved, the positives are sampled again from the boxes just refined; else they are the box branch's.
         """
         rois = output.rois
         if self.interleaved:

@@ -137,7 +137,7 @@ class HTCLoss:
         classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), background)  # [B, N]
         matched = tf.gather(truth.boxes, rois.matches, batch_dims=1)  # [B, N, 4]
         deltas = stage.deltas
-        if deltas.shape.rank == 4:  # [B, N, K, 4]: of each RoI those of its class, [B, N, 4]; background's do not count
+        if deltas.shape.rank == 4:  # [B, N, K, 4]: select each RoI's class, [B, N, 4]; background has no loss
             deltas = tf.gather(deltas, tf.minimum(classes, background - 1), batch_dims=2)
         distance = self.box_loss(deltas, rois.boxes, stage.target_stds, matched)
         count = count_where(rois.valid)

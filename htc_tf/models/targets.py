@@ -37,7 +37,7 @@ def check_positives(name, limit, fraction):
     reassign=FLAG,
 )
 class AnchorSampler:
-    """Matches anchors to objects and samples those of the RPN's loss (arXiv:1506.01497, section 3.1.2)."""
+    """Matches anchors to objects and samples anchors for the RPN's loss (arXiv:1506.01497, section 3.1.2)."""
 
     def __init__(
         self,

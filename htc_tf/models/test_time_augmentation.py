@@ -10,7 +10,7 @@ import tensorflow as tf
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ranges import FLAG, Each, check_ranges, number
 
-DIVISOR = 32  # stride of C5, of which the sides of a view are multiples
+DIVISOR = 32  # stride of C5; the sides of a view are multiples of it
 
 
 @gin.register

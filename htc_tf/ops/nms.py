@@ -171,7 +171,7 @@ def _combined_nms(boxes, scores, threshold, keep):
 def _combined_nms_of_best(boxes, scores, threshold, keep):
     """Computes `_combined_nms` of the best PRE_NMS_TOPK pairs, and of all pairs only if these do not suffice.
 
-    With 80,000 pairs this takes less than half of the time. Arguments and results are those of `_combined_nms`.
+    With 80,000 pairs this takes less than half of the time. Arguments and results: as in `_combined_nms`.
     """
     pairs = scores.shape[1] * scores.shape[2]
     if pairs <= PRE_NMS_TOPK:
@@ -191,7 +191,7 @@ def _tiled_nms(boxes, scores, threshold, keep):
 
     The (box, class) pairs are processed tile by tile, best first. A tile loses the boxes that overlap earlier
     detections, then NMS is solved inside it. The search ends long before the last pair, nearly always within the first
-    PRE_NMS_TOPK; only if these do not suffice are all pairs sorted. Arguments and results are those of `_combined_nms`.
+    PRE_NMS_TOPK; only if these do not suffice are all pairs sorted. Arguments and results: as in `_combined_nms`.
     """
     rows, columns = scores.shape[1:]
     pairs = rows * columns

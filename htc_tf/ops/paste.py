@@ -34,7 +34,7 @@ class _Axis(NamedTuple):
 def encode_masks(masks, boxes, height, width):
     """Pastes masks into their boxes, thresholds them at 0.5 and encodes them as run lengths of the whole image.
 
-    The pixels equal those of mmdetection's paste (`FCNMaskHead`): bilinear between cell centers, zero outside the mask.
+    The pixels equal mmdetection's (`FCNMaskHead`): bilinear between cell centers, zero outside the mask.
 
     Args:
         masks: [n, M, M] float32 probabilities, rows then columns.

@@ -1,6 +1,6 @@
 """COCO run lengths of pasted masks, in a TensorFlow graph: for an export, whose clients then need no pasting.
 
-The strings equal those of `ops.paste` and of pycocotools bit for bit; `ops.paste` says why evaluation uses NumPy.
+The strings equal the ones from `ops.paste` and pycocotools bit for bit; `ops.paste` says why evaluation uses NumPy.
 
 COCO's runs go down the columns, and down a column an interpolated mask is a straight line from cell to cell. The cells'
 values at a column show where that line may cross 0.5: a band of two or three pixel rows for each crossing, or the whole

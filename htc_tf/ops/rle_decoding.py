@@ -7,7 +7,7 @@ import numbers
 
 import numpy as np
 
-# A character's code is FIRST plus 6 bits: BITS bits of the number, the highest of which is SIGN in the last character,
+# A character's code is FIRST plus 6 bits: BITS bits of the number, whose highest bit is SIGN in the last character,
 # and MORE if another character follows.
 FIRST, BITS, MORE, SIGN = 48, 5, 32, 16
 MAX_CHARACTERS = 7  # of a number

@@ -2,12 +2,12 @@
 
 No file may fail the request or exhaust the machine. The format is recognized by the first bytes, as TensorFlow's
 decoders recognize it; the size is read from the header before anything is decoded, because a 48 KB PNG can be 20,000
-pixels wide and high; and `try_or_default` catches what the decoders raise. The pixels equal those of `data.image_io`,
-which reads the same files in Python.
+pixels wide and high; and `try_or_default` catches the decoders' errors. `data.image_io` reads the same files in Python
+and gives equal pixels.
 
 Refused without decoding: more pixels than the limit; a side longer than a JPEG can have; a JPEG with more scans than
-any encoder writes, each of which costs a pass over all pixels; a PNG with many compressed texts, each of which libpng
-inflates to up to 8 MB; a BMP that TensorFlow would misread; any format other than JPEG, PNG and BMP.
+any encoder writes, since each scan costs a pass over all pixels; a PNG with many compressed texts, since libpng
+inflates each to up to 8 MB; a BMP that TensorFlow would misread; any format other than JPEG, PNG and BMP.
 """
 
 import tensorflow as tf
@@ -81,7 +81,7 @@ def try_or_default(function, argument, default):
     (`ignore_errors`). It is core TensorFlow, and so is `get_single_element`, which was made for serving.
 
     Args:
-        function: maps a tensor to a structure of tensors; traced once. Keep it small: it is instantiated anew in each
+        function: maps a tensor to a structure of tensors; traced once. Keep it small: it is instantiated again in each
             call, which takes a millisecond for a dozen operations.
         argument: a tensor.
         default: a structure of the same dtypes and ranks.

@@ -154,7 +154,7 @@ def make_predict_fn(model, shape, options):
         found = found._replace(stage_masks=None, masks=found.masks if options.masks else None)._asdict()
         if options.semantic:
             found["semantic"] = outputs.semantic.logits
-        # The traced graph computes only what is returned.
+        # The traced graph computes only the returned outputs.
         return {name: value for name, value in found.items() if value is not None}
 
     signature = [tf.TensorSpec([None, *shape, 3], tf.uint8), tf.TensorSpec([None, 2], tf.float32)]

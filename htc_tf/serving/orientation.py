@@ -1,6 +1,6 @@
 """EXIF orientation in the serving graph: cameras store it instead of rotating the pixels of a JPEG or PNG.
 
-The rules equal those of `data.image_io`: EXIF before the pixels, its first directory; a damaged entry counts as 1.
+The rules are the same as in `data.image_io`: EXIF before the pixels, its first directory; a damaged entry counts as 1.
 """
 
 import tensorflow as tf

@@ -68,7 +68,7 @@ def encode_rows(masks, boxes, valid, original_sizes):
 
 
 def encode_semantic_maps(logits, sizes, original_sizes):
-    """Encodes semantic maps as PNG files of their labels; the pixels equal those of `inference.semantic_map.enlarge`.
+    """Encodes semantic maps as PNG files of their labels; `inference.semantic_map.enlarge` gives the same pixels.
 
     Args:
         logits: [n, h, w, S] float32; cell [i, j] belongs to the center of pixel [8 i, 8 j] of the resized image.

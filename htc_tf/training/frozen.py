@@ -66,7 +66,7 @@ def check_frozen(model, backbone):
     """Refuses frozen parts that have initial values.
 
     Args:
-        model: HTC with variables, of which at most the backbone has trained weights.
+        model: HTC with variables; at most its backbone has trained weights.
         backbone: bool, True if the backbone has trained weights.
     Raises:
         UserError: Another part is frozen; the message names it and the remedies.

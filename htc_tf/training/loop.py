@@ -1,4 +1,4 @@
-"""The training loop: step after step, and what is due in between: log, checkpoint, evaluate, profile."""
+"""The training loop: steps, and between them the logs, checkpoints, evaluations and profiles that are due."""
 
 import contextlib
 import functools

@@ -16,7 +16,7 @@ FEW_MASKS = 0.1  # share of objects with an empty mask from which on a training 
 
 
 def load_records(experiment, train_records, val_records):
-    """Returns the DatasetInfo of the training records and that of the validation records, or None for the latter.
+    """Returns the DatasetInfos of the training and the validation records; the second is None without any.
 
     Raises:
         UserError: Classes or labels differ from the configuration or from each other; the records lack the annotations
@@ -83,7 +83,7 @@ def check_evaluations(experiment, model, val_records):
 
 
 def check_labels(model, info):
-    """Refuses labels beyond those of the semantic branch, which would stop a step or make it NaN."""
+    """Refuses labels that the semantic branch does not have, which would stop a step or make it NaN."""
     head = model.semantic_head
     if head is not None and info.stuff.present and info.stuff.labels > head.num_labels:
         raise UserError(
@@ -100,7 +100,7 @@ def check_names(names, where, info):
 
 
 def check_run(experiment, run, info):
-    """Checks that the classes of a run's checkpoints, if it has any, are those of the records."""
+    """Checks that the classes of a run's checkpoints, if it has any, equal the records' classes."""
     if run.classes.exists():
         categories = run.read_categories()
         experiment.check_classes(categories, run.folder, "its weights have the former number; name another --workdir")
@@ -136,7 +136,7 @@ def initialize(checkpoints, model, averages=None, init_from=None, backbone_weigh
     if path is not None:
         source = path
         averages_stored = "averages" in checkpoints.stored
-    # 2. --init_from RUN: the weights of another run, averaged if it averages; optimizer and step start afresh.
+    # 2. --init_from RUN: the weights of another run, averaged if it averages; optimizer and step are new.
     elif init_from is not None:
         source, averages_stored = load_weights(init_from, model), False
     # 3. --backbone_weights FILE: a backbone trained on ImageNet; the rest as in 5.

@@ -30,7 +30,7 @@ class Validation:
         Args:
             experiment: Experiment.
             info: DatasetInfo of the records.
-            stop: Object that is true once an evaluation shall end early, with `Interrupted`.
+            stop: Object that is true once an evaluation must end early, with `Interrupted`.
             strategy: tf.distribute.Strategy of the training; the evaluation runs on its devices of this worker. None
                 for one device.
             cluster: Cluster, this process among the workers; None for a single one.
@@ -98,7 +98,7 @@ class BestCheckpoint:
         """
         Args:
             run: Run of the training.
-            metric: Key of the evaluator's metrics, of which larger is better; None to keep nothing.
+            metric: Key of an evaluator's metric that is better when larger; None to keep nothing.
             config, categories: Arguments of `Run.create`.
         """
         self.run, self.metric, self.config, self.categories = run.best, metric, config, categories

@@ -1,7 +1,7 @@
 """Weights of other frameworks: arrays under the names of mmdetection or Paddle as the variables of a model, and back.
 
-`files` reads a checkpoint's bytes, and `pickles` the pickle in them as data. `versions` unwraps the weights and brings
-their names to those of the tables in `names`. `assign` follows the tables to the variables, whose axes `layouts`
+`files` reads a checkpoint's bytes, and `pickles` the pickle in them as data. `versions` unwraps the weights and maps
+their names to the names in the tables of `names`. `assign` follows the tables to the variables, whose axes `layouts`
 permutes. `conversion` is the work of the command `htc_tf.convert`.
 """
 

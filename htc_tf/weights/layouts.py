@@ -45,7 +45,7 @@ def deltas(layout):
 
 
 def transposed(layout):
-    """Their matrix is [in, out], where that of `layout` is [out, in]."""
+    """Their matrix is [in, out]; in `layout` it is [out, in]."""
     return Layout(lambda a, model: layout.ours(a.T, model), lambda a, model: layout.theirs(a, model).T)
 
 

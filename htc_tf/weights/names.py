@@ -1,7 +1,7 @@
 """Weight names: tables from our layers and variables to the names and layouts of mmdetection and of Paddle.
 
-Names are those of mmdetection 3 (https://github.com/open-mmlab/mmdetection: HybridTaskCascade, CascadeRCNN,
-MaskRCNN, FasterRCNN and SwinTransformer; version 2 has the same) and of the Paddle port
+Names follow mmdetection 3 (https://github.com/open-mmlab/mmdetection: HybridTaskCascade, CascadeRCNN,
+MaskRCNN, FasterRCNN and SwinTransformer; version 2 has the same) and the Paddle port
 (https://github.com/laihuihui/htc), which has no Swin.
 
 A placeholder stands for an index, and its format for the first value: {s} is 0, 1, 2, ...; {s:1} is 1, 2, 3, ...; {s:a}
@@ -147,7 +147,7 @@ LAYERS = (
 COUNTER = "num_batches_tracked"  # in every batch norm of PyTorch
 # A Swin's constants, which follow from its sizes; files hold them all the same.
 SWIN_CONSTANTS = r"(relative_position_index|attn_mask)$"
-# Norms of a Swin's outputs. Classifiers have none, so mmdetection initializes those of detectors.
+# Norms of a Swin's outputs. Classifiers have none, so mmdetection initializes them in detectors.
 SWIN_OUTPUT_NORMS = r"^backbone\.norm\d\."
 # Names in files without a variable here: counters, constants, and the 1x1 convolution of the information flow in the
 # first mask head, which receives nothing (mmdetection 1 creates it nevertheless).

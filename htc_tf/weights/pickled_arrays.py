@@ -18,7 +18,7 @@ DTYPE_CODE = re.compile(r"[<>=|]?([biuf][0-9]{1,2}|\?)")
 
 @dataclass
 class Storage:
-    """PyTorch's flat memory, of which tensors are views. `fetch` returns its little-endian bytes when needed."""
+    """PyTorch's flat memory; tensors are views of it. `fetch` returns its little-endian bytes when needed."""
 
     dtype: np.dtype
     count: int

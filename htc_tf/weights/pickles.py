@@ -1,8 +1,8 @@
 """A safe unpickler: reads arrays, numbers, strings and containers of them, and nothing else.
 
 A pickle is a program: it can name and call any function of any module, and a few bytes of it can take all memory. So
-Python's own unpickler is not used. `pickletools` splits the file into instructions, `ArrayUnpickler` executes those of
-arrays and containers, a global outside one short table is refused, and a Budget bounds the work.
+Python's own unpickler is not used. `pickletools` splits the file into instructions, `ArrayUnpickler` executes only the
+ones for arrays and containers, a global outside one short table is refused, and a Budget bounds the work.
 """
 
 import pickletools

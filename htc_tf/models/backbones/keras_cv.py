@@ -77,7 +77,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
             network: Function that creates a keras-cv backbone, such as @ResNetV2Backbone with its arguments bound; None
                 for the architecture of `preset`, which keras-cv then reads from Kaggle or from kagglehub's cache.
             preset: str, keras-cv's name of pretrained weights, such as "resnet50_v2_imagenet", or None.
-            load_weights: If True, a training that starts anew fetches the preset's weights. Everything else finds its
+            load_weights: If True, a new training fetches the preset's weights. Everything else finds its
                 weights in a checkpoint and fetches none.
             norm: "frozen_batch" for batch norm on stored statistics in training too (mmdetection's norm_eval), with a
                 trained scale and offset; then keras-cv's dropout is off as well. Or "batch".
@@ -117,7 +117,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
         return features
 
     def fetch_weights(self):
-        """Sets the preset's weights, from Kaggle or from kagglehub's cache. Called before a training that starts anew.
+        """Sets the preset's weights, from Kaggle or from kagglehub's cache. Called before a new training.
 
         Returns:
             A text that names the source of the weights, or None if the backbone has none to fetch.
@@ -178,7 +178,7 @@ def extract_levels(network, frozen_stages=0):
 
 @contextlib.contextmanager
 def names_below(scope):
-    """Names variables below `scope`, as those of other layers: Keras ignores it while it builds a functional model."""
+    """Names variables below `scope`, as other layers' are: Keras ignores it while it builds a functional model."""
 
     def create(next_creator, **variable):
         own = "/".join(filter(None, (scope, tf.get_current_name_scope(), variable["name"])))
