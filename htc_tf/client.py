@@ -20,7 +20,7 @@ Standard output has one line of JSON per image: file, height, width, detections 
 x2 in pixels. DIR receives the drawings, and detections.jsonl with the same lines and the masks as COCO run lengths.
 An image that cannot be read, that the model refuses or on which it fails is named on standard error and left out.
 Exit status: 0, even if some images were left out; 2 if all were, or for a user's mistake, for example a server that
-does not answer; 1 for anything else.
+does not respond; 1 for anything else.
 """
 
 
@@ -53,7 +53,7 @@ def parse():
         type=command_line.number(0.001, 1e6),
         default=60,
         metavar="S",
-        help="seconds to wait for an answer (default: 60)",
+        help="seconds to wait for a response (default: 60)",
     )
     parser.add_argument(
         "--batch", type=command_line.batch, default=1, metavar="N", help="images per request (default: 1)"
@@ -137,7 +137,7 @@ def main():
     for path, reason in left_out:
         print(printable(f"left out {path}: {reason}"), file=sys.stderr)
     if len(left_out) == len(found):
-        raise UserError("the model answered for no image")
+        raise UserError("the model returned detections for no image")
 
 
 def describe_file(path):

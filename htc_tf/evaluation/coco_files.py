@@ -26,25 +26,27 @@ MAX_ID, MAX_SIDE = 2**63 - 1, 1_000_000
 INSTANCES_ADVICE, RESULTS_ADVICE = "give COCO's instances JSON", "give results in COCO's format"
 
 
-def read_ground_truth(truth):
+def read_ground_truth(ground_truth):
     """Returns COCO's validated instances dictionary, given as such or as the path of its JSON file.
 
     Raises:
         UserError: The file cannot be read, or an entry lacks a required field or has one of another type.
     """
-    name = "the ground truth" if isinstance(truth, dict) else str(truth)
-    if not isinstance(truth, dict):
-        truth = _read(truth, INSTANCES_ADVICE, lambda content: content if isinstance(content, dict) else {})
+    name = "the ground truth" if isinstance(ground_truth, dict) else str(ground_truth)
+    if not isinstance(ground_truth, dict):
+        ground_truth = _read(
+            ground_truth, INSTANCES_ADVICE, lambda content: content if isinstance(content, dict) else {}
+        )
     for key, fields in REQUIRED.items():
-        if not isinstance(truth, dict) or not isinstance(truth.get(key), list):
+        if not isinstance(ground_truth, dict) or not isinstance(ground_truth.get(key), list):
             raise UserError(f"{name}: has no list '{key}'; {INSTANCES_ADVICE}")
-        for index, entry in enumerate(truth[key]):
+        for index, entry in enumerate(ground_truth[key]):
             _check_entry(entry, fields, f"{name}: {key}[{index}]")
     for key in ("images", "categories"):
-        ids = Counter(entry["id"] for entry in truth[key])
-        if len(ids) < len(truth[key]):
+        ids = Counter(entry["id"] for entry in ground_truth[key])
+        if len(ids) < len(ground_truth[key]):
             raise UserError(f"{name}: several {key} have id {ids.most_common(1)[0][0]}; give each its own")
-    return truth
+    return ground_truth
 
 
 def read_results(path):
@@ -91,19 +93,19 @@ def find_kinds(results):
     return tuple(kinds)
 
 
-def check_same(recorded, truth, records, annotations):
+def check_same(recorded, ground_truth, records, annotations):
     """Checks that annotations have the records' classes and images; afterwards only ids are compared.
 
     Args:
         recorded: COCO's dictionary of the records, as `data.datasets.coco_from_records` returns it.
-        truth: COCO's dictionary of the annotation file.
+        ground_truth: COCO's dictionary of the annotation file.
         records, annotations: Their paths, for the message.
     Raises:
         UserError: An id of the records is missing in the annotations, or has another name there.
     """
     advice = f"give the annotations that {records} was made from, or leave --annotations out"
     for key, noun, name_of in (("categories", "category", _class_name), ("images", "image", file_name)):
-        theirs = {entry["id"]: entry for entry in truth[key]}
+        theirs = {entry["id"]: entry for entry in ground_truth[key]}
         if lacking := [entry["id"] for entry in recorded[key] if entry["id"] not in theirs]:
             raise UserError(
                 f"{annotations} has no {noun} {lacking[0]}, which {records} has ({len(lacking)} such ids): {advice}"
@@ -117,13 +119,13 @@ def check_same(recorded, truth, records, annotations):
             )
 
 
-def check_file_names(results, truth):
+def check_file_names(results, ground_truth):
     """Checks the file names in results, which `htc_tf.predict` writes, against the annotations'.
 
     Raises:
         UserError: The annotations' image with that id is another file.
     """
-    names = {image["id"]: file_name(image) for image in truth["images"]}
+    names = {image["id"]: file_name(image) for image in ground_truth["images"]}
     for index, result in enumerate(results):
         number = result.get("image_id")
         ours, theirs = file_name(result), names.get(number) if is_number(number) else None

@@ -1,4 +1,4 @@
-"""COCO's files from other programs: repaired and counted where they have one reading, else refused in one line."""
+"""COCO files of other programs: unambiguous damage is repaired and counted, the rest is refused in one line."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ FULL = {"size": [100, 100], "counts": [1010, *[40, 60] * 39, 40, 4950 + 100]}
 
 
 @pytest.fixture
-def truth():
+def ground_truth():
     return {
         "images": [{"id": 1, "height": 100, "width": 100, "file_name": "a.jpg"}],
         "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
@@ -27,7 +27,7 @@ def truth():
 
 @pytest.fixture
 def write(tmp_path):
-    """write(content) -> the path of a JSON file."""
+    """Returns write(content), which returns the path of a new JSON file."""
 
     def run(content):
         path = tmp_path / "file.json"
@@ -66,7 +66,7 @@ def change_wrapped(annotation):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (change_flat, "1 repair: one polygon is not inside a list"),
         (change_ids, "3 repairs: an id or a size"),
@@ -76,12 +76,12 @@ def change_wrapped(annotation):
         (change_wrapped, "1 repair: run lengths are in a list"),
     ],
 )
-def test_one_reading(truth, write, capsys, change, told):
-    change(truth["annotations"][0])
-    path = write(truth)
+def test_unambiguous_damage_is_repaired(ground_truth, write, capsys, change, message):
+    change(ground_truth["annotations"][0])
+    path = write(ground_truth)
     results = [{**FOUND, "segmentation": FULL}]
     metrics = evaluate_results(path, read_results(write_beside(path, results)))
-    assert metrics["bbox/AP"] == metrics["segm/AP"] == pytest.approx(1) and told in capsys.readouterr().err
+    assert metrics["bbox/AP"] == metrics["segm/AP"] == pytest.approx(1) and message in capsys.readouterr().err
 
 
 def write_beside(path, content):
@@ -90,12 +90,12 @@ def write_beside(path, content):
     return path
 
 
-def test_byte_order_mark(truth, write):
-    assert read_ground_truth(write(b"\xef\xbb\xbf" + json.dumps(truth).encode())) == truth
+def test_byte_order_mark(ground_truth, write):
+    assert read_ground_truth(write(b"\xef\xbb\xbf" + json.dumps(ground_truth).encode())) == ground_truth
 
 
 @pytest.mark.parametrize(
-    ("key", "change", "told"),
+    ("key", "change", "message"),
     [
         (
             "annotations",
@@ -117,31 +117,33 @@ def test_byte_order_mark(truth, write):
         ("categories", {"id": {"x": 1}}, "'id' is {'x': 1}"),
     ],
 )
-def test_no_reading(truth, write, key, change, told):
-    truth[key][0] |= change
-    with pytest.raises(UserError, match=rf"file\.json: .*{told}.*; give COCO's instances JSON$") as refused:
-        read_ground_truth(write(truth))
+def test_ambiguous_damage_is_refused(ground_truth, write, key, change, message):
+    ground_truth[key][0] |= change
+    with pytest.raises(UserError, match=rf"file\.json: .*{message}.*; give COCO's instances JSON$") as refused:
+        read_ground_truth(write(ground_truth))
     assert len(str(refused.value)) < 300
 
 
-def test_entries_that_are_none(truth, write):
+def test_entries_that_are_no_objects_and_repeated_ids_are_refused(ground_truth, write):
     for key in ("images", "categories", "annotations"):
         with pytest.raises(UserError, match=rf"{key}\[1\] is not an object"):
-            read_ground_truth(write({**truth, key: [truth[key][0], 7]}))
+            read_ground_truth(write({**ground_truth, key: [ground_truth[key][0], 7]}))
     with pytest.raises(UserError, match="several images have id 1"):
-        read_ground_truth(write({**truth, "images": truth["images"] * 2}))
+        read_ground_truth(write({**ground_truth, "images": ground_truth["images"] * 2}))
 
 
-def test_annotations_of_nothing_are_counted(truth):
-    truth["annotations"] += [{**truth["annotations"][0], field: 77} for field in ("image_id", "category_id")]
-    metrics = evaluate_results(truth, [FOUND], kinds=("bbox",))
+def test_annotations_of_unknown_images_or_categories_are_counted(ground_truth):
+    ground_truth["annotations"] += [
+        {**ground_truth["annotations"][0], field: 77} for field in ("image_id", "category_id")
+    ]
+    metrics = evaluate_results(ground_truth, [FOUND], kinds=("bbox",))
     assert metrics["bbox/AP"] == pytest.approx(1)
     assert any(note.startswith("2 annotations of images or categories") for note in metrics["notes"])
 
 
 @pytest.mark.parametrize("counts", ["5", [5, 5], "o" * 40, [10_000, 7]])
 def test_results_with_damaged_run_lengths(write, counts):
-    """pycocotools would never end, or write beyond its memory."""
+    """They would make pycocotools loop forever or write out of bounds."""
     with pytest.raises(UserError, match=r"result 1: its run lengths do not fill \[100, 100\] pixels"):
         read_results(write([FOUND, {**FOUND, "segmentation": {"size": [100, 100], "counts": counts}}]))
 
@@ -156,9 +158,9 @@ def test_kinds():
         find_kinds([{}])
 
 
-def test_masks_alone(truth):
+def test_masks_alone(ground_truth):
     results = [{name: value for name, value in FOUND.items() if name != "bbox"} | {"segmentation": runs()}]
-    metrics = evaluate_results(truth, results, kinds=find_kinds(results))
+    metrics = evaluate_results(ground_truth, results, kinds=find_kinds(results))
     assert metrics["segm/AP"] == pytest.approx(1) and "bbox/AP" not in metrics
 
 
@@ -170,50 +172,54 @@ def runs():
     return {"size": [100, 100], "counts": coco_mask.encode(bitmap)["counts"].decode()}
 
 
-def test_the_same_data(truth):
-    """Ids decide, in whatever order the file lists them; a name behind an id must be the records'."""
-    same = copy.deepcopy(truth)
+def test_the_same_data(ground_truth):
+    """Ids are compared in any order of the file; the names of equal ids must be equal."""
+    same = copy.deepcopy(ground_truth)
     same["categories"].reverse()
     same["categories"].append({"id": 9, "name": "cow"})
     same["images"][0]["file_name"] = "images\\val\\A.png"
-    check_same(truth, same, "RECORDS", "FILE")
+    check_same(ground_truth, same, "RECORDS", "FILE")
     del same["images"][0]["file_name"]
-    check_same(truth, same, "RECORDS", "FILE")
+    check_same(ground_truth, same, "RECORDS", "FILE")
 
-    def refuse(key, entry, told):
-        with pytest.raises(UserError, match=told):
-            check_same(truth, {**truth, key: entry}, "RECORDS", "FILE")
+    def refuse(key, entry, message):
+        with pytest.raises(UserError, match=message):
+            check_same(ground_truth, {**ground_truth, key: entry}, "RECORDS", "FILE")
 
     swapped = [{"id": 3, "name": "dog"}, {"id": 5, "name": "cat"}]
     refuse("categories", swapped, r"category 3 is 'dog' in FILE, but 'cat' in RECORDS \(2 such ids\)")
     refuse("categories", swapped[:1], "FILE has no category 5, which RECORDS has")
-    refuse("images", [{**truth["images"][0], "id": 2}], "FILE has no image 1, which RECORDS has")
-    refuse("images", [{**truth["images"][0], "file_name": "b.jpg"}], "image 1 is 'b' in FILE, but 'a' in RECORDS")
+    refuse("images", [{**ground_truth["images"][0], "id": 2}], "FILE has no image 1, which RECORDS has")
+    refuse(
+        "images", [{**ground_truth["images"][0], "file_name": "b.jpg"}], "image 1 is 'b' in FILE, but 'a' in RECORDS"
+    )
 
 
-def test_results_of_another_image(truth):
-    check_file_names([FOUND, {**FOUND, "file_name": "folder/a.jpg"}, {**FOUND, "image_id": 8, "file_name": "b"}], truth)
+def test_results_of_another_image(ground_truth):
+    check_file_names(
+        [FOUND, {**FOUND, "file_name": "folder/a.jpg"}, {**FOUND, "image_id": 8, "file_name": "b"}], ground_truth
+    )
     with pytest.raises(UserError, match="result 1 is of b, but image 1 is a in the annotations"):
-        check_file_names([FOUND, {**FOUND, "file_name": "b.jpg"}], truth)
+        check_file_names([FOUND, {**FOUND, "file_name": "b.jpg"}], ground_truth)
 
 
 @pytest.mark.parametrize("number", [[1], {}, None, "one", 10**400])
-def test_results_of_no_image_are_refused(truth, number):
+def test_results_of_no_image_are_refused(ground_truth, number):
     results = [{**FOUND, "image_id": number, "file_name": "a.jpg"}]
-    check_file_names(results, truth)
+    check_file_names(results, ground_truth)
     with pytest.raises(UserError, match=r"the annotations have no image .* \(1 of 1 results\)"):
-        evaluate_results(truth, results, kinds=("bbox",))
+        evaluate_results(ground_truth, results, kinds=("bbox",))
 
 
 @pytest.mark.parametrize(
-    ("score", "told"), [("0.5", "is '0.5', not a number"), (None, "not a number"), (float("nan"), "weights")]
+    ("score", "message"), [("0.5", "is '0.5', not a number"), (None, "not a number"), (float("nan"), "weights")]
 )
-def test_scores_that_cannot_be_ordered(truth, score, told):
-    with pytest.raises(UserError, match=rf"result 0 \(image 1\): its score .*{told}"):
-        evaluate_results(truth, [{**FOUND, "score": score}], kinds=("bbox",))
+def test_scores_that_cannot_be_ordered(ground_truth, score, message):
+    with pytest.raises(UserError, match=rf"result 0 \(image 1\): its score .*{message}"):
+        evaluate_results(ground_truth, [{**FOUND, "score": score}], kinds=("bbox",))
 
 
-def test_results_come_from_a_file_as_they_went(tmp_path):
+def test_results_are_read_back_from_a_file(tmp_path):
     results = [{"image_id": 1, "category_id": 2, "bbox": [0.1, 1 / 3, 2.0, 3.0], "score": 0.1 + 0.2}]
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert read_results(tmp_path / "results.json") == results
@@ -222,7 +228,7 @@ def test_results_come_from_a_file_as_they_went(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot be read"), ("[", "it was cut"), ("{}", "not a list"), ("[1]", "not a list")]
 )
-def test_what_is_no_list_of_results_is_refused(tmp_path, content, message):
+def test_files_without_a_list_of_results_are_refused(tmp_path, content, message):
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)

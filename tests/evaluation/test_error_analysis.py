@@ -1,4 +1,4 @@
-"""Each error gets its reason: by hand on a toy, and AP50 as COCO counts it wherever the errors are."""
+"""Error analysis: hand-computed reasons and AP costs on toy data, and AP50 equal to COCO's."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def entry(label, where, image_id=1):
     return {"image_id": image_id, "category_id": label, "bbox": list(where), "segmentation": runs}
 
 
-def truth_of(objects, images=(1,)):
+def ground_truth_of(objects, images=(1,)):
     """COCO's dictionary of (class, rectangle, iscrowd); class 9 comes first in the model's order."""
     annotations = [
         entry(label, where, *rest) | {"id": i + 1, "iscrowd": crowd, "area": where[2] * where[3]}
@@ -42,7 +42,7 @@ SQUARE, DISC, FAR = (10, 10, 40, 40), (100, 100, 40, 40), (10, 120, 40, 40)
 
 
 def split_of(objects, results, kind):
-    inputs = prepare_inputs(truth_of(objects), results, [9, 4])
+    inputs = prepare_inputs(ground_truth_of(objects), results, [9, 4])
     pairs = pair_images(inputs, kind)
     return analyze_errors(pairs, 2), count_confusions(pairs, 2, 0.3)
 
@@ -63,17 +63,17 @@ def test_reasons_by_hand(kind, wrong, reason):
     split, _ = split_of(objects, [found(9, DISC, 0.5), wrong], kind)
     missed = reason in ("both", "duplicate", "background")
     assert split.counts == {name: int(name == reason) for name in split.counts} | {"missed": int(missed)}
-    # One of two objects, the wrong detection first or, a duplicate or of another class, without harm.
+    # One of two objects is found. The wrong detection ranks first, or costs nothing (duplicate, other class).
     harmless = reason in ("class", "both", "duplicate")
     assert split.ap50 == pytest.approx(51 / 101 * (1 if harmless else 0.5))
-    mended = {"class": 1, "localization": 1, "background": 51 / 101}.get(reason, split.ap50)
-    assert split.ap_cost[reason] == pytest.approx(mended - split.ap50)
+    corrected = {"class": 1, "localization": 1, "background": 51 / 101}.get(reason, split.ap50)
+    assert split.ap_cost[reason] == pytest.approx(corrected - split.ap50)
     if missed:
         assert split.ap_cost["missed"] == pytest.approx((1 if harmless else 0.5) - split.ap50)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mended_detection_does_not_find_an_object_twice(kind):
+def test_a_corrected_detection_does_not_find_an_object_twice(kind):
     results = [found(9, SQUARE, 0.5), found(9, (10, 34, 40, 40), 0.9), found(4, SQUARE, 0.8), found(4, SQUARE, 0.7)]
     split, _ = split_of([(9, SQUARE, 0)], results, kind)
     assert split.counts["localization"] == 1 and split.counts["class"] == 2
@@ -82,7 +82,7 @@ def test_a_mended_detection_does_not_find_an_object_twice(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_crowds_and_images_without_truth(kind):
+def test_crowds_and_images_without_ground_truth(kind):
     inside = [found(9, (110, 110, 20, 20), 0.9), found(9, (150, 150, 20, 20), 0.8)]
     split, confusion = split_of([(9, SQUARE, 0), (9, (100, 100, 90, 90), 1)], [*inside, found(9, SQUARE, 0.5)], kind)
     assert split.ap50 == pytest.approx(1) and set(split.counts.values()) == {0}
@@ -98,8 +98,8 @@ def test_confusions_by_hand(kind):
     objects = [(9, SQUARE, 0), (4, DISC, 0), (4, FAR, 0)]
     results = [
         found(9, SQUARE, 0.9),
-        found(9, (12, 10, 40, 40), 0.8),  # a duplicate: nothing free is there
-        found(9, DISC, 0.7),  # a disc taken for a square
+        found(9, (12, 10, 40, 40), 0.8),  # a duplicate: no unmatched object is there
+        found(9, DISC, 0.7),  # a disc classified as a square
         found(4, (150, 10, 20, 20), 0.6),  # nothing there
         found(4, FAR, 0.2),  # below the threshold: missed
     ]
@@ -121,9 +121,9 @@ def test_it_starts_from_cocos_ap50():
         dx, dy = random.randint(-8, 9, 2)
         where = (int(np.clip(x + dx, 0, 150)), int(np.clip(y + dy, 0, 150)), width, height)
         results.append(found(9 if i % 5 == 0 else label, where, i * 7 % 100 / 200 + 0.2, image_id))
-    evaluation = evaluate(truth_of(objects, images), results, [9, 4])
+    evaluation = evaluate(ground_truth_of(objects, images), results, [9, 4])
     for kind in KINDS:
         split = analyze_errors(pair_images(evaluation.inputs, kind), 2)
         assert split.ap50 == pytest.approx(evaluation.metrics[f"{kind}/AP50"], abs=1e-12)
         assert 0.1 < split.ap50 < 0.9 and min(split.counts[r] for r in ("class", "localization", "duplicate")) > 0
-        assert all(0 <= price <= 1 - split.ap50 + 1e-9 for price in split.ap_cost.values())
+        assert all(0 <= cost <= 1 - split.ap50 + 1e-9 for cost in split.ap_cost.values())

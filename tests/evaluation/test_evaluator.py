@@ -1,4 +1,4 @@
-"""COCO's figures: by hand on a toy, as plain pycocotools counts them on real annotations, and with its traps shut."""
+"""COCO metrics: hand-computed on toy data, equal to plain pycocotools on real annotations, and its pitfalls."""
 
 import contextlib
 import copy
@@ -20,15 +20,15 @@ SIDE = 200
 
 
 def rectangle(x, y, width, height):
-    """A rectangle as a box and as run lengths."""
+    """Returns a rectangle as a box and as run lengths."""
     mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
     mask[y : y + height, x : x + width] = 1
     runs = coco_mask.encode(mask)
     return [x, y, width, height], {"size": [SIDE, SIDE], "counts": runs["counts"].decode()}
 
 
-def truth_of(objects, images=(1, 2)):
-    """COCO's dictionary of (image_id, category_id, rectangle, iscrowd); annotation ids begin at 0, the trap."""
+def ground_truth_of(objects, images=(1, 2)):
+    """COCO's dictionary of (image_id, category_id, rectangle, iscrowd); annotation ids begin at 0, a pitfall."""
     annotations = []
     for index, (image_id, category_id, where, crowd) in enumerate(objects):
         box, runs = rectangle(*where)
@@ -49,18 +49,18 @@ def result(image_id, category_id, where, score):
 
 
 @pytest.fixture
-def truth():
-    return truth_of([(1, 7, (10, 10, 40, 40), 0), (1, 7, (100, 100, 20, 20), 0), (2, 3, (0, 0, 120, 120), 0)])
+def ground_truth():
+    return ground_truth_of([(1, 7, (10, 10, 40, 40), 0), (1, 7, (100, 100, 20, 20), 0), (2, 3, (0, 0, 120, 120), 0)])
 
 
-def test_golden_figures(truth):
+def test_golden_metrics(ground_truth):
     results = [
         result(1, 7, (10, 10, 40, 40), 0.9),
         result(1, 7, (150, 150, 20, 20), 0.8),  # nothing there
         result(1, 7, (100, 100, 20, 20), 0.7),
         result(2, 3, (0, 0, 120, 90), 0.6),  # IoU 0.75: found at 0.50, 0.55, ... 0.75
     ]
-    metrics = evaluate_results(truth, results)
+    metrics = evaluate_results(ground_truth, results)
     # Precision 1 at 51 of 101 recalls, then 2/3.
     square = (51 + 50 * 2 / 3) / 101
     for kind in ("bbox", "segm"):
@@ -68,7 +68,7 @@ def test_golden_figures(truth):
         assert metrics[f"{kind}/AP"] == pytest.approx((square + 0.6) / 2)
         assert metrics[f"{kind}/AR1"] == pytest.approx((0.5 + 0.6) / 2)
         assert metrics[f"{kind}/AR100"] == pytest.approx((1 + 0.6) / 2)
-        # Small: one object; the wrong one, as small, came first. Medium: the square of 40.
+        # Small: one object, and a wrong detection of that size ranks first. Medium: the square of 40.
         assert metrics[f"{kind}/APs"] == pytest.approx(0.5)
         assert metrics[f"{kind}/APm"] == pytest.approx(1)
         assert metrics[f"{kind}/APl"] == pytest.approx(0.6)
@@ -83,20 +83,22 @@ def test_golden_figures(truth):
     assert json.loads(json.dumps(metrics)) == metrics
 
 
-def test_the_fast_backend_gives_the_same_figures(truth):
+def test_the_fast_backend_gives_the_same_metrics(ground_truth):
     with pytest.raises(UserError, match=r"'fast'; choose pycocotools or faster-coco-eval"):
-        evaluate_results(truth, [], backend="fast")
+        evaluate_results(ground_truth, [], backend="fast")
     if importlib.util.find_spec("faster_coco_eval") is None:
         with pytest.raises(UserError, match=r"faster-coco-eval is not installed.*\[fast\]"):
-            evaluate_results(truth, [], backend="faster-coco-eval")
+            evaluate_results(ground_truth, [], backend="faster-coco-eval")
         pytest.skip("faster-coco-eval is not installed")
     results = [result(1, 7, (10, 14, 40, 40), 0.9), result(2, 3, (0, 0, 120, 90), 0.6), result(1, 3, (0, 0, 9, 9), 0.7)]
-    plain, fast = (evaluate_results(truth, results, backend=name) for name in ("pycocotools", "faster-coco-eval"))
+    plain, fast = (
+        evaluate_results(ground_truth, results, backend=name) for name in ("pycocotools", "faster-coco-eval")
+    )
     assert flat(fast) == pytest.approx(flat(plain), abs=1e-12)
 
 
 def flat(metrics):
-    """{"per_class/disc/bbox/AP": ...} of every number."""
+    """Returns every number of nested metrics under one key, as in "per_class/disc/bbox/AP"."""
     found = {}
     for name, value in metrics.items():
         inner = flat(value) if isinstance(value, dict) else {}
@@ -106,54 +108,56 @@ def flat(metrics):
     return found
 
 
-def test_the_order_of_results_does_not_matter(truth):
+def test_the_order_of_results_does_not_matter(ground_truth):
     results = [result(1, 7, (10 + i, 10, 40, 40), (i * 7 % 11 + 1) / 20) for i in range(9)]
     results += [result(2, 3, (0, 0, 120, 80 + 5 * i), (i * 5 % 7 + 1) / 20) for i in range(6)]
-    assert evaluate_results(truth, results[::-1]) == evaluate_results(truth, results)
+    assert evaluate_results(ground_truth, results[::-1]) == evaluate_results(ground_truth, results)
 
 
-def test_the_class_order_is_the_callers(truth):
+def test_the_caller_sets_the_class_order(ground_truth):
     results = [result(2, 3, (0, 0, 120, 120), 0.6)]
-    assert list(evaluate_results(truth, results)["per_class"]) == ["disc", "square"]
-    metrics = evaluate_results(truth, results, category_ids=[7, 3])
+    assert list(evaluate_results(ground_truth, results)["per_class"]) == ["disc", "square"]
+    metrics = evaluate_results(ground_truth, results, category_ids=[7, 3])
     assert list(metrics["per_class"]) == ["square", "disc"]
     assert [row["segm/AP"] for row in metrics["per_class"].values()] == pytest.approx([0, 1])
 
 
 def test_a_mask_is_sized_by_its_own_area():
-    """A wrong small mask in a large box must not count against the medium objects, but against the small ones."""
-    truth = truth_of([(1, 7, (10, 10, 20, 20), 0), (1, 7, (100, 100, 40, 40), 0)])
+    """A wrong small mask in a large box counts against the small objects, not the medium ones."""
+    ground_truth = ground_truth_of([(1, 7, (10, 10, 20, 20), 0), (1, 7, (100, 100, 40, 40), 0)])
     wrong = result(1, 7, (150, 10, 20, 20), 0.9) | {"bbox": [140, 10, 50, 50]}
-    metrics = evaluate_results(truth, [wrong, *(result(1, 7, a["bbox"], 0.5) for a in truth["annotations"])])
+    metrics = evaluate_results(
+        ground_truth, [wrong, *(result(1, 7, a["bbox"], 0.5) for a in ground_truth["annotations"])]
+    )
     assert metrics["segm/APs"] == pytest.approx(0.5) and metrics["segm/APm"] == pytest.approx(1)
     assert metrics["bbox/APs"] == pytest.approx(1) and metrics["bbox/APm"] == pytest.approx(0.5)
 
 
-def test_nothing_found_is_zero(truth):
-    metrics = evaluate_results(truth, [])
+def test_nothing_found_is_zero(ground_truth):
+    metrics = evaluate_results(ground_truth, [])
     assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in METRICS} == {0}
     assert {row[f"{kind}/AP"] for row in metrics["per_class"].values() for kind in ("bbox", "segm")} == {0}
 
 
 @pytest.mark.parametrize("objects", [[], [(1, 7, (10, 10, 40, 40), 1)]])
-def test_nothing_to_find_is_said(objects):
+def test_missing_objects_are_noted(objects):
     for results in [], [result(1, 7, (10, 10, 40, 40), 0.5)]:
-        metrics = evaluate_results(truth_of(objects), results)
+        metrics = evaluate_results(ground_truth_of(objects), results)
         assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in METRICS} == {-1}
         assert "no object" in metrics["notes"][0]
         assert "–" in format_table(metrics) and "-1.000" not in format_table(metrics)
 
 
 def test_results_in_a_crowd_are_not_counted():
-    truth = truth_of([(1, 7, (10, 10, 40, 40), 0), (1, 7, (100, 0, 90, 90), 1)])
+    ground_truth = ground_truth_of([(1, 7, (10, 10, 40, 40), 0), (1, 7, (100, 0, 90, 90), 1)])
     results = [result(1, 7, (110 + 10 * i, 10, 20, 20), 0.9) for i in range(3)] + [result(1, 7, (10, 10, 40, 40), 0.5)]
-    metrics = evaluate_results(truth, results)
+    metrics = evaluate_results(ground_truth, results)
     assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
 
 
-def test_part_of_the_images(truth):
+def test_part_of_the_images(ground_truth):
     results = [result(1, 7, (10, 10, 40, 40), 0.9), result(2, 3, (0, 0, 120, 120), 0.6)]
-    metrics = evaluate_results(truth, results, image_ids=np.int64([2]))
+    metrics = evaluate_results(ground_truth, results, image_ids=np.int64([2]))
     assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
     square = metrics["per_class"]["square"]
     assert square["objects"] == 0 and square["bbox/AP"] == square["segm/AP"] == -1
@@ -161,31 +165,31 @@ def test_part_of_the_images(truth):
     assert any("1 of 2 classes" in note for note in metrics["notes"])
 
 
-def test_boxes_alone(truth):
+def test_boxes_alone(ground_truth):
     results = [{k: v for k, v in result(2, 3, (0, 0, 120, 120), 0.6).items() if k != "segmentation"}]
-    metrics = evaluate_results(truth, results, kinds=("bbox",))
+    metrics = evaluate_results(ground_truth, results, kinds=("bbox",))
     assert metrics["bbox/APl"] == pytest.approx(1) and "segm/AP" not in metrics
     assert "mask" not in format_table(metrics)
     with pytest.raises(UserError, match="result 0 has no 'segmentation'"):
-        evaluate_results(truth, results)
+        evaluate_results(ground_truth, results)
 
 
-def test_truth_without_a_usable_mask_is_ignored_and_said(truth):
+def test_ground_truth_without_a_usable_mask_is_ignored_and_noted(ground_truth):
     short, wild = {"size": [SIDE, SIDE], "counts": [5, 5]}, {"size": [SIDE, SIDE], "counts": "05"}
     bad = [[[1e9, 0, 5, 5, 0, 9]], [[0, 0, 9, 9]], [[float("nan")] * 6], [], None, {"size": [3, 3]}, short, wild]
     bad += [[[0, 0, 199, 199] * 9000], [[10**400, 0, 9, 9, 0, 9]]]
     bad += [[10.0, 10, 50, 10, 50, 50], [["10", "10", "50", "10", "50", "50"]], "mask", [None], 7]
     for segmentation in bad:
-        truth["annotations"][0]["segmentation"] = segmentation
+        ground_truth["annotations"][0]["segmentation"] = segmentation
         results = [result(1, 7, (10, 10, 40, 40), 0.9), result(1, 7, (100, 100, 20, 20), 0.7)]
-        metrics = evaluate_results(truth, results, category_ids=[7])
+        metrics = evaluate_results(ground_truth, results, category_ids=[7])
         assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
         assert any("segm: 1 annotations without a usable mask" in note for note in metrics["notes"])
 
 
-def test_truth_without_a_finite_box_is_left_out_and_said(truth):
-    truth["annotations"][0]["bbox"] = [0, 0, float("inf"), 5]
-    metrics = evaluate_results(truth, [result(1, 7, (100, 100, 20, 20), 0.7)], category_ids=[7])
+def test_ground_truth_without_a_finite_box_is_left_out_and_noted(ground_truth):
+    ground_truth["annotations"][0]["bbox"] = [0, 0, float("inf"), 5]
+    metrics = evaluate_results(ground_truth, [result(1, 7, (100, 100, 20, 20), 0.7)], category_ids=[7])
     assert metrics["bbox/AP"] == pytest.approx(1)
     assert any("bbox: 1 annotations with a box" in note for note in metrics["notes"])
 
@@ -206,34 +210,34 @@ def test_truth_without_a_finite_box_is_left_out_and_said(truth):
         ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "run lengths"),
     ],
 )
-def test_results_that_cannot_be_counted_are_refused(truth, change, message):
+def test_results_that_cannot_be_counted_are_refused(ground_truth, change, message):
     with pytest.raises(UserError, match=message):
-        evaluate_results(truth, [result(1, 7, (10, 10, 40, 40), 0.9) | change])
+        evaluate_results(ground_truth, [result(1, 7, (10, 10, 40, 40), 0.9) | change])
 
 
-def test_a_truth_that_cannot_be_read_is_refused(tmp_path, truth):
+def test_unreadable_ground_truth_is_refused(tmp_path, ground_truth):
     (tmp_path / "broken.json").write_text('{"images": [')
     (tmp_path / "list.json").write_text("[]")
-    (tmp_path / "bare.json").write_text(json.dumps(truth | {"images": [{"id": 1}]}))
+    (tmp_path / "bare.json").write_text(json.dumps(ground_truth | {"images": [{"id": 1}]}))
     for name, message in [("none", "cannot be read"), ("broken", "it was cut"), ("list", "images"), ("bare", "height")]:
         with pytest.raises(UserError, match=f"{name}.json.*{message}.*give COCO's instances JSON"):
             evaluate_results(tmp_path / f"{name}.json", [])
     with pytest.raises(UserError, match="category id 5 "):
-        evaluate_results(truth, [], category_ids=[5])
+        evaluate_results(ground_truth, [], category_ids=[5])
     with pytest.raises(UserError, match="no image"):
-        evaluate_results(truth | {"images": []}, [])
+        evaluate_results(ground_truth | {"images": []}, [])
 
 
-def test_what_is_given_is_not_changed_and_nothing_is_printed(truth, capsys):
+def test_arguments_are_not_changed_and_nothing_is_printed(ground_truth, capsys):
     results = [result(1, 7, (10, 10, 40, 40), 0.9)]
-    before = copy.deepcopy((truth, results))
-    evaluate_results(truth, results)
-    assert (truth, results) == before
+    before = copy.deepcopy((ground_truth, results))
+    evaluate_results(ground_truth, results)
+    assert (ground_truth, results) == before
     assert capsys.readouterr().out == ""
 
 
 def results_of(annotations, path, offset=0.0):
-    """The truth as if a model had found it, moved by a share of the object's size."""
+    """Returns the ground truth as detections, shifted by a fraction of the object's size."""
     coco = quiet(COCO, path)
     results = []
     for index, annotation in enumerate(a for a in annotations if not a["iscrowd"]):
@@ -261,7 +265,7 @@ def sample(coco_sample):
     return path, json.loads(path.read_text())["annotations"]
 
 
-def test_truth_fed_back_is_perfect(sample):
+def test_ground_truth_as_results_is_perfect(sample):
     path, annotations = sample
     metrics = evaluate_results(path, results_of(annotations, path))
     for kind in ("bbox", "segm"):
@@ -271,15 +275,15 @@ def test_truth_fed_back_is_perfect(sample):
     assert {round(row["segm/AP"], 9) for row in metrics["per_class"].values()} <= {1, -1}
 
 
-def test_offset_truth_gets_what_plain_pycocotools_gives(sample):
+def test_shifted_ground_truth_gets_the_metrics_of_plain_pycocotools(sample):
     path, annotations = sample
     results = results_of(annotations, path, offset=0.08)
     images = sorted({entry["image_id"] for entry in results})[:50]
     metrics = evaluate_results(path, results, image_ids=images)
     for kind, field in (("bbox", "segmentation"), ("segm", "bbox")):
         plain = [{k: v for k, v in entry.items() if k != field} for entry in results]
-        truth = quiet(COCO, path)
-        evaluation = COCOeval(truth, quiet(truth.loadRes, plain), kind)
+        ground_truth = quiet(COCO, path)
+        evaluation = COCOeval(ground_truth, quiet(ground_truth.loadRes, plain), kind)
         evaluation.params.imgIds = images
         for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
             quiet(step)

@@ -1,4 +1,4 @@
-"""The journal of an evaluation: what a kill leaves of it, and when it is another evaluation's."""
+"""Partial results of an evaluation: reading them after a kill, and replacing those of another evaluation."""
 
 import json
 from types import SimpleNamespace
@@ -13,44 +13,44 @@ ENTRIES = [([3, 1], [{"image_id": 3, "score": 0.1 + 0.2}]), ([2], []), ([5, 4], 
 
 @pytest.fixture
 def path(tmp_path):
-    """A journal of three batches, left as a kill leaves it."""
-    journal = PartialResults(tmp_path / "x.partial.jsonl", "mine")
-    assert journal.entries == []
+    """The file of three batches, not closed, as after a kill."""
+    partial = PartialResults(tmp_path / "x.partial.jsonl", "mine")
+    assert partial.entries == []
     for ids, results in ENTRIES:
-        journal.write(ids, results)
-    return journal.path  # never closed
+        partial.write(ids, results)
+    return partial.path  # never closed
 
 
-def test_what_was_written_comes_back_bit_for_bit(path):
-    journal = PartialResults(path, "mine")
-    assert journal.entries == ENTRIES and journal.images == 5
-    journal.write([6], [])
-    journal = PartialResults(path, "mine")
-    assert journal.entries == [*ENTRIES, ([6], [])]
-    journal.remove()
+def test_written_batches_are_read_back_exactly(path):
+    partial = PartialResults(path, "mine")
+    assert partial.entries == ENTRIES and partial.images == 5
+    partial.write([6], [])
+    partial = PartialResults(path, "mine")
+    assert partial.entries == [*ENTRIES, ([6], [])]
+    partial.remove()
     assert not path.exists()
 
 
-def test_a_kill_may_come_at_any_byte(path):
+def test_a_kill_at_any_byte_keeps_the_complete_batches(path):
     content = path.read_bytes()
     ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
     for length in range(len(content)):
         path.write_bytes(content[:length])
         whole = max(sum(end <= length for end in ends) - 1, 0)
         assert PartialResults(path, "mine").entries == ENTRIES[:whole]
-    path.write_bytes(content[: ends[1]] + b"\xff\n" + content[ends[1] :])  # a damaged line, and what comes after it
+    path.write_bytes(content[: ends[1]] + b"\xff\n" + content[ends[1] :])  # a damaged line and the lines after it
     assert PartialResults(path, "mine").entries == ENTRIES[:1]
 
 
-def test_steps_are_whole(path):
-    journal = PartialResults(path, "mine", together=2)
-    assert journal.entries == ENTRIES[:2]
-    journal.write(*ENTRIES[0])
-    journal.write(*ENTRIES[1])
+def test_only_complete_steps_are_kept(path):
+    partial = PartialResults(path, "mine", together=2)
+    assert partial.entries == ENTRIES[:2]
+    partial.write(*ENTRIES[0])
+    partial.write(*ENTRIES[1])
     assert PartialResults(path, "mine", together=2).entries == [*ENTRIES[:2], *ENTRIES[:2]]
 
 
-def test_another_evaluation_begins_anew_and_says_so(path, capsys):
+def test_results_of_another_evaluation_are_replaced_with_a_note(path, capsys):
     assert PartialResults(path, "another's").entries == []
     note = f"note: {path} replaced: 3 batches of an evaluation of other weights, configuration or data\n"
     assert capsys.readouterr().err == note

@@ -16,7 +16,7 @@ from htc_tf.inference.detector import restore
 
 @pytest.fixture(scope="module")
 def detector(tiny_experiment, tiny_run):
-    """A detector with batches of four, so that the last batch of six images has two rows to fill."""
+    """A detector with batches of four, so that the last batch of six images has two padding rows."""
     return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
 
 
@@ -32,7 +32,7 @@ def test_records(detector, tiny_data, eagerly):
         x, y, w, h = result["bbox"]
         assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
     assert min(min(size) for size in sizes.values()) >= 144
-    # One drawing, ground truth beside prediction, for each image at its resized size; none for the filled rows.
+    # One drawing, ground truth beside prediction, for each image at its resized size; none for the padding rows.
     assert len(drawings) == 6 and all(drawing.dtype == np.uint8 for drawing in drawings)
     assert {max(drawing.shape[0], drawing.shape[1] // 2) >= 64 for drawing in drawings} == {True}
     assert metrics["per_class"].keys() == set(info.class_names)

@@ -1,4 +1,4 @@
-"""The report: tables that line up, a folder that is whole, charts that show what they are given."""
+"""The evaluation report: aligned tables, and a folder with its text and charts."""
 
 import json
 
@@ -11,7 +11,7 @@ from htc_tf.evaluation.report import format_table, mean_precision, write_report
 
 
 def case(kinds=("bbox",)):
-    truth = {
+    ground_truth = {
         "images": [{"id": 1, "height": 100, "width": 100}],
         "categories": [{"id": 1, "name": "square"}, {"id": 2, "name": "disc"}, {"id": 3, "name": "star"}],
         "annotations": [
@@ -23,7 +23,7 @@ def case(kinds=("bbox",)):
         {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9},
         {"image_id": 1, "category_id": 1, "bbox": [60, 60, 20, 20], "score": 0.8},
     ]
-    return evaluate(truth, results, kinds=kinds)
+    return evaluate(ground_truth, results, kinds=kinds)
 
 
 def test_tables():
@@ -41,7 +41,7 @@ def test_tables():
         assert len({len(line) for line in table}) == 1
 
 
-def test_names_of_classes_do_not_break_the_table():
+def test_class_names_do_not_break_the_table():
     metrics = case().metrics
     names = ["a\nb\x1b[31m|", "w" * 10_000, "\u732b"]
     metrics["per_class"] = dict(zip(names, metrics["per_class"].values(), strict=True))
@@ -65,7 +65,7 @@ def test_folder(tmp_path):
         assert f"({name})" in text and min(Image.open(files[name]).size) > 100
 
 
-def test_the_mean_over_classes_leaves_out_what_is_undefined():
+def test_the_mean_over_classes_leaves_out_undefined_values():
     table = np.zeros((10, 101, 3, 4, 3))
     table[:, :, 0], table[:, :, 1], table[:, :, 2] = 0.5, 0.75, -1
     np.testing.assert_allclose(mean_precision(table), 0.625)

@@ -1,4 +1,4 @@
-"""Pictures detected several at a time: in their order, each batch of one padded shape, few in memory."""
+"""Batched detection: results in input order, one padded shape per batch, a bounded number of images in memory."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from htc_tf.inference.detector import Detector
 from htc_tf.inference.predictor import Predictor
 
 
-class Counts:
-    """A detector whose answer is a picture's height, and which remembers its batches."""
+class RecordingDetector:
+    """A detector whose result is the image's height; it records its batches."""
 
     def __init__(self):
         self.batches = []
@@ -28,8 +28,8 @@ class Counts:
         return self.detect_images([image], 1)[0]
 
 
-def pictures(heights, read=None):
-    """Names and pictures: wide ones, but tall where the height is above 10."""
+def make_images(heights, read=None):
+    """Yields (name, image): landscape up to a height of 10, portrait above."""
     for name, height in enumerate(heights):
         if read is not None:
             read.append(name)
@@ -37,35 +37,35 @@ def pictures(heights, read=None):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 50])
-def test_answers_come_in_order(batch):
-    heights, detector = [3, 4, 20, 5, 6, 20, 7, 30], Counts()
-    answers = list(detect_in_batches(detector, pictures(heights), batch))
-    assert [name for name, _, _ in answers] == list(range(8))
-    assert [result for *_, result in answers] == [image.shape[0] for _, image, _ in answers] == heights
+def test_results_come_in_order(batch):
+    heights, detector = [3, 4, 20, 5, 6, 20, 7, 30], RecordingDetector()
+    outputs = list(detect_in_batches(detector, make_images(heights), batch))
+    assert [name for name, _, _ in outputs] == list(range(8))
+    assert [result for *_, result in outputs] == [image.shape[0] for _, image, _ in outputs] == heights
     assert sorted(height for heights in detector.batches for height in heights) == sorted(heights)
     if batch == 3:
         assert detector.batches == [[3, 4, 5], [20, 20], [6, 7], [30]]
-    assert list(detect_in_batches(detector, pictures([]), batch)) == []
+    assert list(detect_in_batches(detector, make_images([]), batch)) == []
 
 
-def test_few_pictures_wait():
-    """One of a shape of its own does not hold back all that follow."""
-    read, detector = [], Counts()
-    stream = detect_in_batches(detector, pictures([20] + [3] * 100, read), 2)
+def test_few_images_wait():
+    """An image whose shape no other has does not hold back all the following ones."""
+    read, detector = [], RecordingDetector()
+    stream = detect_in_batches(detector, make_images([20] + [3] * 100, read), 2)
     assert next(stream)[2] == 20 and len(read) == MAX_QUEUED * 2 and detector.batches[-1] == [20]
 
 
-class AsksOneByOne:
+class SingleImageDetector:
     def detect_image(self, image):
         return image.shape[0]
 
 
-def test_what_takes_one_picture_gets_one():
-    assert [result for *_, result in detect_in_batches(AsksOneByOne(), pictures([3, 4]), 2)] == [3, 4]
+def test_a_detector_without_batches_gets_single_images():
+    assert [result for *_, result in detect_in_batches(SingleImageDetector(), make_images([3, 4]), 2)] == [3, 4]
 
 
-class FailsOn5(Counts):
-    """Runs out of memory where an image is 5 pixels high."""
+class FailsOn5(RecordingDetector):
+    """Runs out of memory on images of 5 pixels height."""
 
     def detect_images(self, images, rows):
         found = super().detect_images(images, rows)
@@ -75,24 +75,24 @@ class FailsOn5(Counts):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_one_that_fails_takes_no_neighbor_along(batch):
+def test_a_failed_image_does_not_affect_its_neighbors(batch):
     failed, detector = [], FailsOn5()
     stream = detect_in_batches(
-        detector, pictures([3, 5, 4, 20, 5]), batch, lambda name, error: failed.append((name, str(error)))
+        detector, make_images([3, 5, 4, 20, 5]), batch, lambda name, error: failed.append((name, str(error)))
     )
     assert [(name, result) for name, _, result in stream] == [(0, 3), (2, 4), (3, 20)]
     assert failed == [(1, "the model failed: OOM when allocating tensor"), (4, failed[0][1])]
     with pytest.raises(ModelFailed, match="the model failed: OOM"):
-        list(detect_in_batches(detector, pictures([3, 5, 4]), batch))
+        list(detect_in_batches(detector, make_images([3, 5, 4]), batch))
 
 
-def test_a_batch_answers_as_its_pictures_do(tiny_model, tiny_data, eagerly):
+def test_a_batch_gives_the_results_of_its_images(tiny_model, tiny_data, eagerly):
     experiment, model = tiny_model("NUM_STAGES=1", "IMAGE_MAX_SIDE=100")
     predict = Predictor(Detector(model, experiment), [{"id": i, "name": str(i)} for i in range(8)])
     images = [tiny_data.images / f"{number:012d}.jpg" for number in (1, 2, 3)]
     turned = np.ascontiguousarray(np.rot90(predict(images[0]).image))
-    photos = [images[0], turned, images[1], images[2]]
-    for one, several in zip(predict(photos), predict(photos, batch=2), strict=True):
+    mixed = [images[0], turned, images[1], images[2]]
+    for one, several in zip(predict(mixed), predict(mixed, batch=2), strict=True):
         assert len(one) > 3
         np.testing.assert_array_equal(one.image, several.image)
         np.testing.assert_allclose(one.boxes, several.boxes, atol=1e-3)

@@ -22,11 +22,11 @@ from htc_tf.structures import Detections
 
 @pytest.fixture(scope="module")
 def detector(tiny_experiment, tiny_run):
-    """A detector with batches of four, so that the last batch of six images has two rows to fill."""
+    """A detector with batches of four, so that the last batch of six images has two padding rows."""
     return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
 
 
-def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experiment):
+def test_blank_variables_have_the_same_names_and_shapes_and_are_zero(tiny_experiment):
     drawn, blank = (tiny_experiment().build_model() for _ in range(2))
     drawn.build_variables()
     blank.build_variables(blank=True)
@@ -34,7 +34,7 @@ def test_blank_variables_are_the_same_ones_without_random_numbers(tiny_experimen
     assert any(np.any(v) for v in drawn.variables) and not any(np.any(v) for v in blank.variables)
 
 
-def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_data, eagerly):
+def test_images_get_the_detections_of_their_records(tiny_experiment, tiny_run, tiny_data, eagerly):
     detector = restore(tiny_experiment("eval/Input.batch_size=1"), tiny_run)
     results, _, _ = detect_records(detector, load_info(tiny_data.records))
     image = read_image(tiny_data.images / f"{3:012d}.jpg")
@@ -47,7 +47,7 @@ def test_pictures_get_what_their_records_get(tiny_experiment, tiny_run, tiny_dat
 
 
 def test_the_semantic_map_comes_from_the_same_pass(detector, tiny_run, tiny_data, eagerly):
-    """Detections and labels equal those computed separately, and the network runs once, or once more for the views."""
+    """Detections and labels equal those computed separately."""
     image = read_image(tiny_data.images / f"{3:012d}.jpg")
     plain, labels = detector.detect_image(image), detector.label_map(image)
     assert plain.labels is None
@@ -66,8 +66,8 @@ def test_a_model_without_the_semantic_branch_has_no_map(tiny_model):
             call(image)
 
 
-class FindsEverything:
-    """A model that finds one thing, as large as the image, and remembers the shapes that it saw."""
+class WholeImageModel:
+    """A model that detects one object as large as the image and records its input shapes."""
 
     masks = False
 
@@ -81,8 +81,8 @@ class FindsEverything:
         return Detections(boxes, one, tf.cast(one, tf.int32), one > 0)
 
 
-def test_pictures_of_any_size(tiny_experiment, eagerly):
-    model = FindsEverything()
+def test_images_of_any_size(tiny_experiment, eagerly):
+    model = WholeImageModel()
     detector = Detector(model, tiny_experiment("IMAGE_MAX_SIDE=100"))
     sizes = [(200, 300), (300, 200), (64, 64), (20, 2000), (1, 1)]
     for height, width in sizes:
@@ -108,7 +108,7 @@ def test_runs_that_cannot_be_restored(tiny_experiment, tiny_run, tmp_path):
         restore(tiny_experiment(), run)
 
 
-def test_pictures_are_decoded_as_in_training_and_turned(tmp_path, tiny_data):
+def test_images_are_decoded_as_in_training_and_made_upright(tmp_path, tiny_data):
     path = tiny_data.images / f"{1:012d}.jpg"
     pixels = decode_rgb(path.read_bytes()).numpy()
     np.testing.assert_array_equal(read_image(path), pixels)
@@ -130,7 +130,7 @@ def test_drawings_do_not_replace_each_other():
     assert names[0] == "x.png" and names[1] == "x_2.png" and names[4] == "y.png" and len(set(names)) == 5
 
 
-def test_drawings_do_not_replace_pictures(detector, tmp_path):
+def test_drawings_do_not_replace_images(detector, tmp_path):
     Image.new("RGB", (30, 30)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=r"x\.png would replace"):
         predict_files(detector, [], [tmp_path / "x.png"], tmp_path, 0.5)

@@ -1,4 +1,4 @@
-"""A SavedModel with an export's signature becomes a model for pictures: in this process, and in one without gin."""
+"""A SavedModel with an export's signature as a detector of images: in this process, and in one without gin."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Serving(tf.Module):
-    """Finds one square from pixel [2, 3] to the middle, as sure as the first pixel is red. Two rows are padding."""
+    """Detects one square from pixel [2, 3] to the center; its score is the first pixel's red. Two rows are padding."""
 
     def __init__(self):
         super().__init__()
@@ -31,8 +31,8 @@ class Serving(tf.Module):
         autograph=False,
     )
     def predict_image(self, images, sizes):
-        middle = tf.cast(sizes[0], tf.float32) / 2
-        box = tf.concat([[2.0, 3.0], middle], 0)
+        center = tf.cast(sizes[0], tf.float32) / 2
+        box = tf.concat([[2.0, 3.0], center], 0)
         classes = tf.constant([[1, 0, 0]])
         return {
             "boxes": tf.stack([box, box, box])[tf.newaxis],
@@ -97,7 +97,7 @@ def test_the_classes_beside_the_model(exported):
         ExportedDetector(exported / "9")
 
 
-def test_what_is_no_export(tmp_path):
+def test_folders_without_an_export_are_refused(tmp_path):
     with pytest.raises(UserError, match="no exported model"):
         ExportedDetector(tmp_path)
     (tmp_path / "1").mkdir()
@@ -112,7 +112,7 @@ import htc_tf
 assert not {"tensorflow", "gin"} & sys.modules.keys()
 
 model = htc_tf.load(sys.argv[1])
-detections = model("photo.png")
+detections = model("image.png")
 detections.draw("out.jpg")
 
 assert "gin" not in sys.modules and "htc_tf.models" not in sys.modules
@@ -121,7 +121,7 @@ print(detections, detections.masks.sum(), detections.to_coco(7)[0]["bbox"])
 
 
 def test_three_lines_without_gin(exported, image, tmp_path):
-    Image.fromarray(image).save(tmp_path / "photo.png")
+    Image.fromarray(image).save(tmp_path / "image.png")
     command = [sys.executable, "-c", THREE_LINES, str(exported / "10")]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

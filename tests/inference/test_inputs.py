@@ -1,4 +1,4 @@
-"""Names of files become paths, and files, PIL images and arrays become upright pixels."""
+"""Inputs: file names, folders and globs become paths; files, PIL images and arrays become upright pixels."""
 
 import numpy as np
 import pytest
@@ -22,9 +22,9 @@ def test_folders_globs_and_files(folder):
     def find(*names):
         return [path.relative_to(folder).as_posix() for path in find_inputs([f"{folder}/{name}" for name in names])]
 
-    assert find(".") == ["a[1].jpg", "b.png", "film.mp4"]  # not what lies deeper, nor what is no picture
+    assert find(".") == ["a[1].jpg", "b.png", "film.mp4"]  # neither deeper files nor files that are no images
     assert find("**/*.*") == ["a[1].jpg", "b.png", "deep/c.webp", "film.mp4", "notes.txt"]
-    assert find("a[1].jpg") == ["a[1].jpg"]  # a file before a pattern
+    assert find("a[1].jpg") == ["a[1].jpg"]  # an existing file wins over a pattern
     assert find("b.png", "*.jpg", "b.png") == ["b.png", "a[1].jpg"]  # each once, as named
 
 
@@ -44,7 +44,7 @@ def test_a_list_on_standard_input():
         find_inputs(["-"], ["\n"])
 
 
-def test_a_name_that_stands_for_nothing(folder):
+def test_names_without_a_match_are_refused(folder):
     for name in ("nowhere.jpg", "*.gif", "deep/*.png"):
         with pytest.raises(UserError, match="no image there"):
             find_inputs([f"{folder}/{name}"])
@@ -55,7 +55,7 @@ def pixels():
     return np.random.default_rng(3).integers(0, 255, (24, 40, 3), np.uint8)
 
 
-def test_forms_of_a_picture(pixels, tmp_path):
+def test_types_of_image_inputs(pixels, tmp_path):
     np.testing.assert_array_equal(as_image(pixels), pixels)
     np.testing.assert_array_equal(as_image(Image.fromarray(pixels)), pixels)
     for name in ("x.png", "x.bmp", "x.webp", "x.tiff"):
@@ -88,7 +88,7 @@ def test_sixteen_bits_are_read_as_the_preparation_reads_them(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff"])
-def test_the_orientation_is_heeded(tmp_path, ending):
+def test_the_exif_orientation_is_applied(tmp_path, ending):
     rows, columns = np.mgrid[:24, :40].astype(np.uint8)
     slope = np.dstack([6 * columns, 6 * columns, 10 * rows])
     exif = Image.Exif()
@@ -102,7 +102,7 @@ def test_the_orientation_is_heeded(tmp_path, ending):
 @pytest.mark.parametrize(
     "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), 3.5, None]
 )
-def test_what_is_no_picture(wrong):
+def test_other_types_are_refused(wrong):
     with pytest.raises(UserError, match="give a path"):
         as_image(wrong)
     with pytest.raises(UserError, match="without pixels"):
@@ -122,7 +122,7 @@ def test_what_is_no_picture(wrong):
         (None, "is a folder"),
     ],
 )
-def test_files_that_are_no_images_are_named_for_what_they_are(tmp_path, content, words):
+def test_the_error_names_the_content_of_files_that_are_no_images(tmp_path, content, words):
     path = tmp_path / "x.jpg"
     if content is None:
         path.mkdir()
@@ -133,7 +133,7 @@ def test_files_that_are_no_images_are_named_for_what_they_are(tmp_path, content,
     assert str(path) in str(caught.value) and "BytesIO" not in str(caught.value)
 
 
-def test_files_that_are_no_pictures(pixels, tmp_path):
+def test_unreadable_files_are_refused_with_a_reason(pixels, tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(pixels).save(path)
     path.write_bytes(path.read_bytes()[:300])

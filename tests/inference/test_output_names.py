@@ -1,4 +1,4 @@
-"""Names of drawings: unique, and files that any file system takes, whatever images and classes are called."""
+"""Output file names: unique and valid on any file system, for any image and class names."""
 
 import os
 from pathlib import Path
@@ -27,9 +27,9 @@ def test_long_names_are_cut_and_still_differ(tmp_path, stem):
 
 @pytest.mark.parametrize("name", ["../../x", "a/b\\c", "w" * 10_000, "\u4e2d" * 10_000, "\ud800", "\x00", "con:", "\n"])
 def test_a_class_of_any_name_is_a_file(tmp_path, name):
-    made = cut_out_name("photo", 1, name)
+    made = cut_out_name("image", 1, name)
     (tmp_path / made).write_bytes(b"")
-    assert os.listdir(tmp_path) == [made] and made.startswith("photo_01_") and made.endswith(".png")
+    assert os.listdir(tmp_path) == [made] and made.startswith("image_01_") and made.endswith(".png")
 
 
 def test_a_drawing_that_would_replace_an_input_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""What one does with the objects found in a picture: choose, count, save, draw, cut out."""
+"""Prediction: filtering, COCO results, drawing, saving and cut-outs of the objects detected in an image."""
 
 import json
 import sys
@@ -72,7 +72,7 @@ def test_without_masks(image):
         cut_outs(found, 0)
 
 
-def test_drawings_are_saved_as_their_names_end(found, tmp_path):
+def test_the_file_suffix_selects_the_format_of_drawings(found, tmp_path):
     drawn = found.draw(tmp_path / "new" / "x.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "x.png")), drawn)
     found.draw(str(tmp_path / "x.JPG"))
@@ -104,36 +104,36 @@ def test_cut_outs(found, image, masks):
     np.testing.assert_array_equal(piece[..., :3], image[8:62, 18:92])
     alpha = piece[..., 3]
     assert (alpha[5:-5, 5:-5] == 255).all() and alpha[0].max() < 10 and alpha[:, -1].max() < 10
-    assert ((alpha > 20) & (alpha < 235)).any()  # an edge, no stairs
+    assert ((alpha > 20) & (alpha < 235)).any()  # the edge is antialiased
     assert alpha.sum() / 255 == pytest.approx(masks[0].sum(), rel=0.01)
-    # Where the picture's border cuts an object, it is no edge.
+    # The image border that cuts an object is not feathered.
     at_border = pieces[1][2]
     assert at_border.shape == (42, 62, 4) and (at_border[:35, 10:, 3] == 255).all()
     assert cut_out(image, np.zeros((120, 160), bool)) is None
 
 
-def test_ids_of_pictures_are_unique(tmp_path):
+def test_image_ids_are_unique(tmp_path):
     names = ["x.jpg", "000007.jpg", "b/7.jpg", "y.jpg", "1.png", "z.jpg"]
     assert image_ids([tmp_path / name for name in names]) == [0, 7, 2, 3, 1, 5]
     ids = image_ids([tmp_path / name for name in ["3.jpg", "2.jpg", "x.jpg", "y.jpg"]])
     assert ids[:2] == [3, 2] and len(set(ids)) == 4
 
 
-class FindsTheBrightest:
-    """A detector of one object: the brightest pixel."""
+class BrightestPixelDetector:
+    """A detector that returns one object: the brightest pixel."""
 
     def detect_image(self, image):
         y, x = np.unravel_index(image.sum(axis=2).argmax(), image.shape[:2])
         return ImageResult(np.float32([[y, x, y + 1, x + 1]]), np.float32([1]), np.int32([0]), None)
 
 
-def test_a_predictor_takes_one_picture_or_a_list(image, tmp_path):
-    model = Predictor(FindsTheBrightest(), CATEGORIES)
+def test_a_predictor_takes_one_image_or_a_list(image, tmp_path):
+    model = Predictor(BrightestPixelDetector(), CATEGORIES)
     assert model.class_names == ["car", "cat"]
     image[30, 70] = 255
     Image.fromarray(image).save(tmp_path / "x.png")
-    for picture in (image, Image.fromarray(image), tmp_path / "x.png", str(tmp_path / "x.png")):
-        one = model(picture)
+    for source in (image, Image.fromarray(image), tmp_path / "x.png", str(tmp_path / "x.png")):
+        one = model(source)
         np.testing.assert_array_equal(one.boxes, [[30, 70, 31, 71]])
         np.testing.assert_array_equal(one.image, image)
     first, second = model([image, image[:, ::-1]])
@@ -141,8 +141,8 @@ def test_a_predictor_takes_one_picture_or_a_list(image, tmp_path):
     assert model([]) == [] and first.class_names == ["car"]
 
 
-def test_colours_follow_the_class(found):
+def test_colors_follow_the_class(found):
     drawn = found.draw(threshold=0.5)
-    for box, colour in zip(BOXES[:2], palette(2)[[1, 0]], strict=True):
+    for box, color in zip(BOXES[:2], palette(2)[[1, 0]], strict=True):
         y, x = round(4 * box[2]) - 60, round(4 * box[1])  # on the enlarged box's left side
-        assert np.abs(drawn[y, x - 2 : x + 3].astype(int) - colour).max(axis=-1).min() < 30
+        assert np.abs(drawn[y, x - 2 : x + 3].astype(int) - color).max(axis=-1).min() < 30

@@ -1,4 +1,4 @@
-"""Results at original resolution: boxes scaled back, masks with them, batch after batch in order."""
+"""Results at original resolution: rescaled boxes, pasted masks, and batches in order."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ class Detections(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What of structures.Batch is needed here."""
+    """The two fields of structures.Batch that the results need."""
 
     sizes: np.ndarray
     original_sizes: np.ndarray
@@ -64,7 +64,7 @@ def test_batches_come_in_order_whichever_is_done_first(detections, monkeypatch):
     plain = results.image_results
 
     def slow_first(found, sizes, original_sizes):
-        # The first batch waits for the second one to be at work too.
+        # The first batch waits until the second one is being processed too.
         if sizes[0, 0] < 2:
             taken.wait()
         return plain(found, sizes, original_sizes)
@@ -92,7 +92,7 @@ def test_without_masks_there_is_no_segmentation(detections):
     assert all("segmentation" not in entry for entry in entries)
 
 
-def test_rows_that_only_fill_up_a_batch_are_left_out(detections):
+def test_padding_rows_of_a_batch_are_left_out(detections):
     valid = detections._replace(valid=np.ones((2, 3), bool))
     found = results.image_results(valid, np.ones((2, 2)) * 200, np.ones((2, 2), int) * 200)
     assert {entry["image_id"] for entry in results.coco_results(found, [5, -1], [1, 2])} == {5}

@@ -1,4 +1,4 @@
-"""Frames of animations, and of films where PyAV is installed: read, left out, turned, written."""
+"""Video frames of animations, and of films if PyAV is installed: reading, subsampling, rotation, writing."""
 
 import sys
 import weakref
@@ -34,7 +34,7 @@ def test_animations(frames, tmp_path, ending):
     assert [round((frame.mean() - 20) / 40) for frame in half.frames] == [0, 2, 4]
 
 
-def test_an_animation_is_written_as_it_is_read(frames, tmp_path):
+def test_a_written_animation_is_read_back(frames, tmp_path):
     path = tmp_path / "x.webp"
     write_video(path, iter(frames), Fraction(20))
     video = read_video(path)
@@ -44,7 +44,7 @@ def test_an_animation_is_written_as_it_is_read(frames, tmp_path):
 
 
 def test_a_writer_holds_one_frame(frames, tmp_path):
-    """By construction: a frame is gone when the next but one is asked for, and what is written when one fails stays."""
+    """A frame is freed before the next but one is requested; frames written before a failure stay in the file."""
     alive = []
 
     def draw():
@@ -62,7 +62,7 @@ def test_a_writer_holds_one_frame(frames, tmp_path):
         assert image.n_frames == 12 and image.size == (64, 48)
 
 
-def test_still_pictures_are_no_videos(frames, tmp_path):
+def test_still_images_are_no_videos(frames, tmp_path):
     for name in ("x.gif", "x.png", "x.webp", "x.jpg"):
         Image.fromarray(frames[0]).save(tmp_path / name)
         assert not is_video(tmp_path / name)
@@ -70,7 +70,7 @@ def test_still_pictures_are_no_videos(frames, tmp_path):
     assert not is_video(tmp_path / "broken.gif") and not is_video("nowhere.gif") and is_video("film.MP4")
 
 
-def test_a_film_without_its_decoder_is_told_before_anything_begins(monkeypatch):
+def test_a_missing_decoder_is_reported_up_front(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     check_decoder(["x.gif", "x.jpg"])
     with pytest.raises(UserError, match=r"^film\.mp4: .*pip install av"):
@@ -88,7 +88,7 @@ def test_films(frames, tmp_path):
     for frame, expected in zip(video.frames, frames, strict=True):
         assert frame.shape == (48, 64, 3) and np.abs(frame.astype(int) - expected).max() <= 8
     assert len(list(read_video(path, every=4).frames)) == 2
-    # A quarter turn to the right, as telephones note it: the matrix in the track's header.
+    # A quarter turn to the right, stored as phones do: the matrix in the track's header.
     content, upright = path.read_bytes(), bytes.fromhex("00010000" + "00" * 12 + "00010000")
     right = bytes.fromhex("000000000001000000000000ffff000000000000")
     start = content.index(upright, content.index(b"tkhd"))
