@@ -112,7 +112,7 @@ class Checkpoints:
         stored = tf.train.list_variables(path)
         self.stored = {name.partition("/")[0] for name, _ in stored}
         if "step" in self.parts and "averages" in self.stored - self.parts.keys():
-            raise UserError(f"checkpoint {path} has averages of the weights: set the former Experiment.ema_decay")
+            raise UserError(f"checkpoint {path} has averages of the weights: set its run's Experiment.ema_decay")
         refusal = f"checkpoint {path} does not fit this configuration"
         missing, rest = compare(stored, self.checkpoint.model.variables)
         if missing:

@@ -84,7 +84,7 @@ def check_categories(
             raise UserError(f"{where}, id {entry['id']}, has no name (a string)")
         if encodable(entry["name"]) != entry["name"]:
             raise UserError(
-                f"{where}, id {entry['id']}: its name {show(entry['name'])} contains half a character: correct it"
+                f"{where}, id {entry['id']}: its name {show(entry['name'])} contains an unpaired surrogate: correct it"
             )
         if checked.get(entry["id"], entry)["name"] != entry["name"]:
             names_found = f"{checked[entry['id']]['name']} and {entry['name']}"

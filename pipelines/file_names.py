@@ -40,7 +40,7 @@ def file_name(entry: dict[str, Any], root: str | None, counters: Counters) -> st
         advice = f"; rename {others[0]!r}, which contains a file name" if others and others[0] != "file_name" else ""
         raise Rejected("image_malformed", f"no file_name (a string){advice}")
     if "\0" in name or encodable(name) != name:
-        raise Rejected("image_malformed", "file_name contains a NUL or half a character, which no file name can")
+        raise Rejected("image_malformed", "file_name contains a NUL or an unpaired surrogate, which no file name can")
     if len(name) > MAX_LENGTH:
         raise Rejected("image_malformed", f"file_name has {len(name):,} characters, more than a path can have")
     slashed = PurePosixPath(name.replace("\\", "/"))

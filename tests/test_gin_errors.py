@@ -38,7 +38,7 @@ PAPER = "gin/htc_r50_fpn_1x_coco.gin"
         ("ResNet.depth=7", "ResNet.depth = 7"),
         ("ResNet.norm='nonsense'", "'nonsense'"),
         ("RoIPooler.implementation='nonsense'", "RoIPooler.implementation = 'nonsense'"),
-        ("HTCLoss.box_loss='giou'", "HTCLoss.box_loss is no loss: 'giou'"),
+        ("HTCLoss.box_loss='giou'", "HTCLoss.box_loss is not a loss: 'giou'"),
         ("FocalLoss.gamma=2.0", "FocalLoss.gamma"),
         ("HTCLoss.semantic_mean='nonsense'", "HTCLoss.semantic_mean = 'nonsense'"),
         ("STEPS=3 4", "STEPS=3 4"),

@@ -26,7 +26,7 @@ def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
     Raises:
         UserError: The run has no checkpoint, or it does not fit the configuration.
     """
-    remedy = "its weights have the former number; leave NUM_CLASSES out"
+    remedy = "its weights are for its own classes; leave NUM_CLASSES out"
     experiment.check_classes(run.read_categories(), run.folder, remedy)
     experiment.prepare_runtime(seed)
     strategy = find_strategy()

@@ -45,7 +45,7 @@ def count_where(mask):
 def check_loss(name, loss):
     """Returns the loss. Raises UserError if it is a class or cannot be called."""
     if isinstance(loss, type) or not callable(loss):
-        raise UserError(f"HTCLoss.{name} is no loss: {loss!r}; name one with its (), for example @GIoULoss()")
+        raise UserError(f"HTCLoss.{name} is not a loss: {loss!r}; name one with its (), for example @GIoULoss()")
     return loss
 
 

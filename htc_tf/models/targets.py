@@ -23,7 +23,7 @@ class AnchorTargets(NamedTuple):
 
 def check_positives(name, limit, fraction):
     if int(limit * fraction) < 1:
-        raise UserError(f"{name}.positive_fraction = {fraction!r} of {name}.limit = {limit} is no sample: give more")
+        raise UserError(f"{name}.positive_fraction = {fraction!r} of {name}.limit = {limit} is less than 1: give more")
 
 
 @gin.register

@@ -46,7 +46,7 @@ class ParameterGroups:
         """
         for pattern, _, _ in self.groups:
             if self.expected and not any(pattern.search(v.name) for v in variables):
-                raise UserError(f"{self.owner}: {pattern.pattern!r} matches no trained weight; misspelled?")
+                raise UserError(f"{self.owner}: {pattern.pattern!r} matches no trained weight: check its spelling")
         self.multipliers = [
             tuple(math.prod(group[kind] for group in self.groups if group[0].search(v.name)) for kind in (1, 2))
             for v in variables

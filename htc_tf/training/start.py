@@ -103,7 +103,7 @@ def check_run(experiment, run, info):
     """Checks that the classes of a run's checkpoints, if it has any, equal the records' classes."""
     if run.classes.exists():
         categories = run.read_categories()
-        experiment.check_classes(categories, run.folder, "its weights have the former number; name another --workdir")
+        experiment.check_classes(categories, run.folder, "its weights are for its own classes; name another --workdir")
         check_names([category["name"] for category in categories], run.classes, info)
 
 

@@ -119,7 +119,7 @@ def test_semantic_ignores_unlabeled_pixels():
 @pytest.mark.parametrize("name", ["rpn_class_loss", "class_loss", "box_loss", "mask_loss"])
 @pytest.mark.parametrize("loss", ["giou", GIoULoss])
 def test_a_loss_must_be_an_object(name, loss):
-    with pytest.raises(UserError, match=rf"HTCLoss.{name} (is no loss: |= @GIoULoss).*@GIoULoss\(\)"):
+    with pytest.raises(UserError, match=rf"HTCLoss.{name} (is not a loss: |= @GIoULoss).*@GIoULoss\(\)"):
         HTCLoss(**{name: loss})
 
 

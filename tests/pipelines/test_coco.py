@@ -84,7 +84,7 @@ def emptied(key):
         (lambda text: text.replace("100", "9" * 5000, 1), "is not valid JSON"),
         (lambda text: "<!DOCTYPE html><html>404</html>", "is an HTML or XML page"),
         (lambda text: "version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-        (lambda text: text.replace("dog", "\\ud800"), "half a character"),
+        (lambda text: text.replace("dog", "\\ud800"), "unpaired surrogate"),
         (lambda text: "[]", "holds a list"),
         (lambda text: "{}", "no list 'images'"),
         (without("categories"), "no list 'categories'"),

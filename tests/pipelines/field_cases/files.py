@@ -55,7 +55,7 @@ renamed("absolute names of another machine", "refused: is absolute", "absolute",
 renamed("absolute names of Windows", "refused: is absolute", "windows", "C:\\data\\{}.jpg".format)
 renamed("another suffix", "refused: no such file, but there is 1.jpg", "ending", "{}.png".format)
 renamed("a URL as a name", "refused: is directly in --images", "url", "http://host/upload/{}.jpg".format)
-renamed("half a surrogate pair in a name", "refused: half a character", "surrogate", "\ud800{}.jpg".format)
+renamed("half a surrogate pair in a name", "refused: unpaired surrogate", "surrogate", "\ud800{}.jpg".format)
 
 
 @case("absolute names inside --images", "repaired: file_names_relative")
