@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def call(monkeypatch):
-    """call(htc_tf.eval, "--checkpoint", ...): the command in this process."""
+    """Returns call(htc_tf.eval, "--checkpoint", ...), which runs the command in this process."""
 
     def run(module, *flags):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
@@ -34,7 +34,7 @@ def call(monkeypatch):
 
 @pytest.fixture
 def refused(call, capsys):
-    """refused(module, flags ...) -> the one line on standard error of a command that ends with status 2."""
+    """Returns refused(module, *flags), which returns the one error line of a command that exits with status 2."""
 
     def run(module, *flags):
         capsys.readouterr()
@@ -62,24 +62,24 @@ def test_eval(call, tiny_run, tiny_data, tmp_path, eagerly, capsys):
 
 
 @pytest.fixture(scope="module")
-def photos(tiny_data, tmp_path_factory):
-    """Two scenes, one of them as PNG, and two files that are no pictures."""
-    folder = tmp_path_factory.mktemp("photos")
+def images(tiny_data, tmp_path_factory):
+    """A folder with two scenes, one of them a PNG, and two files that are no images."""
+    folder = tmp_path_factory.mktemp("images")
     shutil.copy(tiny_data.images / f"{1:012d}.jpg", folder / "7.jpg")
     Image.open(tiny_data.images / f"{2:012d}.jpg").save(folder / "scene.png")
     (folder / "broken.jpg").write_bytes((folder / "7.jpg").read_bytes()[:900])
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     return folder
 
 
-def test_predict(call, tiny_run, photos, tmp_path, eagerly, capsys):
+def test_predict(call, tiny_run, images, tmp_path, eagerly, capsys):
     output = tmp_path / "out"
-    call(htc_tf.predict, "--checkpoint", tiny_run.folder, "--input", photos, "--output", output, "--threshold", 0.05)
+    call(htc_tf.predict, "--checkpoint", tiny_run.folder, "--input", images, "--output", output, "--threshold", 0.05)
     assert sorted(path.name for path in output.iterdir()) == ["7.png", "predictions.json", "scene.png"]
-    for drawing, photo in (("7.png", "7.jpg"), ("scene.png", "scene.png")):
-        drawn, plain = (np.asarray(Image.open(path).convert("RGB")) for path in (output / drawing, photos / photo))
+    for drawing, name in (("7.png", "7.jpg"), ("scene.png", "scene.png")):
+        drawn, plain = (np.asarray(Image.open(path).convert("RGB")) for path in (output / drawing, images / name))
         assert drawn.shape[1] * plain.shape[0] == pytest.approx(drawn.shape[0] * plain.shape[1], rel=0.01)
-        assert max(drawn.shape) == 640  # small pictures are enlarged, so that labels can be read
+        assert max(drawn.shape) == 640  # small images are enlarged to make labels legible
     results = json.loads((output / "predictions.json").read_text())
     assert {(result["file_name"], result["image_id"]) for result in results} == {("7.jpg", 7), ("scene.png", 2)}
     assert set(results[0]) == {"image_id", "category_id", "bbox", "score", "segmentation", "file_name"}
@@ -90,10 +90,10 @@ def test_predict(call, tiny_run, photos, tmp_path, eagerly, capsys):
     assert "{" not in "".join(skipped) and "2 images" in printed.out and "2 skipped" in printed.out
 
 
-def test_predict_refuses(refused, tiny_run, photos, tmp_path, eagerly):
+def test_predict_refuses(refused, tiny_run, images, tmp_path, eagerly):
     flags = ["--checkpoint", tiny_run.folder, "--output", tmp_path / "out", "--input"]
     assert "nowhere/*.jpg" in refused(htc_tf.predict, *flags, "nowhere/*.jpg")
-    assert "every input was skipped" in refused(htc_tf.predict, *flags, photos / "text.png")
+    assert "every input was skipped" in refused(htc_tf.predict, *flags, images / "text.png")
 
 
 FRESH = """
@@ -103,11 +103,11 @@ import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1] + "/1")
 predict = model.signatures["serving_default"]
 encoded = [pathlib.Path(name).read_bytes() for name in sys.argv[3:]]
-answer = predict(image_bytes=tf.constant(encoded))
+outputs = predict(image_bytes=tf.constant(encoded))
 ours = {"htc_tf", "gin", "keras_cv", "tensorflow_addons", "pycocotools"} & {m.split(".")[0] for m in sys.modules}
 assert not ours, ours
-strings = {name: value.numpy().astype("S") for name, value in answer.items() if value.dtype == tf.string}
-numbers = {name: value.numpy() for name, value in answer.items() if value.dtype != tf.string}
+strings = {name: value.numpy().astype("S") for name, value in outputs.items() if value.dtype == tf.string}
+numbers = {name: value.numpy() for name, value in outputs.items() if value.dtype != tf.string}
 np.savez(sys.argv[2], **strings, **numbers)
 
 import htc_tf.client
@@ -116,18 +116,18 @@ htc_tf.client.main()
 """
 
 
-def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_path, capsys):
+def test_an_export_in_a_fresh_process_gives_the_detections_of_predict(call, tiny_run, images, tmp_path, capsys):
     from htc_tf import config
     from htc_tf.inference.detector import restore
     from htc_tf.inference.inputs import read_image
 
-    export, answers = tmp_path / "export", tmp_path / "answers.npz"
+    export, outputs_path = tmp_path / "export", tmp_path / "outputs.npz"
     call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export)
     assert str(export / "1") in capsys.readouterr().out
-    pictures = [photos / "7.jpg", photos / "scene.png"]
-    # From another folder, and yet with the client, which is ours, at the end.
+    paths = [images / "7.jpg", images / "scene.png"]
+    # The process imports none of our code before the client, at its end.
     done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(export), str(answers), *map(str, pictures)],
+        [sys.executable, "-c", FRESH, str(export), str(outputs_path), *map(str, paths)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -135,30 +135,30 @@ def test_a_fresh_process_answers_as_predict_does(call, tiny_run, photos, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
 
     detector = restore(config.load([], [], tiny_run)[0], tiny_run)
-    answer = np.load(answers)
+    outputs = np.load(outputs_path)
     names = [row["name"] for row in tiny_run.read_categories()]
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["file"] for row in told] == list(map(str, pictures))
-    for row, picture in enumerate(pictures):
-        image = read_image(picture)
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["file"] for row in printed] == list(map(str, paths))
+    for row, path in enumerate(paths):
+        image = read_image(path)
         found = detector.detect_image(image)
-        count = answer["num_detections"][row]
+        count = outputs["num_detections"][row]
         assert count == len(found.scores) > 3
-        np.testing.assert_allclose(answer["boxes"][row, :count], found.boxes, atol=1e-3)
-        np.testing.assert_allclose(answer["scores"][row, :count], found.scores, atol=1e-4)
-        np.testing.assert_array_equal(answer["classes"][row, :count], found.classes)
-        assert [name.decode() for name in answer["class_names"][row, :count]] == [names[i] for i in found.classes]
+        np.testing.assert_allclose(outputs["boxes"][row, :count], found.boxes, atol=1e-3)
+        np.testing.assert_allclose(outputs["scores"][row, :count], found.scores, atol=1e-4)
+        np.testing.assert_array_equal(outputs["classes"][row, :count], found.classes)
+        assert [name.decode() for name in outputs["class_names"][row, :count]] == [names[i] for i in found.classes]
         size = list(image.shape[:2])
-        runs = [{"size": size, "counts": counts} for counts in answer["masks_rle_bytes"][row, :count].tolist()]
+        runs = [{"size": size, "counts": counts} for counts in outputs["masks_rle_bytes"][row, :count].tolist()]
         assert agreement(runs, found.masks) > 0.999
         wanted = [score for score in found.scores if score >= 0.05]
-        assert len(told[row]["detections"]) == len(wanted) > 0
-        first = told[row]["detections"][0]
+        assert len(printed[row]["detections"]) == len(wanted) > 0
+        first = printed[row]["detections"][0]
         assert first["class"] == names[found.classes[0]] and first["score"] == pytest.approx(found.scores[0], abs=1e-3)
 
 
 def agreement(masks, others):
-    """The share of pixels that both rows of COCO masks have alike."""
+    """Returns the fraction of pixels on which two lists of COCO masks agree."""
     from pycocotools import mask as coco_mask
 
     return np.mean([(coco_mask.decode(a) == coco_mask.decode(b)).mean() for a, b in zip(masks, others, strict=True)])
@@ -166,8 +166,8 @@ def agreement(masks, others):
 
 MISSING_RUN = {
     htc_tf.eval: ["--checkpoint", "{run}", "--records", "{records}", "--output", "{out}"],
-    htc_tf.predict: ["--checkpoint", "{run}", "--input", "{photos}", "--output", "{out}"],
-    htc_tf.explain: ["--checkpoint", "{run}", "--input", "{photos}/7.jpg", "--output", "{out}.png"],
+    htc_tf.predict: ["--checkpoint", "{run}", "--input", "{images}", "--output", "{out}"],
+    htc_tf.explain: ["--checkpoint", "{run}", "--input", "{images}/7.jpg", "--output", "{out}.png"],
     htc_tf.export: ["--checkpoint", "{run}", "--output", "{out}"],
     htc_tf.serve_demo: ["--model", "{run}", "--port", "0"],
     htc_tf.train: [
@@ -178,14 +178,14 @@ MISSING_RUN = {
 
 
 @pytest.mark.parametrize("module", MISSING_RUN, ids=lambda module: module.__name__)
-def test_a_missing_run_is_the_same_line_from_every_command(refused, module, tiny_data, tmp_path, photos):
-    places = {"run": tmp_path / "nowhere", "records": tiny_data.records, "out": tmp_path / "out", "photos": photos}
+def test_every_command_reports_a_missing_run_alike(refused, module, tiny_data, tmp_path, images):
+    places = {"run": tmp_path / "nowhere", "records": tiny_data.records, "out": tmp_path / "out", "images": images}
     line = refused(module, *(str(flag).format(**places) for flag in MISSING_RUN[module]))
     assert line == f"error: {tmp_path / 'nowhere'} is missing: name the folder of a training run, its --workdir"
     assert not list(tmp_path.glob("out*/*")) and not (tmp_path / "out.png").exists()
 
 
-def test_an_evaluation_that_could_not_be_written_does_not_begin(refused, tmp_path):
+def test_an_unwritable_output_is_refused_before_the_evaluation(refused, tmp_path):
     (tmp_path / "file").write_text("")
     flags = ["--predictions", "nowhere.json", "--annotations", "nowhere.json", "--output"]
     assert f"--output {tmp_path} is a folder" in refused(htc_tf.eval, *flags, tmp_path)

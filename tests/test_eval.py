@@ -1,4 +1,4 @@
-"""The eval command beyond its table: any batch size, saved predictions, a kill, the truth fed back, the report."""
+"""The eval command: batch sizes, saved predictions, resuming after a kill, perfect results, the report."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from htc_tf.inference.detector import Detector
 
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path):
-    """evaluate("--records", ...) -> the metrics that the command wrote to tmp_path/metrics.json."""
+    """Returns evaluate("--records", ...), which returns the metrics that the command writes to a file."""
 
     def run(*flags):
         output = tmp_path / "metrics.json"
@@ -23,12 +23,12 @@ def evaluate(monkeypatch, tmp_path):
     return run
 
 
-def test_any_batch_size_and_saved_predictions_give_the_same_figures(
+def test_any_batch_size_and_saved_predictions_give_the_same_metrics(
     evaluate, tiny_run, tiny_data, tmp_path, eagerly, capsys
 ):
     flags = ["--checkpoint", tiny_run.folder, "--records", tiny_data.records]
     saved = tmp_path / "metrics.predictions.json"
-    # Of six images, batches of four leave two rows over.
+    # With six images, the last batch of four has two padding rows.
     single = evaluate(
         *flags, "--gin_param", "eval/Input.batch_size=1", "--report", tmp_path / "report", "--devices", "CPU:0"
     )
@@ -46,7 +46,7 @@ def test_any_batch_size_and_saved_predictions_give_the_same_figures(
     assert not saved.exists()  # nothing was detected
 
 
-def test_a_killed_evaluation_goes_on(evaluate, tiny_run, tiny_data, tmp_path, eagerly, monkeypatch, capsys):
+def test_a_killed_evaluation_resumes(evaluate, tiny_run, tiny_data, tmp_path, eagerly, monkeypatch, capsys):
     flags = ["--checkpoint", tiny_run.folder, "--records", tiny_data.records, "--gin_param", "eval/Input.batch_size=2"]
     saved, partial = tmp_path / "metrics.predictions.json", tmp_path / "metrics.partial.jsonl"
     whole, predictions = evaluate(*flags), saved.read_bytes()
@@ -65,7 +65,7 @@ def test_a_killed_evaluation_goes_on(evaluate, tiny_run, tiny_data, tmp_path, ea
     monkeypatch.setattr("htc_tf.inference.results.THREADS", 1)
     with pytest.raises(SystemExit):
         evaluate(*flags)
-    # One batch was still on its way through the threads. A kill may leave half a line of it.
+    # One batch was still in the threads. A kill may leave half a line of it.
     assert len(partial.read_text().splitlines()) == 2 and not saved.exists()
     with partial.open("a") as file:
         file.write('[[3, 4], [{"image')
@@ -75,20 +75,20 @@ def test_a_killed_evaluation_goes_on(evaluate, tiny_run, tiny_data, tmp_path, ea
     assert f"{partial}: 2 of 6 images are detected already" in capsys.readouterr().err
 
 
-def test_the_truth_fed_back_is_perfect(evaluate, tiny_data, tmp_path):
+def test_ground_truth_as_results_is_perfect(evaluate, tiny_data, tmp_path):
     annotations = json.loads(tiny_data.annotations.read_text())["annotations"]
     assert any(a["iscrowd"] for a in annotations)
     from htc_tf.data.datasets import coco_from_records, load_info
 
-    truth = coco_from_records(load_info(tiny_data.records))
+    ground_truth = coco_from_records(load_info(tiny_data.records))
     results = [
         {name: a[name] for name in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 1.0}
-        for a in truth["annotations"]
+        for a in ground_truth["annotations"]
         if not a["iscrowd"]
     ]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    for truth_flags in (["--records", tiny_data.records], ["--annotations", tiny_data.annotations]):
-        metrics = evaluate("--predictions", tmp_path / "results.json", *truth_flags)
+    for source in (["--records", tiny_data.records], ["--annotations", tiny_data.annotations]):
+        metrics = evaluate("--predictions", tmp_path / "results.json", *source)
         for kind in ("bbox", "segm"):
             assert [metrics[f"{kind}/{name}"] for name in ("AP", "AP50", "AP75", "AR100")] == pytest.approx([1] * 4)
     # Boxes alone are evaluated as boxes.
@@ -100,7 +100,7 @@ def test_the_truth_fed_back_is_perfect(evaluate, tiny_data, tmp_path):
 
 
 def test_other_classes_are_refused(evaluate, tiny_run, tiny_data, tmp_path, capsys, monkeypatch):
-    """Classes of other names, or in another order, would be counted as wrong: AP near 0, without a word."""
+    """Classes of other names, or in another order, would silently give an AP near 0."""
     flags = ["--checkpoint", tiny_run.folder, "--records", tiny_data.records]
     annotations = json.loads(tiny_data.annotations.read_text())
     first, second = annotations["categories"][:2]
@@ -113,7 +113,7 @@ def test_other_classes_are_refused(evaluate, tiny_run, tiny_data, tmp_path, caps
         assert ended.value.code == 2
         return line
 
-    # Records whose first two classes have changed places.
+    # Records with the first two classes swapped.
     records = tmp_path / "records"
     shutil.copytree(tiny_data.records, records)
     info = json.loads((records / "dataset_info.json").read_text())
@@ -132,7 +132,7 @@ def test_other_classes_are_refused(evaluate, tiny_run, tiny_data, tmp_path, caps
     for source in (flags, ["--predictions", tmp_path / "results.json", "--records", tiny_data.records]):
         line = refused(*source, "--annotations", tmp_path / "other.json")
         assert f"category {first['id']} is {second['name']!r}" in line and str(tiny_data.records) in line
-    # The order in the file decides nothing.
+    # The order in the file does not matter.
     (tmp_path / "other.json").write_text(json.dumps({**annotations, "categories": annotations["categories"][::-1]}))
     metrics = evaluate(*source, "--annotations", tmp_path / "other.json")
     assert list(metrics["per_class"]) == [category["name"] for category in annotations["categories"]]
@@ -143,7 +143,7 @@ def test_predictions_of_another_split_are_refused(evaluate, tiny_data, tmp_path,
     path = tmp_path / "results.json"
     flags = ["--predictions", path, "--annotations", tiny_data.annotations]
     result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
-    for change, told in (
+    for change, message in (
         ({"image_id": 777}, "the annotations have no image 777 (1 of 2 results)"),
         ({"category_id": 0}, "the annotations have no category 0 (1 of 2 results)"),
         ({"file_name": "holiday.jpg"}, "result 1 is of holiday, but image 1 is"),
@@ -151,7 +151,7 @@ def test_predictions_of_another_split_are_refused(evaluate, tiny_data, tmp_path,
         path.write_text(json.dumps([result, {**result, **change}]))
         with pytest.raises(SystemExit) as ended:
             evaluate(*flags)
-        assert ended.value.code == 2 and told in capsys.readouterr().err
+        assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

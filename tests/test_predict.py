@@ -1,4 +1,4 @@
-"""`htc_tf.load` on a tiny trained run, and all that `python -m htc_tf.predict` takes and writes."""
+"""`htc_tf.load` on a tiny trained run, and the inputs and outputs of `python -m htc_tf.predict`."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from htc_tf.inference.results import ImageResult
 
 @pytest.fixture
 def call(monkeypatch):
-    """call("--checkpoint", ...): the command in this process. Returns its exit status."""
+    """Returns call("--checkpoint", ...), which runs the command in this process and returns its exit status."""
 
     def run(*flags, lines=""):
         monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
@@ -51,15 +51,15 @@ def test_three_lines(tiny_run, scene, tmp_path, eagerly):
     for box, region in zip(detections.boxes.round().astype(int), inside, strict=True):
         region[max(box[0] - 1, 0) : box[2] + 1, max(box[1] - 1, 0) : box[3] + 1] = True
     assert not (detections.masks & ~inside).any()
-    # A list, of what may be given, in its order.
-    photo = Image.open(scene)
-    same, turned = model([np.asarray(detections.image), photo.rotate(90, expand=True)])
+    # A list of inputs of several types; results keep its order.
+    image = Image.open(scene)
+    same, turned = model([np.asarray(detections.image), image.rotate(90, expand=True)])
     np.testing.assert_array_equal(same.boxes, detections.boxes)
-    assert turned.image.shape[:2] == photo.size
+    assert turned.image.shape[:2] == image.size
     assert model.semantic(scene).shape == detections.image.shape[:2]
 
 
-def test_what_cannot_be_loaded(tiny_run, tmp_path):
+def test_models_that_cannot_be_loaded(tiny_run, tmp_path):
     with pytest.raises(UserError, match=r"nowhere.*--workdir"):
         htc_tf.load(tmp_path / "nowhere")
     (tmp_path / "export" / "1").mkdir(parents=True)
@@ -73,20 +73,20 @@ def test_what_cannot_be_loaded(tiny_run, tmp_path):
 
 
 def test_everything_at_once(call, tiny_run, scene, tmp_path, eagerly, capsys):
-    photos, output = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    picture = Image.open(scene)
+    images, output = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    image = Image.open(scene)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    picture.save(photos / "turned.jpg", exif=exif)
-    frames = [picture.resize((80, 60)), picture.rotate(90).resize((80, 60)), picture.rotate(180).resize((80, 60))]
-    frames[0].save(photos / "film.gif", save_all=True, append_images=frames[1:], duration=40)
-    (photos / "text.png").write_text("no picture")
+    image.save(images / "turned.jpg", exif=exif)
+    frames = [image.resize((80, 60)), image.rotate(90).resize((80, 60)), image.rotate(180).resize((80, 60))]
+    frames[0].save(images / "film.gif", save_all=True, append_images=frames[1:], duration=40)
+    (images / "text.png").write_text("no image")
     flags = ["--checkpoint", tiny_run.folder, "--output", output, "--format", "jpg", "--threshold", 0.05]
-    flags += ["--cutouts", "--semantic", "--every", 2, "--input", f"{photos}/*.*", "-"]
-    assert call(*flags, lines=f"{scene}\n{photos}/nowhere.jpg\n") == 0
+    flags += ["--cutouts", "--semantic", "--every", 2, "--input", f"{images}/*.*", "-"]
+    assert call(*flags, lines=f"{scene}\n{images}/nowhere.jpg\n") == 0
 
-    assert Image.open(output / "turned.jpg").size == (round(640 * picture.height / picture.width), 640)
+    assert Image.open(output / "turned.jpg").size == (round(640 * image.height / image.width), 640)
     assert Image.open(output / f"{scene.stem}.jpg").size[0] == 640
     film = Image.open(output / "film.webp")
     assert film.size == (640, 480) and film.n_frames == 2
@@ -95,10 +95,10 @@ def test_everything_at_once(call, tiny_run, scene, tmp_path, eagerly, capsys):
 
     entries = json.loads((output / "predictions.json").read_text())
     ids = {(entry["file_name"], entry["image_id"], entry.get("frame")) for entry in entries}
-    # The scene is named by a number, which the second file then cannot have: it takes 5, and the film's frames go on.
+    # The scene's name gives it id 1; so the second file, text.png, gets 5, and the film's frames the next ids.
     assert ids == {("film.gif", 6, 0), ("film.gif", 7, 2), ("turned.jpg", 2, None), (scene.name, 1, None)}
     turned = [entry for entry in entries if entry["file_name"] == "turned.jpg"]
-    assert turned[0]["segmentation"]["size"] == [picture.width, picture.height]
+    assert turned[0]["segmentation"]["size"] == [image.width, image.height]
     wanted = sum(
         entry["score"] >= 0.05 and coco_mask.area(entry["segmentation"]) > 0
         for entry in entries
@@ -113,7 +113,7 @@ def test_everything_at_once(call, tiny_run, scene, tmp_path, eagerly, capsys):
     assert "3 images" in printed.out and "2 skipped" in printed.out
 
 
-class Fails:
+class FailingDetector:
     """A detector that fails on black images."""
 
     def detect_image(self, image):
@@ -124,16 +124,16 @@ class Fails:
         return ImageResult(np.float32([[1, 1, 9, 9]]), np.float32([0.9]), np.int32([0]), None)
 
 
-def test_what_fails_takes_no_neighbor_along(call, monkeypatch, tmp_path, capsys):
-    """The images of a folder, and the frames of an animation."""
-    folder, output = tmp_path / "photos", tmp_path / "out"
+def test_failed_images_do_not_affect_their_neighbors(call, monkeypatch, tmp_path, capsys):
+    """Holds for the images of a folder and for the frames of an animation."""
+    folder, output = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
     white, black = (Image.new("RGB", (20, 20), color) for color in ("white", "black"))
-    for name, picture in (("a", white), ("b", black), ("c", white)):
-        picture.save(folder / f"{name}.png")
+    for name, image in (("a", white), ("b", black), ("c", white)):
+        image.save(folder / f"{name}.png")
     other = Image.new("RGB", (20, 20), "red")
     white.save(folder / "film.gif", save_all=True, append_images=[black, other, black], duration=40, optimize=False)
-    model = SimpleNamespace(detector=Fails(), categories=[{"id": 1, "name": "cat"}])
+    model = SimpleNamespace(detector=FailingDetector(), categories=[{"id": 1, "name": "cat"}])
     monkeypatch.setattr(htc_tf.predict, "load", lambda *source: model)
     assert call("--checkpoint", "EXPORT", "--output", output, "--input", folder) == 0
     printed = capsys.readouterr()
@@ -152,7 +152,7 @@ def test_what_fails_takes_no_neighbor_along(call, monkeypatch, tmp_path, capsys)
     (folder / "a.png").unlink()
     (folder / "c.png").unlink()
     (folder / "film.gif").unlink()
-    assert call("--checkpoint", "EXPORT", "--output", output, "--input", folder) == 2  # of b.png alone
+    assert call("--checkpoint", "EXPORT", "--output", output, "--input", folder) == 2  # b.png is the only input
     assert "every input was skipped" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""python -m htc_tf.serve_demo on a tiny model: from its flags to a reply, and errors in one line."""
+"""python -m htc_tf.serve_demo on a tiny model: from its flags to a response, and errors in one line."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ from htc_tf.web.server import Server
 
 @pytest.fixture
 def call(monkeypatch):
-    """call("--model", ...): the command in this process."""
+    """Returns call("--model", ...), which runs the command in this process."""
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["serve_demo", *map(str, flags)])
@@ -26,23 +26,23 @@ def call(monkeypatch):
     return run
 
 
-def test_a_image_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
+def test_an_image_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
     experiment, model = tiny_model()
     categories = [{"id": index + 1, "name": f"class {index}"} for index in range(8)]
     predictor = Predictor(Detector(model, experiment), categories)
     image = tiny_data.images / f"{1:012d}.jpg"
-    asked, answers = [], []
+    loaded, responses = [], []
 
     def load(*arguments):
-        asked.append(arguments)
+        loaded.append(arguments)
         return predictor
 
     def serve(server):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         for name, body in (("model", None), ("detect", image.read_bytes())):
-            with urllib.request.urlopen(f"{server.address}api/{name}", body) as reply:
-                answers.append(json.load(reply))
+            with urllib.request.urlopen(f"{server.address}api/{name}", body) as response:
+                responses.append(json.load(response))
         server.shutdown()
         thread.join()
         server.server_close()
@@ -50,8 +50,8 @@ def test_a_image_over_http(call, tiny_model, tiny_data, monkeypatch, eagerly):
     monkeypatch.setattr(htc_tf, "load", load, raising=False)
     monkeypatch.setattr(Server, "serve", serve)
     call("--model", "some/run", "--gin_param", "NUM_STAGES=1", "--port", 0, "--max_megapixels", 2)
-    assert asked == [("some/run", [], ["NUM_STAGES=1"], False)]
-    described, found = answers
+    assert loaded == [("some/run", [], ["NUM_STAGES=1"], False)]
+    described, found = responses
     assert described["name"] == "run" and described["max_pixels"] == 2_000_000
     expected = predictor(image)
     assert found["objects"] == json.loads(json.dumps(expected.to_coco())) != []
