@@ -20,7 +20,7 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
         gin_file: Paths of gin files to apply after the run's configuration; for a run only.
         gin_param: Gin bindings to apply after `gin_file`, such as "SEMANTIC=False"; for a run only.
         trust_config: If True, the run's config.gin may import modules, which runs their code. If False, it may name
-            only the parts of htc_tf, and those of modules that a `gin_file` imports.
+            only the parts of htc_tf and of modules that a `gin_file` imports.
     Returns:
         An `inference.predictor.Predictor`. Called with an image or a list of images, it returns an
         `inference.prediction.Prediction` for each.
@@ -66,12 +66,15 @@ def build(*gin_files, weights=None, seed=0, **macros):
     Raises:
         UserError: A file or macro is unknown, a value is out of range, or the weights do not fit.
     """
+    run = None if weights is None else Run(weights)
+    if run is not None:
+        run.check_exists()
     experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
     from htc_tf.checkpoint import restore_weights
 
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
     model.build_variables()
-    if weights is not None and restore_weights(Run(weights), model) is None:
-        raise UserError(f"weights={str(weights)!r} holds no checkpoint: give the folder of a training run")
+    if run is not None and restore_weights(run, model) is None:
+        raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another run")
     return model, experiment.objective
