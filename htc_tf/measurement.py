@@ -88,6 +88,8 @@ def parse(parser, modes):
 
 def configure(flags, mode, *bindings):
     """Starts TensorFlow as training does and parses the gin of a Mode that has one, with the sizes of the flags."""
+    if (flags.gin_file or flags.gin_param) and not mode.gin:
+        raise UserError(f"--mode {flags.mode} is not configured by gin: leave --gin_file and --gin_param out")
     config.import_gin()
     if mode.gin:
         low, high = sorted((flags.height, flags.width))

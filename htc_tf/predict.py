@@ -84,7 +84,7 @@ def main():
     )
     for path, reason in skipped:
         print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
-    print(f"{done} images and predictions.json in {flags.output}, {len(skipped)} skipped")
+    print(f"{done} image{'s' * (done != 1)} and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
         raise UserError("nothing was predicted: every input was skipped, for the reason given above")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
-ABOUT = "The commands, the Python interface, and what all rooms share."
+ABOUT = "The commands, the Python interface, and what all folders share."
 START, END = "<!-- files -->\n", "<!-- end of files -->"
 ROOMS = ("htc_tf", "models", "models/backbones", "ops", "data", "training", "inference", "evaluation", "visualization")
 ROOMS = [f"htc_tf/{room}".replace("htc_tf/htc_tf", "htc_tf") for room in ROOMS]
@@ -26,7 +26,7 @@ def list_files():
     for room in ROOMS:
         files = sorted((ROOT / room).glob("*.py"))
         about = (
-            first_line(ROOT / room / "__init__.py") if room != "htc_tf" else "The commands, and what all rooms share."
+            first_line(ROOT / room / "__init__.py") if room != "htc_tf" else "The commands, and what all folders share."
         )
         lines += [f"### {room}/", "", about, "", "| file | |", "| --- | --- |"]
         lines += [f"| [{p.name}](../{room}/{p.name}) | {first_line(p)} |" for p in files if p.stem != "__init__"]

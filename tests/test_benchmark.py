@@ -76,6 +76,7 @@ def test_input(call, tiny_data, tmp_path, capsys):
         (["--mode", "input", "--batch", "0"], "--batch: 0"),
         (["--mode", "input", "--precision", "half"], "--precision half"),
         (["--mode", "input", "--records", "nowhere"], "nowhere"),
+        (["--mode", "input", "--gin_param", "NONSENSE=1"], "--mode input is not configured by gin"),
         (["--mode", "train", *TINY, "--objects", "9"], "--objects 9 exceeds MAX_OBJECTS = 8"),
         (["--mode", "train", *TINY, "--batch", "2", "--devices", 3], "BATCH_SIZE = 2 is not a multiple of the 3"),
         (["--mode", "train", *TINY, "--gin_param", "NONSENSE=1"], "NONSENSE"),
