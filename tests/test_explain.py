@@ -34,7 +34,7 @@ def test_a_page(call, tiny_run, tiny_data, tmp_path, eagerly, capsys):
     params = ["--gin_param", "NUM_STAGES=1", "--output", smaller, "--threshold", 0.99]
     assert call(*flags, *params) == 0
     assert Image.open(smaller).height < Image.open(page).height
-    assert "0 objects" in capsys.readouterr().out
+    assert "0 detected objects" in capsys.readouterr().out
 
 
 def test_what_is_refused(call, tiny_run, tiny_data, tmp_path, capsys):
