@@ -58,7 +58,8 @@ def build(*gin_files, weights=None, seed=0, **macros):
 
     Args:
         *gin_files: Paths of gin files; later files win.
-        weights: Path of a training run whose newest weights the model gets, or None to initialize it at random.
+        weights: Path of a training run whose newest weights the model gets, as in `load`; None to initialize it at
+            random.
         seed: Seed of the random initial values.
         **macros: Values of gin macros, such as `NUM_CLASSES=20` or `PRECISION="bfloat16"`.
     Returns:
@@ -66,15 +67,14 @@ def build(*gin_files, weights=None, seed=0, **macros):
     Raises:
         UserError: A file or macro is unknown, a value is out of range, or the weights do not fit.
     """
-    run = None if weights is None else Run(weights)
-    if run is not None:
-        run.check_exists()
+    if weights is not None:
+        Run(weights).check_exists()
     experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
-    from htc_tf.checkpoint import restore_weights
+    if weights is not None:
+        from htc_tf.inference.detector import restore
 
+        return restore(experiment, Run(weights), seed).model, experiment.objective
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
     model.build_variables()
-    if run is not None and restore_weights(run, model) is None:
-        raise UserError(f"{run.checkpoints} holds no checkpoint: train first, or name another run")
     return model, experiment.objective

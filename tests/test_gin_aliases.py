@@ -99,7 +99,7 @@ def test_former_names_in_files_includes_blocks_and_flags(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("param", "told"),
+    ("param", "message"),
     [
         ("Objective.rpn_betta=1", "parameter named 'rpn_betta'. (Objective is now HTCLoss)"),
         ("stage1/Stage.stds=4", "Stage.target_stds = 4: must be"),
@@ -109,10 +109,10 @@ def test_former_names_in_files_includes_blocks_and_flags(tmp_path, capsys):
         ("stds=1", "nothing used stds"),
     ],
 )
-def test_mistakes_name_what_was_written(param, told):
+def test_mistakes_name_what_was_written(param, message):
     with pytest.raises(UserError) as refused:
         config.load([TINY], [param])
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_check_of_trust_reads_former_names(former_run, tmp_path):

@@ -131,12 +131,13 @@ def parameter_lines(model, parts):
 
 
 def variable_lines(model):
+    trained = {id(v) for v in model.trainable_variables}
+
     def describe(variable):
         if id(variable) in trained:
             return ""
         return "statistic" if variable.name.split("/")[-1].startswith("moving_") else "frozen"
 
-    trained = {id(v) for v in model.trainable_variables}
     return align([(v.name, str(list(v.shape)), describe(v)) for v in model.variables])
 
 

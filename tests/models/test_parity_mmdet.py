@@ -59,7 +59,7 @@ def near(compare, case):
 
 
 def rois_of(arrays, name, case):
-    """RoIs of the reference's rows (image, x1, y1, x2, y2), of which each image has the same number."""
+    """Returns RoIs from the reference's rows (image, x1, y1, x2, y2); every image has the same number of rows."""
     boxes = tf.constant(arrays[name][:, 1:][:, SWAP].reshape(len(case.sizes), -1, 4))
     return RoIs(boxes, tf.ones(boxes.shape[:2], tf.bool))
 
