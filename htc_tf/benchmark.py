@@ -65,7 +65,7 @@ def prepare_training(flags):
     from htc_tf.data.input import Input
     from htc_tf.data.synthetic import write_records
     from htc_tf.experiment import Experiment
-    from htc_tf.training.start import check_determinism
+    from htc_tf.training.checks import check_determinism
     from htc_tf.training.typical_load import OfferedPositives, propose_typical_boxes
 
     experiment = Experiment()

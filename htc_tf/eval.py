@@ -50,7 +50,7 @@ def detect(flags, output):
     from htc_tf.cluster import Cluster, make_strategy
     from htc_tf.evaluation.records import detect_records
     from htc_tf.inference.detector import restore
-    from htc_tf.training.start import check_names
+    from htc_tf.training.checks import check_names
 
     remedy = f"{flags.checkpoint} was trained on other classes; prepare the records with those"
     info = experiment.load_info(flags.records, remedy)

@@ -12,6 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# No test depends on the network, or on files that were downloaded before.
+os.environ["HTC_TF_OFFLINE"] = "1"
+os.environ["HTC_TF_CACHE"] = os.path.join(os.devnull, "htc_tf")
 
 import numpy as np
 import pytest

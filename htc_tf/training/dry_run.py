@@ -16,8 +16,8 @@ from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.data.input import named_errors
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
+from htc_tf.training.checks import load_records
 from htc_tf.training.guard import flatten
-from htc_tf.training.start import load_records
 
 PROGRAM = 1.1e9  # bytes, measured: TensorFlow and the compiled step of a minimal network on a CPU
 # Operations whose results the forward pass keeps for the backward pass.

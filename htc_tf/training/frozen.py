@@ -1,7 +1,7 @@
 """Frozen parts of a model: layers that are not trained, and batch norms on stored statistics.
 
-Frozen parts need trained weights: initial values would stay. `training.start` checks this when a training begins, and
-`training.trainer` prints the frozen parts before step 1.
+Frozen parts need trained weights: initial values would stay. `training.first_weights` checks this when a training
+begins, and `training.trainer` prints the frozen parts before step 1.
 """
 
 import inspect
@@ -85,7 +85,7 @@ def describe_start(model, source, first_step):
 
     Args:
         model: HTC with variables.
-        source: str or None, returned by `start.initialize`.
+        source: str or None, returned by `first_weights.initialize`.
         first_step: int, 0 or the step that an earlier process has saved.
     """
     begin = f"{'resuming' if first_step else 'starting'} from {source or 'initial values, drawn by --seed'}"

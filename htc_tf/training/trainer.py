@@ -14,12 +14,13 @@ from htc_tf.checkpoint import Checkpoints, data_fingerprint, fingerprint
 from htc_tf.cluster import check_batch, check_same_step, make_agreement, make_strategy, read_cluster
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
+from htc_tf.training.checks import check_determinism, check_run, load_records
+from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
 from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock
 from htc_tf.training.loop import Loop
 from htc_tf.training.memory import warn_of_memory
 from htc_tf.training.monitor import Monitor
-from htc_tf.training.start import check_determinism, check_run, initialize, load_records
 from htc_tf.training.stop import StopRequest
 from htc_tf.training.validation import BestCheckpoint, Validation
 
@@ -47,8 +48,8 @@ def train(
         run: Run to write to.
         seed: int, seed of the weights, the order of the data and every random choice.
         devices: Names of the devices, or None for all GPUs (the CPU without any).
-        init_from: Run whose weights are the first ones, or None, see `start.initialize`.
-        backbone_weights: Path of a backbone's weights, or None, see `start.initialize`.
+        init_from: Run whose weights are the first ones, or None, see `first_weights.initialize`.
+        backbone_weights: Path of a backbone's weights, or None, see `first_weights.initialize`.
         profile: (first, last) step to profile for TensorBoard, or None.
         stop: StopRequest that is already entered; by default one for the duration of this call.
     Returns:

@@ -6,8 +6,8 @@ from htc_tf import config
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
 from htc_tf.run import Run
+from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import check_frozen, describe_start, find_frozen
-from htc_tf.training.start import initialize
 
 PAPER = ["gin/htc_r50_fpn_1x_coco.gin"]
 FROZEN = ["ResNet.norm='frozen_batch'", "ResNet.frozen_stages=2"]

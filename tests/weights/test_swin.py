@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin
-from htc_tf.training.start import load_backbone
+from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import Unmatched, load_mmdet, mmdet_arrays, paddle_arrays
 from htc_tf.weights.files import read
 from htc_tf.weights.versions import from_swin, rename_swin

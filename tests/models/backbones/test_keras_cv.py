@@ -13,7 +13,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.keras_cv import NETWORKS, KerasCVBackbone, extract_levels, import_models
 from htc_tf.models.htc import PIXEL_MEAN, PIXEL_STD
 from htc_tf.run import Run
-from htc_tf.training.start import initialize
+from htc_tf.training.first_weights import initialize
 
 PRESET = "resnet50_v2_imagenet"
 # {class of keras-cv: arguments of a small network}

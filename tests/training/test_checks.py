@@ -1,0 +1,98 @@
+"""Checks before step 1: classes, annotations, evaluations and determinism."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from htc_tf.data.datasets import Stuff, load_info
+from htc_tf.errors import UserError
+from htc_tf.run import Run
+from htc_tf.training.checks import (
+    check_determinism,
+    check_names,
+    check_run,
+    check_supervision,
+    load_records,
+)
+
+
+def test_classes_must_be_the_same(tiny_data, tiny_experiment, tmp_path):
+    info, run = load_info(tiny_data.records), Run(tmp_path)
+    names = [*info.class_names]
+    check_names(names, "x", info)
+    with pytest.raises(UserError, match=rf"class 2 is 'dog' in x, but '{names[1]}' in"):
+        check_names([names[0], "dog"], "x", info)
+    check_run(tiny_experiment(), run, info)
+    run.create("", [{"id": c.id, "name": c.name} for c in info.categories][::-1])
+    with pytest.raises(UserError, match=rf"class 1 is '{names[-1]}' in .*classes\.json"):
+        check_run(tiny_experiment(), run, info)
+    run.create("", [{"id": 1, "name": "dog"}])
+    with pytest.raises(UserError, match="1 classes, but NUM_CLASSES = 8"):
+        check_run(tiny_experiment(), run, info)
+
+
+@pytest.mark.parametrize(
+    ("xla", "deterministic", "trained"), [(True, True, "stem"), (True, False, "stem"), (True, True, "stage2")]
+)
+def test_a_trained_stem_is_not_deterministic_in_xla(xla, deterministic, trained):
+    variables = [tf.Variable(0.0, name=f"htc/backbone/{trained}/conv/kernel")]
+    experiment = SimpleNamespace(xla=xla, deterministic=deterministic)
+    model = SimpleNamespace(trainable_variables=variables)
+    if deterministic and trained == "stem":
+        with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages"):
+            check_determinism(experiment, model)
+    else:
+        check_determinism(experiment, model)
+
+
+def test_records_without_annotations_are_refused(tiny_data, tiny_experiment, capsys):
+    info, model = load_info(tiny_data.records), tiny_experiment("NUM_STAGES=1").build_model()
+    objects = info.objects - info.crowd
+    check_supervision(model, info)
+    for changes, words in (
+        ({"stuff": Stuff(False, 0)}, r"no stuff maps.*gin/options/no_semantic\.gin"),
+        ({"masks": False}, r"no masks.*gin/options/boxes_only\.gin"),
+        ({"counters": {"masks_empty": objects}}, r"only empty masks.*gin/options/boxes_only\.gin"),
+        ({"crowd": info.objects}, "no object to train on: all .* crowd"),
+        ({"objects": 0, "crowd": 0}, "no object to train on: no image has an annotation"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_supervision(model, dataclasses.replace(info, **changes))
+    assert not capsys.readouterr().err
+    check_supervision(model, dataclasses.replace(info, counters={"masks_empty": objects - 1}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {objects - 1} of {objects} objects")
+    # A model without these branches needs none of these annotations.
+    model = tiny_experiment("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False").build_model()
+    check_supervision(model, dataclasses.replace(info, masks=False, stuff=Stuff(False, 0)))
+
+
+@pytest.mark.parametrize(
+    "params, val, words",
+    [
+        (["EVALUATE_EVERY=2"], False, r"EVALUATE_EVERY = 2.*--val_records"),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best='segm/AP'"], False, "--val_records"),
+        (
+            ["EVALUATE_EVERY=2", "Experiment.keep_best='segm/mAP'"],
+            True,
+            r"'segm/mAP' is not a metric.*segm/AP50",
+        ),
+        (
+            ["EVALUATE_EVERY=2", "MASKS=False", "Experiment.keep_best='segm/AP'"],
+            True,
+            "'segm/AP' is not a metric",
+        ),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best=3"], True, "keep_best = 3 is not a metric"),
+    ],
+)
+def test_impossible_evaluations_are_refused(tiny_data, tiny_experiment, params, val, words):
+    experiment = tiny_experiment("NUM_STAGES=1", *params)
+    with pytest.raises(UserError, match=words):
+        load_records(experiment, tiny_data.records, tiny_data.records if val else None)
+
+
+def test_keep_best_needs_evaluations(tiny_experiment):
+    with pytest.raises(UserError, match="keep_best = 'segm/AP' needs evaluations: set EVALUATE_EVERY"):
+        tiny_experiment("Experiment.keep_best='segm/AP'")
