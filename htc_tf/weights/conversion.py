@@ -6,9 +6,7 @@ Training in the folder of the new run starts from its weights.
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,25 +14,8 @@ from htc_tf.checkpoint import Checkpoints
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
 from htc_tf.weights.assign import load
-from htc_tf.weights.files import read
-from htc_tf.weights.names import SWIN_OUTPUT_NORMS, Framework
-from htc_tf.weights.versions import from_mmdet, from_paddle, from_swin, from_torchvision
+from htc_tf.weights.sources import SOURCES, read_weights
 
-
-class Source(NamedTuple):
-    """Reader of one --source."""
-
-    read: Callable  # (object in the file, path) -> (arrays, notes), a function of `versions`
-    framework: Framework  # of the arrays' names
-    absent: str | None = None  # regular expression of names that this source never has
-
-
-SOURCES = {
-    "mmdet": Source(from_mmdet, Framework.MMDET),
-    "paddle": Source(from_paddle, Framework.PADDLE),
-    "torchvision": Source(from_torchvision, Framework.MMDET, absent=r"^(?!backbone\.)"),
-    "swin": Source(from_swin, Framework.MMDET, absent=rf"^(?!backbone\.)|{SWIN_OUTPUT_NORMS}"),
-}
 # target_stds of the third stage in the Paddle port; 0.033 and 0.067 elsewhere.
 PADDLE_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)
 PADDLE_NOTE = (
@@ -61,15 +42,14 @@ def convert(experiment, config, source, weights, run, annotations=None, allow_pa
     categories = read_categories(annotations, experiment.num_classes)
     if run.config.exists() or run.checkpoints.exists():
         raise UserError(f"{run.folder} already holds a run: name another --output")
-    reader = SOURCES[source]
-    arrays, notes = reader.read(read(weights), weights)
+    arrays, framework, source, _, notes = read_weights(weights, source)
     check_finite(arrays, weights)
 
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
     model.build_variables()
-    unmatched = load(model, arrays, reader.framework)
-    kept = check_unmatched(unmatched, patterns, reader.absent, weights)
+    unmatched = load(model, arrays, framework)
+    kept = check_unmatched(unmatched, patterns, SOURCES[source].absent, weights)
 
     run.create(config, categories)
     Checkpoints(run, model).save(0)
