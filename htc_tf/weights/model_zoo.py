@@ -1,0 +1,139 @@
+"""Public weights by name: the file of each, its SHA-256, addresses, gin files, published AP and license.
+
+AP are those on COCO val2017 of mmdetection's `configs/*/metafile.yml` (version 2 and 3 list the same files) and of
+PaddleDetection's page of HTC. The SHA-256 of a file of mmdetection, open-mmlab or torchvision begins with the last
+eight digits of its name; no hash is published for the others.
+"""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from htc_tf.errors import UserError
+
+# Hosts that serve the same paths: mmdetection's documented one, which has failed for weeks at a time, and the storage
+# behind it.
+OPENMMLAB = (
+    "https://download.openmmlab.com",
+    "https://openmmlab.oss-accelerate.aliyuncs.com",
+    "https://openmmlab.oss-cn-hangzhou.aliyuncs.com",
+)
+TORCHVISION = "https://download.pytorch.org/models"
+SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
+PADDLE = "https://bj.bcebos.com/v1/paddledet/models"
+
+
+class PublicWeights(NamedTuple):
+    """A public checkpoint file."""
+
+    name: str
+    source: str  # "mmdet", "paddle", "torchvision" or "swin"
+    file: str
+    sha256: str | None  # its first hex digits, or None where no hash is published
+    gin_files: tuple  # of its model; () for a backbone
+    addresses: tuple  # in the order in which they are tried
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    license: str | None = None  # of the project that publishes the file; None where it states none
+
+    @property
+    def is_backbone(self):
+        """True for the classifier of a backbone, False for a detector."""
+        return not self.gin_files
+
+
+def of_mmdet(folder, name, date, sha256, gin_file, box_ap, mask_ap=None):
+    """Returns a detector of mmdetection 2, whose names and paths follow a rule."""
+    file = f"{name}_{date}-{sha256}.pth"
+    addresses = tuple(f"{host}/mmdetection/v2.0/{folder}/{name}/{file}" for host in OPENMMLAB)
+    return PublicWeights(name, "mmdet", file, sha256, (gin_file,), addresses, box_ap, mask_ap, "Apache-2.0")
+
+
+def of_torchvision(name, sha256):
+    """Returns an ImageNet classifier of torchvision, with the first published weights (V1)."""
+    file = f"{name}-{sha256}.pth"
+    addresses = (f"{TORCHVISION}/{file}",)
+    return PublicWeights(name, "torchvision", file, sha256, (), addresses, license="BSD-3-Clause")
+
+
+def of_openmmlab(name, sha256):
+    """Returns an ImageNet classifier of open-mmlab's collection, under torchvision's names."""
+    file = f"{name}-{sha256}.pth"
+    addresses = tuple(f"{host}/pretrain/third_party/{file}" for host in OPENMMLAB)
+    return PublicWeights(name, "torchvision", file, sha256, (), addresses)
+
+
+def of_swin(name):
+    """Returns an ImageNet-1K classifier of Swin's authors."""
+    return PublicWeights(name, "swin", f"{name}.pth", None, (), (f"{SWIN}/{name}.pth",), license="MIT")
+
+
+# fmt: off
+_ALL = (
+    of_mmdet("htc", "htc_r50_fpn_1x_coco", 20200317, "7332cf16", "gin/htc_r50_fpn_1x_coco.gin", 42.3, 37.4),
+    of_mmdet("htc", "htc_r50_fpn_20e_coco", 20200319, "fe28c577", "gin/htc_r50_fpn_20e_coco.gin", 43.3, 38.3),
+    of_mmdet("htc", "htc_r101_fpn_20e_coco", 20200317, "9b41b48f", "gin/htc_r101_fpn_20e_coco.gin", 44.8, 39.6),
+    of_mmdet("htc", "htc_x101_32x4d_fpn_16x1_20e_coco", 20200318, "de97ae01",
+             "gin/htc_x101_32x4d_fpn_20e_coco.gin", 46.1, 40.5),
+    of_mmdet("htc", "htc_x101_64x4d_fpn_16x1_20e_coco", 20200318, "b181fd7a",
+             "gin/htc_x101_64x4d_fpn_20e_coco.gin", 47.0, 41.4),
+    of_mmdet("htc", "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco", 20200312, "946fd751",
+             "gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin", 50.4, 43.8),
+    of_mmdet("cascade_rcnn", "cascade_mask_rcnn_r50_fpn_1x_coco", 20200203, "9d4dcb24",
+             "gin/cascade_mask_rcnn_r50_fpn_1x_coco.gin", 41.2, 35.9),
+    of_mmdet("mask_rcnn", "mask_rcnn_r50_fpn_1x_coco", 20200205, "d4b0c5d6",
+             "gin/mask_rcnn_r50_fpn_1x_coco.gin", 38.2, 34.7),
+    of_mmdet("cascade_rcnn", "cascade_rcnn_r50_fpn_1x_coco", 20200316, "3dc56deb",
+             "gin/cascade_rcnn_r50_fpn_1x_coco.gin", 40.3),
+    of_mmdet("faster_rcnn", "faster_rcnn_r50_fpn_1x_coco", 20200130, "047c8118",
+             "gin/faster_rcnn_r50_fpn_1x_coco.gin", 37.4),
+    PublicWeights("htc_r50_fpn_1x_coco_paddle", "paddle", "htc_r50_fpn_1x_coco.pdparams", None,
+                  ("gin/htc_r50_fpn_1x_coco.gin", "gin/options/paddle.gin"),
+                  (f"{PADDLE}/htc_r50_fpn_1x_coco.pdparams",), 42.1, 37.3, "Apache-2.0"),
+    of_torchvision("resnet18", "f37072fd"),
+    of_torchvision("resnet34", "b627a593"),
+    of_torchvision("resnet50", "0676ba61"),
+    of_torchvision("resnet101", "63fe2227"),
+    of_openmmlab("resnext101_32x4d", "a5af3160"),
+    of_openmmlab("resnext101_64x4d", "ee2c6f71"),
+    of_swin("swin_tiny_patch4_window7_224"),
+    of_swin("swin_small_patch4_window7_224"),
+    of_swin("swin_base_patch4_window7_224"),
+)
+# fmt: on
+WEIGHTS = {weights.name: weights for weights in _ALL}
+
+
+def find(name):
+    """Returns the PublicWeights of a name.
+
+    Raises:
+        UserError: The table has no such name; the nearest are listed.
+    """
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    nearest = difflib.get_close_matches(name, WEIGHTS, n=3, cutoff=0.5)
+    advice = f"the nearest are {', '.join(nearest)}" if nearest else "docs/weights.md lists them"
+    raise UserError(f"{name} is neither a file nor the name of public weights; {advice}")
+
+
+def locate(text, flag):
+    """Returns the checkpoint file that a flag names, after downloading it if it is not in the cache.
+
+    Args:
+        text: str, the path of a file, or a name of `WEIGHTS`. An existing file wins over a name.
+        flag: str, the flag, for messages.
+    Returns:
+        (Path, source): `source` is that of the name, or None for a file.
+    Raises:
+        UserError: There is neither such a file nor such a name, or no address of the name answers.
+    """
+    path = Path(text)
+    if path.exists():
+        return path, None
+    if text not in WEIGHTS and ("/" in text or path.suffix):
+        raise UserError(f"{flag} {text} is missing")
+    weights = find(text)
+    from htc_tf.weights.download import fetch
+
+    return fetch(weights), weights.source
