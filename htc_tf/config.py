@@ -15,7 +15,9 @@ from pathlib import Path
 from htc_tf.errors import UserError
 from htc_tf.gin_aliases import accept_former_names
 from htc_tf.gin_errors import reading, shorten
-from htc_tf.ranges import FLAG, check_range, choice, number, whole
+from htc_tf.gin_macros import record_macros
+from htc_tf.ranges import FLAG, TEXT, check_range, choice, either, number, optional, whole
+from htc_tf.record_settings import BATCH_SIZE, EPOCH, NAMES, decide, describe, steps_per_epoch
 from htc_tf.trust import check_trust, imported_modules
 
 # Folders that hold gin/: a checkout of the repository, or the data of an installed package.
@@ -28,7 +30,8 @@ MACROS = {
     "NUM_LABELS": whole(1, 255),
     "BATCH_SIZE": whole(1),
     "BASE_LEARNING_RATE": number(above=0, maximum=1000),
-    "STEPS": whole(0),
+    "EPOCHS": optional(number(above=0, maximum=1e6)),
+    "STEPS": optional(whole(0)),
     "IMAGE_MIN_SIDE": whole(1),
     "IMAGE_MAX_SIDE": whole(1),
     "MAX_OBJECTS": whole(1),
@@ -41,11 +44,12 @@ MACROS = {
     "PRECISION": choice("float32", "bfloat16", "float16"),
     "XLA": FLAG,
     "LOG_EVERY": whole(0),
-    "CHECKPOINT_EVERY": whole(0),
-    "EVALUATE_EVERY": whole(0),
+    "CHECKPOINT_EVERY": either(whole(0), choice(EPOCH)),
+    "EVALUATE_EVERY": either(whole(0), choice(EPOCH, None)),
     "DETERMINISTIC": FLAG,
     "ACCUMULATE": whole(1),
     "STEPS_PER_LOOP": whole(1),
+    "BACKBONE_WEIGHTS": optional(TEXT),
 }
 
 # Modules of htc_tf that register the classes and functions that a gin file may name.
@@ -82,28 +86,33 @@ def add_flags(parser, reads_run=False):
         )
 
 
-def load(gin_files, gin_params, run=None, trust_config=False):
+def load(gin_files, gin_params, run=None, trust_config=False, train_records=None, val_records=None):
     """Parses the configuration and builds the Experiment.
+
+    With training records, the settings that they decide are bound before, see `record_settings`, and printed in a line.
 
     Args:
         gin_files: [path], relative to the current folder, the repository's root or the installed package's data.
         gin_params: ["NAME=VALUE"] bindings, applied after the files.
         run: A Run whose resolved configuration comes before `gin_files`, or None.
         trust_config: If True, the run's configuration may import modules, which runs their code.
+        train_records: Folder of the training records, or None; without them, the length of a training in EPOCHS
+            remains unknown.
+        val_records: Folder of the records to evaluate on, or None.
     Returns:
         (Experiment, resolved configuration as text)
     Raises:
-        UserError: A file is missing, a name is unknown, a value is out of range, nothing used a binding, or the run
-            imports a module that the user has not named.
+        UserError: A file is missing, a name is unknown, a value is out of range, nothing used a binding, one file binds
+            both EPOCHS and STEPS, the records are incomplete, or the run imports a module that the user has not named.
     """
     gin = import_gin()
     if run is None and not gin_files:
         raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
     paths = [find(name) for name in gin_files]
     gin.clear_config()
-    with accept_former_names(gin) as former:
+    with accept_former_names(gin) as former, record_macros(gin) as macros:
         if run is not None:
-            read_run(gin, run, paths, gin_params, trust_config)
+            read_run(gin, run, paths, gin_params, trust_config, macros)
         in_run = len(former.met)
         for path in paths:
             with reading(path):
@@ -112,9 +121,13 @@ def load(gin_files, gin_params, run=None, trust_config=False):
             gin.parse_config(gin_params)
         own_former = former.met[in_run:]
         with reading("gin configuration"):
+            check_macros(macros)
+            macros.settle_length()
+        epoch_steps = apply_records(macros, train_records, val_records)
+        with reading("gin configuration"):
             gin.finalize()
-        check_macros(gin)
         experiment = build_experiment()
+        experiment.epoch_steps = epoch_steps
         own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
         own_names = {former.replace_binding(name) for name in bound_names(own_text)}
         resolved = drop_bindings(gin.config_str(), superseded(gin, own_names))
@@ -124,7 +137,7 @@ def load(gin_files, gin_params, run=None, trust_config=False):
     return experiment, resolved
 
 
-def read_run(gin, run, paths, gin_params, trust_config):
+def read_run(gin, run, paths, gin_params, trust_config, macros):
     """Parses a run's config.gin, after checking that it runs no code the user has not allowed."""
     with reading("gin configuration"):
         modules = None if trust_config else imported_modules(gin, paths, gin_params)
@@ -132,7 +145,37 @@ def read_run(gin, run, paths, gin_params, trust_config):
     with reading(run.config):
         if modules is not None:
             check_trust(text, run, modules)
+        macros.bindings.clear()  # the two checks have parsed as well
+        macros.text_name, flag = run.config, macros.text_name
         gin.parse_config(text)
+        macros.text_name = flag
+
+
+def apply_records(macros, train_records, val_records):
+    """Binds the settings that the training records decide, if there are any, and prints them.
+
+    Returns:
+        The steps of an epoch, or None without records.
+    Raises:
+        UserError: The records are incomplete, or nothing says how many classes there are.
+    """
+    if train_records is None:
+        if macros.is_used("NUM_CLASSES") and not macros.read(["NUM_CLASSES"]):
+            raise UserError(
+                "NUM_CLASSES is not set, and there are no records to take it from: add --gin_param NUM_CLASSES=N"
+            )
+        return None
+    from htc_tf.data.datasets import load_info
+
+    info, bound = load_info(train_records), macros.read(NAMES)
+    check_range(BATCH_SIZE, bound.get(BATCH_SIZE), whole(1))
+    if not macros.is_used("NUM_CLASSES"):
+        bound.setdefault("NUM_CLASSES", None)
+    values, remarks = decide(bound, info, bool(val_records))
+    macros.bind(values)
+    if line := describe(values, remarks, train_records):
+        print(line, flush=True)
+    return steps_per_epoch(info.records, bound[BATCH_SIZE])
 
 
 def build_experiment():
@@ -177,15 +220,10 @@ def import_gin():
     return gin
 
 
-def check_macros(gin):
+def check_macros(macros):
     """Checks the macros, since each configurable that uses one would name only its own parameter in an error."""
-    for name, allowed in MACROS.items():
-        try:
-            value = gin.query_parameter(f"{name}/macro.value")
-        except ValueError:
-            continue  # not bound
-        if not isinstance(value, gin.config.ConfigurableReference):  # a macro may refer to another
-            check_range(name, value, allowed)
+    for name, value in macros.read(MACROS).items():
+        check_range(name, value, MACROS[name])
 
 
 def superseded(gin, own_names):

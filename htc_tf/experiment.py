@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
-from htc_tf.ranges import FLAG, check_ranges, choice, number, optional, whole
+from htc_tf.ranges import FLAG, check_ranges, choice, either, number, optional, whole
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -19,23 +19,30 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mi
 @check_ranges(
     num_classes=whole(1),
     batch_size=whole(1),
-    steps=whole(),
+    steps=optional(whole()),
+    epochs=optional(number(above=0)),
     clip_norm=optional(number(above=0)),
     precision=choice(*PRECISIONS),
     xla=FLAG,
     deterministic=FLAG,
     threads_per_operation=whole(),
     log_every=whole(),
-    checkpoint_every=whole(),
-    evaluate_every=whole(),
+    checkpoint_every=either(whole(), choice("epoch")),
+    evaluate_every=either(whole(), choice("epoch", None)),
     keep_checkpoints=whole(1),
     accumulate=whole(1),
     steps_per_loop=whole(1),
     ema_decay=optional(number(0, below=1)),
     skip_non_finite=whole(),
+    patience=optional(whole(1)),
+    fit_to_records=FLAG,
 )
 class Experiment:
-    """The configured parts of a run; none of them has variables yet."""
+    """The configured parts of a run; none of them has variables yet.
+
+    Attributes:
+        epoch_steps: int, steps of an epoch of the training records; None where `config.load` got no records.
+    """
 
     def __init__(
         self,
@@ -46,7 +53,8 @@ class Experiment:
         optimizer,
         num_classes,
         batch_size,
-        steps,
+        steps=None,
+        epochs=None,
         clip_norm=None,
         precision="float32",
         xla=False,
@@ -54,13 +62,16 @@ class Experiment:
         threads_per_operation=0,
         log_every=50,
         checkpoint_every=1000,
-        evaluate_every=0,
+        evaluate_every=None,
         keep_checkpoints=3,
         keep_best=None,
         accumulate=1,
         steps_per_loop=1,
         ema_decay=None,
         skip_non_finite=0,
+        patience=None,
+        backbone_weights=None,
+        fit_to_records=False,
     ):
         """
         Args:
@@ -71,7 +82,8 @@ class Experiment:
             optimizer: Recipe, such as SGD; its `build` is called under the strategy.
             num_classes: int, thing classes; the records must have as many.
             batch_size: int, images in a global batch, over all replicas.
-            steps: int, steps of the whole training.
+            steps: int, steps of the whole training; None if they are given in epochs and the records are unknown.
+            epochs: float, the same in epochs; None once `config.load` has computed the steps from the records.
             clip_norm: float, maximum of the gradients' global norm, or None.
             precision: "float32", or "bfloat16" or "float16" for convolutions and products (boxes, losses stay float32).
             xla: bool, True to compile forward and backward into one XLA computation.
@@ -79,8 +91,9 @@ class Experiment:
             threads_per_operation: int, CPU threads of one operation; 0 for all. With 1, operations run side by side
                 instead, which wastes less if they are small.
             log_every: int, steps between two logged ones; 0 for never.
-            checkpoint_every: int, steps between two checkpoints; 0 for one at the end only.
-            evaluate_every: int, steps between two evaluations; 0 for never.
+            checkpoint_every: int, steps between two checkpoints; 0 for one at the end only; or "epoch".
+            evaluate_every: int, steps between two evaluations; 0 for never; or "epoch". None for an epoch if there are
+                records to evaluate on, else for never. `config.load` turns "epoch" and None into steps.
             keep_checkpoints: int, number of newest checkpoints to keep.
             keep_best: Metric of the evaluation, such as "segm/AP"; RUN/best keeps the weights that are best at it. Or
                 None.
@@ -90,18 +103,23 @@ class Experiment:
             ema_decay: float, decay of the moving averages of the weights, such as 0.9998, which evaluation, prediction
                 and export then use; or None.
             skip_non_finite: int, steps that are not finite that the whole run may skip before it stops.
+            patience: int, evaluations without an improvement of `keep_best` after which a training ends early, or None.
+            backbone_weights: Name in `weights.model_zoo`, or path, of the weights that the backbone starts from, or
+                None.
+            fit_to_records: bool, True to take the number of classes and of semantic labels from the training records,
+                and to turn off the semantic branch or the mask heads if the records have no annotations for them.
         """
-        if keep_best is not None and not evaluate_every:
-            raise UserError(f"Experiment.keep_best = {keep_best!r} needs evaluations: set EVALUATE_EVERY")
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer
         self.train_input, self.eval_input = train_input, eval_input
-        self.num_classes, self.batch_size, self.steps, self.clip_norm = num_classes, batch_size, steps, clip_norm
+        self.num_classes, self.batch_size, self.clip_norm = num_classes, batch_size, clip_norm
+        self.steps, self.epochs, self.epoch_steps = steps, epochs, None
         self.precision, self.xla, self.deterministic = precision, xla, deterministic
         self.threads_per_operation = threads_per_operation
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
         self.keep_checkpoints, self.keep_best = keep_checkpoints, keep_best
         self.accumulate, self.steps_per_loop = accumulate, steps_per_loop
-        self.ema_decay, self.skip_non_finite = ema_decay, skip_non_finite
+        self.ema_decay, self.skip_non_finite, self.patience = ema_decay, skip_non_finite, patience
+        self.backbone_weights, self.fit_to_records = backbone_weights, fit_to_records
 
     def set_threads(self):
         """Sets the threads of an operation. A TensorFlow that has already started keeps the number that it has."""

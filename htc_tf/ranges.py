@@ -82,6 +82,17 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Text:
+    """Range of all strings but the empty one."""
+
+    def allows(self, value):
+        return isinstance(value, str) and value != ""
+
+    def __str__(self):
+        return "a string"
+
+
+@dataclass(frozen=True)
 class AnyOf:
     """Union of several ranges."""
 
@@ -106,11 +117,16 @@ def choice(*values):
     return Choice(values)
 
 
+def either(*ranges):
+    return AnyOf(ranges)
+
+
 def optional(allowed):
     return AnyOf((allowed, Choice((None,))))
 
 
 FLAG = choice(True, False)
+TEXT = Text()
 FRACTION = number(0, 1)
 CHANNELS = whole(1, 2**16)
 SIDE = whole(1, 2**15)  # side of an image, pixels

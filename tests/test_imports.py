@@ -26,7 +26,7 @@ FILES = {
 ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
-SHARED |= {"gin_aliases", "gin_errors"}
+SHARED |= {"gin_aliases", "gin_errors", "gin_macros", "record_settings"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -61,7 +61,10 @@ MAY_IMPORT |= {
     "trust": {"errors"},
     "gin_aliases": {"errors"},
     "gin_errors": {"errors"},
-    "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_errors", "experiment"}
+    "gin_macros": {"errors"},
+    "record_settings": set(),
+    "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_errors", "gin_macros", "record_settings"}
+    | {"experiment"}
     | {"models", "data", "training"},
     "api": {"errors", "run", "config", "checkpoint", "models", "inference"},
     "measurement": {"errors", "progress", "command_line", "config"},

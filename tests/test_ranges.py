@@ -19,7 +19,8 @@ PARTS = {
 }
 # Neither numbers, flags nor choices: references, which gin resolves, and values that their class checks itself.
 OTHERS = {
-    "Experiment": {"build_model", "objective", "train_input", "eval_input", "optimizer", "keep_best"},
+    "Experiment": {"build_model", "objective", "train_input", "eval_input", "optimizer", "keep_best"}
+    | {"backbone_weights"},  # checked as a macro
     "HTC": {
         "backbone",
         "neck",

@@ -5,7 +5,8 @@ import math
 import gin
 import tensorflow as tf
 
-from htc_tf.ranges import FRACTION, Each, check_ranges, number, whole
+from htc_tf.errors import UserError
+from htc_tf.ranges import FRACTION, Each, check_ranges, number, optional, whole
 
 REFERENCE_BATCH = 16  # images; the batch size that base learning rates are given for, as in mmdetection
 
@@ -13,7 +14,7 @@ REFERENCE_BATCH = 16  # images; the batch size that base learning rates are give
 @check_ranges(
     base=number(above=0, maximum=1000),
     batch_size=whole(1),
-    steps=whole(),
+    steps=optional(whole()),
     warmup_steps=whole(),
     warmup_factor=FRACTION,
 )
@@ -25,7 +26,7 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         Args:
             base: float, learning rate for a batch of 16 images; it scales linearly with the batch size.
             batch_size: int, images in the global batch.
-            steps: int, steps of the whole run, at which the schedule ends.
+            steps: int, steps of the whole run, at which the schedule ends; None where nothing is trained.
             warmup_steps: int, steps of the warm-up; 0 for none.
             warmup_factor: float, share of the rate in the first step; the last step of the warm-up has all of it.
         """
@@ -33,6 +34,8 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         self.steps, self.warmup_steps, self.warmup_factor = steps, warmup_steps, warmup_factor
 
     def __call__(self, step):
+        if self.steps is None:
+            raise UserError(f"{type(self).__name__}.steps is unknown: set STEPS, or EPOCHS with the training records")
         step = tf.cast(step, tf.float32)
         ramp = tf.minimum(step / (self.warmup_steps - 1), 1.0) if self.warmup_steps > 1 else 1.0
         warmup = self.warmup_factor + (1 - self.warmup_factor) * ramp

@@ -1,0 +1,96 @@
+"""Macros of a configuration before anything is built: their values, and which file or flag binds each."""
+
+import contextlib
+import copy
+
+from htc_tf.errors import UserError
+
+LENGTH = ("EPOCHS", "STEPS")  # the length of a training in either unit; the later source wins
+
+
+class Macros:
+    """Reads and binds gin's macros and parameters.
+
+    Attributes:
+        text_name: Name of a text that is parsed without a file, for messages.
+        bindings: [(parser of one file or text, its name, macro, value)], in the order of the configuration.
+    """
+
+    def __init__(self, gin):
+        self.gin, self.text_name, self.bindings = gin, "--gin_param", []
+
+    def read(self, names):
+        """Returns {name: value} of the macros and parameters that are bound, with references resolved."""
+        found = {}
+        for name in names:
+            with contextlib.suppress(ValueError):  # not bound
+                found[name] = self.query(name)
+        return found
+
+    def query(self, name):
+        value = self.gin.query_parameter(key(name))
+        while isinstance(value, self.gin.config.ConfigurableReference) and value.selector.endswith("macro"):
+            value = self.gin.query_parameter(key(value.scoped_selector.rpartition("/")[0]))
+        return copy.deepcopy(value)  # gin resolves a reference to a function or a constant when it is copied
+
+    def bind(self, values):
+        for name, value in values.items():
+            self.gin.bind_parameter(key(name), value)
+
+    def is_used(self, name):
+        """Returns True if a binding refers to the macro."""
+        references = self.gin.config.iterate_references(self.gin.config._CONFIG)
+        return any(ref.config_key == (name, "gin.macro") for ref in references)
+
+    def settle_length(self):
+        """Sets EPOCHS or STEPS to None, whichever was bound earlier.
+
+        Raises:
+            UserError: A file or the flags bind both.
+        """
+        length, sources = dict.fromkeys(LENGTH), {}
+        for parser, source, name, value in self.bindings:
+            if name not in LENGTH:
+                continue
+            length |= {name: value} if value is None else dict.fromkeys(LENGTH) | {name: value}
+            own = sources.setdefault(parser, {"source": source})
+            own[name] = value
+        for own in sources.values():
+            if all(own.get(name) is not None for name in LENGTH):
+                raise UserError(f"{own['source']} binds both EPOCHS and STEPS: keep one")
+        bound = self.read(LENGTH)
+        self.bind({name: None for name in LENGTH if length[name] is None and (name in bound or self.is_used(name))})
+        if "EPOCHS" in bound and not self.is_used("EPOCHS"):
+            self.gin.parse_config("Experiment.epochs = %EPOCHS")
+
+
+def key(name):
+    """Returns the name by which gin binds a parameter, or a macro."""
+    return name if "." in name else f"{name}/macro.value"
+
+
+@contextlib.contextmanager
+def record_macros(gin):
+    """Yields a Macros that records the macro bindings that gin parses inside a "with" block."""
+    from gin import config_parser
+
+    macros, parser = Macros(gin), config_parser.ConfigParser
+
+    class Parser(parser):
+        """Records bindings of the form `NAME = value`; there is one parser for each file and each text."""
+
+        def __init__(self, source, delegate):
+            self.source = getattr(source, "name", macros.text_name)
+            super().__init__(source, delegate)
+
+        def parse_statement(self):
+            statement = super().parse_statement()
+            if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+                macros.bindings.append((self, self.source, statement.selector, statement.value))
+            return statement
+
+    config_parser.ConfigParser = Parser
+    try:
+        yield macros
+    finally:
+        config_parser.ConfigParser = parser
