@@ -4,7 +4,7 @@ import os
 
 from htc_tf import config
 from htc_tf.errors import UserError
-from htc_tf.run import Run
+from htc_tf.named_runs import open_run
 
 
 def load(source, gin_file=(), gin_param=(), trust_config=False):
@@ -16,7 +16,8 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
 
     Args:
         source: Path of a training run (the --workdir of `htc_tf.train`, or the --output of `htc_tf.convert`), or of an
-            exported model (the --output of `htc_tf.export`), which needs no gin.
+            exported model (the --output of `htc_tf.export`), which needs no gin; or the name of public weights, such as
+            "htc_r50_fpn_1x_coco", which are downloaded and converted at their first use (docs/weights.md).
         gin_file: Paths of gin files to apply after the run's configuration; for a run only.
         gin_param: Gin bindings to apply after `gin_file`, such as "SEMANTIC=False"; for a run only.
         trust_config: If True, the run's config.gin may import modules, which runs their code. If False, it may name
@@ -27,7 +28,7 @@ def load(source, gin_file=(), gin_param=(), trust_config=False):
     Raises:
         UserError: There is no model at `source`, or it does not fit its configuration.
     """
-    run = Run(source)
+    run = open_run(source)
     if run.config.exists() or not is_export(run.folder):
         categories = run.read_categories()
         experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
@@ -58,8 +59,8 @@ def build(*gin_files, weights=None, seed=0, **macros):
 
     Args:
         *gin_files: Paths of gin files; later files win.
-        weights: Path of a training run whose newest weights the model gets, as in `load`; None to initialize it at
-            random.
+        weights: Path of a training run whose newest weights the model gets, or the name of public weights, as in
+            `load`; None to initialize it at random.
         seed: Seed of the random initial values.
         **macros: Values of gin macros, such as `NUM_CLASSES=20` or `PRECISION="bfloat16"`.
     Returns:
@@ -68,12 +69,13 @@ def build(*gin_files, weights=None, seed=0, **macros):
         UserError: A file or macro is unknown, a value is out of range, or the weights do not fit.
     """
     if weights is not None:
-        Run(weights).check_exists()
+        run = open_run(weights)
+        run.check_exists()
     experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
     if weights is not None:
         from htc_tf.inference.detector import restore
 
-        return restore(experiment, Run(weights), seed).model, experiment.objective
+        return restore(experiment, run, seed).model, experiment.objective
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
     model.build_variables()

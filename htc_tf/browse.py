@@ -27,7 +27,7 @@ def main():
     server = Server(flags.host, flags.port, "browser.html")
     augmenter = None
     if flags.gin_file or flags.gin_param:
-        experiment, _ = config.load(flags.gin_file, flags.gin_param)
+        experiment, _ = config.load(flags.gin_file, flags.gin_param, train_records=flags.records)
 
         from htc_tf.web.augmenter import Augmenter
 

@@ -84,14 +84,11 @@ class Checkpoints:
         """Removes unfinished checkpoints, left by a process that was killed or had no space."""
         self.files.sweep()
 
-    def restore_latest(self):
-        """Restores the newest intact checkpoint, if there is one, and returns its path or None.
-
-        A converted run has weights alone, and one that was trained without averages lacks those: missing parts keep
-        their values.
+    def find_latest(self):
+        """Returns the path of the newest intact checkpoint, with a note if later ones are not, or None without any.
 
         Raises:
-            UserError: No checkpoint is intact, or the newest one does not fit the model.
+            UserError: There are checkpoints, but none is intact.
         """
         number, problems = self.files.newest_intact()
         if number is None:
@@ -104,8 +101,21 @@ class Checkpoints:
         path = str(self.files.prefix(number))
         if problems:
             print(f"note: {'; '.join(problems)}: using {path}, the newest intact one", file=sys.stderr)
-        self._restore(path)
-        self.held = number
+        return path
+
+    def restore_latest(self):
+        """Restores the newest intact checkpoint, if there is one, and returns its path or None.
+
+        A converted run has weights alone, and one that was trained without averages lacks those: missing parts keep
+        their values.
+
+        Raises:
+            UserError: No checkpoint is intact, or the newest one does not fit the model.
+        """
+        path = self.find_latest()
+        if path is not None:
+            self._restore(path)
+            self.held, _ = self.files.newest_intact()
         return path
 
     def _restore(self, path):

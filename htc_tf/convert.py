@@ -1,25 +1,25 @@
-"""python -m htc_tf.convert: makes a run from weights of mmdetection, Paddle, torchvision or the authors of Swin."""
+"""python -m htc_tf.convert: makes a run from public weights by name, or from a file of another framework."""
 
 import argparse
+from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.errors import command
 from htc_tf.run import Run
+from htc_tf.weights import model_zoo
 
 EPILOG = """
-sources:
-  mmdet        .pth of mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN, with the
-               experiment config of the same name; averaged (EMA) weights if the file has them
-  paddle       .pdparams of the Paddle port; --gin_file gin/options/paddle.gin reproduces its numbers
-  torchvision  .pth of an ImageNet ResNet or ResNeXt: the backbone only; the rest keeps its initial values
-  swin         .pth of a Swin Transformer by its authors, trained on ImageNet: the backbone only, with
+A name, such as htc_r50_fpn_1x_coco, is downloaded to the cache and brings its gin files; docs/weights.md lists them all.
+A file needs the experiment config of its model. It is one of these, told by the names in it or by --source:
+
+  mmdet        mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN
+  paddle       the Paddle port of HTC; --gin_file gin/options/paddle.gin reproduces its numbers
+  torchvision  an ImageNet ResNet or ResNeXt: the backbone only; the rest keeps its initial values
+  swin         a Swin Transformer by its authors, trained on ImageNet: the backbone only, with
                --gin_file gin/options/swin_t.gin
 
-The file is read as data and runs no code. It is refused if it holds anything but arrays, or if its arrays need more
-than four times the bytes that it stores. Training with --workdir RUN starts from the weights of the new run. For your
-own classes:
-
-  --gin_param NUM_CLASSES=20 --annotations mine.json --allow_partial 'fc_cls|mask_head.*conv_logits'
+The file is read as data and runs no code. It is refused if it needs more than four times the bytes that it stores.
+Training with --workdir RUN starts from the weights of the new run.
 """
 
 
@@ -31,15 +31,24 @@ def parse():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--source", required=True, choices=("mmdet", "paddle", "torchvision", "swin"), help="origin of the checkpoint"
+        "--weights", required=True, metavar="NAME", help="name of public weights, or path of a checkpoint file"
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint file, .pth or .pdparams")
+    parser.add_argument(
+        "--source",
+        choices=("mmdet", "paddle", "torchvision", "swin"),
+        help="origin of the file (default: told by the names in it)",
+    )
+    parser.add_argument(
+        "--ema",
+        choices=("average", "last"),
+        help="moving averages or last weights, of a file with both (default: those that its framework loads)",
+    )
     config.add_flags(parser)
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the new run")
     parser.add_argument(
         "--annotations",
         metavar="FILE",
-        help="COCO annotation file with the class names (default: the 80 of COCO)",
+        help="COCO annotation file with the class names (default: those in the file, or COCO's 80)",
     )
     parser.add_argument(
         "--allow_partial",
@@ -55,18 +64,24 @@ def parse():
 @command
 def main():
     flags = parse()
-    experiment, resolved = config.load(flags.gin_file, flags.gin_param)
-    from htc_tf.weights.conversion import convert
+    named = model_zoo.WEIGHTS.get(flags.weights) if not Path(flags.weights).exists() else None
+    experiment, resolved = config.load(flags.gin_file or (named.gin_files if named else ()), flags.gin_param)
+    from htc_tf.weights.conversion import check_new, convert
 
-    convert(
+    run = Run(flags.output)
+    check_new(run)
+    path, source = model_zoo.locate(flags.weights, "--weights")
+    matched, count = convert(
         experiment,
         resolved,
-        flags.source,
-        flags.weights,
-        Run(flags.output),
+        path,
+        run,
+        flags.source or source,
+        ema=None if flags.ema is None else flags.ema == "average",
         annotations=flags.annotations,
         allow_partial=flags.allow_partial,
     )
+    print(f"{run.folder}: {matched} of {count} variables from {path}, {count - matched} keep their initial values")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
-from htc_tf.run import Run, write_whole
+from htc_tf.named_runs import open_run
+from htc_tf.run import write_whole
 
 
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.eval", description=__doc__)
     config.add_flags(parser, reads_run=True)
-    parser.add_argument("--checkpoint", metavar="RUN", help="--workdir of a training run")
+    parser.add_argument("--checkpoint", metavar="RUN", help="--workdir of a training run, or name of public weights")
     parser.add_argument("--records", metavar="DIR", help="folder of records")
     parser.add_argument(
         "--devices",
@@ -45,7 +46,7 @@ def detect(flags, output):
     Returns:
         (results in COCO's format, image ids, COCO's ground-truth dictionary, category ids, kinds of results)
     """
-    run = Run(flags.checkpoint)
+    run = open_run(flags.checkpoint)
     experiment, resolved = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
     from htc_tf.cluster import Cluster, make_strategy
     from htc_tf.evaluation.records import detect_records

@@ -155,7 +155,11 @@ class Experiment:
         if len(categories) != self.num_classes:
             raise UserError(
                 f"{where} has {len(categories)} classes, but NUM_CLASSES = {self.num_classes}: "
-                + (remedy or f"add --gin_param NUM_CLASSES={len(categories)}")
+                + (
+                    remedy
+                    or f"add --gin_param NUM_CLASSES={len(categories)}, or --gin_file gin/options/fine_tune.gin, which "
+                    "takes it from the records"
+                )
             )
 
     def load_info(self, folder, remedy=None):

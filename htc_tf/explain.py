@@ -4,7 +4,7 @@ from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
-from htc_tf.run import Run
+from htc_tf.named_runs import open_run
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -17,7 +17,9 @@ detections. Parts that the model lacks are left out. It shows a single pass, wit
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.explain", description=__doc__, epilog=EPILOG)
     config.add_flags(parser, reads_run=True)
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="--workdir of a training run, or name of public weights"
+    )
     parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the image")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page: .png, .jpg or .webp")
     parser.add_argument(
@@ -45,7 +47,7 @@ def main():
     flags = parse()
     if flags.output.suffix.lower() not in ENDINGS:
         raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
-    run = Run(flags.checkpoint)
+    run = open_run(flags.checkpoint)
     categories = run.read_categories()
     experiment, _ = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)
     from htc_tf.explanation.layout import draw_explanation

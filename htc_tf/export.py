@@ -5,7 +5,7 @@ from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
-from htc_tf.run import Run
+from htc_tf.named_runs import open_run
 
 EPILOG = """
 EXPORT/N is a SavedModel of core TensorFlow operations, for TensorFlow Serving or any program with TensorFlow; its
@@ -17,7 +17,9 @@ batch size is compiled as one computation, which needs a server with XLA and pay
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.export", description=__doc__, epilog=EPILOG)
     config.add_flags(parser, reads_run=True)
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="the --workdir of a training run")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="--workdir of a training run, or name of public weights"
+    )
     parser.add_argument(
         "--output", required=True, metavar="EXPORT", help="the model is written to EXPORT/1, the next time to EXPORT/2"
     )
@@ -93,7 +95,7 @@ def read_batch_sizes(value):
 def main():
     flags = parse()
     batch_sizes = read_batch_sizes(flags.batch_sizes)
-    run = Run(flags.checkpoint)
+    run = open_run(flags.checkpoint)
     experiment, _ = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run, flags.trust_config)
     from htc_tf.inference.detector import restore
     from htc_tf.serving.module import Options

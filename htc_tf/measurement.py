@@ -93,7 +93,7 @@ def configure(flags, mode, *bindings):
     config.import_gin()
     if mode.gin:
         low, high = sorted((flags.height, flags.width))
-        sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}"]
+        sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}", "STEPS=1000"]
         bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *bindings]
         config.load(flags.gin_file or [mode.gin], bindings)
 

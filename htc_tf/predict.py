@@ -24,7 +24,10 @@ def parse():
     parser = command_line.Parser(prog="python -m htc_tf.predict", description=__doc__, epilog=EPILOG)
     config.add_flags(parser, reads_run=True)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="RUN", help="--workdir of a training run, or folder of an export"
+        "--checkpoint",
+        required=True,
+        metavar="RUN",
+        help="--workdir of a training run, folder of an export, or name of public weights",
     )
     parser.add_argument(
         "--input",

@@ -30,7 +30,7 @@ def main():
     flags = parse()
     if flags.output.suffix.lower() not in EXTENSIONS:
         raise UserError(f"--output {flags.output} must end in {', '.join(EXTENSIONS)}")
-    experiment, _ = config.load(flags.gin_file, flags.gin_param)
+    experiment, _ = config.load(flags.gin_file, flags.gin_param, train_records=flags.records)
     from PIL import Image
 
     from htc_tf.training.batch_preview import draw_training_images

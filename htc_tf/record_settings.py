@@ -60,7 +60,7 @@ def fit_branches(bound, info):
     if not info.masks and bound.get("MASKS"):
         values["MASKS"], remarks["MASKS"] = False, "no masks"
         best = bound.get("Experiment.keep_best")
-        if best is not None:
+        if isinstance(best, str):
             values["Experiment.keep_best"] = best.replace("segm/", "bbox/")
     return values, remarks
 

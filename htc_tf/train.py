@@ -10,12 +10,19 @@ from htc_tf.training.stop import STOPPED, StopRequest, end_process
 
 EPILOG = """
 The first weights come from the first of these sources that exists:
-  1. the newest checkpoint of --workdir     4. the download of a KerasCVBackbone
-  2. --init_from                            5. initial values drawn by --seed
-  3. --backbone_weights
+  1. the newest checkpoint of --workdir: the run continues
+  2. --init_from: the weights of a run or a detector, as far as they fit. Layers of classes start anew, except for
+     classes with the same name; a table says which. gin/options/fine_tune.gin has the schedule for it
+  3. --backbone_weights, by default BACKBONE_WEIGHTS of the configuration: a backbone trained on ImageNet
+  4. the download of a KerasCVBackbone
+  5. initial values, drawn by --seed
 
-With 3 to 5 only a backbone that got trained weights may be frozen: other frozen layers, and batch norms on stored
-statistics, would keep initial values. gin/options/from_scratch.gin freezes nothing in a ResNet.
+SOURCE is the folder of a run (also RUN/best), the checkpoint file of a detector of mmdetection or Paddle or of a
+classifier of torchvision or of Swin's authors, or a name such as htc_r50_fpn_1x_coco, whose file is downloaded once;
+docs/weights.md lists the names.
+
+Frozen layers, and batch norms on stored statistics, need trained weights: training refuses to start without them.
+gin/options/from_scratch.gin freezes nothing in a ResNet.
 
 exit status:
   0   all steps are done
@@ -50,11 +57,16 @@ def parse():
         nargs="+",
         help="devices to use, such as GPU:0 GPU:1 (default: all GPUs); CPU:0 CPU:1 splits a CPU, to rehearse",
     )
-    parser.add_argument("--init_from", metavar="RUN", help="another run, whose weights this one starts from")
+    parser.add_argument(
+        "--init_from",
+        metavar="SOURCE",
+        help="weights to start from: a run, a checkpoint file or a name of public weights, see below",
+    )
     parser.add_argument(
         "--backbone_weights",
-        metavar="FILE",
-        help="weights of the backbone: torchvision's .pth of a ResNet, or the authors' .pth of a Swin",
+        metavar="SOURCE",
+        help="weights of the backbone: a checkpoint file or a name such as resnet50; none for initial values "
+        "(default: BACKBONE_WEIGHTS of the configuration)",
     )
     parser.add_argument("--profile", metavar="FIRST:LAST", help="steps to profile, for TensorBoard's profiler")
     parser.add_argument(
@@ -88,7 +100,7 @@ def main():
                 Run(flags.workdir),
                 seed=flags.seed,
                 devices=flags.devices,
-                init_from=Run(flags.init_from) if flags.init_from else None,
+                init_from=flags.init_from,
                 backbone_weights=flags.backbone_weights,
                 profile=profile,
                 stop=stop,

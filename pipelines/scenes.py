@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-THINGS = ("circle", "square", "triangle", "star", "ring", "cross", "crescent", "hexagon")  # labels 0 ... 7
+THINGS = ("circle", "square", "triangle", "star", "ring", "cross", "crescent", "hexagon")
+LABELS = range(len(THINGS))
 TEXTURES = ("stripes", "checker", "dots", "noise", "waves")  # stuff labels 8 ... 12
 UNLABELED = 255
 
@@ -52,14 +53,14 @@ def draw_population(rng):
     return int(rng.integers(1, MAX_THINGS + 1)), kind < EMPTY + CROWDED
 
 
-def draw_scene(rng):
-    """Draws one scene from a NumPy random generator; the same stream gives the same bytes."""
+def draw_scene(rng, labels=LABELS):
+    """Draws one scene from a NumPy random generator; the same stream and labels of things give the same bytes."""
     count, crowded = draw_population(rng)
     canvas, semantic = draw_ground(rng, *rng.integers(SIDES[0], SIDES[1] + 1, 2))
     things = []
     crowd_index = rng.integers(count + 1) if crowded else -1
     for index in range(count + crowded):
-        add_thing(rng, canvas, things, crowd=index == crowd_index)
+        add_thing(rng, canvas, things, labels, crowd=index == crowd_index)
     for thing in things:
         semantic[thing.mask] = thing.label
     canvas += rng.uniform(0, 0.02) * rng.standard_normal(semantic.shape, np.float32)  # camera noise
@@ -98,9 +99,9 @@ def draw_ground(rng, height, width):
 # The shapes
 
 
-def add_thing(rng, canvas, things, crowd):
+def add_thing(rng, canvas, things, labels, crowd):
     """Paints one more shape, or a crowd of small ones, unless it would hide the others too much or has no room."""
-    label = int(rng.integers(len(THINGS)))
+    label = labels[rng.integers(len(labels))]
     diameter = np.exp(rng.uniform(*np.log(DIAMETERS)))
     pieces = draw_crowd(rng, THINGS[label]) if crowd else [(draw_outline(rng, THINGS[label], diameter), (0, 0))]
     sides = canvas.shape[1:]

@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
-from pipelines.scenes import THINGS, draw_scene
+from pipelines.scenes import LABELS, THINGS, draw_scene
 
 SPLITS = ("train2017", "val2017")
 IDS_PER_SPLIT = 1_000_000  # splits share no image id
@@ -34,6 +34,7 @@ def main():
     flags = parse_flags()
     check(flags)
     output = Path(flags.output)
+    labels = [label for label in LABELS if THINGS[label] in flags.classes]
     counts = {split: count for split, count in zip(SPLITS, (flags.train, flags.val), strict=True) if count}
     for split, count in counts.items():
         refuse_foreign_files(output, split, count)
@@ -46,9 +47,9 @@ def main():
             pool = stack.enter_context(ProcessPoolExecutor(min(flags.workers, sum(counts.values())), context))
             run = functools.partial(pool.map, chunksize=8)
         for split, count in counts.items():
-            scenes = run(functools.partial(write_scene, output, split, flags.seed), range(count))
+            scenes = run(functools.partial(write_scene, output, split, flags.seed, labels), range(count))
             progress = progress_bar(scenes, desc=f"drawing {split}", total=count, unit="image")
-            write_annotations(annotations_path(output, split), flags.seed, list(progress))
+            write_annotations(annotations_path(output, split), flags.seed, labels, list(progress))
 
 
 def parse_flags():
@@ -70,6 +71,14 @@ def parse_flags():
         type=command_line.whole(0),
         default=200,
         help="number of validation images, 0 to omit the split (default: %(default)s)",
+    )
+    add(
+        "--classes",
+        nargs="+",
+        choices=THINGS,
+        default=THINGS,
+        metavar="CLASS",
+        help=f"classes of the shapes, of {', '.join(THINGS)} (default: all)",
     )
     add("--seed", type=command_line.seed, default=0, help="random seed of the scenes (default: %(default)s)")
     add(
@@ -112,12 +121,12 @@ def annotations_path(output, split):
     return output / "annotations" / f"instances_{split}.json"
 
 
-def write_annotations(path, seed, records):
+def write_annotations(path, seed, labels, records):
     """Writes COCO's annotation file atomically, from the (image, annotations) of every scene."""
     content = {
         "info": {"description": "Shapes drawn by htc_tf", "version": "1", "seed": seed},
         "licenses": [],
-        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(THINGS, 1)],
+        "categories": [{"id": i + 1, "name": THINGS[i], "supercategory": "shape"} for i in labels],
         "images": [image for image, _ in records],
         "annotations": [annotation for _, annotations in records for annotation in annotations],
     }
@@ -130,8 +139,8 @@ def image_id(split, index):
     return SPLITS.index(split) * IDS_PER_SPLIT + index + 1
 
 
-def make_scene(seed, split, index):
-    return draw_scene(stream(seed, split, index))
+def make_scene(seed, split, index, labels=LABELS):
+    return draw_scene(stream(seed, split, index), labels)
 
 
 def stream(seed, split, index):
@@ -139,9 +148,9 @@ def stream(seed, split, index):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)))
 
 
-def write_scene(output, split, seed, index):
+def write_scene(output, split, seed, labels, index):
     """Draws one scene and writes its image and stuff-thing map. Returns COCO's (image, annotations)."""
-    scene = make_scene(seed, split, index)
+    scene = make_scene(seed, split, index, labels)
     height, width = scene.semantic.shape
     number = image_id(split, index)
     name = f"{number:012d}.jpg"

@@ -26,7 +26,7 @@ FILES = {
 ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
-SHARED |= {"gin_aliases", "gin_errors", "gin_macros", "record_settings"}
+SHARED |= {"gin_aliases", "gin_errors", "gin_macros", "record_settings", "named_runs"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "visualization": {"errors"},
     "inference": {"errors", "structures", "progress", "ops", "data", "checkpoint", "visualization"},
     "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
-    "weights": {"errors", "ops", "data", "checkpoint", "inference"},
+    "weights": {"errors", "progress", "ops", "data", "checkpoint", "inference"},
     "explanation": {"structures", "ops", "visualization", "inference"},
     "serving": {"errors", "structures", "lock", "ops", "data", "inference"},
     "web": {"errors", "ops", "data", "visualization", "inference"},
@@ -66,9 +66,10 @@ MAY_IMPORT |= {
     "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_errors", "gin_macros", "record_settings"}
     | {"experiment"}
     | {"models", "data", "training"},
-    "api": {"errors", "run", "config", "checkpoint", "models", "inference"},
+    "named_runs": {"errors", "run", "config", "weights"},
+    "api": {"errors", "config", "named_runs", "checkpoint", "models", "inference"},
     "measurement": {"errors", "progress", "command_line", "config"},
-    "commands": {*MAY_IMPORT, "command_line", "config", "api", "measurement"} - {"root"},
+    "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},
     "pipelines": {"errors", "command_line", "lock", "progress", "data", "visualization"},
 }
 SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}

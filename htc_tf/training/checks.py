@@ -1,5 +1,6 @@
 """Checks before the first step: classes, records, configuration and evaluations must fit together."""
 
+import difflib
 import sys
 
 from htc_tf.errors import UserError
@@ -15,6 +16,7 @@ def load_records(experiment, train_records, val_records):
         UserError: Classes or labels differ from the configuration or from each other; the records lack the annotations
             that the configuration needs; evaluations are configured without records.
     """
+    check_length(experiment)
     train_info = experiment.load_info(train_records)
     model = experiment.build_model()
     check_labels(model, train_info)
@@ -27,6 +29,17 @@ def load_records(experiment, train_records, val_records):
     if (experiment.keep_best or "").startswith("segm") and not val_info.masks:
         raise UserError(f"Experiment.keep_best = {experiment.keep_best!r}, but {val_records} has no masks")
     return train_info, val_info
+
+
+def check_length(experiment):
+    """Refuses a training whose length is unknown."""
+    if experiment.steps is None and experiment.epochs is None:
+        raise UserError("nothing sets the length of the training: add --gin_param EPOCHS=12, or STEPS")
+    in_epochs = [f"EPOCHS = {experiment.epochs}"] if experiment.steps is None else []
+    intervals = {"CHECKPOINT_EVERY": experiment.checkpoint_every, "EVALUATE_EVERY": experiment.evaluate_every}
+    in_epochs += [f"{name} = 'epoch'" for name, every in intervals.items() if every == "epoch"]
+    if in_epochs:
+        raise UserError(f"{in_epochs[0]} needs the size of the records: give config.load the train_records")
 
 
 def check_supervision(model, info):
@@ -62,16 +75,26 @@ def check_supervision(model, info):
 
 
 def check_evaluations(experiment, model, val_records):
-    """Checks that evaluations have records, and that `keep_best` is one of their metrics."""
+    """Checks that evaluations have records, and that `keep_best` is one of their metrics; `patience` needs it."""
+    best = experiment.keep_best
     if experiment.evaluate_every and not val_records:
         raise UserError(
             f"EVALUATE_EVERY = {experiment.evaluate_every}, but there are no records to evaluate on: give --val_records"
         )
     kinds = ("bbox", "segm") if model.masks else ("bbox",)
     known = [f"{kind}/{figure}" for kind in kinds for figure in METRICS]
-    if experiment.keep_best is not None and experiment.keep_best not in known:
+    if best is not None and best not in known:
+        (nearest,) = difflib.get_close_matches(str(best), known, n=1, cutoff=0)
         raise UserError(
-            f"Experiment.keep_best = {experiment.keep_best!r} is not a metric: choose one of {', '.join(known)}"
+            f"Experiment.keep_best = {best!r} is not a metric: did you mean {nearest!r}? There are {', '.join(known)}"
+        )
+    if best is not None and not experiment.evaluate_every:
+        remedy = "set EVALUATE_EVERY, such as 'epoch'" if val_records else "give --val_records"
+        raise UserError(f"Experiment.keep_best = {best!r} needs evaluations: {remedy}")
+    if experiment.patience is not None and best is None:
+        raise UserError(
+            f"Experiment.patience = {experiment.patience} counts evaluations without a better keep_best: set "
+            "Experiment.keep_best, such as 'segm/AP'"
         )
 
 

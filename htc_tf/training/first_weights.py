@@ -1,51 +1,62 @@
-"""First weights of a training: the newest checkpoint, another run, a backbone, or initial values."""
+"""First weights of a training: the newest checkpoint, another run or file, a backbone, or initial values."""
 
 import re
 import sys
+from pathlib import Path
 
-from htc_tf.checkpoint import listed, restore_weights
+from htc_tf.checkpoint import Checkpoints, listed
 from htc_tf.errors import UserError
+from htc_tf.run import Run
+from htc_tf.training.adoption import adopt
 from htc_tf.training.frozen import check_frozen
-from htc_tf.weights.assign import load
-from htc_tf.weights.files import read
-from htc_tf.weights.names import SWIN_OUTPUT_NORMS, Framework
-from htc_tf.weights.versions import from_imagenet
+from htc_tf.training.stored_weights import StoredWeights
+from htc_tf.weights.assign import NamedWeights, load
+from htc_tf.weights.model_zoo import WEIGHTS, locate
+from htc_tf.weights.names import SWIN_OUTPUT_NORMS
+from htc_tf.weights.sources import read_weights
+
+NOTHING = "none"  # --backbone_weights none: initial values
 
 
-def initialize(checkpoints, model, averages=None, init_from=None, backbone_weights=None):
+def initialize(
+    checkpoints, model, averages=None, init_from=None, backbone_weights=None, configured=None, class_names=()
+):
     """Initializes the model from the first available of five sources.
 
     Args:
         checkpoints: Checkpoints of the run: model, optimizer, step and averages.
         model: Keras layer with variables.
         averages: MovingAverages of the model, or None.
-        init_from: Run, or None.
-        backbone_weights: Path of torchvision's weights of a ResNet, or of the authors' weights of a Swin; or None.
+        init_from: Run; or str, the folder of one, a name of `model_zoo.WEIGHTS`, or a checkpoint file of another
+            framework; or None.
+        backbone_weights: str, a name of `model_zoo.WEIGHTS` or a checkpoint file with the weights of the backbone; or
+            "none" for no weights, or None for `configured`.
+        configured: str, `experiment.backbone_weights`, or None.
+        class_names: list of str, the model's classes.
     Returns:
         str, the source, or None if the values are initial ones.
     Raises:
-        UserError: The source lacks variables, or has them in other shapes; names and shapes are listed. Or frozen parts
-            would get no trained weights.
+        UserError: The source does not fit; names and shapes are listed. Or frozen parts would get no trained weights.
     """
     # 1. The run's own newest checkpoint: weights, optimizer, step, averages. A converted run has weights alone.
     path = checkpoints.restore_latest()
     if path is not None:
         source = path
         averages_stored = "averages" in checkpoints.stored
-    # 2. --init_from RUN: the weights of another run, averaged if it averages; optimizer and step are new.
+    # 2. --init_from SOURCE: what fits of the weights of another run, averaged if it averages, or of a file.
     elif init_from is not None:
-        source, averages_stored = load_weights(init_from, model), False
-    # 3. --backbone_weights FILE: a backbone trained on ImageNet; the rest as in 5.
-    elif backbone_weights is not None:
-        source, averages_stored = load_backbone(backbone_weights, model), False
-        check_frozen(model, backbone=True)
+        source, averages_stored = load_weights(init_from, model, class_names), False
+    # 3. --backbone_weights, or the configuration's: a backbone trained on ImageNet; the rest as in 5.
+    elif (backbone_weights or configured or NOTHING) != NOTHING:
+        source, averages_stored = load_backbone(backbone_weights or configured, model), False
+        check_frozen(model, map(id, model.backbone.weights))
     # 4. Weights that the backbone itself downloads: keras-cv's, trained on ImageNet; the rest as in 5.
     elif (source := fetch_backbone(model)) is not None:
         averages_stored = False
-        check_frozen(model, backbone=True)
+        check_frozen(model, map(id, model.backbone.weights))
     # 5. Scratch: initial values, drawn by --seed.
     else:
-        check_frozen(model, backbone=False)
+        check_frozen(model, backbone=configured)
         return None
     if averages is not None and not averages_stored:
         for average, weight in zip(averages.averages, averages.sources, strict=True):
@@ -53,31 +64,62 @@ def initialize(checkpoints, model, averages=None, init_from=None, backbone_weigh
     return source
 
 
-def load_weights(run, model):
-    """Restores all weights of a run, and nothing else."""
+def load_weights(init_from, model, class_names):
+    """Sets the weights of a model that a run, public weights or a file have, and prints which ones if some are new."""
+    optional = ()
+    if isinstance(init_from, Run) or Path(init_from).is_dir():
+        source = read_run(init_from if isinstance(init_from, Run) else Run(init_from), model)
+    else:
+        path, kind = locate(str(init_from), "--init_from")
+        weights = read_weights(path, kind)
+        print_notes(weights.notes)
+        source = NamedWeights(str(path), model, weights.arrays, weights.framework, weights.class_names)
+        optional = {key for key, entry in source.entries.items() if re.search(SWIN_OUTPUT_NORMS, entry.name)}
+    adopted = adopt(model, source, class_names, optional)
+    check_frozen(model, {*adopted.variables, *optional})
+    for line in adopted.table:
+        print(line, flush=True)
+    return source.name
+
+
+def read_run(run, model):
+    """Returns the StoredWeights of a run's newest intact checkpoint."""
     run.check_exists()
-    path = restore_weights(run, model)
+    path = Checkpoints(run, model).find_latest()
     if path is None:
         raise UserError(f"--init_from {run.folder}: {run.checkpoints} holds no checkpoint")
-    return path
+    return StoredWeights(path, model, [row["name"] for row in run.read_categories()])
 
 
-def load_backbone(path, model):
-    """Loads every variable of the backbone from the .pth file of a classifier."""
-    arrays, notes = from_imagenet(read(path), path)
-    unmatched = load(model, arrays, Framework.MMDET)
+def load_backbone(text, model):
+    """Loads every variable of the backbone from a checkpoint file or public weights, and returns the file's path."""
+    try:
+        path, kind = locate(str(text), "--backbone_weights")
+    except UserError as error:
+        if text not in WEIGHTS:
+            raise
+        raise UserError(
+            f"{error}. To start without: --backbone_weights {NOTHING} --gin_file gin/options/from_scratch.gin"
+        ) from error
+    weights = read_weights(path, kind)
+    arrays = {name: array for name, array in weights.arrays.items() if name.startswith("backbone.")}
+    unmatched = load(model, arrays, weights.framework)
     wanted = [name for name in unmatched.missing if re.search(r"^backbone\.|/backbone/", name)]
     missing = [f"it lacks {name}" for name in wanted if not re.search(SWIN_OUTPUT_NORMS, name)]
     bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.mismatched]
     if bad:
         kind = type(model.backbone).__name__
         raise UserError(f"--backbone_weights {path} does not fit {kind} as configured: {listed(bad)}")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return path
+    print_notes(weights.notes)
+    return str(path)
 
 
 def fetch_backbone(model):
     """Returns the source of the weights that a backbone such as KerasCVBackbone downloads and sets, or None."""
     fetch = getattr(getattr(model, "backbone", None), "fetch_weights", None)
     return None if fetch is None else fetch()
+
+
+def print_notes(notes):
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

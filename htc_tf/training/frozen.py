@@ -19,10 +19,11 @@ MAX_NAMES = 4  # layers in a message
 class Frozen(NamedTuple):
     """The frozen layers and norms of one part of a model."""
 
-    part: str  # "backbone", "neck", "stage 1's mask head", ...
+    part: str  # "backbone", "neck", "stage 1 mask head", ...
     owner: object  # layer that gin has built
     layers: tuple  # names of frozen layers, such as "backbone/stage1": the blocks of a stage are one
     norms: int  # batch norms on stored statistics
+    variables: frozenset  # ids of the variables that are not trained
 
     def __str__(self):
         words = []
@@ -38,13 +39,19 @@ class Frozen(NamedTuple):
         return f" ({kind.__name__}.{parameter})" if parameter in inspect.signature(kind).parameters else ""
 
 
-def find_frozen(model):
-    """Returns a Frozen for each part of an HTC that has frozen layers or norms. The model must have variables."""
+def find_parts(model):
+    """Returns {name: layer} of the parts of an HTC, or {"network": model} of another model."""
     parts = {name: getattr(model, name, None) for name in ("backbone", "neck", "rpn", "semantic_head")}
     for number, stage in enumerate(getattr(model, "stages", ()), start=1):
-        parts |= {f"stage {number}'s box head": stage.box_head}
-        parts |= {f"stage {number}'s mask head": stage.mask_head if model.masks else None}
-    found = [inspect_part(name.replace("_", " "), part) for name, part in parts.items() if part is not None]
+        parts |= {f"stage {number} box head": stage.box_head}
+        parts |= {f"stage {number} mask head": stage.mask_head if model.masks else None}
+    found = {name.replace("_", " "): part for name, part in parts.items() if part is not None}
+    return found or {"network": model}
+
+
+def find_frozen(model):
+    """Returns a Frozen for each part of an HTC that has frozen layers or norms. The model must have variables."""
+    found = [inspect_part(name, part) for name, part in find_parts(model).items()]
     return [frozen for frozen in found if frozen.layers or frozen.norms]
 
 
@@ -56,27 +63,32 @@ def inspect_part(name, part):
     stored = getattr(part, "frozen_statistics", False)
     still = [n for n in norms if stored or not n.trainable or isinstance(n, FrozenBatchNormalization)]
     own = {id(v) for norm in norms for v in norm.weights}
-    names = [v.name for layer in layers if not layer.trainable for v in layer.weights if id(v) not in own]
+    frozen = [v for layer in layers if not layer.trainable for v in layer.weights if id(v) not in own]
     # "htc/backbone/stage1_block2/conv1/conv/kernel:0" -> "backbone/stage1"
-    short = [re.sub(r"_block\d+$", "", "/".join(name.split("/")[1:3])) for name in names]
-    return Frozen(name, part, tuple(dict.fromkeys(short)), len(still))
+    short = [re.sub(r"_block\d+$", "", "/".join(v.name.split("/")[1:3])) for v in frozen]
+    variables = frozenset(id(v) for v in [*frozen, *(v for norm in still for v in norm.non_trainable_weights)])
+    return Frozen(name, part, tuple(dict.fromkeys(short)), len(still), variables)
 
 
-def check_frozen(model, backbone):
+def check_frozen(model, trained=(), backbone=None):
     """Refuses frozen parts that have initial values.
 
     Args:
-        model: HTC with variables; at most its backbone has trained weights.
-        backbone: bool, True if the backbone has trained weights.
+        model: HTC with variables.
+        trained: Ids of the variables that have trained weights.
+        backbone: str, name of the configuration's weights of the backbone, for the message, or None.
     Raises:
-        UserError: Another part is frozen; the message names it and the remedies.
+        UserError: Variables of a part are frozen without trained weights; the message names the part and the remedies.
     """
-    untrained = [frozen for frozen in find_frozen(model) if frozen.part != "backbone" or not backbone]
+    trained = set(trained)
+    untrained = [frozen for frozen in find_frozen(model) if not frozen.variables <= trained]
     if untrained:
+        own = f"--backbone_weights {backbone or 'NAME'} (for the backbone) or "
         raise UserError(
-            f"this training starts from initial values, and these would keep them: {'; '.join(map(str, untrained))}. "
-            "Give --backbone_weights FILE (for a backbone) or --init_from RUN; or train all of it: --gin_file "
-            "gin/options/from_scratch.gin for a ResNet, else by the parameters in parentheses"
+            "frozen parts need trained weights, and these would keep initial values: "
+            f"{'; '.join(map(str, untrained))}. Give {own if untrained[0].part == 'backbone' else ''}"
+            "--init_from SOURCE; or train all of it: --gin_file gin/options/from_scratch.gin for a ResNet, else by the "
+            "parameters in parentheses"
         )
 
 

@@ -48,8 +48,9 @@ def train(
         run: Run to write to.
         seed: int, seed of the weights, the order of the data and every random choice.
         devices: Names of the devices, or None for all GPUs (the CPU without any).
-        init_from: Run whose weights are the first ones, or None, see `first_weights.initialize`.
-        backbone_weights: Path of a backbone's weights, or None, see `first_weights.initialize`.
+        init_from: Run, public weights or checkpoint file to start from, or None, see `first_weights.initialize`.
+        backbone_weights: Name or path of the backbone's weights, "none" for no weights, or None for
+            `experiment.backbone_weights`; see `first_weights.initialize`.
         profile: (first, last) step to profile for TensorBoard, or None.
         stop: StopRequest that is already entered; by default one for the duration of this call.
     Returns:
@@ -95,7 +96,15 @@ def train(
             if cluster.chief:
                 checkpoints.sweep()
                 checkpoints.files.repair_state()
-            source = initialize(checkpoints, model, averages, init_from, backbone_weights)
+            source = initialize(
+                checkpoints,
+                model,
+                averages,
+                init_from,
+                backbone_weights,
+                configured=experiment.backbone_weights,
+                class_names=train_info.class_names,
+            )
         warn_of_memory(experiment, model, optimizer, strategy)
         first_step = int(step.numpy())
         check_same_step(agree, first_step)

@@ -1,10 +1,18 @@
 """Weights of other frameworks: arrays under the names of mmdetection or Paddle as the variables of a model, and back.
 
-`files` reads a checkpoint's bytes, and `pickles` the pickle in them as data. `versions` unwraps the weights and maps
-their names to the names in the tables of `names`. `assign` follows the tables to the variables, whose axes `layouts`
-permutes. `conversion` is the work of the command `htc_tf.convert`.
+`model_zoo` names public files, which `download` fetches. `files` reads a checkpoint's bytes, and `pickles` the pickle
+in them as data. `versions` unwraps the weights and maps their names to the names in the tables of `names`; `sources`
+chooses the reader. `assign` follows the tables to the variables, whose axes `layouts` permutes. `conversion` is the
+work of the command `htc_tf.convert`.
 """
 
-from htc_tf.weights.assign import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays
+import importlib
 
 __all__ = ["Unmatched", "entries", "load_mmdet", "load_paddle", "mmdet_arrays", "paddle_arrays"]
+
+
+def __getattr__(name):
+    """Imports the functions of `assign`, and TensorFlow with them, at their first use."""
+    if name in __all__:
+        return getattr(importlib.import_module("htc_tf.weights.assign"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

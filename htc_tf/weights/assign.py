@@ -18,6 +18,15 @@ class Entry(NamedTuple):
     variable: tf.Variable
     layout: Layout
 
+    def their_shape(self, model, shape=None):
+        """Returns the shape of the framework's array for a shape of ours, by default the variable's."""
+        return self.layout.theirs(np.empty(shape or self.variable.shape, np.bool_), model).shape  # one byte per number
+
+    def mismatch(self, array, model):
+        """Returns "name: our shape here, their shape there" if they differ, else None."""
+        here, there = self.their_shape(model), np.shape(array)
+        return None if here == there else f"{self.name}: {list(here)} here, {list(there)} there"
+
 
 class Unmatched(NamedTuple):
     """Names without a counterpart; three empty lists after a complete load."""
@@ -82,6 +91,37 @@ def to_arrays(model, framework):
     return arrays
 
 
+class NamedWeights:
+    """Arrays under a framework's names as a source of weights for a model; see `training.adoption`."""
+
+    def __init__(self, name, model, arrays, framework, class_names):
+        """
+        Args:
+            name: str, path of the file, for messages.
+            model: An HTC with variables.
+            arrays: {the framework's name: array}.
+            framework: The Framework.
+            class_names: list of str, the classes of the arrays, or None.
+        """
+        self.name, self.class_names = name, class_names
+        self.model, self.arrays = model, arrays
+        self.entries = {id(entry.variable): entry for entry in entries(model, framework)}
+
+    def find(self, variable, shape):
+        """Returns the array for a variable in our layout, if it then has the given shape, else None."""
+        entry = self.entries.get(id(variable))
+        if entry is None or np.shape(self.arrays.get(entry.name)) != entry.their_shape(self.model, shape):
+            return None
+        return entry.layout.ours(np.asarray(self.arrays[entry.name]), self.model)
+
+    def mismatch(self, variable):
+        """Returns the difference between a variable and its array in words, or None if it fits."""
+        entry = self.entries.get(id(variable))
+        if entry is None or entry.name not in self.arrays:
+            return f"it lacks {variable.name if entry is None else entry.name}"
+        return entry.mismatch(self.arrays[entry.name], self.model)
+
+
 def load(model, arrays, framework):
     """Sets the variables of a built HTC from {the framework's name: array} and leaves those that do not match.
 
@@ -92,15 +132,13 @@ def load(model, arrays, framework):
     covered = {id(entry.variable) for entry in table}
     missing = [variable.name for variable in model.variables if id(variable) not in covered]
     mismatched = []
-    for name, variable, layout in table:
-        if name not in arrays:
-            missing.append(name)
-            continue
-        expected = layout.theirs(np.empty(variable.shape, np.bool_), model).shape  # of one byte per number
-        if expected != np.shape(arrays[name]):
-            mismatched.append(f"{name}: {list(expected)} here, {list(np.shape(arrays[name]))} there")
-            continue
-        variable.assign(layout.ours(np.asarray(arrays[name]), model))
+    for entry in table:
+        if entry.name not in arrays:
+            missing.append(entry.name)
+        elif (line := entry.mismatch(arrays[entry.name], model)) is not None:
+            mismatched.append(line)
+        else:
+            entry.variable.assign(entry.layout.ours(np.asarray(arrays[entry.name]), model))
     known = {entry.name for entry in table}
     unexpected = [name for name in arrays if name not in known and not UNREAD.search(name)]
     return Unmatched(missing, unexpected, mismatched)

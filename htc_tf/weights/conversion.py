@@ -24,41 +24,52 @@ PADDLE_NOTE = (
 )
 
 
-def convert(experiment, config, source, weights, run, annotations=None, allow_partial=()):
+def convert(experiment, config, path, run, source=None, ema=None, annotations=None, allow_partial=()):
     """Writes a run: configuration, classes, and a checkpoint of step 0 with weights only.
 
     Args:
         experiment: The Experiment.
         config: Resolved gin configuration, as text.
-        source: Key of SOURCES.
-        weights: Path of the checkpoint file.
+        path: Path of the checkpoint file.
         run: The Run to write; its folder must not hold one yet.
-        annotations: Path of a COCO annotation file with the classes, or None for the 80 of COCO.
+        source: Key of `sources.SOURCES`, or None to tell it by the names in the file.
+        ema: bool, True for the file's averaged weights, False for its last ones, None for those that its framework
+            loads.
+        annotations: Path of a COCO annotation file with the classes; None for those that the file names, or COCO's 80.
         allow_partial: Regular expressions; names that one of them matches may stay unmatched.
+    Returns:
+        (number of variables that got weights, number of all variables)
     Raises:
         UserError: The file is refused or does not fit the configuration; nothing is written.
     """
+    check_new(run)
     patterns = [compile_pattern(pattern) for pattern in allow_partial]
-    categories = read_categories(annotations, experiment.num_classes)
-    if run.config.exists() or run.checkpoints.exists():
-        raise UserError(f"{run.folder} already holds a run: name another --output")
-    arrays, framework, source, _, notes = read_weights(weights, source)
-    check_finite(arrays, weights)
+    categories = read_categories(annotations, experiment.num_classes) if annotations else None
+    weights = read_weights(path, source, ema)
+    categories = categories or name_categories(weights.class_names, experiment.num_classes)
+    check_finite(weights.arrays, path)
 
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
     model.build_variables()
-    unmatched = load(model, arrays, framework)
-    kept = check_unmatched(unmatched, patterns, SOURCES[source].absent, weights)
+    unmatched = load(model, weights.arrays, weights.framework)
+    kept = check_unmatched(unmatched, patterns, SOURCES[weights.source].absent, path)
 
     run.create(config, categories)
     Checkpoints(run, model).save(0)
-    if source == "paddle" and not has_paddle_stds(model):
-        notes.append(PADDLE_NOTE)
+    notes = (
+        [*weights.notes, PADDLE_NOTE] if weights.source == "paddle" and not has_paddle_stds(model) else weights.notes
+    )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     count = len(model.variables)
-    print(f"{run.folder}: {count - kept} of {count} variables from {weights}, {kept} keep their initial values")
+    return count - kept, count
+
+
+def check_new(run):
+    """Raises a UserError if the folder already holds a run."""
+    if run.config.exists() or run.checkpoints.exists():
+        raise UserError(f"{run.folder} already holds a run: name another --output")
 
 
 def check_unmatched(unmatched, patterns, absent, weights):
@@ -106,18 +117,30 @@ def has_paddle_stds(model):
     return all(np.allclose(stage.target_stds, PADDLE_STDS, rtol=1e-3, atol=0) for stage in third_stage)
 
 
+def name_categories(names, num_classes):
+    """Returns [{"id": ..., "name": ...}] of the classes that a checkpoint names, or of COCO's 80.
+
+    Args:
+        names: [str] in the order of the model's classes, or None.
+        num_classes: int, the number of classes of the configuration.
+    Raises:
+        UserError: The names are unknown, or their number is not `num_classes`.
+    """
+    coco = coco_classes.THING_NAMES
+    known = "does not name its classes" if names is None else f"has {len(names)} classes"
+    names = list(coco.values()) if names is None else names
+    if len(names) != num_classes:
+        raise UserError(f"--annotations is missing: NUM_CLASSES = {num_classes}, and the file {known}")
+    ids = coco if names == list(coco.values()) else range(1, num_classes + 1)
+    return [{"id": key, "name": name} for key, name in zip(ids, names, strict=True)]
+
+
 def read_categories(annotations, num_classes):
-    """Returns [{"id": ..., "name": ...}] in the order of the ids, from an annotation file or COCO's own.
+    """Returns [{"id": ..., "name": ...}] of a COCO annotation file, in the order of the ids.
 
     Raises:
         UserError: Their number is not `num_classes`, or the file is not an annotation file.
     """
-    if annotations is None:
-        if num_classes != len(coco_classes.THING_NAMES):
-            raise UserError(
-                f"--annotations is missing: NUM_CLASSES = {num_classes}, and only COCO's 80 classes have known names"
-            )
-        return [{"id": key, "name": name} for key, name in coco_classes.THING_NAMES.items()]
     try:
         rows = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
         names = {row["id"]: row["name"] for row in rows}

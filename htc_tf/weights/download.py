@@ -1,38 +1,34 @@
-"""Download of public weights into a cache: once, checked by their SHA-256, from the first address that answers.
+"""Download of public weights into a cache: once, checked by their hash, from the first address that gives the file.
 
-A file appears under its name only when it is complete. Two processes at once each download to a file of their own, and
-the last to finish replaces the other's, which is equal.
+A file appears under its name only when it is complete. Of two processes at once, each downloads to a temporary file of
+its own; the second to finish replaces the first one's file, which is equal.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 
+import pooch
+import requests
+
 from htc_tf.errors import UserError
 from htc_tf.progress import progress_bar
 
-MAX_BYTES = 4 * 2**30  # the largest file of the table has 0.6 GB
+MAX_BYTES = 4 * 2**30  # several times the largest file of the table
 CHUNK = 2**20  # bytes
 TIMEOUT = (15, 60)  # seconds until a connection, and between two parts of an answer
-ABANDONED = 3600  # seconds after which an unfinished download that nobody writes to is removed
+TEMPORARY = "tmp"  # names begin with it, pooch's too
+ABANDONED = 3600  # seconds without a change after which a temporary file belongs to no process
 
 
-def cache_folder():
-    """Returns the folder of downloaded and converted files: HTC_TF_CACHE, or htc_tf in the user's cache folder."""
-    return Path(os.environ.get("HTC_TF_CACHE") or Path(user_cache(), "htc_tf"))
-
-
-def user_cache():
-    return os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-
-
-def is_offline():
-    """Returns True if HTC_TF_OFFLINE forbids the network."""
-    return os.environ.get("HTC_TF_OFFLINE", "0") not in ("", "0")
+def cache_folder(name):
+    """Returns the folder `name` of the cache: in HTC_TF_CACHE, or in htc_tf in the user's cache folder."""
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HTC_TF_CACHE") or Path(users, "htc_tf")) / name
 
 
 def fetch(weights):
@@ -44,95 +40,55 @@ def fetch(weights):
         UserError: The file in the cache has another hash, the cache cannot be written, HTC_TF_OFFLINE is set, or no
             address gives the file.
     """
-    folder = cache_folder() / "weights"
-    path = folder / weights.file
+    path = cache_folder("weights") / weights.file
     if path.exists():
-        check_hash(path, weights.sha256)
+        if found := other_hash(path, weights.digest):
+            raise UserError(f"{path} has the hash {found}, not {weights.digest}…: delete it or replace it")
         return path
-    if is_offline():
-        raise UserError(f"{weights.file} is not in the cache, and HTC_TF_OFFLINE is set: {by_hand(weights, folder)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder)
+    digest = f", whose hash is {weights.digest}…," if weights.digest else ""
+    by_hand = f"get it{digest} from {' or '.join(weights.addresses)} and put it into {path.parent}"
+    if os.environ.get("HTC_TF_OFFLINE", "0") not in ("", "0"):
+        raise UserError(f"{weights.file} is not in the cache, and HTC_TF_OFFLINE is set: {by_hand}")
+    with writing(path.parent):
         for address in weights.addresses:
-            if problem := download(address, path, weights.sha256):
-                print(f"note: {address}: {problem}", file=sys.stderr)
-            else:
+            problem = download(address, path, weights.digest)
+            if problem is None:
                 return path
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}): free space there, or set HTC_TF_CACHE to another "
-            "folder"
-        ) from error
-    raise UserError(f"{weights.file} cannot be downloaded: {by_hand(weights, folder)}")
+            print(f"note: {address} failed: {problem}", file=sys.stderr)
+    raise UserError(f"{weights.file} cannot be downloaded: {by_hand}")
 
 
-def by_hand(weights, folder):
-    """Returns how to get a file without this module."""
-    checked = f" (SHA-256 {weights.sha256}…)" if weights.sha256 else ""
-    return f"get it{checked} from {' or '.join(weights.addresses)} and put it into {folder}"
-
-
-def check_hash(path, sha256):
-    """Raises a UserError if a file's SHA-256 does not begin with `sha256`, if any."""
-    if sha256 is None:
-        return
-    try:
-        digest = file_hash(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    if not digest.startswith(sha256):
-        raise UserError(
-            f"{path} has the SHA-256 {digest[:16]}… instead of {sha256}…: delete it, or put the right one there"
-        )
-
-
-def file_hash(path):
-    """Returns a file's SHA-256 in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def download(address, path, sha256):
+def download(address, path, digest):
     """Downloads a file; returns None, or why the address did not give it.
 
     Raises:
-        OSError: The disk is full, or the folder cannot be written.
+        OSError: The file cannot be written.
     """
-    import pooch
-    import requests
-
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        pooch.retrieve(address, None, path.name, path.parent, downloader=lambda url, out, _: save(url, out, sha256))
+        pooch.retrieve(address, None, path.name, path.parent, downloader=lambda *names: save(*names[:2], digest))
     except requests.HTTPError as error:
         return f"HTTP {error.response.status_code} {error.response.reason}"
     except requests.exceptions.SSLError:
         return "its certificate is not accepted"
-    except requests.Timeout:
-        return "no answer in time"
     except requests.exceptions.ChunkedEncodingError:
         return "the connection was cut"
     except requests.RequestException as error:
-        return f"no connection ({type(error).__name__})"
+        return "no answer in time" if "timed out" in str(error) else f"no connection ({type(error).__name__})"
     except ValueError as error:
         return str(error)
     return None
 
 
-def save(address, target, sha256):
-    """Writes what an address answers to the file `target`.
+def save(address, target, digest):
+    """Writes the answer of an address to a file.
 
     Raises:
         ValueError: The answer is incomplete, too large, or has another hash.
-        requests.RequestException: There is no such answer.
+        requests.RequestException: There is no answer.
+        OSError: The file cannot be written.
     """
-    import requests
-
-    # Some servers compress what they send, and then state the length of that.
+    # A compressed answer would not have the stated length.
     options = {"stream": True, "timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}
     with requests.get(address, **options) as response, open(target, "wb") as file:
         response.raise_for_status()
@@ -142,17 +98,37 @@ def save(address, target, sha256):
                 bar.update(file.write(chunk))
                 if max(bar.n, total) > MAX_BYTES:
                     raise ValueError(f"more than {MAX_BYTES:,} bytes")
-        if total and bar.n != total:
+        if bar.n < total:
             raise ValueError("the connection was cut")
-    digest = file_hash(target)
-    if sha256 and not digest.startswith(sha256):
-        raise ValueError(f"a file with the SHA-256 {digest[:16]}… instead of {sha256}…")
-    os.chmod(target, 0o644)  # a temporary file is for its owner only, a cache may be shared
+    if found := other_hash(target, digest):
+        raise ValueError(f"its file has the hash {found}, not {digest}…")
+    os.chmod(target, 0o644)  # users may share a cache, and a temporary file is for its owner alone
 
 
-def remove_abandoned(folder):
-    """Removes the temporary files of downloads that were killed."""
-    for path in folder.glob("tmp*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
+def other_hash(path, digest):
+    """Returns a file's hash if it does not begin with the published digits, else None."""
+    if digest is None:
+        return None
+    algorithm, _, digits = digest.rpartition(":")
+    try:
+        found = pooch.file_hash(path, algorithm or "sha256")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    return None if found.startswith(digits) else found
+
+
+@contextlib.contextmanager
+def writing(folder):
+    """Makes a folder of the cache, removes what killed processes left there, and explains a failure to write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"{TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}): free space on its disk, or set HTC_TF_CACHE to "
+            "another folder"
+        ) from error

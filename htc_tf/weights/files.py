@@ -1,8 +1,9 @@
-"""Checkpoint files of PyTorch and Paddle, read without PyTorch or Paddle: from bytes to named arrays.
+"""Checkpoint files of PyTorch, Paddle and safetensors, read without PyTorch or Paddle: from bytes to named arrays.
 
 PyTorch >= 1.6 writes a zip archive: a pickle, and each storage as a file beside it. Older versions wrote a sequence of
 pickles (magic number, version, machine, the object, the keys of the storages), then the storages. Paddle writes a
-single pickle with NumPy arrays. No size that a file states is believed beyond the bytes that it has.
+single pickle with NumPy arrays. Any of them may be packed into a zip archive once more, as some authors publish them.
+No size that a file states is believed beyond the bytes that it has.
 """
 
 import contextlib
@@ -18,12 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.weights.pickled_arrays import check_key
+from htc_tf.weights.other_files import check_kind, check_path
+from htc_tf.weights.pickled_arrays import Inert, check_key
 from htc_tf.weights.pickles import ArrayUnpickler, Budget
+from htc_tf.weights.safetensors_files import is_safetensors, read_safetensors
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
+SUFFIXES = (".pth", ".pt", ".pdparams", ".safetensors")  # of checkpoints in an archive
 ZIP_ENTRY = b"PK\x01\x02"
 MAX_MEMBERS = 100_000  # files in an archive
 # Bytes of all arrays, as a multiple of the bytes stored for them: float16 doubles, and a few names may share a storage.
@@ -35,16 +39,31 @@ def read(path):
     """Returns the object in a checkpoint file: containers, numbers, strings, and stored arrays for `collect`.
 
     Raises:
-        UserError: The file is missing or damaged, or names anything but arrays.
+        UserError: The file is missing, damaged or of another kind, or names a global that runs commands.
     """
+    check_path(path)
     try:
         data = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) or Path(path).is_dir() else None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     if data is None:
         raise UserError(f"{path} cannot be read: it is a device or a pipe, not a file")
+    return decode(data, path)
+
+
+def decode(data, path, packed=False):
+    """Returns the object in the bytes of a checkpoint file.
+
+    Args:
+        data: Bytes.
+        path: Path of the file, for messages.
+        packed: If True, the bytes come out of a zip archive, and are not unpacked again.
+    """
+    check_kind(data, path)
     with reading(path):
-        return read_zip(data, path) if data.startswith(ZIP_MAGIC) else read_pickles(data, path)
+        if is_safetensors(data):
+            return read_safetensors(data)
+        return read_zip(data, path, packed) if data.startswith(ZIP_MAGIC) else read_pickles(data, path)
 
 
 def collect(named, path):
@@ -58,6 +77,11 @@ def collect(named, path):
     for name, value in named.items():
         # Paddle also stores a tensor as (inner name, array).
         value = value[1] if type(value) is tuple and len(value) == 2 else value
+        if isinstance(value, Inert):
+            raise UserError(
+                f"{path}: {name} is not an array but an object of {value.name}: save only the weights with their own "
+                "framework: torch.save(model.state_dict(), NEW)"
+            )
         if not hasattr(value, "array"):
             raise UserError(f"{path}: {name} is not an array but a {type(value).__name__}")
         with reading(f"{path}: {name}"):
@@ -74,12 +98,15 @@ def collect(named, path):
     return arrays
 
 
-def read_zip(data, path):
+def read_zip(data, path, packed):
     """Reads the format since PyTorch 1.6: an archive of NAME/data.pkl, NAME/data/KEY and perhaps NAME/byteorder."""
     if data.count(ZIP_ENTRY) > MAX_MEMBERS:
         raise ValueError(f"more than {MAX_MEMBERS} files in one archive")
     archive = zipfile.ZipFile(io.BytesIO(data))
     members = {info.filename: info for info in archive.infolist()}
+    checkpoints = [info for info in archive.infolist() if is_checkpoint(info.filename)]
+    if checkpoints and not packed:
+        return decode(unpack(archive, checkpoints, len(data)), path, packed=True)
     if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
         raise ValueError("a compressed archive, which PyTorch never writes")
     if sum(info.file_size for info in archive.infolist()) > len(data):
@@ -93,6 +120,23 @@ def read_zip(data, path):
     for key, storage in unpickler.storages.items():
         storage.fetch = functools.cache(lambda name=f"{folder}data/{key}": member_bytes(data, members[name]))
     return content
+
+
+def is_checkpoint(name):
+    """Returns True for the name of a checkpoint in an archive; macOS adds a folder of its own with the same names."""
+    return name.endswith(SUFFIXES) and not name.startswith("__MACOSX/")
+
+
+def unpack(archive, checkpoints, size):
+    """Returns the bytes of the only checkpoint in a zip archive of `size` bytes."""
+    if len(checkpoints) > 1:
+        raise ValueError(f"{len(checkpoints)} checkpoints in one archive, unpack it and name one of them")
+    (info,) = checkpoints
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("an archive of another compression than deflate")
+    if info.file_size > MAX_EXPANSION * size + SLACK:
+        raise ValueError(f"{info.file_size} bytes packed into {size}")
+    return archive.read(info)
 
 
 def member_bytes(data, info):

@@ -1,8 +1,8 @@
-"""Public weights by name: the file of each, its SHA-256, addresses, gin files, published AP and license.
+"""Public weights by name: the file of each, its hash, addresses, gin files, published AP and license.
 
-AP are those on COCO val2017 of mmdetection's `configs/*/metafile.yml` (version 2 and 3 list the same files) and of
-PaddleDetection's page of HTC. The SHA-256 of a file of mmdetection, open-mmlab or torchvision begins with the last
-eight digits of its name; no hash is published for the others.
+AP are those on COCO val2017 of mmdetection's configs/*/metafile.yml and of PaddleDetection's page of HTC. The SHA-256
+of a file of mmdetection, open-mmlab or torchvision begins with the last eight digits of its name. The hash of Swin-T is
+that of OpenVINO's open_model_zoo, which also keeps a copy; none is published for the others.
 """
 
 import difflib
@@ -19,6 +19,7 @@ OPENMMLAB = (
     "https://openmmlab.oss-cn-hangzhou.aliyuncs.com",
 )
 TORCHVISION = "https://download.pytorch.org/models"
+OPENVINO = "https://storage.openvinotoolkit.org/repositories/open_model_zoo/public/2022.1"
 SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
 PADDLE = "https://bj.bcebos.com/v1/paddledet/models"
 
@@ -29,7 +30,7 @@ class PublicWeights(NamedTuple):
     name: str
     source: str  # "mmdet", "paddle", "torchvision" or "swin"
     file: str
-    sha256: str | None  # its first hex digits, or None where no hash is published
+    digest: str | None  # first digits of its SHA-256, or "sha384:..." as pooch writes it; None where none is published
     gin_files: tuple  # of its model; () for a backbone
     addresses: tuple  # in the order in which they are tried
     box_ap: float | None = None
@@ -42,30 +43,31 @@ class PublicWeights(NamedTuple):
         return not self.gin_files
 
 
-def of_mmdet(folder, name, date, sha256, gin_file, box_ap, mask_ap=None):
+def of_mmdet(folder, name, date, digits, gin_file, box_ap, mask_ap=None):
     """Returns a detector of mmdetection 2, whose names and paths follow a rule."""
-    file = f"{name}_{date}-{sha256}.pth"
+    file = f"{name}_{date}-{digits}.pth"
     addresses = tuple(f"{host}/mmdetection/v2.0/{folder}/{name}/{file}" for host in OPENMMLAB)
-    return PublicWeights(name, "mmdet", file, sha256, (gin_file,), addresses, box_ap, mask_ap, "Apache-2.0")
+    return PublicWeights(name, "mmdet", file, digits, (gin_file,), addresses, box_ap, mask_ap, "Apache-2.0")
 
 
-def of_torchvision(name, sha256):
+def of_torchvision(name, digits):
     """Returns an ImageNet classifier of torchvision, with the first published weights (V1)."""
-    file = f"{name}-{sha256}.pth"
+    file = f"{name}-{digits}.pth"
     addresses = (f"{TORCHVISION}/{file}",)
-    return PublicWeights(name, "torchvision", file, sha256, (), addresses, license="BSD-3-Clause")
+    return PublicWeights(name, "torchvision", file, digits, (), addresses, license="BSD-3-Clause")
 
 
-def of_openmmlab(name, sha256):
+def of_openmmlab(name, digits):
     """Returns an ImageNet classifier of open-mmlab's collection, under torchvision's names."""
-    file = f"{name}-{sha256}.pth"
+    file = f"{name}-{digits}.pth"
     addresses = tuple(f"{host}/pretrain/third_party/{file}" for host in OPENMMLAB)
-    return PublicWeights(name, "torchvision", file, sha256, (), addresses)
+    return PublicWeights(name, "torchvision", file, digits, (), addresses)
 
 
-def of_swin(name):
+def of_swin(name, digest=None, copies=()):
     """Returns an ImageNet-1K classifier of Swin's authors."""
-    return PublicWeights(name, "swin", f"{name}.pth", None, (), (f"{SWIN}/{name}.pth",), license="MIT")
+    file = f"{name}.pth"
+    return PublicWeights(name, "swin", file, digest, (), (f"{SWIN}/{file}", *copies), license="MIT")
 
 
 # fmt: off
@@ -96,7 +98,8 @@ _ALL = (
     of_torchvision("resnet101", "63fe2227"),
     of_openmmlab("resnext101_32x4d", "a5af3160"),
     of_openmmlab("resnext101_64x4d", "ee2c6f71"),
-    of_swin("swin_tiny_patch4_window7_224"),
+    of_swin("swin_tiny_patch4_window7_224", "sha384:210021216e1f205617d885836b1ac59d",
+            (f"{OPENVINO}/swin-tiny-patch4-window7-224/swin_tiny_patch4_window7_224.pth",)),
     of_swin("swin_small_patch4_window7_224"),
     of_swin("swin_base_patch4_window7_224"),
 )
@@ -112,9 +115,14 @@ def find(name):
     """
     if name in WEIGHTS:
         return WEIGHTS[name]
-    nearest = difflib.get_close_matches(name, WEIGHTS, n=3, cutoff=0.5)
-    advice = f"the nearest are {', '.join(nearest)}" if nearest else "docs/weights.md lists them"
-    raise UserError(f"{name} is neither a file nor the name of public weights; {advice}")
+    names = nearest(name)
+    advice = f"the nearest are {', '.join(names)}" if names else "docs/weights.md lists the names"
+    raise UserError(f"{name} is neither a file nor public weights; {advice}")
+
+
+def nearest(name):
+    """Returns up to three names of the table that resemble a name."""
+    return difflib.get_close_matches(name, WEIGHTS, n=3, cutoff=0.6)
 
 
 def locate(text, flag):

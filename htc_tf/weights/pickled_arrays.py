@@ -1,4 +1,4 @@
-"""Arrays in pickles: descriptions of PyTorch's tensors and NumPy's arrays, and the globals that a pickle may name.
+"""Arrays in pickles: descriptions of PyTorch's tensors and NumPy's arrays, and the globals that build them.
 
 Nothing here reads a file; each array is a view of bytes that exist.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 MAX_AXES = 32
+BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 DTYPE_CODE = re.compile(r"[<>=|]?([biuf][0-9]{1,2}|\?)")
 
 
@@ -123,6 +124,16 @@ class Mapping(dict):
         pass
 
 
+@dataclass(frozen=True)
+class Inert:
+    """A stand-in for a global outside the table, for an instance of it and for the result of calling it."""
+
+    name: str  # printable
+
+    def set_state(self, state):
+        pass
+
+
 class Call(NamedTuple):
     """A function that a pickle may call but cannot change."""
 
@@ -141,7 +152,7 @@ def encode(text, encoding):
 
 def check_key(key):
     """Returns a valid key of a dict; nested tuples could take forever to hash."""
-    if not isinstance(key, str | bytes | int | float | None):
+    if not isinstance(key, str | bytes | int | float | Inert | None):
         raise ValueError(f"a {type(key).__name__} as a key")
     return key
 
@@ -150,7 +161,7 @@ DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(tf.bfloat16.as_numpy_dtype),
+    "BFloat16Storage": BFLOAT16,
     "LongStorage": np.dtype("<i8"),
     "IntStorage": np.dtype("<i4"),
     "ShortStorage": np.dtype("<i2"),
@@ -158,6 +169,11 @@ DTYPES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
+# Globals that run commands or load code; no checkpoint needs them.
+HARMFUL = re.compile(
+    r"(os|posix|nt|sys|subprocess|pty|shutil|socket|ctypes|importlib|imp|runpy|code|pickle|_pickle)\."
+    r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|apply|open|input|breakpoint|__import__)$"
+)
 # {global: its replacement}: a string if pickles only mention it, a Call if they call it.
 GLOBALS = {f"torch.{name}": name for name in DTYPES} | {
     "torch.Size": Call(tuple),

@@ -2,13 +2,15 @@
 
 A pickle is a program: it can name and call any function of any module, and a few bytes of it can take all memory. So
 Python's own unpickler is not used. `pickletools` splits the file into instructions, `ArrayUnpickler` executes only the
-ones for arrays and containers, a global outside one short table is refused, and a Budget bounds the work.
+ones for arrays and containers, and a Budget bounds the work. A training checkpoint also holds objects of its framework,
+such as the history of the losses: a global outside one short table becomes an `Inert`, which is neither imported nor
+called, and whatever is made of it is inert too. A global that runs commands is refused.
 """
 
 import pickletools
 
 from htc_tf.errors import UserError
-from htc_tf.weights.pickled_arrays import DTYPES, GLOBALS, Call, Storage, check_key
+from htc_tf.weights.pickled_arrays import DTYPES, GLOBALS, HARMFUL, Call, Inert, Storage, check_key
 
 MAX_INSTRUCTIONS = 1_000_000  # of all pickles in a file; a checkpoint of 2,400 tensors has about 100,000
 MAX_BITS = 128  # of an integer
@@ -50,7 +52,7 @@ class ArrayUnpickler:
         """Returns the object.
 
         Raises:
-            UserError: The pickle names a global outside the table.
+            UserError: The pickle names a global that runs commands.
             ValueError, ...: The pickle is damaged or exceeds its budget.
         """
         # `genops` compares every length with the bytes left before it reads.
@@ -76,24 +78,28 @@ class ArrayUnpickler:
         return items
 
     def find_global(self, name):
-        """Returns the replacement of a global.
+        """Returns the replacement of a global, an Inert if it is not in the table.
 
         Args:
             name: "module.name".
         Raises:
-            UserError: The global is not in the table.
+            UserError: The global runs commands.
         """
-        if name not in GLOBALS:
-            shown = "".join(letter if letter.isprintable() else "?" for letter in name[:100])
+        if name in GLOBALS:
+            return GLOBALS[name]
+        shown = "".join(letter if letter.isprintable() else "?" for letter in name[:100])
+        if HARMFUL.match(name):
             raise UserError(
-                f"{self.path} names the global {shown}, which is not part of an array: refused. If you trust "
-                "the file, save only its weights with its own framework: torch.save(checkpoint['state_dict'], NEW)"
+                f"{self.path} names the global {shown}, which runs commands or code and which no checkpoint needs: "
+                "refused. Do not open the file with its own framework either, which would run it"
             )
-        return GLOBALS[name]
+        return Inert(shown)
 
     def find_storage(self, pid):
         """Returns the Storage of PyTorch's reference ("storage", type, key, device, count[, view])."""
         kind, dtype, key, _, count, *view = pid
+        if isinstance(dtype, Inert):  # such as complex numbers
+            return dtype
         plain = all(isinstance(part, str) for part in (kind, dtype, key)) and type(count) is int
         if not plain or kind != "storage" or dtype not in DTYPES or any(part is not None for part in view):
             raise ValueError("a reference to something other than a storage of numbers")
@@ -178,6 +184,9 @@ class ArrayUnpickler:
             mapping[check_key(key)] = value
 
     def top(self, kind):
+        """Returns the container on top of the stack, or an empty one to throw away if an Inert is there."""
+        if isinstance(self.stack[-1], Inert):
+            return kind()
         if not isinstance(self.stack[-1], kind):
             raise ValueError(f"a {type(self.stack[-1]).__name__} instead of a {kind.__name__}")
         return self.stack[-1]
@@ -198,8 +207,6 @@ class ArrayUnpickler:
     def do_global(self, names):
         self.stack.append(self.find_global(names.replace(" ", ".", 1)))
 
-    do_inst = do_global  # names the class without making an instance
-
     def do_stack_global(self, _):
         module, name = self.stack[-2:]
         del self.stack[-2:]
@@ -210,10 +217,37 @@ class ArrayUnpickler:
     def do_reduce(self, _):
         function, args = self.stack[-2:]
         del self.stack[-2:]
-        if not isinstance(function, Call) or type(args) is not tuple:
+        if not isinstance(function, Call | Inert) or type(args) is not tuple:
             raise ValueError("a call of something other than a function")
+        if isinstance(function, Inert):
+            self.stack.append(function)
+            return
+        self.budget.spend("copied", len(args))
         self.budget.spend("copied", sum(len(arg) for arg in args if hasattr(arg, "__len__")))
-        self.stack.append(function(*args))
+        inert = next((arg for arg in args if isinstance(arg, Inert)), None)
+        self.stack.append(function(*args) if inert is None else inert)
+
+    def push_instance(self, kind):
+        """Puts an instance of a class on the stack; arrays and containers are made by calls instead."""
+        if not isinstance(kind, Inert):
+            raise ValueError("an instance of something other than a class")
+        self.stack.append(kind)
+
+    def do_newobj(self, _):
+        self.stack.pop()
+        self.push_instance(self.stack.pop())
+
+    def do_newobj_ex(self, _):
+        self.stack.pop()
+        self.do_newobj(_)
+
+    def do_obj(self, _):
+        self.push_instance(self.pop_to_mark()[0])
+
+    def do_inst(self, names):
+        self.pop_to_mark()
+        self.do_global(names)
+        self.push_instance(self.stack.pop())
 
     def do_build(self, _):
         state = self.stack.pop()

@@ -6,22 +6,16 @@ from typing import NamedTuple
 
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
-from htc_tf.weights.files import read
+from htc_tf.weights.files import collect, read
 from htc_tf.weights.names import SWIN_OUTPUT_NORMS, Framework
-from htc_tf.weights.versions import (
-    SWIN_MARK,
-    from_mmdet,
-    from_paddle,
-    from_swin,
-    from_torchvision,
-    state_dict,
-)
+from htc_tf.weights.versions import SWIN_MARK, from_mmdet, from_paddle, from_swin, from_torchvision
+from htc_tf.weights.wrappers import class_names, unwrap
 
 
 class Source(NamedTuple):
     """Reader of one --source."""
 
-    read: Callable  # (object in the file, path) -> (arrays, notes), a function of `versions`
+    read: Callable  # ({name: array}, path) -> (arrays, notes), a function of `versions`
     framework: Framework  # of the arrays' names
     marks: tuple  # regular expressions; a file of this source has a name that matches each
     absent: str | None = None  # regular expression of names that this source never has
@@ -36,7 +30,16 @@ SOURCES = {
     ),
     "swin": Source(from_swin, Framework.MMDET, (re.escape(SWIN_MARK),), absent=rf"^(?!backbone\.)|{SWIN_OUTPUT_NORMS}"),
 }
-CLASSIFIERS = r"roi_head\.bbox_head\.(\d\.)?fc_cls\.bias$|bbox_score_stage0\.bias$|bbox_head\.bbox_score_stage0\.bias$"
+CLASSIFIER = r"(roi_head\.bbox_head\.(0\.)?fc_cls|bbox_head\.bbox_score_stage0)\.bias$"  # [classes + 1]
+# Marks of other architectures, for the message.
+OTHERS = (
+    (r"backbone\.bottom_up\.|proposal_generator\.", "of detectron2"),
+    (r"backbone\.body\.", "a detector of torchvision"),
+    (r"model\.\d+\.", "a YOLO of ultralytics"),
+    (r"(model|transformer)\.(encoder|decoder|backbone)\.|class_embed\.", "a Transformer of DETR's kind"),
+    (r"blocks\.0\.|downsample_layers\.|encoder\.layer", "another backbone"),
+    (r"head\.fc\.", "a classifier of mmpretrain"),
+)
 
 
 class Weights(NamedTuple):
@@ -63,20 +66,35 @@ def read_weights(path, source=None, ema=None):
         UserError: The file cannot be read, is of another architecture, or lacks the requested averages.
     """
     content = read(path)
-    source = source or detect(state_dict(content, path), path)
-    arrays, notes = SOURCES[source].read(content, path)
-    return Weights(arrays, SOURCES[source].framework, source, class_names(content, arrays), notes)
+    named, notes = unwrap(content, path, ema)
+    source = source or detect(named, path)
+    arrays, more = SOURCES[source].read(collect(named, path), path)
+    names = check_classes(class_names(content), arrays)
+    return Weights(arrays, SOURCES[source].framework, source, names, [*notes, *more])
 
 
 def detect(names, path):
-    """Returns the key of SOURCES by the names in a file."""
+    """Returns the key of SOURCES by the names in a file.
+
+    Raises:
+        UserError: The names are those of another architecture.
+    """
     for key, source in SOURCES.items():
         if all(any(re.match(mark, name) for name in names) for mark in source.marks):
             return key
-    raise UserError(f"{path} is of another architecture: it has {', '.join(list(names)[:3])}")
+    kind = next((kind for mark, kind in OTHERS if any(re.match(mark, name) for name in names)), None)
+    shown = ", ".join([*names][: 1 + len(names) // 2 : max(1, len(names) // 4)])
+    raise UserError(f"{path} is of another architecture{kind and f', {kind}'}: its weights have names such as {shown}")
 
 
-def class_names(content, arrays):
-    """Returns the classes' names that the file states, COCO's for 81 outputs without any, or None."""
-    outputs = next((len(array) for name, array in arrays.items() if re.match(CLASSIFIERS, name)), 0)
-    return list(coco_classes.THING_NAMES.values()) if outputs == 81 else None
+def check_classes(names, arrays):
+    """Returns the classes that a file states if the detector has as many, COCO's for 81 outputs, or None.
+
+    Args:
+        names: list, or None.
+        arrays: {the framework's name: array}.
+    """
+    classes = next((len(array) - 1 for name, array in arrays.items() if re.match(CLASSIFIER, name)), None)
+    coco = list(coco_classes.THING_NAMES.values())
+    names = coco if names is None else names
+    return names if len(names) == classes else None

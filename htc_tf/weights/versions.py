@@ -1,7 +1,7 @@
-"""Checkpoint versions: from the object in a file to {name: array} under mmdetection 3's or Paddle's names.
+"""Checkpoint versions: from the names in a file to mmdetection 3's or Paddle's names.
 
-Each `from_*` function takes the object that `files.read` returns and the file's path, for messages, and returns the
-arrays and a list of notes for the user.
+Each `from_*` function takes {name: array} of a file and the file's path, for messages, and returns {name: array} under
+the names of the tables and a list of notes for the user.
 """
 
 import re
@@ -9,17 +9,9 @@ import re
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.weights.files import collect, reading
+from htc_tf.weights.files import reading
 from htc_tf.weights.names import SWIN_CONSTANTS
 
-# Keys of the weights in a training checkpoint, the first found wins: mmengine stores the average over the training as
-# "state_dict" and the last weights as "ema_state_dict".
-WRAPPERS = ("state_dict", "model", "ema_state_dict", "model_ema")
-# Prefix of a wrapping module; prefix of mmcv's averages, stored beside the plain names that mmdetection itself loads;
-# and the counter of an average.
-PARALLEL, AVERAGE, AVERAGE_COUNTER = "module.", "ema_", "steps"
-PADDLE_NAMES = "StructuredToParameterName@@"  # Paddle's table of inner names
-MAX_NAME = 300  # characters
 VERSION_1 = re.compile(r"(bbox|mask|semantic)_head\.")
 # mmdetection 1's convolution for the offsets of a deformable one, later a part of that one.
 OFFSETS = (".conv2_offset.", ".conv2.conv_offset.")
@@ -40,27 +32,8 @@ SWIN_RENAMED = (
 )
 
 
-def state_dict(content, path):
-    """Returns {name: stored array} without the wrappers around it; `files.collect` makes arrays of it."""
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(map(is_name, content)):
-        raise UserError(f"{path} holds no named weights, but a {type(content).__name__}")
-    named = {name.removeprefix(PARALLEL): value for name, value in content.items()}
-    plain = {name: value for name, value in named.items() if not name.startswith(AVERAGE) and name != AVERAGE_COUNTER}
-    return plain or {name.removeprefix(AVERAGE): value for name, value in named.items()}
-
-
-def is_name(key):
-    """Returns True if a key can be the name of a weight and can be printed in a message."""
-    return isinstance(key, str) and key.isprintable() and len(key) <= MAX_NAME
-
-
-def from_mmdet(content, path):
+def from_mmdet(arrays, path):
     """Reads a detector of mmdetection 1, 2 or 3."""
-    arrays = collect(state_dict(content, path), path)
     arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []
@@ -87,15 +60,13 @@ def background_last(name, array):
     return array
 
 
-def from_torchvision(content, path):
+def from_torchvision(arrays, path):
     """Reads the backbone of a torchvision classifier, without its last layer."""
-    arrays = collect(state_dict(content, path), path)
     return {f"backbone.{name}": array for name, array in arrays.items() if not name.startswith("fc.")}, []
 
 
-def from_swin(content, path):
+def from_swin(arrays, path):
     """Reads the backbone of a Swin classifier of its authors, which has no output norms."""
-    arrays = collect(state_dict(content, path), path)
     if SWIN_MARK not in arrays:
         raise UserError(f"{path} is not a Swin Transformer of its authors: it lacks {SWIN_MARK}")
     with reading(path):
@@ -119,12 +90,6 @@ def rename_swin(arrays):
     return renamed
 
 
-def from_imagenet(content, path):
-    """Reads the backbone of an ImageNet classifier: a Swin of its authors or a ResNet of torchvision."""
-    return (from_swin if SWIN_MARK in state_dict(content, path) else from_torchvision)(content, path)
-
-
-def from_paddle(content, path):
-    """Reads a detector of the Paddle port."""
-    named = state_dict(content, path)
-    return collect({name: value for name, value in named.items() if name != PADDLE_NAMES}, path), []
+def from_paddle(arrays, path):
+    """Reads a detector of the Paddle port, whose names are those of the tables."""
+    return arrays, []

@@ -45,6 +45,7 @@ def values(variables):
 def averaged_run(tmp_path):
     """A run whose weights are 1 and whose averages are 2."""
     run = Run(tmp_path / "averaged")
+    run.create("", [])
     _, averages, checkpoints = make_training(run, 1.0, averaged=True)
     for average in averages.averages:
         average.assign(tf.fill(average.shape, 2.0))
@@ -89,10 +90,12 @@ def test_other_runs_that_do_not_fit(averaged_run, tmp_path):
     model, _, checkpoints = make_training(Run(tmp_path / "run"))
     with pytest.raises(UserError, match=r"nowhere is missing: name the folder of a training run"):
         initialize(checkpoints, model, None, Run(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"--init_from .*nowhere is missing"):
+        initialize(checkpoints, model, None, str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"--init_from .*empty: .* no checkpoint"):
         initialize(checkpoints, model, None, Run(tmp_path / "empty"))
-    with pytest.raises(UserError, match=r"ckpt-5 does not fit.*lacks layer/kernel:0 \[4, 9\], layer/bias:0 \[9\]"):
+    with pytest.raises(UserError, match=r"ckpt-5 is of another architecture: 0 of 2 .*layer/kernel:0: \[4, 9\] here"):
         initialize(checkpoints, make_model(0.0, units=9), None, averaged_run)
 
 
@@ -104,7 +107,7 @@ def test_a_backbone(tiny_model, write, tmp_path):
     head = model.rpn.variables[0].numpy()
     path = tmp_path / "resnet.pth"
     write.pytorch_zip(path, {**named, "fc.weight": np.ones([3, 2], np.float32)})
-    assert load_backbone(path, model) == path
+    assert load_backbone(path, model) == str(path)
     found = mmdet_arrays(model)
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -125,7 +128,7 @@ def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, writ
     write.pytorch_zip(tmp_path / "x.pth", {"state_dict": mmdet_arrays(model)})
     experiment, resolved = config.load(["tests/tiny.gin"], params)
     run = Run(tmp_path / "run")
-    convert(experiment, resolved, "mmdet", tmp_path / "x.pth", run, annotations=tiny_data.annotations)
+    convert(experiment, resolved, tmp_path / "x.pth", run, annotations=tiny_data.annotations)
     experiment, _ = config.load([], [], run)
     metrics, results, _ = evaluate_records(restore(experiment, run), load_info(tiny_data.records))
     assert len(results) == 12 and 0 <= metrics["bbox/AP"] <= 1 and 0 <= metrics["segm/AP"] <= 1

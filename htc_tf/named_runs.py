@@ -1,0 +1,69 @@
+"""Runs by name: public weights, downloaded and converted to a run in the cache at their first use."""
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from htc_tf import __version__, config
+from htc_tf.errors import UserError
+from htc_tf.run import Run
+from htc_tf.weights.model_zoo import WEIGHTS, nearest
+
+
+def open_run(text):
+    """Returns the Run that --checkpoint names.
+
+    Args:
+        text: str or Path, the folder of a run, or a name of `model_zoo.WEIGHTS`. An existing path wins over a name.
+    Raises:
+        UserError: The name is that of a backbone or resembles one of the table; or its file cannot be downloaded.
+    """
+    text = os.fspath(text)
+    if Path(text).exists() or (text not in WEIGHTS and not nearest(text)):
+        return Run(text)
+    if text not in WEIGHTS:
+        raise UserError(f"{text} is neither a run nor public weights; the nearest are {', '.join(nearest(text))}")
+    weights = WEIGHTS[text]
+    if weights.is_backbone:
+        raise UserError(f"{text} is a backbone, not a detector: give it to htc_tf.train as --backbone_weights")
+    return converted(weights)
+
+
+def converted(weights):
+    """Returns the Run in the cache that holds public weights; makes it if it is not there."""
+    from htc_tf.weights.download import TEMPORARY, cache_folder, fetch, writing
+
+    digest = weights.digest or file_digest(fetch(weights))
+    run = Run(cache_folder("runs") / f"{weights.name}-{digest}-{__version__}")
+    if run.folder.exists():
+        return run
+    file = fetch(weights)
+    experiment, resolved = config.load(weights.gin_files, [])
+    from htc_tf.weights.conversion import convert
+
+    with writing(run.folder.parent), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=run.folder.parent) as folder:
+        made = Run(Path(folder) / "run")
+        convert(experiment, resolved, file, made, weights.source)
+        print(f"note: {weights.name} is converted to {run.folder}", file=sys.stderr)
+        with contextlib.suppress(FileExistsError):
+            rename(made.folder, run.folder)
+    return run
+
+
+def rename(folder, target):
+    """Renames a folder; raises FileExistsError if another process has just made the target."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise FileExistsError(error.errno, error.strerror) from error
+        raise
+
+
+def file_digest(path):
+    import pooch
+
+    return pooch.file_hash(path)[:8]

@@ -1,0 +1,90 @@
+"""Adoption of weights: a model takes from a source what fits, and a table says which parts that is.
+
+A source has a `name`, `class_names` (list of str, or None if they are unknown), and the methods `find` and
+`mismatch` of `stored_weights.StoredWeights`.
+"""
+
+from typing import NamedTuple
+
+from htc_tf.checkpoint import listed
+from htc_tf.errors import UserError
+from htc_tf.training.class_columns import find_columns, shared_classes
+from htc_tf.training.frozen import find_parts
+
+MAX_NAMES = 3  # layers or variables in a line
+
+
+class Adopted(NamedTuple):
+    """The variables that have taken a value, by id, and the lines of the table."""
+
+    variables: set
+    table: list  # of str; empty if the model took all of its weights
+
+
+def adopt(model, source, class_names, optional=()):
+    """Sets the variables of a model that a source has values for; the others keep their initial values.
+
+    Of a layer with an axis of classes, the columns of the classes with the same name are set, and the background's.
+
+    Args:
+        model: HTC with variables.
+        source: The source, see above.
+        class_names: list of str, the model's classes.
+        optional: Ids of variables of the backbone that the source may lack.
+    Returns:
+        Adopted.
+    Raises:
+        UserError: The source lacks some of the backbone's variables.
+    """
+    theirs, columns = source.class_names or [], find_columns(model)
+    pairs = shared_classes(theirs, class_names)
+    there, here = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    parts, taken = find_parts(model), set()
+    check_backbone(parts.get("backbone", model).weights, source, optional)
+    for variable in model.variables:
+        own = columns.get(id(variable))
+        shape = variable.shape if own is None else [*variable.shape[:-1], own.count(len(theirs))]
+        value = source.find(variable, shape)
+        if value is None:
+            continue
+        if own is not None:
+            given, value = value, variable.numpy()
+            value[..., own.of(here, len(class_names))] = given[..., own.of(there, len(theirs))]
+        variable.assign(value)
+        taken.add(id(variable))
+    rows = {name: describe(part.weights, taken, columns, len(pairs), len(class_names)) for name, part in parts.items()}
+    if set(rows.values()) == {"taken"}:
+        return Adopted(taken, [])
+    if columns:
+        names = f": {listed([class_names[index] for index in here])}" if here else ""
+        unknown = "" if source.class_names else f", since {source.name} does not name its classes"
+        rows["classes"] = f"{len(here)} of {len(class_names)} kept{names}{unknown}"
+    width = max(map(len, rows))
+    return Adopted(taken, [f"weights from {source.name}:", *(f"  {name:{width}}  {row}" for name, row in rows.items())])
+
+
+def describe(weights, taken, columns, kept, classes):
+    """Returns the row of a part: "taken", "new", or which layers of it are new."""
+    own = [v for v in weights if id(v) in columns]
+    rest = [v for v in weights if id(v) not in columns]
+    new = [v for v in rest if id(v) not in taken]
+    if len(new) == len(rest) and not any(id(v) in taken for v in own):
+        return "new"
+    # "htc/box_head/deltas/kernel:0" -> "deltas"
+    layers = dict.fromkeys((v.name.split("/")[2:] or [v.name])[0] for v in new)
+    words = f"taken except {listed(list(layers), MAX_NAMES)}" if layers else "taken"
+    if any(id(v) not in taken for v in own):
+        return f"{words}; classes new"
+    return f"{words}; {kept} of {classes} classes kept" if own and kept < classes else words
+
+
+def check_backbone(variables, source, optional):
+    """Raises a UserError that names some of the differences, unless the source has all variables of the backbone."""
+    found = [source.mismatch(variable) for variable in variables if id(variable) not in optional]
+    differences = [line for line in found if line is not None]
+    if differences:
+        raise UserError(
+            f"--init_from {source.name} is of another architecture: {len(found) - len(differences)} of {len(found)} "
+            f"variables of the backbone fit ({listed(differences, MAX_NAMES)}); give the --gin_file that it was "
+            "trained with"
+        )
