@@ -9,7 +9,7 @@ from htc_tf.run import Run
 from htc_tf.weights import model_zoo
 
 EPILOG = """
-A name, such as htc_r50_fpn_1x_coco, is downloaded to the cache and brings its gin files; docs/weights.md lists them all.
+A name, such as htc_r50_fpn_1x_coco, is downloaded to the cache and brings its gin files: docs/weights.md has the names.
 A file needs the experiment config of its model. It is one of these, told by the names in it or by --source:
 
   mmdet        mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN

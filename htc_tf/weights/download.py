@@ -15,7 +15,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, printable
 from htc_tf.progress import progress_bar
 
 MAX_BYTES = 4 * 2**30  # several times the largest file of the table
@@ -54,7 +54,7 @@ def fetch(weights):
             problem = download(address, path, weights.digest)
             if problem is None:
                 return path
-            print(f"note: {address} failed: {problem}", file=sys.stderr)
+            print(printable(f"note: {address} failed: {problem}"), file=sys.stderr)
     raise UserError(f"{weights.file} cannot be downloaded: {by_hand}")
 
 
@@ -93,16 +93,21 @@ def save(address, target, digest):
     with requests.get(address, **options) as response, open(target, "wb") as file:
         response.raise_for_status()
         total = int(response.headers.get("Content-Length", 0))
+        check_size(total)
         with progress_bar(total=total or None, unit="B", unit_scale=True, desc=Path(address).name) as bar:
             for chunk in response.iter_content(CHUNK):
                 bar.update(file.write(chunk))
-                if max(bar.n, total) > MAX_BYTES:
-                    raise ValueError(f"more than {MAX_BYTES:,} bytes")
+                check_size(bar.n)
         if bar.n < total:
             raise ValueError("the connection was cut")
     if found := other_hash(target, digest):
         raise ValueError(f"its file has the hash {found}, not {digest}…")
     os.chmod(target, 0o644)  # users may share a cache, and a temporary file is for its owner alone
+
+
+def check_size(size):
+    if size > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES:,} bytes")
 
 
 def other_hash(path, digest):
