@@ -148,7 +148,7 @@ class HTC(tf.keras.layers.Layer):
                 kind = type(head).__name__
                 raise UserError(f"{kind}.channels = {theirs}, but FPN.channels = {channels}: give both the same")
 
-    def call(self, images, sizes, truth=None, seed=None):
+    def call(self, images, sizes, truth=None, seed=None, validate=False):
         """The forward pass: pyramid, proposals, semantic branch, then one stage after the other.
 
         Args:
@@ -157,12 +157,14 @@ class HTC(tf.keras.layers.Layer):
             sizes: [B, 2] float32, height and width without padding.
             truth: GroundTruth in training: RoIs are sampled, and mask heads run on the positives. None in inference.
             seed: [2] int32, random seed of all samplers in training.
+            validate: If True, the ground truth is for the losses of an evaluation: everything is sampled as in
+                training, but batch norms use their stored statistics, which keep every bit, and no path is dropped.
         Returns:
             Outputs.
         """
-        training = truth is not None
+        training = truth is not None and not validate
         pyramid = self.extract_pyramid(images, sizes, training)  # {level: [B, H / 2^level, W / 2^level, C]}
-        rpn = self.rpn(pyramid, sizes, training)
+        rpn = self.rpn(pyramid, sizes, truth is not None)
         # The semantic branch starts when the RPN is done: their temporary buffers are never in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
             semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
@@ -173,8 +175,8 @@ class HTC(tf.keras.layers.Layer):
             rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)  # N of them an image
             output = self.box_branch(stage, features, rois, sizes, truth)
             boxes, valid = output.boxes, self.valid_for_next_stage(output)  # [B, N, 4], [B, N]
-            if training and self.masks:
-                output = self.mask_branch(index, features, output, valid, truth, seed)
+            if truth is not None and self.masks:
+                output = self.mask_branch(index, features, output, valid, truth, seed, training)
             stages.append(output)
         return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic)
 
@@ -254,7 +256,7 @@ class HTC(tf.keras.layers.Layer):
             valid &= box_ops.exceeds(output.boxes, 0.0)
         return valid
 
-    def mask_branch(self, index, features, output, valid, truth, seed):
+    def mask_branch(self, index, features, output, valid, truth, seed, training):
         """Returns the StageOutput of stage `index` with the mask logits of its positives.
 
         Interleaved, the positives are sampled again from the boxes just refined; else they are the box branch's.
@@ -268,7 +270,7 @@ class HTC(tf.keras.layers.Layer):
         heads = [stage.mask_head for stage in self.stages[first : index + 1]]
 
         def predict(pooled):
-            return heads[-1](mask_information_flow(heads, pooled, self.mask_info_flow, training=True)[-1])
+            return heads[-1](mask_information_flow(heads, pooled, self.mask_info_flow, training)[-1])
 
         pooled = self.roi_pooler.pool_masks(features, rois)  # [B * M, 14, 14, C]
         logits = map_valid_rows(predict, [pooled], rois.valid, self.xla)  # [B, M, 28, 28, K]
