@@ -43,6 +43,17 @@ def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
     assert one.keys() == other.keys() and not any(one[name] == other[name] for name in one)
 
 
+def test_scenes_of_chosen_classes(tmp_path, monkeypatch):
+    flags = ("--train", 8, "--val", 0, "--workers", 1, "--classes", "ring", "square")
+    run(monkeypatch, "--output", tmp_path, *flags)
+    data = json.loads((tmp_path / "annotations" / "instances_train2017.json").read_text())
+    assert [(category["id"], category["name"]) for category in data["categories"]] == [(2, "square"), (5, "ring")]
+    assert {annotation["category_id"] for annotation in data["annotations"]} == {2, 5}
+    maps = [np.asarray(Image.open(path)) for path in (tmp_path / "stuffthingmaps").rglob("*.png")]
+    labels = set(np.concatenate([drawn.ravel() for drawn in maps]).tolist())
+    assert labels & set(scenes.LABELS) == {1, 4} and labels & set(range(8, 13))
+
+
 def test_layout_loads_as_coco_and_matches_the_scenes(tmp_path, monkeypatch, drawn):
     run(monkeypatch, "--output", tmp_path, "--train", 12, "--val", 0, "--workers", 1)
     with contextlib.redirect_stdout(io.StringIO()):
