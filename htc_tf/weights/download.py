@@ -17,6 +17,7 @@ import requests
 
 from htc_tf.errors import UserError, printable
 from htc_tf.progress import progress_bar
+from htc_tf.weights.other_files import HEAD, check_kind
 
 MAX_BYTES = 4 * 2**30  # several times the largest file of the table
 CHUNK = 2**20  # bytes
@@ -75,7 +76,7 @@ def download(address, path, digest):
         return "the connection was cut"
     except requests.RequestException as error:
         return "no answer in time" if "timed out" in str(error) else f"no connection ({type(error).__name__})"
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         return str(error)
     return None
 
@@ -85,6 +86,7 @@ def save(address, target, digest):
 
     Raises:
         ValueError: The answer is incomplete, too large, or has another hash.
+        UserError: It is a web page or anything else that is no checkpoint.
         requests.RequestException: There is no answer.
         OSError: The file cannot be written.
     """
@@ -100,6 +102,8 @@ def save(address, target, digest):
                 check_size(bar.n)
         if bar.n < total:
             raise ValueError("the connection was cut")
+    with open(target, "rb") as file:
+        check_kind(file.read(HEAD), "its file")
     if found := other_hash(target, digest):
         raise ValueError(f"its file has the hash {found}, not {digest}…")
     os.chmod(target, 0o644)  # users may share a cache, and a temporary file is for its owner alone

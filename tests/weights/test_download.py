@@ -46,6 +46,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.start(length=5)
         self.wfile.write(b"other")
 
+    def give_page(self):
+        self.start(length=15)
+        self.wfile.write(b"<!DOCTYPE html>")
+
+    def give_empty(self):
+        self.start(length=0)
+
     def give_missing(self):
         self.send_error(404)
 
@@ -141,6 +148,8 @@ def test_a_file_is_fetched_once(weights, server, cache, monkeypatch, capsys, beh
     [
         ("missing", "HTTP 404 Not Found"),
         ("other", f"its file has the hash {hashlib.sha256(b'other').hexdigest()}, not {DIGEST[:8]}"),
+        ("page", "its file is a web page"),
+        ("empty", "its file is empty"),
         ("cut", "the connection was cut"),
         ("silent", "no answer in time"),
         ("loop", "no connection (TooManyRedirects)"),
@@ -157,9 +166,9 @@ def test_the_next_address_is_tried(weights, server, cache, monkeypatch, capsys, 
     assert names(cache) == ["file.pth"] and server.asked[0] == f"/{behavior}" and server.asked[-1] == "/good"
 
 
-def test_a_file_without_a_published_hash_is_complete_at_least(weights, cache):
-    with pytest.raises(UserError, match=r"cannot be downloaded: get it from http\S+/cut and put it into"):
-        download.fetch(weights("cut", digest=None))
+def test_a_file_without_a_published_hash_is_at_least_whole_and_no_page(weights, cache):
+    with pytest.raises(UserError, match=r"cannot be downloaded: get it from http\S+/cut or .* and put it into"):
+        download.fetch(weights("cut", "page", "empty", digest=None))
     assert names(cache) == []
 
 
@@ -222,9 +231,7 @@ def test_a_cache_that_cannot_be_written(weights, cache, tmp_path, monkeypatch):
 def start(script, cache):
     """A Python process with this script."""
     environment = {**os.environ, "HTC_TF_CACHE": str(cache.parent), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True, **limits
-    )
+    return subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 SCRIPT = """

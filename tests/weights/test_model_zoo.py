@@ -1,0 +1,90 @@
+"""The table of public weights: complete, consistent with the gin files and the documentation, and searched by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from htc_tf import config
+from htc_tf.errors import UserError
+from htc_tf.weights import model_zoo
+from htc_tf.weights.model_zoo import WEIGHTS
+from htc_tf.weights.sources import SOURCES
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTORS = [weights for weights in WEIGHTS.values() if not weights.is_backbone]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
+def test_a_row_is_complete(weights):
+    assert weights.source in SOURCES and weights.addresses
+    assert all(re.fullmatch(rf"https://[\w./-]+/{re.escape(weights.file)}", address) for address in weights.addresses)
+    assert len(set(weights.addresses)) == len(weights.addresses)
+    assert (weights.box_ap is None) == weights.is_backbone
+    # A name that ends with the digits of its SHA-256 needs no other proof.
+    named = re.search(r"-([0-9a-f]{8})\.pth$", weights.file)
+    assert weights.digest == (named and named[1]) or weights.digest.startswith("sha384:")
+
+
+def test_the_files_of_mmdetection():
+    """From `configs/htc/metafile.yml`; every address of open-mmlab has a copy on another host."""
+    first = WEIGHTS["htc_r50_fpn_1x_coco"]
+    path = "mmdetection/v2.0/htc/htc_r50_fpn_1x_coco/htc_r50_fpn_1x_coco_20200317-7332cf16.pth"
+    assert first.addresses[0] == f"https://download.openmmlab.com/{path}" and first.digest == "7332cf16"
+    for weights in WEIGHTS.values():
+        if "openmmlab" in weights.addresses[0]:
+            assert len({address.split("/")[2] for address in weights.addresses}) == 3
+            assert len({address.split("/", 3)[3] for address in weights.addresses}) == 1
+
+
+@pytest.mark.parametrize("weights", DETECTORS, ids=[weights.name for weights in DETECTORS])
+def test_the_gin_files_of_a_detector_name_its_ap(weights):
+    text = config.find(weights.gin_files[0]).read_text()
+    published = re.search(r"^# Published .*?: ([\d.]+)(?: / ([\d.]+))?", text, re.MULTILINE)
+    if weights.source == "mmdet":
+        assert (weights.box_ap, weights.mask_ap) == tuple(ap and float(ap) for ap in published.groups())
+    assert config.load(weights.gin_files, [])[0].num_classes == 80
+
+
+def test_every_run_file_with_published_ap_has_weights():
+    files = {path.name for path in (ROOT / "gin").glob("*.gin") if "# Published on COCO" in path.read_text()}
+    assert files == {Path(weights.gin_files[0]).name for weights in DETECTORS}
+
+
+def test_backbones_of_the_run_files_are_in_the_table():
+    """`BACKBONE_WEIGHTS` of every gin file."""
+    text = "".join(path.read_text() for path in (ROOT / "gin").rglob("*.gin"))
+    named = set(re.findall(r"^BACKBONE_WEIGHTS = '(\w+)'", text, re.MULTILINE))
+    assert named and all(WEIGHTS[name].is_backbone for name in named)
+
+
+def test_names(tmp_path, monkeypatch):
+    assert model_zoo.find("resnet50") is WEIGHTS["resnet50"]
+    with pytest.raises(UserError, match=r"htc_r50_1x_coco is .* public weights; the nearest are htc_r50_fpn_1x_coco,"):
+        model_zoo.find("htc_r50_1x_coco")
+    with pytest.raises(UserError, match=r"xyz is .*docs/weights\.md lists the names"):
+        model_zoo.find("xyz")
+
+
+@pytest.mark.parametrize("text", ["nowhere/resnet50", "resnet50.pth", "a.pdparams"])
+def test_a_missing_file_is_told_from_a_name(text):
+    with pytest.raises(UserError, match=f"--weights {text} is missing"):
+        model_zoo.locate(text, "--weights")
+
+
+def test_locate(tmp_path, monkeypatch):
+    monkeypatch.setattr("htc_tf.weights.download.fetch", lambda weights: Path("cache") / weights.file)
+    assert model_zoo.locate("resnet18", "--weights") == (Path("cache/resnet18-f37072fd.pth"), "torchvision")
+    monkeypatch.chdir(tmp_path)
+    Path("resnet18").write_text("a file wins over a name")
+    assert model_zoo.locate("resnet18", "--weights") == (Path("resnet18"), None)
+
+
+def test_the_documentation_lists_the_table():
+    page = (ROOT / "docs" / "weights.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| `(\S+)` \| (.+) \| (.+) \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == list(WEIGHTS)
+    for (_, file, ap, license), weights in zip(rows, WEIGHTS.values(), strict=True):
+        assert file == weights.file and license == (weights.license or "not stated")
+        published = [str(value) for value in (weights.box_ap, weights.mask_ap) if value]
+        assert ap == " / ".join(published or "-")
