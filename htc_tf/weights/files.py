@@ -59,7 +59,8 @@ def decode(data, path, packed=False):
         path: Path of the file, for messages.
         packed: If True, the bytes come out of a zip archive, and are not unpacked again.
     """
-    check_kind(data, path)
+    if not is_safetensors(data):
+        check_kind(data, path)
     with reading(path):
         if is_safetensors(data):
             return read_safetensors(data)

@@ -6,11 +6,11 @@ from pathlib import Path
 from htc_tf.errors import UserError
 
 HEAD = 200  # bytes that a mark may need
-FETCH = "download the file itself again"
+FETCH = "download the file itself"
 EXPORT = "give the PyTorch, Paddle or safetensors file of its training"
 # (mark at the start of the file, kind, advice)
 KINDS = (
-    (rb"$", "empty", f"its download or copy was cut off, {FETCH}"),
+    (rb"\Z", "empty", "its download or copy was cut off, get it again"),
     (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull in its repository"),
     (rb"\s*<(!doctype|html|\?xml|head)", "a web page, such as an error's or a login's", FETCH),
     (rb"model_checkpoint_path:", "TensorFlow's list of checkpoints", EXPORT),

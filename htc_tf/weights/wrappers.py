@@ -19,8 +19,8 @@ PARALLEL, AVERAGE, COUNTERS = "module.", "ema_", {"steps", "n_averaged"}
 INNER_NAMES = "StructuredToParameterName@@"  # Paddle's table of a tensor's inner name
 MAX_NAME = 300  # characters
 MMCV_NOTE = (
-    "the file holds averaged weights of mmcv: the plain names are read as the averages and ema_... as the last weights, "
-    "which holds if the EMAHook had priority over saving, as in mmdetection; otherwise they are the other way round"
+    "the file holds averages of mmcv: the plain names are read as the averages and ema_... as the last weights, "
+    "as mmdetection's EMAHook saves them; with a priority below that of saving they are the other way round"
 )
 
 
@@ -78,7 +78,7 @@ def choose(content, ema):
 
 def is_name(key):
     """Returns True if a key can be the name of a weight and can be printed in a message."""
-    return isinstance(key, str) and key.isprintable() and len(key) <= MAX_NAME
+    return isinstance(key, str) and key.isprintable() and 0 < len(key) <= MAX_NAME
 
 
 def class_names(content):

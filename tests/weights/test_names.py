@@ -156,19 +156,6 @@ def test_every_model_has_a_listing():
     assert {path.stem for path in files} == BACKBONES.keys() | HEADS.keys() | without_weights
 
 
-class Leaf:
-    """A stored array of a checkpoint."""
-
-    def __init__(self, array):
-        self.values = array
-
-    def source(self):
-        return self, self.values.nbytes
-
-    def array(self):
-        return self.values
-
-
 def test_mask_rcnn_of_mmdetection_1(build):
     """One head without a number, deltas per class, and the background as class 0."""
     model = build("mask_rcnn_r50_fpn_1x_coco", "NUM_CLASSES=2", "BoxHead.channels=8", "MaskHead.channels=8")
@@ -182,7 +169,7 @@ def test_mask_rcnn_of_mmdetection_1(build):
         if ".fc_reg." in name or ".conv_logits." in name:
             old[name] = np.concatenate([np.ones_like(array[: len(array) // 2]), array])
     assert old["bbox_head.fc_reg.bias"].shape == (12,) and old["mask_head.conv_logits.bias"].shape == (3,)
-    arrays, (note,) = from_mmdet({"state_dict": {name: Leaf(array) for name, array in old.items()}}, "x.pth")
+    arrays, (note,) = from_mmdet(old, "x.pth")
     assert load_mmdet(model, arrays) == Unmatched([], [], []) and "mmdetection 1" in note
     # The second class has the deltas dx, dy, dw, dh there and dy, dx, dh, dw here.
     bias = old["bbox_head.fc_reg.bias"]
@@ -191,6 +178,6 @@ def test_mask_rcnn_of_mmdetection_1(build):
 
 
 def test_offsets_of_mmdetection_1():
-    named = {"backbone.layer2.0.conv2_offset.weight": Leaf(np.ones(3)), "bbox_head.0.fc_cls.bias": Leaf(np.ones(3))}
+    named = {"backbone.layer2.0.conv2_offset.weight": np.ones(3), "bbox_head.0.fc_cls.bias": np.ones(3)}
     arrays, _ = from_mmdet(named, "x.pth")
     assert "backbone.layer2.0.conv2.conv_offset.weight" in arrays

@@ -9,7 +9,8 @@ import pytest
 
 from htc_tf.errors import UserError
 from htc_tf.weights.files import collect, read
-from htc_tf.weights.versions import SWIN_MARK, from_mmdet, from_swin, from_torchvision
+from htc_tf.weights.sources import read_weights
+from htc_tf.weights.versions import SWIN_MARK
 from tests.weights.hostile_files import ARCHIVES, PICKLES
 
 # Reads the files in a separate process, with limits of memory and processor time beyond those of importing TensorFlow.
@@ -17,7 +18,7 @@ MEMORY, SECONDS = 600_000_000, 60
 READER = """
 import os, resource, sys
 from htc_tf.weights.files import collect, read
-from htc_tf.weights.versions import state_dict
+from htc_tf.weights.wrappers import unwrap
 from htc_tf.errors import UserError
 
 addresses = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -26,7 +27,7 @@ used = resource.getrusage(resource.RUSAGE_SELF)
 resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + int(sys.argv[2]),) * 2)
 for path in sys.argv[3:]:
     try:
-        line = f"read {len(collect(state_dict(read(path), path), path))}"
+        line = f"read {len(collect(unwrap(read(path), path)[0], path))}"
     except UserError as error:
         # A hostile file must be refused before the memory is allocated.
         line = "FAILED: memory" if isinstance(error.__cause__, MemoryError) else str(error)
@@ -77,20 +78,20 @@ def test_a_device_is_refused():
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 0), (1, 1, 1)])
 @pytest.mark.parametrize(
-    ("from_source", "name"),
+    ("source", "name"),
     [
-        (from_mmdet, "bbox_head.0.fc_cls.weight"),
-        (from_mmdet, "bbox_head.0.fc_reg.weight"),
-        (from_mmdet, "mask_head.0.conv_logits.weight"),
-        (from_swin, "layers.0.downsample.reduction.weight"),
-        (from_swin, "patch_embed.proj.weight"),
-        (from_torchvision, "fc.weight"),
+        ("mmdet", "bbox_head.0.fc_cls.weight"),
+        ("mmdet", "bbox_head.0.fc_reg.weight"),
+        ("mmdet", "mask_head.0.conv_logits.weight"),
+        ("swin", "layers.0.downsample.reduction.weight"),
+        ("swin", "patch_embed.proj.weight"),
+        ("torchvision", "fc.weight"),
     ],
 )
-def test_arrays_of_any_shape_are_read_or_refused(write, tmp_path, from_source, name, shape):
+def test_arrays_of_any_shape_are_read_or_refused(write, tmp_path, source, name, shape):
     write.pytorch_zip(tmp_path / "file", {SWIN_MARK: np.zeros(1, "f4"), name: np.zeros(shape, "f4")})
     try:
-        arrays, _ = from_source(read(tmp_path / "file"), tmp_path / "file")
+        arrays = read_weights(tmp_path / "file", source).arrays
         assert all(isinstance(array, np.ndarray) for array in arrays.values())
     except UserError as error:
         assert str(tmp_path) in str(error)
@@ -100,7 +101,7 @@ def test_unprintable_names_are_refused(write, tmp_path):
     for name in ("a\nb", "\x1b[31m", "w" * 10_000, 3):
         write.paddle_arrays(tmp_path / "file", {name: np.zeros(1, "f4")})
         with pytest.raises(UserError, match="no named weights"):
-            from_mmdet(read(tmp_path / "file"), tmp_path / "file")
+            read_weights(tmp_path / "file", "mmdet")
 
 
 def test_random_changes_are_refused_or_read(write, tmp_path):

@@ -12,7 +12,6 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin
 from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import Unmatched, load_mmdet, mmdet_arrays, paddle_arrays
-from htc_tf.weights.files import read
 from htc_tf.weights.versions import from_swin, rename_swin
 
 WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "reference" / "swin_weights.py"))
@@ -84,8 +83,9 @@ def test_mismatches_are_named(authors_file, write, tmp_path):
     )
     with pytest.raises(UserError, match=r"does not fit Swin.*stages\.3\.blocks\.2\.x.*patch_embed\.norm\.bias: \[4\]"):
         load_backbone(path, make_network("TOY"))
-    write.pytorch_zip(tmp_path / "resnet.pth", {"conv1.weight": np.zeros([4, 3, 7, 7], np.float32)})
+    resnet = {"conv1.weight": np.zeros([4, 3, 7, 7], "f4"), "layer1.0.bn1.bias": np.zeros(4, "f4")}
+    write.pytorch_zip(tmp_path / "resnet.pth", resnet)
     with pytest.raises(UserError, match=r"does not fit Swin.*it lacks backbone\.patch_embed"):
         load_backbone(tmp_path / "resnet.pth", make_network("TOY"))
     with pytest.raises(UserError, match=r"not a Swin Transformer of its authors: it lacks patch_embed\.proj"):
-        from_swin(read(tmp_path / "resnet.pth"), "resnet.pth")
+        from_swin({"conv1.weight": np.zeros([4, 3, 7, 7])}, "resnet.pth")
