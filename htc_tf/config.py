@@ -30,7 +30,7 @@ MACROS = {
     "NUM_LABELS": whole(1, 255),
     "BATCH_SIZE": whole(1),
     "BASE_LEARNING_RATE": number(above=0, maximum=1000),
-    "EPOCHS": optional(number(above=0, maximum=1e6)),
+    "EPOCHS": optional(number(above=0)),
     "STEPS": optional(whole(0)),
     "IMAGE_MIN_SIDE": whole(1),
     "IMAGE_MAX_SIDE": whole(1),

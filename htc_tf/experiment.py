@@ -153,14 +153,11 @@ class Experiment:
         if not categories:
             raise UserError(f"{where} has no classes: prepare the data again, from annotations that list categories")
         if len(categories) != self.num_classes:
-            raise UserError(
-                f"{where} has {len(categories)} classes, but NUM_CLASSES = {self.num_classes}: "
-                + (
-                    remedy
-                    or f"add --gin_param NUM_CLASSES={len(categories)}, or --gin_file gin/options/fine_tune.gin, which "
-                    "takes it from the records"
-                )
+            remedy = remedy or (
+                f"add --gin_param NUM_CLASSES={len(categories)}, or --gin_file gin/options/fine_tune.gin, which takes "
+                "it from the records"
             )
+            raise UserError(f"{where} has {len(categories)} classes, but NUM_CLASSES = {self.num_classes}: {remedy}")
 
     def load_info(self, folder, remedy=None):
         """Returns the DatasetInfo of a folder of records, whose classes must be the configuration's.

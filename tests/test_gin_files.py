@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from htc_tf import config
+from htc_tf.data.datasets import INFO_FILE
 from htc_tf.ranges import MAX_WHOLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +17,24 @@ PAPER = "gin/htc_r50_fpn_1x_coco.gin"
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "gin").rglob("*.gin"))
 EXPERIMENTS = [name for name in FILES if name.split("/")[1] not in ("base", "options")] + ["tests/tiny.gin"]
 OVERRIDES = [name for name in FILES if name.startswith("gin/options/")]
+
+
+@pytest.fixture(scope="module")
+def coco_records(tmp_path_factory):
+    """A folder that says to hold train2017: 118,287 images, 80 classes, 183 semantic labels."""
+    folder = tmp_path_factory.mktemp("records")
+    (folder / "shard").touch()
+    content = {
+        "version": 1,
+        "categories": [{"id": number, "name": str(number)} for number in range(1, 81)],
+        "stuff": {"present": True, "labels": 183},
+        "masks": True,
+        **{"images": 118287, "objects": 860001, "crowd": 10498},
+        "shards": [{"file": "shard", "records": 118287, "bytes": 0, "sha256": ""}],
+        **{"counters": {}, "options": {}, "inputs": {}},
+    }
+    (folder / INFO_FILE).write_text(json.dumps(content))
+    return folder
 
 
 def names(resolved):
@@ -48,17 +68,18 @@ def test_overrides_build_on_the_configuration_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("gin/base/schedule_")])
-def test_schedules_build(name, tmp_path):
+def test_schedules_build(name, tmp_path, coco_records):
     parts = ["gin/base/model.gin", "gin/base/data.gin", name, "gin/base/runtime.gin"]
     path = tmp_path / "run.gin"
     path.write_text("".join(f"include '{part}'\n" for part in parts))
-    experiment, resolved = config.load([str(path)], [])
-    assert config.MACROS.keys() <= names(resolved)
+    experiment, resolved = config.load([str(path)], [], train_records=coco_records)
+    assert config.MACROS.keys() <= names(resolved) and experiment.steps == 88716
     assert experiment.optimizer.build().learning_rate.numpy() < 0.02  # the first step of the warm-up
 
 
-def test_the_numbers_of_the_paper():
-    experiment, _ = config.load([PAPER], [])  # not cached: a model is built from the files loaded last
+def test_the_numbers_of_the_paper(coco_records):
+    # Not cached: a model is built from the files loaded last.
+    experiment, _ = config.load([PAPER], [], train_records=coco_records)
     model, objective = experiment.build_model(), experiment.objective
     assert (experiment.num_classes, experiment.batch_size, experiment.steps) == (80, 16, 88716)
     assert experiment.clip_norm is None and not experiment.xla and experiment.precision == "float32"
@@ -113,19 +134,52 @@ def test_the_cascades_match_mmdetection(name, masks):
     assert model.average_masks and objective.anchor_sampler.inside_only
 
 
-def test_large_scale_jitter_for_100_epochs():
-    experiment, _ = config.load(["gin/htc_r50_fpn_lsj_100e_coco.gin"], [])
+def test_large_scale_jitter_for_100_epochs(coco_records):
+    experiment, _ = config.load(["gin/htc_r50_fpn_lsj_100e_coco.gin"], [], train_records=coco_records)
     schedule = experiment.optimizer.schedule
-    assert experiment.steps * experiment.batch_size == pytest.approx(100 * 118287, abs=experiment.batch_size)
+    assert (experiment.steps, experiment.epoch_steps) == (184900, 1849)
     assert (schedule.peak, experiment.optimizer.decay) == (0.08, 4e-5)
     rates = [float(schedule(round(at * experiment.steps))) for at in (0.89, 0.91, 0.96, 0.98)]
     assert rates == pytest.approx([0.08, 0.008, 8e-4, 8e-5])
 
 
-def test_multi_scale_training_evaluates_at_one_scale():
-    experiment, _ = config.load(["gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin"], [])
+def test_multi_scale_training_evaluates_at_one_scale(coco_records):
+    name = "gin/htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco.gin"
+    experiment, _ = config.load([name], [], train_records=coco_records)
     sides = [(settings.min_side, settings.max_side) for settings in (experiment.train_input, experiment.eval_input)]
     assert sides == [(1400, 1600), (800, 1333)] and experiment.steps == 147860
+
+
+BACKBONES = {
+    **{"mask_rcnn_r50": "resnet50", "htc_r101": "resnet101", "htc_r50_fpn_lsj": "resnet50", "htc_shapes": None},
+    **{"htc_x101_32x4d": "resnext101_32x4d", "htc_x101_64x4d": "resnext101_64x4d"},
+    "options/swin_t": "swin_tiny_patch4_window7_224",
+    **{f"options/{name}": None for name in ("from_scratch", "keras_cv_backbone", "overfit")},
+    "options/sync_batch_norm": "resnet50",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_backbone_weights_fit_the_backbone(name):
+    wanted = [weights for part, weights in BACKBONES.items() if name.startswith(f"gin/{part}")]
+    files = [name] if name in EXPERIMENTS else [PAPER, name]
+    if wanted:
+        assert config.load(files, [])[0].backbone_weights == wanted[0]
+
+
+def test_evaluations_are_once_an_epoch_with_validation_records(coco_records):
+    for val_records, every in ((None, 0), ("val", 7393)):
+        assert config.load([PAPER], [], None, False, coco_records, val_records)[0].evaluate_every == every
+    demo = config.load(["gin/htc_shapes.gin"], ["NUM_CLASSES=80"], None, False, coco_records, "val")[0]
+    assert (demo.steps, demo.evaluate_every) == (4500, 0)  # its recorded cost includes no evaluation
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_of_a_header_names_its_file(name):
+    header = "".join(line for line in (ROOT / name).read_text().splitlines(True) if line.startswith("#"))
+    for command in re.findall(r"#\s+python -m htc_tf.train ((?:.*\\\n)*.*)", header):
+        assert f"--gin_file {name}" in command and "--train_records DIR" in command and "--workdir RUN" in command
+        assert "--backbone_weights" not in command
 
 
 def table(heading):

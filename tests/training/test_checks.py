@@ -85,6 +85,10 @@ def test_records_without_annotations_are_refused(tiny_data, tiny_experiment, cap
             "'segm/AP' is not a metric",
         ),
         (["EVALUATE_EVERY=2", "Experiment.keep_best=3"], True, "keep_best = 3 is not a metric"),
+        (["EVALUATE_EVERY=2", "Experiment.keep_best='segm/ap50'"], True, "did you mean 'segm/AP50'"),
+        (["Experiment.keep_best='segm/AP'"], True, "keep_best = 'segm/AP' needs evaluations: set EVALUATE_EVERY"),
+        (["Experiment.keep_best='segm/AP'"], False, "keep_best = 'segm/AP' needs evaluations: give --val_records"),
+        (["EVALUATE_EVERY=2", "Experiment.patience=3"], True, "patience = 3 .* set Experiment.keep_best"),
     ],
 )
 def test_impossible_evaluations_are_refused(tiny_data, tiny_experiment, params, val, words):
@@ -93,6 +97,20 @@ def test_impossible_evaluations_are_refused(tiny_data, tiny_experiment, params, 
         load_records(experiment, tiny_data.records, tiny_data.records if val else None)
 
 
-def test_keep_best_needs_evaluations(tiny_experiment):
-    with pytest.raises(UserError, match="keep_best = 'segm/AP' needs evaluations: set EVALUATE_EVERY"):
-        tiny_experiment("Experiment.keep_best='segm/AP'")
+@pytest.mark.parametrize(
+    "param, words",
+    [
+        ("EPOCHS=2", "EPOCHS = 2 needs the size of the records"),
+        ("STEPS=None", "nothing sets the length of the training: add --gin_param EPOCHS=12"),
+        ("CHECKPOINT_EVERY='epoch'", "CHECKPOINT_EVERY = 'epoch' needs the size of the records"),
+        ("EVALUATE_EVERY='epoch'", "EVALUATE_EVERY = 'epoch' needs the size of the records"),
+    ],
+)
+def test_a_training_of_unknown_length_is_refused(tiny_data, tiny_experiment, param, words):
+    with pytest.raises(UserError, match=words):
+        load_records(tiny_experiment(param), tiny_data.records, None)
+
+
+def test_other_classes_in_number_name_two_remedies(tiny_data, tiny_experiment):
+    with pytest.raises(UserError, match=r"add --gin_param NUM_CLASSES=8, or --gin_file gin/options/fine_tune\.gin"):
+        load_records(tiny_experiment("NUM_CLASSES=5"), tiny_data.records, None)
