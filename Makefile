@@ -24,7 +24,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lint field parity kills overfit ablation zoo benchmarks demo coco_sample constraints clean
+.PHONY: help env test lint field parity kills overfit ablation fine_tuning zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -97,6 +97,9 @@ overfit: have_sample env ## overfit eight COCO images (SAMPLE) with each row of 
 
 ablation: env ## train the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
 	$(PY) -m tests.studies.ablation --data $(DEMO)
+
+fine_tuning: env ## fine-tune on 40 drawn scenes of new classes, from pretrained weights and from nothing (an hour)
+	$(PY) -m tests.studies.fine_tuning
 
 ZOO := runs/zoo
 zoo: env ## measure every configuration and train it for ten steps, and write docs/zoo.md (half an hour)

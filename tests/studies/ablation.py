@@ -20,7 +20,6 @@ STEPS = 1200
 SCENES = {"train": 2000, "val": 200}  # as `make demo` draws them
 DATA_SEED = 0
 SECTION = "The paper's ablation, on drawn scenes"
-KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 
 
 def parse():
@@ -43,34 +42,6 @@ def overlays(row):
     return re.findall(r"^include '(gin/options/no_\w+\.gin)'$", text, re.MULTILINE)
 
 
-def make_data(folder):
-    """Makes the demo's scenes and records, as `make demo` does, unless they exist.
-
-    Returns:
-        (records to train on, records to detect in, the annotations of the latter)
-    """
-    shapes, records = folder / "shapes", folder / "records"
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "data.log"
-    if not all((records / split / "dataset_info.json").exists() for split in SCENES):
-        counts = [word for split, number in SCENES.items() for word in (f"--{split}", number)]
-        recorded.run_module(log, "pipelines.shapes", "--output", shapes, *counts, "--seed", DATA_SEED)
-        for split in SCENES:
-            flags = ["--annotations", annotations_of(shapes, split), "--images", shapes / f"{split}2017"]
-            flags += ["--stuff", shapes / "stuffthingmaps" / f"{split}2017", "--output", records / split]
-            recorded.run_module(log, "pipelines.coco_to_tfrecord", *flags)
-    return records / "train", records / "val", annotations_of(shapes, "val")
-
-
-def annotations_of(shapes, split):
-    return shapes / "annotations" / f"instances_{split}2017.json"
-
-
-def deviation(values):
-    """Returns the sample standard deviation of two or more values."""
-    return float(np.std(values, ddof=1))
-
-
 def gains(before, after):
     """Compares two rows, paired by seed.
 
@@ -81,7 +52,7 @@ def gains(before, after):
     """
     differences = np.subtract(after, before)
     count = len(differences)
-    return float(differences.mean()), deviation(differences) / count**0.5 if count > 1 else float("inf")
+    return float(differences.mean()), recorded.deviation(differences) / count**0.5 if count > 1 else float("inf")
 
 
 def judge(found):
@@ -92,7 +63,7 @@ def judge(found):
     """
     beyond, within = [], []
     for before, after in itertools.pairwise(found):
-        for kind in KINDS:
+        for kind in recorded.KINDS:
             gain, error = gains(found[before][kind], found[after][kind])
             words = f"{recorded.title_of(after)}, {kind} AP {gain:+.3f} ± {error:.3f}"
             (beyond if abs(gain) > 2 * error else within).append(words)
@@ -115,14 +86,12 @@ def report(entries, flags):
     rows, found = [], {}
     for row in recorded.ROWS:
         done = {seed: entries[row, seed]["metrics"] for seed in flags.seeds if (row, seed) in entries}
-        values = {kind: [metrics[name] for metrics in done.values()] for kind, name in KINDS.items()}
+        values = {kind: [metrics[name] for metrics in done.values()] for kind, name in recorded.KINDS.items()}
         if len(done) == len(flags.seeds):
             found[row] = values
         cells = [recorded.title_of(row)]
-        for kind in KINDS:
-            each = ", ".join(f"{value:.3f}" for value in values[kind])
-            mean = f"**{np.mean(values[kind]):.3f}**" if done else "not yet"
-            cells += [f"{mean} ± {deviation(values[kind]):.3f}" if len(done) > 1 else mean, each]
+        for kind in recorded.KINDS:
+            cells += recorded.format_seeds(values[kind])
         rows.append([*cells, "{:.1f} / {:.1f}".format(*recorded.published(row))])
     cost = [entry[part] for entry in entries.values() for part in ("train", "evaluate")]
     wanted = len(recorded.ROWS) * len(flags.seeds)
@@ -174,7 +143,7 @@ def main():
     if flags.write_only:
         recorded.write_section(flags.output, SECTION, report(entries, flags))
         return
-    train_records, records, annotations = make_data(flags.data.resolve())
+    train_records, records, annotations = recorded.make_data(flags.data.resolve(), SCENES, DATA_SEED)
     for (row, seed, name), how in progress_bar(trainings.items(), unit="training", desc="ablation"):
         if (row, seed) not in entries:
             print(f"{name}: training; its log is {folder / name}.log", flush=True)

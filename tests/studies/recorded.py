@@ -1,7 +1,7 @@
 """Helpers of the studies: trainings by the project's own commands, a cache of results, Markdown tables and sections.
 
-`tests.studies.overfit` and `tests.studies.ablation` each write one section of docs/results.md; `tests.studies.zoo` and
-`tests.benchmarks` write pages of their own.
+`tests.studies.overfit`, `tests.studies.ablation` and `tests.studies.fine_tuning` each write one section of
+docs/results.md; `tests.studies.zoo` and `tests.benchmarks` write pages of their own.
 """
 
 import json
@@ -15,10 +15,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results.md"
 TITLE = "# Does it learn?\n\nRecorded trainings: each section is written by the command that it names; do not edit.\n"
 ROWS = tuple(path.stem for path in sorted((ROOT / "gin" / "ablation").glob("row*.gin")))
+KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 METRICS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")
 
 
@@ -45,12 +48,42 @@ def children_seconds():
     return used.ru_utime + used.ru_stime
 
 
+def make_data(folder, scenes, seed, classes=(), stuff=True):
+    """Draws scenes and writes their records, unless the records exist.
+
+    Args:
+        folder: Path; gets shapes/, records/ and data.log.
+        scenes: {"train": number of scenes, "val": number of scenes}.
+        seed: Seed of the scenes.
+        classes: Classes of the shapes; () for all.
+        stuff: If True, the records have stuff maps.
+    Returns:
+        (records to train on, records to detect in, the annotations of the latter)
+    """
+    shapes, records = folder / "shapes", folder / "records"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "data.log"
+    if not all((records / split / "dataset_info.json").exists() for split in scenes):
+        flags = [word for split, number in scenes.items() for word in (f"--{split}", number)]
+        flags += ["--classes", *classes] if classes else []
+        run_module(log, "pipelines.shapes", "--output", shapes, "--seed", seed, *flags)
+        for split in scenes:
+            flags = ["--annotations", annotations_of(shapes, split), "--images", shapes / f"{split}2017"]
+            flags += ["--stuff", shapes / "stuffthingmaps" / f"{split}2017"] if stuff else []
+            run_module(log, "pipelines.coco_to_tfrecord", *flags, "--output", records / split)
+    return records / "train", records / "val", annotations_of(shapes, "val")
+
+
+def annotations_of(shapes, split):
+    return shapes / "annotations" / f"instances_{split}2017.json"
+
+
 def train_and_evaluate(run, configuration, train_records, records, annotations, seed):
-    """Trains from scratch in the folder `run` and evaluates.
+    """Trains in the folder `run` and evaluates.
 
     Args:
         run: Path; what an earlier training left there is removed, so that the seconds cover a whole training.
-        configuration: --gin_file and --gin_param flags.
+        configuration: Flags of `htc_tf.train`, such as --gin_file and --gin_param.
         train_records: Folder of records to train on.
         records: Folder of records to detect in.
         annotations: COCO annotation file of `records`.
@@ -115,6 +148,20 @@ def published(row):
 def format_table(header, rows):
     """Returns the lines of a Markdown table; cells are strings."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def deviation(values):
+    """Returns the sample standard deviation of two or more values."""
+    return float(np.std(values, ddof=1))
+
+
+def format_seeds(values):
+    """Returns two cells of a table: the mean with the standard deviation over the seeds, and each seed's value."""
+    if not values:
+        return ["not yet", ""]
+    mean = f"**{np.mean(values):.3f}**"
+    spread = f" ± {deviation(values):.3f}" if len(values) > 1 else ""
+    return [mean + spread, ", ".join(f"{value:.3f}" for value in values)]
 
 
 def replace_section(text, title, lines):

@@ -1,4 +1,4 @@
-"""The plans and reports of the recorded trainings, `tests.studies.overfit` and `tests.studies.ablation`."""
+"""The plans and reports of the recorded trainings: `tests.studies.overfit`, `ablation` and `fine_tuning`."""
 
 import re
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from htc_tf import config
-from tests.studies import ablation, overfit, recorded
+from tests.studies import ablation, fine_tuning, overfit, recorded
 
 TITLES = ["Cascade Mask R-CNN, the baseline", "+ interleaved execution", "+ mask information flow"]
 TITLES += ["+ semantic branch: HTC"]
@@ -94,6 +94,37 @@ def test_the_section_on_the_ablation():
     assert line in text and "8 of 8 trainings" in text and "they took 880 CPU-seconds" in text
     beyond, within = re.search(r"paired\): (.*)\.\n.*from chance: (.*)\.", text).groups()
     assert beyond == "none" and "flow, mask AP +0.050 ± 0.050" in within
+
+
+FLAGS = SimpleNamespace(images=40, steps=300, pretraining=3000, seeds=[0, 1])
+
+
+def test_fine_tuning_plans_equal_steps_and_weights_for_one_arm():
+    runs = fine_tuning.plan(FLAGS, "RUN")
+    assert list(runs)[:6] == [(arm, seed) for seed in (0, 1) for arm in fine_tuning.ARMS]
+    assert all("--gin_param=STEPS=300" in how for how in runs.values())
+    started = {arm for (arm, _), how in runs.items() if "--init_from=RUN" in how}
+    assert started == {fine_tuning.TUNED, *fine_tuning.TRIALS}
+    assert len({fine_tuning.slug(arm) for arm, _ in runs}) == len(fine_tuning.ARMS) + len(fine_tuning.TRIALS)
+    assert set(fine_tuning.KNOWN) | set(fine_tuning.NEW) == set(fine_tuning.THINGS)
+
+
+def test_the_section_on_fine_tuning(monkeypatch):
+    monkeypatch.setattr(fine_tuning, "TRIALS", {"rate x 2": ["BASE_LEARNING_RATE=1"]})
+    entries = {(fine_tuning.TUNED, 0): entry(mask=0.4)}
+    text = "\n".join(fine_tuning.report(entries, entry(), FLAGS))
+    assert "| nothing | not yet |  | not yet |  |  |" in text
+    assert "against the better" not in text and "rate x 2" not in text
+    for seed, gain in enumerate((0.2, 0.4)):
+        entries[fine_tuning.TUNED, seed] = entry(mask=0.1 + gain)
+        entries[fine_tuning.NOTHING, seed] = entry(box=0.5, mask=0.1)
+        entries[fine_tuning.USUAL, seed] = entry(mask=0.05)
+    entries["rate x 2", 0] = entry(box=0.25, mask=0.125)
+    text = "\n".join(fine_tuning.report(entries, entry(), FLAGS))
+    assert "| pretrained weights | **0.750** ± 0.000 | 0.750, 0.750 | **0.400** ± 0.141 | 0.300, 0.500 | 100 |" in text
+    assert "better of the other two (nothing): box AP +0.250 ± 0.000, mask AP +0.300 ± 0.100" in text
+    assert "| as it is | 0.750 | 0.300 |" in text and "| rate x 2 | 0.250 | 0.125 |" in text
+    assert "took 880 CPU-seconds" in text  # eight trainings of 100 with evaluations of 10
 
 
 def test_sections_replace_their_own():

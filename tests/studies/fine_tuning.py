@@ -1,0 +1,192 @@
+"""python -m tests.studies.fine_tuning: fine-tunes on a few drawn scenes of new classes, and compares with no weights.
+
+A network is trained on scenes of some classes, without objects of others. Then networks for the other classes are
+trained on a few scenes, from these weights and from nothing, for the same number of steps, with several seeds each. The
+table is a section of docs/results.md, written after every training. --trials also compares settings of the overlay, one
+training each. Run again, the command continues after the last finished training.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from htc_tf.progress import progress_bar
+from pipelines.scenes import THINGS
+from tests.studies import recorded
+from tests.studies.ablation import gains
+
+CONFIGURATION = "gin/htc_shapes.gin"
+OVERLAY = "gin/options/fine_tune.gin"
+NEW = ("triangle", "crescent", "hexagon")
+KNOWN = tuple(name for name in THINGS if name not in NEW)
+KNOWN_SCENES = {"train": 2000, "val": 150}
+VALIDATION = 150  # scenes of new classes
+IMAGES, STEPS, PRETRAINING = 40, 300, 3000
+SECTION = "Fine-tuning on a few images of new classes"
+
+TUNED, NOTHING, USUAL = "pretrained weights", "nothing", "nothing, settings of the configuration"
+# What each arm adds to the configuration. From nothing, no stage may be frozen.
+ARMS = {
+    TUNED: [f"--gin_file={OVERLAY}"],
+    NOTHING: [f"--gin_file={OVERLAY}", "--gin_param=ResNet.frozen_stages=-1"],
+    USUAL: ["--gin_param=Experiment.fit_to_records=True"],
+}
+# Settings other than the overlay's, which --trials compares with it: {row of the table: gin parameters}.
+TRIALS = {}
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="python -m tests.studies.fine_tuning", description=__doc__)
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"images to fine-tune on (default: {IMAGES})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of fine-tuning (default: {STEPS})")
+    parser.add_argument("--pretraining", type=int, default=PRETRAINING, help=f"its steps (default: {PRETRAINING})")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training per arm and seed")
+    parser.add_argument("--trials", action="store_true", help="also try other settings than the overlay's")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/fine_tuning"), help="data, results so far, runs")
+    parser.add_argument("--write_only", action="store_true", help="train nothing; write what is finished")
+    parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
+    return parser.parse_args()
+
+
+def plan(flags, pretrained):
+    """Returns {(arm or trial, seed): flags of htc_tf.train}; all arms of one seed come first, trials last.
+
+    Args:
+        flags: The flags of this command.
+        pretrained: Path, the run with the pretrained weights.
+    """
+    common = [f"--gin_param=STEPS={flags.steps}", "--gin_param=CHECKPOINT_EVERY=0"]
+    start = [f"--init_from={pretrained}"]
+    runs = {
+        (arm, seed): [f"--gin_file={CONFIGURATION}", *own, *common, *(start if arm == TUNED else [])]
+        for seed in flags.seeds
+        for arm, own in ARMS.items()
+    }
+    tuned = [f"--gin_file={CONFIGURATION}", *ARMS[TUNED], *common, *start]
+    trials = {(trial, 0): [*tuned, *(f"--gin_param={param}" for param in own)] for trial, own in TRIALS.items()}
+    return runs | trials
+
+
+def report(entries, pretraining, flags):
+    """Returns the section's lines.
+
+    Args:
+        entries: {(arm or trial, seed): the cached result}; some may be missing yet.
+        pretraining: The cached result of the pretraining.
+        flags: The flags of this command.
+    """
+    seeds = " ".join(map(str, flags.seeds))
+    found, rows = {}, []
+    for arm in ARMS:
+        done = [entries[arm, seed] for seed in flags.seeds if (arm, seed) in entries]
+        found[arm] = {kind: [entry["metrics"][name] for entry in done] for kind, name in recorded.KINDS.items()}
+        cells = [cell for values in found[arm].values() for cell in recorded.format_seeds(values)]
+        rows.append([arm, *cells, f"{np.mean([entry['train'][0] for entry in done]):.0f}" if done else ""])
+    lines = [
+        f"`make fine_tuning` (`python -m tests.studies.fine_tuning --images {flags.images} --steps {flags.steps} "
+        f"--pretraining {flags.pretraining} --seeds {seeds}`) trains on drawn scenes in two stages. The pretraining, "
+        f"`{CONFIGURATION}` for {flags.pretraining:,} steps of 2 images, sees {KNOWN_SCENES['train']:,} scenes of "
+        f"{', '.join(KNOWN)}. The fine-tuning sees {flags.images} scenes of {', '.join(NEW)}, which no scene of the "
+        "pretraining contains; they have no stuff maps, so the semantic branch is off. AP is COCO's, on "
+        f"{VALIDATION} other scenes of the new classes.",
+        "",
+        f"- pretrained weights: `--gin_file {OVERLAY} --init_from RUN`;",
+        f"- nothing: `--gin_file {OVERLAY}` too, with all stages trained;",
+        "- nothing, settings of the configuration: without the overlay, at the learning rate that the configuration "
+        "has for training from nothing.",
+        "",
+        f"All of them train for {flags.steps:,} steps of 2 images, with seeds {', '.join(map(str, flags.seeds))} (of "
+        "new layers, order and sampling); ± is the standard deviation over the seeds.",
+        "",
+        *recorded.format_table(
+            ["weights from", "box AP", "by seed", "mask AP", "by seed", "CPU-seconds of a training"], rows
+        ),
+        "",
+    ]
+    if all(len(values["mask"]) == len(flags.seeds) for values in found.values()):
+        lines += [compare(found), ""]
+    box, mask = (pretraining["metrics"][name] for name in recorded.KINDS.values())
+    cost = [entry[part][0] for entry in (pretraining, *entries.values()) for part in ("train", "evaluate")]
+    lines += [
+        f"The pretraining took {pretraining['train'][0]:,.0f} CPU-seconds and reaches box AP {box:.3f}, mask AP "
+        f"{mask:.3f} on {KNOWN_SCENES['val']} other scenes of its own classes. All trainings and evaluations took "
+        f"{sum(cost):,.0f} CPU-seconds on {recorded.describe_machine()}.",
+    ]
+    return [*lines, *report_trials(entries), "", CAVEAT]
+
+
+def compare(found):
+    """Returns a sentence on the arms, given {arm: {kind: [S] AP by seed}}."""
+    better = max((NOTHING, USUAL), key=lambda arm: np.mean(found[arm]["mask"]))
+    words = []
+    for kind in recorded.KINDS:
+        gain, error = gains(found[better][kind], found[TUNED][kind])
+        words.append(f"{kind} AP {gain:+.3f} ± {error:.3f}")
+    return (
+        f"The pretrained weights against the better of the other two ({better}): {', '.join(words)} (the mean "
+        "difference and its standard error, paired by seed)."
+    )
+
+
+def report_trials(entries):
+    """Returns the lines on the trials that are finished."""
+    done = {trial: entries[trial, 0]["metrics"] for trial in (TUNED, *TRIALS) if (trial, 0) in entries}
+    if set(done) <= {TUNED}:
+        return []
+    rows = [
+        ["as it is" if trial == TUNED else trial, *(f"{metrics[name]:.3f}" for name in recorded.KINDS.values())]
+        for trial, metrics in done.items()
+    ]
+    return [
+        "",
+        "The overlay's settings, and others in its place (`--trials`), seed 0 from the pretrained weights:",
+        "",
+        *recorded.format_table(["setting", "box AP", "mask AP"], rows),
+    ]
+
+
+CAVEAT = (
+    "Drawn scenes are not photographs, and the pretraining's classes resemble the new ones more than COCO's classes "
+    "resemble most others. The table shows that fine-tuning works and helps, not how much it helps on your images."
+)
+
+
+def main():
+    flags = parse()
+    folder = flags.workdir.resolve()
+    cache = recorded.ResultCache(folder / "done.json")
+    pretrained, base = folder / "pretrained", f"{flags.images}images_{flags.steps}steps"
+    how = [f"--gin_file={CONFIGURATION}", f"--gin_param=NUM_CLASSES={len(KNOWN)}"]
+    how += [f"--gin_param=STEPS={flags.pretraining}"]
+    pretraining = cache.find("pretrained", how)
+    runs = {key: (f"{base}_{slug(key[0])}_seed{key[1]}", own) for key, own in plan(flags, pretrained).items()}
+    entries = {key: cache.find(name, own) for key, (name, own) in runs.items()}
+    entries = {key: entry for key, entry in entries.items() if entry and pretraining}
+    if flags.write_only:
+        recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
+        return
+    if not pretraining:
+        data = recorded.make_data(folder / "known", KNOWN_SCENES, seed=0, classes=KNOWN)
+        print(f"pretraining; its log is {pretrained}.log", flush=True)
+        pretraining = cache.add("pretrained", how, recorded.train_and_evaluate(pretrained, how, *data, seed=0))
+    scenes = {"train": flags.images, "val": VALIDATION}
+    data = recorded.make_data(folder / f"new{flags.images}", scenes, seed=1, classes=NEW, stuff=False)
+    wanted = {key: run for key, run in runs.items() if flags.trials or key[0] in ARMS}
+    for key, (name, own) in progress_bar(wanted.items(), unit="training", desc="fine-tuning"):
+        if key not in entries:
+            print(f"{name}: training; its log is {folder / name}.log", flush=True)
+            entries[key] = cache.add(name, own, recorded.train_and_evaluate(folder / name, own, *data, seed=key[1]))
+        metrics = entries[key]["metrics"]
+        print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()), flush=True)
+        recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
+    print(f"wrote the section '{SECTION}' of {flags.output}")
+
+
+def slug(text):
+    """Returns "nothing_settings_of_the_configuration" for a row's title: a name of a folder."""
+    return "_".join("".join(c if c.isalnum() or c == "." else " " for c in text).split())
+
+
+if __name__ == "__main__":
+    main()
