@@ -92,7 +92,8 @@ def tiny_data(tmp_path_factory):
     folder, split, seed = tmp_path_factory.mktemp("tiny_data"), "train2017", 4
     shapes.make_folders(folder, split)
     annotations = shapes.annotations_path(folder, split)
-    shapes.write_annotations(annotations, seed, [shapes.write_scene(folder, split, seed, i) for i in range(6)])
+    scenes = [shapes.write_scene(folder, split, seed, shapes.LABELS, i) for i in range(6)]
+    shapes.write_annotations(annotations, seed, shapes.LABELS, scenes)
     data = SimpleNamespace(images=folder / split, annotations=annotations, records=folder / "records")
     flags = {"annotations": annotations, "images": data.images, "stuff": folder / "stuffthingmaps" / split}
     flags |= {"output": data.records, "shards": 2}
