@@ -39,20 +39,29 @@ def adopt(model, source, class_names, optional=()):
     theirs, columns = source.class_names or [], find_columns(model)
     pairs = shared_classes(theirs, class_names)
     there, here = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    parts, taken = find_parts(model), set()
-    check_backbone(parts.get("backbone", model).weights, source, optional)
-    for variable in model.variables:
+    parts, taken = group_weights(model), set()
+    check_backbone(parts.get("backbone", model.variables), source, optional)
+
+    def read(variable):
         own = columns.get(id(variable))
-        shape = variable.shape if own is None else [*variable.shape[:-1], own.count(len(theirs))]
-        value = source.find(variable, shape)
-        if value is None:
-            continue
-        if own is not None:
-            given, value = value, variable.numpy()
-            value[..., own.of(here, len(class_names))] = given[..., own.of(there, len(theirs))]
-        variable.assign(value)
-        taken.add(id(variable))
-    rows = {name: describe(part.weights, taken, columns, len(pairs), len(class_names)) for name, part in parts.items()}
+        if own is None:
+            return source.find(variable, variable.shape)
+        given = source.find(variable, [*variable.shape[:-1], own.count(len(theirs))])
+        if given is None:
+            return None
+        value = variable.numpy()
+        value[..., own.of(here, len(class_names))] = given[..., own.of(there, len(theirs))]
+        return value
+
+    for weights in parts.values():
+        for layer in group_by_layer(weights):
+            values = [read(variable) for variable in layer]
+            if all(value is not None for value in values):  # a bias without its kernel is of no use
+                for variable, value in zip(layer, values, strict=True):
+                    variable.assign(value)
+                    taken.add(id(variable))
+    counts = len(pairs), len(class_names)
+    rows = {name: describe(name, weights, taken, columns, *counts) for name, weights in parts.items()}
     if set(rows.values()) == {"taken"}:
         return Adopted(taken, [])
     if columns:
@@ -63,15 +72,32 @@ def adopt(model, source, class_names, optional=()):
     return Adopted(taken, [f"weights from {source.name}:", *(f"  {name:{width}}  {row}" for name, row in rows.items())])
 
 
-def describe(weights, taken, columns, kept, classes):
+def group_weights(model):
+    """Returns {name of a part: its variables}; variables in no part are those of "other layers"."""
+    parts = {name: part.weights for name, part in find_parts(model).items()}
+    known = {id(v) for weights in parts.values() for v in weights}
+    rest = [v for v in model.variables if id(v) not in known]
+    return parts | ({"other layers": rest} if rest else {})
+
+
+def group_by_layer(weights):
+    """Returns lists of the variables of one layer, by their names."""
+    layers = {}
+    for variable in weights:
+        layers.setdefault(variable.name.rpartition("/")[0], []).append(variable)
+    return layers.values()
+
+
+def describe(part, weights, taken, columns, kept, classes):
     """Returns the row of a part: "taken", "new", or which layers of it are new."""
     own = [v for v in weights if id(v) in columns]
     rest = [v for v in weights if id(v) not in columns]
     new = [v for v in rest if id(v) not in taken]
     if len(new) == len(rest) and not any(id(v) in taken for v in own):
         return "new"
-    # "htc/box_head/deltas/kernel:0" -> "deltas"
-    layers = dict.fromkeys((v.name.split("/")[2:] or [v.name])[0] for v in new)
+    # "htc/box_head/deltas/kernel:0" -> "deltas"; "htc/conv1/conv/bias:0", of a mask head -> "conv1"
+    paths = [v.name.split("/")[1:] or [v.name] for v in new]
+    layers = dict.fromkeys(path[part.replace(" ", "_").endswith(path[0]) and len(path) > 1] for path in paths)
     words = f"taken except {listed(list(layers), MAX_NAMES)}" if layers else "taken"
     if any(id(v) not in taken for v in own):
         return f"{words}; classes new"
