@@ -40,8 +40,9 @@ def parse():
     )
     parser.add_argument(
         "--ema",
-        choices=("average", "last"),
-        help="moving averages or last weights, of a file with both (default: those that its framework loads)",
+        choices=("yes", "no"),
+        help="take the moving averages of the weights, or the last weights, from a file with both (default: those that "
+        "its framework loads)",
     )
     config.add_flags(parser)
     parser.add_argument("--output", required=True, metavar="RUN", help="folder of the new run")
@@ -77,7 +78,7 @@ def main():
         path,
         run,
         flags.source or source,
-        ema=None if flags.ema is None else flags.ema == "average",
+        ema=None if flags.ema is None else flags.ema == "yes",
         annotations=flags.annotations,
         allow_partial=flags.allow_partial,
     )

@@ -40,7 +40,8 @@ def convert(tiny_data, tmp_path, monkeypatch, capsys):
     """Returns call("mmdet", FILE, flags ...), which returns (Run, standard output, standard error)."""
 
     def call(source, path, *flags, annotations=tiny_data.annotations, params=SMALL):
-        flags = ["--source", source, "--weights", path, "--gin_file", TINY, "--output", tmp_path / "run", *flags]
+        flags = ["--weights", path, "--gin_file", TINY, "--output", tmp_path / "run", *flags]
+        flags += ["--source", source] if source else []
         flags += [part for param in params for part in ("--gin_param", param)]
         flags += ["--annotations", annotations] if annotations else []
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, flags)])
@@ -101,6 +102,16 @@ def test_a_converted_run_is_like_any_other(convert, write, arrays, tiny_data, tm
     with pytest.raises(SystemExit):
         convert("mmdet", path)
     assert f"{run.folder} already holds a run" in capsys.readouterr().err
+
+
+def test_a_file_alone_tells_source_and_classes(convert, write, arrays, tmp_path):
+    names = tuple("abcdefgh")
+    averages = {name: array * 2 if array.dtype == np.float32 else array for name, array in arrays.items()}
+    content = {"state_dict": averages, "ema_state_dict": arrays, "meta": {"dataset_meta": {"classes": names}}}
+    write.pytorch_zip(tmp_path / "x.pth", content)
+    run, *_ = convert(None, tmp_path / "x.pth", "--ema", "no", annotations=None)
+    assert run.read_categories() == [{"id": key, "name": name} for key, name in enumerate(names, 1)]
+    assert_same(mmdet_arrays(restored(run)), arrays)
 
 
 def test_mmdetection_1_in_the_older_format(convert, write, arrays, tmp_path):
@@ -199,9 +210,16 @@ def test_every_name_that_does_not_match_is_listed(refused, write, arrays, tmp_pa
 def test_mistakes_are_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(HTC, "build_variables", None)
     path = tmp_path / "x.pth"
-    assert "x.pth cannot be read" in refused("mmdet", path)[-1]
+    assert f"--weights {path} is missing" in refused("mmdet", path)[-1]
+    assert "htc_r50_1x_coco is neither a file nor public weights; the nearest" in refused(None, "htc_r50_1x_coco")[-1]
+    assert "resnet50-0676ba61.pth is not in the cache, and HTC_TF_OFFLINE is set" in refused(None, "resnet50")[-1]
     write.pytorch_zip(path, {"state_dict": arrays})
-    assert "--annotations is missing: NUM_CLASSES = 8" in refused("mmdet", path, annotations=None)[-1]
+    missing = "--annotations is missing: NUM_CLASSES = 8, and the file does not name its classes"
+    assert missing in refused("mmdet", path, annotations=None)[-1]
+    write.pytorch_zip(path, {"state_dict": arrays, "meta": {"CLASSES": tuple("abcdefgh")}})
+    missing = "--annotations is missing: NUM_CLASSES = 3, and the file has 8 classes"
+    assert missing in refused("mmdet", path, annotations=None, params=[*SMALL, "NUM_CLASSES=3"])[-1]
+    assert "holds no averaged (EMA) weights: leave out --ema yes" in refused(None, path, "--ema", "yes")[-1]
     assert "add --gin_param NUM_CLASSES=8" in refused("mmdet", path, params=[*SMALL, "NUM_CLASSES=3"])[-1]
     assert "is not a COCO annotation file" in refused("mmdet", path, annotations=path)[-1]
     assert "nowhere cannot be read" in refused("mmdet", path, annotations=tmp_path / "nowhere")[-1]
@@ -225,12 +243,14 @@ def test_a_file_with_code_ends_with_status_2(refused, write, tmp_path, source, w
     assert not (tmp_path / "marker").exists()
 
 
-def test_classes_of_coco():
-    categories = conversion.read_categories(None, 80)
+def test_names_of_classes():
+    assert conversion.name_categories(["b", "a"], 2) == [{"id": 1, "name": "b"}, {"id": 2, "name": "a"}]
+    categories = conversion.name_categories(None, 80)
+    assert categories == conversion.name_categories(list(THING_NAMES.values()), 80)
     assert [row["id"] for row in categories] == sorted(THING_NAMES) and len(THING_NAMES) == 80
     assert categories[0] == {"id": 1, "name": "person"} and categories[-1] == {"id": 90, "name": "toothbrush"}
 
 
 def test_the_classes_of_coco_match_its_annotations(coco_sample):
     file = coco_sample / "annotations" / "instances_val2017.json"
-    assert conversion.read_categories(None, 80) == conversion.read_categories(file, 80)
+    assert conversion.name_categories(None, 80) == conversion.read_categories(file, 80)
