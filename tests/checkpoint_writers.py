@@ -1,13 +1,16 @@
 """Writers of checkpoint files, byte for byte as PyTorch and Paddle write them, without either of them."""
 
+import argparse
 import contextlib
+import datetime
 import io
 import pickle
+import random
 import struct
 import sys
 import types
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import NamedTuple
 
 import numpy as np
@@ -135,8 +138,83 @@ def paddle_tuples(path, named, protocol=4):
     path.write_bytes(pickle.dumps(named, protocol))
 
 
+class PlainArray(NamedTuple):
+    """An array that stays one of NumPy in a pickle of PyTorch."""
+
+    array: np.ndarray
+
+    def __reduce__(self):
+        return self.array.__reduce__()
+
+
+@contextlib.contextmanager
+def mmengine_by_name():
+    """Provides classes with the names in mmengine's training checkpoints while one is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mmengine", types.ModuleType("mmengine"))
+        classes = []
+        for path in (
+            "mmengine.logging.history_buffer.HistoryBuffer",
+            "mmengine.config.config.ConfigDict",
+            "mmengine.optim.scheduler.lr_scheduler.OneCycleLR",
+        ):
+            name, _, kind = path.rpartition(".")
+            module = types.ModuleType(name)
+            base = dict if kind == "ConfigDict" else object
+            setattr(module, kind, type(kind, (base,), {"__module__": name, "anneal": staticmethod(lambda: None)}))
+            patch.setitem(sys.modules, name, module)
+            classes.append(getattr(module, kind))
+        schedule = classes[-1]
+        schedule.anneal.__module__, schedule.anneal.__qualname__ = schedule.__module__, "OneCycleLR.anneal"
+        yield classes
+
+
+def mmengine_epoch(path, weights, writer=pytorch_zip, **more):
+    """Writes epoch_N.pth as mmengine's Runner.save_checkpoint and its hooks do, with what they put beside the weights.
+
+    Args:
+        path: Path.
+        weights: {name: array}.
+        writer: One of the writers of PyTorch's formats.
+        more: Further entries of the checkpoint, such as ema_state_dict.
+    """
+    with mmengine_by_name() as (history_buffer, config_dict, one_cycle):
+        losses = history_buffer()
+        losses.__dict__.update(
+            max_length=1_000_000,
+            _log_history=PlainArray(np.linspace(2.0, 0.5, 400)),
+            _count_history=PlainArray(np.ones(400, int)),
+        )
+        message_hub = {
+            "log_scalars": OrderedDict({"train/loss": losses, "train/lr": losses}),
+            "runtime_info": OrderedDict(iter=7330, epoch=11, cfg="model = dict(...)", best_score=np.float64(0.4)),
+            "resumed_keys": OrderedDict({"train/loss": True}),
+        }
+        meta = {
+            "epoch": 12,
+            "iter": 7330,
+            "cfg": "model = dict(...)",
+            "seed": 42,
+            "time": "20240101_000000",
+            "mmengine_version": "0.10.4",
+            "dataset_meta": {"classes": ("cat", "dog", "street sign"), "palette": [(220, 20, 60)]},
+            "hook_msgs": config_dict(last_ckpt=config_dict(path="epoch_11.pth")),
+            "args": argparse.Namespace(resume=False),
+            "date": datetime.datetime(2024, 1, 1),
+            "state": (random.Random(0).getstate(), np.random.default_rng(0), {1, 2}, frozenset([3]), slice(1, 2), 1j),
+            "counts": (defaultdict(list, a=[1]), Counter("abc"), deque([1]), np.bool_(True), np.int64(3)),
+        }
+        state = {
+            i: {"step": np.ones([], "f4"), "exp_avg": np.zeros_like(array)} for i, array in enumerate(weights.values())
+        }
+        optimizer = {"state": state, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999), "params": list(state)}]}
+        schedulers = [{"last_step": 12, "_anneal_func": one_cycle.anneal, "base_values": [0.1]}]
+        content = {"meta": meta, "state_dict": OrderedDict(weights), "message_hub": message_hub, "optimizer": optimizer}
+        writer(path, {**content, "param_schedulers": schedulers, **more})
+
+
 @pytest.fixture(scope="session")
 def write():
     """The writers by name, as in write.pytorch_zip(path, content); write.View is a tensor that shares a storage."""
-    writers = (pytorch_zip, pytorch_legacy, paddle_arrays, paddle_tuples, View)
+    writers = (pytorch_zip, pytorch_legacy, paddle_arrays, paddle_tuples, mmengine_epoch, View)
     return types.SimpleNamespace(**{writer.__name__: writer for writer in writers}, BFLOAT16=BFLOAT16)

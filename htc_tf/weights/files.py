@@ -108,15 +108,19 @@ def read_zip(data, path, packed):
     checkpoints = [info for info in archive.infolist() if is_checkpoint(info.filename)]
     if checkpoints and not packed:
         return decode(unpack(archive, checkpoints, len(data)), path, packed=True)
+    if any(name.endswith("/constants.pkl") for name in members):
+        raise ValueError("a program of TorchScript, save the weights instead: torch.save(model.state_dict(), NEW)")
     if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
         raise ValueError("a compressed archive, which PyTorch never writes")
     if sum(info.file_size for info in archive.infolist()) > len(data):
         raise ValueError("files that overlap in the archive")
-    (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
-    folder = pickled.removesuffix("data.pkl")
+    pickled = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickled) != 1:
+        raise ValueError("an archive without a checkpoint of PyTorch")
+    folder = pickled[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
         raise ValueError("big-endian numbers")
-    unpickler = ArrayUnpickler(io.BytesIO(archive.read(pickled)), path, Budget(len(data)))
+    unpickler = ArrayUnpickler(io.BytesIO(archive.read(pickled[0])), path, Budget(len(data)))
     content = unpickler.load()
     for key, storage in unpickler.storages.items():
         storage.fetch = functools.cache(lambda name=f"{folder}data/{key}": member_bytes(data, members[name]))
@@ -189,4 +193,6 @@ def reading(what):
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise UserError(f"{what} is damaged or not a checkpoint of PyTorch or Paddle ({reason})") from error
+        raise UserError(
+            f"{what} is damaged or not a checkpoint of PyTorch, Paddle or safetensors ({reason})"
+        ) from error

@@ -14,6 +14,7 @@ from htc_tf.weights.pickled_arrays import DTYPES, GLOBALS, HARMFUL, Call, Inert,
 
 MAX_INSTRUCTIONS = 1_000_000  # of all pickles in a file; a checkpoint of 2,400 tensors has about 100,000
 MAX_BITS = 128  # of an integer
+MAX_NAME = 300  # characters of a global, which may be named again and again
 
 
 class Budget:
@@ -210,8 +211,8 @@ class ArrayUnpickler:
     def do_stack_global(self, _):
         module, name = self.stack[-2:]
         del self.stack[-2:]
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a global whose name is not text")
+        if not (isinstance(module, str) and isinstance(name, str) and len(module) + len(name) <= MAX_NAME):
+            raise ValueError("a global whose name is not a short text")
         self.stack.append(self.find_global(f"{module}.{name}"))
 
     def do_reduce(self, _):

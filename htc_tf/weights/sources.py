@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
 from htc_tf.weights.files import collect, read
@@ -21,10 +23,14 @@ class Source(NamedTuple):
     absent: str | None = None  # regular expression of names that this source never has
 
 
-# The first whose marks a file has is its source.
+# The first whose marks a file has is its source. Detectors of mmdetection 1 have their heads outside of `roi_head`.
 SOURCES = {
-    "paddle": Source(from_paddle, Framework.PADDLE, (r"backbone\.res\d\.", r"rpn_head\.|bbox_head\.")),
-    "mmdet": Source(from_mmdet, Framework.MMDET, (r"backbone\.(?!bottom_up\.|body\.)", r"(rpn|roi|bbox|mask)_head\.")),
+    "paddle": Source(from_paddle, Framework.PADDLE, (r"backbone\.res\d\.", r"(rpn|bbox)_head\.")),
+    "mmdet": Source(
+        from_mmdet,
+        Framework.MMDET,
+        (r"backbone\.", r"(rpn|roi)_head\.|(bbox|mask)_head\.(\d\.)?(shared_fcs|fc_cls|convs)\."),
+    ),
     "torchvision": Source(
         from_torchvision, Framework.MMDET, (r"conv1\.weight$", r"layer1\.0\."), absent=r"^(?!backbone\.)"
     ),
@@ -36,9 +42,9 @@ OTHERS = (
     (r"backbone\.bottom_up\.|proposal_generator\.", "of detectron2"),
     (r"backbone\.body\.", "a detector of torchvision"),
     (r"model\.\d+\.", "a YOLO of ultralytics"),
-    (r"(model|transformer)\.(encoder|decoder|backbone)\.|class_embed\.", "a Transformer of DETR's kind"),
-    (r"blocks\.0\.|downsample_layers\.|encoder\.layer", "another backbone"),
-    (r"head\.fc\.", "a classifier of mmpretrain"),
+    (r"(model\.)*(encoder|decoder|transformer|backbone\.conv_encoder)\.", "a Transformer such as DETR"),
+    (r"(blocks|downsample_layers|stages)\.\d+\.", "another backbone"),
+    (r"backbone\.", "another detector or classifier of OpenMMLab"),
 )
 
 
@@ -82,9 +88,10 @@ def detect(names, path):
     for key, source in SOURCES.items():
         if all(any(re.match(mark, name) for name in names) for mark in source.marks):
             return key
-    kind = next((kind for mark, kind in OTHERS if any(re.match(mark, name) for name in names)), None)
-    shown = ", ".join([*names][: 1 + len(names) // 2 : max(1, len(names) // 4)])
-    raise UserError(f"{path} is of another architecture{kind and f', {kind}'}: its weights have names such as {shown}")
+    kind = next((f", {kind}" for mark, kind in OTHERS if any(re.match(mark, name) for name in names)), "")
+    names = list(names)
+    shown = ", ".join(dict.fromkeys((names[0], names[len(names) // 2], names[-1])))
+    raise UserError(f"{path} is of another architecture{kind}: it has weights such as {shown}")
 
 
 def check_classes(names, arrays):
@@ -94,7 +101,7 @@ def check_classes(names, arrays):
         names: list, or None.
         arrays: {the framework's name: array}.
     """
-    classes = next((len(array) - 1 for name, array in arrays.items() if re.match(CLASSIFIER, name)), None)
+    classes = next((np.size(array) - 1 for name, array in arrays.items() if re.match(CLASSIFIER, name)), None)
     coco = list(coco_classes.THING_NAMES.values())
     names = coco if names is None else names
     return names if len(names) == classes else None

@@ -20,6 +20,7 @@ VERSION_1_NOTE = (
     "maps against the present ones: detections are slightly worse than in mmdetection 1 until the model is fine-tuned"
 )
 
+BACKBONE = "backbone."  # prefix of a detector's names
 # Swin classifiers of their authors (https://github.com/microsoft/Swin-Transformer).
 SWIN_MARK = "patch_embed.proj.weight"  # in every file
 SWIN_CLASSIFIER = re.compile(r"(head|norm)\.")
@@ -33,7 +34,11 @@ SWIN_RENAMED = (
 
 
 def from_mmdet(arrays, path):
-    """Reads a detector of mmdetection 1, 2 or 3."""
+    """Reads a detector of mmdetection 1, 2 or 3, or one of Swin's authors, which has their names in its backbone."""
+    if BACKBONE + SWIN_MARK in arrays:
+        backbone = {name.removeprefix(BACKBONE): arrays[name] for name in arrays if name.startswith(BACKBONE)}
+        with reading(path):
+            arrays = rename_swin(backbone) | {name: arrays[name] for name in arrays if not name.startswith(BACKBONE)}
     arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []
@@ -62,7 +67,7 @@ def background_last(name, array):
 
 def from_torchvision(arrays, path):
     """Reads the backbone of a torchvision classifier, without its last layer."""
-    return {f"backbone.{name}": array for name, array in arrays.items() if not name.startswith("fc.")}, []
+    return {BACKBONE + name: array for name, array in arrays.items() if not name.startswith("fc.")}, []
 
 
 def from_swin(arrays, path):
@@ -74,7 +79,7 @@ def from_swin(arrays, path):
 
 
 def rename_swin(arrays):
-    """Returns {mmdetection's name: array} of the backbone in a Swin classifier, {its authors' name: array}."""
+    """Returns {mmdetection's name: array} of the backbone in {its authors' name: array}, without a classifier."""
     renamed = {}
     for name, array in arrays.items():
         if SWIN_CLASSIFIER.match(name) or re.search(SWIN_CONSTANTS, name):
@@ -86,7 +91,7 @@ def rename_swin(arrays):
         for theirs, ours in SWIN_RENAMED:
             # Prefixes match only at the start: "layers." also occurs in mmdetection's "ffn.layers.".
             name = re.sub(rf"^{re.escape(theirs)}", ours, name) if theirs[0] != "." else name.replace(theirs, ours)
-        renamed[f"backbone.{name}"] = array
+        renamed[BACKBONE + name] = array
     return renamed
 
 

@@ -98,6 +98,21 @@ PICKLES = {
     + b"eq\x000ccollections\nOrderedDict\nq\x010("
     + b"h\x01h\x00\x85R" * 100_000
     + b"t.",
+    "arguments again and again": b"\x80\x02("
+    + b"N" * 400_000
+    + b"tq\x000ctorch._utils\n_rebuild_parameter\nq\x010("
+    + b"h\x01h\x00R" * 150_000
+    + b"t.",
+    "objects again and again": b"\x80\x02("
+    + b"N" * 300_000
+    + b"tq\x000ca.b\nC\nq\x010("
+    + b"h\x01h\x00\x81h\x00b" * 100_000
+    + b"t.",
+    "a long global again and again": b"\x80\x04"
+    + text("a" * 1_000_000)
+    + b"q\x000("
+    + b"h\x00h\x00\x93" * 200_000
+    + b"t.",
     "nothing, a million times": b"\x80\x02" + b"N0" * 550_000 + b"N.",
     "a million dicts": b"\x80\x02(" + b"}" * 1_050_000 + b"t.",
     "a string of letters": b"N" * 1_050_000,
@@ -156,6 +171,20 @@ def deflated(path):
                 member.write(bytes(1_000_000))
 
 
+def packed(path):
+    """Writes 300 MB of zeros as a compressed checkpoint in an archive."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open("x.pth", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1_000_000))
+
+
+def safetensors(path):
+    """Writes 100,000 names of one number each in a header of 6 MB."""
+    rows = (b'"%d":{"dtype":"F32","shape":[1],"data_offsets":[%d,%d]}' % (i, 4 * i, 4 * i + 4) for i in range(100_000))
+    header = b"{" + b",".join(rows) + b"}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(400_000))
+
+
 def overlapping(path):
     """Writes an archive with a thousand directory entries for the same megabyte."""
     names = b"".join(text(f"a{i}") + tensor(250_000, key=f"{i}") for i in range(1000))
@@ -195,4 +224,4 @@ def claimed(path):
     path.write_bytes(data)
 
 
-ARCHIVES = (shared_arrays, shared_views, tiny_views, deflated, overlapping, many_members, claimed)
+ARCHIVES = shared_arrays, shared_views, tiny_views, deflated, packed, safetensors, overlapping, many_members, claimed
