@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from htc_tf.errors import UserError
+from htc_tf.weights.other_files import check_path
 
 # Hosts that serve the same paths: mmdetection's documented one, which has failed for weeks at a time, and the storage
 # behind it.
@@ -140,6 +141,7 @@ def locate(text, flag):
     if path.exists():
         return path, None
     if text not in WEIGHTS and ("/" in text or path.suffix):
+        check_path(path)
         raise UserError(f"{flag} {text} is missing")
     weights = find(text)
     from htc_tf.weights.download import fetch

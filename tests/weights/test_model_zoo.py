@@ -72,6 +72,12 @@ def test_a_missing_file_is_told_from_a_name(text):
         model_zoo.locate(text, "--weights")
 
 
+def test_a_checkpoint_of_tensorflow_is_no_missing_file(tmp_path):
+    (tmp_path / "ckpt-4.index").write_text("")
+    with pytest.raises(UserError, match="ckpt-4 is a checkpoint of TensorFlow"):
+        model_zoo.locate(str(tmp_path / "ckpt-4"), "--weights")
+
+
 def test_locate(tmp_path, monkeypatch):
     monkeypatch.setattr("htc_tf.weights.download.fetch", lambda weights: Path("cache") / weights.file)
     assert model_zoo.locate("resnet18", "--weights") == (Path("cache/resnet18-f37072fd.pth"), "torchvision")
@@ -82,9 +88,10 @@ def test_locate(tmp_path, monkeypatch):
 
 def test_the_documentation_lists_the_table():
     page = (ROOT / "docs" / "weights.md").read_text()
-    rows = re.findall(r"^\| `(\S+)` \| `(\S+)` \| (.+) \| (.+) \|$", page, re.MULTILINE)
-    assert [row[0] for row in rows] == list(WEIGHTS)
-    for (_, file, ap, license), weights in zip(rows, WEIGHTS.values(), strict=True):
-        assert file == weights.file and license == (weights.license or "not stated")
-        published = [str(value) for value in (weights.box_ap, weights.mask_ap) if value]
-        assert ap == " / ".join(published or "-")
+    rows = []
+    for weights in WEIGHTS.values():
+        ap = " / ".join(str(value) for value in (weights.box_ap, weights.mask_ap) if value)
+        cells = [f"`{weights.name}`", f"`{weights.file}`", *([ap] if ap else []), weights.license or "not stated"]
+        rows.append(f"| {' | '.join(cells)} |")
+    section = page[page.index("## Names\n") : page.index("## The cache")]
+    assert [line for line in section.splitlines() if line.startswith("| `")] == rows
