@@ -2,8 +2,8 @@
 
 A network is trained on scenes of some classes, without objects of others. Then networks for the other classes are
 trained on a few scenes, from these weights and from nothing, for the same number of steps, with several seeds each. The
-table is a section of docs/results.md, written after every training. --trials also compares settings of the overlay, one
-training each. Run again, the command continues after the last finished training.
+table is a section of docs/results.md, written after every training. --trials also tries other settings in place of the
+overlay's, one training each. Run again, the command continues after the last finished training.
 """
 
 import argparse
@@ -22,27 +22,24 @@ NEW = ("triangle", "crescent", "hexagon")
 KNOWN = tuple(name for name in THINGS if name not in NEW)
 KNOWN_SCENES = {"train": 2000, "val": 150}
 VALIDATION = 150  # scenes of new classes
-IMAGES, STEPS, PRETRAINING = 40, 300, 3000
+IMAGES, PRETRAINING = 40, 3000
 SECTION = "Fine-tuning on a few images of new classes"
 
-TUNED, NOTHING, USUAL = "pretrained weights", "nothing", "nothing, settings of the configuration"
-# What each arm adds to the configuration. From nothing, no stage may be frozen.
-ARMS = {
-    TUNED: [f"--gin_file={OVERLAY}"],
-    NOTHING: [f"--gin_file={OVERLAY}", "--gin_param=ResNet.frozen_stages=-1"],
-    USUAL: ["--gin_param=Experiment.fit_to_records=True"],
-}
-# Settings other than the overlay's, which --trials compares with it: {row of the table: gin parameters}.
-TRIALS = {}
+TUNED, NOTHING, FULL = "pretrained weights", "nothing", "nothing, at the full learning rate"
+# Gin parameters of each row of the table, in addition to the overlay's: of the arms, and of --trials.
+ARMS = {TUNED: [], NOTHING: [], FULL: ["learning_rate.scale=1.0"]}
+SETTINGS = [f"learning_rate.scale={scale}" for scale in (2.0, 1.0, 0.25, 0.1)]
+SETTINGS += ["EPOCHS=12", "EPOCHS=48", "ResNet.frozen_stages=1", "ResNet.frozen_stages=2"]
+TRIALS = {f"`{param}`": [param] for param in SETTINGS}
 
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.fine_tuning", description=__doc__)
     parser.add_argument("--images", type=int, default=IMAGES, help=f"images to fine-tune on (default: {IMAGES})")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of fine-tuning (default: {STEPS})")
-    parser.add_argument("--pretraining", type=int, default=PRETRAINING, help=f"its steps (default: {PRETRAINING})")
+    parser.add_argument("--pretraining", type=int, default=PRETRAINING, help=f"steps (default: {PRETRAINING})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training per arm and seed")
-    parser.add_argument("--trials", action="store_true", help="also try other settings than the overlay's")
+    parser.add_argument("--gin_param", action="append", default=[], help="a binding of all fine-tunings; repeatable")
+    parser.add_argument("--trials", action="store_true", help="also try other settings in place of the overlay's")
     parser.add_argument("--workdir", type=Path, default=Path("runs/fine_tuning"), help="data, results so far, runs")
     parser.add_argument("--write_only", action="store_true", help="train nothing; write what is finished")
     parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
@@ -56,16 +53,16 @@ def plan(flags, pretrained):
         flags: The flags of this command.
         pretrained: Path, the run with the pretrained weights.
     """
-    common = [f"--gin_param=STEPS={flags.steps}", "--gin_param=CHECKPOINT_EVERY=0"]
-    start = [f"--init_from={pretrained}"]
-    runs = {
-        (arm, seed): [f"--gin_file={CONFIGURATION}", *own, *common, *(start if arm == TUNED else [])]
-        for seed in flags.seeds
-        for arm, own in ARMS.items()
-    }
-    tuned = [f"--gin_file={CONFIGURATION}", *ARMS[TUNED], *common, *start]
-    trials = {(trial, 0): [*tuned, *(f"--gin_param={param}" for param in own)] for trial, own in TRIALS.items()}
-    return runs | trials
+    files = [f"--gin_file={file}" for file in (CONFIGURATION, OVERLAY)]
+    arms = [(arm, seed, params) for seed in flags.seeds for arm, params in ARMS.items()]
+    trials = [(trial, 0, params) for trial, params in TRIALS.items()]
+    runs = {}
+    for name, seed, params in arms + trials:
+        params = ["CHECKPOINT_EVERY=0", *flags.gin_param, *params]
+        runs[name, seed] = [*files, *(f"--gin_param={param}" for param in params)]
+        if name not in (NOTHING, FULL):
+            runs[name, seed].append(f"--init_from={pretrained}")
+    return runs
 
 
 def report(entries, pretraining, flags):
@@ -76,6 +73,7 @@ def report(entries, pretraining, flags):
         pretraining: The cached result of the pretraining.
         flags: The flags of this command.
     """
+    params = "".join(f' --gin_param "{param}"' for param in flags.gin_param)
     seeds = " ".join(map(str, flags.seeds))
     found, rows = {}, []
     for arm in ARMS:
@@ -84,20 +82,16 @@ def report(entries, pretraining, flags):
         cells = [cell for values in found[arm].values() for cell in recorded.format_seeds(values)]
         rows.append([arm, *cells, f"{np.mean([entry['train'][0] for entry in done]):.0f}" if done else ""])
     lines = [
-        f"`make fine_tuning` (`python -m tests.studies.fine_tuning --images {flags.images} --steps {flags.steps} "
-        f"--pretraining {flags.pretraining} --seeds {seeds}`) trains on drawn scenes in two stages. The pretraining, "
+        f"`make fine_tuning` (`python -m tests.studies.fine_tuning --images {flags.images} --pretraining "
+        f"{flags.pretraining} --seeds {seeds}{params}`) trains on drawn scenes in two stages. The pretraining, "
         f"`{CONFIGURATION}` for {flags.pretraining:,} steps of 2 images, sees {KNOWN_SCENES['train']:,} scenes of "
-        f"{', '.join(KNOWN)}. The fine-tuning sees {flags.images} scenes of {', '.join(NEW)}, which no scene of the "
-        "pretraining contains; they have no stuff maps, so the semantic branch is off. AP is COCO's, on "
-        f"{VALIDATION} other scenes of the new classes.",
+        f"{', '.join(KNOWN)}. The fine-tuning, with `--gin_file {OVERLAY} --init_from RUN`, sees {flags.images} scenes "
+        f"of {', '.join(NEW)}, which the pretraining never sees; they have no stuff maps, so the semantic branch is "
+        f"off. AP is COCO's, on {VALIDATION} other scenes of the new classes.",
         "",
-        f"- pretrained weights: `--gin_file {OVERLAY} --init_from RUN`;",
-        f"- nothing: `--gin_file {OVERLAY}` too, with all stages trained;",
-        "- nothing, settings of the configuration: without the overlay, at the learning rate that the configuration "
-        "has for training from nothing.",
-        "",
-        f"All of them train for {flags.steps:,} steps of 2 images, with seeds {', '.join(map(str, flags.seeds))} (of "
-        "new layers, order and sampling); ± is the standard deviation over the seeds.",
+        f"All rows train for the overlay's {next(iter(entries.values()))['losses'][-1][0]} steps, with seeds "
+        f"{', '.join(map(str, flags.seeds))} (of new layers, order and sampling); ± is the standard deviation over "
+        "the seeds. From nothing, the overlay's learning rate and the configuration's own are tried.",
         "",
         *recorded.format_table(
             ["weights from", "box AP", "by seed", "mask AP", "by seed", "CPU-seconds of a training"], rows
@@ -118,7 +112,7 @@ def report(entries, pretraining, flags):
 
 def compare(found):
     """Returns a sentence on the arms, given {arm: {kind: [S] AP by seed}}."""
-    better = max((NOTHING, USUAL), key=lambda arm: np.mean(found[arm]["mask"]))
+    better = max((NOTHING, FULL), key=lambda arm: np.mean(found[arm]["mask"]))
     words = []
     for kind in recorded.KINDS:
         gain, error = gains(found[better][kind], found[TUNED][kind])
@@ -156,12 +150,13 @@ def main():
     flags = parse()
     folder = flags.workdir.resolve()
     cache = recorded.ResultCache(folder / "done.json")
-    pretrained, base = folder / "pretrained", f"{flags.images}images_{flags.steps}steps"
+    pretrained, base = folder / "pretrained", f"{flags.images}_images"
     how = [f"--gin_file={CONFIGURATION}", f"--gin_param=NUM_CLASSES={len(KNOWN)}"]
     how += [f"--gin_param=STEPS={flags.pretraining}"]
     pretraining = cache.find("pretrained", how)
     runs = {key: (f"{base}_{slug(key[0])}_seed{key[1]}", own) for key, own in plan(flags, pretrained).items()}
-    entries = {key: cache.find(name, own) for key, (name, own) in runs.items()}
+    overlay = [line for line in (recorded.ROOT / OVERLAY).read_text().splitlines() if line and line[0] != "#"]
+    entries = {key: cache.find(name, [*own, *overlay]) for key, (name, own) in runs.items()}
     entries = {key: entry for key, entry in entries.items() if entry and pretraining}
     if flags.write_only:
         recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
@@ -176,7 +171,8 @@ def main():
     for key, (name, own) in progress_bar(wanted.items(), unit="training", desc="fine-tuning"):
         if key not in entries:
             print(f"{name}: training; its log is {folder / name}.log", flush=True)
-            entries[key] = cache.add(name, own, recorded.train_and_evaluate(folder / name, own, *data, seed=key[1]))
+            outcome = recorded.train_and_evaluate(folder / name, own, *data, seed=key[1])
+            entries[key] = cache.add(name, [*own, *overlay], outcome)
         metrics = entries[key]["metrics"]
         print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()), flush=True)
         recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
@@ -184,7 +180,7 @@ def main():
 
 
 def slug(text):
-    """Returns "nothing_settings_of_the_configuration" for a row's title: a name of a folder."""
+    """Returns "nothing_at_the_full_learning_rate" for a row's title: a name of a folder."""
     return "_".join("".join(c if c.isalnum() or c == "." else " " for c in text).split())
 
 

@@ -96,13 +96,15 @@ def test_the_section_on_the_ablation():
     assert beyond == "none" and "flow, mask AP +0.050 ± 0.050" in within
 
 
-FLAGS = SimpleNamespace(images=40, steps=300, pretraining=3000, seeds=[0, 1])
+FLAGS = SimpleNamespace(images=40, pretraining=3000, seeds=[0, 1], gin_param=["A=1"])
 
 
-def test_fine_tuning_plans_equal_steps_and_weights_for_one_arm():
+def test_fine_tuning_starts_one_arm_and_the_trials_from_weights():
     runs = fine_tuning.plan(FLAGS, "RUN")
     assert list(runs)[:6] == [(arm, seed) for seed in (0, 1) for arm in fine_tuning.ARMS]
-    assert all("--gin_param=STEPS=300" in how for how in runs.values())
+    assert all(
+        "--gin_param=A=1" in how and not any("EPOCHS" in flag for flag in how) for how in list(runs.values())[:6]
+    )
     started = {arm for (arm, _), how in runs.items() if "--init_from=RUN" in how}
     assert started == {fine_tuning.TUNED, *fine_tuning.TRIALS}
     assert len({fine_tuning.slug(arm) for arm, _ in runs}) == len(fine_tuning.ARMS) + len(fine_tuning.TRIALS)
@@ -118,7 +120,7 @@ def test_the_section_on_fine_tuning(monkeypatch):
     for seed, gain in enumerate((0.2, 0.4)):
         entries[fine_tuning.TUNED, seed] = entry(mask=0.1 + gain)
         entries[fine_tuning.NOTHING, seed] = entry(box=0.5, mask=0.1)
-        entries[fine_tuning.USUAL, seed] = entry(mask=0.05)
+        entries[fine_tuning.FULL, seed] = entry(mask=0.05)
     entries["rate x 2", 0] = entry(box=0.25, mask=0.125)
     text = "\n".join(fine_tuning.report(entries, entry(), FLAGS))
     assert "| pretrained weights | **0.750** ± 0.000 | 0.750, 0.750 | **0.400** ± 0.141 | 0.300, 0.500 | 100 |" in text
