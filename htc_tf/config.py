@@ -32,6 +32,7 @@ MACROS = {
     "BASE_LEARNING_RATE": number(above=0, maximum=1000),
     "EPOCHS": optional(number(above=0)),
     "STEPS": optional(whole(0)),
+    "WARMUP_STEPS": whole(),
     "IMAGE_MIN_SIDE": whole(1),
     "IMAGE_MAX_SIDE": whole(1),
     "MAX_OBJECTS": whole(1),
@@ -117,13 +118,14 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         for path in paths:
             with reading(path):
                 gin.parse_config_file(str(path))
+        macros.text_name = "--gin_param"
         with reading("--gin_param"):
             gin.parse_config(gin_params)
         own_former = former.met[in_run:]
         with reading("gin configuration"):
             check_macros(macros)
             macros.settle_length()
-        epoch_steps = apply_records(macros, train_records, val_records)
+        epoch_steps, decided = apply_records(macros, train_records, val_records)
         with reading("gin configuration"):
             gin.finalize()
         experiment = build_experiment()
@@ -131,6 +133,8 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
         own_names = {former.replace_binding(name) for name in bound_names(own_text)}
         resolved = drop_bindings(gin.config_str(), superseded(gin, own_names))
+    if decided:
+        print(decided, flush=True)
     # Nobody edits a run's config.gin, so only names in the user's own files and flags are worth a note.
     if own_former:
         print(f"note: renamed in gin: {former.describe(own_former)}", file=sys.stderr)
@@ -146,16 +150,15 @@ def read_run(gin, run, paths, gin_params, trust_config, macros):
         if modules is not None:
             check_trust(text, run, modules)
         macros.bindings.clear()  # the two checks have parsed as well
-        macros.text_name, flag = run.config, macros.text_name
+        macros.text_name = run.config
         gin.parse_config(text)
-        macros.text_name = flag
 
 
 def apply_records(macros, train_records, val_records):
-    """Binds the settings that the training records decide, if there are any, and prints them.
+    """Binds the settings that the training records decide, if there are any.
 
     Returns:
-        The steps of an epoch, or None without records.
+        (epoch_steps, decided): the steps of an epoch, and a line of the settings; None and "" without records.
     Raises:
         UserError: The records are incomplete, or nothing says how many classes there are.
     """
@@ -164,18 +167,18 @@ def apply_records(macros, train_records, val_records):
             raise UserError(
                 "NUM_CLASSES is not set, and there are no records to take it from: add --gin_param NUM_CLASSES=N"
             )
-        return None
+        return None, ""
     from htc_tf.data.datasets import load_info
 
-    info, bound = load_info(train_records), macros.read(NAMES)
+    info = load_info(train_records)
+    with reading("gin configuration"):
+        bound = macros.read(NAMES)
     check_range(BATCH_SIZE, bound.get(BATCH_SIZE), whole(1))
     if not macros.is_used("NUM_CLASSES"):
-        bound.setdefault("NUM_CLASSES", None)
+        bound["NUM_CLASSES"] = info.num_classes
     values, remarks = decide(bound, info, bool(val_records))
     macros.bind(values)
-    if line := describe(values, remarks, train_records):
-        print(line, flush=True)
-    return steps_per_epoch(info.records, bound[BATCH_SIZE])
+    return steps_per_epoch(info.records, bound[BATCH_SIZE]), describe(values, remarks, train_records)
 
 
 def build_experiment():
@@ -227,7 +230,10 @@ def check_macros(macros):
 
 
 def superseded(gin, own_names):
-    """Returns the bindings of configurables that an override replaced: ResNet.depth, once the backbone is a Swin.
+    """Returns the bindings that an override replaced.
+
+    They are those of configurables that nothing refers to any more, such as ResNet.depth once the backbone is a Swin,
+    and macros that the override does without, such as WARMUP_STEPS once it binds `StepSchedule.warmup_steps` itself.
 
     Args:
         own_names: {name} bound where no later file could replace the configurable: in the last file without its
@@ -239,6 +245,7 @@ def superseded(gin, own_names):
     named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
     unused = bound_names(resolved) - used_names(gin)
     left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
+    left |= (unused & MACROS.keys()) - own_names
     if unused - left:
         names = sorted(unused - left)
         listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")

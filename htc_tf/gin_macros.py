@@ -12,12 +12,13 @@ class Macros:
     """Reads and binds gin's macros and parameters.
 
     Attributes:
-        text_name: Name of a text that is parsed without a file, for messages.
-        bindings: [(parser of one file or text, its name, macro, value)], in the order of the configuration.
+        text_name: Name, for messages, of the text that is parsed next, if it is not a file.
+        bindings: [(parser, source, macro, value)], in the order of the configuration: each file and each text has a
+            parser of its own, and `source` names it.
     """
 
     def __init__(self, gin):
-        self.gin, self.text_name, self.bindings = gin, "--gin_param", []
+        self.gin, self.text_name, self.bindings = gin, None, []
 
     def read(self, names):
         """Returns {name: value} of the macros and parameters that are bound, with references resolved."""
@@ -29,8 +30,8 @@ class Macros:
 
     def query(self, name):
         value = self.gin.query_parameter(key(name))
-        while isinstance(value, self.gin.config.ConfigurableReference) and value.selector.endswith("macro"):
-            value = self.gin.query_parameter(key(value.scoped_selector.rpartition("/")[0]))
+        if isinstance(value, self.gin.config.ConfigurableReference) and value.config_key[1] == "gin.macro":
+            return self.query("/".join(value.scopes))
         return copy.deepcopy(value)  # gin resolves a reference to a function or a constant when it is copied
 
     def bind(self, values):
@@ -50,14 +51,13 @@ class Macros:
         """
         length, sources = dict.fromkeys(LENGTH), {}
         for parser, source, name, value in self.bindings:
-            if name not in LENGTH:
-                continue
-            length |= {name: value} if value is None else dict.fromkeys(LENGTH) | {name: value}
-            own = sources.setdefault(parser, {"source": source})
-            own[name] = value
-        for own in sources.values():
+            if name in LENGTH:
+                if value is not None:
+                    length = dict.fromkeys(LENGTH)
+                length[name] = sources.setdefault((parser, source), {})[name] = value
+        for (_, source), own in sources.items():
             if all(own.get(name) is not None for name in LENGTH):
-                raise UserError(f"{own['source']} binds both EPOCHS and STEPS: keep one")
+                raise UserError(f"{source} binds both EPOCHS and STEPS: keep one")
         bound = self.read(LENGTH)
         self.bind({name: None for name in LENGTH if length[name] is None and (name in bound or self.is_used(name))})
         if "EPOCHS" in bound and not self.is_used("EPOCHS"):

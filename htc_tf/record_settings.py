@@ -33,6 +33,8 @@ def decide(bound, info, validates):
     """
     values, remarks = {}, {}
     epoch = steps_per_epoch(info.records, bound[BATCH_SIZE])
+    if info.categories and ("NUM_CLASSES" not in bound or bound.get("Experiment.fit_to_records")):
+        values["NUM_CLASSES"] = info.num_classes
     if bound.get("EPOCHS") is not None:
         epochs = bound["EPOCHS"]
         values |= {"EPOCHS": None, "STEPS": max(1, round(epochs * epoch))}
@@ -42,8 +44,6 @@ def decide(bound, info, validates):
             values[name] = epoch
     if bound.get("EVALUATE_EVERY", 0) is None:
         values["EVALUATE_EVERY"] = epoch if validates else 0
-    if info.categories and ("NUM_CLASSES" not in bound or bound.get("Experiment.fit_to_records")):
-        values["NUM_CLASSES"] = info.num_classes
     if bound.get("Experiment.fit_to_records"):
         fitted, reasons = fit_branches(bound, info)
         values, remarks = values | fitted, remarks | reasons

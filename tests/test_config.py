@@ -73,14 +73,23 @@ def test_an_override_may_replace_a_configurable(tmp_path):
     sys.path.insert(0, str(tmp_path))
     try:
         experiment, resolved = config.load([PAPER, str(override)], [])
-        with pytest.raises(UserError, match=r"nothing used StepSchedule\.decay"):
-            config.load([PAPER, str(override)], ["StepSchedule.decay=0.5"])
+        for param, unused in (("StepSchedule.decay=0.5", r"StepSchedule\.decay"), ("WARMUP_STEPS=5", "WARMUP_STEPS")):
+            with pytest.raises(UserError, match=rf"nothing used {unused};"):
+                config.load([PAPER, str(override)], [param])
     finally:
         sys.path.remove(str(tmp_path))
     assert type(experiment.optimizer.schedule).__name__ == "TheirSchedule"
     # The run keeps no binding of the replaced class, so it can be read again.
     assert "import their_schedule" in resolved
     assert not [name for name in names(resolved) if "StepSchedule" in name] and "RPN.xla" in names(resolved)
+    assert "WARMUP_STEPS" not in names(resolved)  # TheirSchedule has warm-up steps of its own
+
+
+def test_a_parameter_may_be_bound_without_its_macro():
+    experiment, resolved = config.load([PAPER], ["StepSchedule.warmup_steps=7"])
+    assert experiment.optimizer.schedule.warmup_steps == 7 and "WARMUP_STEPS" not in names(resolved)
+    with pytest.raises(UserError, match="nothing used WARMUP_STEP;"):
+        config.load([PAPER], ["WARMUP_STEP=7"])
 
 
 def test_a_missing_module_is_named(tmp_path):

@@ -68,7 +68,7 @@ def test_classes_and_branches_follow_the_records_only_if_asked():
 def test_one_line_describes_what_the_records_decided():
     found = decide(BOUND | {"Experiment.fit_to_records": True}, INFO, True)
     assert describe(*found, INFO.folder) == (
-        "from records/train: STEPS = 900 (12 epochs of 75 steps), EVALUATE_EVERY = 75, NUM_CLASSES = 3, "
+        "from records/train: NUM_CLASSES = 3, STEPS = 900 (12 epochs of 75 steps), EVALUATE_EVERY = 75, "
         "SEMANTIC = False (no stuff maps)"
     )
     found = decide(BOUND | {"EPOCHS": 1}, INFO, False)
@@ -115,7 +115,7 @@ def test_classes_that_nothing_binds_come_from_the_records(tiny_data, tmp_path):
     own.write_text("\n".join(lines))
     experiment, resolved = config.load([own], [], train_records=tiny_data.records)
     assert experiment.num_classes == 8 and "NUM_CLASSES = 8\n" in resolved
-    with pytest.raises(UserError, match=r"NUM_CLASSES is not bound.* add --gin_param NUM_CLASSES=N"):
+    with pytest.raises(UserError, match=r"NUM_CLASSES is not set.* add --gin_param NUM_CLASSES=N"):
         config.load([own], [])
     assert config.load([own], ["NUM_CLASSES=5"])[0].num_classes == 5
 
@@ -227,6 +227,7 @@ def test_configurations_that_do_not_know_epochs_take_them(tiny_data, tmp_path):
         ("EVALUATE_EVERY='epochs'", "EVALUATE_EVERY = 'epochs': must be a whole number, .* or one of 'epoch', None"),
         ("CHECKPOINT_EVERY=None", "CHECKPOINT_EVERY = None: must be"),
         ("BATCH_SIZE=0", "BATCH_SIZE = 0: must be"),
+        ("EPOCHS=%EPOCHS", "a value is nested too deeply"),
         ("Experiment.batch_size=0", r"Experiment\.batch_size = 0: must be"),
         ("Experiment.fit_to_records=1", r"Experiment\.fit_to_records = 1: must be"),
         ("BACKBONE_WEIGHTS=50", "BACKBONE_WEIGHTS = 50: must be a string, or None"),
