@@ -1,8 +1,9 @@
 """Weights of other frameworks: arrays under the names of mmdetection or Paddle as the variables of a model, and back.
 
-`model_zoo` names public files, which `download` fetches. `files` reads a checkpoint's bytes, and `pickles` the pickle
-in them as data. `versions` unwraps the weights and maps their names to the names in the tables of `names`; `sources`
-chooses the reader. `assign` follows the tables to the variables, whose axes `layouts` permutes. `conversion` is the
+`model_zoo` names public files, which `download` fetches. `sources` reads a checkpoint file: `files` reads its bytes
+(`other_files` tells what is no checkpoint, `safetensors_files` reads that format) and `pickles` the pickle in them as
+data; `wrappers` finds the weights among the rest, averaged ones by choice; `versions` maps their names to the names in
+the tables of `names`. `assign` follows the tables to the variables, whose axes `layouts` permutes. `conversion` is the
 work of the command `htc_tf.convert`.
 """
 

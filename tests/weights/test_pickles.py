@@ -1,5 +1,7 @@
-"""Hostile checkpoint files: each is refused quickly, in little memory, with one line."""
+"""Hostile checkpoint files: each is refused quickly, in little memory, with one line; unknown objects do nothing."""
 
+import os
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -9,6 +11,7 @@ import pytest
 
 from htc_tf.errors import UserError
 from htc_tf.weights.files import collect, read
+from htc_tf.weights.pickled_arrays import Inert
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.versions import SWIN_MARK
 from tests.weights.hostile_files import ARCHIVES, PICKLES
@@ -122,3 +125,70 @@ def test_random_changes_are_refused_or_read(write, tmp_path):
                     collect(content, path)
             except UserError as error:
                 assert len(str(error).splitlines()) == 1 and str(path) in str(error)
+
+
+def refused(path, words):
+    with pytest.raises(UserError) as error:
+        read_weights(path, "mmdet")
+    assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
+
+
+class Unknown:
+    """An object that a checkpoint holds beside its weights."""
+
+    def __init__(self, **state):
+        self.__dict__.update(state)
+
+
+@pytest.mark.parametrize("kind", ["pytorch_zip", "pytorch_legacy", "paddle_arrays"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_objects_beside_the_weights_are_passed_over(write, tmp_path, monkeypatch, kind, protocol):
+    """A global that is no part of an array is neither imported nor called, nor is anything made of it."""
+    (tmp_path / "side_effect.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\ndef run(*args): open(*args)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path, weights = tmp_path / "file", {"a": np.arange(3, dtype="f4")}
+    program = b"\x80\x02}X\x04\0\0\0metacside_effect\nrun\nX\x01\0\0\0w\x85Rs."
+    path.write_bytes(program)
+    refused(path, "meta is not an array but an object of side_effect.run")
+    others = [Unknown(x=1, y=[Unknown()]), {Unknown: 2}, Unknown, os.path.join, np.random.default_rng(0)]
+    content = {"state_dict": weights, "others": others}
+    if kind != "paddle_arrays":
+        getattr(write, kind)(path, content)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol))
+    np.testing.assert_array_equal(read_weights(path, "mmdet").arrays["a"], weights["a"])
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"ca.b\nC\n)R.",
+        b"ca.b\nC\n)\x81.",
+        b"\x80\x04\x8c\x03a.b\x8c\x01C\x93)}\x92.",
+        b"(ca.b\nC\nI1\no.",
+        b"(I1\nia.b\nC\n.",
+        b"ca.b\nC\n)\x81}(X\x01\0\0\0xI1\nub.",
+        b"ca.b\nC\n)\x81(I1\nI2\ne.",
+        b"ca.b\nC\n)\x81(I1\nI2\nu.",
+        b"ca.b\nC\n)\x81I1\na.",
+        b"\x80\x04\x8c\x03a.b\x8c\x01C\x93)\x81(I1\n\x90.",
+        b"ctorch._utils\n_rebuild_parameter\nca.b\nC\n\x88N\x87R.",
+    ],
+)
+def test_whatever_is_made_of_an_unknown_global_is_inert(tmp_path, program):
+    path = tmp_path / "file"
+    path.write_bytes(program)
+    assert read(path) == Inert("a.b.C")
+    refused(path, "holds an object of a.b.C instead of named weights")
+
+
+def test_weights_that_are_objects_are_refused(write, tmp_path):
+    """Neither the state dict nor an array in it may be an object."""
+    path, name = tmp_path / "file", f"{Unknown.__module__}.Unknown"
+    write.pytorch_zip(path, {"state_dict": {"a": np.ones(2, "f4"), "b": Unknown()}})
+    refused(path, f"b is not an array but an object of {name}")
+    write.pytorch_zip(path, {"state_dict": Unknown(), "epoch": 12})
+    refused(path, f"state_dict is not an array but an object of {name}")
+    write.pytorch_zip(path, {"model": Unknown(), "epoch": 12})
+    refused(path, f"holds an object of {name} instead of named weights")
