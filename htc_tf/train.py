@@ -1,6 +1,7 @@
 """python -m htc_tf.train: trains a model from records, and resumes an earlier run in the same folder."""
 
 import argparse
+import functools
 import sys
 
 from htc_tf import command_line, config
@@ -45,7 +46,7 @@ def parse():
     )
     config.add_flags(parser)
     parser.add_argument("--train_records", required=True, metavar="DIR", help="records to train on")
-    parser.add_argument("--val_records", metavar="DIR", help="records to evaluate on every EVALUATE_EVERY steps")
+    parser.add_argument("--val_records", metavar="DIR", help="records to evaluate on, by default once an epoch")
     parser.add_argument(
         "--workdir", required=True, metavar="RUN", help="the run's folder; an earlier run in it is resumed"
     )
@@ -81,14 +82,21 @@ def parse():
 def main():
     flags = parse()
     profile = read_profile(flags.profile)
+    load = functools.partial(
+        config.load,
+        flags.gin_file,
+        flags.gin_param,
+        train_records=flags.train_records,
+        val_records=flags.val_records,
+    )
     if flags.dry_run:
-        experiment, resolved = config.load(flags.gin_file, flags.gin_param)
+        experiment, resolved = load()
         from htc_tf.training.dry_run import dry_run
 
         print(dry_run(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
     with StopRequest(own_process=True) as stop:
-        experiment, resolved = config.load(flags.gin_file, flags.gin_param)
+        experiment, resolved = load()
         from htc_tf.training.trainer import train
 
         try:

@@ -67,7 +67,7 @@ def initialize(
 def load_weights(init_from, model, class_names):
     """Sets the weights of a model that a run, public weights or a file have, and prints which ones if some are new."""
     optional = ()
-    if isinstance(init_from, Run) or Path(init_from).is_dir():
+    if is_run(init_from):
         source = read_run(init_from if isinstance(init_from, Run) else Run(init_from), model)
     else:
         path, kind = locate(str(init_from), "--init_from")
@@ -80,6 +80,11 @@ def load_weights(init_from, model, class_names):
     for line in adopted.table:
         print(line, flush=True)
     return source.name
+
+
+def is_run(source):
+    """Returns True for a Run or a folder, also a missing one, which is told from a file and a name by its look."""
+    return isinstance(source, Run) or Path(source).is_dir() or ("/" in source and not Path(source).suffix)
 
 
 def read_run(run, model):

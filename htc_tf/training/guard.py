@@ -111,9 +111,17 @@ def run_lock(path):
         UserError: Another process holds it, which the message names; or the file cannot be written.
     """
     busy = f"{path.parent} is being trained by {{holder}}: stop that one, or name another --workdir"
+    new = not path.parent.exists()
     with contextlib.ExitStack() as stack:
+        if new:  # a training that is refused leaves no empty folder
+            stack.callback(remove_empty, path.parent)
         try:
             stack.enter_context(lock.hold(path, busy))
         except OSError as error:
             raise UserError(f"{path.parent} cannot be written ({error.strerror}): name another folder") from error
         yield
+
+
+def remove_empty(folder):
+    with contextlib.suppress(OSError):
+        folder.rmdir()

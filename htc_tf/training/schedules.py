@@ -1,5 +1,6 @@
 """Learning-rate schedules: step and cosine decay, with linear warm-up, scaled with the batch size."""
 
+import copy
 import math
 
 import gin
@@ -83,7 +84,14 @@ class CosineSchedule(Schedule):
 
 
 @gin.configurable
-@check_ranges()
-def learning_rate(schedule):
-    """The run's schedule, whichever optimizer it has; gin binds it once. An optimizer may be given its own instead."""
-    return schedule
+@check_ranges(scale=number(above=0, maximum=1000))
+def learning_rate(schedule, scale=1.0):
+    """Returns the run's schedule, whichever optimizer it has; an optimizer may be given its own instead.
+
+    Args:
+        schedule: Schedule; gin binds it once.
+        scale: float, factor of the peak rate; fine-tuning takes a part of the rate of the run file.
+    """
+    scaled = copy.copy(schedule)
+    scaled.peak *= scale
+    return scaled

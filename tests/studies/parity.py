@@ -74,7 +74,7 @@ DIFFERENCES = (
         "kept, with zero features",
         "`HTC.drop_empty = True`: dropped after their stage (Paddle)",
     ),
-    ("warm-up", "500 steps", "`StepSchedule.warmup_steps = 1000` (Paddle)"),
+    ("warm-up", "500 steps", "`WARMUP_STEPS = 1000` (Paddle)"),
 )
 SUBSAMPLED = "The arrays are read from tests/reference, where large ones are subsampled."
 COMPLETE = "The arrays are the references' complete ones; `make test` reads them subsampled, from tests/reference."

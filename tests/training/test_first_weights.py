@@ -90,8 +90,12 @@ def test_other_runs_that_do_not_fit(averaged_run, tmp_path):
     model, _, checkpoints = make_training(Run(tmp_path / "run"))
     with pytest.raises(UserError, match=r"nowhere is missing: name the folder of a training run"):
         initialize(checkpoints, model, None, Run(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"--init_from .*nowhere is missing"):
+    with pytest.raises(UserError, match=r"nowhere is missing: name the folder of a training run"):
         initialize(checkpoints, model, None, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"--init_from .*nowhere.pth is missing"):
+        initialize(checkpoints, model, None, str(tmp_path / "nowhere.pth"))
+    with pytest.raises(UserError, match=r"htc_r50_coco .*nearest are htc_r50_fpn_1x_coco"):
+        initialize(checkpoints, model, None, "htc_r50_coco")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"--init_from .*empty: .* no checkpoint"):
         initialize(checkpoints, model, None, Run(tmp_path / "empty"))

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.training.optim import LAMB, SGD, SGDW, AdamW
-from htc_tf.training.schedules import CosineSchedule, StepSchedule
+from htc_tf.training.schedules import CosineSchedule, StepSchedule, learning_rate
 
 PAPER = {"base": 0.02, "batch_size": 16, "steps": 88716}
 
@@ -38,6 +38,13 @@ def test_the_rate_scales_with_the_batch():
     for batch, peak in ((2, 0.0025), (16, 0.02), (64, 0.08)):
         schedule = StepSchedule(**PAPER | {"batch_size": batch}, warmup_steps=0)
         np.testing.assert_allclose(rates(schedule, [1, 2]), [peak] * 2, rtol=1e-6)
+
+
+def test_a_scaled_rate():
+    schedule = StepSchedule(**PAPER, warmup_steps=0)
+    for _ in range(2):  # the schedule itself keeps its rate
+        scaled = learning_rate(schedule, scale=0.5)
+        np.testing.assert_allclose(rates(scaled, [1, 59145, 88716]), [0.01, 0.001, 0.0001], rtol=1e-6)
 
 
 def test_cosine():
