@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "errors": set(),
     "structures": {"errors"},
     "ranges": {"errors"},
+    "record_settings": set(),
     "run": {"errors"},
     "lock": {"errors"},
     "progress": set(),
@@ -62,7 +63,6 @@ MAY_IMPORT |= {
     "gin_aliases": {"errors"},
     "gin_errors": {"errors"},
     "gin_macros": {"errors"},
-    "record_settings": set(),
     "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_errors", "gin_macros", "record_settings"}
     | {"experiment"}
     | {"models", "data", "training"},

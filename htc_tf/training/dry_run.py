@@ -1,4 +1,4 @@
-"""Dry run: memory, FLOPs, parameters and the first batch of a training, without any step of it.
+"""Dry run: length, memory, FLOPs, parameters and the first batch of a training, without any step of it.
 
 `python -m htc_tf.train --dry_run` prints it. FLOPs are TensorFlow's own count for each operation, two for a product and
 its sum; operations without a count (resizing, gathering, sorting) are left out. Mask heads count with the largest
@@ -16,8 +16,11 @@ from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.data.input import named_errors
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
+from htc_tf.record_settings import steps_per_epoch
 from htc_tf.training.checks import load_records
+from htc_tf.training.epochs import describe_interval, describe_steps
 from htc_tf.training.guard import flatten
+from htc_tf.training.validation import describe_evaluations
 
 PROGRAM = 1.1e9  # bytes, measured: TensorFlow and the compiled step of a minimal network on a CPU
 # Operations whose results the forward pass keeps for the backward pass.
@@ -25,12 +28,12 @@ KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchN
 
 
 def dry_run(experiment, config, train_records, val_records=None, seed=0):
-    """Returns a text of sections, the longest last: memory, FLOPs, parameters, first batch, configuration, variables.
+    """Returns a text of sections, the longest last: length, memory, FLOPs, parameters, first batch, ..., variables.
 
     Raises:
         UserError: Records and configuration do not fit.
     """
-    load_records(experiment, train_records, val_records)
+    train_info, val_info = load_records(experiment, train_records, val_records)
     experiment.prepare_runtime(seed)
     model = experiment.build_model()
     model.build_variables()
@@ -39,6 +42,7 @@ def dry_run(experiment, config, train_records, val_records=None, seed=0):
     graphs = trace(experiment, model, batch)
     parts = Parts(model)
     sections = {
+        "length": length_lines(experiment, train_info, val_info),
         "memory": memory_lines(experiment, model, graphs["training, forward"], batch),
         "GFLOPs per image": flop_lines(graphs, parts),
         "parameters": parameter_lines(model, parts),
@@ -47,6 +51,33 @@ def dry_run(experiment, config, train_records, val_records=None, seed=0):
         "variables": variable_lines(model),
     }
     return "\n\n".join("\n".join([f"== {title} ==", *lines]) for title, lines in sections.items())
+
+
+def length_lines(experiment, train_info, val_info):
+    """Describes the training in steps and epochs, and what happens at intervals."""
+    steps, every = experiment.steps, experiment.checkpoint_every
+    epoch_steps = steps_per_epoch(train_info.records, experiment.batch_size)
+    checkpoints = f"{describe_interval(every, steps, epoch_steps)}, of which" if every else "after the last step;"
+    rows = {
+        "records": f"{train_info.records} images of {train_info.folder}",
+        "epoch": f"{epoch_steps} steps of {experiment.batch_size} images",
+        "training": describe_steps(steps, epoch_steps),
+        "learning rate": describe_schedule(experiment.optimizer.build().schedule, steps, epoch_steps),
+        "evaluations": describe_evaluations(experiment, val_info, epoch_steps),
+        "checkpoints": f"{checkpoints} the newest {experiment.keep_checkpoints} are kept",
+    }
+    width = max(map(len, rows))
+    return [f"{name.ljust(width)}  {text}" for name, text in rows.items()]
+
+
+def describe_schedule(schedule, steps, epoch_steps):
+    """Returns "0.02 after 500 steps of warm-up, 0.002 after 1200 steps (8 epochs), ..., 0.0002 in the last step"."""
+    if not steps:
+        return "none"
+    drops = [round(at * steps) for at in getattr(schedule, "milestones", ())]
+    rates = [f"{schedule.peak:.3g} after {schedule.warmup_steps} steps of warm-up"]
+    rates += [f"{float(schedule(step)):.3g} after {describe_steps(step, epoch_steps)}" for step in drops]
+    return ", ".join([*rates, f"{float(schedule(steps - 1)):.3g} in the last step"])
 
 
 class Parts:

@@ -19,7 +19,7 @@ from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.step import make_train_loop, make_train_step
 from htc_tf.training.stop import StopRequest
-from htc_tf.training.validation import BestCheckpoint, Validation
+from htc_tf.training.validation import BestCheckpoint, Validation, evaluations_since_best
 
 
 @dataclass
@@ -54,16 +54,22 @@ class Loop:
         )
         self.train_loop = make_train_loop(self.train_step, self.experiment.train_input.shapes)
         self.writing = functools.partial(disk_errors, self.run.folder, self.checkpoints)
+        self.exhausted = self.is_exhausted()
+
+    @property
+    def finished(self):
+        """True after the last step, or once the evaluations have ended the training early."""
+        return self.exhausted or self.number >= self.experiment.steps
 
     def run_to_end(self):
         """Trains to the last step. Returns True if a stop request ended it earlier, with a checkpoint saved."""
-        if self.number > 0 and self.evaluation_pending():
+        if self.evaluation_pending():
             self.evaluate()
         if self.number == self.experiment.steps == 0:
             self.save()
-        while self.number < self.experiment.steps and not self.agree(self.stop):
+        while not self.finished and not self.agree(self.stop):
             self.run_until_due()
-        return self.evaluation_pending() or self.number < self.experiment.steps
+        return self.evaluation_pending() or not self.finished
 
     def run_until_due(self):
         """Trains until something is due, and does that."""
@@ -81,7 +87,7 @@ class Loop:
             tf.profiler.experimental.stop()
         if self.evaluation_due() and not stopping:
             self.evaluate()
-            if self.agree(self.stop):
+            if self.exhausted or self.agree(self.stop):
                 self.save()
 
     def train_steps(self, count):
@@ -122,23 +128,35 @@ class Loop:
         self.validation.copy_weights(self.model, self.averages)
         with contextlib.suppress(Interrupted):
             found = self.validation.evaluate()
-            if found is None:  # not the chief
-                return
-            metrics, images = found
-            with self.writing():
-                best = self.best.update(self.number, metrics, self.validation.model)
-                self.monitor.log_evaluation(self.number, metrics, images, self.best.run.folder if best else None)
+            if found is not None:  # the chief
+                metrics, images = found
+                with self.writing():
+                    best = self.best.update(self.number, metrics, self.validation.model)
+                    self.monitor.log_evaluation(self.number, metrics, images, self.best.run.folder if best else None)
+        self.exhausted = self.is_exhausted()
+
+    def is_exhausted(self):
+        """Returns True on all workers once `patience` evaluations have not improved on the best one.
+
+        The chief counts the lines of metrics.jsonl, so that a run which has ended early does not go on when it resumes.
+        """
+        if self.experiment.patience is None:
+            return False
+        since = evaluations_since_best(self.monitor.evaluations, self.experiment.keep_best)
+        return self.agree(since >= self.experiment.patience)
 
     def due(self, every):
         return bool(every) and self.number % every == 0
 
     def evaluation_due(self):
-        return self.validation is not None and self.due(self.experiment.evaluate_every)
+        if self.validation is None or not self.experiment.evaluate_every or self.number == 0:
+            return False
+        return self.due(self.experiment.evaluate_every) or self.number == self.experiment.steps
 
     def evaluation_pending(self):
         """Returns True if an evaluation is due that the chief has not logged yet."""
         chief = self.validation is not None and self.validation.workers.chief
-        return self.agree(chief and self.evaluation_due() and self.number not in self.monitor.evaluated)
+        return self.agree(chief and self.evaluation_due() and self.number not in self.monitor.evaluations)
 
     def next_pause(self):
         """Returns the next step after which Python has something to do."""

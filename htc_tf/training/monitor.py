@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import sys
 import time
@@ -12,16 +13,23 @@ from tensorboard.plugins.hparams import api as hparams
 
 from htc_tf.progress import progress_bar
 from htc_tf.run import sync, write_whole
+from htc_tf.training.epochs import describe_epoch, epoch_of
 
-PRINTED_METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP"}  # in the line of an evaluation
+# In the line of an evaluation.
+PRINTED_METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP", "val_loss/total": "validation loss"}
 # TensorBoard groups: everything else that a step returns, without a "/" in its name, is a loss.
-UNGROUPED = ("learning_rate", "gradient_norm", "loss_scale")
+UNGROUPED = ("epoch", "learning_rate", "gradient_norm", "loss_scale", "images_per_second", "input_wait")
+UNGROUPED += ("evaluation_seconds",)
 
 
 class Monitor:
-    """Writes a run's metrics and images. A line of metrics.jsonl is complete once `log` has returned."""
+    """Writes a run's metrics and images. A line of metrics.jsonl is complete once `log` has returned.
 
-    def __init__(self, run, config, first_step, steps, batch_size):
+    Attributes:
+        evaluations: {step: {name: number}}, the evaluations in metrics.jsonl.
+    """
+
+    def __init__(self, run, config, first_step, steps, batch_size, epoch_steps):
         """
         Args:
             run: Run to write to.
@@ -30,6 +38,7 @@ class Monitor:
                 repeated, and lines that a crash has damaged are moved to `run.metrics_cut`.
             steps: int, steps of the whole run.
             batch_size: int, images in a global batch.
+            epoch_steps: int, steps of an epoch.
         """
         self.path = run.metrics
         kept, cut = read_lines(self.path, first_step)
@@ -43,14 +52,14 @@ class Monitor:
                 file=sys.stderr,
             )
         write_whole(self.path, "".join(line + "\n" for line, _ in kept))
-        self.evaluated = {record["step"] for _, record in kept if "total" not in record}
+        self.evaluations = {record["step"]: record for _, record in kept if "total" not in record}
         self.writer = tf.summary.create_file_writer(str(run.folder), filename_suffix=f".{first_step}")
         with self.writer.as_default(step=first_step):
             tf.summary.text("gin/config", f"```\n{config}\n```")
             tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
             hparams.hparams(macros(config), trial_id=run.folder.resolve().name)
         self.bar = progress_bar(initial=first_step, total=steps, unit="step", desc="train")
-        self.batch_size = batch_size
+        self.batch_size, self.epoch_steps = batch_size, epoch_steps
         self.restart_clock(first_step)
 
     def restart_clock(self, step):
@@ -69,6 +78,8 @@ class Monitor:
         return element
 
     def advance(self, steps=1):
+        epoch, epochs = (math.ceil(n / self.epoch_steps) for n in (self.bar.n + steps, self.bar.total))
+        self.bar.set_description_str(f"train, epoch {epoch}/{epochs}", refresh=False)
         self.bar.update(steps)
 
     def print_line(self, line):
@@ -89,10 +100,7 @@ class Monitor:
         if self.waited is not None:
             speed["input_wait"] = self.waited / seconds
         self.restart_clock(step)
-        self._append({"step": step, **numbers, **speed})
-        with self.writer.as_default(step=step):
-            for name, value in {**numbers, **speed}.items():
-                tf.summary.scalar(name if name in (*UNGROUPED, *speed) or "/" in name else f"loss/{name}", value)
+        self._append(step, {**numbers, **speed})
         self.bar.set_postfix_str(f"loss {numbers['total']:.3f}, {rate:.1f} img/s", refresh=False)
 
     def log_evaluation(self, step, metrics, images, best=None):
@@ -100,25 +108,30 @@ class Monitor:
 
         Args:
             step: int, step after which it was made.
-            metrics: Metrics of the evaluator.
+            metrics: Metrics of the evaluator, `val_loss/NAME` for each loss on the validation records, and
+                `evaluation_seconds`.
             images: {name: [H, W, 3] uint8}.
             best: Path of the folder of its weights if they are the best so far, or None.
         """
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        self._append({"step": step, **numbers})
-        self.evaluated.add(step)
+        self.evaluations[step] = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        self._append(step, self.evaluations[step])
         with self.writer.as_default(step=step):
-            for name, value in numbers.items():
-                tf.summary.scalar(name, value)
             for name, image in images.items():
                 tf.summary.image(name, image[None])
         found = ", ".join(f"{name} {metrics[key]:.3f}" for key, name in PRINTED_METRICS.items() if key in metrics)
-        self.print_line(f"step {step}: {found}" + (f"; the best so far, saved in {best}" if best else ""))
+        line = f"{describe_epoch(step, self.epoch_steps)}: {found}, in {metrics['evaluation_seconds']:.0f} s"
+        self.print_line(line + (f"; the best so far, saved in {best}" if best else ""))
         self.restart_clock(step)
 
-    def _append(self, record):
+    def _append(self, step, numbers):
+        """Writes a line to metrics.jsonl and the same numbers for TensorBoard."""
+        numbers = {"epoch": epoch_of(step, self.epoch_steps), **numbers}
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        with self.writer.as_default(step=step):
+            for name, value in numbers.items():
+                grouped = name in UNGROUPED or "/" in name
+                tf.summary.scalar(name if grouped else f"loss/{name}", value)
         self.writer.flush()
 
     def sync(self):

@@ -13,8 +13,10 @@ import tensorflow as tf
 from htc_tf.checkpoint import Checkpoints, data_fingerprint, fingerprint
 from htc_tf.cluster import check_batch, check_same_step, make_agreement, make_strategy, read_cluster
 from htc_tf.moving_averages import MovingAverages
+from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
 from htc_tf.training.checks import check_determinism, check_run, load_records
+from htc_tf.training.epochs import describe_epoch, describe_steps
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
 from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock
@@ -22,7 +24,7 @@ from htc_tf.training.loop import Loop
 from htc_tf.training.memory import warn_of_memory
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.stop import StopRequest
-from htc_tf.training.validation import BestCheckpoint, Validation
+from htc_tf.training.validation import BestCheckpoint, Validation, describe_evaluations, evaluations_since_best
 
 
 def train(
@@ -38,7 +40,7 @@ def train(
     profile=None,
     stop=None,
 ):
-    """Trains to `experiment.steps`, resuming from the newest checkpoint of `run` if it has one.
+    """Trains to `experiment.steps`, or until `experiment.patience` ends it; resumes from `run`'s newest checkpoint.
 
     Args:
         experiment: Experiment.
@@ -63,6 +65,7 @@ def train(
     # Records: their classes and annotations must fit the configuration and the run.
     train_info, val_info = load_records(experiment, train_records, val_records)
     check_run(experiment, run, train_info)
+    epoch_steps = steps_per_epoch(train_info.records, experiment.batch_size)
 
     # Devices: one strategy for all of them.
     cluster = read_cluster()
@@ -109,6 +112,7 @@ def train(
         first_step = int(step.numpy())
         check_same_step(agree, first_step)
         print(describe_start(model, source, first_step), flush=True)
+        print(f"evaluations: {describe_evaluations(experiment, val_info, epoch_steps)}", flush=True)
         written = checkpoints.read_manifest()
         for name in ("config", "data", "seed"):
             if first_step and written.get(name, manifest[name]) != manifest[name]:
@@ -121,7 +125,7 @@ def train(
         # Only now: a run that cannot be resumed keeps its configuration and classes.
         run.create(config, categories)
         with disk_errors(run.folder, checkpoints):
-            monitor = Monitor(run, config, first_step, experiment.steps, experiment.batch_size)
+            monitor = Monitor(run, config, first_step, experiment.steps, experiment.batch_size, epoch_steps)
         stack.callback(monitor.close)
 
         # Steps, checkpoints and evaluations.
@@ -147,17 +151,28 @@ def train(
         )
         stopped = loop.run_to_end()
     if cluster.chief:
-        print("\n".join(closing_lines(run, loop.number, stopped, val_records)), flush=True)
+        print("\n".join(closing_lines(run, loop, stopped, val_records)), flush=True)
     return stopped
 
 
-def closing_lines(run, step, stopped, val_records):
+def closing_lines(run, loop, stopped, val_records):
     """Returns the last lines that a training prints: where the run is, and the next commands."""
+    step, metric, best = loop.number, loop.best.metric, loop.best.saved()
     if stopped:
         return [f"stopped after step {step}, saved in {run.folder}: the same command continues"]
-    command = f"python -m htc_tf.eval --checkpoint {run.folder} --records {val_records or 'VAL_RECORDS'}"
+    weights = run.best.folder if best else run.folder
+    ending = f"finished {describe_steps(step, loop.monitor.epoch_steps)}: {run.folder}"
+    if step < loop.experiment.steps:
+        since = evaluations_since_best(loop.monitor.evaluations, metric)
+        ending = (
+            f"stopped early at {describe_epoch(step, loop.monitor.epoch_steps)}: "
+            f"{metric} has not improved for {since} evaluation{'s' * (since != 1)}"
+        )
+    if best:
+        ending += f"; the best, {best[1]:.3f} at step {best[0]}, is in {weights}"
+    command = f"python -m htc_tf.eval --checkpoint {weights} --records {val_records or 'VAL_RECORDS'}"
     return [
-        f"finished {step} steps: {run.folder}",
+        ending,
         f"next: {command} --output {run.folder / 'metrics.json'}",
-        f"  or: python -m htc_tf.predict --checkpoint {run.folder} --input 'photos/*.jpg' --output pictures",
+        f"  or: python -m htc_tf.predict --checkpoint {weights} --input 'photos/*.jpg' --output pictures",
     ]

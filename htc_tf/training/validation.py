@@ -1,4 +1,4 @@
-"""Evaluation during training: COCO metrics, images of ground truth, predictions and stages' masks, the best checkpoint.
+"""Evaluation during training: COCO metrics, losses, images of ground truth and predictions, the best checkpoint.
 
 `training.loop` evaluates at an interval. The evaluation has a model of its own on this worker's devices, to which the
 weights or their averages are copied each time, so the training's are never touched. Every worker detects in its part of
@@ -7,15 +7,19 @@ the records, and the chief computes the metrics while the others wait in their n
 
 import itertools
 import sys
+import time
 
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
+from htc_tf.checkpoint_files import CheckpointFiles
 from htc_tf.errors import UserError
 from htc_tf.evaluation.eval_workers import Workers
 from htc_tf.evaluation.records import DRAW_THRESHOLD, NUM_DRAWINGS, evaluate_records, read_batches
 from htc_tf.inference.detector import Detector
 from htc_tf.inference.results import image_results
+from htc_tf.training.epochs import describe_interval
+from htc_tf.training.validation_losses import MAX_IMAGES, ValidationLosses
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import contact_sheet, draw
 
@@ -43,7 +47,7 @@ class Validation:
         self.strategy = strategy and tf.distribute.MirroredStrategy(
             strategy.extended.worker_devices, tf.distribute.ReductionToOneDevice()
         )
-        self.model = self.detector = None
+        self.model = self.detector = self.losses = None
 
     def copy_weights(self, model, averages=None):
         """Copies a model's weights, or their MovingAverages. All workers must call it, since all must read."""
@@ -52,6 +56,7 @@ class Validation:
                 self.model = self.experiment.build_model()
                 self.model.build_variables(blank=True)
             self.detector = Detector(self.model, self.experiment, self.strategy)
+            self.losses = ValidationLosses(self.experiment, self.model, self.info, self.detector.strategy, self.workers)
         for mine, theirs in zip(self.model.variables, model.variables, strict=True):
             mine.assign(tf.convert_to_tensor(theirs))
         if averages is not None:
@@ -61,20 +66,25 @@ class Validation:
         """Evaluates the copied weights.
 
         Returns:
-            (metrics, {name: [H, W, 3] uint8 image}) on the chief, None on the other workers.
+            (metrics, {name: [H, W, 3] uint8 image}) on the chief, None on the other workers. The metrics have
+            `val_loss/NAME` for each loss too, and the `evaluation_seconds` of all this.
         Raises:
             Interrupted: A worker has to stop.
         """
+        began = time.perf_counter()
+        losses = self.losses.compute()
         evaluated = evaluate_records(self.detector, self.info, drawings=NUM_DRAWINGS, workers=self.workers)
         if evaluated is None:
             return None
         metrics, _, drawings = evaluated
+        metrics |= {f"val_loss/{name}": value for name, value in losses.items()}
         images = {f"ground truth and prediction/{index}": drawing for index, drawing in enumerate(drawings)}
         if self.model.masks:
             for index, batches in enumerate(
                 itertools.islice(read_batches(self.detector, self.info.folder), STAGE_IMAGES)
             ):
                 images[f"masks by stage/{index}"] = self.draw_stages(batches)
+        metrics["evaluation_seconds"] = time.perf_counter() - began
         return metrics, images
 
     def draw_stages(self, batches):
@@ -127,3 +137,39 @@ class BestCheckpoint:
         checkpoints.save(step, metrics={self.metric: value})
         checkpoints.files.remove(lambda number: number > step)  # a resumed training repeats earlier steps
         return True
+
+    def saved(self):
+        """Returns (step, metric) of the weights that are saved, or None."""
+        if self.metric is None:
+            return None
+        files = CheckpointFiles(self.run.checkpoints)
+        number, _ = files.newest_intact()
+        value = None if number is None else files.manifest(number).get("metrics", {}).get(self.metric)
+        return None if value is None else (number, value)
+
+
+def evaluations_since_best(evaluations, metric):
+    """Returns the number of evaluations after the best one; 0 without any.
+
+    Args:
+        evaluations: {step: {name: number}}.
+        metric: Name of a number that is better when larger.
+    """
+    values = [numbers[metric] for _, numbers in sorted(evaluations.items()) if metric in numbers]
+    return len(values) - 1 - values.index(max(values)) if values else 0
+
+
+def describe_evaluations(experiment, info, epoch_steps):
+    """Returns "every 75 steps (1 epoch), 12 in all, each on 200 images of records/val", or "none".
+
+    Args:
+        experiment: Experiment.
+        info: DatasetInfo of the records, or None.
+        epoch_steps: int, steps of an epoch.
+    """
+    if info is None or not experiment.evaluate_every:
+        return "none"
+    interval = describe_interval(experiment.evaluate_every, experiment.steps, epoch_steps)
+    some = f", losses on the first {MAX_IMAGES}" if info.records > MAX_IMAGES else ""
+    patience = f"; ends early after {experiment.patience} without improvement" if experiment.patience else ""
+    return f"{interval}, each on {info.records} images of {info.folder}{some}{patience}"

@@ -1,8 +1,8 @@
 """Evaluates a small untrained network on 1, 2 and 4 logical devices, or as one of the workers of TF_CONFIG.
 
 `test_validation` starts it in a process of its own, since devices and workers are fixed once TensorFlow has started:
-python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results], for each number of devices, or on the
-chief for all workers together.
+python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results, losses], for each number of devices, or
+on the chief for all workers together.
 """
 
 import json
@@ -37,9 +37,10 @@ def main(records, folder):
         agree = make_agreement(strategy, cluster)
         validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
         validation.copy_weights(model)
+        losses = validation.losses.compute()
         evaluated = evaluate_records(validation.detector, validation.info, workers=validation.workers)
         if cluster.chief:
-            Path(folder, f"{name}.json").write_text(json.dumps(evaluated[:2]))
+            Path(folder, f"{name}.json").write_text(json.dumps([*evaluated[:2], losses]))
         else:
             assert evaluated is None
         # A stop request of any worker stops all of them.

@@ -7,8 +7,11 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
+from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
-from htc_tf.training.dry_run import Parts, dry_run, flops, run_mask_heads
+from htc_tf.training.dry_run import Parts, dry_run, flops, length_lines, run_mask_heads
+from htc_tf.training.optim import SGD
+from htc_tf.training.schedules import StepSchedule
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 BARE = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False"]
@@ -52,7 +55,7 @@ def test_sections(tiny_data):
     assert sections["configuration"] == resolved.strip()
     # The longest section comes last, so that it does not scroll the others out of sight.
     assert list(sections) == [
-        *("memory", "GFLOPs per image", "parameters", "first batch", "configuration", "variables"),
+        *("length", "memory", "GFLOPs per image", "parameters", "first batch", "configuration", "variables"),
     ]
     table, variables = sections["parameters"], sections["variables"]
     total, trained = (int(x.replace(",", "")) for x in re.search(r"total +([\d,]+) +([\d,]+)", table).groups())
@@ -70,6 +73,27 @@ def test_sections(tiny_data):
     rows = re.findall(r"^(\S.*?) +([\d.]+) +([\d.]+)$", sections["GFLOPs per image"], re.MULTILINE)
     assert {"backbone", "neck", "rpn", "box heads", "total"} <= {name for name, _, _ in rows}
     assert re.search(r"images +\[2, 64, 64, 3\] +uint8", sections["first batch"])
+
+
+def test_the_length_of_a_training(tiny_data):
+    """Six images in batches of two: an epoch has three steps."""
+    records = tiny_data.records
+    experiment, _ = config.load([TINY], ["STEPS=12", "EVALUATE_EVERY=5", "CHECKPOINT_EVERY=3"])
+    experiment.optimizer = SGD(StepSchedule(base=4e-3, batch_size=2, steps=12, warmup_steps=2))
+    info = load_info(records)
+    assert length_lines(experiment, info, info) == [
+        f"records        6 images of {records}",
+        "epoch          3 steps of 2 images",
+        "training       12 steps (4 epochs)",
+        "learning rate  0.0005 after 2 steps of warm-up, 5e-05 after 8 steps (2.67 epochs), "
+        "5e-06 after 11 steps (3.67 epochs), 5e-06 in the last step",
+        f"evaluations    every 5 steps (1.67 epochs), 3 in all, each on 6 images of {records}",
+        "checkpoints    every 3 steps (1 epoch), 4 in all, of which the newest 3 are kept",
+    ]
+    experiment, _ = config.load([TINY], ["STEPS=0", "CHECKPOINT_EVERY=0"])
+    assert [line.split("  ")[-1].strip() for line in length_lines(experiment, info, None)[2:]] == [
+        *("0 steps (0 epochs)", "none", "none", "after the last step; the newest 3 are kept"),
+    ]
 
 
 def test_a_configuration_that_does_not_fit_is_refused_first(tiny_data):

@@ -38,8 +38,8 @@ def test_lines_of_steps_to_be_repeated_are_moved(tmp_path):
         b'{"step": 4, "tot',
     ]
     run.metrics.write_bytes("\n".join(map(json.dumps, lines)).encode() + b"\n" + b"\n".join(damaged))
-    monitor = Monitor(run, CONFIG, first_step=2, steps=9, batch_size=2)
-    assert monitor.evaluated == {2}
+    monitor = Monitor(run, CONFIG, first_step=2, steps=9, batch_size=2, epoch_steps=6)
+    assert monitor.evaluations == {2: lines[1]}
     # Nothing is lost if a checkpoint was moved away by mistake.
     assert run.metrics_cut.read_bytes().splitlines() == [json.dumps(lines[2]).encode(), *damaged]
     next_one = monitor.wait(iter([7]))
@@ -48,18 +48,36 @@ def test_lines_of_steps_to_be_repeated_are_moved(tmp_path):
     monitor.close()
     kept = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert next_one == 7 and [record["step"] for record in kept] == [1, 2, 3, 4] and kept[2]["total"] == 0.5
+    assert [record.get("epoch") for record in kept] == [None, None, 0.5, 0.6667]
     assert kept[2]["images_per_second"] > 0 and 0 <= kept[2]["input_wait"] < 1
     assert "input_wait" not in kept[3]  # no call of `wait`: the waiting time of a compiled loop is unknown
 
 
 def test_a_line_per_evaluation(tmp_path, capsys):
-    monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=9, batch_size=2)
-    monitor.log_evaluation(4, {"bbox/AP": 0.25, "segm/AP": 0.1239, "bbox/AP50": 0.5, "per_class": {}}, {}, tmp_path)
-    monitor.log_evaluation(8, {"bbox/AP": -1.0}, {})
+    monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=9, batch_size=2, epoch_steps=4)
+    metrics = {"bbox/AP": 0.25, "segm/AP": 0.1239, "bbox/AP50": 0.5, "per_class": {}, "val_loss/total": 2.5}
+    monitor.log_evaluation(4, {**metrics, "evaluation_seconds": 7.4}, {}, tmp_path)
+    monitor.log_evaluation(9, {"bbox/AP": -1.0, "evaluation_seconds": 0.2}, {})
     monitor.close()
-    told = capsys.readouterr().out
-    assert told == f"step 4: box AP 0.250, mask AP 0.124; the best so far, saved in {tmp_path}\nstep 8: box AP -1.000\n"
-    assert monitor.evaluated == {4, 8}
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 1 (step 4): box AP 0.250, mask AP 0.124, validation loss 2.500, in 7 s; the best so far, "
+        f"saved in {tmp_path}",
+        "epoch 2.25 (step 9): box AP -1.000, in 0 s",
+    ]
+    again = Monitor(Run(tmp_path), CONFIG, first_step=9, steps=9, batch_size=2, epoch_steps=4)
+    again.close()
+    assert again.evaluations.keys() == monitor.evaluations.keys() == {4, 9}
+    assert again.evaluations[4].items() >= monitor.evaluations[4].items() > {"val_loss/total": 2.5}.items()
+
+
+def test_the_bar_counts_epochs(tmp_path, capsys):
+    monitor = Monitor(Run(tmp_path), CONFIG, first_step=4, steps=10, batch_size=2, epoch_steps=4)
+    shown = []
+    for steps in (1, 3, 1):
+        monitor.advance(steps)
+        shown.append(monitor.bar.desc)
+    monitor.close()
+    assert shown == ["train, epoch 2/3", "train, epoch 2/3", "train, epoch 3/3"] and monitor.bar.n == 9
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +116,7 @@ def test_tensorboard_shows_the_numbers(ask, tiny_run):
     losses = {"total", "rpn_class", "rpn_box", "stage3_class", "stage3_box", "stage3_mask", "semantic"}
     wanted = {f"loss/{name}" for name in losses} | {"learning_rate", "gradient_norm", "images_per_second", "input_wait"}
     wanted |= {"sampling/proposal_recall", "sampling/stage3_foreground", "sampling/stage3_iou", "bbox/AP", "segm/AP"}
+    wanted |= {f"val_{name}" for name in wanted if name.startswith("loss/")} | {"epoch", "evaluation_seconds"}
     assert wanted <= set(tags)
     points = ask("data/plugin/scalars/scalars", run=".", tag="loss/total")
     lines = [json.loads(line) for line in tiny_run.metrics.read_text().splitlines()]

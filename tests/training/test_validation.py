@@ -2,20 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.run import Run
-from htc_tf.training.validation import BestCheckpoint
+from htc_tf.training.validation import BestCheckpoint, describe_evaluations, evaluations_since_best
 
 SCRIPT = Path(__file__).with_name("evaluating.py")
 
 
 @pytest.fixture(scope="module")
 def written(run_workers, tiny_data, tmp_path_factory):
-    """{"1", "2", "4": devices of one process, "workers": two processes of one}: [metrics, results] of each."""
+    """{"1", "2", "4": devices of one process, "workers": two processes of one}: [metrics, results, losses] of each."""
     folder = tmp_path_factory.mktemp("evaluations")
     command = [SCRIPT, tiny_data.records, folder]
     run_workers(command, command)
@@ -24,9 +25,10 @@ def written(run_workers, tiny_data, tmp_path_factory):
 
 @pytest.mark.parametrize("other", ["2", "4", "workers"])
 def test_devices_and_workers_do_not_change_the_results(written, other):
-    metrics, results = written["1"]
+    metrics, results, losses = written["1"]
     assert written[other][1] == results  # every bit of every box, score and mask
     assert written[other][0] == metrics
+    assert written[other][2] == losses and losses["total"] > 0
     assert metrics["images"] == 6 and {result["image_id"] for result in results} == set(range(1, 7))
 
 
@@ -46,7 +48,10 @@ def kept(run):
 def test_only_better_weights_replace_the_best(tmp_path):
     run = Run(tmp_path)
     update = BestCheckpoint(run, "segm/AP", "", []).update
+    assert BestCheckpoint(run, "segm/AP", "", []).saved() is None
     assert update(8, {"segm/AP": 0.5}, Model(1)) and kept(run) == ("8", 1.0, 1)
+    assert BestCheckpoint(run, "segm/AP", "", []).saved() == (8, 0.5)
+    assert BestCheckpoint(run, "bbox/AP", "", []).saved() is BestCheckpoint(run, None, "", []).saved() is None
     again = BestCheckpoint(run, "segm/AP", "", []).update
     assert not again(12, {"segm/AP": 0.5}, Model(2)) and kept(run) == ("8", 1.0, 1)
     # A training resumed from an earlier checkpoint may reach other metrics, at other steps.
@@ -61,3 +66,24 @@ def test_damaged_best_weights_are_replaced(tmp_path, capsys):
     assert update(12, {"segm/AP": 0.4}, Model(2)) and kept(run) == ("12", 2.0, 1)
     line = capsys.readouterr().err
     assert line.startswith("note: ") and "ckpt-8.index" in line and line.endswith("step 12 replaces it\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [([], 0), ([0.3], 0), ([0.1, 0.2], 0), ([0.2, 0.2], 1), ([0.2, 0.1, 0.3, 0.3, 0.0], 2), ([-1.0, -1.0], 1)],
+)
+def test_evaluations_since_the_best(values, since):
+    evaluations = {10 * i: {"segm/AP": value, "bbox/AP": i} for i, value in enumerate(values)}
+    evaluations |= {5: {"bbox/AP": 9.0}}  # of boxes only
+    assert evaluations_since_best(dict(reversed(evaluations.items())), "segm/AP") == since
+
+
+def test_the_evaluations_are_described():
+    experiment = SimpleNamespace(evaluate_every=75, steps=900, patience=None)
+    info = SimpleNamespace(records=200, folder="records/val")
+    told = "every 75 steps (1 epoch), 12 in all, each on 200 images of records/val"
+    assert describe_evaluations(experiment, info, 75) == told
+    experiment.patience, info.records = 5, 5000
+    told = told.replace("200", "5000") + ", losses on the first 500; ends early after 5 without improvement"
+    assert describe_evaluations(experiment, info, 75) == told
+    assert describe_evaluations(experiment, None, 75) == "none"

@@ -1,0 +1,81 @@
+"""Losses on the validation records: golden, against one batch of all images, and nothing of the model moves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf.data.datasets import load_info
+from htc_tf.evaluation.eval_workers import Workers
+from htc_tf.evaluation.records import Interrupted
+from htc_tf.models.layers import trained_batch_norms
+from htc_tf.ops.matching import subsample_evenly
+from htc_tf.training import validation_losses
+from htc_tf.training.validation_losses import ValidationLosses, normalize
+
+NORMS = ["MaskHead.norm='batch'", "SemanticHead.norm='batch'", "FPN.norm='sync_batch'"]
+
+
+@pytest.fixture
+def parts(tiny_data, tiny_model, eagerly):
+    """An Experiment, a model whose batch norms have seen a batch, and the DatasetInfo; sampling has no random order."""
+    experiment, model = tiny_model("NUM_STAGES=2", *NORMS)
+    experiment.objective.anchor_sampler.choose = model.roi_sampler.choose = lambda seed: subsample_evenly
+    batch = next(iter(experiment.eval_input.dataset(tiny_data.records, seed=0)))
+    before = [v.numpy() for v in moving(model)]
+    model(batch.images, batch.sizes, batch.truth, tf.constant([0, 0]))
+    assert all((v.numpy() != old).any() for v, old in zip(moving(model), before, strict=True))
+    return experiment, model, load_info(tiny_data.records)
+
+
+def moving(model):
+    return [v for norm in trained_batch_norms(model) for v in (norm.moving_mean, norm.moving_variance)]
+
+
+def make(experiment, model, info, workers=None):
+    return ValidationLosses(experiment, model, info, tf.distribute.get_strategy(), workers or Workers())
+
+
+def test_they_equal_those_of_one_batch_of_all_images(parts, monkeypatch):
+    experiment, model, info = parts
+    values = [v.numpy() for v in model.variables]
+    found = make(*parts).compute()
+    for variable, value in zip(model.variables, values, strict=True):
+        np.testing.assert_array_equal(variable, value, err_msg=variable.name)
+    # A second way: all images at once, in training, by batch norms that Keras does not train.
+    experiment.eval_input.batch_size = info.records
+    (batch,) = experiment.eval_input.dataset(info.folder, seed=0)
+    for norm in trained_batch_norms(model):
+        norm.trainable = False
+    seed = tf.constant([0, 0])
+    named = experiment.objective(model(batch.images, batch.sizes, batch.truth, seed), batch.truth, batch.sizes, seed)
+    wanted = {name: float(loss.value) for name, loss in named.items()}
+    assert {"semantic", "stage2_mask"} < wanted.keys()
+    assert found == pytest.approx({**wanted, "total": sum(wanted.values())}, rel=1e-4)
+    # Only the first images count.
+    monkeypatch.setattr(validation_losses, "MAX_IMAGES", 2)
+    first = tf.nest.map_structure(lambda x: x[:2], batch)
+    outputs = model(first.images, first.sizes, first.truth, seed)
+    named = experiment.objective(outputs, first.truth, first.sizes, seed)
+    found = make(*parts).compute()
+    assert found["rpn_class"] == pytest.approx(float(named["rpn_class"].value), rel=1e-4)
+
+
+def test_losses_without_annotations_are_left_out(parts):
+    experiment, model, info = parts
+    bare = dataclasses.replace(info, masks=False, stuff=dataclasses.replace(info.stuff, present=False))
+    everything, some = make(*parts).compute(), make(experiment, model, bare).compute()
+    assert everything.keys() - some.keys() == {"stage1_mask", "stage2_mask", "semantic"}
+    assert some["total"] == pytest.approx(sum(value for name, value in some.items() if name != "total"))
+
+
+def test_a_stop_interrupts(parts):
+    with pytest.raises(Interrupted):
+        make(*parts, Workers(stop=True)).compute()
+
+
+def test_the_sums_are_exact_and_independent_of_their_order():
+    rows = [(1e16, 1.0, 0.5), (1.0, 0.0, 0.5), (-1e16, 2.0, 0.5), (2.0, 1.0, 0.5)]
+    assert normalize(rows) == normalize(rows[::-1]) == 0.5 * 3 / 4
+    assert normalize([(0.0, 0.0, 1.0)]) == 0.0
