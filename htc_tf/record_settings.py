@@ -38,7 +38,7 @@ def decide(bound, info, validates):
     if bound.get("EPOCHS") is not None:
         epochs = bound["EPOCHS"]
         values |= {"EPOCHS": None, "STEPS": max(1, round(epochs * epoch))}
-        remarks["STEPS"] = f"{epochs:g} epoch{'s' * (epochs != 1)} of {epoch} steps"
+        remarks["STEPS"] = f"{epochs:g} epoch{'s' * (epochs != 1)} of {epoch} step{'s' * (epoch != 1)}"
     for name in ("CHECKPOINT_EVERY", "EVALUATE_EVERY"):
         if bound.get(name) == EPOCH:
             values[name] = epoch

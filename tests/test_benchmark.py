@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from htc_tf import benchmark
-from htc_tf.measurement import describe, measure
+from htc_tf.experiment import Experiment
+from htc_tf.measurement import configure, describe, make_parser, measure
 
 TINY = ("--gin_file=tests/tiny.gin", "--height=64", "--width=64")
 BARE = ("--gin_param=NUM_STAGES=1", "--gin_param=MASKS=False", "--gin_param=SEMANTIC=False")
@@ -58,6 +59,15 @@ def test_train(call, tmp_path, capsys):
     assert content["unit"] == "step" and 0 < content["cpu_seconds"]["median"] < 60
     assert details["gradient bytes"] == 4 * details["trained parameters"] > 0
     assert "train: 64 x 64, batch 2, float32" in capsys.readouterr().out
+
+
+def test_a_length_in_epochs_needs_no_records(tmp_path):
+    own, parser = tmp_path / "own.gin", make_parser("benchmark", "", benchmark.MODES)
+    own.write_text("include 'tests/tiny.gin'\nEPOCHS = 3\n")
+    flags = parser.parse_args([f"--gin_file={own}", *TINY[1:], "--mode=train", "--batch=2"])
+    configure(flags, benchmark.MODES["train"])
+    schedule = Experiment().optimizer.schedule
+    assert schedule.steps == 1000 and float(schedule(500)) > 0
 
 
 def test_input(call, tiny_data, tmp_path, capsys):

@@ -73,6 +73,8 @@ def test_one_line_describes_what_the_records_decided():
     )
     found = decide(BOUND | {"EPOCHS": 1}, INFO, False)
     assert describe(*found, INFO.folder) == "from records/train: STEPS = 75 (1 epoch of 75 steps)"
+    found = decide(BOUND | {"Experiment.batch_size": 150}, INFO, False)
+    assert describe(*found, INFO.folder) == "from records/train: STEPS = 12 (12 epochs of 1 step)"
     assert describe({}, {}, "x") == describe({"EVALUATE_EVERY": 0}, {}, "x") == ""
 
 
