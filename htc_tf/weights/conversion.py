@@ -47,7 +47,6 @@ def convert(experiment, config, path, run, source=None, ema=None, annotations=No
     categories = read_categories(annotations, experiment.num_classes) if annotations else None
     weights = read_weights(path, source, ema)
     categories = categories or name_categories(weights.class_names, experiment.num_classes)
-    check_finite(weights.arrays, path)
 
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
@@ -103,12 +102,6 @@ def compile_pattern(pattern):
         raise UserError(
             f"--allow_partial {pattern}: not a regular expression ({error}); a part of a name, such as fc_cls, is one"
         ) from error
-
-
-def check_finite(arrays, weights):
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if bad:
-        raise UserError(f"{weights} holds NaN or infinity in {', '.join(bad[:8])}: its training failed")
 
 
 def has_paddle_stds(model):

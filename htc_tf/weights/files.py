@@ -94,8 +94,9 @@ def collect(named, path):
             made += array.size * dtype.itemsize
             if made > MAX_EXPANSION * held + SLACK:
                 raise ValueError(f"{made} bytes of arrays from {held} stored: too many names share a storage")
-            # A contiguous copy, which does not keep the file's bytes in memory.
-            arrays[name] = np.array(array, dtype, order="C")
+            # A contiguous copy, which does not keep the file's bytes in memory; what float32 cannot hold is infinite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                arrays[name] = np.array(array, dtype, order="C")
     return arrays
 
 

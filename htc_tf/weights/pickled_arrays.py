@@ -171,7 +171,7 @@ DTYPES = {
 }
 # Globals that run commands or load code; no checkpoint needs them.
 HARMFUL = re.compile(
-    r"(os|posix|nt|sys|subprocess|pty|shutil|socket|ctypes|importlib|imp|runpy|code|pickle|_pickle)\."
+    r"(os|posix|nt|sys|subprocess|pty|shutil|socket|ctypes|importlib|runpy|pickle|_pickle)\."
     r"|(builtins|__builtin__)\.(eval|exec|execfile|compile|apply|open|input|breakpoint|__import__)$"
 )
 # {global: its replacement}: a string if pickles only mention it, a Call if they call it.

@@ -69,12 +69,13 @@ def read_weights(path, source=None, ema=None):
     Returns:
         Weights.
     Raises:
-        UserError: The file cannot be read, is of another architecture, or lacks the requested averages.
+        UserError: The file cannot be read, is of another architecture, lacks the requested averages, or holds NaN.
     """
     content = read(path)
     named, notes = unwrap(content, path, ema)
     source = source or detect(named, path)
     arrays, more = SOURCES[source].read(collect(named, path), path)
+    check_finite(arrays, path)
     names = check_classes(class_names(content), arrays)
     return Weights(arrays, SOURCES[source].framework, source, names, [*notes, *more])
 
@@ -92,6 +93,12 @@ def detect(names, path):
     names = list(names)
     shown = ", ".join(dict.fromkeys((names[0], names[len(names) // 2], names[-1])))
     raise UserError(f"{path} is of another architecture{kind}: it has weights such as {shown}")
+
+
+def check_finite(arrays, path):
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(f"{path} holds NaN or infinity in {', '.join(bad[:8])}: its training failed")
 
 
 def check_classes(names, arrays):

@@ -130,3 +130,11 @@ def test_another_architecture_is_refused_before_its_arrays_are_made(write, tmp_p
     write.pytorch_zip(tmp_path / "x.pth", {"backbone.bottom_up.x": write.View(np.zeros(1, "f4"), 9, (99,), (1,))})
     with pytest.raises(UserError, match=r"of another architecture, of detectron2"):
         read_weights(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_a_failed_training_is_refused(write, tmp_path, value):
+    weights = {"backbone.conv1.weight": np.array([1, value]), "rpn_head.rpn_cls.bias": np.ones(3)}
+    write.pytorch_zip(tmp_path / "x.pth", weights)
+    with pytest.raises(UserError, match=r"x\.pth holds NaN or infinity in backbone\.conv1\.weight"):
+        read_weights(tmp_path / "x.pth")
