@@ -1,10 +1,16 @@
 """Fine-tuning: which weights a model of other classes takes from a run or a file."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from htc_tf import config, train
 from htc_tf.checkpoint import Checkpoints, restore_weights
+from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
@@ -13,6 +19,7 @@ from htc_tf.training.class_columns import ClassColumns, find_columns, shared_cla
 from htc_tf.training.first_weights import initialize
 from htc_tf.weights import mmdet_arrays
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["NUM_STAGES=2", "Postprocess.keep=2"]
 PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 NAMES = ["disk", "ring", "bar", "box", "star", "moon", "leaf", "drop"]  # of the tiny model's 8 classes
@@ -150,6 +157,44 @@ def sorted_weights(model):
     return [v for _, v in sorted(enumerate(model.variables), key=lambda item: (item[1].name, item[0]))]
 
 
+def test_former_attributes(trained, tiny_model, tmp_path, monkeypatch):
+    """Runs of earlier versions have other names of attributes in their graphs."""
+    _, old = trained
+    mask_heads = [stage.mask_head for stage in old.stages]
+    for head in mask_heads:
+        head._track_trackable(head.flow_conv, "receive")
+        head._delete_tracking("flow_conv")
+    run = Run(tmp_path / "former")
+    run.create("", categories(NAMES))
+    Checkpoints(run, old).save(3)
+    stored = {name for name, _ in tf.train.list_variables(str(run.checkpoints / "ckpt-3"))}
+    assert any("/receive/" in name for name in stored) and not any("/flow_conv/" in name for name in stored)
+    _, model = tiny_model(*SMALL)
+    start(model, tmp_path, run, NAMES)
+    np.testing.assert_array_equal(
+        model.stages[1].mask_head.flow_conv.convolution.kernel, mask_heads[1].flow_conv.convolution.kernel
+    )
+
+
+def test_two_devices(trained, tiny_model, tiny_data, tmp_path):
+    """A process with two logical devices takes the weights; its own checkpoint, of mirrored variables, is read too."""
+    run, old = trained
+    Run(run.folder).create("", categories(load_info(tiny_data.records).class_names))
+    flags = ["--gin_file", "tests/tiny.gin", "--devices", "CPU:0", "CPU:1", "--init_from", run.folder]
+    for param in (*SMALL, "STEPS=0", "Experiment.ema_decay=0.9"):
+        flags += ["--gin_param", param]
+    flags += ["--train_records", tiny_data.records, "--workdir", tmp_path / "mirrored"]
+    result = subprocess.run(
+        [sys.executable, "-m", "htc_tf.train", *map(str, flags)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f"starting from {run.checkpoints / 'ckpt-3'}; nothing is frozen" in result.stdout
+    _, model = tiny_model(*SMALL)
+    start(model, tmp_path, Run(tmp_path / "mirrored"), load_info(tiny_data.records).class_names)
+    for mine, theirs in zip(model.variables, old.variables, strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=mine.name)
+
+
 def test_another_architecture(trained, tiny_model, tmp_path):
     run, _ = trained
     _, model = tiny_model(*SMALL, "ResNet.depth=18")
@@ -259,6 +304,13 @@ def test_the_overlay_follows_any_run_file(name, tiny_data):
     assert (experiment.num_classes, experiment.batch_size, experiment.steps) == (8, 4, 24 * 2)
     assert experiment.optimizer.schedule.peak == pytest.approx(0.0025) and experiment.checkpoint_every == 2
     assert experiment.optimizer.schedule.warmup_steps == 100
+
+
+def test_the_overlay_and_a_cosine_schedule(tiny_data):
+    files = ["gin/htc_shapes.gin", "gin/options/fine_tune.gin"]
+    experiment, _ = config.load(files, [], train_records=tiny_data.records)
+    schedule = experiment.optimizer.schedule
+    assert (experiment.steps, schedule.peak, schedule.warmup_steps) == (48, 8e-3 / 4 / 2, 100)
 
 
 def test_the_overlay_and_another_optimizer(tiny_data):
