@@ -1,108 +1,182 @@
-"""A `tf.keras.Model` around the detector, for code that trains by `compile`, `fit`, `evaluate` and `predict`.
+"""A `tf.keras.Model` around the detector, for those who train with Keras' `compile`, `fit`, `evaluate` and `predict`.
 
     experiment, resolved = config.load(["gin/htc_r50_fpn_1x_coco.gin"], [], train_records="records/train")
-    model = KerasModel(experiment)
+    model = KerasModel(experiment, resolved, "records/train", "RUN")
     model.compile()
-    model.fit(experiment.train_input.dataset("records/train", seed=0), steps_per_epoch=experiment.epoch_steps, epochs=12)
+    model.fit(model.train_dataset(), steps_per_epoch=model.epoch_steps, epochs=12)
+    model.save_run()
 
 Keras calls the compiled step of `htc_tf.train`: losses and weights are the same. docs/training.md has more.
 """
+
+import types
 
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
+from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
+from htc_tf.training.checks import check_labels, check_run, check_supervision
 from htc_tf.training.first_weights import initialize
-from htc_tf.training.loop import sync_batch_norm_stats
+from htc_tf.training.frozen import describe_start
+from htc_tf.training.loop import distribute, sync_batch_norm_stats
 from htc_tf.training.optim import attach_schedule
 from htc_tf.training.step import make_train_step
+from htc_tf.training.validation_losses import make_losses
+
+NOT_LOSSES = {"total", "finite", "gradient_norm", "learning_rate", "loss_scale"}  # of a step's numbers
 
 
 class KerasModel(tf.keras.Model):
-    """An Experiment's HTC, `htc`, for Keras; its data are the datasets of the Experiment's Inputs.
+    """An HTC, `htc`, for Keras. The Experiment decides on clipping, accumulation, precision and XLA, as in `train`.
 
-    `fit` and `evaluate` report the mean of each loss over an epoch, and of their sum, `loss`. `predict` returns a dict:
-    the `image_ids` and the fields of the Detections. The Experiment clips and accumulates gradients and chooses XLA.
+    `fit` and `evaluate` report each loss over the images of the epoch, and the sum of all as `loss`; `predict` returns
+    {"image_ids": [images], ...} with the fields of Detections.
     """
 
-    def __init__(self, experiment, seed=0):
-        """Builds the network under the current tf.distribute.Strategy.
+    def __init__(self, experiment, config, train_records, workdir, seed=0, init_from=None, backbone_weights=None):
+        """Builds the network under the current tf.distribute.Strategy and sets its first weights.
 
         Args:
-            experiment: Experiment.
-            seed: int, seed of the weights and every random choice.
+            experiment, config: Experiment and str, the resolved gin text, as `config.load` returns them.
+            train_records: Folder of the training records.
+            workdir: Folder of the run that `save_run` writes; if it has a checkpoint, the weights are restored from it.
+            seed: int, seed of the weights, the order of the data and every random choice.
+            init_from, backbone_weights: First weights, as in `first_weights.initialize`.
         Raises:
-            UserError: The experiment averages its weights, which only `htc_tf.train` does.
+            UserError: Records, configuration and weights do not fit, or only `htc_tf.train` supports the configuration.
         """
         if experiment.ema_decay is not None:
-            raise UserError("Experiment.ema_decay is for python -m htc_tf.train: set it to None for a KerasModel")
+            raise UserError("Experiment.ema_decay needs python -m htc_tf.train: set it to None for a KerasModel")
+        run, info = Run(workdir), experiment.load_info(train_records)
+        network = experiment.build_model()
+        check_labels(network, info)
+        check_supervision(network, info)
+        check_run(experiment, run, info)
         experiment.prepare_runtime(seed)
         super().__init__(name="keras_htc", dtype="float32")  # under float16 Keras would scale the loss a second time
-        self.experiment, self.seed, self.means = experiment, seed, Means()
+        self.experiment, self.records, self.seed, self.losses_so_far = experiment, train_records, seed, Losses()
+        self.run, self.config = run, config
+        self.epoch_steps = steps_per_epoch(info.records, experiment.batch_size)
+        self.categories = [{"id": c.id, "name": c.name} for c in info.categories]
         self.htc = experiment.build_model()
         self.htc.build_variables()
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-
-    def load_first(self, init_from=None, backbone_weights=None):
-        """Sets the first weights, as the flags of `htc_tf.train` do, and returns their source."""
-        return initialize(Checkpoints(Run(""), self.htc), self.htc, None, init_from, backbone_weights)
+        checkpoints = Checkpoints(run, self.htc)
+        source = initialize(
+            checkpoints,
+            self.htc,
+            init_from=init_from,
+            backbone_weights=backbone_weights,
+            configured=experiment.backbone_weights,
+            class_names=info.class_names,
+        )
+        self.step = tf.Variable(checkpoints.held or 0, dtype=tf.int64, trainable=False, name="step")
+        print(describe_start(self.htc, source, checkpoints.held or 0), flush=True)
 
     def compile(self, optimizer=None, **options):
-        """Sets a Keras optimizer, by default the Experiment's, with its schedule and weight decay."""
+        """Sets a Keras optimizer, by default the Experiment's with its schedule and weight decay."""
         optimizer = self.experiment.optimizer.build() if optimizer is None else tf.keras.optimizers.get(optimizer)
         if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
-            raise UserError(f"{type(self.experiment.optimizer).__name__} is no optimizer of Keras: give SGD or AdamW")
+            raise UserError(f"Keras cannot use {type(self.experiment.optimizer).__name__}: choose SGD or AdamW")
         if not hasattr(optimizer, "schedule"):
             attach_schedule(optimizer, lambda _: optimizer.learning_rate)
         super().compile(optimizer, **options)
         optimizer.build(self.htc.trainable_variables)
+        optimizer.iterations.assign(self.step)
 
-    # Keras' own functions take a batch inside tf.function, where the padded shape of the images is unknown.
+    def train_dataset(self):
+        """Returns the endless batches of the training records from the next step on, for `fit`."""
+        return distribute(self.distribute_strategy, self.experiment, self.records, self.seed, int(self.step.numpy()))
+
+    # Keras' own three functions take the batch inside of a graph, where the images have no static shape.
 
     def make_train_function(self, force=False):
         if force or self.train_function is None:
-            step = make_train_step(
-                self.experiment, self.distribute_strategy, self.htc, self.optimizer, self.step, self.seed
-            )
+            strategy, optimizer = self.distribute_strategy, self.optimizer
+            train_step = make_train_step(self.experiment, strategy, self.htc, optimizer, self.step, self.seed)
 
             def train_function(iterator):
-                numbers = step(next(iterator))
-                self._train_counter.assign_add(1)  # the step of TensorBoard's callback
-                return self.means.add(numbers)
+                numbers = train_step(next(iterator))
+                self._train_counter.assign_add(1)  # the step of Keras' TensorBoard callback
+                losses = {name: value for name, value in numbers.items() if "/" not in name and name not in NOT_LOSSES}
+                return self.losses_so_far.add({name: (value, 1.0) for name, value in losses.items()})
 
             self.train_function = train_function
         return self.train_function
 
+    def make_test_function(self, force=False):
+        if force or self.test_function is None:
+            strategy, losses = self.distribute_strategy, make_losses(self.experiment, self.htc)
+
+            def terms(batch):
+                return {name: (loss.weight * loss.total, loss.count) for name, loss in losses(batch).items()}
+
+            @tf.function(autograph=False)
+            def test_step(batch):
+                return strategy.reduce("SUM", strategy.run(terms, args=(batch,)), axis=None)
+
+            self.test_function = lambda iterator: self.losses_so_far.add(test_step(next(iterator)))
+        return self.test_function
+
     def make_predict_function(self, force=False):
         if force or self.predict_function is None:
-            detect = tf.function(lambda batch: self.distribute_strategy.run(self.predict_step, (batch,)), autograph=False)
-            self.predict_function = lambda iterator: join(self.distribute_strategy, detect(next(iterator)))
+            strategy = self.distribute_strategy
+            detect = tf.function(self.htc.infer, jit_compile=self.experiment.xla, autograph=False)
+
+            def fields(batch):
+                detections = detect(batch.images, batch.sizes)._replace(stage_masks=None)._asdict()
+                return {"image_ids": batch.image_ids, **{k: v for k, v in detections.items() if v is not None}}
+
+            @tf.function(autograph=False)
+            def predict_step(batch):
+                found = strategy.run(fields, args=(batch,))
+                return {k: tf.concat(strategy.experimental_local_results(v), axis=0) for k, v in found.items()}
+
+            self.predict_function = lambda iterator: predict_step(next(iterator))
         return self.predict_function
 
-    def predict_step(self, batch):
-        detections = self.htc.infer(batch.images, batch.sizes)._asdict()
-        return {"image_ids": batch.image_ids, **{k: v for k, v in detections.items() if v is not None}}
+    # What Keras asks of metrics: here these are the losses' means, kept without variables.
+
+    @property
+    def metrics(self):
+        return [types.SimpleNamespace(name=name) for name in self.get_metrics_result()]
+
+    def get_metrics_result(self):
+        return self.losses_so_far.means()
 
     def reset_metrics(self):
-        self.means.reset()
+        self.losses_so_far.terms = {}
 
-    def save_run(self, folder, config, categories):
-        """Writes a run, from which every command reads the weights and the classes."""
+    def save(self, *_, **__):
+        raise UserError("a KerasModel saves its weights alone: by save_run, save_weights or save_weights_only=True")
+
+    def save_weights(self, filepath, *args, **options):
+        if str(filepath).endswith(".h5"):
+            raise UserError(f"{filepath}: Keras' HDF5 files leave layers in nested lists out: give a name without .h5")
+        super().save_weights(filepath, *args, **options)
+
+    def save_run(self):
+        """Writes the run in `workdir`, which predict, eval, export and `htc_tf.load` read."""
         sync_batch_norm_stats(self.htc)
-        run = Run(folder)
-        run.create(config, categories)
-        Checkpoints(run, self.htc).save(int(self.step.numpy()))
+        self.run.create(self.config, self.categories)
+        Checkpoints(self.run, self.htc, keep=self.experiment.keep_checkpoints).save(int(self.step.numpy()))
 
 
-class Means:
-    """The running means of named numbers since the last reset."""
+class Losses:
+    """The losses of the batches so far."""
 
-    def reset(self):
-        self.sums, self.count = {}, 0
+    def __init__(self):
+        self.terms = {}  # {name: (sum, count)}
 
-    def add(self, numbers):
-        """Adds the numbers of a batch and returns the means."""
-        self.count += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in numbers.items()}
-        return {name: value / self.count for name, value in self.sums.items()}
+    def add(self, terms):
+        """Adds {name: (sum, count)} of a batch, and returns the means."""
+        for name, (total, count) in terms.items():
+            before = self.terms.get(name, (0.0, 0.0))
+            self.terms[name] = (before[0] + total, before[1] + count)
+        return self.means()
+
+    def means(self):
+        """Returns {name: mean} and, as `loss`, the sum of the means."""
+        means = {name: total / tf.maximum(count, 1.0) for name, (total, count) in self.terms.items()}
+        return {"loss": tf.add_n(list(means.values())), **means} if means else {}

@@ -1,0 +1,152 @@
+"""Keras' own way: `fit` equals `train`, `evaluate` the validation losses, `predict` the detector; weights are kept."""
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf import config
+from htc_tf.checkpoint import restore_weights
+from htc_tf.data.datasets import load_info
+from htc_tf.errors import UserError
+from htc_tf.evaluation.eval_workers import Workers
+from htc_tf.inference.detector import Detector, restore
+from htc_tf.run import Run
+from htc_tf.training.keras_model import KerasModel
+from htc_tf.training.trainer import train
+from htc_tf.training.validation_losses import ValidationLosses
+
+TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
+STEPS = 20
+PARAMS = [f"STEPS={STEPS}", "NUM_STAGES=1", "XLA=False", "EVALUATE_EVERY=0"]
+
+
+def make(tiny_data, workdir, *params, **options):
+    experiment, resolved = config.load([TINY], [*PARAMS, *params])
+    return KerasModel(experiment, resolved, tiny_data.records, workdir, **options)
+
+
+def values(model):
+    return [variable.numpy() for variable in model.variables]
+
+
+def differing(these, those):
+    return [index for index, pair in enumerate(zip(these, those, strict=True)) if not np.array_equal(*pair)]
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_data, tmp_path_factory):
+    """A KerasModel after 20 epochs of one step, with its history, callbacks' files and saved run."""
+    folder = tmp_path_factory.mktemp("keras")
+    model = make(tiny_data, folder / "run")
+    model.compile()
+    callbacks = [
+        tf.keras.callbacks.ModelCheckpoint(str(folder / "weights"), monitor="loss", save_weights_only=True),
+        tf.keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=STEPS),
+        tf.keras.callbacks.TensorBoard(str(folder / "events"), update_freq=1),
+    ]
+    history = model.fit(model.train_dataset(), steps_per_epoch=1, epochs=STEPS, callbacks=callbacks, verbose=0)
+    model.save_run()
+    return SimpleNamespace(model=model, history=history.history, folder=folder)
+
+
+def test_fit_has_the_losses_and_weights_of_train(fitted, tiny_data, tmp_path):
+    experiment, resolved = config.load([TINY], PARAMS)
+    run = Run(tmp_path / "run")
+    train(experiment, resolved, tiny_data.records, None, run, seed=0)
+    logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    names = set(fitted.history) - {"loss"}
+    assert len(logged) == STEPS and names >= {"rpn_class", "stage1_mask", "semantic"}
+    for name in names:
+        assert fitted.history[name] == [row[name] for row in logged]
+    np.testing.assert_allclose(fitted.history["loss"], [row["total"] for row in logged], rtol=1e-6)
+    trained = experiment.build_model()
+    trained.build_variables()
+    restore_weights(run, trained)
+    assert not differing(values(trained), values(fitted.model.htc))
+
+
+def test_evaluate_has_the_validation_losses_of_train_and_updates_nothing(fitted, tiny_data):
+    before = values(fitted.model)
+    one_by_one = copy.copy(fitted.model.experiment.eval_input)
+    one_by_one.batch_size = 1
+    found = fitted.model.evaluate(one_by_one.dataset(tiny_data.records, seed=0), return_dict=True, verbose=0)
+    strategy, info = tf.distribute.get_strategy(), load_info(tiny_data.records)
+    workers = Workers(None, strategy, bool, False)
+    wanted = ValidationLosses(fitted.model.experiment, fitted.model.htc, info, strategy, workers).compute()
+    wanted["loss"] = wanted.pop("total")
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, rel=1e-5)
+    assert not differing(before, values(fitted.model))
+
+
+def test_predict_returns_the_detections_of_every_image(fitted, tiny_data):
+    dataset = fitted.model.experiment.eval_input.dataset(tiny_data.records, seed=0)
+    found = fitted.model.predict(dataset, verbose=0)
+    detector, start = Detector(fitted.model.htc, fitted.model.experiment), 0
+    for batch in dataset:
+        wanted = {"image_ids": batch.image_ids.numpy(), **detector.detect(batch.images, batch.sizes)._asdict()}
+        del wanted["stage_masks"]
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(found[name][start : start + len(value)], value)
+        start += len(batch.image_ids)
+    assert len(found["boxes"]) == start > 2
+
+
+def test_saved_weights_and_the_saved_run_hold_every_variable(fitted, tiny_data, tmp_path):
+    fresh = make(tiny_data, tmp_path / "run", seed=5)
+    fresh.compile()
+    assert differing(values(fresh.htc), values(fitted.model.htc)) and not fresh.step
+    fresh.load_weights(str(fitted.folder / "weights"))
+    assert not differing(values(fresh), values(fitted.model))
+    assert not differing(*([v.numpy() for v in part.optimizer.variables] for part in (fresh, fitted.model)))
+    detector = restore(fitted.model.experiment, fitted.model.run)
+    assert not differing(values(detector.model), values(fitted.model.htc))
+    assert [row["name"] for row in Run(fitted.folder / "run").read_categories()] == [
+        category.name for category in load_info(tiny_data.records).categories
+    ]
+
+
+def test_a_model_continues_from_its_run(fitted, tiny_data, capsys):
+    model = make(tiny_data, fitted.folder / "run", seed=0)
+    assert "resuming" in capsys.readouterr().out
+    model.compile()
+    assert int(model.step) == int(model.optimizer.iterations) == STEPS
+    assert not differing(values(model.htc), values(fitted.model.htc))
+    after = next(iter(fitted.model.experiment.train_input.dataset(tiny_data.records, 0, start_step=STEPS)))
+    np.testing.assert_array_equal(next(iter(model.train_dataset())).image_ids, after.image_ids)
+
+
+def test_a_keras_optimizer_and_its_rate_are_used(tiny_data, tmp_path, eagerly):
+    model = make(tiny_data, tmp_path / "run")
+    model.compile(tf.keras.optimizers.SGD(0.0))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    for rate, changes in ((0.0, False), (1e-3, True)):
+        model.optimizer.learning_rate = rate
+        model.fit(model.train_dataset(), steps_per_epoch=1, verbose=0)
+        assert bool(differing(before, [variable.numpy() for variable in model.trainable_variables])) == changes
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_what_a_keras_model_cannot_do_is_refused_in_one_line(fitted, tiny_data, tmp_path):
+    with pytest.raises(UserError, match=r"ema_decay.*htc_tf\.train"):
+        make(tiny_data, tmp_path / "run", "Experiment.ema_decay=0.9")
+    with pytest.raises(UserError, match="NUM_CLASSES"):
+        make(tiny_data, tmp_path / "run", "NUM_CLASSES=3")
+    with pytest.raises(UserError, match=r"q\.weights\.h5.*without \.h5"):
+        fitted.model.save_weights(str(tmp_path / "q.weights.h5"))
+    with pytest.raises(UserError, match="save_run"):
+        fitted.model.save(str(tmp_path / "q.keras"))
+    other = copy.copy(fitted.model.experiment)
+    model = make(tiny_data, tmp_path / "run")
+    model.experiment = other
+    other.optimizer = SimpleNamespace(build=tf.Module)
+    with pytest.raises(UserError, match="choose SGD or AdamW"):
+        model.compile()
+    assert not (tmp_path / "run").exists()
