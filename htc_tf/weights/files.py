@@ -41,8 +41,8 @@ def read(path):
     Raises:
         UserError: The file is missing, damaged or of another kind, or names a global that runs commands.
     """
-    check_path(path)
     try:
+        check_path(path)
         data = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) or Path(path).is_dir() else None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error

@@ -2,8 +2,8 @@
 
 Averages (EMA) of the weights lie in a file in one of four ways:
 - mmengine's EMAHook stores the average as "state_dict" and the last weights as "ema_state_dict", since it exchanges the
-  two when it saves (mmengine/hooks/ema_hook.py, `before_save_checkpoint`);
-- mmcv's EMAHook stores a buffer `ema_a_b` beside each parameter `a.b`, and exchanges the two before it saves if it has
+  two when it saves (mmengine/hooks/ema_hook.py, before_save_checkpoint);
+- mmcv's EMAHook stores a buffer "ema_a_b" beside each parameter "a.b", and exchanges the two before it saves if it has
   priority over saving, as its documentation and the configurations of mmdetection 2 have it;
 - others store the last weights as "model" or "state_dict" and the average as "model_ema" or "state_dict_ema";
 - some publish the average alone.
@@ -14,9 +14,9 @@ from htc_tf.weights.pickled_arrays import Inert
 
 LAST, AVERAGED = ("state_dict", "model"), ("ema_state_dict", "model_ema", "state_dict_ema")
 EXCHANGED = ("state_dict", "ema_state_dict")  # mmengine's averaged and last weights
-# Prefix of a wrapping module, prefix of mmcv's averages, and counters of an average.
-PARALLEL, AVERAGE, COUNTERS = "module.", "ema_", {"steps", "n_averaged"}
-INNER_NAMES = "StructuredToParameterName@@"  # Paddle's table of a tensor's inner name
+PARALLEL, AVERAGE = "module.", "ema_"  # prefix of a wrapping module, and of mmcv's averages
+# Beside the weights: counters of an average, and Paddle's table of the tensors' inner names.
+BESIDE = {"steps", "n_averaged", "StructuredToParameterName@@"}
 MAX_NAME = 300  # characters
 MMCV_NOTE = (
     "the file holds averages of mmcv: the plain names are read as the averages and ema_... as the last weights, "
@@ -41,10 +41,9 @@ def unwrap(content, path, ema=None):
             f"{path} holds an object of {named.name} instead of named weights: save only its weights with its own "
             "framework: torch.save(model.state_dict(), NEW)"
         )
-    if not isinstance(named, dict) or not named or not all(map(is_name, named)):
+    if not isinstance(named, dict) or not named.keys() - BESIDE or not all(map(is_name, named)):
         raise UserError(f"{path} holds no named weights, but a {type(named).__name__}")
-    named = {name.removeprefix(PARALLEL): value for name, value in named.items()}
-    named = {name: value for name, value in named.items() if name not in COUNTERS and name != INNER_NAMES}
+    named = {name.removeprefix(PARALLEL): value for name, value in named.items() if name not in BESIDE}
     plain = {name: value for name, value in named.items() if not name.startswith(AVERAGE)}
     notes = []
     if plain and len(plain) < len(named):
