@@ -17,7 +17,7 @@ from htc_tf.gin_aliases import accept_former_names
 from htc_tf.gin_errors import reading, shorten
 from htc_tf.gin_macros import record_macros
 from htc_tf.ranges import FLAG, TEXT, check_range, choice, either, number, optional, whole
-from htc_tf.record_settings import BATCH_SIZE, EPOCH, NAMES, decide, describe, steps_per_epoch
+from htc_tf.record_settings import BATCH_SIZE, EPOCH, NAMES, decide, describe
 from htc_tf.trust import check_trust, imported_modules
 
 # Folders that hold gin/: a checkout of the repository, or the data of an installed package.
@@ -125,11 +125,10 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         with reading("gin configuration"):
             check_macros(macros)
             macros.settle_length()
-        epoch_steps, decided = apply_records(macros, train_records, val_records)
+        decided = apply_records(macros, train_records, val_records)
         with reading("gin configuration"):
             gin.finalize()
         experiment = build_experiment()
-        experiment.epoch_steps = epoch_steps
         own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
         own_names = {former.replace_binding(name) for name in bound_names(own_text)}
         resolved = drop_bindings(gin.config_str(), superseded(gin, own_names))
@@ -158,7 +157,7 @@ def apply_records(macros, train_records, val_records):
     """Binds the settings that the training records decide, if there are any.
 
     Returns:
-        (epoch_steps, decided): the steps of an epoch, and a line of the settings; None and "" without records.
+        A line of these settings for the user, "" if there are none.
     Raises:
         UserError: The records are incomplete, or nothing says how many classes there are.
     """
@@ -167,7 +166,7 @@ def apply_records(macros, train_records, val_records):
             raise UserError(
                 "NUM_CLASSES is not set, and there are no records to take it from: add --gin_param NUM_CLASSES=N"
             )
-        return None, ""
+        return ""
     from htc_tf.data.datasets import load_info
 
     info = load_info(train_records)
@@ -178,7 +177,7 @@ def apply_records(macros, train_records, val_records):
         bound["NUM_CLASSES"] = info.num_classes
     values, remarks = decide(bound, info, bool(val_records))
     macros.bind(values)
-    return steps_per_epoch(info.records, bound[BATCH_SIZE]), describe(values, remarks, train_records)
+    return describe(values, remarks, train_records)
 
 
 def build_experiment():

@@ -38,11 +38,7 @@ PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mi
     fit_to_records=FLAG,
 )
 class Experiment:
-    """The configured parts of a run; none of them has variables yet.
-
-    Attributes:
-        epoch_steps: int, steps of an epoch of the training records; None where `config.load` got no records.
-    """
+    """The configured parts of a run; none of them has variables yet."""
 
     def __init__(
         self,
@@ -112,7 +108,7 @@ class Experiment:
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer
         self.train_input, self.eval_input = train_input, eval_input
         self.num_classes, self.batch_size, self.clip_norm = num_classes, batch_size, clip_norm
-        self.steps, self.epochs, self.epoch_steps = steps, epochs, None
+        self.steps, self.epochs = steps, epochs
         self.precision, self.xla, self.deterministic = precision, xla, deterministic
         self.threads_per_operation = threads_per_operation
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every

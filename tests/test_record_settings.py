@@ -1,4 +1,4 @@
-"""Settings that the records decide: length in epochs, evaluations, classes, branches; EPOCHS beside STEPS."""
+"""Settings that the records decide: length in epochs, evaluations, classes and branches."""
 
 import dataclasses
 
@@ -84,7 +84,7 @@ def test_one_line_describes_what_the_records_decided():
 def test_a_resolved_configuration_holds_plain_numbers(tiny_data, tmp_path, capsys):
     params = ["EPOCHS=1.5", "EVALUATE_EVERY=None", "CHECKPOINT_EVERY='epoch'"]
     experiment, resolved = config.load([TINY], params, train_records=tiny_data.records, val_records="val")
-    assert (experiment.steps, experiment.epochs, experiment.epoch_steps) == (4, None, 3)
+    assert (experiment.steps, experiment.epochs) == (4, None)
     assert (experiment.evaluate_every, experiment.checkpoint_every) == (3, 3)
     assert experiment.optimizer.schedule.steps == 4
     for line in ("EPOCHS = None", "STEPS = 4", "EVALUATE_EVERY = 3", "CHECKPOINT_EVERY = 3"):
@@ -96,7 +96,7 @@ def test_a_resolved_configuration_holds_plain_numbers(tiny_data, tmp_path, capsy
     run = Run(tmp_path)
     run.create(resolved, [])
     again, text = config.load([], [], run)
-    assert text == resolved and (again.steps, again.epoch_steps) == (4, None)
+    assert text == resolved and again.steps == 4
     assert config.load([], ["STEPS=9"], run)[0].steps == 9
     assert config.load([], ["EPOCHS=2"], run)[0].epochs == 2
     assert not capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_a_resolved_configuration_holds_plain_numbers(tiny_data, tmp_path, capsy
 
 def test_without_records_the_length_in_epochs_stays_open(tiny_data):
     experiment, resolved = config.load([TINY], ["EPOCHS=2"])
-    assert (experiment.steps, experiment.epochs, experiment.epoch_steps) == (None, 2, None)
+    assert (experiment.steps, experiment.epochs) == (None, 2)
     assert "EPOCHS = 2\n" in resolved and "STEPS = None\n" in resolved
     with pytest.raises(UserError, match=r"CosineSchedule\.steps is unknown: set STEPS"):
         experiment.optimizer.schedule(0)
@@ -156,68 +156,6 @@ def test_records_without_stuff_maps_or_masks(tiny_data, tmp_path, capsys, fit):
     experiment, _ = config.load([own], [FIT], train_records=records)
     with pytest.raises(UserError, match=r"no stuff maps.*gin/options/no_semantic\.gin"):
         load_records(experiment, records, None)
-
-
-def write(folder, **files):
-    for name, text in files.items():
-        (folder / f"{name}.gin").write_text(text)
-
-
-@pytest.mark.parametrize(
-    "text, params, length",
-    [
-        ("", [], (4500, None)),
-        ("EPOCHS = 3", [], (None, 3)),
-        ("EPOCHS = 3", ["STEPS=300"], (300, None)),
-        ("STEPS = 300", ["EPOCHS=3"], (None, 3)),
-        ("STEPS = 300\nSTEPS = 400", [], (400, None)),
-        ("EPOCHS = 3\ninclude 'steps.gin'", [], (7, None)),
-        ("include 'steps.gin'\nEPOCHS = 3", [], (None, 3)),
-        ("EPOCHS = %MINE\nMINE = 3", [], (None, 3)),
-        ("EPOCHS = 3\nSTEPS = 5\nEPOCHS = None", [], (5, None)),
-        ("STEPS = 5", ["EPOCHS=3", "EPOCHS=None"], (None, None)),
-    ],
-)
-def test_the_later_of_epochs_and_steps_wins(tmp_path, monkeypatch, text, params, length):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path, steps="STEPS = 7\n", own=f"include 'gin/htc_shapes.gin'\n{text}\n")
-    experiment, resolved = config.load(["own.gin"], params)
-    assert (experiment.steps, experiment.epochs) == length
-    assert f"STEPS = {length[0]}\n" in resolved and experiment.optimizer.schedule.steps == length[0]
-
-
-@pytest.mark.parametrize(
-    "text, params, source",
-    [
-        ("EPOCHS = 3\nSTEPS = 300", [], "own.gin"),
-        ("EPOCHS = 3\ninclude 'steps.gin'\nSTEPS = 300", [], "own.gin"),
-        ("include 'both.gin'", ["STEPS=5"], "both.gin"),
-        ("", ["EPOCHS=3", "STEPS=300"], "--gin_param"),
-    ],
-)
-def test_both_in_one_source_are_refused(tmp_path, monkeypatch, text, params, source):
-    monkeypatch.chdir(tmp_path)
-    both = "STEPS = 7\nEPOCHS = 2\n"
-    write(tmp_path, steps="STEPS = 7\n", both=both, own=f"include 'gin/htc_shapes.gin'\n{text}\n")
-    with pytest.raises(UserError) as refused:
-        config.load(["own.gin"], params)
-    assert str(refused.value) == f"{source} binds both EPOCHS and STEPS: keep one"
-
-
-def test_both_in_a_run_are_refused_by_its_name(tmp_path):
-    run = Run(tmp_path)
-    run.create(config.load([TINY], [])[1].replace("EPOCHS = None", "EPOCHS = 2"), [])
-    with pytest.raises(UserError) as refused:
-        config.load([], ["LOG_EVERY=3"], run)
-    assert str(refused.value) == f"{run.config} binds both EPOCHS and STEPS: keep one"
-
-
-def test_configurations_that_do_not_know_epochs_take_them(tiny_data, tmp_path):
-    own = tmp_path / "own.gin"
-    resolved = config.load([TINY], [])[1]
-    own.write_text(resolved.replace("EPOCHS = None\n", "").replace("Experiment.epochs = %EPOCHS\n", ""))
-    assert "EPOCHS" not in own.read_text() and "EPOCHS" not in config.load([own], [])[1]
-    assert config.load([own], ["EPOCHS=3"], train_records=tiny_data.records)[0].steps == 9
 
 
 @pytest.mark.parametrize(

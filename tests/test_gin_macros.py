@@ -1,0 +1,71 @@
+"""Macros and their sources: of EPOCHS and STEPS the later wins, and one source may not bind both."""
+
+import pytest
+
+from htc_tf import config
+from htc_tf.errors import UserError
+from htc_tf.run import Run
+
+TINY = "tests/tiny.gin"
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.gin").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "text, params, length",
+    [
+        ("", [], (4500, None)),
+        ("EPOCHS = 3", [], (None, 3)),
+        ("EPOCHS = 3", ["STEPS=300"], (300, None)),
+        ("STEPS = 300", ["EPOCHS=3"], (None, 3)),
+        ("STEPS = 300\nSTEPS = 400", [], (400, None)),
+        ("EPOCHS = 3\ninclude 'steps.gin'", [], (7, None)),
+        ("include 'steps.gin'\nEPOCHS = 3", [], (None, 3)),
+        ("EPOCHS = %MINE\nMINE = 3", [], (None, 3)),
+        ("EPOCHS = 3\nSTEPS = 5\nEPOCHS = None", [], (5, None)),
+        ("STEPS = 5", ["EPOCHS=3", "EPOCHS=None"], (None, None)),
+    ],
+)
+def test_the_later_of_epochs_and_steps_wins(tmp_path, monkeypatch, text, params, length):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, steps="STEPS = 7\n", own=f"include 'gin/htc_shapes.gin'\n{text}\n")
+    experiment, resolved = config.load(["own.gin"], params)
+    assert (experiment.steps, experiment.epochs) == length
+    assert f"STEPS = {length[0]}\n" in resolved and experiment.optimizer.schedule.steps == length[0]
+
+
+@pytest.mark.parametrize(
+    "text, params, source",
+    [
+        ("EPOCHS = 3\nSTEPS = 300", [], "own.gin"),
+        ("EPOCHS = 3\ninclude 'steps.gin'\nSTEPS = 300", [], "own.gin"),
+        ("include 'both.gin'", ["STEPS=5"], "both.gin"),
+        ("", ["EPOCHS=3", "STEPS=300"], "--gin_param"),
+    ],
+)
+def test_both_in_one_source_are_refused(tmp_path, monkeypatch, text, params, source):
+    monkeypatch.chdir(tmp_path)
+    both = "STEPS = 7\nEPOCHS = 2\n"
+    write(tmp_path, steps="STEPS = 7\n", both=both, own=f"include 'gin/htc_shapes.gin'\n{text}\n")
+    with pytest.raises(UserError) as refused:
+        config.load(["own.gin"], params)
+    assert str(refused.value) == f"{source} binds both EPOCHS and STEPS: keep one"
+
+
+def test_both_in_a_run_are_refused_by_its_name(tmp_path):
+    run = Run(tmp_path)
+    run.create(config.load([TINY], [])[1].replace("EPOCHS = None", "EPOCHS = 2"), [])
+    with pytest.raises(UserError) as refused:
+        config.load([], ["LOG_EVERY=3"], run)
+    assert str(refused.value) == f"{run.config} binds both EPOCHS and STEPS: keep one"
+
+
+def test_configurations_that_do_not_know_epochs_take_them(tiny_data, tmp_path):
+    own = tmp_path / "own.gin"
+    resolved = config.load([TINY], [])[1]
+    own.write_text(resolved.replace("EPOCHS = None\n", "").replace("Experiment.epochs = %EPOCHS\n", ""))
+    assert "EPOCHS" not in own.read_text() and "EPOCHS" not in config.load([own], [])[1]
+    assert config.load([own], ["EPOCHS=3"], train_records=tiny_data.records)[0].steps == 9
