@@ -7,6 +7,7 @@ its own; the second to finish replaces the first one's file, which is equal.
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -75,7 +76,9 @@ def download(address, path, digest):
     except requests.exceptions.ChunkedEncodingError:
         return "the connection was cut"
     except requests.RequestException as error:
-        return "no answer in time" if "timed out" in str(error) else f"no connection ({type(error).__name__})"
+        reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))  # of the system, inside of a long line
+        reason = reason[1] if reason else type(error).__name__
+        return "no answer in time" if "timed out" in str(error) else f"no connection ({reason})"
     except (ValueError, UserError) as error:
         return str(error)
     return None

@@ -122,8 +122,10 @@ def find(name):
 
 
 def nearest(name):
-    """Returns up to three names of the table that resemble a name."""
-    return difflib.get_close_matches(name, WEIGHTS, n=3, cutoff=0.6)
+    """Returns up to three names of the table that begin with a name or resemble it."""
+    return [known for known in WEIGHTS if known.startswith(name)][:3] or difflib.get_close_matches(
+        name, WEIGHTS, n=3, cutoff=0.6
+    )
 
 
 def locate(text, flag):

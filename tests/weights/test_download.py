@@ -184,7 +184,7 @@ def test_where_no_address_answers_one_line_says_what_to_do(weights, server, cach
         f"put it into {cache}"
     )
     err = capsys.readouterr().err
-    assert err.count("note: ") == 4 and err.count("no connection (ConnectionError)") == 2
+    assert err.count("note: ") == 4 and err.count("no connection (Connection refused)") == 2
     assert names(cache) == []
 
 

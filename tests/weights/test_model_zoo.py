@@ -62,6 +62,8 @@ def test_names(tmp_path, monkeypatch):
     assert model_zoo.find("resnet50") is WEIGHTS["resnet50"]
     with pytest.raises(UserError, match=r"htc_r50_1x_coco is .* public weights; the nearest are htc_r50_fpn_1x_coco,"):
         model_zoo.find("htc_r50_1x_coco")
+    assert model_zoo.nearest("htc_r50_fpn_1x") == ["htc_r50_fpn_1x_coco", "htc_r50_fpn_1x_coco_paddle"]
+    assert model_zoo.nearest("mask-rcnn_r50_fpn_1x_coco")[0] == "mask_rcnn_r50_fpn_1x_coco"  # mmdetection 3's name
     with pytest.raises(UserError, match=r"xyz is .*docs/weights\.md lists the names"):
         model_zoo.find("xyz")
 
