@@ -159,6 +159,8 @@ def main():
     entries = {key: cache.find(name, [*own, *overlay]) for key, (name, own) in runs.items()}
     entries = {key: entry for key, entry in entries.items() if entry and pretraining}
     if flags.write_only:
+        if not entries:
+            raise SystemExit(f"error: no finished training in {folder}")
         recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
         return
     if not pretraining:
