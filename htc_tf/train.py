@@ -26,7 +26,7 @@ Frozen layers, and batch norms on stored statistics, need trained weights: train
 gin/options/from_scratch.gin freezes nothing in a ResNet.
 
 exit status:
-  0   all steps are done
+  0   all steps are done, or Experiment.patience ended the training early
   1   a step was not finite, or an internal error
   2   a mistake in a flag, a file or the configuration, named in one line; a full disk; a --workdir in use
   75  SIGTERM or Ctrl-C: the step was finished and saved; the same command continues from there
@@ -73,7 +73,8 @@ def parse():
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="train nothing: print memory, FLOPs, parameters, shapes of the first batch, configuration, variables",
+        help="train nothing: print length, memory, FLOPs, parameters, shapes of the first batch, configuration and "
+        "variables",
     )
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ from htc_tf.data.input import named_errors
 from htc_tf.evaluation.records import Interrupted
 from htc_tf.models.htc_loss import Loss
 from htc_tf.progress import progress_bar
+from htc_tf.structures import IGNORED_LABEL
 
 MAX_IMAGES = 500  # the first ones of the records; more would cost time and hardly change a loss
 SEED = (0, 0)  # of the samplers
@@ -97,8 +98,12 @@ def make_losses(experiment, model):
     """Returns a compiled function from a Batch to its {name: Loss}, by which nothing is updated; one replica's part."""
 
     def losses(batch):
-        outputs = model(batch.images, batch.sizes, batch.truth, tf.constant(SEED), validate=True)
-        named = experiment.objective(outputs, batch.truth, batch.sizes, tf.constant(SEED))
+        truth, head = batch.truth, model.semantic_head
+        if head is not None:  # labels that the network lacks are ignored
+            known = truth.semantic < head.num_labels
+            truth = truth._replace(semantic=tf.where(known, truth.semantic, IGNORED_LABEL))
+        outputs = model(batch.images, batch.sizes, truth, tf.constant(SEED), validate=True)
+        named = experiment.objective(outputs, truth, batch.sizes, tf.constant(SEED))
         return {name: Loss(*map(tf.convert_to_tensor, loss)) for name, loss in named.items()}
 
     # XLA compiles the function of each replica, as in `inference.detector`.

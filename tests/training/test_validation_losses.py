@@ -70,6 +70,13 @@ def test_losses_without_annotations_are_left_out(parts):
     assert some["total"] == pytest.approx(sum(value for name, value in some.items() if name != "total"))
 
 
+def test_labels_that_the_network_lacks_are_ignored(parts):
+    _, model, _ = parts
+    everything, model.semantic_head.num_labels = make(*parts).compute()["semantic"], 6
+    few = make(*parts).compute()["semantic"]  # the other labels count in the mean, without a loss
+    assert 0 < few < everything
+
+
 def test_a_stop_interrupts(parts):
     with pytest.raises(Interrupted):
         make(*parts, Workers(stop=True)).compute()
