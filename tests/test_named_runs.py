@@ -17,6 +17,7 @@ from htc_tf import config
 from htc_tf.errors import UserError
 from htc_tf.named_runs import open_run
 from htc_tf.run import Run
+from htc_tf.training.first_weights import load_backbone, load_weights
 from htc_tf.weights import conversion, mmdet_arrays, model_zoo
 from htc_tf.weights.model_zoo import PublicWeights
 from tests import checkpoint_writers
@@ -117,6 +118,27 @@ def test_convert_takes_the_gin_files_of_a_name(asked, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):
         htc_tf.convert.main()
     assert "already holds a run" in capsys.readouterr().err and asked == ["/tiny.pth"]
+
+
+def test_a_training_starts_from_a_name(asked, files, monkeypatch):
+    """What --init_from and --backbone_weights do with one."""
+    wanted = mmdet_arrays(htc_tf.build(TINY, str(files / "plain.gin"))[0])
+    prefix = "backbone."
+    backbone = {name.removeprefix(prefix): array for name, array in wanted.items() if name.startswith(prefix)}
+    checkpoint_writers.pytorch_legacy(files / "backbone.pth", backbone)
+    address = model_zoo.WEIGHTS[NAME].addresses[0].replace("tiny.pth", "backbone.pth")
+    weights = PublicWeights("tiny", "torchvision", "backbone.pth", None, (), (address,))
+    monkeypatch.setitem(model_zoo.WEIGHTS, "tiny", weights)
+
+    model, _ = htc_tf.build(TINY, str(files / "plain.gin"), seed=1)
+    load_backbone("tiny", model)
+    found = mmdet_arrays(model)
+    equal = {name for name, array in wanted.items() if np.array_equal(found[name], array)}
+    assert equal >= {prefix + name for name in backbone} and "roi_head.bbox_head.0.fc_cls.weight" not in equal
+    load_weights(NAME, model, list("abcdefgh"))
+    for name, array in mmdet_arrays(model).items():
+        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    assert asked == ["/backbone.pth", "/tiny.pth"]
 
 
 def test_a_cache_that_cannot_be_written(asked, tmp_path):

@@ -56,10 +56,8 @@ def convert(experiment, config, path, run, source=None, ema=None, annotations=No
 
     run.create(config, categories)
     Checkpoints(run, model).save(0)
-    notes = (
-        [*weights.notes, PADDLE_NOTE] if weights.source == "paddle" and not has_paddle_stds(model) else weights.notes
-    )
-    for note in notes:
+    foreign = weights.source == "paddle" and not has_paddle_stds(model)
+    for note in [*weights.notes, *([PADDLE_NOTE] if foreign else [])]:
         print(f"note: {note}", file=sys.stderr)
     count = len(model.variables)
     return count - kept, count

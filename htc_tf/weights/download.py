@@ -45,10 +45,10 @@ def fetch(weights):
     path = cache_folder("weights") / weights.file
     if path.exists():
         if found := other_hash(path, weights.digest):
-            raise UserError(f"{path} has the hash {found}, not {weights.digest}…: delete it or replace it")
+            raise UserError(f"{path} has the {spell(found, weights.digest)}: delete it or replace it")
         return path
-    digest = f", whose hash is {weights.digest}…," if weights.digest else ""
-    by_hand = f"get it{digest} from {' or '.join(weights.addresses)} and put it into {path.parent}"
+    checked = f" ({spell(None, weights.digest)})" if weights.digest else ""
+    by_hand = f"get it{checked} from {' or '.join(weights.addresses)} and put it into {path.parent}"
     if os.environ.get("HTC_TF_OFFLINE", "0") not in ("", "0"):
         raise UserError(f"{weights.file} is not in the cache, and HTC_TF_OFFLINE is set: {by_hand}")
     with writing(path.parent):
@@ -108,7 +108,7 @@ def save(address, target, digest):
     with open(target, "rb") as file:
         check_kind(file.read(HEAD), "its file")
     if found := other_hash(target, digest):
-        raise ValueError(f"its file has the hash {found}, not {digest}…")
+        raise ValueError(f"its file has the {spell(found, digest)}")
     os.chmod(target, 0o644)  # users may share a cache, and a temporary file is for its owner alone
 
 
@@ -127,6 +127,12 @@ def other_hash(path, digest):
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     return None if found.startswith(digits) else found
+
+
+def spell(found, digest):
+    """Returns a published hash in words, after a file's own if that differs."""
+    algorithm, _, digits = digest.rpartition(":")
+    return f"{(algorithm or 'sha256').upper()} {f'{found} instead of ' if found else ''}{digits}…"
 
 
 @contextlib.contextmanager

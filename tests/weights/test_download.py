@@ -147,7 +147,7 @@ def test_a_file_is_fetched_once(weights, server, cache, monkeypatch, capsys, beh
     ("behavior", "problem"),
     [
         ("missing", "HTTP 404 Not Found"),
-        ("other", f"its file has the hash {hashlib.sha256(b'other').hexdigest()}, not {DIGEST[:8]}"),
+        ("other", f"its file has the SHA256 {hashlib.sha256(b'other').hexdigest()} instead of {DIGEST[:8]}…"),
         ("page", "its file is a web page"),
         ("empty", "its file is empty"),
         ("cut", "the connection was cut"),
@@ -180,7 +180,7 @@ def test_where_no_address_answers_one_line_says_what_to_do(weights, server, cach
     with pytest.raises(UserError) as error:
         download.fetch(wanted)
     assert str(error.value) == (
-        f"file.pth cannot be downloaded: get it, whose hash is {DIGEST[:8]}…, from {' or '.join(wanted.addresses)} and "
+        f"file.pth cannot be downloaded: get it (SHA256 {DIGEST[:8]}…) from {' or '.join(wanted.addresses)} and "
         f"put it into {cache}"
     )
     err = capsys.readouterr().err
@@ -211,7 +211,7 @@ def test_a_file_put_there_by_hand(weights, server, cache):
     with pytest.raises(UserError) as error:
         download.fetch(weights("good"))
     path, found = cache / "file.pth", hashlib.sha256(b"other").hexdigest()
-    assert str(error.value) == f"{path} has the hash {found}, not {DIGEST[:8]}…: delete it or replace it"
+    assert str(error.value) == f"{path} has the SHA256 {found} instead of {DIGEST[:8]}…: delete it or replace it"
     assert path.read_bytes() == b"other" and not server.asked
 
 
