@@ -1,7 +1,7 @@
 """Adoption of weights: a model takes from a source what fits, and a table says which parts that is.
 
-A source has a `name`, `class_names` (list of str, or None if they are unknown), and the methods `find` and
-`mismatch` of `stored_weights.StoredWeights`.
+A source has a `name`, `class_names` (list of str, or None if they are unknown), and the methods of
+`stored_weights.StoredWeights`: `find`, `mismatch` and `surplus`.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Adopted(NamedTuple):
     table: list  # of str; empty if the model took all of its weights
 
 
-def adopt(model, source, class_names, optional=()):
+def adopt(model, source, class_names, gin_files=(), optional=()):
     """Sets the variables of a model that a source has values for; the others keep their initial values.
 
     Of a layer with an axis of classes, the columns of the classes with the same name are set, and the background's.
@@ -30,17 +30,18 @@ def adopt(model, source, class_names, optional=()):
         model: HTC with variables.
         source: The source, see above.
         class_names: list of str, the model's classes.
+        gin_files: Gin files of the source's model, for a message.
         optional: Ids of variables of the backbone that the source may lack.
     Returns:
         Adopted.
     Raises:
-        UserError: The source lacks some of the backbone's variables.
+        UserError: The source has another backbone.
     """
     theirs, columns = source.class_names or [], find_columns(model)
     pairs = shared_classes(theirs, class_names)
     there, here = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     parts, taken = group_weights(model), set()
-    check_backbone(parts.get("backbone", model.variables), source, optional)
+    check_backbone(parts.get("backbone", model.variables), source, gin_files, optional)
 
     def read(variable):
         own = columns.get(id(variable))
@@ -104,13 +105,15 @@ def describe(part, weights, taken, columns, kept, classes):
     return f"{words}; {kept} of {classes} classes kept" if own and kept < classes else words
 
 
-def check_backbone(variables, source, optional):
-    """Raises a UserError that names some of the differences, unless the source has all variables of the backbone."""
+def check_backbone(variables, source, gin_files, optional):
+    """Raises a UserError that names some of the differences, unless the source's backbone has the same variables."""
     found = [source.mismatch(variable) for variable in variables if id(variable) not in optional]
     differences = [line for line in found if line is not None]
+    fits = f"{len(found) - len(differences)} of {len(found)} variables of the backbone fit"
+    differences += [f"it also has {name}" for name in source.surplus()]
     if differences:
+        files = " ".join(f"--gin_file {name}" for name in gin_files) or "the --gin_file"
         raise UserError(
-            f"--init_from {source.name} is of another architecture: {len(found) - len(differences)} of {len(found)} "
-            f"variables of the backbone fit ({listed(differences, MAX_NAMES)}); give the --gin_file that it was "
-            "trained with"
+            f"--init_from {source.name} is of another architecture: {fits} ({listed(differences, MAX_NAMES)}); give "
+            f"{files} that it was trained with"
         )

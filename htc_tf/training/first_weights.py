@@ -68,14 +68,16 @@ def load_weights(init_from, model, class_names):
     """Sets the weights of a model that a run, public weights or a file have, and prints which ones if some are new."""
     optional = ()
     if is_run(init_from):
-        source = read_run(init_from if isinstance(init_from, Run) else Run(init_from), model)
+        run = init_from if isinstance(init_from, Run) else Run(init_from)
+        source, gin_files = read_run(run, model), [run.config]
     else:
         path, kind = locate(str(init_from), "--init_from")
         weights = read_weights(path, kind)
         print_notes(weights.notes)
-        source = NamedWeights(str(path), model, weights.arrays, weights.framework, weights.class_names)
+        source = NamedWeights(str(init_from), model, weights.arrays, weights.framework, weights.class_names)
+        gin_files = WEIGHTS[init_from].gin_files if init_from in WEIGHTS else ()
         optional = {key for key, entry in source.entries.items() if re.search(SWIN_OUTPUT_NORMS, entry.name)}
-    adopted = adopt(model, source, class_names, optional)
+    adopted = adopt(model, source, class_names, gin_files, optional)
     check_frozen(model, {*adopted.variables, *optional})
     for line in adopted.table:
         print(line, flush=True)

@@ -9,7 +9,7 @@ import re
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from htc_tf.checkpoint import FORMER_ATTRIBUTES
+from htc_tf.checkpoint import FORMER_ATTRIBUTES, SUFFIX
 from htc_tf.checkpoint_files import READ_ERRORS
 from htc_tf.errors import UserError
 
@@ -38,6 +38,7 @@ class StoredWeights:
             averages = find_averages(nodes)
         except (*READ_ERRORS, KeyError, StopIteration) as error:
             raise UserError(f"{path} is not a checkpoint of htc_tf: it holds no model's graph of objects") from error
+        self.rest = self.shapes.keys() - self.keys.values()
         self.keys = {variable: averages.get(key, key) for variable, key in self.keys.items()}
 
     def find(self, variable, shape):
@@ -51,6 +52,11 @@ class StoredWeights:
         if key is None:
             return f"it lacks {variable.name}"
         return None if self.shapes[key] == here else f"{variable.name}: {here} here, {self.shapes[key]} there"
+
+    def surplus(self):
+        """Returns the names of the backbone's values for which the model has no variable."""
+        names = [name for name in self.rest if name.startswith("model/backbone/") and ".OPTIMIZER_SLOT" not in name]
+        return sorted(name.removeprefix("model/").removesuffix(SUFFIX) for name in names)
 
 
 def find_keys(model, nodes, root):

@@ -121,6 +121,12 @@ class NamedWeights:
             return f"it lacks {variable.name if entry is None else entry.name}"
         return entry.mismatch(self.arrays[entry.name], self.model)
 
+    def surplus(self):
+        """Returns the names of the backbone's arrays for which the model has no variable."""
+        known = {entry.name for entry in self.entries.values()}
+        rest = sorted(self.arrays.keys() - known)
+        return [name for name in rest if name.startswith("backbone.") and not UNREAD.search(name)]
+
 
 def load(model, arrays, framework):
     """Sets the variables of a built HTC from {the framework's name: array} and leaves those that do not match.

@@ -1,3 +1,4 @@
-"""The fixture `write`: checkpoint files as PyTorch and Paddle write them."""
+"""Fixtures: checkpoint files as PyTorch and Paddle write them, and a run and a file for a training to start from."""
 
 from tests.checkpoint_writers import write  # noqa: F401
+from tests.training.adopting import detector_file, trained  # noqa: F401

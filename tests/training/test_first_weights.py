@@ -12,6 +12,7 @@ from htc_tf.evaluation.records import evaluate_records
 from htc_tf.inference.detector import restore
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
+from htc_tf.training import first_weights
 from htc_tf.training.first_weights import initialize, load_backbone
 from htc_tf.weights import mmdet_arrays
 from htc_tf.weights.conversion import convert
@@ -136,3 +137,30 @@ def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, writ
     experiment, _ = config.load([], [], run)
     metrics, results, _ = evaluate_records(restore(experiment, run), load_info(tiny_data.records))
     assert len(results) == 12 and 0 <= metrics["bbox/AP"] <= 1 and 0 <= metrics["segm/AP"] <= 1
+
+
+def test_the_run_itself_comes_first(trained, tiny_model, monkeypatch):
+    """A run that continues reads and fetches nothing else."""
+    run, _ = trained
+    monkeypatch.setattr(first_weights, "locate", None)
+    _, model = tiny_model("NUM_STAGES=2", "Postprocess.keep=2")
+    checkpoints = Checkpoints(run, model)
+    assert initialize(checkpoints, model, None, "htc_r50_fpn_1x_coco", "resnet50").endswith("ckpt-3")
+
+
+def test_backbone_weights_of_the_configuration(tiny_model, tmp_path, monkeypatch):
+    _, model = tiny_model(*SMALL, "ResNet.frozen_stages=1")
+    checkpoints, asked = Checkpoints(Run(tmp_path / "new"), model), []
+    monkeypatch.setattr(first_weights, "load_backbone", lambda text, model: asked.append(text) or text)
+    assert initialize(checkpoints, model, configured="resnet50") == "resnet50"
+    assert initialize(checkpoints, model, backbone_weights="resnet101", configured="resnet50") == "resnet101"
+    with pytest.raises(UserError, match=r"frozen parts .*Give --backbone_weights resnet50 .*from_scratch"):
+        initialize(checkpoints, model, backbone_weights="none", configured="resnet50")
+    assert asked == ["resnet50", "resnet101"]
+
+
+def test_weights_that_cannot_be_fetched(tiny_model, tmp_path):
+    _, model = tiny_model(*SMALL)
+    checkpoints = Checkpoints(Run(tmp_path / "new"), model)
+    with pytest.raises(UserError, match=r"resnet50-0676ba61.pth.*--backbone_weights none .*from_scratch.gin"):
+        initialize(checkpoints, model, configured="resnet50")
