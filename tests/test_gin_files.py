@@ -182,6 +182,12 @@ def test_the_command_of_a_header_names_its_file(name):
         assert "--backbone_weights" not in command
 
 
+def test_the_header_of_the_paper_lists_macros():
+    header = (ROOT / PAPER).read_text().split("Macros to set by --gin_param:")[1].split("\n\n")[0]
+    listed = re.findall(r"[A-Z_]{3,}", header)
+    assert {"EPOCHS", "STEPS", "BACKBONE_WEIGHTS"} < set(listed) <= config.MACROS.keys()
+
+
 def table(heading):
     """Returns the rows of the first table below a heading of docs/configuration.md, each a list of cells."""
     lines = (ROOT / "docs" / "configuration.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
