@@ -1,7 +1,5 @@
 """Runs by name: public weights, downloaded and converted to a run in the cache at their first use."""
 
-import contextlib
-import errno
 import os
 import sys
 import tempfile
@@ -34,9 +32,11 @@ def open_run(text):
 
 def converted(weights):
     """Returns the Run in the cache that holds public weights; makes it if it is not there."""
+    import pooch
+
     from htc_tf.weights.download import TEMPORARY, cache_folder, fetch, writing
 
-    digest = weights.digest or file_digest(fetch(weights))
+    digest = weights.digest or pooch.file_hash(fetch(weights))[:8]
     run = Run(cache_folder("runs") / f"{weights.name}-{digest}-{__version__}")
     if run.folder.exists():
         return run
@@ -47,23 +47,10 @@ def converted(weights):
     with writing(run.folder.parent), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=run.folder.parent) as folder:
         made = Run(Path(folder) / "run")
         convert(experiment, resolved, file, made, weights.source)
-        print(f"note: {weights.name} is converted to {run.folder}", file=sys.stderr)
-        with contextlib.suppress(FileExistsError):
-            rename(made.folder, run.folder)
+        try:
+            made.folder.rename(run.folder)
+        except OSError:
+            if not run.folder.exists():  # else another process has just made it
+                raise
+    print(f"note: {weights.name} is converted to {run.folder}", file=sys.stderr)
     return run
-
-
-def rename(folder, target):
-    """Renames a folder; raises FileExistsError if another process has just made the target."""
-    try:
-        folder.rename(target)
-    except OSError as error:
-        if error.errno == errno.ENOTEMPTY:
-            raise FileExistsError(error.errno, error.strerror) from error
-        raise
-
-
-def file_digest(path):
-    import pooch
-
-    return pooch.file_hash(path)[:8]

@@ -90,14 +90,18 @@ def test_another_version_converts_again(asked, tmp_path, monkeypatch):
 
 
 def test_another_process_may_be_first(asked, tmp_path, monkeypatch):
+    """Without a published hash the folder is named by that of the file."""
+    weights = model_zoo.WEIGHTS[NAME]
+    monkeypatch.setitem(model_zoo.WEIGHTS, NAME, weights._replace(digest=None))
+    name = f"{NAME}-{weights.digest}-{htc_tf.__version__}"
+
     def convert(experiment, resolved, file, run, source):
-        first = tmp_path / f"cache/runs/{NAME}-{model_zoo.WEIGHTS[NAME].digest}-{htc_tf.__version__}"
-        for made in (run, Run(first)):
+        for made in (run, Run(tmp_path / "cache/runs" / name)):
             made.create(f"# {made.folder}", [])
 
     monkeypatch.setattr(conversion, "convert", convert)
     run = open_run(NAME)
-    assert run.read_config() == f"# {run.folder}" and listed(tmp_path / "cache/runs") == [run.folder.name]
+    assert run.read_config() == f"# {run.folder}" and listed(tmp_path / "cache/runs") == [name]
 
 
 def test_a_run_of_that_name_wins(asked, tmp_path, monkeypatch):
