@@ -16,7 +16,10 @@ def parse():
     parser = command_line.Parser(prog="python -m htc_tf.serve_demo", description=__doc__)
     config.add_flags(parser, reads_run=True)
     parser.add_argument(
-        "--model", required=True, metavar="RUN|EXPORT", help="the --workdir of a training run, or an export's folder"
+        "--model",
+        required=True,
+        metavar="RUN|EXPORT",
+        help="--workdir of a training run, folder of an export, or name of public weights",
     )
     parser.add_argument(
         "--port", type=command_line.port, default=8000, help="port, or 0 for any free port (default: 8000)"
