@@ -16,6 +16,7 @@ from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.models.rpn import RPN
 from htc_tf.models.semantic_head import SemanticHead
 from htc_tf.weights import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays
+from htc_tf.weights.assign import NamedWeights
 from htc_tf.weights.names import Framework, Index
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
@@ -158,6 +159,25 @@ def test_mismatches_are_returned_and_not_assigned(model, arrays):
     for name in ("neck.fpn_convs.0.conv.weight", "rpn_head.rpn_cls.bias"):
         np.testing.assert_array_equal(back[name], arrays[name])
     np.testing.assert_array_equal(back["rpn_head.rpn_cls.weight"], changed["rpn_head.rpn_cls.weight"])
+
+
+def test_arrays_as_a_source(model, arrays):
+    """`find` changes the layout and takes another number of outputs; `mismatch` and `surplus` say what does not fit."""
+    arrays["roi_head.bbox_head.0.fc_cls.weight"] = np.arange(6 * 16, dtype=np.float32).reshape(6, 16)
+    arrays["rpn_head.rpn_cls.bias"] = np.zeros([1], np.float32)
+    del arrays["neck.fpn_convs.0.conv.weight"]
+    arrays |= {"backbone.layer5.0.conv1.weight": np.zeros([1]), "backbone.bn1.num_batches_tracked": np.zeros([])}
+    source = NamedWeights("x.pth", model, arrays, Framework.MMDET, ["a", "b", "c", "d", "e"])
+    classifier = model.stages[0].box_head.classifier
+    assert source.find(classifier.kernel, classifier.kernel.shape) is None
+    found = source.find(classifier.kernel, [16, 6])
+    np.testing.assert_array_equal(found, arrays["roi_head.bbox_head.0.fc_cls.weight"].T)
+    assert source.mismatch(classifier.kernel) == "roi_head.bbox_head.0.fc_cls.weight: [4, 16] here, [6, 16] there"
+    assert source.mismatch(model.rpn.objectness.convolution.bias) == "rpn_head.rpn_cls.bias: [3] here, [1] there"
+    kernel = model.neck.outputs["2"].convolution.kernel
+    assert source.mismatch(kernel) == "it lacks neck.fpn_convs.0.conv.weight"
+    assert source.find(kernel, kernel.shape) is None and source.mismatch(classifier.bias) is None
+    assert source.surplus() == ["backbone.layer5.0.conv1.weight"]
 
 
 def test_a_missing_layer_has_no_name():
