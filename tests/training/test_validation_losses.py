@@ -1,11 +1,13 @@
 """Losses on the validation records: golden, against one batch of all images, and nothing of the model moves."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf.cluster import Cluster
 from htc_tf.data.datasets import load_info
 from htc_tf.evaluation.eval_workers import Workers
 from htc_tf.evaluation.records import Interrupted
@@ -75,6 +77,24 @@ def test_labels_that_the_network_lacks_are_ignored(parts):
     everything, model.semantic_head.num_labels = make(*parts).compute()["semantic"], 6
     few = make(*parts).compute()["semantic"]  # the other labels count in the mean, without a loss
     assert 0 < few < everything
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (1, 2), (2, 2), (4, 3)])
+def test_replicas_and_workers_share_the_images(tiny_data, tiny_experiment, workers, replicas):
+    """Every image is read once; the replicas' images have one padded shape; all workers agree equally often."""
+    experiment, info = tiny_experiment("IMAGE_MIN_SIDE=64", "IMAGE_MAX_SIDE=96"), load_info(tiny_data.records)
+    ids, shapes, questions = [], set(), []
+    for index in range(workers):
+        asked = []
+        worker = Workers(Cluster(index, workers, index == 0), agree=lambda stop, asked=asked: asked.append(stop))
+        strategy = SimpleNamespace(num_replicas_in_sync=replicas)
+        for batches in ValidationLosses(experiment, None, info, strategy, worker).read():
+            (shape,) = {tuple(batch.images.shape) for batch in batches}
+            assert len(batches) <= replicas and shape[0] == 1
+            ids += [int(batch.image_ids[0]) for batch in batches]
+            shapes.add(shape)
+        questions.append(len(asked))
+    assert sorted(ids) == [1, 2, 3, 4, 5, 6] and len(shapes) > 1 and len(set(questions)) == 1
 
 
 def test_a_stop_interrupts(parts):
