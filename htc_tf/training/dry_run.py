@@ -75,7 +75,8 @@ def describe_schedule(schedule, steps, epoch_steps):
     if not steps:
         return "none"
     drops = [round(at * steps) for at in getattr(schedule, "milestones", ())]
-    rates = [f"{schedule.peak:.3g} after {schedule.warmup_steps} steps of warm-up"]
+    warmup = f" after {schedule.warmup_steps} steps of warm-up" if schedule.warmup_steps else ""
+    rates = [f"{schedule.peak:.3g}{warmup}"]
     rates += [f"{float(schedule(step)):.3g} after {describe_steps(step, epoch_steps)}" for step in drops]
     return ", ".join([*rates, f"{float(schedule(steps - 1)):.3g} in the last step"])
 
