@@ -2,12 +2,13 @@
 
     import htc_tf
 
-    model = htc_tf.load("RUN or EXPORT")
+    model = htc_tf.load("htc_r50_fpn_1x_coco")  # or the folder of a run or of an exported model
     detections = model("photo.jpg")
     detections.draw("out.jpg")
 
-`htc_tf.load` restores a trained model, `htc_tf.build` makes a new one. Importing the package alone loads no TensorFlow:
-commands answer `--help` at once, and a Beam worker needs only the record's schema.
+`htc_tf.load` restores a trained model, and downloads a published one at its first use; `htc_tf.build` makes a new one.
+Importing the package alone loads no TensorFlow: commands answer `--help` at once, and a Beam worker needs only the record's
+schema.
 """
 
 import importlib
