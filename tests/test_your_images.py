@@ -50,7 +50,7 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     assert "EPOCHS" not in shown.split("from your_images/records/train")[1].splitlines()[0]
     assert "STEPS = 3 (1 epoch of 3 steps)" in shown and "no stuff maps" in shown
     assert "finished 3 steps" in shown and "validation loss" in shown
-    images = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    images = [output.data["image/jpeg"] for output in outputs if "image/jpeg" in output.get("data", {})]
     assert len(images) == 3  # the contact sheet and two images of detections
     work = tmp_path / "your_images"
     assert (work / "exported" / "1" / "saved_model.pb").is_file() and (work / "report").is_dir()

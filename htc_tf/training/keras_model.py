@@ -157,10 +157,11 @@ class KerasModel(tf.keras.Model):
         super().save_weights(filepath, *args, **options)
 
     def save_run(self):
-        """Writes the run in `workdir`, which predict, eval, export and `htc_tf.load` read."""
+        """Writes the run in `workdir`, which all commands read and `htc_tf.train` continues."""
         sync_batch_norm_stats(self.htc)
         self.run.create(self.config, self.categories)
-        Checkpoints(self.run, self.htc, keep=self.experiment.keep_checkpoints).save(int(self.step.numpy()))
+        keep = self.experiment.keep_checkpoints
+        Checkpoints(self.run, self.htc, self.optimizer, self.step, keep).save(int(self.step.numpy()))
 
 
 class Losses:

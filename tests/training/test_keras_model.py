@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf import config
-from htc_tf.checkpoint import restore_weights
+from htc_tf.checkpoint import Checkpoints, restore_weights
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
 from htc_tf.evaluation.eval_workers import Workers
@@ -106,6 +106,11 @@ def test_saved_weights_and_the_saved_run_hold_every_variable(fitted, tiny_data, 
     fresh.load_weights(str(fitted.folder / "weights"))
     assert not differing(values(fresh), values(fitted.model))
     assert not differing(*([v.numpy() for v in part.optimizer.variables] for part in (fresh, fitted.model)))
+    train_again = fitted.model.experiment.optimizer.build()
+    train_again.build(fresh.htc.trainable_variables)
+    Checkpoints(fitted.model.run, fresh.htc, train_again, step := tf.Variable(0, dtype=tf.int64)).restore_latest()
+    assert int(step) == STEPS
+    assert not differing(*([v.numpy() for v in part.variables] for part in (train_again, fitted.model.optimizer)))
     detector = restore(fitted.model.experiment, fitted.model.run)
     assert not differing(values(detector.model), values(fitted.model.htc))
     assert [row["name"] for row in Run(fitted.folder / "run").read_categories()] == [
