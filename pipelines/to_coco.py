@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pipelines.file_names import IMAGE_SUFFIXES
 READERS = {"labelme": (labelme.read, "*.json", labelme.IGNORED)}
 MADE_BY = "python -m pipelines.to_coco"
 SPLITS = ("train", "val")
+LEFT_OUT = "left_out.txt"
 MAX_LISTED = 10  # problems that are printed
 
 
@@ -53,7 +55,12 @@ def main(arguments=None):
         why = f"; first: {problems[0]}" if problems else ""
         raise UserError(f"--input {source}: no object for training in {len(paths)} files{why}")
     write(targets, splits, names, output, problems)
-    print("\n".join(describe(flags, paths, splits, names, problems, skipped, targets, images, output)))
+    print("\n".join(count_table(splits, names)))
+    if skipped:
+        print(f"{skipped} objects labeled {' or '.join(ignored)} are no objects")
+    print("\n".join([*list_problems(problems, output / LEFT_OUT), *next_commands(splits, targets, images, output)]))
+    if flags.val_fraction and not splits["val"]["images"]:
+        print(f"no image is for validation: give a larger --val_fraction than {flags.val_fraction:g}")
 
 
 def parse(arguments=None):
@@ -157,10 +164,10 @@ def write(targets, splits, names, output, problems):
         if content["images"]
     }
     if problems:
-        texts[output / "left_out.txt"] = "".join(f"{encodable(problem)}\n" for problem in problems)
+        texts[output / LEFT_OUT] = "".join(f"{encodable(problem)}\n" for problem in problems)
     try:
         (output / "annotations").mkdir(parents=True, exist_ok=True)
-        for path in {*targets.values(), output / "left_out.txt"} - texts.keys():
+        for path in {*targets.values(), output / LEFT_OUT} - texts.keys():
             path.unlink(missing_ok=True)  # of an earlier call
         for path, text in texts.items():
             unfinished = path.with_suffix(".unfinished")
@@ -170,27 +177,32 @@ def write(targets, splits, names, output, problems):
         raise UserError(f"--output {output}: {error.strerror} ({error.filename}); give a folder to write to") from error
 
 
-def describe(flags, paths, splits, names, problems, skipped, targets, images, output):
-    """Returns the lines that the command prints at the end."""
+def count_table(splits, names):
+    """Returns the lines of a table: images, and objects of each class, of each split."""
     counts = {split: Counter(row["category_id"] for row in splits[split]["annotations"]) for split in SPLITS}
     rows = [("", SPLITS), ("images", [len(splits[split]["images"]) for split in SPLITS])]
     rows += [(encodable(name), [counts[split][i] for split in SPLITS]) for i, name in enumerate(names, 1)]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{name:{width}}" + "".join(f"{number:>7}" for number in numbers) for name, numbers in rows]
-    if skipped:
-        lines.append(f"{skipped} objects labeled {' or '.join(READERS[flags.source][2])} are no objects")
-    if problems:
-        lines.append(f"left out: {len(problems)}, listed in {output / 'left_out.txt'}:")
-        lines += [f"  {encodable(problem)}" for problem in problems[:MAX_LISTED]]
-        lines += [f"  and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
-    if not splits["val"]["images"] and flags.val_fraction:
-        lines.append(f"no image is for validation: give a larger --val_fraction than {flags.val_fraction:g}")
-    for word, split in zip(("next:", " and:"), (split for split in SPLITS if splits[split]["images"]), strict=False):
-        lines.append(
-            f"{word} python -m pipelines.coco_to_tfrecord --annotations {targets[split]} --images {images} "
-            f"--output {output / 'records' / split}"
-        )
-    return lines
+    return [f"{name:{width}}" + "".join(f"{number:>7}" for number in numbers) for name, numbers in rows]
+
+
+def list_problems(problems, path):
+    """Returns the lines about what is left out, of which all are in the file `path`."""
+    if not problems:
+        return []
+    rest = len(problems) - MAX_LISTED
+    shown = [f"  {encodable(problem)}" for problem in problems[:MAX_LISTED]]
+    return [f"left out: {len(problems)}, listed in {path}:", *shown, *([f"  and {rest} more"] if rest > 0 else [])]
+
+
+def next_commands(splits, targets, images, output):
+    """Returns the commands that prepare the records."""
+    return [
+        f"{word} python -m pipelines.coco_to_tfrecord --annotations {shlex.quote(str(targets[split]))} "
+        f"--images {shlex.quote(str(images))} --output {shlex.quote(str(output / 'records' / split))}"
+        for word, split in (("next:", "train"), (" and:", "val"))
+        if splits[split]["images"]
+    ]
 
 
 if __name__ == "__main__":
