@@ -98,7 +98,7 @@ overfit: have_sample env ## overfit eight COCO images (SAMPLE) with each row of 
 ablation: env ## train the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
 	$(PY) -m tests.studies.ablation --data $(DEMO)
 
-fine_tuning: env ## fine-tune on 40 drawn scenes of new classes, from pretrained weights and from nothing (an hour)
+fine_tuning: env ## fine-tune on 40 drawn scenes of new classes, from pretrained weights and from nothing (three quarters of an hour)
 	$(PY) -m tests.studies.fine_tuning
 
 ZOO := runs/zoo
