@@ -144,7 +144,7 @@ def report_trials(entries):
 
 CAVEAT = (
     "Drawn scenes are not photographs, and the pretraining's classes resemble the new ones more than COCO's classes "
-    "resemble most others. The table shows that fine-tuning works and helps, not how much it helps on your images."
+    "resemble most others. The figures show that fine-tuning works, not how much it helps on your images."
 )
 
 
