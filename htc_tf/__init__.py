@@ -7,8 +7,8 @@
     detections.draw("out.jpg")
 
 `htc_tf.load` restores a trained model, and downloads a published one at its first use; `htc_tf.build` makes a new one.
-Importing the package alone loads no TensorFlow: commands answer `--help` at once, and a Beam worker needs only the record's
-schema.
+Importing the package alone loads no TensorFlow: commands answer `--help` at once, and a Beam worker needs only the
+record's schema.
 """
 
 import importlib

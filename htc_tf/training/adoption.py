@@ -112,8 +112,8 @@ def check_backbone(variables, source, gin_files, optional):
     fits = f"{len(found) - len(differences)} of {len(found)} variables of the backbone fit"
     differences += [f"it also has {name}" for name in source.surplus()]
     if differences:
-        files = " ".join(f"--gin_file {name}" for name in gin_files) or "the --gin_file"
+        files = " ".join(f"--gin_file {name}" for name in gin_files)
+        advice = f"give its configuration, {files}" if files else "give the --gin_file of its model"
         raise UserError(
-            f"--init_from {source.name} is of another architecture: {fits} ({listed(differences, MAX_NAMES)}); give "
-            f"{files} that it was trained with"
+            f"--init_from {source.name} is of another architecture: {fits} ({listed(differences, MAX_NAMES)}); {advice}"
         )

@@ -86,7 +86,7 @@ def test_another_architecture(trained, tiny_model, tmp_path):
         UserError, match=r"ckpt-3 is of another architecture: 60 of 100 variables .*\(it lacks htc/"
     ) as refused:
         start(model, tmp_path, run)
-    assert str(refused.value).endswith(f"give --gin_file {run.config} that it was trained with")
+    assert str(refused.value).endswith(f"give its configuration, --gin_file {run.config}")
     _, model = tiny_model(*SMALL, "ResNet.width=16")
     with pytest.raises(UserError, match=r": 0 of 60 .*stem/conv/kernel:0: \[7, 7, 3, 16\] here, \[7, 7, 3, 8\]"):
         start(model, tmp_path, run)
