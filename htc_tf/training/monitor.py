@@ -47,8 +47,8 @@ class Monitor:
                 file.writelines(line + "\n" for line in cut)
             sync(run.metrics_cut)
             print(
-                f"note: {len(cut)} lines of {self.path} moved to {run.metrics_cut.name}: they are damaged, or of steps "
-                f"after {first_step}, which are repeated",
+                f"note: lines of {self.path} moved to {run.metrics_cut.name}: {len(cut)}, which are damaged, or of "
+                f"steps after {first_step}, which are repeated",
                 file=sys.stderr,
             )
         write_whole(self.path, "".join(line + "\n" for line, _ in kept))
@@ -150,8 +150,8 @@ def read_lines(path, last_step):
     for line in filter(None, lines):
         try:
             record = json.loads(line.encode())  # a line that is not UTF-8 is damaged
-            good = record["step"] <= last_step
-        except (ValueError, KeyError, TypeError, RecursionError):
+            good = all(type(value) in (int, float) for value in record.values()) and record["step"] <= last_step
+        except (ValueError, KeyError, AttributeError, RecursionError):
             good = False
         if good:
             kept.append((line, record))

@@ -35,6 +35,9 @@ def test_lines_of_steps_to_be_repeated_are_moved(tmp_path):
         b"3",
         b'{"step": 1, "a": "\xff"}',
         b'{"step": ' + b"[" * 9999,
+        b'{"step": 2, "bbox/AP": null}',
+        b'{"step": 2, "bbox/AP": "0.9"}',
+        b'{"step": true, "bbox/AP": 0.9}',
         b'{"step": 4, "tot',
     ]
     run.metrics.write_bytes("\n".join(map(json.dumps, lines)).encode() + b"\n" + b"\n".join(damaged))
