@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data import annotations
 from htc_tf.errors import UserError
-from pipelines import objects
+from pipelines import file_names, objects
 from pipelines.checks import Counters, Rejected, show
 from pipelines.plan import Options
 
@@ -60,11 +60,15 @@ def read(path: Path, images: Path) -> tuple[dict[str, Any], list[tuple[str, Any]
 
 
 def find_image(name: Any, folder: Path, images: Path) -> str:
-    """Returns the path of the image relative to `images`; if it is not where imagePath says, of one with its name."""
+    """Returns the path of the image relative to `images`; if it is not where imagePath says, of one with its name.
+
+    The file's name may differ in case and in the Unicode form of accents: IMG_1.JPG for IMG_1.jpg.
+    """
     if not isinstance(name, str) or not name.strip():
         raise Rejected("image_missing", f"imagePath is {show(name)}, not the name of an image")
     named = PureWindowsPath(name)  # its separators are \ and /
-    for path in (folder / named.as_posix(), folder / named.name, images / named.name):
+    for place, wanted in ((folder, named.as_posix()), (folder, named.name), (images, named.name)):
+        path = place / file_names.resolve(str(place), wanted, Counters())
         if os.path.isfile(path):
             relative = os.path.relpath(path, images)
             if relative.split(os.sep)[0] != os.pardir:

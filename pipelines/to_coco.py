@@ -44,7 +44,9 @@ def main(arguments=None):
     for path in targets.values():
         refuse_foreign(path)
     read, pattern, ignored = READERS[flags.source]
-    paths = sorted(path for path in source.rglob(pattern) if output.resolve() not in path.resolve().parents)
+    records = output.parent / "records"
+    written = {folder.resolve() for folder in (output / "annotations", records)}
+    paths = sorted(path for path in source.rglob(pattern) if written.isdisjoint(path.resolve().parents))
     if not paths:
         raise UserError(f"--input {source} holds no {pattern}: name the folder of the annotation files")
     entries, problems = read_all(paths, images, read)
@@ -58,7 +60,8 @@ def main(arguments=None):
     print("\n".join(count_table(splits, names)))
     if skipped:
         print(f"{skipped} objects labeled {' or '.join(ignored)} are no objects")
-    print("\n".join([*list_problems(problems, output / LEFT_OUT), *next_commands(splits, targets, images, output)]))
+    lines = [*case_variants(names), *list_problems(problems, output / LEFT_OUT)]
+    print("\n".join([*lines, *next_commands(splits, targets, images, records)]))
     if flags.val_fraction and not splits["val"]["images"]:
         print(f"no image is for validation: give a larger --val_fraction than {flags.val_fraction:g}")
 
@@ -186,6 +189,15 @@ def count_table(splits, names):
     return [f"{name:{width}}" + "".join(f"{number:>7}" for number in numbers) for name, numbers in rows]
 
 
+def case_variants(names):
+    """Returns a line for the names of classes that differ in case alone."""
+    found = {}
+    for name in names:
+        found.setdefault(name.casefold(), []).append(encodable(name))
+    same = ", ".join(" and ".join(variants) for variants in found.values() if len(variants) > 1)
+    return [f"warning: different classes by case alone: {same}; rename the labels if they are the same"] if same else []
+
+
 def list_problems(problems, path):
     """Returns the lines about what is left out, of which all are in the file `path`."""
     if not problems:
@@ -195,11 +207,11 @@ def list_problems(problems, path):
     return [f"left out: {len(problems)}, listed in {path}:", *shown, *([f"  and {rest} more"] if rest > 0 else [])]
 
 
-def next_commands(splits, targets, images, output):
-    """Returns the commands that prepare the records."""
+def next_commands(splits, targets, images, records):
+    """Returns the commands that prepare the records in a folder."""
     return [
         f"{word} python -m pipelines.coco_to_tfrecord --annotations {shlex.quote(str(targets[split]))} "
-        f"--images {shlex.quote(str(images))} --output {shlex.quote(str(output / 'records' / split))}"
+        f"--images {shlex.quote(str(images))} --output {shlex.quote(str(records / split))}"
         for word, split in (("next:", "train"), (" and:", "val"))
         if splits[split]["images"]
     ]

@@ -173,6 +173,31 @@ def test_images_are_found_in_their_folder(tmp_path):
     assert len(left_out) == 1 and "c.json" in left_out[0] and "--images" in left_out[0]
 
 
+def test_images_are_found_by_names_of_other_systems(tmp_path):
+    for name, path in (("a", "A.PNG"), ("u\u0308", "/home/otto/\u00fc.png"), ("c", "C:\\Users\\Otto\\C.png")):
+        add(tmp_path / "in", name, shape(), imagePath=path)
+    found, left_out = convert(tmp_path / "in", "--val_fraction", "0")
+    assert [image["file_name"] for image in found["train"]["images"]] == ["a.png", "c.png", "u\u0308.png"]
+    assert not left_out
+
+
+def test_classes_that_differ_by_case(tmp_path, capsys):
+    add(tmp_path / "in", "a", shape("dog"), shape(" dog"), shape("Dog"), shape("cat"))
+    found, _ = convert(tmp_path / "in", "--val_fraction", "0")
+    assert [row["name"] for row in found["train"]["categories"]] == ["Dog", "cat", "dog"]
+    assert "warning: different classes by case alone: Dog and dog; rename" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["in", "."])
+def test_the_output_may_hold_the_input(tmp_path, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    add(Path("in"), "a", shape())
+    for _ in range(2):  # the second call does not read what the first has written
+        to_coco.main(["--from", "labelme", "--input", "in", "--output", place, "--val_fraction", "0"])
+        assert not (Path(place) / "left_out.txt").exists()
+    assert len(json.loads((Path(place) / "annotations/instances_train.json").read_text())["images"]) == 1
+
+
 BAD_FILES = {
     "empty": (b"", "blanks"),
     "cut": (b'{"shapes": [', "ends in the middle"),
@@ -307,6 +332,7 @@ def test_the_printed_commands_prepare_the_records(tmp_path, capsys):
     for words in commands:
         assert words[:3] == ["python", "-m", "pipelines.coco_to_tfrecord"]
         coco_to_tfrecord.main(words[3:])
+    assert commands[0][-1] == str(tmp_path / "records/train")
     infos = [load_info(words[-1]) for words in commands]
     assert sum(info.records for info in infos) == 8 and sum(info.objects for info in infos) == 24
     assert all(info.masks and list(info.class_names) == ["cat", "dog"] for info in infos)
