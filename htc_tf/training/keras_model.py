@@ -9,7 +9,7 @@
 Keras calls the compiled step of `htc_tf.train`: losses and weights are the same. docs/training.md has more.
 """
 
-import types
+import collections
 
 import tensorflow as tf
 
@@ -17,7 +17,7 @@ from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
-from htc_tf.training.checks import check_labels, check_run, check_supervision
+from htc_tf.training.checks import check_labels, check_length, check_run, check_supervision
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
 from htc_tf.training.loop import distribute, sync_batch_norm_stats
@@ -49,20 +49,17 @@ class KerasModel(tf.keras.Model):
         """
         if experiment.ema_decay is not None:
             raise UserError("Experiment.ema_decay needs python -m htc_tf.train: set it to None for a KerasModel")
-        run, info = Run(workdir), experiment.load_info(train_records)
-        network = experiment.build_model()
-        check_labels(network, info)
-        check_supervision(network, info)
-        check_run(experiment, run, info)
+        check_length(experiment)
+        info = experiment.load_info(train_records)
         experiment.prepare_runtime(seed)
         super().__init__(name="keras_htc", dtype="float32")  # under float16 Keras would scale the loss a second time
-        self.experiment, self.records, self.seed, self.losses_so_far = experiment, train_records, seed, Losses()
-        self.run, self.config = run, config
-        self.epoch_steps = steps_per_epoch(info.records, experiment.batch_size)
-        self.categories = [{"id": c.id, "name": c.name} for c in info.categories]
-        self.htc = experiment.build_model()
+        self.experiment, self.config, self.records, self.seed = experiment, config, train_records, seed
+        self.run, self.htc = Run(workdir), experiment.build_model()
+        check_labels(self.htc, info)
+        check_supervision(self.htc, info)
+        check_run(experiment, self.run, info)
         self.htc.build_variables()
-        checkpoints = Checkpoints(run, self.htc)
+        checkpoints = Checkpoints(self.run, self.htc)
         source = initialize(
             checkpoints,
             self.htc,
@@ -71,23 +68,37 @@ class KerasModel(tf.keras.Model):
             configured=experiment.backbone_weights,
             class_names=info.class_names,
         )
-        self.step = tf.Variable(checkpoints.held or 0, dtype=tf.int64, trainable=False, name="step")
-        print(describe_start(self.htc, source, checkpoints.held or 0), flush=True)
+        first_step = checkpoints.held or 0
+        self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
+        self.epoch_steps = steps_per_epoch(info.records, experiment.batch_size)
+        self.categories = [{"id": c.id, "name": c.name} for c in info.categories]
+        self.losses_of = make_losses(experiment, self.htc)
+        self.detect = tf.function(self.htc.infer, jit_compile=experiment.xla, autograph=False)
+        self.reset_metrics()
+        print(describe_start(self.htc, source, first_step), flush=True)
 
-    def compile(self, optimizer=None, **options):
+    def compile(self, optimizer=None):
         """Sets a Keras optimizer, by default the Experiment's with its schedule and weight decay."""
-        optimizer = self.experiment.optimizer.build() if optimizer is None else tf.keras.optimizers.get(optimizer)
-        if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
-            raise UserError(f"Keras cannot use {type(self.experiment.optimizer).__name__}: choose SGD or AdamW")
-        if not hasattr(optimizer, "schedule"):
-            attach_schedule(optimizer, lambda _: optimizer.learning_rate)
-        super().compile(optimizer, **options)
-        optimizer.build(self.htc.trainable_variables)
+        with self.distribute_strategy.scope():
+            optimizer = self.experiment.optimizer.build() if optimizer is None else tf.keras.optimizers.get(optimizer)
+            if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
+                raise UserError(f"Keras cannot use {type(self.experiment.optimizer).__name__}: choose SGD or AdamW")
+            if not hasattr(optimizer, "schedule"):
+                attach_schedule(optimizer, lambda _: optimizer.learning_rate)
+            optimizer.build(self.htc.trainable_variables)
         optimizer.iterations.assign(self.step)
+        super().compile(optimizer)
 
     def train_dataset(self):
         """Returns the endless batches of the training records from the next step on, for `fit`."""
         return distribute(self.distribute_strategy, self.experiment, self.records, self.seed, int(self.step.numpy()))
+
+    def test_step(self, batch):
+        return {name: (loss.weight * loss.total, loss.count) for name, loss in self.losses_of(batch).items()}
+
+    def predict_step(self, batch):
+        fields = self.detect(batch.images, batch.sizes)._replace(stage_masks=None)._asdict()
+        return {"image_ids": batch.image_ids, **{name: value for name, value in fields.items() if value is not None}}
 
     # Keras' own three functions take the batch inside of a graph, where the images have no static shape.
 
@@ -100,53 +111,48 @@ class KerasModel(tf.keras.Model):
                 numbers = train_step(next(iterator))
                 self._train_counter.assign_add(1)  # the step of Keras' TensorBoard callback
                 losses = {name: value for name, value in numbers.items() if "/" not in name and name not in NOT_LOSSES}
-                return self.losses_so_far.add({name: (value, 1.0) for name, value in losses.items()})
+                return self.add_to_means({name: (value, 1.0) for name, value in losses.items()})
 
             self.train_function = train_function
         return self.train_function
 
     def make_test_function(self, force=False):
         if force or self.test_function is None:
-            strategy, losses = self.distribute_strategy, make_losses(self.experiment, self.htc)
-
-            def terms(batch):
-                return {name: (loss.weight * loss.total, loss.count) for name, loss in losses(batch).items()}
-
-            @tf.function(autograph=False)
-            def test_step(batch):
-                return strategy.reduce("SUM", strategy.run(terms, args=(batch,)), axis=None)
-
-            self.test_function = lambda iterator: self.losses_so_far.add(test_step(next(iterator)))
+            sums = self.on_replicas(self.test_step, lambda parts: tf.reduce_sum(tf.stack(parts), axis=0))
+            self.test_function = lambda iterator: self.add_to_means(sums(next(iterator)))
         return self.test_function
 
     def make_predict_function(self, force=False):
         if force or self.predict_function is None:
-            strategy = self.distribute_strategy
-            detect = tf.function(self.htc.infer, jit_compile=self.experiment.xla, autograph=False)
-
-            def fields(batch):
-                detections = detect(batch.images, batch.sizes)._replace(stage_masks=None)._asdict()
-                return {"image_ids": batch.image_ids, **{k: v for k, v in detections.items() if v is not None}}
-
-            @tf.function(autograph=False)
-            def predict_step(batch):
-                found = strategy.run(fields, args=(batch,))
-                return {k: tf.concat(strategy.experimental_local_results(v), axis=0) for k, v in found.items()}
-
-            self.predict_function = lambda iterator: predict_step(next(iterator))
+            found = self.on_replicas(self.predict_step, lambda parts: tf.concat(parts, axis=0))
+            self.predict_function = lambda iterator: found(next(iterator))
         return self.predict_function
 
-    # What Keras asks of metrics: here these are the losses' means, kept without variables.
+    def on_replicas(self, step, join):
+        """Compiles a replica's step; `join` makes one tensor of the replicas' tensors."""
+        strategy = self.distribute_strategy
 
-    @property
-    def metrics(self):
-        return [types.SimpleNamespace(name=name) for name in self.get_metrics_result()]
+        @tf.function(autograph=False)
+        def joined(batch):
+            found = strategy.run(step, args=(batch,))
+            return tf.nest.map_structure(lambda value: join(strategy.experimental_local_results(value)), found)
 
-    def get_metrics_result(self):
-        return self.losses_so_far.means()
+        return joined
+
+    def add_to_means(self, terms):
+        """Adds {name: (sum, count)} of a batch to those so far. Returns the means and their sum, `loss`."""
+        for name, pair in terms.items():
+            self.sums[name] += tf.stack(pair)
+        means = {name: total / tf.maximum(count, 1.0) for name, (total, count) in self.sums.items()}
+        return {"loss": tf.add_n(list(means.values())), **means}
 
     def reset_metrics(self):
-        self.losses_so_far.terms = {}
+        """Called by Keras at the start of an epoch and of an evaluation."""
+        self.sums = collections.defaultdict(float)  # {name: [sum, count]}
+
+    @property
+    def metrics_names(self):
+        return ["loss", *self.sums]
 
     def save(self, *_, **__):
         raise UserError("a KerasModel saves its weights alone: by save_run, save_weights or save_weights_only=True")
@@ -162,22 +168,3 @@ class KerasModel(tf.keras.Model):
         self.run.create(self.config, self.categories)
         keep = self.experiment.keep_checkpoints
         Checkpoints(self.run, self.htc, self.optimizer, self.step, keep).save(int(self.step.numpy()))
-
-
-class Losses:
-    """The losses of the batches so far."""
-
-    def __init__(self):
-        self.terms = {}  # {name: (sum, count)}
-
-    def add(self, terms):
-        """Adds {name: (sum, count)} of a batch, and returns the means."""
-        for name, (total, count) in terms.items():
-            before = self.terms.get(name, (0.0, 0.0))
-            self.terms[name] = (before[0] + total, before[1] + count)
-        return self.means()
-
-    def means(self):
-        """Returns {name: mean} and, as `loss`, the sum of the means."""
-        means = {name: total / tf.maximum(count, 1.0) for name, (total, count) in self.terms.items()}
-        return {"loss": tf.add_n(list(means.values())), **means} if means else {}

@@ -144,6 +144,8 @@ def test_what_a_keras_model_cannot_do_is_refused_in_one_line(fitted, tiny_data, 
         make(tiny_data, tmp_path / "run", "Experiment.ema_decay=0.9")
     with pytest.raises(UserError, match="NUM_CLASSES"):
         make(tiny_data, tmp_path / "run", "NUM_CLASSES=3")
+    with pytest.raises(UserError, match="size of the records"):
+        make(tiny_data, tmp_path / "run", "CHECKPOINT_EVERY='epoch'")
     with pytest.raises(UserError, match=r"q\.weights\.h5.*without \.h5"):
         fitted.model.save_weights(str(tmp_path / "q.weights.h5"))
     with pytest.raises(UserError, match="save_run"):
