@@ -174,7 +174,7 @@ def test_images_are_found_in_their_folder(tmp_path):
 
 
 def test_images_are_found_by_names_of_other_systems(tmp_path):
-    for name, path in (("a", "A.PNG"), ("u\u0308", "/home/otto/\u00fc.png"), ("c", "C:\\Users\\Otto\\C.png")):
+    for name, path in (("a", "A.PNG"), ("u\u0308", "/photos of otto/\u00fc.png"), ("c", "C:\\Users\\Otto\\C.png")):
         add(tmp_path / "in", name, shape(), imagePath=path)
     found, left_out = convert(tmp_path / "in", "--val_fraction", "0")
     assert [image["file_name"] for image in found["train"]["images"]] == ["a.png", "c.png", "u\u0308.png"]
