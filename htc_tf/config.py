@@ -62,6 +62,8 @@ CONFIGURABLES = (
     *(f"models.backbones.{name}" for name in ("keras_cv", "resnet", "swin")),
 )
 
+EXAMPLE = "an experiment config, such as --gin_file gin/htc_r50_fpn_1x_coco.gin"
+MODEL = "Experiment.build_model"  # what an experiment config binds, and an override does not
 MAX_NAMES = 8  # unused bindings that a message lists
 
 
@@ -108,7 +110,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
     """
     gin = import_gin()
     if run is None and not gin_files:
-        raise UserError("no configuration: give --gin_file, for example --gin_file gin/htc_r50_fpn_1x_coco.gin")
+        raise UserError(f"no configuration: give {EXAMPLE}")
     paths = [find(name) for name in gin_files]
     gin.clear_config()
     with accept_former_names(gin) as former, record_macros(gin) as macros:
@@ -116,13 +118,14 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
             read_run(gin, run, paths, gin_params, trust_config, macros)
         in_run = len(former.met)
         for path in paths:
-            with reading(path):
-                gin.parse_config_file(str(path))
+            parse_file(gin, path, macros)
         macros.text_name = "--gin_param"
         with reading("--gin_param"):
             gin.parse_config(gin_params)
         own_former = former.met[in_run:]
         with reading("gin configuration"):
+            if not macros.read([MODEL]):
+                raise UserError(f"{paths[0]} is no experiment config: begin with {EXAMPLE}")
             check_macros(macros)
             macros.settle_length()
         decided = apply_records(macros, train_records, val_records)
@@ -131,7 +134,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         experiment = build_experiment()
         own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
         own_names = {former.replace_binding(name) for name in bound_names(own_text)}
-        resolved = drop_bindings(gin.config_str(), superseded(gin, own_names))
+        resolved = drop_bindings(gin.config_str(), superseded(gin, own_names, macros.replaced))
     if decided:
         print(decided, flush=True)
     # Nobody edits a run's config.gin, so only names in the user's own files and flags are worth a note.
@@ -153,6 +156,17 @@ def read_run(gin, run, paths, gin_params, trust_config, macros):
         gin.parse_config(text)
 
 
+def parse_file(gin, path, macros):
+    """Parses a gin file, unless it is an experiment config that replaces macros of an override before it."""
+    sources = {} if macros.read([MODEL]) else {name: source for _, source, name, _ in macros.bindings}
+    count = len(macros.bindings)
+    with reading(path):
+        gin.parse_config_file(str(path))
+    for *_, name, _ in macros.bindings[count:]:
+        if name in sources:
+            raise UserError(f"{path} replaces {name} of {sources[name]}: give overrides after the experiment config")
+
+
 def apply_records(macros, train_records, val_records):
     """Binds the settings that the training records decide, if there are any.
 
@@ -171,11 +185,12 @@ def apply_records(macros, train_records, val_records):
 
     info = load_info(train_records)
     with reading("gin configuration"):
-        bound = macros.read(NAMES)
+        bound = macros.read(name for name in NAMES if "." in name or macros.is_used(name))
     check_range(BATCH_SIZE, bound.get(BATCH_SIZE), whole(1))
     if not macros.is_used("NUM_CLASSES"):
         bound["NUM_CLASSES"] = info.num_classes
     values, remarks = decide(bound, info, bool(val_records))
+    check_range(f"EPOCHS = {bound.get('EPOCHS')!r}, so STEPS", values.get("STEPS"), MACROS["STEPS"])
     macros.bind(values)
     return describe(values, remarks, train_records)
 
@@ -228,7 +243,7 @@ def check_macros(macros):
         check_range(name, value, MACROS[name])
 
 
-def superseded(gin, own_names):
+def superseded(gin, own_names, replaced):
     """Returns the bindings that an override replaced.
 
     They are those of configurables that nothing refers to any more, such as ResNet.depth once the backbone is a Swin,
@@ -237,6 +252,7 @@ def superseded(gin, own_names):
     Args:
         own_names: {name} bound where no later file could replace the configurable: in the last file without its
             includes, and by flags.
+        replaced: {name} of the macros behind settings that the records have replaced.
     Raises:
         UserError: Another binding has not reached anything that was built.
     """
@@ -244,7 +260,7 @@ def superseded(gin, own_names):
     named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
     unused = bound_names(resolved) - used_names(gin)
     left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
-    left |= (unused & MACROS.keys()) - own_names
+    left |= (unused & MACROS.keys()) - own_names | unused & replaced
     if unused - left:
         names = sorted(unused - left)
         listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")

@@ -15,10 +15,11 @@ class Macros:
         text_name: Name, for messages, of the text that is parsed next, if it is not a file.
         bindings: [(parser, source, macro, value)], in the order of the configuration: each file and each text has a
             parser of its own, and `source` names it.
+        replaced: {name} of the macros that values referred to which `bind` has replaced.
     """
 
     def __init__(self, gin):
-        self.gin, self.text_name, self.bindings = gin, None, []
+        self.gin, self.text_name, self.bindings, self.replaced = gin, None, [], set()
 
     def read(self, names):
         """Returns {name: value} of the macros and parameters that are bound, with references resolved."""
@@ -36,6 +37,9 @@ class Macros:
 
     def bind(self, values):
         for name, value in values.items():
+            with contextlib.suppress(ValueError):  # not bound before
+                former = self.gin.query_parameter(key(name))
+                self.replaced |= {"/".join(ref.scopes) for ref in self.gin.config.iterate_references(former)}
             self.gin.bind_parameter(key(name), value)
 
     def is_used(self, name):
@@ -47,7 +51,7 @@ class Macros:
         """Sets EPOCHS or STEPS to None, whichever was bound earlier.
 
         Raises:
-            UserError: A file or the flags bind both.
+            UserError: A file or the flags bind both, or the Experiment has another length.
         """
         length, sources = dict.fromkeys(LENGTH), {}
         for parser, source, name, value in self.bindings:
@@ -60,8 +64,13 @@ class Macros:
                 raise UserError(f"{source} binds both EPOCHS and STEPS: keep one")
         bound = self.read(LENGTH)
         self.bind({name: None for name in LENGTH if length[name] is None and (name in bound or self.is_used(name))})
-        if "EPOCHS" in bound and not self.is_used("EPOCHS"):
+        if "EPOCHS" in bound and not self.read(["Experiment.epochs"]):
             self.gin.parse_config("Experiment.epochs = %EPOCHS")
+        for name in LENGTH:
+            own = f"Experiment.{name.lower()}"
+            values = self.read([name, own])
+            if len(values) == 2 and values[name] != values[own]:
+                raise UserError(f"{own} = {values[own]!r}, but {name} = {values[name]!r}: bind {name} alone")
 
 
 def key(name):

@@ -93,8 +93,9 @@ def configure(flags, mode, *bindings):
     config.import_gin()
     if mode.gin:
         low, high = sorted((flags.height, flags.width))
-        sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}", "STEPS=1000"]
-        bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *bindings]
+        sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}"]
+        length = ["STEPS=1000", "EPOCHS=None"]
+        bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *length, *bindings]
         config.load(flags.gin_file or [mode.gin], bindings)
 
 

@@ -64,7 +64,7 @@ def test_train(call, tmp_path, capsys):
 def test_a_length_in_epochs_needs_no_records(tmp_path):
     own, parser = tmp_path / "own.gin", make_parser("benchmark", "", benchmark.MODES)
     own.write_text("include 'tests/tiny.gin'\nEPOCHS = 3\n")
-    flags = parser.parse_args([f"--gin_file={own}", *TINY[1:], "--mode=train", "--batch=2"])
+    flags = parser.parse_args([f"--gin_file={own}", "--gin_param=EPOCHS=2", *TINY[1:], "--mode=train", "--batch=2"])
     configure(flags, benchmark.MODES["train"])
     schedule = Experiment().optimizer.schedule
     assert schedule.steps == 1000 and float(schedule(500)) > 0

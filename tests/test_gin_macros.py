@@ -69,3 +69,30 @@ def test_configurations_that_do_not_know_epochs_take_them(tiny_data, tmp_path):
     own.write_text(resolved.replace("EPOCHS = None\n", "").replace("Experiment.epochs = %EPOCHS\n", ""))
     assert "EPOCHS" not in own.read_text() and "EPOCHS" not in config.load([own], [])[1]
     assert config.load([own], ["EPOCHS=3"], train_records=tiny_data.records)[0].steps == 9
+
+
+@pytest.mark.parametrize("name", ["EPOCHS", "STEPS"])
+def test_a_length_of_the_experiment_alone_is_refused(name):
+    """The schedule follows the macro, and would end elsewhere."""
+    with pytest.raises(UserError, match=rf"^Experiment\.{name.lower()} = 7, but {name} = .*: bind {name} alone$"):
+        config.load(["gin/htc_r50_fpn_1x_coco.gin"], [f"Experiment.{name.lower()}=7"])
+
+
+@pytest.mark.parametrize("text, params", [("EPOCHS = %MINE", []), ("STEPS = %MINE", ["EPOCHS=3"])])
+def test_a_macro_behind_a_replaced_length_is_no_mistake(tiny_data, tmp_path, text, params):
+    own = tmp_path / "own.gin"
+    own.write_text(f"include 'tests/tiny.gin'\nMINE = 3\n{text}\n")
+    experiment, resolved = config.load([own], params, train_records=tiny_data.records)
+    assert experiment.steps == 9 and "MINE" not in resolved
+
+
+def test_the_experiment_config_comes_first(tmp_path):
+    overlay, own, imports = "gin/options/fine_tune.gin", tmp_path / "own.gin", tmp_path / "imports.gin"
+    with pytest.raises(UserError, match=rf"{overlay} is no experiment config: begin with .* --gin_file gin/htc_r50"):
+        config.load([overlay], ["NUM_CLASSES=3"])
+    with pytest.raises(UserError, match=rf"tiny\.gin replaces LOG_EVERY of .*{overlay}: give overrides after"):
+        config.load([overlay, TINY], [])
+    # Files that complement each other may come in any order.
+    own.write_text("Experiment.keep_checkpoints = 5\n")
+    imports.write_text("import htc_tf.experiment\n")
+    assert config.load([imports, own, TINY], [])[0].keep_checkpoints == 5

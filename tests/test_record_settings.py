@@ -158,12 +158,19 @@ def test_records_without_stuff_maps_or_masks(tiny_data, tmp_path, capsys, fit):
         load_records(experiment, records, None)
 
 
+def test_macros_without_effect_are_not_told(tiny_data, capsys):
+    params = ["Experiment.evaluate_every=5", "HTC.semantic=False", "STEPS=3"]
+    experiment, _ = config.load(["gin/htc_r50_fpn_1x_coco.gin"], params, None, False, tiny_data.records, "val")
+    assert experiment.evaluate_every == 5 and not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "param, words",
     [
         ("EPOCHS=0", "EPOCHS = 0: must be a number, more than 0"),
         ("EPOCHS='12'", "EPOCHS = '12': must be"),
         ("EPOCHS=1e999", "EPOCHS = inf: must be"),
+        ("EPOCHS=1e9", r"EPOCHS = 1000000000\.0, so STEPS = 3000000000: must be"),
         ("EVALUATE_EVERY='epochs'", "EVALUATE_EVERY = 'epochs': must be a whole number, .* or one of 'epoch', None"),
         ("CHECKPOINT_EVERY=None", "CHECKPOINT_EVERY = None: must be"),
         ("BATCH_SIZE=0", "BATCH_SIZE = 0: must be"),

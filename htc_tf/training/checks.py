@@ -28,6 +28,11 @@ def load_records(experiment, train_records, val_records):
     check_names(val_info.class_names, val_records, train_info)
     if (experiment.keep_best or "").startswith("segm") and not val_info.masks:
         raise UserError(f"Experiment.keep_best = {experiment.keep_best!r}, but {val_records} has no masks")
+    if experiment.keep_best and val_info.objects <= val_info.crowd:  # COCO's metrics would be -1 throughout
+        raise UserError(
+            f"Experiment.keep_best = {experiment.keep_best!r}, but {val_records} holds no object to detect: give "
+            "--val_records with objects, or leave keep_best out"
+        )
     return train_info, val_info
 
 
@@ -35,11 +40,13 @@ def check_length(experiment):
     """Refuses a training whose length is unknown."""
     if experiment.steps is None and experiment.epochs is None:
         raise UserError("nothing sets the length of the training: add --gin_param EPOCHS=12, or STEPS")
-    in_epochs = [f"EPOCHS = {experiment.epochs}"] if experiment.steps is None else []
+    in_epochs = [f"EPOCHS = {experiment.epochs}"] if experiment.epochs is not None else []
     intervals = {"CHECKPOINT_EVERY": experiment.checkpoint_every, "EVALUATE_EVERY": experiment.evaluate_every}
     in_epochs += [f"{name} = 'epoch'" for name, every in intervals.items() if every == "epoch"]
     if in_epochs:
-        raise UserError(f"{in_epochs[0]} needs the size of the records: give config.load the train_records")
+        raise UserError(
+            f"{in_epochs[0]} needs the size of the records: set the macro, and give config.load the train_records"
+        )
 
 
 def check_supervision(model, info):

@@ -1,6 +1,8 @@
 """Checks before step 1: classes, annotations, evaluations and determinism."""
 
 import dataclasses
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -97,10 +99,20 @@ def test_impossible_evaluations_are_refused(tiny_data, tiny_experiment, params, 
         load_records(experiment, tiny_data.records, tiny_data.records if val else None)
 
 
+def test_keep_best_needs_objects(tiny_data, tiny_experiment, tmp_path):
+    crowd = shutil.copytree(tiny_data.records, tmp_path / "crowd")
+    content = json.loads((crowd / "dataset_info.json").read_text())
+    (crowd / "dataset_info.json").write_text(json.dumps({**content, "crowd": content["objects"]}))
+    load_records(tiny_experiment("EVALUATE_EVERY=2"), tiny_data.records, crowd)
+    with pytest.raises(UserError, match=r"keep_best = 'bbox/AP', but .*crowd holds no object"):
+        load_records(tiny_experiment("EVALUATE_EVERY=2", "Experiment.keep_best='bbox/AP'"), tiny_data.records, crowd)
+
+
 @pytest.mark.parametrize(
     "param, words",
     [
         ("EPOCHS=2", "EPOCHS = 2 needs the size of the records"),
+        ("Experiment.epochs=2", "EPOCHS = 2 needs the size of the records: set the macro"),
         ("STEPS=None", "nothing sets the length of the training: add --gin_param EPOCHS=12"),
         ("CHECKPOINT_EVERY='epoch'", "CHECKPOINT_EVERY = 'epoch' needs the size of the records"),
         ("EVALUATE_EVERY='epoch'", "EVALUATE_EVERY = 'epoch' needs the size of the records"),
