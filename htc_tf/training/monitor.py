@@ -113,8 +113,10 @@ class Monitor:
             images: {name: [H, W, 3] uint8}.
             best: Path of the folder of its weights if they are the best so far, or None.
         """
-        self.evaluations[step] = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        self._append(step, self.evaluations[step])
+        # JSON has no NaN, such as a loss that overflows in float16.
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, float) and math.isfinite(value)}
+        self.evaluations[step] = numbers
+        self._append(step, numbers)
         with self.writer.as_default(step=step):
             for name, image in images.items():
                 tf.summary.image(name, image[None])

@@ -1,6 +1,7 @@
 """Monitoring: metrics.jsonl, the event files, and TensorBoard's responses over HTTP."""
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -60,13 +61,14 @@ def test_a_line_per_evaluation(tmp_path, capsys):
     monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=9, batch_size=2, epoch_steps=4)
     metrics = {"bbox/AP": 0.25, "segm/AP": 0.1239, "bbox/AP50": 0.5, "per_class": {}, "val_loss/total": 2.5}
     monitor.log_evaluation(4, {**metrics, "evaluation_seconds": 7.4}, {}, tmp_path)
-    monitor.log_evaluation(9, {"bbox/AP": -1.0, "evaluation_seconds": 0.2}, {})
+    monitor.log_evaluation(9, {"bbox/AP": -1.0, "val_loss/total": math.nan, "evaluation_seconds": 0.2}, {})
     monitor.close()
     assert capsys.readouterr().out.splitlines() == [
         "epoch 1 (step 4): box AP 0.250, mask AP 0.124, validation loss 2.500, in 7 s; the best so far, "
         f"saved in {tmp_path}",
-        "epoch 2.25 (step 9): box AP -1.000, in 0 s",
+        "epoch 2.25 (step 9): box AP -1.000, validation loss nan, in 0 s",
     ]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     again = Monitor(Run(tmp_path), CONFIG, first_step=9, steps=9, batch_size=2, epoch_steps=4)
     again.close()
     assert again.evaluations.keys() == monitor.evaluations.keys() == {4, 9}
