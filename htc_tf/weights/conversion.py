@@ -118,10 +118,16 @@ def name_categories(names, num_classes):
         UserError: The names are unknown, or their number is not `num_classes`.
     """
     coco = coco_classes.THING_NAMES
-    known = "does not name its classes" if names is None else f"has {len(names)} classes"
+    if names is not None and len(names) != num_classes:
+        raise UserError(
+            f"NUM_CLASSES = {num_classes}, but the file has {len(names)} classes: add --gin_param "
+            f"NUM_CLASSES={len(names)}, or --annotations with other classes"
+        )
     names = list(coco.values()) if names is None else names
     if len(names) != num_classes:
-        raise UserError(f"--annotations is missing: NUM_CLASSES = {num_classes}, and the file {known}")
+        raise UserError(
+            f"--annotations is missing: NUM_CLASSES = {num_classes}, and the file does not name its classes"
+        )
     ids = coco if names == list(coco.values()) else range(1, num_classes + 1)
     return [{"id": key, "name": name} for key, name in zip(ids, names, strict=True)]
 

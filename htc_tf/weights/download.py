@@ -29,8 +29,11 @@ ABANDONED = 3600  # seconds without a change after which a temporary file belong
 
 def cache_folder(name):
     """Returns the folder `name` of the cache: in HTC_TF_CACHE, or in htc_tf in the user's cache folder."""
-    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HTC_TF_CACHE") or Path(users, "htc_tf")) / name
+    folder = os.environ.get("HTC_TF_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "htc_tf")
+    try:
+        return Path(folder).expanduser() / name
+    except RuntimeError as error:
+        raise UserError("this user has no home folder for the cache: set HTC_TF_CACHE to a folder") from error
 
 
 def fetch(weights):
@@ -78,9 +81,14 @@ def download(address, path, digest):
     except requests.RequestException as error:
         reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))  # of the system, inside of a long line
         reason = reason[1] if reason else type(error).__name__
-        return "no answer in time" if "timed out" in str(error) else f"no connection ({reason})"
+        proxy = " to the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
+        return "no answer in time" if "timed out" in str(error) else f"no connection{proxy} ({reason})"
     except (ValueError, UserError) as error:
         return str(error)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return str(error)  # requests found no certificates where REQUESTS_CA_BUNDLE names them
     return None
 
 

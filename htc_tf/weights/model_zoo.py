@@ -108,19 +108,6 @@ _ALL = (
 WEIGHTS = {weights.name: weights for weights in _ALL}
 
 
-def find(name):
-    """Returns the PublicWeights of a name.
-
-    Raises:
-        UserError: The table has no such name; the nearest are listed.
-    """
-    if name in WEIGHTS:
-        return WEIGHTS[name]
-    names = nearest(name)
-    advice = f"the nearest are {', '.join(names)}" if names else "docs/weights.md lists the names"
-    raise UserError(f"{name} is neither a file nor public weights; {advice}")
-
-
 def nearest(name):
     """Returns up to three names of the table that begin with a name or resemble it."""
     return [known for known in WEIGHTS if known.startswith(name)][:3] or difflib.get_close_matches(
@@ -139,13 +126,18 @@ def locate(text, flag):
     Raises:
         UserError: There is neither such a file nor such a name, or no address of the name answers.
     """
-    path = Path(text)
+    path, remedy = Path(text), "give a checkpoint file, or a name of docs/weights.md"
+    if not text:
+        raise UserError(f"{flag} is empty: {remedy}")
     if path.exists():
         return path, None
-    if text not in WEIGHTS and ("/" in text or path.suffix):
-        check_path(path)
-        raise UserError(f"{flag} {text} is missing")
-    weights = find(text)
-    from htc_tf.weights.download import fetch
+    if text in WEIGHTS:
+        from htc_tf.weights.download import fetch
 
-    return fetch(weights), weights.source
+        return fetch(WEIGHTS[text]), WEIGHTS[text].source
+    check_path(path)
+    if "/" in text or path.suffix:
+        raise UserError(f"{flag} {text} is missing: {remedy}")
+    names = nearest(text)
+    advice = f"the nearest are {', '.join(names)}" if names else "docs/weights.md lists the names"
+    raise UserError(f"{flag} {text} is neither a file nor public weights; {advice}")

@@ -12,7 +12,7 @@ EXPORT = "give the PyTorch, Paddle or safetensors file of its training"
 KINDS = (
     (rb"\Z", "empty", "its download or copy was cut off, get it again"),
     (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull in its repository"),
-    (rb"\s*<(!doctype|html|\?xml|head)", "a web page, such as an error's or a login's", FETCH),
+    (rb"(\xef\xbb\xbf)?\s*<", "a web page, such as an error's or a login's", FETCH),
     (rb"model_checkpoint_path:", "TensorFlow's list of checkpoints", EXPORT),
     (rb"\x89HDF", "an HDF5 file of Keras", EXPORT),
     (rb"\x08\x01\x12", "a SavedModel of TensorFlow", EXPORT),

@@ -210,15 +210,16 @@ def test_every_name_that_does_not_match_is_listed(refused, write, arrays, tmp_pa
 def test_mistakes_are_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(HTC, "build_variables", None)
     path = tmp_path / "x.pth"
-    assert f"--weights {path} is missing" in refused("mmdet", path)[-1]
-    assert "htc_r50_1x_coco is neither a file nor public weights; the nearest" in refused(None, "htc_r50_1x_coco")[-1]
+    assert f"--weights {path} is missing: give a checkpoint file, or a name of" in refused("mmdet", path)[-1]
+    unknown = "--weights htc_r50_1x_coco is neither a file nor public weights; the nearest"
+    assert unknown in refused(None, "htc_r50_1x_coco")[-1]
     assert "resnet50-0676ba61.pth is not in the cache, and HTC_TF_OFFLINE is set" in refused(None, "resnet50")[-1]
     write.pytorch_zip(path, {"state_dict": arrays})
     missing = "--annotations is missing: NUM_CLASSES = 8, and the file does not name its classes"
     assert missing in refused("mmdet", path, annotations=None)[-1]
     write.pytorch_zip(path, {"state_dict": arrays, "meta": {"CLASSES": tuple("abcdefgh")}})
-    missing = "--annotations is missing: NUM_CLASSES = 3, and the file has 8 classes"
-    assert missing in refused("mmdet", path, annotations=None, params=[*SMALL, "NUM_CLASSES=3"])[-1]
+    differs = "NUM_CLASSES = 3, but the file has 8 classes: add --gin_param NUM_CLASSES=8, or --annotations"
+    assert differs in refused("mmdet", path, annotations=None, params=[*SMALL, "NUM_CLASSES=3"])[-1]
     assert "holds no averaged (EMA) weights: leave out --ema yes" in refused(None, path, "--ema", "yes")[-1]
     assert "add --gin_param NUM_CLASSES=8" in refused("mmdet", path, params=[*SMALL, "NUM_CLASSES=3"])[-1]
     assert "is not a COCO annotation file" in refused("mmdet", path, annotations=path)[-1]

@@ -284,9 +284,43 @@ def test_a_killed_download_leaves_no_half_file(weights, server, cache):
         ({"HTC_TF_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a/weights"),
         ({"HTC_TF_CACHE": "", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/htc_tf/weights"),
         ({"HTC_TF_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/htc_tf/weights"),
+        ({"HTC_TF_CACHE": "~/a", "HOME": "/c"}, "/c/a/weights"),  # no shell has expanded it
+        ({"HTC_TF_CACHE": "", "XDG_CACHE_HOME": "~", "HOME": "/c"}, "/c/htc_tf/weights"),
+        ({"HTC_TF_CACHE": "a"}, "a/weights"),
     ],
 )
 def test_the_folder_of_the_cache(monkeypatch, variables, folder):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert download.cache_folder("weights") == Path(folder)
+
+
+def test_without_a_home_folder(monkeypatch):
+    """As in a container with a user id that no name belongs to."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    for name in ("HTC_TF_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="this user has no home folder for the cache: set HTC_TF_CACHE to a folder"):
+        download.cache_folder("weights")
+    monkeypatch.setenv("HTC_TF_CACHE", "/a")
+    assert download.cache_folder("weights") == Path("/a/weights")
+
+
+def test_missing_certificates_are_no_trouble_of_the_disk(weights, cache, monkeypatch, capsys):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    secure = weights("good")
+    secure = secure._replace(addresses=(secure.addresses[0].replace("http:", "https:"),))
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download.fetch(secure)
+    assert "failed: Could not find a suitable TLS CA certificate bundle" in capsys.readouterr().err
+
+
+def test_a_proxy_that_does_not_answer_is_named(weights, cache, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download.fetch(weights("good"))
+    assert "failed: no connection to the proxy (Connection refused)" in capsys.readouterr().err

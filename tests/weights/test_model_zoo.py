@@ -58,20 +58,24 @@ def test_backbones_of_the_run_files_are_in_the_table():
     assert named and all(WEIGHTS[name].is_backbone for name in named)
 
 
-def test_names(tmp_path, monkeypatch):
-    assert model_zoo.find("resnet50") is WEIGHTS["resnet50"]
-    with pytest.raises(UserError, match=r"htc_r50_1x_coco is .* public weights; the nearest are htc_r50_fpn_1x_coco,"):
-        model_zoo.find("htc_r50_1x_coco")
+def test_unknown_names():
+    for text, advice in (("htc_r50_1x_coco", "the nearest are htc_r50_fpn_1x_coco,"), ("xyz", "docs/weights.md lists")):
+        with pytest.raises(UserError, match=f"--weights {text} is neither a file nor public weights; {advice}"):
+            model_zoo.locate(text, "--weights")
     assert model_zoo.nearest("htc_r50_fpn_1x") == ["htc_r50_fpn_1x_coco", "htc_r50_fpn_1x_coco_paddle"]
     assert model_zoo.nearest("mask-rcnn_r50_fpn_1x_coco")[0] == "mask_rcnn_r50_fpn_1x_coco"  # mmdetection 3's name
-    with pytest.raises(UserError, match=r"xyz is .*docs/weights\.md lists the names"):
-        model_zoo.find("xyz")
 
 
 @pytest.mark.parametrize("text", ["nowhere/resnet50", "resnet50.pth", "a.pdparams"])
 def test_a_missing_file_is_told_from_a_name(text):
-    with pytest.raises(UserError, match=f"--weights {text} is missing"):
+    with pytest.raises(UserError, match=f"--weights {text} is missing: give a checkpoint file, or a name of docs/"):
         model_zoo.locate(text, "--weights")
+
+
+def test_an_empty_flag_names_nothing():
+    """As of a shell's variable that is not set."""
+    with pytest.raises(UserError, match="--weights is empty: give a checkpoint file, or a name of docs/weights"):
+        model_zoo.locate("", "--weights")
 
 
 def test_a_checkpoint_of_tensorflow_is_no_missing_file(tmp_path):

@@ -16,6 +16,8 @@ FILES = {
     "is a web page": b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>",
     "such as an error's or a login's": b"\n  <HTML><body>Sign in</body></html>",
     "download the file itself": b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>',
+    "a web page, such as": b"<Error><Code>NoSuchKey</Code></Error>",
+    "web page, such as an error's": b"\xef\xbb\xbf<!-- a byte order mark --><html></html>",
     "is JSON, not a checkpoint file: give the file that holds the weights": json.dumps({"weight_map": {}}).encode(),
     "is JSON": b" [1, 2]\n",
     "is an HDF5 file of Keras": b"\x89HDF\r\n\x1a\n" + bytes(100),
