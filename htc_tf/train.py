@@ -58,12 +58,13 @@ def parse():
         nargs="+",
         help="devices to use, such as GPU:0 GPU:1 (default: all GPUs); CPU:0 CPU:1 splits a CPU, to rehearse",
     )
-    parser.add_argument(
+    first_weights = parser.add_mutually_exclusive_group()
+    first_weights.add_argument(
         "--init_from",
         metavar="SOURCE",
         help="weights to start from: a run, a checkpoint file or a name of public weights, see below",
     )
-    parser.add_argument(
+    first_weights.add_argument(
         "--backbone_weights",
         metavar="SOURCE",
         help="weights of the backbone: a checkpoint file or a name such as resnet50; none for initial values "

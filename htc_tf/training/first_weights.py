@@ -67,6 +67,7 @@ def initialize(
 def load_weights(init_from, model, class_names):
     """Sets the weights of a model that a run, public weights or a file have, and prints which ones if some are new."""
     optional = ()
+    check_whole(init_from)
     if is_run(init_from):
         run = init_from if isinstance(init_from, Run) else Run(init_from)
         source, gin_files = read_run(run, model), [run.config]
@@ -86,7 +87,18 @@ def load_weights(init_from, model, class_names):
 
 def is_run(source):
     """Returns True for a Run or a folder, also a missing one, which is told from a file and a name by its look."""
-    return isinstance(source, Run) or Path(source).is_dir() or ("/" in source and not Path(source).suffix)
+    if isinstance(source, Run):
+        return True
+    return source != "" and (Path(source).is_dir() or ("/" in source and not Path(source).suffix))
+
+
+def check_whole(source):
+    """Refuses RUN/checkpoints and what is in it: the run's other files say what the checkpoints are."""
+    path = source.folder if isinstance(source, Run) else Path(source)
+    for folder in (path, path.parent):
+        run = Run(folder.parent)
+        if folder == run.checkpoints and run.config.exists():
+            raise UserError(f"--init_from {path} is a part of a run: give the run's folder, {run.folder}")
 
 
 def read_run(run, model):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf import config
+from htc_tf import config, train
 from htc_tf.checkpoint import Checkpoints, restore_weights
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
@@ -102,6 +102,25 @@ def test_other_runs_that_do_not_fit(averaged_run, tmp_path):
         initialize(checkpoints, model, None, Run(tmp_path / "empty"))
     with pytest.raises(UserError, match=r"ckpt-5 is of another architecture: 0 of 2 .*layer/kernel:0: \[4, 9\] here"):
         initialize(checkpoints, make_model(0.0, units=9), None, averaged_run)
+
+
+def test_a_part_of_a_run(trained, tiny_model, tmp_path):
+    run, _ = trained
+    _, model = tiny_model("NUM_STAGES=2", "Postprocess.keep=2")
+    checkpoints = Checkpoints(Run(tmp_path / "new"), model)
+    for part in ("checkpoints", "checkpoints/ckpt-3", "checkpoints/ckpt-3.index", "checkpoints/ckpt-9"):
+        with pytest.raises(UserError, match=rf"{part} is a part of a run: give the run's folder, {run.folder}$"):
+            initialize(checkpoints, model, None, str(run.folder / part))
+    with pytest.raises(UserError, match="--init_from is empty"):
+        initialize(checkpoints, model, None, "")
+
+
+def test_one_source_is_given(monkeypatch, capsys):
+    flags = ["--gin_file", "x.gin", "--train_records", "x", "--workdir", "x"]
+    monkeypatch.setattr("sys.argv", ["train", *flags, "--init_from", "RUN", "--backbone_weights", "resnet50"])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert "--backbone_weights: not allowed with argument --init_from" in capsys.readouterr().err
 
 
 def test_a_backbone(tiny_model, write, tmp_path):
