@@ -66,9 +66,10 @@ def adopt(model, source, class_names, gin_files=(), optional=()):
     if set(rows.values()) == {"taken"}:
         return Adopted(taken, [])
     if columns:
-        names = f": {listed([class_names[index] for index in here])}" if here else ""
+        kept = [class_names[index] for index in here] if taken & columns.keys() else []
+        names = f": {listed(kept)}" if kept else ""
         unknown = "" if source.class_names else f", since {source.name} does not name its classes"
-        rows["classes"] = f"{len(here)} of {len(class_names)} kept{names}{unknown}"
+        rows["classes"] = f"{len(kept)} of {len(class_names)} kept{names}{unknown}"
     width = max(map(len, rows))
     return Adopted(taken, [f"weights from {source.name}:", *(f"  {name:{width}}  {row}" for name, row in rows.items())])
 

@@ -61,6 +61,19 @@ def test_no_common_classes(trained, tiny_model, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split() == ["classes", "0", "of", "3", "kept"]
 
 
+def test_classes_are_kept_only_if_their_columns_are(trained, tiny_model, tmp_path, capsys):
+    """The same names, but no layer of classes fits: a classes.json that was changed, or heads of another width."""
+    run, _ = trained
+    _, model = tiny_model(*SMALL, "BoxHead.channels=8", "MaskHead.channels=8")
+    start(model, tmp_path, run, NAMES)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["classes", "0", "of", "8", "kept"]
+    run.create("", categories(NAMES[:-1]))
+    _, model = tiny_model(*SMALL)
+    start(model, tmp_path, run, NAMES)
+    rows = [" ".join(row.split()) for row in capsys.readouterr().out.splitlines()]
+    assert rows[-2:] == ["stage 2 mask head taken; classes new", "classes 0 of 8 kept"]
+
+
 def test_deltas_per_class(tiny_model, tmp_path):
     params = [*SMALL, "BoxHead.class_agnostic=False"]
     _, old = tiny_model(*params)
