@@ -106,7 +106,7 @@ def read_run(run, model):
     run.check_exists()
     path = Checkpoints(run, model).find_latest()
     if path is None:
-        raise UserError(f"--init_from {run.folder}: {run.checkpoints} holds no checkpoint")
+        raise UserError(f"--init_from {run.folder}: {run.checkpoints} holds no checkpoint; give the folder of a run")
     return StoredWeights(path, model, [row["name"] for row in run.read_categories()])
 
 

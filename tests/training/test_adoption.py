@@ -62,11 +62,8 @@ def test_no_common_classes(trained, tiny_model, tmp_path, capsys):
 
 
 def test_classes_are_kept_only_if_their_columns_are(trained, tiny_model, tmp_path, capsys):
-    """The same names, but no layer of classes fits: a classes.json that was changed, or heads of another width."""
+    """The same names, but no layer of classes fits, since classes.json was changed."""
     run, _ = trained
-    _, model = tiny_model(*SMALL, "BoxHead.channels=8", "MaskHead.channels=8")
-    start(model, tmp_path, run, NAMES)
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["classes", "0", "of", "8", "kept"]
     run.create("", categories(NAMES[:-1]))
     _, model = tiny_model(*SMALL)
     start(model, tmp_path, run, NAMES)
