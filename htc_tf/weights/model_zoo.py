@@ -140,4 +140,4 @@ def locate(text, flag):
         raise UserError(f"{flag} {text} is missing: {remedy}")
     names = nearest(text)
     advice = f"the nearest are {', '.join(names)}" if names else "docs/weights.md lists the names"
-    raise UserError(f"{flag} {text} is neither a file nor public weights; {advice}")
+    raise UserError(f"{flag} {text} is missing, and no public weights have this name; {advice}")

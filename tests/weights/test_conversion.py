@@ -211,7 +211,7 @@ def test_mistakes_are_refused_before_the_model_is_built(refused, write, arrays, 
     monkeypatch.setattr(HTC, "build_variables", None)
     path = tmp_path / "x.pth"
     assert f"--weights {path} is missing: give a checkpoint file, or a name of" in refused("mmdet", path)[-1]
-    unknown = "--weights htc_r50_1x_coco is neither a file nor public weights; the nearest"
+    unknown = "--weights htc_r50_1x_coco is missing, and no public weights have this name; the nearest"
     assert unknown in refused(None, "htc_r50_1x_coco")[-1]
     assert "resnet50-0676ba61.pth is not in the cache, and HTC_TF_OFFLINE is set" in refused(None, "resnet50")[-1]
     write.pytorch_zip(path, {"state_dict": arrays})

@@ -60,7 +60,9 @@ def test_backbones_of_the_run_files_are_in_the_table():
 
 def test_unknown_names():
     for text, advice in (("htc_r50_1x_coco", "the nearest are htc_r50_fpn_1x_coco,"), ("xyz", "docs/weights.md lists")):
-        with pytest.raises(UserError, match=f"--weights {text} is neither a file nor public weights; {advice}"):
+        with pytest.raises(
+            UserError, match=f"--weights {text} is missing, and no public weights have this name; {advice}"
+        ):
             model_zoo.locate(text, "--weights")
     assert model_zoo.nearest("htc_r50_fpn_1x") == ["htc_r50_fpn_1x_coco", "htc_r50_fpn_1x_coco_paddle"]
     assert model_zoo.nearest("mask-rcnn_r50_fpn_1x_coco")[0] == "mask_rcnn_r50_fpn_1x_coco"  # mmdetection 3's name
