@@ -1,7 +1,6 @@
 """python -m htc_tf.convert: makes a run from public weights by name, or from a file of another framework."""
 
 import argparse
-from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.errors import command
@@ -65,7 +64,7 @@ def parse():
 @command
 def main():
     flags = parse()
-    named = model_zoo.WEIGHTS.get(flags.weights) if not Path(flags.weights).exists() else None
+    named = model_zoo.find(flags.weights, "--weights")
     experiment, resolved = config.load(flags.gin_file or (named.gin_files if named else ()), flags.gin_param)
     from htc_tf.weights.conversion import check_new, convert
 

@@ -115,29 +115,41 @@ def nearest(name):
     )
 
 
-def locate(text, flag):
-    """Returns the checkpoint file that a flag names, after downloading it if it is not in the cache.
+def find(text, flag):
+    """Returns the PublicWeights that a flag names, or None if it names a file.
 
     Args:
         text: str, the path of a file, or a name of `WEIGHTS`. An existing file wins over a name.
         flag: str, the flag, for messages.
-    Returns:
-        (Path, source): `source` is that of the name, or None for a file.
     Raises:
-        UserError: There is neither such a file nor such a name, or no address of the name answers.
+        UserError: There is neither such a file nor such a name.
     """
     path, remedy = Path(text), "give a checkpoint file, or a name of docs/weights.md"
     if not text:
         raise UserError(f"{flag} is empty: {remedy}")
-    if path.exists():
-        return path, None
-    if text in WEIGHTS:
-        from htc_tf.weights.download import fetch
-
-        return fetch(WEIGHTS[text]), WEIGHTS[text].source
+    if path.exists() or text in WEIGHTS:
+        return None if path.exists() else WEIGHTS[text]
     check_path(path)
     if "/" in text or path.suffix:
         raise UserError(f"{flag} {text} is missing: {remedy}")
     names = nearest(text)
     advice = f"the nearest are {', '.join(names)}" if names else "docs/weights.md lists the names"
     raise UserError(f"{flag} {text} is missing, and no public weights have this name; {advice}")
+
+
+def locate(text, flag):
+    """Returns the checkpoint file that a flag names, after downloading it if it is not in the cache.
+
+    Args:
+        text, flag: Arguments of `find`.
+    Returns:
+        (Path, source): `source` is that of the name, or None for a file.
+    Raises:
+        UserError: There is neither such a file nor such a name, or no address of the name answers.
+    """
+    named = find(text, flag)
+    if named is None:
+        return Path(text), None
+    from htc_tf.weights.download import fetch
+
+    return fetch(named), named.source

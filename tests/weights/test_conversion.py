@@ -207,6 +207,14 @@ def test_every_name_that_does_not_match_is_listed(refused, write, arrays, tmp_pa
     assert "in 2 names" in error
 
 
+def test_an_unknown_name_is_told_before_the_configuration(tmp_path, monkeypatch, capsys):
+    """Without --gin_file, which a known name would not need."""
+    monkeypatch.setattr(sys, "argv", ["convert", "--weights", "htc_r50_fpn_1x_coc", "--output", str(tmp_path / "run")])
+    with pytest.raises(SystemExit):
+        htc_tf.convert.main()
+    assert "the nearest are htc_r50_fpn_1x_coco, " in capsys.readouterr().err
+
+
 def test_mistakes_are_refused_before_the_model_is_built(refused, write, arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(HTC, "build_variables", None)
     path = tmp_path / "x.pth"
