@@ -76,7 +76,8 @@ def run(request, build, mmdet_state, mmdet_batch, mmdet_truth, reference, determ
     """The records of all steps."""
     expected, steps = reference(f"trajectory_{request.param}"), CASES[request.param]
     rate, factor, warmup_steps, clip, decay, momentum = expected["setting"].tolist()
-    params = ["BATCH_SIZE=2", f"BASE_LEARNING_RATE={8 * rate}", f"SGD.decay={decay}", f"SGD.momentum={momentum}"]
+    params = ["STEPS=88716", "BATCH_SIZE=2", f"BASE_LEARNING_RATE={8 * rate}"]
+    params += [f"SGD.decay={decay}", f"SGD.momentum={momentum}"]
     params += [f"StepSchedule.warmup_factor={factor}", f"StepSchedule.warmup_steps={int(warmup_steps)}"]
     params += [f"Experiment.clip_norm={clip or None}"]
     (images, sizes), (truth, proposals) = mmdet_batch("tiny"), mmdet_truth("tiny")

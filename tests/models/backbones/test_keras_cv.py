@@ -201,7 +201,7 @@ def test_nothing_is_fetched_where_weights_are_there(tmp_path):
     assert KerasCVBackbone(make_network(), PRESET, load_weights=False).fetch_weights() is None
     model = tf.keras.Sequential([tf.keras.layers.Dense(2)])
     model.build([None, 3])
-    model.backbone = SimpleNamespace(fetch_weights=lambda: "fetched", submodules=())
+    model.backbone = SimpleNamespace(fetch_weights=lambda: "fetched", submodules=(), weights=[])
     checkpoints = Checkpoints(Run(tmp_path), model)
     assert initialize(checkpoints, model) == "fetched"
     checkpoints.save(1)
