@@ -42,7 +42,7 @@ RUN = ["--gin_file", "gin/htc_shapes.gin", "--checkpoint", "nowhere", "--input",
 FLAGS = {
     "benchmark": ["--mode", "inference"],
     "browse": ["--records", "x", "--port", "0"],
-    "convert": ["--source", "mmdet", "--weights", "x", *RUN[:2], "--output", "y"],
+    "convert": ["--source", "mmdet", "--weights", __file__, *RUN[:2], "--output", "y"],
     "eval": ["--predictions", "x", "--annotations", "y", "--output", "z"],
     "explain": RUN,
     "export": [*RUN[:4], *RUN[6:]],
