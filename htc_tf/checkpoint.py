@@ -85,7 +85,7 @@ class Checkpoints:
         self.files.sweep()
 
     def find_latest(self):
-        """Returns the path of the newest intact checkpoint, with a note if later ones are not, or None without any.
+        """Returns the number of the newest intact checkpoint, with a note if later ones are not, or None without any.
 
         Raises:
             UserError: There are checkpoints, but none is intact.
@@ -98,10 +98,10 @@ class Checkpoints:
                     "move that folder away to start from scratch"
                 )
             return None
-        path = str(self.files.prefix(number))
         if problems:
+            path = self.files.prefix(number)
             print(f"note: {'; '.join(problems)}: using {path}, the newest intact one", file=sys.stderr)
-        return path
+        return number
 
     def restore_latest(self):
         """Restores the newest intact checkpoint, if there is one, and returns its path or None.
@@ -112,10 +112,12 @@ class Checkpoints:
         Raises:
             UserError: No checkpoint is intact, or the newest one does not fit the model.
         """
-        path = self.find_latest()
-        if path is not None:
-            self._restore(path)
-            self.held, _ = self.files.newest_intact()
+        number = self.find_latest()
+        if number is None:
+            return None
+        path = str(self.files.prefix(number))
+        self._restore(path)
+        self.held = number
         return path
 
     def _restore(self, path):

@@ -9,7 +9,7 @@ from htc_tf.weights import model_zoo
 
 EPILOG = """
 A name, such as htc_r50_fpn_1x_coco, is downloaded to the cache and brings its gin files: docs/weights.md has the names.
-A file needs the experiment config of its model. It is one of these, told by the names in it or by --source:
+A file needs the experiment config of its model. Its source is detected from the names in it, or given by --source:
 
   mmdet        mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN
   paddle       the Paddle port of HTC; --gin_file gin/options/paddle.gin reproduces its numbers
@@ -35,7 +35,7 @@ def parse():
     parser.add_argument(
         "--source",
         choices=("mmdet", "paddle", "torchvision", "swin"),
-        help="origin of the file (default: told by the names in it)",
+        help="origin of the file (default: detected from the names in it)",
     )
     parser.add_argument(
         "--ema",

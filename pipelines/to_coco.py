@@ -199,7 +199,7 @@ def case_variants(names):
 
 
 def list_problems(problems, path):
-    """Returns the lines about what is left out, of which all are in the file `path`."""
+    """Returns lines about the first problems; the file `path` lists all of them."""
     if not problems:
         return []
     rest = len(problems) - MAX_LISTED

@@ -57,14 +57,14 @@ def length_lines(experiment, train_info, val_info):
     """Describes the training in steps and epochs, and what happens at intervals."""
     steps, every = experiment.steps, experiment.checkpoint_every
     epoch_steps = steps_per_epoch(train_info.records, experiment.batch_size)
-    checkpoints = f"{describe_interval(every, steps, epoch_steps)}, of which" if every else "after the last step;"
+    checkpoints = describe_interval(every, steps, epoch_steps) if every else "after the last step"
     rows = {
         "records": f"{train_info.records} images of {train_info.folder}",
         "epoch": f"{epoch_steps} steps of {experiment.batch_size} images",
         "training": describe_steps(steps, epoch_steps),
         "learning rate": describe_schedule(experiment.optimizer.build().schedule, steps, epoch_steps),
         "evaluations": describe_evaluations(experiment, val_info, epoch_steps),
-        "checkpoints": f"{checkpoints} the newest {experiment.keep_checkpoints} are kept",
+        "checkpoints": f"{checkpoints}; the newest {experiment.keep_checkpoints} are kept",
     }
     width = max(map(len, rows))
     return [f"{name.ljust(width)}  {text}" for name, text in rows.items()]

@@ -86,7 +86,7 @@ def load_weights(init_from, model, class_names):
 
 
 def is_run(source):
-    """Returns True for a Run or a folder, also a missing one, which is told from a file and a name by its look."""
+    """Returns True for a Run or a folder, also for a missing one: a path with a slash and without a suffix."""
     if isinstance(source, Run):
         return True
     return source != "" and (Path(source).is_dir() or ("/" in source and not Path(source).suffix))
@@ -104,10 +104,11 @@ def check_whole(source):
 def read_run(run, model):
     """Returns the StoredWeights of a run's newest intact checkpoint."""
     run.check_exists()
-    path = Checkpoints(run, model).find_latest()
-    if path is None:
+    checkpoints = Checkpoints(run, model)
+    number = checkpoints.find_latest()
+    if number is None:
         raise UserError(f"--init_from {run.folder}: {run.checkpoints} holds no checkpoint; give the folder of a run")
-    return StoredWeights(path, model, [row["name"] for row in run.read_categories()])
+    return StoredWeights(str(checkpoints.files.prefix(number)), model, [row["name"] for row in run.read_categories()])
 
 
 def load_backbone(text, model):

@@ -1,4 +1,4 @@
-"""Files that are no checkpoint, told by their first bytes: each is refused with its kind and with what to do."""
+"""Files that are not checkpoints: recognized by their first bytes and refused, with their kind and advice."""
 
 import re
 from pathlib import Path

@@ -88,7 +88,7 @@ def test_the_length_of_a_training(tiny_data):
         "learning rate  0.0005 after 2 steps of warm-up, 5e-05 after 8 steps (2.67 epochs), "
         "5e-06 after 11 steps (3.67 epochs), 5e-06 in the last step",
         f"evaluations    every 5 steps (1.67 epochs), 3 in all, each on 6 images of {records}",
-        "checkpoints    every 3 steps (1 epoch), 4 in all, of which the newest 3 are kept",
+        "checkpoints    every 3 steps (1 epoch), 4 in all; the newest 3 are kept",
     ]
     experiment, _ = config.load([TINY], ["STEPS=0", "CHECKPOINT_EVERY=0"])
     assert [line.split("  ")[-1].strip() for line in length_lines(experiment, info, None)[2:]] == [

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_averages(tiny_model, tmp_path):
-    """Averages are found by the variables' names, of which the stages' heads share some; a frozen stage has none."""
+    """Averages are found by the variables' names, some of which the heads share; a frozen stage has no averages."""
     _, old = tiny_model(*SMALL, "ResNet.frozen_stages=1")
     fill(old.variables)
     averages = MovingAverages(old.trainable_variables, 0.9)

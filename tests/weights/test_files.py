@@ -10,24 +10,11 @@ import pytest
 
 from htc_tf.errors import UserError
 from htc_tf.weights import pickles
-from htc_tf.weights.files import collect, read
-from htc_tf.weights.wrappers import unwrap
+from htc_tf.weights.files import read
+from tests.weights.reading import load, refused
 
 FORMATS = ["pytorch_zip", "pytorch_legacy", "paddle_arrays", "paddle_tuples"]
 PYTORCH, PADDLE = FORMATS[:2], FORMATS[2:]
-
-
-def load(path):
-    named, _ = unwrap(read(path), path)
-    return collect(named, path)
-
-
-def refused(path, words):
-    with pytest.raises(UserError) as error:
-        load(path)
-    message = str(error.value)
-    assert str(path) in message and words in message and "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("kind", FORMATS)

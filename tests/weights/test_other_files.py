@@ -1,13 +1,14 @@
 """Files that are no checkpoint: each is refused in one line with its kind and with what to do."""
 
+import functools
 import json
 import zipfile
 
 import pytest
 import tensorflow as tf
 
-from htc_tf.errors import UserError
 from htc_tf.weights.files import read
+from tests.weights import reading
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
 FILES = {
@@ -27,10 +28,7 @@ FILES = {
 }
 
 
-def refused(path, words):
-    with pytest.raises(UserError) as error:
-        read(path)
-    assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
+refused = functools.partial(reading.refused, reader=read)
 
 
 @pytest.mark.parametrize("words", FILES)

@@ -1,5 +1,6 @@
 """Hostile checkpoint files: each is refused quickly, in little memory, with one line; unknown objects do nothing."""
 
+import functools
 import os
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ from htc_tf.weights.files import collect, read
 from htc_tf.weights.pickled_arrays import Inert
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.versions import SWIN_MARK
+from tests.weights import reading
 from tests.weights.hostile_files import ARCHIVES, PICKLES
 
 # Reads the files in a separate process, with limits of memory and processor time beyond those of importing TensorFlow.
@@ -127,10 +129,7 @@ def test_random_changes_are_refused_or_read(write, tmp_path):
                 assert len(str(error).splitlines()) == 1 and str(path) in str(error)
 
 
-def refused(path, words):
-    with pytest.raises(UserError) as error:
-        read_weights(path, "mmdet")
-    assert str(path) in str(error.value) and words in str(error.value) and "\n" not in str(error.value)
+refused = functools.partial(reading.refused, reader=functools.partial(read_weights, source="mmdet"))
 
 
 class Unknown:

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from htc_tf.errors import UserError
-from htc_tf.weights.files import collect, read
-from htc_tf.weights.wrappers import unwrap
+from tests.weights.reading import load, refused
 
 NAMED = {
     "kernel": np.random.default_rng(0).standard_normal((3, 4, 2, 1)).astype("f4"),
@@ -17,18 +15,6 @@ NAMED = {
     "counter": np.array(2**40, "i8"),
     "none": np.zeros([0, 3], "f4"),
 }
-
-
-def load(path):
-    named, _ = unwrap(read(path), path)
-    return collect(named, path)
-
-
-def refused(path, words):
-    with pytest.raises(UserError) as error:
-        load(path)
-    message = str(error.value)
-    assert str(path) in message and words in message and "\n" not in message and len(message) < 700
 
 
 def write_safetensors(path, header, numbers=b"", length=None):

@@ -1,4 +1,4 @@
-"""Sources of weights: told by the names in a file, with the classes that it states."""
+"""Sources of weights: detected from the names in a file, with the classes that it states."""
 
 import runpy
 from pathlib import Path
