@@ -12,7 +12,13 @@ record's schema.
 """
 
 import importlib
+import importlib.util
+import os
 import sys
+
+# TensorFlow 2.16 and later take Keras 3 as tf.keras unless this is set before the first use of tf.keras.
+if importlib.util.find_spec("tf_keras"):
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 __version__ = "0.1.0"
 
