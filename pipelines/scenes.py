@@ -4,7 +4,8 @@
 back to front. Each shape that is painted also removes its pixels from the masks below it, so the masks always agree
 with the image. The ground's classes differ in texture only; the texture of a shape means nothing.
 
-Lengths are pixels, colors RGB in [0, 1], coordinates y before x.
+Lengths are pixels, colors RGB in [0, 1], coordinates y before x. Arrays are float32. NumPy 2 makes a float64 array of a
+float32 array and a float64 scalar, where NumPy 1 keeps float32; `float` around such a scalar keeps float32 in both.
 """
 
 import colorsys
@@ -85,7 +86,7 @@ def draw_ground(rng, height, width):
     for label in labels:
         away = np.hypot(y + bend_y - rng.uniform(0, height), x + bend_x - rng.uniform(0, width))
         plain = label == UNLABELED
-        distances.append(away + plain * rng.uniform(30, 90))  # pushed away, so that little remains unlabeled
+        distances.append(away + float(plain * rng.uniform(30, 90)))  # pushed away, so that little remains unlabeled
         texture = draw_texture(rng, None if plain else TEXTURES[label - len(THINGS)], y, x, rng.uniform(7, 20))
         paints.append(mix(draw_colors(rng, 0.5), texture))
     nearness = np.exp(2 * (np.min(distances, 0) - distances))
@@ -105,11 +106,11 @@ def add_thing(rng, canvas, things, labels, crowd):
     diameter = np.exp(rng.uniform(*np.log(DIAMETERS)))
     pieces = draw_crowd(rng, THINGS[label]) if crowd else [(draw_outline(rng, THINGS[label], diameter), (0, 0))]
     sides = canvas.shape[1:]
-    full = sum(outline.sum() for outline, _ in pieces)
+    full = sum(float(outline.sum()) for outline, _ in pieces)
     for _ in range(40):
         corner = rng.integers(0, sides) - len(pieces[0][0]) // 2
         placed = [place(outline, corner + offset, sides) for outline, offset in pieces]
-        if sum(coverage.sum() for coverage, _ in placed) < MIN_INSIDE * full:
+        if sum(float(coverage.sum()) for coverage, _ in placed) < MIN_INSIDE * full:
             continue
         whole = np.zeros(sides, bool)
         for coverage, window in placed:
@@ -200,14 +201,14 @@ def star(rng, u, v):
     angle = np.abs((np.arctan2(v, u) + fifth / 2) % fifth - fifth / 2)
     r = np.hypot(u, v)
     inner = rng.uniform(0.38, 0.5)
-    edge = 1 - inner * np.cos(fifth / 2), inner * np.sin(fifth / 2)
+    edge = float(1 - inner * np.cos(fifth / 2)), float(inner * np.sin(fifth / 2))
     return (r * np.cos(angle) - 1) * edge[1] + r * np.sin(angle) * edge[0]
 
 
 def cross(rng, u, v):
     u, v = np.abs(u), np.abs(v)
     half = rng.uniform(0.24, 0.36)
-    return np.maximum(np.maximum(u, v) - np.sqrt(1 - half**2), np.minimum(u, v) - half)
+    return np.maximum(np.maximum(u, v) - float(np.sqrt(1 - half**2)), np.minimum(u, v) - half)
 
 
 def crescent(rng, u, v):
@@ -220,7 +221,7 @@ def polygon(corners):
 
     def outline(_, u, v):
         sides = [np.float32(np.cos(a)) * u + np.float32(np.sin(a)) * v for a in angles]
-        return np.maximum.reduce(sides) - np.cos(np.pi / corners)
+        return np.maximum.reduce(sides) - float(np.cos(np.pi / corners))
 
     return outline
 
@@ -272,7 +273,10 @@ def draw_texture(rng, name, y, x, period):
     """Returns the second color's share of each pixel, [h, w] in [0, 1]; zeros if `name` is None (plain)."""
     angle = rng.uniform(0, 2 * np.pi)
     scale = 2 * np.pi / period
-    u, v = ((np.cos(a) * x + np.sin(a) * y) * scale + rng.uniform(0, 2 * np.pi) for a in (angle, angle + np.pi / 2))
+    u, v = (
+        (float(np.cos(a)) * x + float(np.sin(a)) * y) * scale + rng.uniform(0, 2 * np.pi)
+        for a in (angle, angle + np.pi / 2)
+    )
 
     def harden(wave):  # a transition of about one pixel between the colors
         return np.clip(0.5 + wave / scale, 0, 1)
