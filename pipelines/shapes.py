@@ -4,9 +4,9 @@
     DIR/{train,val}2017/000000000001.jpg
     DIR/stuffthingmaps/{train,val}2017/000000000001.png
 
-`pipelines.scenes` paints the scenes. The same seed gives the same bytes, on any number of workers and with NumPy 1 or 2.
-On a processor with other vector instructions, which round float32 sines differently, about one scene in fifty differs,
-by 1 in one value of its image.
+`pipelines.scenes` paints the scenes. The same seed gives the same bytes, on any number of workers and with NumPy 1 or
+2. On a processor with other vector instructions, which round float32 sines differently, about one scene in fifty
+differs, by 1 in one value of its image.
 """
 
 import contextlib
@@ -180,7 +180,7 @@ def annotate(thing, image, place):
 def uncompressed_rle(mask):
     """Returns COCO's uncompressed RLE: lengths of the runs down the columns, zeros first."""
     pixels = mask.ravel(order="F")
-    ends = np.flatnonzero(np.diff(pixels, prepend=0, append=1 - pixels[-1]))
+    ends = np.flatnonzero(np.diff(pixels, prepend=0, append=1 - int(pixels[-1])))
     return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
 
 

@@ -34,8 +34,8 @@ def drawn():
     return {index: shapes.make_scene(0, "train2017", index) for index in [*range(40), crowded]}
 
 
-# First digits of the SHA-256 of a scene's pixels, semantic map and masks. In a fiftieth of the scenes, none of these, one
-# value of the image depends on the processor's vector instructions, with which NumPy computes float32 sines.
+# First digits of the SHA-256 of a scene's pixels, semantic map and masks. In one scene of fifty, none of these, a value
+# of the image depends on the processor's vector instructions, with which NumPy computes float32 sines.
 GOLDEN = {
     0: "bb3b5091195fdd6b",
     1: "7e4e91629fc280e1",
