@@ -53,7 +53,7 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
         else:
             # The outline locates the object, so its box is drawn faintly: otherwise a crowd becomes a web of lines.
             _draw_box(canvas, boxes[i] * scale, colors[i], 0.6 * line, opacity=0.6)
-            score = 1 if scores is None else scores[i]
+            score = 1 if scores is None else float(scores[i])
             _draw_mask(canvas, mask, scale, colors[i], line, 0.5 + 0.5 * score)
 
     drawn = Image.fromarray(np.clip(np.round(canvas), 0, 255).astype(np.uint8))

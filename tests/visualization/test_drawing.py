@@ -80,6 +80,15 @@ def test_drawing_is_deterministic_and_leaves_the_image_alone(image, mask):
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_of_any_type_draw_the_same(image, mask, dtype):
+    """In NumPy 2 a float64 scalar would make the opacities float64, and so other pixels."""
+    scores = np.linspace(0.3, 0.9, 7, dtype=dtype)
+    boxes, masks = np.repeat(BOX, 7, axis=0), [np.roll(mask, 20 * shift, axis=1) for shift in range(7)]
+    drawn, expected = (draw(image, boxes, range(7), list("abcdefg"), s, masks, 0) for s in (scores, scores.tolist()))
+    np.testing.assert_array_equal(drawn, expected)
+
+
 def test_threshold(image, mask):
     picture = draw(image, BOX * 2, [0, 1], NAMES, np.float32([0.4, 0.3]), [mask, mask], threshold=0.5)
     np.testing.assert_array_equal(picture, image)
