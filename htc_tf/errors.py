@@ -8,13 +8,24 @@ anything else, a bug, with a traceback.
 import contextlib
 import errno
 import functools
+import importlib.util
 import os
 import re
 import signal
 import sys
 
-OLDEST = (3, 10)
-PYTHONS = ("Python 3.10", "3.11")  # as in setup.cfg
+OLDEST, NEWEST = (3, 10), (3, 13)  # as in setup.cfg
+PYTHONS = "Python 3.10, 3.11, 3.12 or 3.13"
+# The extra of setup.cfg that brings a package; the others come with htc_tf itself.
+EXTRAS = {
+    **dict.fromkeys(("tensorflow", "tf_keras"), "cpu"),
+    "apache_beam": "prepare",
+    **dict.fromkeys(("tensorboard", "keras_cv"), "train"),
+    "faster_coco_eval": "fast",
+    "av": "video",
+    "supervision": "supervision",
+    **dict.fromkeys(("tf2onnx", "onnx", "onnxruntime"), "onnx"),
+}
 INTERRUPTED = 128 + signal.SIGINT  # exit status
 MAX_REASON = 300  # characters of TensorFlow's message that a line quotes
 # The system's messages for a full or read-only disk.
@@ -58,12 +69,14 @@ def printable(text):
 
 
 def start_command():
-    """Makes a Python that lacks a package, or is too old, end a `python -m` command with one line.
+    """Makes a Python that lacks a package, or is too old or too new, end a `python -m` command with one line.
 
     `htc_tf/__init__.py` calls it.
     """
     if sys.version_info < OLDEST:
         _refuse_python("too old for htc_tf")
+    if sys.version_info[:2] > NEWEST:
+        _refuse_python("too new for htc_tf's TensorFlow")
     sys.excepthook = _report_missing
 
 
@@ -80,12 +93,15 @@ def _report_missing(kind, error, trace):
     if not issubclass(kind, ModuleNotFoundError) or package in ("", "htc_tf", "pipelines"):
         sys.__excepthook__(kind, error, trace)
         return
-    _refuse_python(f"without the package {package}")
+    # Without pycocotools, which comes with htc_tf, the whole environment is another one.
+    extra = EXTRAS.get(package) if importlib.util.find_spec("pycocotools") else None
+    advice = f"`pip install 'htc_tf[{extra}]'` brings it, and so does `make env`" if extra else None
+    _refuse_python(f"without the package {package}", advice)
 
 
-def _refuse_python(reason):
+def _refuse_python(reason, advice=None):
     here = ".".join(map(str, sys.version_info[:2]))
-    advice = f"run `. .venv/bin/activate` first; `make env` makes or renews .venv, with {' or '.join(PYTHONS)}"
+    advice = advice or f"run `. .venv/bin/activate` first; `make env` makes or renews .venv, with {PYTHONS}"
     print(f"error: this Python ({here}, {sys.executable}) is {reason}: {advice}", file=sys.stderr)
     sys.exit(2)
 

@@ -52,7 +52,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "htc_tf.platforms"])
 def test_a_python_without_the_packages_is_one_line(command):
     if (helped := call("-m", command, "--help")).returncode == 0:
         assert helped.stdout.startswith("usage: ")
@@ -63,6 +63,11 @@ def test_a_python_without_the_packages_is_one_line(command):
         return  # a mistake in the flags, which needs no package to be found
     assert re.match(r"error: this Python \(3\.\d+, .*\) is without the package \w+: ", line)
     assert ". .venv/bin/activate" in line and "make env" in line and sys.executable in line
+
+
+def test_platforms_needs_no_package():
+    done = call("-m", "htc_tf.platforms")
+    assert done.returncode == 0 and done.stdout.startswith("tensorflow") and not done.stderr
 
 
 def test_importing_the_package_changes_no_excepthook():
@@ -79,18 +84,47 @@ def test_a_missing_module_of_ours_is_a_traceback(capsys):
     assert "ModuleNotFoundError: no" in printed and "ValueError: a bug" in printed and ".venv" not in printed
 
 
-def test_an_old_python_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(errors.sys, "version_info", (3, 9, 18))
+@pytest.mark.parametrize("version, why", [((3, 9, 18), "too old"), ((3, 14, 0), "too new")])
+def test_a_python_of_another_version_is_one_line(version, why, monkeypatch, capsys):
+    monkeypatch.setattr(errors.sys, "version_info", version)
     with pytest.raises(SystemExit) as ended:
         errors.start_command()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "too old" in line and "(3.9, " in line and "3.10 or 3.11" in line
+    assert why in line and f"({version[0]}.{version[1]}, " in line and "3.10, 3.11, 3.12 or 3.13" in line
+
+
+@pytest.mark.parametrize("version", [(3, 10, 0), (3, 13, 9)])
+def test_the_oldest_and_the_newest_python_start(version, monkeypatch):
+    monkeypatch.setattr(errors.sys, "version_info", version)
+    monkeypatch.setattr(errors.sys, "excepthook", sys.__excepthook__)
+    errors.start_command()
+
+
+PACKAGES = {"apache_beam.io": "prepare", "tensorboard": "train", "keras_cv": "train", "onnxruntime": "onnx"}
+PACKAGES |= {"faster_coco_eval": "fast", "av": "video", "tensorflow": "cpu"}
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_a_missing_package_names_its_extra(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        errors._report_missing(ModuleNotFoundError, ModuleNotFoundError("no", name=module), None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert f"without the package {module.partition('.')[0]}: `pip install 'htc_tf[{PACKAGES[module]}]'`" in line
+
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
 
 
 def test_the_versions_are_those_of_setup_cfg():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    lowest, above = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", setup["options"]["python_requires"]).groups()
-    assert (3, int(lowest)) == errors.OLDEST
-    assert [version.rpartition(".")[2] for version in errors.PYTHONS] == [lowest, str(int(above) - 1)]
+    lowest, above = map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", SETUP["options"]["python_requires"]).groups())
+    assert ((3, lowest), (3, above - 1)) == (errors.OLDEST, errors.NEWEST)
+    assert re.findall(r"3\.(\d+)", errors.PYTHONS) == [str(minor) for minor in range(lowest, above)]
+
+
+def test_the_extras_are_those_of_setup_cfg():
+    for module, extra in errors.EXTRAS.items():
+        lines = SETUP["options.extras_require"][extra].replace("-", "_").splitlines()
+        assert any(re.match(rf"{module}\b", line) for line in lines), module
