@@ -17,6 +17,7 @@ from htc_tf.data.datasets import load_info
 from htc_tf.evaluation.records import Interrupted, evaluate_records
 from htc_tf.training.validation import Validation
 
+NAMES = ("1 traced", "1", "2", "4")
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 
 
@@ -28,12 +29,13 @@ def main(records, folder):
     if cluster.workers > 1:
         strategies = {"workers": make_strategy(None, cluster)}
     else:
-        # Tracing for 1, 2 and 4 devices would take longer than the run. Workers need functions for their collectives.
-        tf.config.run_functions_eagerly(True)
-        strategies = {str(n): make_strategy([f"CPU:{i}" for i in range(n)], cluster) for n in (1, 2, 4)}
+        strategies = {name: make_strategy([f"CPU:{i}" for i in range(int(name[0]))], cluster) for name in NAMES}
     model = experiment.build_model()
     model.build_variables()
     for name, strategy in strategies.items():
+        # Tracing for 1, 2 and 4 devices would take longer than the run. Workers need functions for their collectives,
+        # and a traced function may differ from an eager one in the last bit.
+        tf.config.run_functions_eagerly(name in "124")
         agree = make_agreement(strategy, cluster)
         validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
         validation.copy_weights(model)

@@ -16,16 +16,16 @@ SCRIPT = Path(__file__).with_name("evaluating.py")
 
 @pytest.fixture(scope="module")
 def written(run_workers, tiny_data, tmp_path_factory):
-    """{"1", "2", "4": devices of one process, "workers": two processes of one}: [metrics, results, losses] of each."""
+    """[metrics, results, losses] of each: "1", "2", "4": devices, run eagerly; "1 traced"; "workers": two, traced."""
     folder = tmp_path_factory.mktemp("evaluations")
     command = [SCRIPT, tiny_data.records, folder]
     run_workers(command, command)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
-@pytest.mark.parametrize("other", ["2", "4", "workers"])
-def test_devices_and_workers_do_not_change_the_results(written, other):
-    metrics, results, losses = written["1"]
+@pytest.mark.parametrize("alone, other", [("1", "2"), ("1", "4"), ("1 traced", "workers")])
+def test_devices_and_workers_do_not_change_the_results(written, alone, other):
+    metrics, results, losses = written[alone]
     assert written[other][1] == results  # every bit of every box, score and mask
     assert written[other][0] == metrics
     assert written[other][2] == losses and losses["total"] > 0
