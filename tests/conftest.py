@@ -42,6 +42,26 @@ def reference():
 
 
 @pytest.fixture(scope="session")
+def addons_package():
+    """The package tensorflow_addons; skips the test without it."""
+    from htc_tf import addons
+
+    package = addons.load()
+    if package is None:
+        pytest.skip("tensorflow-addons is not installed: it has no wheels for Python 3.12 and later")
+    return package
+
+
+@pytest.fixture(params=["tensorflow-addons", "htc_tf"])
+def addons_or_ours(request, monkeypatch):
+    """Runs the test with tensorflow-addons' optimizers and losses, and with htc_tf's own."""
+    from htc_tf import addons
+
+    package = request.getfixturevalue("addons_package") if request.param == "tensorflow-addons" else None
+    monkeypatch.setattr(addons, "load", lambda: package)
+
+
+@pytest.fixture(scope="session")
 def coco_sample():
     """The folder of real COCO images beside the project; skips the test if it is missing."""
     folder = HERE.parent.parent / "shared" / "data" / "coco_sample"

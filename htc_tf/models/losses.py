@@ -3,23 +3,13 @@
 `models.htc_loss` decides which elements count. Its defaults are the paper's cross entropy and smooth L1.
 """
 
-import warnings
-
 import gin
 import tensorflow as tf
 
+from htc_tf import addons
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops import losses
 from htc_tf.ranges import AnyOf, check_ranges, choice, number, whole
-
-
-def import_addons():
-    """Returns tensorflow-addons' losses, imported only where one is used, without the warning about its end of life."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tensorflow_addons import losses as addons
-    return addons
-
 
 # Between 0 and 1 the gradient of a well-classified example is unbounded; 0 is plain cross entropy.
 GAMMA = AnyOf((number(1, 100), choice(0, 0.0)))
@@ -54,7 +44,7 @@ class FocalLoss:
     weight=WEIGHT,
 )
 class SigmoidFocalLoss:
-    """Focal loss (arXiv:1708.02002) of the RPN's objectness, from tensorflow-addons."""
+    """Focal loss (arXiv:1708.02002) of the RPN's objectness, from tensorflow-addons if it is installed."""
 
     def __init__(self, alpha=0.25, gamma=2.0, weight=1.0):
         """
@@ -67,9 +57,12 @@ class SigmoidFocalLoss:
 
     def __call__(self, logits, labels):
         """Returns the loss [...] of logits [...] and labels [...], 0 or 1."""
+        package = addons.load()
+        if not package:
+            return self.weight * losses.sigmoid_focal(logits, labels, self.alpha, self.gamma)
         # tensorflow-addons sums over the last axis, so each element gets an axis of length 1.
         logits, labels = tf.cast(logits, tf.float32)[..., tf.newaxis], tf.cast(labels, tf.float32)[..., tf.newaxis]
-        focal = import_addons().sigmoid_focal_crossentropy
+        focal = package.losses.sigmoid_focal_crossentropy
         return self.weight * focal(labels, logits, self.alpha, self.gamma, from_logits=True)
 
 
@@ -105,7 +98,7 @@ class SmoothL1Loss:
     weight=WEIGHT,
 )
 class GIoULoss:
-    """GIoU loss (arXiv:1902.09630) of the decoded boxes, from tensorflow-addons: 1 - GIoU, 0 ... 2."""
+    """GIoU loss (arXiv:1902.09630) of the decoded boxes: 1 - GIoU, 0 ... 2; from tensorflow-addons if installed."""
 
     def __init__(self, weight=10.0):
         """
@@ -117,8 +110,11 @@ class GIoULoss:
     def __call__(self, deltas, reference, target_stds, boxes):
         """Returns the loss [...] of the same arguments as `SmoothL1Loss`."""
         decoded = box_ops.decode(deltas, reference, target_stds)
+        package = addons.load()
+        if not package:
+            return self.weight * (1.0 - box_ops.generalized_iou(decoded, boxes))
         # tensorflow-addons drops axes of length 1: they are put back.
-        return self.weight * tf.reshape(import_addons().giou_loss(boxes, decoded), tf.shape(decoded)[:-1])
+        return self.weight * tf.reshape(package.losses.giou_loss(boxes, decoded), tf.shape(decoded)[:-1])
 
 
 @gin.register

@@ -45,6 +45,34 @@ def iou(a, b):
     return overlap / tf.maximum(union, 1e-6)  # 1e-6: mmdetection's eps
 
 
+def generalized_iou(a, b):
+    """Computes the GIoU of each box with its counterpart (arXiv:1902.09630, algorithm 1).
+
+    Args:
+        a, b: [..., 4].
+
+    Returns:
+        [...] float32 in [-1, 1]: IoU minus the share of the enclosing box that neither box covers. Inverted boxes count
+        as empty; without a union the IoU is 0, and without an enclosing area the share is 0.
+    """
+    a_y1, a_x1, a_y2, a_x2 = tf.unstack(tf.cast(a, tf.float32), axis=-1)
+    b_y1, b_x1, b_y2, b_x2 = tf.unstack(tf.cast(b, tf.float32), axis=-1)
+
+    def clipped_area(y1, x1, y2, x2):
+        return tf.maximum(0.0, x2 - x1) * tf.maximum(0.0, y2 - y1)
+
+    a_area, b_area = clipped_area(a_y1, a_x1, a_y2, a_x2), clipped_area(b_y1, b_x1, b_y2, b_x2)
+    overlap = clipped_area(
+        tf.maximum(a_y1, b_y1), tf.maximum(a_x1, b_x1), tf.minimum(a_y2, b_y2), tf.minimum(a_x2, b_x2)
+    )
+    enclosing = clipped_area(
+        tf.minimum(a_y1, b_y1), tf.minimum(a_x1, b_x1), tf.maximum(a_y2, b_y2), tf.maximum(a_x2, b_x2)
+    )
+    union = a_area + b_area - overlap
+    uncovered = tf.math.divide_no_nan(enclosing - union, enclosing)
+    return tf.math.divide_no_nan(overlap, union) - uncovered
+
+
 def exceeds(boxes, size):
     """Returns [...] bool, True for boxes [..., 4] that are both higher and wider than `size` pixels."""
     return tf.reduce_all(boxes[..., 2:] - boxes[..., :2] > size, axis=-1)

@@ -30,7 +30,21 @@ def softmax_focal(logits, labels, gamma):
     Source: focal loss, arXiv:1708.02002, equation 4, with softmax instead of sigmoid.
     """
     cross_entropy = softmax_cross_entropy(logits, labels)
-    return (-tf.math.expm1(-cross_entropy)) ** gamma * cross_entropy  # 1 - p = -expm1(log p)
+    return power(-tf.math.expm1(-cross_entropy), gamma) * cross_entropy  # 1 - p = -expm1(log p)
+
+
+def sigmoid_focal(logits, labels, alpha, gamma):
+    """Computes `sigmoid_cross_entropy` times alpha_t * (1 - p_t) ^ gamma: [...] float32.
+
+    p_t is the probability of the label, and alpha_t is alpha for the label 1 and 1 - alpha for the label 0. Source:
+    focal loss, arXiv:1708.02002, equation 5.
+    """
+    # Cast once, so that the gradients of the two uses of the logits are added in float32.
+    logits, positive, alpha = tf.cast(logits, tf.float32), tf.cast(labels, tf.float32), tf.constant(alpha, tf.float32)
+    p = tf.sigmoid(logits)
+    p_t = positive * p + (1.0 - positive) * (1.0 - p)
+    alpha_t = positive * alpha + (1.0 - positive) * (1.0 - alpha)
+    return alpha_t * power(1.0 - p_t, gamma) * sigmoid_cross_entropy(logits, labels)
 
 
 def smooth_l1(prediction, target, beta):
@@ -67,6 +81,11 @@ def boundary(logits, targets, tolerance):
     recall = _covered_share(target, _dilate(predicted, tolerance))
     loss = 1.0 - tf.math.divide_no_nan(2.0 * precision * recall, precision + recall)  # [n]
     return tf.reshape(tf.where(tf.reduce_any(target > 0, [1, 2, 3]), loss, 0.0), shape[:-2])
+
+
+def power(x, exponent):
+    """Computes x ^ exponent for a Python number; 0 ^ 0 is 1 and has the gradient 0, which TensorFlow's pow lacks."""
+    return x**exponent if exponent else tf.ones_like(x)
 
 
 def _edge(mask):

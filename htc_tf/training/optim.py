@@ -5,12 +5,12 @@ A recipe creates no variable until `build`, which `training.loop` calls under it
 Keras' optimizers have, each has its `schedule` and, under float16, a `loss_scale`.
 """
 
-import warnings
-
 import gin
 import tensorflow as tf
 
+from htc_tf import addons
 from htc_tf.ranges import FRACTION, check_ranges, number
+from htc_tf.training.legacy_optimizers import DecoupledSGD, LayerwiseAdam
 from htc_tf.training.parameter_groups import GroupedOptimizers, ParameterGroups
 from htc_tf.training.schedules import learning_rate
 
@@ -168,7 +168,7 @@ class AdamW:
     decay=FRACTION,
 )
 class SGDW:
-    """tensorflow-addons' SGD with momentum and decoupled decay (arXiv:1711.05101).
+    """SGD with momentum and decoupled decay (arXiv:1711.05101), from tensorflow-addons if it is installed.
 
     w -= decay * s * w, where s is the rate divided by its peak: the paper's schedule multiplier, which excludes the
     base rate. Keras' velocity includes the rate: v = momentum * v - rate * g; w += v.
@@ -180,11 +180,12 @@ class SGDW:
         self.groups = ParameterGroups(groups, "SGDW.groups", NO_DECAY)
 
     def build(self):
-        addons = import_addons()
+        package = addons.load()
+        kind = package.optimizers.SGDW if package else DecoupledSGD
 
         def make(rate, decay):
             decayed = Scaled(self.schedule, decay * self.decay / (self.schedule.peak or 1.0))
-            return addons.SGDW(weight_decay=decayed, learning_rate=Scaled(self.schedule, rate), momentum=self.momentum)
+            return kind(weight_decay=decayed, learning_rate=Scaled(self.schedule, rate), momentum=self.momentum)
 
         return attach_schedule(GroupedOptimizers(make, self.groups, "SGDW"), self.schedule)
 
@@ -197,8 +198,9 @@ class SGDW:
     epsilon=number(above=0, maximum=1),
 )
 class LAMB:
-    """tensorflow-addons' LAMB (arXiv:1904.00962): Adam whose step is scaled to the norm of the weight, per layer.
+    """LAMB (arXiv:1904.00962): Adam whose step is scaled to the norm of the weight, per layer.
 
+    It is tensorflow-addons' if that is installed.
     Weights that do not decay (a multiplier of 0) are not adapted to their norm either, as in the paper's code.
     """
 
@@ -209,13 +211,14 @@ class LAMB:
         self.groups = ParameterGroups(groups, "LAMB.groups", NO_DECAY)
 
     def build(self):
-        addons = import_addons()
+        package = addons.load()
 
         def make(rate, decay):
+            arguments = (Scaled(self.schedule, rate), *self.betas, self.epsilon, decay * self.decay)
+            if not package:
+                return LayerwiseAdam(*arguments, adapt=bool(decay))
             exclude = None if decay else ["."]  # a pattern that every name matches
-            return addons.LAMB(
-                Scaled(self.schedule, rate), *self.betas, self.epsilon, decay * self.decay, exclude, exclude
-            )
+            return package.optimizers.LAMB(*arguments, exclude, exclude)
 
         return attach_schedule(GroupedOptimizers(make, self.groups, "LAMB"), self.schedule)
 
@@ -228,11 +231,3 @@ class Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         return self.scale * self.schedule(step)
-
-
-def import_addons():
-    """Returns tensorflow-addons' optimizers, imported only if used, without the warning about its end of life."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tensorflow_addons import optimizers
-    return optimizers

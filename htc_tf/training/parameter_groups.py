@@ -60,9 +60,9 @@ class ParameterGroups:
 class GroupedOptimizers(tf.Module):
     """Legacy Keras optimizers, one per pair of multipliers, behind the interface of a current one.
 
-    tensorflow-addons' optimizers are legacy ones: they have one rate for all weights, and create their slots in their
-    first step, too late for restoring a checkpoint. Their own list of weights excluded from decay compares variables by
-    reference, which fails for the components of mirrored variables.
+    tensorflow-addons' optimizers and those of `training.legacy_optimizers` are legacy ones: they have one rate for all
+    weights, and create their slots in their first step, too late for restoring a checkpoint. The package's list of
+    weights excluded from decay compares variables by reference, which fails for the components of mirrored variables.
     """
 
     def __init__(self, make, groups, name):
@@ -77,6 +77,11 @@ class GroupedOptimizers(tf.Module):
     @property
     def iterations(self):
         return self.parts[0].iterations
+
+    @property
+    def variables(self):
+        """All variables, of the parts too: tf.Module does not find those, because legacy optimizers are no modules."""
+        return (*super().variables, *(v for part in self.parts for v in part.variables()))
 
     def build(self, variables):
         self.groups.resolve(variables)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf import config
+from htc_tf import addons, config
 from htc_tf.errors import UserError
 from htc_tf.models import losses
 from htc_tf.models.htc_loss import HTCLoss
@@ -41,10 +41,11 @@ def test_focal_by_hand(compiled):
     np.testing.assert_allclose(
         losses.FocalLoss(gamma=0)(logits, labels), loss_ops.softmax_cross_entropy(logits, labels), rtol=1e-6
     )
-    for gamma in (1.0, 1.5, 2.0):
+    for gamma in (0, 1.0, 1.5, 2.0):
         assert np.isfinite(slope(lambda x, gamma=gamma: losses.FocalLoss(gamma)(x, labels), logits)).all()
 
 
+@pytest.mark.usefixtures("addons_or_ours")
 def test_sigmoid_focal_by_hand(compiled):
     probabilities, labels = np.float32([[0.9, 0.2, 0.7, 0.5]]), np.float32([[1, 0, 0, 1]])
     found = compiled(losses.SigmoidFocalLoss(weight=2.0))(
@@ -73,6 +74,7 @@ def giou(a, b):
     return height * width / union - (around - union) / around
 
 
+@pytest.mark.usefixtures("addons_or_ours")
 @pytest.mark.parametrize("batch, boxes", [(1, 1), (1, 5), (3, 5)])
 def test_giou_of_decoded_boxes(compiled, batch, boxes):
     starts = random.rand(batch, boxes, 2) * 40
@@ -87,6 +89,7 @@ def test_giou_of_decoded_boxes(compiled, batch, boxes):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("addons_or_ours")
 def test_giou_of_empty_boxes_is_finite():
     nothing = np.zeros([1, 2, 4], np.float32)
     box = np.float32([[[1, 1, 3, 3], [0, 0, 0, 0]]])
@@ -95,11 +98,74 @@ def test_giou_of_empty_boxes_is_finite():
         assert np.isfinite(slope(lambda x, r=reference, w=wanted: losses.GIoULoss()(x, r, STDS, w), nothing)).all()
 
 
+@pytest.mark.usefixtures("addons_or_ours")
 def test_giou_of_disjoint_boxes_has_a_gradient():
     reference, wanted = tf.constant([[[0.0, 0, 10, 10]]]), tf.constant([[[0.0, 30, 10, 40]]])
     zero = np.zeros([1, 1, 4], np.float32)
-    assert float(losses.GIoULoss(1.0)(zero, reference, STDS, wanted)) == pytest.approx(1.5)  # 1 + (400 - 200) / 400
+    loss = losses.GIoULoss(1.0)(zero, reference, STDS, wanted)
+    np.testing.assert_allclose(loss, [[1.5]], rtol=1e-6)  # 1 + (400 - 200) / 400
     assert slope(lambda x: losses.GIoULoss()(x, reference, STDS, wanted), zero)[0, 0, 1] < 0
+
+
+def values_and_slopes(loss, x, way):
+    """Returns a loss and its gradient, compiled as `way` says."""
+
+    def both(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = loss(x)
+        return y, tape.gradient(y, x)
+
+    return [part.numpy() for part in WAYS[way](both)(tf.constant(x))]
+
+
+def with_and_without(package, monkeypatch, loss, x, way):
+    """Returns the same of tensorflow-addons' loss and of ours."""
+    found = []
+    for choice in (package, None):
+        monkeypatch.setattr(addons, "load", lambda choice=choice: choice)
+        found.append(values_and_slopes(loss, x, way))
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("gamma", [0, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("way", ["graph", "xla"])
+def test_sigmoid_focal_is_tensorflow_addons_to_the_last_bit(addons_package, monkeypatch, way, gamma, dtype):
+    draw = np.random.default_rng(0)
+    logits = np.concatenate([draw.normal(size=3000) * 5, np.repeat([0, 17, -17, 90, -90, 200, -200], 2)])
+    labels = np.concatenate([draw.integers(0, 2, 3000), np.tile([0, 1], 7)])
+    x = tf.cast(logits, dtype).numpy()
+    theirs, ours = with_and_without(
+        addons_package, monkeypatch, lambda x: losses.SigmoidFocalLoss(0.3, gamma, 1.3)(x, labels), x, way
+    )
+    for a, b in zip(theirs, ours, strict=True):
+        assert a.dtype == b.dtype and np.isfinite(a.astype(np.float32)).all() and a.any()
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("way", WAYS)
+def test_giou_is_tensorflow_addons_to_the_last_bit(addons_package, monkeypatch, way, dtype):
+    """Boxes that overlap, touch, lie far apart, are equal, or are empty on either side or on both."""
+    draw, count = np.random.default_rng(1), 2000
+    starts = draw.uniform(0, 100, (2, count, 2))
+    reference, wanted = np.concatenate([starts, starts + draw.uniform(-2, 40, (2, count, 2))], -1).astype(np.float32)
+    wanted[:400] = reference[:400]
+    wanted[400:500], reference[500:600] = 0, 0
+    wanted[600:700], reference[600:700] = 0, 0
+    wanted[700:800] += 1e5
+    wanted[800:900] = reference[800:900]
+    wanted[800:900, 1::2] += 10
+    reference[900:1200], wanted[900:1200] = reference[900:1200].round(), wanted[900:1200].round()
+    deltas = draw.normal(size=(count, 4)).astype(dtype)
+    deltas[:1200:2] = 0
+    theirs, ours = with_and_without(
+        addons_package, monkeypatch, lambda x: losses.GIoULoss()(x, reference, STDS, wanted), deltas, way
+    )
+    for a, b in zip(theirs, ours, strict=True):
+        assert a.dtype == b.dtype and np.isfinite(a).all() and a.any()
+        np.testing.assert_array_equal(a, b)
 
 
 def square(top, left, side=10):
@@ -149,6 +215,7 @@ def test_a_target_without_boundary_has_no_boundary_loss():
     assert np.isfinite(pulled).all() and pulled.any()
 
 
+@pytest.mark.usefixtures("addons_or_ours")
 def test_htc_loss_uses_them():
     truth = GroundTruth(
         boxes=tf.constant([[[1.0, 0, 11, 10]]]),

@@ -50,6 +50,30 @@ def test_iou_broadcasts_leading_axes():
     np.testing.assert_array_equal(result[2], boxes.iou(a, b[2]))
 
 
+def test_generalized_iou_golden(compiled):
+    cases = [  # boxes, IoU, share of the enclosing box that neither covers
+        ([0, 0, 10, 10], [0, 0, 10, 10], 1, 0),
+        ([0, 0, 10, 10], [0, 5, 10, 15], 1 / 3, 0),
+        ([0, 0, 10, 10], [5, 5, 15, 15], 25 / 175, 50 / 225),
+        ([0, 0, 10, 10], [0, 30, 10, 40], 0, 0.5),
+        ([0, 0, 1, 1], [9999, 9999, 10000, 10000], 0, 1 - 2e-8),
+        ([0, 0, 10, 10], [3, 3, 3, 3], 0, 0),  # a point inside
+        ([0, 0, 10, 10], [10, 10, 5, 5], 0, 0),  # inverted: its area is 0
+        ([4, 4, 4, 4], [4, 4, 4, 4], 0, 0),
+        ([4, 4, 4, 4], [6, 6, 6, 6], 0, 1),
+    ]
+    a, b = (tf.constant([case[side] for case in cases], tf.float32) for side in (0, 1))
+    wanted = [iou - uncovered for _, _, iou, uncovered in cases]
+    np.testing.assert_allclose(compiled(boxes.generalized_iou)(a, b), wanted, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(compiled(boxes.generalized_iou)(b[None], a[None]), [wanted], rtol=1e-6, atol=1e-7)
+
+
+def test_generalized_iou_is_at_most_iou(compiled):
+    a, b = random_boxes(40), random_boxes(40, seed=1)
+    result, iou = compiled(boxes.generalized_iou)(a, b).numpy(), np.diag(boxes.iou(a, b))
+    assert (result <= iou + 1e-6).all() and (result > -1).all() and (result < iou - 0.01).any()
+
+
 def test_iou_equals_mmdetection_to_the_last_bit(reference, compiled, compare):
     arrays = reference("op_assign_sample")
     for case in ("", "lq_"):

@@ -41,6 +41,33 @@ def test_smooth_l1_gradient(beta, slopes):
     np.testing.assert_allclose(tape.gradient(loss, difference), slopes)
 
 
+@pytest.mark.parametrize("gamma", [0, 1.0, 1.5, 2])
+def test_sigmoid_focal_by_loops(compiled, gamma):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(4, 50)) * 4, random.integers(0, 2, (4, 50))
+    found = compiled(lambda x, y: losses.sigmoid_focal(x, y, 0.3, gamma))(tf.constant(logits), tf.constant(labels))
+    p_t = np.where(labels, 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)))
+    wanted = -np.where(labels, 0.3, 0.7) * (1 - p_t) ** gamma * np.log(p_t)
+    assert found.dtype == tf.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0, 1.0, 2.0])
+def test_focal_losses_of_certain_logits_have_a_finite_gradient(compiled, gamma):
+    logits, labels = tf.constant([[200.0, -200.0], [-200.0, 200.0]]), tf.constant([0, 0])
+
+    def slopes(logits):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(logits)
+            softmax = losses.softmax_focal(logits, labels, gamma)
+            sigmoid = losses.sigmoid_focal(logits[0], labels, 0.25, gamma)
+        return tape.gradient(softmax, logits), tape.gradient(sigmoid, logits)
+
+    softmax, sigmoid = compiled(slopes)(logits)
+    np.testing.assert_allclose(softmax, [[0, 0], [-1, 1]])  # right, and wrong by as much as possible
+    np.testing.assert_allclose(sigmoid, [[0.75, 0], [0, 0]], atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
 def test_half_precision_is_computed_in_float32(dtype):
     logits, half = tf.constant([[3.0, -2.0]]), tf.constant([[3.0, -2.0]], dtype)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.errors import UserError
 from htc_tf.training.optim import LAMB, SGD, SGDW, AdamW
 from htc_tf.training.schedules import CosineSchedule, StepSchedule, learning_rate
@@ -142,6 +143,7 @@ def test_norms_and_biases_do_not_decay_whatever_they_are_called(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.usefixtures("addons_or_ours")
 def test_groups_multiply_rate_and_decay(recipe):
     """Each weight moves as if it were alone under an optimizer with that rate and decay."""
     groups = (("backbone/", 0.1, 1.0), ("norm|bias", 1.0, 0.0), ("norm", 0.5, 1.0))
@@ -167,6 +169,18 @@ def test_groups_multiply_rate_and_decay(recipe):
         np.testing.assert_allclose(variable, single, rtol=1e-5, atol=1e-6, err_msg=variable.name)
 
 
+@pytest.mark.usefixtures("addons_or_ours")
+@pytest.mark.parametrize("recipe, slots", [(SGD, 1), (AdamW, 2), (SGDW, 1), (LAMB, 2)])
+def test_slots_are_counted_in_memory_and_checkpoints(recipe, slots):
+    """Legacy optimizers are not modules, so TensorFlow alone would not find their variables."""
+    variables = named_variables()
+    optimizer = recipe(StepSchedule(**CONSTANT)).build()
+    optimizer.build(variables)
+    weights = count_bytes(variables)
+    assert slots * weights <= count_bytes(optimizer_variables(optimizer)) < slots * weights + 100
+
+
+@pytest.mark.usefixtures("addons_or_ours")
 def test_mistaken_groups_are_named():
     misspelt = (("norm", 1.0, 0.0), ("bakbone", 0.1, 1.0))
     for recipe in RECIPES:
@@ -177,7 +191,8 @@ def test_mistaken_groups_are_named():
             SGD(StepSchedule(**CONSTANT), groups=(wrong,))
 
 
-def test_addons_update_as_in_their_papers():
+@pytest.mark.usefixtures("addons_or_ours")
+def test_sgdw_and_lamb_update_as_in_their_papers():
     """Decoupled SGD and LAMB by NumPy, while the rate changes; one weight decays, the other is a bias."""
     schedule = StepSchedule(base=0.8, batch_size=16, steps=8, warmup_steps=4, warmup_factor=0.1, milestones=(0.6,))
     draw = np.random.default_rng(1)
@@ -206,6 +221,7 @@ def test_addons_update_as_in_their_papers():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.usefixtures("addons_or_ours")
 def test_slots_are_saved_and_restored_before_the_first_step(recipe, tmp_path):
     def begin():
         variables = [tf.Variable(np.ones((2, 3), np.float32), name=name) for name in ("kernel", "bias")]
