@@ -8,19 +8,17 @@
 
 `htc_tf.load` restores a trained model, and downloads a published one at its first use; `htc_tf.build` makes a new one.
 Importing the package alone loads no TensorFlow: commands answer `--help` at once, and a Beam worker needs only the
-record's schema.
+record's schema. With TensorFlow 2.16 and later, the import makes `tf.keras` Keras 2 (`htc_tf.keras_version`).
 """
 
 import importlib
-import importlib.util
-import os
 import sys
 
-# TensorFlow 2.16 and later take Keras 3 as tf.keras unless this is set before the first use of tf.keras.
-if importlib.util.find_spec("tf_keras"):
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+from htc_tf.keras_version import choose_keras_2
 
 __version__ = "0.1.0"
+
+choose_keras_2()
 
 
 def __getattr__(name):
