@@ -1,12 +1,14 @@
 # The tasks of a clean clone. Every target sets up the environment that it needs; `make` alone lists the targets.
-# Requirements: make, a POSIX shell, Python 3.10 or 3.11.
+# Requirements: make, a POSIX shell, and Python 3.10 or 3.11, which get TensorFlow 2.15, or 3.12 or 3.13, which get 2.21.
 
 ## EXTRA    which TensorFlow: cpu or gpu
 EXTRA ?= cpu
 ## VENV     the virtual environment; each EXTRA needs its own
 VENV ?= .venv
 ## PYTHON   interpreters that may create it; the first suitable one does
-PYTHON ?= python3.11 python3.10 python3
+PYTHON ?= python3.11 python3.10 python3.12 python3.13 python3
+## OTHER_PYTHON   interpreters that may create the second environment, of `make lanes`, with the other TensorFlow
+OTHER_PYTHON ?= python3.12 python3.13 python3.11 python3.10 python3
 ## DEMO     the folder of the data set, records and run of `make demo`
 DEMO ?= runs/demo
 ## SAMPLE   a small data set in COCO's layout, for `make coco_sample`
@@ -24,7 +26,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lint field parity kills overfit ablation fine_tuning zoo benchmarks demo coco_sample constraints clean
+.PHONY: help env test lanes other_python lint field parity kills overfit ablation fine_tuning zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,32 +38,38 @@ help: ## list the targets
 
 env: $(STAMP) ## create the virtual environment and install htc_tf with the versions of constraints.txt
 
+# Prints the first of the interpreters $(1) that satisfies the condition $(2) on its version v and can make a virtual
+# environment. pyenv's python3.12 fails unless a version that has it is selected, so each such version is tried.
+FIT = import sys, ensurepip, venv; v = sys.version_info; print(sys.executable); sys.exit(not ($(2)))
+FIND = for python in $(1); do for version in "$$PYENV_VERSION" $$(pyenv whence $$python 2>/dev/null); do \
+    found=$$(PYENV_VERSION=$$version $$python -c '$(FIT)' 2>/dev/null) && echo "$$found" && break 2; done; done
+BRING := uv python install 3.12; sudo apt install python3-venv; brew install python@3.12 (a Mac)
+
 # An environment that already works is kept.
-FIT := import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 12))
 $(UV):
 	@$(PY) -m pip --version >/dev/null 2>&1 && exit; \
-	for python in $(PYTHON); do \
-	    $$python -c '$(FIT)' 2>/dev/null && echo "$$python -m venv $(VENV)" && exec $$python -m venv $(VENV); \
+	for name in $(PYTHON); do \
+	    python=$$($(call FIND,$$name,(3, 10) <= v < (3, 14))) && [ "$$python" ] || continue; \
+	    refusal=$$($$python -m htc_tf.platforms --extra $(EXTRA) --check 2>&1) || continue; \
+	    echo "$$python -m venv $(VENV)" && exec "$$python" -m venv $(VENV); \
 	done; \
-	echo "error: none of '$(PYTHON)' is a Python 3.10 or 3.11 with its venv module:" \
-	    "install one, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2
+	[ -z "$$refusal" ] || { echo "$$refusal" >&2; exit 2; }; \
+	echo "error: none of '$(PYTHON)' is a Python 3.10 to 3.13 with its venv module: install one ($(BRING))," \
+	    "or name it: make env PYTHON=/path/to/python3.12" >&2; exit 2
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 
-# The two TensorFlow wheels share one folder, and removing either breaks the other: an environment holds one of them.
 # Where Python may not write bytecode later, it is compiled now: importing TensorFlow takes 10 CPU-seconds without
 # bytecode and 4 with it.
-OTHER := $(if $(filter gpu,$(EXTRA)),tensorflow_cpu,tensorflow)
+EXTRAS := $(EXTRA),prepare,train,fast,video,onnx,test
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
-	@if ls -d $(VENV)/lib/python3.*/site-packages/$(OTHER)-[0-9]*.dist-info >/dev/null 2>&1; then \
-	    echo "error: $(VENV) holds the other TensorFlow wheel ($(OTHER)), which excludes EXTRA=$(EXTRA):" \
-	        "give another folder (make env EXTRA=$(EXTRA) VENV=.venv-$(EXTRA)) or run 'make clean' first" >&2; exit 2; \
-	fi
+	@$(PY) -m htc_tf.platforms --extra $(EXTRA) --check
 	$(UV) pip install --python $(PY) -c constraints.txt --build-constraints constraints.txt \
-	    $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) -e ".[$(EXTRA),fast,video,onnx,test]"
+	    $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) -e ".[$(EXTRAS)]"
+	@$(PY) -m htc_tf.platforms --extra $(EXTRA)
 	@touch $@
 
 # Keeps the present versions and adds missing ones; ARGS=--upgrade takes the newest that setup.cfg allows.
-COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra fast --extra video --extra onnx --extra test --universal --python-version 3.10
+COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra onnx --extra test --universal --python-version 3.10
 constraints: $(UV) ## update constraints.txt from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
@@ -76,6 +84,27 @@ clean: ## remove the environment and the caches (runs/ stays)
 # The tests of a file share their fixtures, so they run in one process.
 test: env ## run the test suite, in one process per core, at most four
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# A second environment: 3.12 or 3.13 beside 3.10 or 3.11, and the reverse.
+OTHERS = $(shell $(PY) -c 'import sys; print("3.12 3.13" if sys.version_info < (3, 12) else "3.11 3.10")')
+OTHER_VENV = $(VENV)-$(firstword $(OTHERS))
+# What depends on the versions of TensorFlow, Keras, NumPy and Python: operations, the network, its parity with mmdetection
+# and Paddle, training steps and resumed trainings, checkpoints, exports, the client; and files that cross the environments.
+LANES_TESTS := tests/lanes tests/ops tests/models tests/training/test_step.py tests/training/test_trainer.py \
+    tests/training/test_optim.py tests/training/test_legacy_optimizers.py tests/test_checkpoint.py tests/test_export.py \
+    tests/inference/test_exported.py tests/serving/test_client.py tests/test_commands.py tests/test_environment.py
+lanes: env ## run the tests that depend on TensorFlow's version with the other version too, in a second environment
+	@python=$$($(MAKE) --silent --no-print-directory other_python) || exit 2; \
+	    $(MAKE) --no-print-directory env VENV=$(OTHER_VENV) PYTHON="$$python"
+	HTC_TF_OTHER_PYTHON=$(abspath $(PY)) $(OTHER_VENV)/bin/python -m pytest \
+	    --numprocesses auto --maxprocesses 4 --dist loadfile $(LANES_TESTS) $(ARGS)
+
+other_python: env ## print the interpreter of the second environment
+	@python=$$($(call FIND,$(OTHER_VENV)/bin/python $(OTHER_PYTHON),"%d.%d" % v[:2] in "$(OTHERS)".split())) && \
+	    [ "$$python" ] && $$python -m htc_tf.platforms --extra $(EXTRA) --check && echo "$$python" || { \
+	    echo "error: 'make lanes' needs a Python $(firstword $(OTHERS)) or $(lastword $(OTHERS)) beside this one," \
+	        "and '$(OTHER_PYTHON)' has none: uv python install $(firstword $(OTHERS))," \
+	        "or make lanes OTHER_PYTHON=/path/to/python$(firstword $(OTHERS))" >&2; exit 2; }
 
 lint: env ## check style and formatting
 	$(PY) -m ruff check .
