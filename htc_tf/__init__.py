@@ -30,6 +30,7 @@ def __getattr__(name):
 
 if getattr(sys, "argv", None) and sys.argv[0] == "-m":  # while `python -m htc_tf.COMMAND` looks for its module
     importlib.import_module("htc_tf.errors").start_command()
+    importlib.import_module("htc_tf.tensorflow_notes").hide_notes()
 
 
 def __dir__():

@@ -86,9 +86,17 @@ def _end_interrupted():
     sys.exit(INTERRUPTED)
 
 
+def _end_mistaken(error):
+    """Ends the process with the line of a UserError."""
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    sys.exit(2)
+
+
 def _report_missing(kind, error, trace):
     if issubclass(kind, KeyboardInterrupt):  # during imports, which take seconds
         _end_interrupted()
+    if issubclass(kind, UserError):  # a package that refuses its import
+        _end_mistaken(error)
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if not issubclass(kind, ModuleNotFoundError) or package in ("", "htc_tf", "pipelines"):
         sys.__excepthook__(kind, error, trace)
@@ -128,8 +136,7 @@ def command(main):
         try:
             main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-            sys.exit(2)
+            _end_mistaken(error)
         except Exception as error:
             # TensorFlow raises its own classes for these errors, with the system's messages.
             if any(words in str(error) for words in DISK_FULL):

@@ -64,6 +64,13 @@ def test_an_interrupt_during_imports_is_one_line():
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+def test_a_package_that_refuses_its_import_is_one_line():
+    """A command imports packages before `main` is called."""
+    script = "from htc_tf.errors import UserError, start_command; start_command(); raise UserError('a\\nb')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: a b\n")
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a"), OSError(errno.EIO, "broken"), tf.errors.InternalError(None, None, "b")]
 )

@@ -26,15 +26,16 @@ FILES = {
 ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "keras_version", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
-SHARED |= {"addons", "gin_aliases", "gin_errors", "gin_macros", "record_settings", "named_runs"}
+SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_errors", "gin_macros", "record_settings", "named_runs"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
 # other file of htc_tf/. Each may import itself and what is named here; the order of the lines is the order of reading.
 MAY_IMPORT = {
-    "root": {"errors", "keras_version"},
+    "root": {"errors", "keras_version", "tensorflow_notes"},
     "errors": set(),
     "keras_version": {"errors"},
+    "tensorflow_notes": set(),
     "structures": {"errors"},
     "ranges": {"errors"},
     "record_settings": set(),
