@@ -95,7 +95,8 @@ def sync(path):
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot sync folders
+        # Some file systems cannot sync folders; ENOTSUP and EOPNOTSUPP differ on a Mac.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
     finally:
         os.close(descriptor)

@@ -1,12 +1,13 @@
 """A run's folder: a missing, wrong or damaged one is named in one line."""
 
+import errno
 import os
 
 import pytest
 
 import htc_tf
 from htc_tf.errors import UserError
-from htc_tf.run import Run
+from htc_tf.run import Run, sync
 
 INTACT = '{"categories": [{"id": 1, "name": "a"}]}'
 
@@ -66,3 +67,21 @@ def test_damaged_classes_are_named(tmp_path, text):
     run.classes.write_text(text)
     with pytest.raises(UserError, match=r"classes\.json is damaged"):
         run.read_categories()
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP"])
+def test_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch, name):
+    def refuse(_):
+        raise OSError(getattr(errno, name), "")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync(tmp_path)
+
+
+def test_a_failed_sync_is_an_error(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError):
+        sync(tmp_path)

@@ -1,6 +1,7 @@
 """Output file names: unique and valid on any file system, for any image and class names."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,13 @@ def test_equal_names_get_numbers():
     assert drawing_names(paths, [".png", ".mp4", ".jpg", ".png"]) == ["x.png", "x_2.mp4", "x_2_2.jpg", "y.png"]
 
 
-@pytest.mark.parametrize("stem", ["w" * 253, "\u4e2d" * 84, "\udcff" * 250, ".." * 120])
+NO_UTF_8 = pytest.param(
+    "\udcff" * 250,
+    marks=pytest.mark.skipif(sys.platform == "darwin", reason="a Mac's file systems refuse names that are not UTF-8"),
+)
+
+
+@pytest.mark.parametrize("stem", ["w" * 253, "\u4e2d" * 84, NO_UTF_8, ".." * 120])
 def test_long_names_are_cut_and_still_differ(tmp_path, stem):
     names = drawing_names([Path(folder) / f"{stem}.x" for folder in "abc"])
     names += [cut_out_name(stem, 7, "person")]

@@ -23,6 +23,7 @@ def test_half_surrogates_reach_no_file(tiny):
     assert reasons["image_malformed"]["file_name"] == "\\ud800.jpg"
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac's file systems refuse names that are not UTF-8")
 def test_names_that_the_terminal_cannot_show_do_not_end_the_job(tiny, monkeypatch):
     def rename(content):
         content["categories"] = [{"id": 9, "name": "细胞"}, {"id": 2, "name": "细胞"}]
