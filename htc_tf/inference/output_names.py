@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import unicodedata
 
 from htc_tf.errors import UserError
 
@@ -13,16 +14,18 @@ MAX_LABEL = 40  # characters of a class name in a file name
 def drawing_names(paths, endings=None):
     """Returns NAME.png for each path; if files of several folders share a name, the later ones get a number.
 
+    Names that differ in case or in the Unicode form of accents are one file on a Mac, and count as equal.
+
     Args:
         paths: Paths of images and videos.
         endings: Suffix of each drawing; None for .png.
     """
-    names = {}  # name by stem
+    names = {}  # name by folded stem
     for path, ending in zip(paths, endings or itertools.repeat(".png"), strict=False):
         parts = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
         stems = (shorten(path.stem, part, ending) for part in parts)
-        stem = next(stem for stem in stems if stem not in names)
-        names[stem] = stem + ending
+        stem = next(stem for stem in stems if _fold(stem) not in names)
+        names[_fold(stem)] = stem + ending
     return list(names.values())
 
 
@@ -48,6 +51,11 @@ def refuse_replacing(paths, names, output):
             raise UserError(
                 f"--output {output}: the drawing {name} would replace an image of --input; name another folder"
             )
+
+
+def _fold(stem):
+    """Returns the same text for all stems that a file system may take for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())
 
 
 def _identity(path):

@@ -16,6 +16,12 @@ def test_equal_names_get_numbers():
     assert drawing_names(paths, [".png", ".mp4", ".jpg", ".png"]) == ["x.png", "x_2.mp4", "x_2_2.jpg", "y.png"]
 
 
+def test_names_that_a_mac_takes_for_one_get_numbers():
+    """Its file systems ignore case, and whether a letter and its accent are one character or two."""
+    paths = [Path("a/x.jpg"), Path("b/X.jpg"), Path("c/x_2.jpg"), Path("a/\u00e9.jpg"), Path("b/e\u0301.jpg")]
+    assert drawing_names(paths) == ["x.png", "X_2.png", "x_2_2.png", "\u00e9.png", "e\u0301_2.png"]
+
+
 NO_UTF_8 = pytest.param(
     "\udcff" * 250,
     marks=pytest.mark.skipif(sys.platform == "darwin", reason="a Mac's file systems refuse names that are not UTF-8"),
