@@ -31,7 +31,7 @@ def warn_of_memory(experiment, model, optimizer, strategy):
     import resource  # not on Windows, where `left` is None
 
     needed = estimate_memory(experiment, model, optimizer, strategy)
-    # This process has allocated a part already; ru_maxrss is in KiB.
+    # This process has allocated a part already; ru_maxrss is in KiB on Linux, and elsewhere `left` is None.
     left += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if needed > left:
         print(
