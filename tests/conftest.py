@@ -23,12 +23,27 @@ HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "tiny.gin")
 
 
-@pytest.fixture(autouse=True)
-def clean_gin():
-    """Clears gin's global configuration after each test."""
-    yield
+def reset_globals():
+    """Clears gin's configuration, its lock included, and Keras' precision policy."""
     if "gin" in sys.modules:
         sys.modules["gin"].clear_config()
+    if "tensorflow" in sys.modules and "htc_tf.models" in sys.modules:  # so that tf.keras is in use, and as Keras 2
+        sys.modules["tensorflow"].keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture(autouse=True)
+def clean_globals():
+    """Leaves no global state of a test to the next."""
+    yield
+    reset_globals()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Leaves no global state of a shared fixture to the test that happens to be its first."""
+    yield
+    if fixturedef.scope != "function":
+        reset_globals()
 
 
 @pytest.fixture(scope="session")
