@@ -107,41 +107,46 @@ def test_giou_of_disjoint_boxes_has_a_gradient():
     assert slope(lambda x: losses.GIoULoss()(x, reference, STDS, wanted), zero)[0, 0, 1] < 0
 
 
-def values_and_slopes(loss, x, way):
-    """Returns a loss and its gradient, compiled as `way` says."""
+def values_and_slopes(loss, inputs, way):
+    """Returns a loss and its gradient for the first input, compiled as `way` says."""
 
-    def both(x):
+    def both(*inputs):
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = loss(x)
-        return y, tape.gradient(y, x)
+            tape.watch(inputs[0])
+            y = loss(*inputs)
+        return y, tape.gradient(y, inputs[0])
 
-    return [part.numpy() for part in WAYS[way](both)(tf.constant(x))]
+    # All inputs are arguments: TensorFlow would fold constants into others, and round otherwise.
+    return [part.numpy() for part in WAYS[way](both)(*map(tf.constant, inputs))]
 
 
-def with_and_without(package, monkeypatch, loss, x, way):
+def with_and_without(package, monkeypatch, loss, inputs, way):
     """Returns the same of tensorflow-addons' loss and of ours."""
     found = []
     for choice in (package, None):
         monkeypatch.setattr(addons, "load", lambda choice=choice: choice)
-        found.append(values_and_slopes(loss, x, way))
+        found.append(values_and_slopes(loss, inputs, way))
     return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("gamma", [0, 1.0, 1.5, 2.0])
-@pytest.mark.parametrize("way", ["graph", "xla"])
-def test_sigmoid_focal_is_tensorflow_addons_to_the_last_bit(addons_package, monkeypatch, way, gamma, dtype):
+@pytest.mark.parametrize("way", WAYS)
+def test_sigmoid_focal_is_that_of_tensorflow_addons(addons_package, monkeypatch, way, gamma, dtype):
+    """To the last bit under XLA; TensorFlow's own graph optimizer reorders the products of one of them."""
     draw = np.random.default_rng(0)
     logits = np.concatenate([draw.normal(size=3000) * 5, np.repeat([0, 17, -17, 90, -90, 200, -200], 2)])
     labels = np.concatenate([draw.integers(0, 2, 3000), np.tile([0, 1], 7)])
-    x = tf.cast(logits, dtype).numpy()
-    theirs, ours = with_and_without(
-        addons_package, monkeypatch, lambda x: losses.SigmoidFocalLoss(0.3, gamma, 1.3)(x, labels), x, way
-    )
-    for a, b in zip(theirs, ours, strict=True):
+    inputs = tf.cast(logits, dtype), labels
+    theirs, ours = with_and_without(addons_package, monkeypatch, losses.SigmoidFocalLoss(0.3, gamma, 1.3), inputs, way)
+    # Gradients near 0 are differences of larger numbers, so an absolute error is allowed: one rounding of the dtype.
+    bounds = [{"rtol": 1e-6}, {"rtol": 1e-6, "atol": {"float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]}]
+    for a, b, bound in zip(theirs, ours, bounds, strict=True):
         assert a.dtype == b.dtype and np.isfinite(a.astype(np.float32)).all() and a.any()
-        np.testing.assert_array_equal(a, b)
+        if way == "xla":
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), **bound)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -160,9 +165,11 @@ def test_giou_is_tensorflow_addons_to_the_last_bit(addons_package, monkeypatch, 
     reference[900:1200], wanted[900:1200] = reference[900:1200].round(), wanted[900:1200].round()
     deltas = draw.normal(size=(count, 4)).astype(dtype)
     deltas[:1200:2] = 0
-    theirs, ours = with_and_without(
-        addons_package, monkeypatch, lambda x: losses.GIoULoss()(x, reference, STDS, wanted), deltas, way
-    )
+
+    def loss(deltas, reference, wanted):
+        return losses.GIoULoss()(deltas, reference, STDS, wanted)
+
+    theirs, ours = with_and_without(addons_package, monkeypatch, loss, (deltas, reference, wanted), way)
     for a, b in zip(theirs, ours, strict=True):
         assert a.dtype == b.dtype and np.isfinite(a).all() and a.any()
         np.testing.assert_array_equal(a, b)
