@@ -152,9 +152,8 @@ def evaluation(place, data, other):
 
 def export(place, data, other):
     """Exports the run."""
-    if not other:
-        flags = ["--masks", "masks_rle_bytes,masks_28", "--semantic"]
-        call("htc_tf.export", "--checkpoint", place.parent / "training", "--output", place, *flags)
+    flags = ["--masks", "masks_rle_bytes,masks_28", "--semantic"]
+    call("htc_tf.export", "--checkpoint", place.parent / "training", "--output", place, *flags)
 
 
 def served(place, data, other):
@@ -262,6 +261,7 @@ def write_checkpoints(writers, place):
 
 
 JOBS = (shapes, records, batches, optimizers, training, detections, evaluation, export, served, conversion)
+WRITE_ONLY = (shapes, records, batches, export)  # read nothing of another environment
 
 
 def main():
@@ -271,6 +271,8 @@ def main():
     parser.add_argument("--other", type=Path)
     flags = parser.parse_args()
     for job in JOBS:
+        if flags.other and job in WRITE_ONLY:
+            continue
         name = job.__name__
         began = time.process_time()
         with (

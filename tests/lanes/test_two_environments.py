@@ -4,8 +4,8 @@
 to write and then to read; a test compares the files.
 
 Whatever reads weights is equal bit for bit. TensorFlow 2.15 and 2.21 add up gradients in different orders, so trainings
-are equal up to rounding: on an AMD EPYC with AVX2 the losses of six steps to 1.7e-5 and the gradients' norm to 7.6e-5 of
-their value, and those of tests/training/toy.py exactly.
+are equal up to rounding. On an AMD EPYC with AVX2 the losses of six steps differ by up to 1.7e-5 of their value, the
+norm of the gradients by 7.6e-5, and the numbers of tests/training/toy.py not at all.
 """
 
 import filecmp
