@@ -1,4 +1,4 @@
-"""Configuration with gin: the shared command-line flags, parsing, and the check for bindings that nothing used.
+"""Configuration with gin: the shared command-line flags, parsing, and the Experiment that it builds.
 
 `add_flags` needs no TensorFlow, so `--help` is fast; `load` imports the configurables and builds the Experiment. Every
 mistake becomes a UserError of one line before any work on a device.
@@ -8,12 +8,12 @@ import functools
 import importlib
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 
 from htc_tf.errors import UserError
 from htc_tf.gin_aliases import accept_former_names
+from htc_tf.gin_bindings import bound_names, drop_bindings, superseded
 from htc_tf.gin_errors import reading, shorten
 from htc_tf.gin_macros import record_macros
 from htc_tf.ranges import FLAG, TEXT, check_range, choice, either, number, optional, whole
@@ -64,7 +64,6 @@ CONFIGURABLES = (
 
 EXAMPLE = "an experiment config, such as --gin_file gin/htc_r50_fpn_1x_coco.gin"
 MODEL = "Experiment.build_model"  # what an experiment config binds, and an override does not
-MAX_NAMES = 8  # unused bindings that a message lists
 
 
 def add_flags(parser, reads_run=False):
@@ -134,7 +133,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         experiment = build_experiment()
         own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
         own_names = {former.replace_binding(name) for name in bound_names(own_text)}
-        resolved = drop_bindings(gin.config_str(), superseded(gin, own_names, macros.replaced))
+        resolved = drop_bindings(gin.config_str(), superseded(gin, MACROS, own_names, macros.replaced))
     if decided:
         print(decided, flush=True)
     # Nobody edits a run's config.gin, so only names in the user's own files and flags are worth a note.
@@ -241,59 +240,3 @@ def check_macros(macros):
     """Checks the macros, since each configurable that uses one would name only its own parameter in an error."""
     for name, value in macros.read(MACROS).items():
         check_range(name, value, MACROS[name])
-
-
-def superseded(gin, own_names, replaced):
-    """Returns the bindings that an override replaced.
-
-    They are those of configurables that nothing refers to any more, such as ResNet.depth once the backbone is a Swin,
-    and macros that the override does without, such as WARMUP_STEPS once it binds `StepSchedule.warmup_steps` itself.
-
-    Args:
-        own_names: {name} bound where no later file could replace the configurable: in the last file without its
-            includes, and by flags.
-        replaced: {name} of the macros behind settings that the records have replaced.
-    Raises:
-        UserError: Another binding has not reached anything that was built.
-    """
-    resolved = gin.config_str()
-    named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
-    unused = bound_names(resolved) - used_names(gin)
-    left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
-    left |= (unused & MACROS.keys()) - own_names | unused & replaced
-    if unused - left:
-        names = sorted(unused - left)
-        listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")
-        raise UserError(
-            f"gin configuration: nothing used {listed}; it is misspelled, or belongs to a part that this model lacks"
-        )
-    return left
-
-
-def used_names(gin):
-    """Returns the bindings that have reached something that was built, or will reach something called later."""
-    used = set()
-    for name in bound_names(gin.operative_config_str()):
-        # A call in scope a/b takes bindings without a scope, in a, and in a/b.
-        *scopes, parameter = name.split("/")
-        used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
-    # A reference without parentheses, such as an augmentation, is called only later.
-    later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", gin.operative_config_str()))
-    return used | {name for name in bound_names(gin.config_str()) if configurable_of(name) in later}
-
-
-def configurable_of(name):
-    """Returns "Name" of "scope/Name.parameter"."""
-    return name.split("/")[-1].rpartition(".")[0]
-
-
-def bound_names(config):
-    return {match.group(1) for match in re.finditer(r"^([\w./]+) ?=", config, re.MULTILINE)}
-
-
-def drop_bindings(config, names):
-    """Returns a resolved configuration's text without some bindings; further lines of a long value are indented."""
-    kept = re.sub(
-        r"^([\w./]+) =.*\n(?:[ \t]+.*\n)*", lambda m: "" if m.group(1) in names else m.group(), config, flags=re.M
-    )
-    return re.sub(r"# Parameters for .*\n# =+\n\n?(?=#|\Z)", "", kept)

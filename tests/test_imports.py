@@ -26,7 +26,8 @@ FILES = {
 ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "keras_version", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
-SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_errors", "gin_macros", "record_settings", "named_runs"}
+SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
+SHARED |= {"record_settings", "named_runs"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -64,10 +65,11 @@ MAY_IMPORT |= {
     "command_line": {"errors"},
     "trust": {"errors"},
     "gin_aliases": {"errors"},
+    "gin_bindings": {"errors"},
     "gin_errors": {"errors"},
     "gin_macros": {"errors"},
-    "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_errors", "gin_macros", "record_settings"}
-    | {"experiment"}
+    "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
+    | {"record_settings", "experiment"}
     | {"models", "data", "training"},
     "named_runs": {"errors", "run", "config", "weights"},
     "api": {"errors", "config", "named_runs", "checkpoint", "models", "inference"},

@@ -1,0 +1,65 @@
+"""Bindings of a configuration after everything is built: which ones an override replaced, and which nothing used."""
+
+import re
+
+from htc_tf.errors import UserError
+
+MAX_NAMES = 8  # unused bindings that a message lists
+
+
+def superseded(gin, macros, own_names, replaced):
+    """Returns the bindings that an override replaced.
+
+    They are those of configurables that nothing refers to any more, such as ResNet.depth once the backbone is a Swin,
+    and macros that the override does without, such as WARMUP_STEPS once it binds `StepSchedule.warmup_steps` itself.
+
+    Args:
+        gin: The module gin, after everything of its configuration is built.
+        macros: Names of the macros that every experiment config defines.
+        own_names: {name} bound where no later file could replace the configurable: in the last file without its
+            includes, and by flags.
+        replaced: {name} of the macros behind settings that the records have replaced.
+    Raises:
+        UserError: Another binding has not reached anything that was built.
+    """
+    resolved = gin.config_str()
+    named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
+    unused = bound_names(resolved) - used_names(gin)
+    left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
+    left |= (unused & set(macros)) - own_names | unused & replaced
+    if unused - left:
+        names = sorted(unused - left)
+        listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")
+        raise UserError(
+            f"gin configuration: nothing used {listed}; it is misspelled, or belongs to a part that this model lacks"
+        )
+    return left
+
+
+def used_names(gin):
+    """Returns the bindings that have reached something that was built, or will reach something called later."""
+    used = set()
+    for name in bound_names(gin.operative_config_str()):
+        # A call in scope a/b takes bindings without a scope, in a, and in a/b.
+        *scopes, parameter = name.split("/")
+        used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
+    # A reference without parentheses, such as an augmentation, is called only later.
+    later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", gin.operative_config_str()))
+    return used | {name for name in bound_names(gin.config_str()) if configurable_of(name) in later}
+
+
+def configurable_of(name):
+    """Returns "Name" of "scope/Name.parameter"."""
+    return name.split("/")[-1].rpartition(".")[0]
+
+
+def bound_names(config):
+    return {match.group(1) for match in re.finditer(r"^([\w./]+) ?=", config, re.MULTILINE)}
+
+
+def drop_bindings(config, names):
+    """Returns a resolved configuration's text without some bindings; further lines of a long value are indented."""
+    kept = re.sub(
+        r"^([\w./]+) =.*\n(?:[ \t]+.*\n)*", lambda m: "" if m.group(1) in names else m.group(), config, flags=re.M
+    )
+    return re.sub(r"# Parameters for .*\n# =+\n\n?(?=#|\Z)", "", kept)
