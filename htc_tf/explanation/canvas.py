@@ -88,7 +88,7 @@ def window(image, frame, size):
     Returns:
         [size, size, 3] uint8.
     """
-    scale = size / (frame[3] - frame[1])
+    scale = size / float(frame[3] - frame[1])
     inside = np.clip(frame, 0, np.tile(image.shape[:2], 2))
     top, left, bottom, right = np.round((inside - np.tile(frame[:2], 2)) * scale).astype(int).tolist()
     part = Image.new("RGB", (size, size), BACKGROUND_COLOR)
@@ -111,7 +111,7 @@ def spread(mask, box, frame, size):
     Returns:
         [height, width] float32 probabilities, 0 outside the box.
     """
-    scale = (frame[3] - frame[1]) / size[0]
+    scale = float(frame[3] - frame[1]) / size[0]
     cells = np.maximum([box[2] - box[0], box[3] - box[1]], 1e-3) / mask.shape
     mask, box = np.pad(mask, 1), box - np.tile(cells, 2) * [1, 1, -1, -1]
     # Pillow maps a pixel (x, y) of the result to the mask: (a x + b y + c, d x + e y + f).

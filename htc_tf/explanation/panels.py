@@ -76,7 +76,7 @@ class Panels:
         scores = self.trace.scores[:DRAWN]
         reach = max(float(np.ptp(scores)), 1e-6) if len(scores) else 1
         for index in reversed(range(len(scores))):
-            sure = (scores[index] - scores[-1]) / reach
+            sure = float(scores[index] - scores[-1]) / reach
             canvas.box(self.trace.boxes[0, index], (255, 255, 255), self.unit, 0.12 + 0.6 * sure)
         return self.with_objects(canvas, 0)
 
@@ -195,7 +195,7 @@ class Panels:
     def boxes_within(self, crop, frame, boxes, color):
         """One object's boxes, from the proposal (white and thin) to the last stage's box."""
         side = crop.shape[0]
-        canvas = Canvas(crop, (side, side), side / (frame[3] - frame[1]), 0.3)
+        canvas = Canvas(crop, (side, side), side / float(frame[3] - frame[1]), 0.3)
         for step, box in enumerate(boxes):
             near = step / (len(boxes) - 1)
             shade = (1 - near) * np.array([255, 255, 255]) + near * color
@@ -220,7 +220,7 @@ class Panels:
 def around(boxes):
     """Returns a square frame, y1, x1, y2, x2, around boxes [n, 4] with a margin of 12 %."""
     start, end = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    middle, half = (start + end) / 2, 0.5 * max((end - start).max(), 1) * 1.24
+    middle, half = (start + end) / 2, 0.5 * max(float((end - start).max()), 1) * 1.24
     return np.concatenate([middle - half, middle + half])
 
 

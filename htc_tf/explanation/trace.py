@@ -122,7 +122,7 @@ def find_rows(detections, boxes, scores):
     boxes = boxes if boxes.ndim == 2 else boxes[:, detections.classes].swapaxes(0, 1)
     apart = np.abs(detections.boxes[:, None] - boxes).max(axis=-1)  # [D, n]
     same = apart <= apart.min(axis=1, keepdims=True) + TOLERANCE
-    return np.where(same, scores.T[detections.classes], -1).argmax(axis=1).astype(int)
+    return np.where(same, scores.T[detections.classes], np.float32(-1)).argmax(axis=1).astype(int)
 
 
 def softmax(logits):

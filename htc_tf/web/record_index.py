@@ -160,6 +160,6 @@ class RecordIndex:
 
 def _join(parts):
     """Joins Parts; the owners of each count from its own first record."""
-    firsts = np.cumsum([0, *(len(part.offsets) for part in parts)])
+    firsts = np.cumsum([0, *(len(part.offsets) for part in parts)], dtype=np.int32)
     parts = [part._replace(owners=part.owners + first) for part, first in zip(parts, firsts, strict=False)]
     return Part(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

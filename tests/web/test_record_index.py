@@ -71,6 +71,12 @@ def test_filters(walked):
     assert counts.tolist() == [sum(i.label == k + 1 for r in records for i in r.objects) for k in range(len(counts))]
 
 
+def test_the_index_keeps_its_small_types(walked):
+    """NumPy 2 makes int64 of an int32 array and an int64 scalar, twice the memory."""
+    kinds = [column.dtype.name for column in walked[0].known()]
+    assert kinds == ["int32", "int64", "int32", "int64", "int32", "int16", "int8"]
+
+
 def cut(content):
     return content[:-9]
 
