@@ -30,9 +30,20 @@ NETWORKS = (
 
 
 def import_models():
-    """Returns keras_cv.models, imported only where a backbone is built, without the line that the import prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        from keras_cv import models
+    """Returns keras_cv.models, imported only where a backbone is built, without the line that the import prints.
+
+    Raises:
+        UserError: keras-cv is not installed.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            from keras_cv import models
+    except ModuleNotFoundError as error:
+        if error.name != "keras_cv":
+            raise
+        raise UserError(
+            "KerasCVBackbone needs the package keras-cv: run `pip install 'htc_tf[train]'`, or `make env` in a checkout"
+        ) from error
     return models
 
 

@@ -1,5 +1,6 @@
 """keras-cv backbones in HTC: keras-cv's own features, at the levels of the FPN, and fetched weights."""
 
+import sys
 from types import SimpleNamespace
 
 import gin
@@ -193,6 +194,24 @@ def test_weights_that_cannot_be_fetched_are_one_line(trained_model, kaggle, imag
     kaggle(lambda preset, **options: import_models().ResNetV2Backbone(include_rescaling=True, **other))
     with pytest.raises(UserError, match="another architecture"):
         trained_model.backbone.fetch_weights()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"network": None, "preset": PRESET}])
+def test_a_missing_keras_cv_is_one_line_that_says_how_to_install_it(monkeypatch, arguments):
+    monkeypatch.setitem(sys.modules, "keras_cv", None)  # imports as if it were not installed
+    advice = r"^KerasCVBackbone needs the package keras-cv: .*'htc_tf\[train\]'.*make env"
+    with pytest.raises(UserError, match=advice) as refused:
+        make_model(**arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_another_package_that_keras_cv_lacks_is_named(monkeypatch, tmp_path):
+    (tmp_path / "keras_cv.py").write_text("import no_such_package\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "keras_cv"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        import_models()
 
 
 def test_nothing_is_fetched_where_weights_are_there(tmp_path):
