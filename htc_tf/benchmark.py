@@ -9,7 +9,8 @@ import numpy as np
 
 from htc_tf import measurement
 from htc_tf.errors import UserError, command
-from htc_tf.measurement import Measurement, Mode, measure, peak_bytes, resident_bytes, summarize
+from htc_tf.measurement import Measurement, Mode, measure, summarize
+from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
 
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"

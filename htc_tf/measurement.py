@@ -1,8 +1,6 @@
 """Measurements of the benchmark commands: their flags, the timing of repeated steps, the table and the JSON."""
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError
+from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
 
 
@@ -140,21 +139,6 @@ def summarize(values):
     """Returns {statistic: value} of a list of numbers."""
     p10, median, p90 = np.percentile(values, [10, 50, 90]).tolist()
     return {"median": median, "mean": float(np.mean(values)), "p10": p10, "p90": p90, "minimum": float(min(values))}
-
-
-def resident_bytes():
-    """Returns the memory that this process holds now, or its peak where the system does not say."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return peak_bytes()
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
-
-
-def peak_bytes(who=resource.RUSAGE_SELF):
-    """Returns the most memory that this process, or the largest of its children, has held."""
-    peak = resource.getrusage(who).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
 
 
 def format_table(flags, measurement):

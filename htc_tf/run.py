@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from htc_tf.errors import UserError
+from htc_tf.flush import flush
 
 # Largest sizes that are read, in bytes: many times what a training writes. A run may come from an untrusted source.
 MAX_CONFIG_BYTES = 2**18
@@ -93,7 +94,7 @@ def sync(path):
     """Returns once a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     except OSError as error:
         # Some file systems cannot sync folders; ENOTSUP and EOPNOTSUPP differ on a Mac.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):

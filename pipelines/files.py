@@ -19,6 +19,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from htc_tf.flush import flush
+
 TEMPORARY = ".tmp-"
 CHECKSUM = "checksum"
 SCHEME = "://"
@@ -132,9 +134,10 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
         return
     try:
         yield Path(unfinished)
-        # Some file systems report an exhausted disk or quota only now; and the data must survive a power loss.
+        # Some file systems report an exhausted disk or quota only now; and after a loss of power the file must be
+        # complete or absent, so its data are in permanent storage before it gets its name.
         with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
+            flush(file.fileno())
         os.replace(unfinished, path)
     finally:
         remove(unfinished)

@@ -2,11 +2,10 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from htc_tf import benchmark, measurement
+from htc_tf import benchmark
 from htc_tf.experiment import Experiment
 from htc_tf.measurement import configure, describe, make_parser, measure
 
@@ -99,17 +98,3 @@ def test_mistakes_are_one_line(call, capsys, flags, named):
         call(*flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and named in line
-
-
-@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_the_unit_of_the_peak_depends_on_the_system(monkeypatch, system, unit):
-    """The system reports kilobytes on Linux and bytes on a Mac."""
-    monkeypatch.setattr(measurement, "sys", SimpleNamespace(platform=system))
-    monkeypatch.setattr(measurement.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3000))
-    assert measurement.peak_bytes() == 3000 * unit
-
-
-def test_memory_without_proc_is_the_peak(monkeypatch, tmp_path):
-    monkeypatch.setattr(measurement, "Path", lambda path: tmp_path / "no proc")
-    monkeypatch.setattr(measurement, "peak_bytes", lambda: 7)
-    assert measurement.resident_bytes() == 7

@@ -27,7 +27,7 @@ ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "keras_version", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
 SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
-SHARED |= {"record_settings", "named_runs"}
+SHARED |= {"record_settings", "named_runs", "flush", "process_memory"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -40,7 +40,9 @@ MAY_IMPORT = {
     "structures": {"errors"},
     "ranges": {"errors"},
     "record_settings": set(),
-    "run": {"errors"},
+    "flush": set(),
+    "process_memory": set(),
+    "run": {"errors", "flush"},
     "lock": {"errors"},
     "progress": set(),
     "cluster": {"errors"},
@@ -73,9 +75,9 @@ MAY_IMPORT |= {
     | {"models", "data", "training"},
     "named_runs": {"errors", "run", "config", "weights"},
     "api": {"errors", "config", "named_runs", "checkpoint", "models", "inference"},
-    "measurement": {"errors", "progress", "command_line", "config"},
+    "measurement": {"errors", "process_memory", "progress", "command_line", "config"},
     "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},
-    "pipelines": {"errors", "command_line", "lock", "progress", "data", "visualization"},
+    "pipelines": {"errors", "flush", "command_line", "lock", "progress", "data", "visualization"},
 }
 SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}
 

@@ -74,7 +74,7 @@ def test_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch, name):
     def refuse(_):
         raise OSError(getattr(errno, name), "")
 
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr("htc_tf.run.flush", refuse)
     sync(tmp_path)
 
 
@@ -82,6 +82,6 @@ def test_a_failed_sync_is_an_error(tmp_path, monkeypatch):
     def refuse(_):
         raise OSError(errno.EIO, "")
 
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr("htc_tf.run.flush", refuse)
     with pytest.raises(OSError):
         sync(tmp_path)

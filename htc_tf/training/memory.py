@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
+from htc_tf.process_memory import peak_bytes
 from htc_tf.training.dry_run import KEPT, PROGRAM, run_mask_heads
 
 REPLICA = 0.7e9  # bytes, measured: graph and buffers of each further replica
@@ -28,11 +29,8 @@ def warn_of_memory(experiment, model, optimizer, strategy):
     left = available_memory()
     if left is None or any("GPU" in device for device in strategy.extended.worker_devices):
         return
-    import resource  # not on Windows, where `left` is None
-
     needed = estimate_memory(experiment, model, optimizer, strategy)
-    # This process has allocated a part already; ru_maxrss is in KiB on Linux, and elsewhere `left` is None.
-    left += 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    left += peak_bytes()  # this process has allocated a part already
     if needed > left:
         print(
             f"warning: this training takes about {needed / 1e9:.1f} GB of memory, {left / 1e9:.1f} GB are available: "

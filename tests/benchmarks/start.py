@@ -3,7 +3,6 @@
 Each command runs in a process of its own, whose CPU seconds the system adds up at its end.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from htc_tf.data.schema import unpack
 from htc_tf.data.synthetic import draw_record
 from htc_tf.errors import UserError
 from htc_tf.experiment import Experiment
-from htc_tf.measurement import Measurement, peak_bytes, summarize
+from htc_tf.measurement import Measurement, summarize
+from htc_tf.process_memory import peak_bytes
 from htc_tf.progress import progress_bar
 from htc_tf.run import Run
 from tests.studies import recorded
@@ -54,7 +54,7 @@ def run(flags):
         "later image": summarize(later),
         "weights": f"{weights / 1e6:.0f} MB",
     }
-    memory = {"peak": peak_bytes(resource.RUSAGE_CHILDREN)}
+    memory = {"peak": peak_bytes(children=True)}
     return Measurement("first image", summarize(cpu["first"]), summarize(wall["first"]), memory, details)
 
 
