@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from tests.benchmarks import growth, peers
-from tests.benchmarks.figures import THEIRS, Missing, need, percent, seconds_of, short
+from tests.benchmarks.figures import OTHER, THEIRS, Missing, need, percent, seconds_of, short
 from tests.studies import recorded
 
 # Targets in CPU milliseconds, on the machine where they were set: RoIAlign of one image, NMS of two.
@@ -21,6 +21,7 @@ ROI_ALIGN = {
 }
 NMS = {"proposals, graph": 14, "proposals, XLA": 8, "final, graph": 9, "final, XLA": 5}
 COMMON, COMMON_THERE = "proposals, graph", 13.8  # TensorFlow's own operation, and its CPU milliseconds there
+PLACES = ("this", "other")  # the environments of `tests.benchmarks.environments`
 TEMPLATE = Path(__file__).with_name("benchmarks.md.in")
 
 
@@ -170,6 +171,29 @@ def start(results):
     return recorded.format_table(["a process, from its start to its end", "CPU-seconds", "target"], rows)
 
 
+def environments(results):
+    """Two tables: the steps in both environments, and what comes before the second step."""
+    result = results.get("environments", {"failed": f"it requires {OTHER}, the Python of another environment"})
+    details = need({"environments": result}, "environments")["details"]
+    versions = [next(iter(details.values()))[place]["tensorflow"] for place in PLACES]
+    steps, starts = [], []
+    for name, case in details.items():
+        figures, work = [case[place] for place in PLACES], case["work"]
+        title = f"{name}, {work['height']} x {work['width']}"
+        peaks = [f"{figure['peak_bytes'] / 1e9:.2f}" for figure in figures]
+        steps.append([title, *(short(seconds_of(figure)) for figure in figures), f"{case['ratio']:.2f}", *peaks])
+        starts.append([title, *(short(figure[part]) for part in ("imports", "step") for figure in figures)])
+    header = [f"CPU-seconds, {versions[0]}", versions[1], "ratio", f"peak GB, {versions[0]}", versions[1]]
+    begun = [f"imported, {versions[0]}", versions[1], f"first step done, {versions[0]}", versions[1]]
+    return [
+        f"{recorded.describe_machine()}, {datetime.date.today()}; the ratio is the median over the rounds.",
+        "",
+        *recorded.format_table(["a step after the first", *header], steps),
+        "",
+        *recorded.format_table(["CPU-seconds from the start of the process", *begun], starts),
+    ]
+
+
 def memory(results):
     result = need(results, "memory")
     held, steps = result["memory_bytes"], result["work"]["repeats"]
@@ -193,5 +217,6 @@ BLOCKS = {
     "masks": masks,
     "serving": serving,
     "start": start,
+    "environments": environments,
     "memory": memory,
 }

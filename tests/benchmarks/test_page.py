@@ -16,6 +16,21 @@ LIMIT = {"unit": "FLOP", "amount": 870e9, "rate": 87e9, "limit_seconds": 10.0, "
 VARIANT = {"cpu_seconds": {"median": 0.02}, "share_of_the_limit": {"unit": "B", "rate": 12e9, "share": 0.05}}
 RATES = {"matmul_rate": 87e9, "copy_rate": 12e9}
 
+ENVIRONMENTS = {
+    "work": {"height": 192, "width": 256},
+    "ratio": 1.04,
+    **{
+        place: {
+            "tensorflow": version,
+            "imports": 4.0,
+            "step": 30.5,
+            "cpu_seconds": {"median": 0.25 * factor},
+            "peak_bytes": 1.5e9 * factor,
+        }
+        for place, version, factor in (("this", "2.15.1", 1), ("other", "2.21.0", 2))
+    },
+}
+
 
 def figures(seconds=20.0, unit="image", batch=1, **details):
     """The fields of a benchmark's JSON that the page reads."""
@@ -100,6 +115,7 @@ def test_the_plot():
 def test_failures_are_reported():
     text = page.write(failed("eval ended with: out of memory"), [])
     assert text.count("**Not measured**: eval ended with: out of memory.") >= 8
+    assert "**Not measured**: it requires HTC_TF_OTHER_PYTHON, the Python of another environment." in text
     assert "{" not in text.split("## What was tried")[0].replace("{name}", "")
 
 
@@ -111,6 +127,7 @@ def test_the_page():
         "masks": figures(0.01, **{"every pixel, ms": 80.4, "masks as large as the image, ms": 84}),
         "postprocess": figures(0.01, candidates="51,720 per image", XLA={k: v / 1000 for k, v in SUMMARY.items()}),
         "start": figures(13.0, help=SUMMARY, tensorflow=SUMMARY, **{"later image": SUMMARY}),
+        "environments": {"details": {"training step": ENVIRONMENTS}},
         "memory": figures(unit="step"),
         "roi_align": {"details": {"1000 at 7 x 7, adaptive, XLA": VARIANT, "512 at 7 x 7": VARIANT}},
         "nms": figures(**{"proposals, graph": {"cpu_seconds": {"median": 0.0276}}, "final, graph": VARIANT}),
@@ -126,6 +143,9 @@ def test_the_page():
     assert "| XLA | 10.0 | 9.0 | 12.0 | 8.0 |" in text
     assert "Of 80,000 pairs of box and class, 51,720 per image are candidates." in text
     assert "| `htc_tf.predict` of one image of 512 x 512 | 13.0 | 12 |" in text
+    assert "| a step after the first | CPU-seconds, 2.15.1 | 2.21.0 | ratio | peak GB, 2.15.1 | 2.21.0 |" in text
+    assert "| training step, 192 x 256 | 0.25 | 0.5 | 1.04 | 1.50 | 3.00 |" in text
+    assert "| training step, 192 x 256 | 4 | 4 | 30.5 | 30.5 |" in text
     assert "held 500.0 MB after its first step, 501.0 in the middle and 502.0 after the last" in text
     assert "A trial of the command" not in text and "A trial" in page.write(results, [], toy=True)
 
@@ -133,7 +153,7 @@ def test_the_page():
 def test_every_job_is_a_command(monkeypatch):
     """The flags of all jobs pass the parser of their command."""
     series = main.growth_jobs().values()
-    jobs = [*main.main_jobs(True, "export"), main.memory_job(), *(j for jobs in series for j in jobs)]
+    jobs = [*main.main_jobs(True, "export", "python"), main.memory_job(), *(j for jobs in series for j in jobs)]
     assert len({job.name for job in jobs}) == len(jobs)
     for job in [*jobs, *map(main.as_toy, jobs)]:
         monkeypatch.setattr(sys, "argv", ["benchmark", *job.words()])
