@@ -3,9 +3,10 @@
 `make lanes` names the other environment's Python in HTC_TF_OTHER_PYTHON. `job.py` runs twice in each environment, first
 to write and then to read; a test compares the files.
 
-Whatever reads weights is equal bit for bit. TensorFlow 2.15 and 2.21 add up gradients in different orders, so trainings
-are equal up to rounding. On an AMD EPYC with AVX2 the losses of six steps differ by up to 1.7e-5 of their value, the
-norm of the gradients by 7.6e-5, and the numbers of tests/training/toy.py not at all.
+Weights, boxes, classes, run lengths and files are equal bit for bit, scores and mask probabilities up to rounding.
+TensorFlow 2.15 and 2.21 add up gradients in different orders, so trainings are equal up to rounding, too. On an AMD
+EPYC with AVX2 the losses of six steps differ by up to 1.7e-5 of their value, the norm of the gradients by 3.1e-4, and
+the numbers of tests/training/toy.py not at all.
 """
 
 import filecmp
@@ -25,6 +26,8 @@ OTHER = os.environ.get("HTC_TF_OTHER_PYTHON")
 PYTHONS = {"this": sys.executable, "other": OTHER}
 READER = {"this": "other", "other": "this"}  # of a writer's files
 TIMES = {"images_per_second", "input_wait"}
+# Greatest differences of scores and mask probabilities; measured: 7.5e-9 and 1.2e-7.
+ROUNDING = {"scores": 1e-7, "masks": 1e-6, "masks_28": 1e-6}
 LOSSES = 1e-3  # relative difference of six steps' losses
 TOY = 1e-6  # the same, and of all values, for the toy network
 # Adam's first steps are as large for gradients of rounding noise as for others: of all values 0.1 % differ by more.
@@ -101,14 +104,19 @@ def assert_same_files(first, second):
 
 
 def assert_same_arrays(first, second):
-    """Both folders, or files, have the same arrays, bit for bit."""
-    paths = [first] if first.is_file() else sorted(first.rglob("*.npz"))
+    """Both folders have the same arrays: probabilities up to rounding, all others bit for bit."""
+    paths = sorted(first.rglob("*.npz"))
     assert paths
     for path in paths:
-        arrays = np.load(path), np.load(second / path.relative_to(first) if first.is_dir() else second)
-        assert arrays[0].files == arrays[1].files
+        arrays = np.load(path), np.load(second / path.relative_to(first))
+        assert set(arrays[0].files) == set(arrays[1].files)
         for name in arrays[0].files:
-            np.testing.assert_array_equal(arrays[0][name], arrays[1][name], f"{path.name}: {name}", strict=True)
+            values, tolerance = (arrays[0][name], arrays[1][name]), ROUNDING.get(name)
+            assert values[0].dtype == values[1].dtype
+            if tolerance and values[0].dtype.kind == "f":
+                np.testing.assert_allclose(*values, 0, tolerance, err_msg=f"{path.name}: {name}")
+            else:
+                np.testing.assert_array_equal(*values, f"{path.name}: {name}")
 
 
 def metrics(run):
@@ -122,7 +130,7 @@ def assert_close_metrics(first, second, tolerance):
     for step, numbers in first.items():
         assert numbers.keys() == second[step].keys()
         for name, number in numbers.items():
-            assert second[step][name] == pytest.approx(number, rel=tolerance, abs=tolerance), f"step {step}: {name}"
+            assert second[step][name] == pytest.approx(number, rel=tolerance, abs=1e-6), f"step {step}: {name}"
 
 
 def losses(folder):
@@ -214,7 +222,7 @@ def test_an_optimizer_goes_on(folders, optimizer, writer):
 
 @pytest.mark.parametrize("writer", READER)
 def test_a_run_gives_the_same_detections(folders, writer):
-    """Boxes, scores, classes, run lengths and mask probabilities, with the moving averages of the weights."""
+    """Boxes, scores, classes, run lengths, mask probabilities, and the moving averages that are the weights."""
     own = folders.wrote(writer, "detections")
     assert all(len(np.load(path)["scores"]) for path in own.glob("*.raw.npz"))
     assert_same_arrays(own, folders.read(writer, "detections"))
