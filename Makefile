@@ -74,8 +74,8 @@ constraints: $(UV) ## update constraints.txt from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
 
-clean: ## remove the environment and the caches (runs/ stays)
-	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+clean: ## remove the environments and the caches (runs/ stays)
+	for folder in $(VENV) $(VENV)-3.11 $(VENV)-3.12; do test ! -f $$folder/pyvenv.cfg || rm -rf $$folder; done
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find htc_tf pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -88,11 +88,11 @@ test: env ## run the test suite, in one process per core, at most four
 # A second environment: 3.12 or 3.13 beside 3.10 or 3.11, and the reverse.
 OTHERS = $(shell $(PY) -c 'import sys; print("3.12 3.13" if sys.version_info < (3, 12) else "3.11 3.10")')
 OTHER_VENV = $(VENV)-$(firstword $(OTHERS))
-# What depends on the versions of TensorFlow, Keras, NumPy and Python: operations, the network, its parity with mmdetection
-# and Paddle, training steps and resumed trainings, checkpoints, exports, the client; and files that cross the environments.
-LANES_TESTS := tests/lanes tests/ops tests/models tests/training/test_step.py tests/training/test_trainer.py \
-    tests/training/test_optim.py tests/training/test_legacy_optimizers.py tests/test_checkpoint.py tests/test_export.py \
-    tests/inference/test_exported.py tests/serving/test_client.py tests/test_commands.py tests/test_environment.py
+# What depends on the versions of TensorFlow, Keras, NumPy and Python: operations, parity with mmdetection and Paddle,
+# training steps and resumed trainings, checkpoints, exports, the client; and files that cross the environments.
+LANES_TESTS := tests/lanes tests/ops tests/models/test_parity_*.py tests/training/test_step.py \
+    tests/training/test_trainer.py tests/training/test_optim.py tests/test_checkpoint.py tests/test_export.py \
+    tests/inference/test_exported.py tests/serving/test_client.py tests/test_environment.py
 lanes: env ## run the tests that depend on TensorFlow's version with the other version too, in a second environment
 	@python=$$($(MAKE) --silent --no-print-directory other_python) || exit 2; \
 	    $(MAKE) --no-print-directory env VENV=$(OTHER_VENV) PYTHON="$$python"
