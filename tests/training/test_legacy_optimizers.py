@@ -36,9 +36,9 @@ def choose(monkeypatch):
 
 
 def make_variables():
-    """The weights of a backbone and a head; one is all zeros, whose norm LAMB cannot divide by."""
+    """The weights of a backbone and a head, one of all zeros, and one whose gradient is 0 at first."""
     shapes = {"htc/backbone/conv/kernel": (3, 3, 8, 16), "htc/backbone/norm/gamma": (16,), "htc/head/kernel": (64, 33)}
-    shapes |= {"htc/head/bias": (33,), "htc/zero/kernel": (5, 7)}
+    shapes |= {"htc/head/bias": (33,), "htc/zero/kernel": (5, 7), "htc/idle/kernel": (4,)}
     draw = np.random.default_rng(3)
     values = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     values["htc/zero/kernel"][:] = 0
@@ -46,7 +46,7 @@ def make_variables():
 
 
 def states(recipe, way):
-    """Returns the weights and the optimizer's variables after each step; the last weight's gradient is 0 at first."""
+    """Returns the weights and the optimizer's variables after each step."""
     variables = make_variables()
     optimizer = recipe.build()
     optimizer.build(variables)
