@@ -47,6 +47,8 @@ def main():
     flags = parse()
     if flags.output.suffix.lower() not in ENDINGS:
         raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
+    if flags.output.exists() and flags.input.exists() and flags.output.samefile(flags.input):
+        raise UserError(f"--output {flags.output} would replace the image of --input: name another file")
     run = open_run(flags.checkpoint)
     categories = run.read_categories()
     experiment, _ = config.load(flags.gin_file, flags.gin_param, run, flags.trust_config)

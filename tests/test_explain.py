@@ -39,12 +39,16 @@ def test_a_page(call, tiny_run, tiny_data, tmp_path, eagerly, capsys):
 
 def test_what_is_refused(call, tiny_run, tiny_data, tmp_path, capsys):
     flags = ["--checkpoint", tiny_run.folder, "--input", tmp_path / "none.jpg", "--output", tmp_path / "walk.png"]
+    scene = tmp_path / "scene.jpg"
+    scene.touch()
+    (tmp_path / "page.jpg").hardlink_to(scene)  # the same file by another name, as SCENE.JPG is on a Mac
     for wrong, told in (
         (["--output", tmp_path / "walk.pdf"], "walk.pdf must end in .png"),
         (["--objects", 0], "--objects: 0"),
         (["--width", 10], "--width: 10"),
         (["--checkpoint", tmp_path], "classes.json is missing"),
         ([], "none.jpg"),
+        (["--input", scene, "--output", scene.parent / "page.jpg"], "page.jpg would replace the image of --input"),
     ):
         assert call(*flags, *wrong) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

@@ -9,6 +9,7 @@ import errno
 import gzip
 import json
 import re
+import socketserver
 import sys
 import threading
 import traceback
@@ -91,6 +92,13 @@ class Server(ThreadingHTTPServer):
             raise UserError(f"--host {host} --port {port}: {explain(error)}") from error
         self.routes, self.home, self.max_bytes = {}, home, max_bytes
         self.free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def server_bind(self):
+        """Binds the address without HTTPServer's request for this machine's full name.
+
+        Nothing reads that name, and a name server that does not answer, as on many Macs, takes seconds.
+        """
+        socketserver.TCPServer.server_bind(self)
 
     @property
     def address(self):

@@ -183,8 +183,8 @@ def write_section(path, title, lines):
 
 
 def describe_machine():
-    """Returns "2 cores of AMD EPYC", as Linux describes the CPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Returns "2 cores of AMD EPYC", as Linux describes an x86-64 processor, or "8 cores of arm64"."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.MULTILINE)
     return f"{cores} core{'s' * (cores > 1)} of {found[1].strip() if found else platform.machine()}"

@@ -150,3 +150,30 @@ def test_a_command_that_fails_is_shown(tmp_path):
         recorded.run_module(tmp_path / "log", "htc_tf.train", "--workdir", "none")
     cpu, wall = recorded.run_module(tmp_path / "log", "htc_tf.train", "--help")
     assert cpu > 0 and wall > 0
+
+
+INTEL = "processor\t: 0\nmodel name\t: Fast CPU @ 2 GHz\n\nprocessor\t: 1\nmodel name\t: Fast CPU @ 2 GHz\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"  # has no name
+
+
+@pytest.mark.parametrize(
+    ("info", "affinity", "count", "expected"),
+    [
+        (INTEL, {0, 2}, 8, "2 cores of Fast CPU @ 2 GHz"),
+        (ARM, {0}, 8, "1 core of aarch64"),
+        (None, None, 8, "8 cores of aarch64"),  # a Mac: neither /proc nor sched_getaffinity
+        (None, None, None, "1 core of aarch64"),
+    ],
+)
+def test_a_machine_is_described_on_every_system(monkeypatch, tmp_path, info, affinity, count, expected):
+    path = tmp_path / "cpuinfo"
+    if info:
+        path.write_text(info)
+    monkeypatch.setattr(recorded, "Path", lambda name: path)
+    monkeypatch.setattr(recorded.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(recorded.os, "cpu_count", lambda: count)
+    if affinity:
+        monkeypatch.setattr(recorded.os, "sched_getaffinity", lambda process: affinity, raising=False)
+    else:
+        monkeypatch.delattr(recorded.os, "sched_getaffinity", raising=False)
+    assert recorded.describe_machine() == expected

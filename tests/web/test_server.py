@@ -109,6 +109,14 @@ def test_an_unavailable_address(port, line):
         Server("127.0.0.1", port or other.getsockname()[1], "demo.html")
 
 
+def test_no_name_server_is_asked(monkeypatch):
+    """HTTPServer asks for this machine's full name, which can take seconds."""
+    asked = []
+    monkeypatch.setattr(socket, "getfqdn", lambda *name: asked.append(name) or "")
+    Server("127.0.0.1", 0, "demo.html").server_close()
+    assert not asked
+
+
 def test_an_interrupt_stops_the_server(capsys):
     server = Server("127.0.0.1", 0, "demo.html")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
