@@ -43,6 +43,8 @@ def test_correct_and_ambiguous_names_stay(root, name):
     ],
 )
 def test_other_spellings(root, name, meant):
+    if (root / name).exists():
+        pytest.skip("the file system, as a Mac's, takes the two spellings for the same file")
     assert find(root, name) == (meant, {"file_names_corrected": 1})
 
 

@@ -173,6 +173,7 @@ def test_images_are_found_in_their_folder(tmp_path):
     assert len(left_out) == 1 and "c.json" in left_out[0] and "--images" in left_out[0]
 
 
+@pytest.mark.usefixtures("exact_names")
 def test_images_are_found_by_names_of_other_systems(tmp_path):
     for name, path in (("a", "A.PNG"), ("u\u0308", "/photos of otto/\u00fc.png"), ("c", "C:\\Users\\Otto\\C.png")):
         add(tmp_path / "in", name, shape(), imagePath=path)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -191,7 +190,7 @@ def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkey
     def log_and_terminate(self, step, numbers):
         log(self, step, numbers)
         if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Monitor, "log", log_and_terminate)
     params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "STEPS=2", "Experiment.ema_decay=0.5"]
