@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +23,8 @@ from htc_tf.training.keras_model import KerasModel
 from htc_tf.training.trainer import train
 from htc_tf.training.validation_losses import ValidationLosses
 
-TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
+ROOT = Path(__file__).resolve().parents[2]
+TINY = str(ROOT / "tests" / "tiny.gin")
 STEPS = 20
 PARAMS = [f"STEPS={STEPS}", "NUM_STAGES=1", "XLA=False", "EVALUATE_EVERY=0"]
 
@@ -116,6 +120,22 @@ def test_saved_weights_and_the_saved_run_hold_every_variable(fitted, tiny_data, 
     assert [row["name"] for row in Run(fitted.folder / "run").read_categories()] == [
         category.name for category in load_info(tiny_data.records).categories
     ]
+
+
+def test_two_devices_have_the_numbers_of_train_and_of_one_device(tiny_data, tmp_path):
+    """Built in a strategy's scope: `fit` as `train`, bit for bit; `evaluate` and `predict` as on one device."""
+    words = [sys.executable, Path(__file__).with_name("fitting.py"), tiny_data.records, tmp_path]
+    subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    found = json.loads((tmp_path / "fitting.json").read_text())
+    assert found.pop("replicas") == [2, 2] and found.pop("differing weights") == [[], []]
+    assert found.keys() >= {"rpn_class", "stage1_box", "evaluated loss", "predicted image_ids", "predicted boxes"}
+    for name, (two, expected) in found.items():
+        if name.startswith("evaluated"):
+            assert two == pytest.approx(expected, rel=1e-5)
+        elif name in ("predicted boxes", "predicted scores"):
+            np.testing.assert_allclose(two, expected, rtol=1e-5, atol=1e-4)
+        else:
+            assert two == expected
 
 
 def test_a_model_continues_from_its_run(fitted, tiny_data, capsys):
