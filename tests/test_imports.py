@@ -245,6 +245,19 @@ def test_no_file_is_long():
     assert not {name: length for name, length in lengths.items() if length > 300}
 
 
+def test_what_differs_between_linux_and_macs_stays_where_tests_imitate_both():
+    assert importers("fcntl") == {"htc_tf.flush", "htc_tf.lock"}
+    assert importers("resource") == {"htc_tf.process_memory"}
+    texts = {module: path.read_text() for module, path in FILES.items()}
+    readers = {"htc_tf.process_memory", "htc_tf.tensorflow_notes", "htc_tf.training.memory"}
+    assert {module for module, text in texts.items() if re.search(r"/proc/|/sys/fs", text)} == readers
+    # Linux forks by default, a Mac does not: processes are spawned on both.
+    assert importers("multiprocessing") == {"pipelines.shapes"}
+    assert 'multiprocessing.get_context("spawn")' in texts["pipelines.shapes"]
+    assert {module for module, text in texts.items() if "ProcessPoolExecutor" in text} == {"pipelines.shapes"}
+    assert not {module for module, text in texts.items() if re.search(r"\bos\.(fork|sched_)", text)}
+
+
 def test_the_folder_of_gin_files_is_no_package_and_ships_whole():
     assert not list((ROOT / "gin").rglob("*.py"))  # gin/__init__.py would shadow the gin package
     setup = configparser.ConfigParser()
