@@ -59,6 +59,18 @@ def test_a_machine_is_compared_by_its_share():
     assert lines[-1].endswith("The target's share is missed: 50 % (target: 62 %).")
 
 
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [("flags\t: avx2 amx_tile amx_bf16 amx_int8\n", True), ("Features\t: fp asimd bf16\n", False), (None, False)],
+)
+def test_only_a_processor_with_amx_has_fast_bfloat16(monkeypatch, tmp_path, info, expected):
+    """ARM's flags have other names, and a Mac has no /proc."""
+    if info:
+        (tmp_path / "cpuinfo").write_text(info)
+    monkeypatch.setattr(page, "Path", lambda name: tmp_path / "cpuinfo")
+    assert page.has_bfloat16() == expected
+
+
 def test_bfloat16_has_its_row_where_it_was_measured():
     results = {"train": figures(), "train_bfloat16": figures(4.0)}
     lines = peers.compare(results, "train", [])
