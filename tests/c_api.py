@@ -34,8 +34,9 @@ class Buffer(ctypes.Structure):
 def load_library():
     """Returns the installed wheel's C library, with the signatures of the functions used here."""
     folder = Path(importlib.util.find_spec("tensorflow").origin).parent
-    for name in ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2"):
-        library = ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+    ending = "2.dylib" if sys.platform == "darwin" else "so.2"
+    for name in ("libtensorflow_framework", "libtensorflow_cc"):
+        library = ctypes.CDLL(str(folder / f"{name}.{ending}"), mode=ctypes.RTLD_GLOBAL)
     size, integer, text = ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
     for name, result, *arguments in (
         ("NewStatus", POINTER),
