@@ -8,6 +8,7 @@ import unicodedata
 from htc_tf.errors import UserError
 
 MAX_NAME = 255  # bytes of a file name, the limit of nearly every file system
+MAX_STEM = 230  # bytes; leaves room for a suffix, a cut-out's number and a part of its class
 MAX_LABEL = 40  # characters of a class name in a file name
 
 
@@ -23,7 +24,7 @@ def drawing_names(paths, endings=None):
     names = {}  # name by folded stem
     for path, ending in zip(paths, endings or itertools.repeat(".png"), strict=False):
         parts = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-        stems = (shorten(path.stem, part, ending) for part in parts)
+        stems = (shorten(path.stem, part) for part in parts)
         stem = next(stem for stem in stems if _fold(stem) not in names)
         names[_fold(stem)] = stem + ending
     return list(names.values())
@@ -31,14 +32,14 @@ def drawing_names(paths, endings=None):
 
 def cut_out_name(stem, number, class_name):
     """Returns STEM_01_person.png, with the valid characters of a class name, at most 40 of them."""
-    label = re.sub(r"\W+", "_", class_name)[:MAX_LABEL]
-    end, ending = f"_{number:02d}_{label}", ".png"
-    return shorten(stem, end, ending) + ending
+    label = re.sub(r"\W+", "_", class_name)[:MAX_LABEL].encode()
+    start, ending = f"{shorten(stem)}_{number:02d}_", ".png"
+    return start + label[: MAX_NAME - len(os.fsencode(start + ending))].decode(errors="ignore") + ending
 
 
-def shorten(stem, end, ending):
-    """Returns `stem` + `end`, with the stem cut so that the name with its suffix fits MAX_NAME bytes."""
-    room = MAX_NAME - len(os.fsencode(end + ending))
+def shorten(stem, end=""):
+    """Returns `stem` + `end`, with the stem cut so that both fit MAX_STEM bytes."""
+    room = MAX_STEM - len(os.fsencode(end))
     encoded = os.fsencode(stem)
     return (stem if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + end
 

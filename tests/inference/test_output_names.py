@@ -38,6 +38,14 @@ def test_long_names_are_cut_and_still_differ(tmp_path, stem):
     assert names[-1].endswith("_07_person.png")
 
 
+def test_cut_outs_of_long_names_differ():
+    """The number of the second drawing is at the end of its name, where a longer name would be cut off."""
+    stems = [Path(name).stem for name in drawing_names([Path("a") / f"{'w' * 253}.x", Path("b") / f"{'w' * 253}.x"])]
+    for class_name in ("person", "\u4e2d" * 40):
+        names = [cut_out_name(stem, number, class_name) for stem in stems for number in (7, 1234)]
+        assert len(set(names)) == 4 and max(len(os.fsencode(name)) for name in names) <= 255
+
+
 @pytest.mark.parametrize("name", ["../../x", "a/b\\c", "w" * 10_000, "\u4e2d" * 10_000, "\ud800", "\x00", "con:", "\n"])
 def test_a_class_of_any_name_is_a_file(tmp_path, name):
     made = cut_out_name("image", 1, name)
