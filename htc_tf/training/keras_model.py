@@ -19,6 +19,7 @@ from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
 from htc_tf.training.checks import check_labels, check_length, check_run, check_supervision
 from htc_tf.training.first_weights import initialize
+from htc_tf.training.freed_memory import keep_freed_memory
 from htc_tf.training.frozen import describe_start
 from htc_tf.training.loop import distribute, sync_batch_norm_stats
 from htc_tf.training.optim import attach_schedule
@@ -108,6 +109,7 @@ class KerasModel(tf.keras.Model):
             train_step = make_train_step(self.experiment, strategy, self.htc, optimizer, self.step, self.seed)
 
             def train_function(iterator):
+                keep_freed_memory()
                 numbers = train_step(next(iterator))
                 self._train_counter.assign_add(1)  # the step of Keras' TensorBoard callback
                 losses = {name: value for name, value in numbers.items() if "/" not in name and name not in NOT_LOSSES}

@@ -15,6 +15,7 @@ from htc_tf.experiment import Experiment
 from htc_tf.models.layers import trained_batch_norms
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
+from htc_tf.training.freed_memory import keep_freed_memory
 from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.step import make_train_loop, make_train_step
@@ -49,6 +50,7 @@ class Loop:
         self.number = int(self.step.numpy())
         self.compiled = tf.config.functions_run_eagerly()
         self.batches = iter(distribute(self.strategy, self.experiment, self.records, self.seed, self.number))
+        keep_freed_memory()
         self.train_step = make_train_step(
             self.experiment, self.strategy, self.model, self.optimizer, self.step, self.seed, self.averages
         )

@@ -1,0 +1,81 @@
+"""glibc's limits on freed memory are set once, where there is glibc."""
+
+import ctypes
+
+import pytest
+
+from htc_tf.training import freed_memory
+
+MIB = 2**20
+
+
+@pytest.fixture
+def keep():
+    """The function without its memory of earlier calls."""
+    return freed_memory.keep_freed_memory.__wrapped__
+
+
+class Library:
+    """A C library that records the calls of mallopt."""
+
+    def __init__(self):
+        self.calls = []
+
+    def mallopt(self, name, value):
+        self.calls.append((name, value))
+        return 1
+
+
+def test_the_limits(keep, monkeypatch):
+    library = Library()
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(freed_memory.sys, "platform", "linux")
+    keep()
+    assert library.calls == [(-3, 32 * MIB), (-1, 64 * MIB)]
+
+
+@pytest.mark.parametrize("platform, library", [("darwin", Library()), ("linux", object())])
+def test_nothing_without_glibc(keep, monkeypatch, platform, library):
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(freed_memory.sys, "platform", platform)
+    keep()
+    assert not getattr(library, "calls", [])
+
+
+def test_glibc_takes_the_limits(monkeypatch):
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        pytest.skip("needs glibc")
+    assert library.mallopt(freed_memory.M_MMAP_THRESHOLD, 32 * MIB) == 1
+    assert library.mallopt(freed_memory.M_TRIM_THRESHOLD, 64 * MIB) == 1
+
+
+def test_a_training_sets_them_after_its_iterator(monkeypatch):
+    """TensorFlow sets its own when the first iterator is created."""
+    from htc_tf.training import loop
+
+    order = []
+
+    class Batches:
+        def __iter__(self):
+            order.append("iterator")
+            return iter([])
+
+    class Built(Exception):
+        """Ends the construction after the iterator."""
+
+    def end(*_):
+        raise Built
+
+    class Part:
+        """Stands for the step, the experiment and all other parts."""
+
+        def numpy(self):
+            return 0
+
+    monkeypatch.setattr(loop, "distribute", lambda *_: Batches())
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: order.append("limits"))
+    monkeypatch.setattr(loop, "make_train_step", end)
+    with pytest.raises(Built):
+        loop.Loop(**dict.fromkeys(loop.Loop.__dataclass_fields__, Part()))
+    assert order == ["iterator", "limits"]
