@@ -64,8 +64,8 @@ def notes(system, machine, python, extra):
     if extra == "gpu":
         native, compiled = ("Ada", "Hopper") if python >= (3, 12) else ("Turing", "Ampere, Ada and Hopper")
         found.append(
-            f"TensorFlow {tensorflow_version(python)} has code for NVIDIA's GPUs up to {native}, which the driver "
-            f"compiles anew for {compiled} at the first start, and none for Blackwell"
+            f"TensorFlow {tensorflow_version(python)} has machine code for NVIDIA's GPUs up to {native}; the driver "
+            f"compiles code for {compiled} at the first start; Blackwell is not supported"
         )
     return found
 
