@@ -79,22 +79,27 @@ def newest_checkpoint(run):
     return newest, bool(halves)
 
 
-def kill_once(process, run, moment, startup):
-    """Kills the process at a random moment of its start, or shortly after its first new step.
+def kill_once(process, run, moment, startup, stepping):
+    """Kills the process at a random moment before its first new step, or shortly after it.
 
+    Args:
+        startup: Seconds that an uninterrupted training took to its first step. A process that is faster is killed at
+            its first step.
+        stepping: Longest time from the first new step to a kill, in seconds.
     Returns:
         (seconds since the start, last logged step, newest checkpoint, True if an unfinished one exists), or None if the
         training ended first.
     """
     before = len(metrics_of(run))
     began = time.monotonic()
-    if moment.random() < STARTS_KILLED:
-        pause = moment.uniform(0, startup)
-    else:
-        while process.poll() is None and len(metrics_of(run)) <= before:
-            time.sleep(0.02)
-        pause = moment.uniform(0, 1.5)
-    time.sleep(pause)
+    early = moment.random() < STARTS_KILLED
+    pause = moment.uniform(0, startup if early else stepping)
+    while process.poll() is None and len(metrics_of(run)) <= before:
+        if early and time.monotonic() - began > pause:
+            break
+        time.sleep(0.02)
+    if not early:
+        time.sleep(pause)
     if process.poll() is not None:
         return None
     process.send_signal(signal.SIGKILL)
@@ -129,9 +134,11 @@ def compare(flags, folder, records, devices):
         time.sleep(0.05)
     startup = time.monotonic() - began
     finish(process, whole)
+    # On a machine that has become faster or idle since, all kills still come before the last step.
+    stepping = min(1.5, (time.monotonic() - began - startup) / (4 * flags.kills))
     rows = []
     for _ in progress_bar(range(flags.kills), unit="kill", desc=f"kills, {devices} replica{'s' * (devices > 1)}"):
-        row = kill_once(start(flags, records, killed, devices), killed, moment, startup)
+        row = kill_once(start(flags, records, killed, devices), killed, moment, startup, stepping)
         if row is None:
             break
         rows.append(row)
