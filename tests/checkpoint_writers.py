@@ -77,7 +77,7 @@ def pickle_tensors(content, *view_metadata):
                 return ("storage", kind, key, "cpu", item.array.size, *view_metadata)
 
             def reducer_override(self, item):
-                if isinstance(item, np.ndarray):
+                if isinstance(item, np.ndarray) and item.dtype in STORAGES:  # not the state of a random generator
                     flat = np.ascontiguousarray(item).reshape(-1)
                     kept.append(flat)
                     strides = tuple(stride // item.itemsize for stride in np.ascontiguousarray(item).strides)
