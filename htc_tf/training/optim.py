@@ -198,9 +198,8 @@ class SGDW:
     epsilon=number(above=0, maximum=1),
 )
 class LAMB:
-    """LAMB (arXiv:1904.00962): Adam whose step is scaled to the norm of the weight, per layer.
+    """LAMB (arXiv:1904.00962), from tensorflow-addons if it is installed: Adam with a step scaled to the weight's norm.
 
-    It is tensorflow-addons' if that is installed.
     Weights that do not decay (a multiplier of 0) are not adapted to their norm either, as in the paper's code.
     """
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from htc_tf import benchmark, config, measurement
 from htc_tf.errors import UserError, command
-from htc_tf.measurement import Measurement, peak_bytes, summarize
+from htc_tf.measurement import Measurement, summarize
+from htc_tf.process_memory import peak_bytes
 from htc_tf.progress import progress_bar
 from tests.benchmarks.figures import OTHER
 from tests.studies import recorded

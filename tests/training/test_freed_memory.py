@@ -42,7 +42,7 @@ def test_nothing_without_glibc(keep, monkeypatch, platform, library):
     assert not getattr(library, "calls", [])
 
 
-def test_glibc_takes_the_limits(monkeypatch):
+def test_glibc_takes_the_limits():
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         pytest.skip("needs glibc")

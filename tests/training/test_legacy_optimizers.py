@@ -111,7 +111,7 @@ def object_graph(path):
 
 @pytest.mark.parametrize("name", ["SGDW", "SGDW, no momentum", "LAMB"])
 def test_a_checkpoint_is_restored_by_either(addons_package, choose, name, tmp_path):
-    """Each begins a training, and each goes on with the other's; object graphs and next steps are the same."""
+    """A training of either implementation resumes with the other: the object graph and the next steps are the same."""
     batches, graphs, ends = list(TOY["make_batches"](4)), [], []
     for number, (begins, resumes) in enumerate(((addons_package, None), (None, addons_package))):
         run = Run(tmp_path / str(number))
