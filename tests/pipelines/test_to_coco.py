@@ -1,9 +1,6 @@
-"""LabelMe's files become COCO's: shapes, groups, splits, classes; what cannot be used is listed, whatever it is."""
+"""LabelMe's files become COCO's: shapes, groups, splits, classes, and the commands that follow."""
 
-import base64
-import io
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,48 +12,9 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data.datasets import load_info
 from pipelines import coco_to_tfrecord, labelme, to_coco
+from tests.pipelines.labelme_files import SIDE, add, convert, mask_shape, shape
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE = 40
-
-
-def shape(label="dog", points=((4, 4), (14, 4), (14, 12), (4, 12)), kind="polygon", **fields):
-    return {"label": label, "points": [list(point) for point in points], "shape_type": kind, "group_id": None, **fields}
-
-
-def png(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def mask_shape(pixels, left=3, top=5, **fields):
-    height, width = np.shape(pixels)[:2]
-    corners = ((left, top), (left + width - 1, top + height - 1))
-    return shape(points=corners, kind="mask", mask=png(pixels), **fields)
-
-
-def add(folder, name, *shapes, **fields):
-    """Writes an image, and LabelMe's file of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    image = folder / f"{name}.png"
-    if not image.exists():
-        Image.new("RGB", (SIDE, SIDE - 8)).save(image)
-    content = {"version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": f"{name}.png", "imageData": None}
-    content |= {"imageHeight": SIDE - 8, "imageWidth": SIDE, **fields}
-    (folder / f"{name}.json").write_text(json.dumps(content))
-
-
-def convert(folder, *flags):
-    """Returns {split: content} of what the command writes, and the lines of left_out.txt."""
-    output = folder.parent / "coco"
-    to_coco.main(["--from", "labelme", "--input", str(folder), "--output", str(output), *flags])
-    files = {split: output / "annotations" / f"instances_{split}.json" for split in to_coco.SPLITS}
-    left_out = output / "left_out.txt"
-    return (
-        {split: json.loads(path.read_text()) for split, path in files.items() if path.exists()},
-        left_out.read_text().splitlines() if left_out.exists() else [],
-    )
 
 
 def masks(content, height=SIDE - 8, width=SIDE):
@@ -199,96 +157,6 @@ def test_the_output_may_hold_the_input(tmp_path, place, monkeypatch):
     assert len(json.loads((Path(place) / "annotations/instances_train.json").read_text())["images"]) == 1
 
 
-BAD_FILES = {
-    "empty": (b"", "blanks"),
-    "cut": (b'{"shapes": [', "ends in the middle"),
-    "page": (b"<html>", "HTML"),
-    "list": (b"[]", "not a file of LabelMe"),
-    "coco": (b'{"images": [], "annotations": []}', "no list 'shapes'"),
-    "deep": (b"[" * 100_000, "JSON"),
-    "latin": (b'{"imagePath": "\xe9"}', "UTF-8"),
-    "digits": (b'{"shapes": [], "imageHeight": ' + b"9" * 5000 + b"}", "JSON"),
-}
-BAD_FIELDS = {
-    "missing": ({"imagePath": "no.png"}, "no.png is missing"),
-    "none": ({"imagePath": None}, "imagePath is null"),
-    "nul": ({"imagePath": "\0.png"}, "is missing"),
-    "surrogate": ({"imagePath": "\ud800.png"}, "is missing"),
-    "long": ({"imagePath": "x" * 100_000}, "is missing"),
-    "size": ({"imageHeight": -3}, "imageHeight"),
-    "words": ({"imageWidth": "40"}, "imageWidth"),
-    "huge": ({"imageHeight": 10**9, "imageWidth": 10**9}, "more than"),
-    "shapes": ({"shapes": "dog"}, "no list 'shapes'"),
-}
-BAD_SHAPES = {
-    "null": (None, "no label"),
-    "label": (shape(label=7), "no label"),
-    "blank": (shape(label=" "), "no label"),
-    "line": (shape(kind="line"), "has no area"),
-    "kind": (shape(kind=["polygon"]), "has no area"),
-    "group": (shape(group_id=[1]), "group_id"),
-    "points": ({**shape(), "points": "1 2"}, "not a list of"),
-    "triple": (shape(points=[(1, 2, 3)] * 3), "not a list of"),
-    "two": (shape(points=[(1, 2), (3, 4)]), "2 points"),
-    "nan": (shape(points=[(1, 2), (3, float("nan")), (5, 6)]), "not numbers"),
-    "text": (shape(points=[(1, 2), (3, "4"), (5, 6)]), "not numbers"),
-    "far": (shape(points=[(1, 2), (3, 1e9), (5, 6)]), "far outside"),
-    "digits": (shape(points=[(1, 2), (3, 10**300), (5, 6)]), "far outside"),
-    "outside": (shape(points=[(-30, -30), (-10, -30), (-10, -10)]), "no pixel"),
-    "flat": (shape(points=[(5, 5), (5, 5)], kind="rectangle"), "no pixel"),
-    "no mask": (shape(points=[(1, 1), (4, 4)], kind="mask"), "base64"),
-    "a number": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=3), "base64"),
-    "no png": (shape(points=[(1, 1), (4, 4)], kind="mask", mask="AAAA"), "base64"),
-    "mask size": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=png(np.ones((2, 2)))), "(2, 2) pixels"),
-    "mask outside": (mask_shape(np.ones((4, 4)), left=38), "a mask in the box"),
-    "mask of nothing": (mask_shape(np.zeros((4, 4))), "no pixel"),
-}
-
-
-def test_bad_files_are_listed_and_the_others_kept(tmp_path, capsys):
-    folder = tmp_path / "in"
-    add(folder, "good", shape())
-    for name, (data, _) in BAD_FILES.items():
-        folder.joinpath(f"{name}.json").write_bytes(data)
-    for name, (fields, _) in BAD_FIELDS.items():
-        add(folder / "fields", name, shape(), **fields)
-    (folder / "folder.json").mkdir()
-    add(folder, "twin", shape(), imagePath="good.png")
-    found, left_out = convert(folder, "--val_fraction", "0")
-    assert [image["file_name"] for image in found["train"]["images"]] == ["good.png"]
-    for name, (_, words) in (BAD_FILES | BAD_FIELDS).items():
-        (line,) = (line for line in left_out if f"/{name}.json: " in line)
-        assert words in line
-    assert any("twin.json: another file describes" in line for line in left_out)
-    assert any("twin.png: no usable annotation file" in line for line in left_out)
-    assert f"left out: {len(left_out)}" in capsys.readouterr().out
-
-
-def test_bad_shapes_are_listed_and_the_others_kept(tmp_path):
-    for name, (bad, _) in BAD_SHAPES.items():
-        add(tmp_path / "in", name, bad, shape())
-    found, left_out = convert(tmp_path / "in", "--val_fraction", "0")
-    assert len(found["train"]["annotations"]) == len(found["train"]["images"]) == len(BAD_SHAPES) == len(left_out)
-    for name, (_, words) in BAD_SHAPES.items():
-        (line,) = (line for line in left_out if f"/{name}.json: shapes[0]" in line or line.startswith(f"{name}.png: "))
-        assert words in line
-
-
-def test_a_damaged_mask_never_ends_the_command(tmp_path):
-    rng = random.Random(0)
-    add(tmp_path, "a")
-    whole = mask_shape(np.ones((12, 12)))
-    data = base64.b64decode(whole["mask"])
-    for _ in range(300):
-        spoiled = bytearray(data)
-        for _ in range(rng.randrange(1, 4)):
-            spoiled[rng.randrange(len(data))] = rng.randrange(256)
-        spoiled = bytes(spoiled[: rng.randrange(len(data) + 1)] if rng.random() < 0.3 else spoiled)
-        add(tmp_path, "a", {**whole, "mask": base64.b64encode(spoiled).decode()})
-        _, found, problems = labelme.read(tmp_path / "a.json", tmp_path)
-        assert len(found) + len(problems) == 1
-
-
 def test_a_file_without_a_size_takes_the_image_upright(tmp_path):
     image, exif = Image.new("RGB", (30, 20)), Image.Exif()
     exif[0x0112] = 6
@@ -296,26 +164,6 @@ def test_a_file_without_a_size_takes_the_image_upright(tmp_path):
     add(tmp_path, "a", shape(), imagePath="a.jpg", imageHeight=None, imageWidth=None)
     found, _, _ = labelme.read(tmp_path / "a.json", tmp_path)
     assert found == {"file_name": "a.jpg", "height": 30, "width": 20}
-
-
-def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys):
-    add(tmp_path / "in", "a", shape("_background_"))
-    mine = tmp_path / "other/annotations/instances_train.json"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("{}")
-    (tmp_path / "empty").mkdir()
-    new, other = str(tmp_path / "new"), str(tmp_path / "other")
-    for source, output, words in (
-        ("in", new, "no object for training"),
-        ("in", other, "instances_train.json is not a file that this command wrote"),
-        ("empty", new, "holds no *.json"),
-        ("none", new, "no such folder"),
-    ):
-        with pytest.raises(SystemExit, match="2"):
-            to_coco.main(["--from", "labelme", "--input", str(tmp_path / source), "--output", output])
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith("error: ") and words in last
-    assert mine.read_text() == "{}" and not (tmp_path / "new").exists()
 
 
 def test_the_printed_commands_prepare_the_records(tmp_path, capsys):

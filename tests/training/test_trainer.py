@@ -12,14 +12,12 @@ import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.errors import UserError
-from htc_tf.evaluation.records import Interrupted
 from htc_tf.inference.detector import restore
 from htc_tf.run import Run
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.trainer import train
-from htc_tf.training.validation import Validation
+from tests.training.runs import TINY, checkpoints, copy, lines, start, steps
 
-TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 LOSSES = ["rpn_class", "rpn_box", *(f"stage{t}_{name}" for t in (1, 2, 3) for name in ("class", "box", "mask"))]
 LOSSES.append("semantic")
 SPEED = ["images_per_second", "input_wait"]
@@ -27,18 +25,6 @@ SAMPLING = [
     "sampling/proposal_recall",
     *(f"sampling/stage{t}_{name}" for t in (1, 2, 3) for name in ("foreground", "iou")),
 ]
-
-
-def lines(run):
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
-
-
-def steps(run):
-    return [record for record in lines(run) if "total" in record]
-
-
-def checkpoints(run):
-    return sorted(path.stem for path in run.checkpoints.glob("*.index"))
 
 
 def test_the_files_of_a_run(tiny_run):
@@ -62,21 +48,6 @@ def test_the_files_of_a_run(tiny_run):
     assert {"segm/AP50", *losses} < set(evaluation) and {n for n in evaluation if n.startswith("val")} == losses
     # After four steps nothing is memorized yet: the losses on the same images are alike.
     assert evaluation["val_loss/total"] == pytest.approx(records[-1]["total"], rel=0.5)
-
-
-def copy(tiny_run, folder, newest):
-    """Returns a copy of the run as if killed after the step `newest`."""
-    run = Run(shutil.copytree(tiny_run.folder, folder))
-    tf.compat.v1.train.update_checkpoint_state(str(run.checkpoints), str(run.checkpoints / f"ckpt-{newest}"))
-    for path in run.checkpoints.glob("ckpt-*"):
-        if path.stem > f"ckpt-{newest}":
-            path.unlink()
-    return run
-
-
-def start(run, records, *params, **options):
-    experiment, resolved = config.load([TINY], params)
-    return train(experiment, resolved, records, None, run, **options)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tiny_run, tiny_data, tmp_path):
@@ -213,90 +184,6 @@ def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkey
     np.testing.assert_array_equal(restored, average)
     experiment, _ = config.load([TINY], params[:-1])
     assert (restore(experiment, run).model.trainable_variables[0].numpy() != average).any()
-
-
-SMALL = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "CHECKPOINT_EVERY=2", "EVALUATE_EVERY=2"]
-
-
-@pytest.fixture
-def evaluate_as(monkeypatch, eagerly):
-    """evaluate_as(0.1, 0.3) makes these box APs the results of the evaluations; each may raise Interrupted instead."""
-
-    def evaluate_as(*results):
-        results = list(results)
-
-        def evaluate(self):
-            value = results.pop(0)
-            if isinstance(value, type):
-                raise value
-            return {"bbox/AP": value, "evaluation_seconds": 1.0}, {}
-
-        monkeypatch.setattr(Validation, "evaluate", evaluate)
-        return results
-
-    return evaluate_as
-
-
-def start_evaluated(run, records, *params):
-    experiment, resolved = config.load([TINY], [*SMALL, *params])
-    return train(experiment, resolved, records, records, run)
-
-
-def test_the_last_step_is_evaluated(tiny_data, tmp_path, evaluate_as, capsys):
-    run = Run(tmp_path)
-    left = evaluate_as(0.1, Interrupted, 0.2)
-    assert start_evaluated(run, tiny_data.records, "STEPS=3") is True  # ended within the last evaluation
-    told = capsys.readouterr().out
-    assert f"evaluations: every 2 steps (0.67 epochs), 2 in all, each on 6 images of {tiny_data.records}\n" in told
-    assert start_evaluated(run, tiny_data.records, "STEPS=3") is False and not left
-    assert [record["step"] for record in lines(run) if "bbox/AP" in record] == [2, 3]
-    assert start_evaluated(run, tiny_data.records, "STEPS=3") is False  # nothing is left to do
-
-
-PATIENT = ["STEPS=99", "Experiment.keep_best='bbox/AP'", "Experiment.patience=2"]
-
-
-def test_evaluations_without_improvement_end_a_training(tiny_data, tmp_path, evaluate_as, capsys):
-    run = Run(tmp_path)
-    left = evaluate_as(0.1, 0.4, 0.4, 0.3, 0.5)
-    assert start_evaluated(run, tiny_data.records, *PATIENT, "CHECKPOINT_EVERY=0") is False
-    best = run.best.folder
-    ending = [
-        "stopped early at epoch 2.67 (step 8): bbox/AP has not improved for 2 evaluations; the best, 0.400 at step 4, "
-        f"is in {best}",
-        f"next: python -m htc_tf.eval --checkpoint {best} --records {tiny_data.records} "
-        f"--output {run.folder / 'metrics.json'}",
-        f"  or: python -m htc_tf.predict --checkpoint {best} --input 'photos/*.jpg' --output pictures",
-    ]
-    assert capsys.readouterr().out.splitlines()[-3:] == ending
-    assert left == [0.5] and checkpoints(run) == ["ckpt-8"]  # saved there, although no checkpoint was due
-    # The same command does nothing and says the same.
-    before = run.metrics.read_text()
-    assert start_evaluated(run, tiny_data.records, *PATIENT, "CHECKPOINT_EVERY=0") is False
-    assert capsys.readouterr().out.splitlines()[-3:] == ending and run.metrics.read_text() == before
-    # More patience continues.
-    assert start_evaluated(run, tiny_data.records, *PATIENT, "STEPS=10", "Experiment.patience=3") is False
-    told = capsys.readouterr().out
-    assert f"finished 10 steps (3.33 epochs): {run.folder}; the best, 0.500 at step 10, is in {best}\n" in told
-    assert not left
-
-
-def test_a_killed_training_counts_its_evaluations_again(tiny_data, tmp_path, evaluate_as, capsys):
-    """Killed after the evaluation of step 6, before its checkpoint; then after a checkpoint, before its evaluation."""
-    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
-    evaluate_as(0.4, 0.3, 0.2)
-    start_evaluated(whole, tiny_data.records, *PATIENT)
-    steps_only = [record["step"] for record in lines(whole)]
-    killed = copy(whole, killed.folder, newest=4)
-    evaluate_as(0.2)
-    start_evaluated(killed, tiny_data.records, *PATIENT)
-    assert [record["step"] for record in lines(killed)] == steps_only
-    killed.metrics.write_text("".join(json.dumps(r) + "\n" for r in lines(killed)[:-1]))
-    evaluate_as(0.2)
-    capsys.readouterr()
-    start_evaluated(killed, tiny_data.records, *PATIENT)
-    assert [record["step"] for record in lines(killed)] == steps_only
-    assert "stopped early at epoch 2 (step 6): bbox/AP has not improved for 2 evaluations" in capsys.readouterr().out
 
 
 def test_a_corrupt_record_is_named(tiny_data, tmp_path):

@@ -1,0 +1,119 @@
+"""LabelMe's files and shapes that cannot be used are listed with their reason, and refusals are one line."""
+
+import base64
+import random
+
+import numpy as np
+import pytest
+
+from pipelines import labelme, to_coco
+from tests.pipelines.labelme_files import add, convert, mask_shape, png, shape
+
+BAD_FILES = {
+    "empty": (b"", "blanks"),
+    "cut": (b'{"shapes": [', "ends in the middle"),
+    "page": (b"<html>", "HTML"),
+    "list": (b"[]", "not a file of LabelMe"),
+    "coco": (b'{"images": [], "annotations": []}', "no list 'shapes'"),
+    "deep": (b"[" * 100_000, "JSON"),
+    "latin": (b'{"imagePath": "\xe9"}', "UTF-8"),
+    "digits": (b'{"shapes": [], "imageHeight": ' + b"9" * 5000 + b"}", "JSON"),
+}
+BAD_FIELDS = {
+    "missing": ({"imagePath": "no.png"}, "no.png is missing"),
+    "none": ({"imagePath": None}, "imagePath is null"),
+    "nul": ({"imagePath": "\0.png"}, "is missing"),
+    "surrogate": ({"imagePath": "\ud800.png"}, "is missing"),
+    "long": ({"imagePath": "x" * 100_000}, "is missing"),
+    "size": ({"imageHeight": -3}, "imageHeight"),
+    "words": ({"imageWidth": "40"}, "imageWidth"),
+    "huge": ({"imageHeight": 10**9, "imageWidth": 10**9}, "more than"),
+    "shapes": ({"shapes": "dog"}, "no list 'shapes'"),
+}
+BAD_SHAPES = {
+    "null": (None, "no label"),
+    "label": (shape(label=7), "no label"),
+    "blank": (shape(label=" "), "no label"),
+    "line": (shape(kind="line"), "has no area"),
+    "kind": (shape(kind=["polygon"]), "has no area"),
+    "group": (shape(group_id=[1]), "group_id"),
+    "points": ({**shape(), "points": "1 2"}, "not a list of"),
+    "triple": (shape(points=[(1, 2, 3)] * 3), "not a list of"),
+    "two": (shape(points=[(1, 2), (3, 4)]), "2 points"),
+    "nan": (shape(points=[(1, 2), (3, float("nan")), (5, 6)]), "not numbers"),
+    "text": (shape(points=[(1, 2), (3, "4"), (5, 6)]), "not numbers"),
+    "far": (shape(points=[(1, 2), (3, 1e9), (5, 6)]), "far outside"),
+    "digits": (shape(points=[(1, 2), (3, 10**300), (5, 6)]), "far outside"),
+    "outside": (shape(points=[(-30, -30), (-10, -30), (-10, -10)]), "no pixel"),
+    "flat": (shape(points=[(5, 5), (5, 5)], kind="rectangle"), "no pixel"),
+    "no mask": (shape(points=[(1, 1), (4, 4)], kind="mask"), "base64"),
+    "a number": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=3), "base64"),
+    "no png": (shape(points=[(1, 1), (4, 4)], kind="mask", mask="AAAA"), "base64"),
+    "mask size": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=png(np.ones((2, 2)))), "(2, 2) pixels"),
+    "mask outside": (mask_shape(np.ones((4, 4)), left=38), "a mask in the box"),
+    "mask of nothing": (mask_shape(np.zeros((4, 4))), "no pixel"),
+}
+
+
+def test_bad_files_are_listed_and_the_others_kept(tmp_path, capsys):
+    folder = tmp_path / "in"
+    add(folder, "good", shape())
+    for name, (data, _) in BAD_FILES.items():
+        folder.joinpath(f"{name}.json").write_bytes(data)
+    for name, (fields, _) in BAD_FIELDS.items():
+        add(folder / "fields", name, shape(), **fields)
+    (folder / "folder.json").mkdir()
+    add(folder, "twin", shape(), imagePath="good.png")
+    found, left_out = convert(folder, "--val_fraction", "0")
+    assert [image["file_name"] for image in found["train"]["images"]] == ["good.png"]
+    for name, (_, words) in (BAD_FILES | BAD_FIELDS).items():
+        (line,) = (line for line in left_out if f"/{name}.json: " in line)
+        assert words in line
+    assert any("twin.json: another file describes" in line for line in left_out)
+    assert any("twin.png: no usable annotation file" in line for line in left_out)
+    assert f"left out: {len(left_out)}" in capsys.readouterr().out
+
+
+def test_bad_shapes_are_listed_and_the_others_kept(tmp_path):
+    for name, (bad, _) in BAD_SHAPES.items():
+        add(tmp_path / "in", name, bad, shape())
+    found, left_out = convert(tmp_path / "in", "--val_fraction", "0")
+    assert len(found["train"]["annotations"]) == len(found["train"]["images"]) == len(BAD_SHAPES) == len(left_out)
+    for name, (_, words) in BAD_SHAPES.items():
+        (line,) = (line for line in left_out if f"/{name}.json: shapes[0]" in line or line.startswith(f"{name}.png: "))
+        assert words in line
+
+
+def test_a_damaged_mask_never_ends_the_command(tmp_path):
+    rng = random.Random(0)
+    add(tmp_path, "a")
+    whole = mask_shape(np.ones((12, 12)))
+    data = base64.b64decode(whole["mask"])
+    for _ in range(300):
+        spoiled = bytearray(data)
+        for _ in range(rng.randrange(1, 4)):
+            spoiled[rng.randrange(len(data))] = rng.randrange(256)
+        spoiled = bytes(spoiled[: rng.randrange(len(data) + 1)] if rng.random() < 0.3 else spoiled)
+        add(tmp_path, "a", {**whole, "mask": base64.b64encode(spoiled).decode()})
+        _, found, problems = labelme.read(tmp_path / "a.json", tmp_path)
+        assert len(found) + len(problems) == 1
+
+
+def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys):
+    add(tmp_path / "in", "a", shape("_background_"))
+    mine = tmp_path / "other/annotations/instances_train.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    (tmp_path / "empty").mkdir()
+    new, other = str(tmp_path / "new"), str(tmp_path / "other")
+    for source, output, words in (
+        ("in", new, "no object for training"),
+        ("in", other, "instances_train.json is not a file that this command wrote"),
+        ("empty", new, "holds no *.json"),
+        ("none", new, "no such folder"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            to_coco.main(["--from", "labelme", "--input", str(tmp_path / source), "--output", output])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ") and words in last
+    assert mine.read_text() == "{}" and not (tmp_path / "new").exists()
