@@ -58,7 +58,7 @@ CONFIGURABLES = (
     *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input"),
     "training.optim",
     *(f"models.{name}" for name in ("box_head", "fpn", "htc", "htc_loss", "losses", "mask_head", "postprocess")),
-    *(f"models.{name}" for name in ("roi_pooler", "rpn", "semantic_head", "test_time_augmentation")),
+    *(f"models.{name}" for name in ("roi_pooler", "rpn", "semantic_head", "stage", "test_time_augmentation")),
     *(f"models.backbones.{name}" for name in ("keras_cv", "resnet", "swin")),
 )
 

@@ -131,7 +131,8 @@ def measure(step, unit, units, repeats, warmup, details=None):
             cpu.append((time.process_time() - cpu_before) / units)
             wall.append((time.perf_counter() - wall_before) / units)
             memory.append(resident_bytes())
-    memory = {"first": memory[0], "middle": memory[repeats // 2], "last": memory[-1], "peak": peak_bytes()}
+    peak = max(peak_bytes(), *memory)  # Linux updates its peak late, by up to some hundred KiB
+    memory = {"first": memory[0], "middle": memory[repeats // 2], "last": memory[-1], "peak": peak}
     return Measurement(unit, summarize(cpu), summarize(wall), memory, details or {})
 
 

@@ -119,4 +119,4 @@ class Detections(NamedTuple):
     classes: tf.Tensor  # [B, D] int32
     valid: tf.Tensor  # [B, D] bool
     masks: tf.Tensor | None = None  # [B, D, 28, 28] float32, probability in each cell of the box
-    stage_masks: tf.Tensor | None = None  # [B, D, stages, 28, 28] float32, as `masks`, from each stage
+    stage_masks: tf.Tensor | None = None  # [B, D, stages, 28, 28] float32, as `masks`, from each mask head

@@ -30,6 +30,7 @@ class FPN(tf.keras.layers.Layer):
             norm: str, a kind of `layers.make_norm`, or None.
         """
         super().__init__(name=name)
+        self.channels = channels
         levels = (2, 3, 4, 5)
         kind = {"norm": norm, "initializer": "glorot_uniform"}
         self.laterals = {str(level): Convolution(channels, 1, name=f"lateral{level}", **kind) for level in levels}

@@ -11,7 +11,6 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.fpn import FPN
 from htc_tf.models.mask_head import MaskHead, mask_information_flow
 from htc_tf.models.semantic_head import SemanticHead
 from htc_tf.models.targets import RoISampler
@@ -25,27 +24,6 @@ from htc_tf.structures import Outputs, RoIs, StageOutput
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, maximum=255), 3)
-
-
-@gin.register
-@check_ranges(
-    iou_threshold=number(above=0, maximum=1),
-    target_stds=Each(number(above=0, maximum=1000), 4),
-)
-class Stage(tf.keras.layers.Layer):
-    """One stage of the cascade: its heads, its IoU threshold and the units of its deltas."""
-
-    def __init__(self, box_head, mask_head=None, iou_threshold=0.5, target_stds=(0.1, 0.1, 0.2, 0.2), name="stage"):
-        """
-        Args:
-            box_head: BoxHead, or a layer with the same inputs and outputs.
-            mask_head: MaskHead, or None for boxes only.
-            iou_threshold: Smallest IoU with an object at which a RoI is positive; below it a RoI is negative.
-            target_stds: 4 floats, units of the deltas (y, x, height, width).
-        """
-        super().__init__(name=name)
-        self.box_head, self.mask_head = box_head, mask_head
-        self.iou_threshold, self.target_stds = iou_threshold, tuple(target_stds)
 
 
 @gin.register
@@ -96,7 +74,7 @@ class HTC(tf.keras.layers.Layer):
         """
         Args:
             backbone: Layer from normalized images to {2: C2, ..., 5: C5}.
-            neck: Layer from these to {2: P2, ..., 6: P6}.
+            neck: FPN, or another layer from these to {2: P2, ..., 6: P6}, with an attribute `channels`.
             rpn: RPN.
             roi_pooler: RoIPooler.
             stages: list of Stage, `num_stages` or more.
@@ -104,7 +82,7 @@ class HTC(tf.keras.layers.Layer):
             semantic_head: SemanticHead, or None for no semantic branch.
             roi_sampler: RoISampler; None for the paper's.
             num_stages: int, number of stages in use: 1 is Mask R-CNN, 3 the paper's cascade.
-            masks: If True, the stages have mask branches.
+            masks: If True, the stages that have a mask head have mask branches.
             interleaved: If True, a stage's mask head is trained on the boxes that the stage has refined; if False, on
                 its input boxes, as in Cascade Mask R-CNN.
             mask_info_flow: If True, each mask head receives the features of the previous one.
@@ -122,8 +100,8 @@ class HTC(tf.keras.layers.Layer):
         super().__init__(name=name, autocast=False)  # mixed precision must not round the pixels
         if not 1 <= num_stages <= len(stages):
             raise UserError(f"HTC.num_stages = {num_stages!r}, but HTC.stages has {len(stages)}; choose from 1 to that")
-        if masks and any(stage.mask_head is None for stage in stages[:num_stages]):
-            raise UserError("HTC.masks = True, but a stage has no Stage.mask_head; bind one, or set HTC.masks = False")
+        if masks and all(stage.mask_head is None for stage in stages[:num_stages]):
+            raise UserError("HTC.masks = True, but no stage has a Stage.mask_head; bind one, or set HTC.masks = False")
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
         self.roi_pooler, self.stages, self.postprocess = roi_pooler, list(stages[:num_stages]), postprocess
         self.semantic_head = semantic_head if semantic else None
@@ -134,19 +112,25 @@ class HTC(tf.keras.layers.Layer):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.test_time, self.xla = test_time, xla
 
+    @property
+    def mask_heads(self):
+        """The mask heads of the stages that have one, from the first stage on."""
+        return [stage.mask_head for stage in self.stages if self.masks and stage.mask_head is not None]
+
     def _check_channels(self):
         """Checks that the semantic embedding and the mask features have as many channels as the neck's features."""
-        if not isinstance(self.neck, FPN):
+        channels = getattr(self.neck, "channels", None)
+        if channels is None:
             return
-        channels = self.neck.outputs["2"].convolution.filters
         added = [] if self.semantic_head is None else [(self.semantic_head, "embed")]
         if self.masks and self.mask_info_flow:
-            added += [(stage.mask_head, "flow_conv") for stage in self.stages[1:]]
+            added += [(head, "flow_conv") for head in self.mask_heads[1:]]
         for head, name in added:
             theirs = getattr(head, name).convolution.filters if isinstance(head, (MaskHead, SemanticHead)) else channels
             if theirs != channels:
                 kind = type(head).__name__
-                raise UserError(f"{kind}.channels = {theirs}, but FPN.channels = {channels}: give both the same")
+                neck = type(self.neck).__name__
+                raise UserError(f"{kind}.channels = {theirs}, but {neck}.channels = {channels}: give both the same")
 
     def call(self, images, sizes, truth=None, seed=None, validate=False):
         """The forward pass: pyramid, proposals, semantic branch, then one stage after the other.
@@ -164,6 +148,10 @@ class HTC(tf.keras.layers.Layer):
         """
         training = truth is not None and not validate
         pyramid = self.extract_pyramid(images, sizes, training)  # {level: [B, H / 2^level, W / 2^level, C]}
+        return self.run_cascade(pyramid, sizes, truth, seed, training)
+
+    def run_cascade(self, pyramid, sizes, truth, seed, training):
+        """Returns the Outputs of all parts after the pyramid; arguments as in `call`."""
         rpn = self.rpn(pyramid, sizes, truth is not None)
         # The semantic branch starts when the RPN is done: their temporary buffers are never in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
@@ -175,7 +163,7 @@ class HTC(tf.keras.layers.Layer):
             rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)  # N of them an image
             output = self.box_branch(stage, features, rois, sizes, truth)
             boxes, valid = output.boxes, self.valid_for_next_stage(output)  # [B, N, 4], [B, N]
-            if truth is not None and self.masks:
+            if truth is not None and self.masks and stage.mask_head is not None:
                 output = self.mask_branch(index, features, output, valid, truth, seed, training)
             stages.append(output)
         return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic)
@@ -267,7 +255,7 @@ class HTC(tf.keras.layers.Layer):
         rois = self.roi_sampler.positives(rois)  # M of them an image
         # With information flow, the mask heads of all stages so far run on these RoIs, one after the other.
         first = 0 if self.mask_info_flow else index
-        heads = [stage.mask_head for stage in self.stages[first : index + 1]]
+        heads = [stage.mask_head for stage in self.stages[first : index + 1] if stage.mask_head is not None]
 
         def predict(pooled):
             return heads[-1](mask_information_flow(heads, pooled, self.mask_info_flow, training)[-1])
@@ -277,9 +265,8 @@ class HTC(tf.keras.layers.Layer):
         return output._replace(mask_rois=rois, mask_logits=logits)
 
     def stage_masks(self, features, detections):
-        """Returns [B, D, stages, 28, 28] float32: each stage's mask probabilities, of the detection's class."""
-        rois = RoIs(detections.boxes, detections.valid)
-        heads = [stage.mask_head for stage in self.stages]
+        """Returns [B, D, stages, 28, 28] float32: each mask head's probabilities, of the detection's class."""
+        rois, heads = RoIs(detections.boxes, detections.valid), self.mask_heads
 
         def predict(pooled, classes):
             outputs = mask_information_flow(heads, pooled, self.mask_info_flow)  # of each stage [R, 14, 14, C]

@@ -140,8 +140,7 @@ def trace_detection(model, height, width):
 
 def run_mask_heads(model, rows, training):
     """Applies the mask heads to `rows` RoIs; the forward pass has a number of RoIs that is unknown in its graph."""
-    heads = [stage.mask_head for stage in model.stages] if model.masks else []
-    side, channels = model.roi_pooler.mask_size, model.neck.outputs["2"].convolution.filters
+    heads, side, channels = model.mask_heads, model.roi_pooler.mask_size, model.neck.channels
     features = tf.zeros([rows, side, side, channels])
     if not training:
         outputs = mask_information_flow(heads, features, model.mask_info_flow)

@@ -12,8 +12,8 @@ from htc_tf.training.frozen import check_frozen
 from htc_tf.training.stored_weights import StoredWeights
 from htc_tf.weights.assign import NamedWeights, load
 from htc_tf.weights.model_zoo import WEIGHTS, locate
-from htc_tf.weights.names import SWIN_OUTPUT_NORMS
 from htc_tf.weights.sources import read_weights
+from htc_tf.weights.tables.swin import OUTPUT_NORMS
 
 NOTHING = "none"  # --backbone_weights none: initial values
 
@@ -77,7 +77,7 @@ def load_weights(init_from, model, class_names):
         print_notes(weights.notes)
         source = NamedWeights(str(init_from), model, weights.arrays, weights.framework, weights.class_names)
         gin_files = WEIGHTS[init_from].gin_files if init_from in WEIGHTS else ()
-        optional = {key for key, entry in source.entries.items() if re.search(SWIN_OUTPUT_NORMS, entry.name)}
+        optional = {key for key, entry in source.entries.items() if re.search(OUTPUT_NORMS, entry.name)}
     adopted = adopt(model, source, class_names, gin_files, optional)
     check_frozen(model, {*adopted.variables, *optional})
     for line in adopted.table:
@@ -125,7 +125,7 @@ def load_backbone(text, model):
     arrays = {name: array for name, array in weights.arrays.items() if name.startswith("backbone.")}
     unmatched = load(model, arrays, weights.framework)
     wanted = [name for name in unmatched.missing if re.search(r"^backbone\.|/backbone/", name)]
-    missing = [f"it lacks {name}" for name in wanted if not re.search(SWIN_OUTPUT_NORMS, name)]
+    missing = [f"it lacks {name}" for name in wanted if not re.search(OUTPUT_NORMS, name)]
     bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.mismatched]
     if bad:
         kind = type(model.backbone).__name__

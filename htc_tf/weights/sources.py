@@ -9,8 +9,10 @@ import numpy as np
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
 from htc_tf.weights.files import collect, read
-from htc_tf.weights.names import SWIN_OUTPUT_NORMS, Framework
-from htc_tf.weights.versions import SWIN_MARK, from_mmdet, from_paddle, from_swin, from_torchvision
+from htc_tf.weights.names import Framework
+from htc_tf.weights.swin_names import SWIN_MARK, from_swin
+from htc_tf.weights.tables import swin
+from htc_tf.weights.versions import from_mmdet, from_paddle, from_torchvision
 from htc_tf.weights.wrappers import class_names, unwrap
 
 
@@ -34,7 +36,7 @@ SOURCES = {
     "torchvision": Source(
         from_torchvision, Framework.MMDET, (r"conv1\.weight$", r"layer1\.0\."), absent=r"^(?!backbone\.)"
     ),
-    "swin": Source(from_swin, Framework.MMDET, (re.escape(SWIN_MARK),), absent=rf"^(?!backbone\.)|{SWIN_OUTPUT_NORMS}"),
+    "swin": Source(from_swin, Framework.MMDET, (re.escape(SWIN_MARK),), absent=rf"^(?!backbone\.)|{swin.OUTPUT_NORMS}"),
 }
 CLASSIFIER = r"(roi_head\.bbox_head\.(0\.)?fc_cls|bbox_head\.bbox_score_stage0)\.bias$"  # [classes + 1]
 # Marks of other architectures, for the message.

@@ -8,9 +8,8 @@ import re
 
 import numpy as np
 
-from htc_tf.errors import UserError
 from htc_tf.weights.files import reading
-from htc_tf.weights.names import SWIN_CONSTANTS
+from htc_tf.weights.swin_names import BACKBONE, SWIN_MARK, rename_swin
 
 VERSION_1 = re.compile(r"(bbox|mask|semantic)_head\.")
 # mmdetection 1's convolution for the offsets of a deformable one, later a part of that one.
@@ -18,18 +17,6 @@ OFFSETS = (".conv2_offset.", ".conv2.conv_offset.")
 VERSION_1_NOTE = (
     "these are weights of mmdetection 1, whose anchors and RoIAlign are shifted by up to half a cell of the feature "
     "maps against the present ones: detections are slightly worse than in mmdetection 1 until the model is fine-tuned"
-)
-
-BACKBONE = "backbone."  # prefix of a detector's names
-# Swin classifiers of their authors (https://github.com/microsoft/Swin-Transformer).
-SWIN_MARK = "patch_embed.proj.weight"  # in every file
-SWIN_CLASSIFIER = re.compile(r"(head|norm)\.")
-SWIN_RENAMED = (
-    ("patch_embed.proj.", "patch_embed.projection."),
-    ("layers.", "stages."),
-    (".attn.", ".attn.w_msa."),
-    (".mlp.fc1.", ".ffn.layers.0.0."),
-    (".mlp.fc2.", ".ffn.layers.1."),
 )
 
 
@@ -68,31 +55,6 @@ def background_last(name, array):
 def from_torchvision(arrays, path):
     """Reads the backbone of a torchvision classifier, without its last layer."""
     return {BACKBONE + name: array for name, array in arrays.items() if not name.startswith("fc.")}, []
-
-
-def from_swin(arrays, path):
-    """Reads the backbone of a Swin classifier of its authors, which has no output norms."""
-    if SWIN_MARK not in arrays:
-        raise UserError(f"{path} is not a Swin Transformer of its authors: it lacks {SWIN_MARK}")
-    with reading(path):
-        return rename_swin(arrays), []
-
-
-def rename_swin(arrays):
-    """Returns {mmdetection's name: array} of the backbone in {its authors' name: array}, without a classifier."""
-    renamed = {}
-    for name, array in arrays.items():
-        if SWIN_CLASSIFIER.match(name) or re.search(SWIN_CONSTANTS, name):
-            continue
-        if ".downsample." in name:
-            # Their channels of merged patches are (x, y, c), mmdetection's (c, y, x).
-            cells = np.reshape(array, (*array.shape[:-1], 2, 2, -1))  # [..., x, y, c]
-            array = np.reshape(np.swapaxes(cells, -3, -1), array.shape)
-        for theirs, ours in SWIN_RENAMED:
-            # Prefixes match only at the start: "layers." also occurs in mmdetection's "ffn.layers.".
-            name = re.sub(rf"^{re.escape(theirs)}", ours, name) if theirs[0] != "." else name.replace(theirs, ours)
-        renamed[BACKBONE + name] = array
-    return renamed
 
 
 def from_paddle(arrays, path):

@@ -68,7 +68,7 @@ def count_parts(model, height, width, images, rois, masks, training=False):
         return [head(trunk) for head, trunk in zip(mask_heads, trunks, strict=True)]
 
     box_size, mask_size = model.roi_pooler.box_size, model.roi_pooler.mask_size
-    box_heads, mask_heads = ([getattr(s, name) for s in model.stages] for name in ("box_head", "mask_head"))
+    box_heads, mask_heads = [stage.box_head for stage in model.stages], model.mask_heads
     rpn = from_maps(lambda pyramid: model.rpn(pyramid, sizes, training)[1:3], model.rpn)
     parts = {"backbone and FPN": extraction.times(images), "RPN": rpn.times(images)}
     if model.semantic_head is not None:

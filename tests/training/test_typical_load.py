@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.data.synthetic import draw_boxes
-from htc_tf.models.htc import Stage
+from htc_tf.models.stage import Stage
 from htc_tf.models.targets import RoISampler
 from htc_tf.structures import GroundTruth, Proposals
 from htc_tf.training.typical_load import OfferedPositives, propose_typical_boxes

@@ -9,12 +9,13 @@ import tensorflow as tf
 from htc_tf.models.backbones.resnet import ResNet
 from htc_tf.models.box_head import BoxHead
 from htc_tf.models.fpn import FPN
-from htc_tf.models.htc import HTC, Stage
+from htc_tf.models.htc import HTC
 from htc_tf.models.mask_head import MaskHead
 from htc_tf.models.postprocess import Postprocess
 from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.models.rpn import RPN
 from htc_tf.models.semantic_head import SemanticHead
+from htc_tf.models.stage import Stage
 from htc_tf.weights import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays
 from htc_tf.weights.assign import NamedWeights
 from htc_tf.weights.names import Framework, Index

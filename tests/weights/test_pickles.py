@@ -14,7 +14,7 @@ from htc_tf.errors import UserError
 from htc_tf.weights.files import collect, read
 from htc_tf.weights.pickled_arrays import Inert
 from htc_tf.weights.sources import read_weights
-from htc_tf.weights.versions import SWIN_MARK
+from htc_tf.weights.swin_names import SWIN_MARK
 from tests.weights import reading
 from tests.weights.hostile_files import ARCHIVES, PICKLES
 

@@ -12,7 +12,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin
 from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import Unmatched, load_mmdet, mmdet_arrays, paddle_arrays
-from htc_tf.weights.versions import from_swin, rename_swin
+from htc_tf.weights.swin_names import from_swin, rename_swin
 
 WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "reference" / "swin_weights.py"))
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin, attention_mask, drop_paths
 from htc_tf.weights import Unmatched, entries, load_mmdet
-from htc_tf.weights.versions import rename_swin
+from htc_tf.weights.swin_names import rename_swin
 
 WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "swin_weights.py"))
 LEVELS = (2, 3, 4, 5)
