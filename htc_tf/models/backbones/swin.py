@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.drop_path import draw_seed, drop_paths, fold_in
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
 
 PATCH = 4  # side of an embedded patch, pixels
@@ -68,12 +69,6 @@ def relative_positions(window):
     cells = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), axis=-1).reshape(-1, 2)
     offsets = cells[:, np.newaxis] - cells + window - 1  # [window^2, window^2, 2], 0 ... 2 window - 2
     return (offsets[..., 0] * (2 * window - 1) + offsets[..., 1]).reshape(-1).astype(np.int32)
-
-
-def drop_paths(x, rate, seed):
-    """Stochastic depth (arXiv:1603.09382): zeroes images of x [B, H, W, C] with probability `rate`, scales others."""
-    kept = tf.random.stateless_uniform([tf.shape(x)[0], 1, 1, 1], seed) >= rate
-    return x * tf.cast(tf.where(kept, 1 / (1 - rate), 0.0), x.dtype)
 
 
 class WindowAttention(tf.keras.layers.Layer):
@@ -138,9 +133,9 @@ class SwinBlock(tf.keras.layers.Layer):
             mask: The `attention_mask` of the padded map.
             seed: [2] int32, or None to drop no path.
         """
-        x += self.drop(self.attend(normalize(self.norm1, x), mask), seed, 0)
+        x += drop_paths(self.attend(normalize(self.norm1, x), mask), self.drop_path, fold_in(seed, 0))
         hidden = tf.nn.gelu(self.expand(normalize(self.norm2, x)), approximate=False)
-        return x + self.drop(self.shrink(hidden), seed, 1)
+        return x + drop_paths(self.shrink(hidden), self.drop_path, fold_in(seed, 1))
 
     def attend(self, x, mask):
         """Returns the attention [B, H, W, C] within the windows of x, shifted or not."""
@@ -154,12 +149,6 @@ class SwinBlock(tf.keras.layers.Layer):
         if self.shift:
             x = tf.roll(x, [self.shift, self.shift], [1, 2])
         return x[:, :height, :width]
-
-    def drop(self, x, seed, branch):
-        """Returns x after stochastic depth; `branch` makes the random numbers of a block's two paths different."""
-        if seed is None or not self.drop_path:
-            return x
-        return drop_paths(x, self.drop_path, tf.random.experimental.stateless_fold_in(seed, branch))
 
 
 class PatchMerging(tf.keras.layers.Layer):
@@ -249,7 +238,7 @@ class Swin(tf.keras.layers.Layer):
 
         H and W are multiples of 32.
         """
-        seed = self.draw_seed(images) if training else None
+        seed = draw_seed(images, self.norms[-1].beta) if training else None
         x = normalize(self.embed_norm, self.embed(images))  # [B, H / 4, W / 4, channels]
         features, number = {}, 0
         for stage, blocks in enumerate(self.blocks):
@@ -258,18 +247,6 @@ class Swin(tf.keras.layers.Layer):
             height, width = (side + -side % self.window for side in x.shape[1:3])
             mask = attention_mask(height, width, self.window)
             for block in blocks:
-                own = None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
-                x, number = block(x, mask, own), number + 1
+                x, number = block(x, mask, fold_in(seed, number)), number + 1
             features[stage + 2] = normalize(self.norms[stage], x)
         return features
-
-    def draw_seed(self, images):
-        """Returns a random seed [2] int32, a function of the images and the weights.
-
-        It differs between steps but is the same for every forward pass of one step (`training.gradients` may run two)
-        and for a step repeated after a restart, which the state of a random generator would not be. Sums of integers do
-        not depend on their order.
-        """
-        pixels = tf.reduce_sum(tf.cast(64 * images, tf.int32))
-        weights = tf.reduce_sum(tf.bitcast(tf.convert_to_tensor(self.norms[-1].beta), tf.int32))
-        return tf.stack([pixels, weights])
