@@ -133,20 +133,30 @@ class ResNet(tf.keras.layers.Layer):
                     for block in range(blocks)
                 ]
             )
-        if frozen_stages >= 0:
-            self.stem.trainable = False
-        for blocks in self.stages[: max(frozen_stages, 0)]:
-            for block in blocks:
-                block.trainable = False
+        freeze(self.stem, self.stages, frozen_stages)
 
     def call(self, images, training=None):
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3]."""
         x = self.stem(images, training=training)  # [B, H / 2, W / 2, width]
-        # The stem ends in a ReLU, so that padding with zeros equals padding with minus infinity.
-        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")  # [B, H / 4, W / 4, width]
-        features = {}
-        for level, blocks in enumerate(self.stages, start=2):
-            for block in blocks:
-                x = block(x, training=training)
-            features[level] = x
-        return features
+        return extract(x, self.stages, training)
+
+
+def freeze(stem, stages, frozen_stages):
+    """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
+    if frozen_stages >= 0:
+        stem.trainable = False
+    for blocks in stages[: max(frozen_stages, 0)]:
+        for block in blocks:
+            block.trainable = False
+
+
+def extract(x, stages, training):
+    """Returns {2: C2, 3: C3, 4: C4, 5: C5} of the stem's output [B, H / 2, W / 2, width]."""
+    # The stem ends in a ReLU, so that padding with zeros equals padding with minus infinity.
+    x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")  # [B, H / 4, W / 4, width]
+    features = {}
+    for level, blocks in enumerate(stages, start=2):
+        for block in blocks:
+            x = block(x, training=training)
+        features[level] = x
+    return features
