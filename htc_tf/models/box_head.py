@@ -3,7 +3,7 @@
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import NORM, make_norm
+from htc_tf.models.layers import NORM, Convolution, make_norm
 from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 
 
@@ -13,37 +13,66 @@ from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
     channels=CHANNELS,
     norm=NORM,
     class_agnostic=FLAG,
+    num_hidden=whole(0, 100),
+    num_convs=whole(0, 100),
+    conv_channels=CHANNELS,
+    conv_norm=NORM,
 )
 class BoxHead(tf.keras.layers.Layer):
-    """A stage's box head: two hidden layers, then a classifier and a box regressor."""
+    """A stage's box head: hidden layers, by default two, then a classifier and a box regressor.
 
-    def __init__(self, num_classes, channels=1024, norm=None, class_agnostic=True, name="box_head"):
+    Four convolutions with batch norm and one hidden layer are the head of Swin's and ConvNeXt's detectors.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        channels=1024,
+        norm=None,
+        class_agnostic=True,
+        num_hidden=2,
+        num_convs=0,
+        conv_channels=256,
+        conv_norm=None,
+        name="box_head",
+    ):
         """
         Args:
             num_classes: int, K.
-            channels: int, width of the two hidden layers.
+            channels: int, width of the hidden layers.
             norm: str, "layer" for layer norm after each hidden layer, which helps training from scratch, or None.
             class_agnostic: If True, all classes share one box (HTC, Cascade R-CNN); if False, each class has its own
                 (Faster and Mask R-CNN).
+            num_hidden: int, number of hidden layers.
+            num_convs: int, number of 3x3 convolutions before the hidden layers.
+            conv_channels: int, output channels of each convolution.
+            conv_norm: str, a kind of `layers.make_norm` after each convolution, or None.
         """
         super().__init__(name=name)
         self.class_agnostic = class_agnostic
         outputs = 4 if class_agnostic else 4 * num_classes
         normal = tf.keras.initializers.RandomNormal
-        self.hidden = [tf.keras.layers.Dense(channels, name=f"hidden{i}") for i in (1, 2)]
+        self.convs = [
+            Convolution(conv_channels, 3, norm=conv_norm, relu=True, name=f"conv{i + 1}") for i in range(num_convs)
+        ]
+        self.hidden = [tf.keras.layers.Dense(channels, name=f"hidden{i + 1}") for i in range(num_hidden)]
         self.norms = [make_norm(norm) for _ in self.hidden]
         self.classifier = tf.keras.layers.Dense(num_classes + 1, kernel_initializer=normal(stddev=0.01), name="logits")
         self.regressor = tf.keras.layers.Dense(outputs, kernel_initializer=normal(stddev=0.001), name="deltas")
 
-    def call(self, features):
+    def call(self, features, training=None):
         """Returns class logits and box deltas.
 
         Args:
             features: [R, 7, 7, C] float32, from `RoIPooler.pool_boxes`.
+            training: bool, for batch norms among the convolutions.
         Returns:
             (logits [R, K + 1], background last; deltas [R, 4] or, by class, [R, K, 4]), both float32.
         """
-        x = tf.reshape(features, [-1, features.shape[1] * features.shape[2] * features.shape[3]])  # [R, 7 * 7 * C]
+        x = features
+        for conv in self.convs:
+            x = conv(x, training=training)
+        x = tf.reshape(x, [-1, x.shape[1] * x.shape[2] * x.shape[3]])  # [R, 7 * 7 * C]
         for dense, norm in zip(self.hidden, self.norms, strict=True):
             x = dense(x)
             x = tf.nn.relu(x if norm is None else norm(x))

@@ -161,7 +161,7 @@ class HTC(tf.keras.layers.Layer):
         stages = []
         for index, stage in enumerate(self.stages):
             rois = self.sample_rois(boxes, valid, truth, stage, seed, branch=2 * index)  # N of them an image
-            output = self.box_branch(stage, features, rois, sizes, truth)
+            output = self.box_branch(stage, features, rois, sizes, truth, training)
             boxes, valid = output.boxes, self.valid_for_next_stage(output)  # [B, N, 4], [B, N]
             if truth is not None and self.masks and stage.mask_head is not None:
                 output = self.mask_branch(index, features, output, valid, truth, seed, training)
@@ -217,9 +217,9 @@ class HTC(tf.keras.layers.Layer):
         seed = tf.random.experimental.stateless_fold_in(seed, branch)  # every branch has its own random numbers
         return self.roi_sampler(boxes, valid, truth, stage.iou_threshold, seed)
 
-    def box_branch(self, stage, features, rois, sizes, truth=None):
+    def box_branch(self, stage, features, rois, sizes, truth=None, training=None):
         """Returns the StageOutput of a stage's box head on RoIs, without masks. No gradient flows into boxes."""
-        logits, deltas = stage.box_head(self.roi_pooler.pool_boxes(features, rois))  # [B * N, ...]
+        logits, deltas = stage.box_head(self.roi_pooler.pool_boxes(features, rois), training=training)  # [B * N, ...]
         count = rois.boxes.shape[1]
         logits = tf.reshape(logits, [-1, count, logits.shape[-1]])  # [B, N, K + 1]
         deltas = tf.reshape(deltas, [-1, count, *deltas.shape[1:]])  # [B, N, 4] or [B, N, K, 4]

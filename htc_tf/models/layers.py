@@ -13,8 +13,9 @@ from htc_tf.ops.grouped_convolution import grouped_conv2d
 from htc_tf.ranges import check_range, choice
 
 BATCH_NORM_EPSILON = 1e-5
+CHANNEL_NORM_EPSILON = 1e-6  # detectron2's, ConvNeXt's and ViT's
 # Values of the parameter `norm` of all parts.
-NORM = choice(None, "frozen_batch", "constant_batch", "batch", "sync_batch", "group", "layer")
+NORM = choice(None, "frozen_batch", "constant_batch", "batch", "sync_batch", "group", "layer", "channel")
 
 
 class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
@@ -85,12 +86,26 @@ class GroupNormalization(tf.keras.layers.Layer):
         return x * tf.cast(tf.reshape(scale, shape), x.dtype) + tf.cast(offset, x.dtype)
 
 
+class ChannelNormalization(tf.keras.layers.LayerNormalization):
+    """Layer norm over the channels of every cell, computed in float32."""
+
+    def __init__(self, epsilon=CHANNEL_NORM_EPSILON, gamma_initializer="ones", name=None):
+        super().__init__(
+            epsilon=epsilon, gamma_initializer=gamma_initializer, dtype="float32", autocast=False, name=name
+        )
+
+    def call(self, x):
+        """Returns x [..., C], normalized, in its own dtype."""
+        return tf.cast(super().call(tf.cast(x, tf.float32)), x.dtype)
+
+
 def make_norm(kind, groups=16, scale="ones"):
     """Returns a new normalization layer, or None.
 
     Args:
         kind: str or None, one of `NORM`. "frozen_batch" has stored statistics and a trained scale and offset
-            (mmdetection); in "constant_batch" nothing is trained (Paddle).
+            (mmdetection); in "constant_batch" nothing is trained (Paddle). "layer" normalizes all cells and channels
+            together (arXiv:1607.06450), "channel" the channels of every cell (detectron2's "LN").
         groups: int, number of groups of "group".
         scale: Initializer of the scale.
     """
@@ -109,6 +124,8 @@ def make_norm(kind, groups=16, scale="ones"):
         return SynchronizedBatchNormalization(**batch)
     if kind == "group":
         return GroupNormalization(groups, **common)
+    if kind == "channel":
+        return ChannelNormalization(gamma_initializer=scale, name="norm")
     return GroupNormalization(1, **common)
 
 

@@ -53,7 +53,7 @@ CLASS_BOXES = np.array(
 
 def branch(rois, truth=None):
     walk = SimpleNamespace(roi_pooler=SimpleNamespace(pool_boxes=lambda *_: None))
-    stage = SimpleNamespace(box_head=lambda _: (tf.constant(LOGITS), tf.constant(DELTAS)), target_stds=STDS)
+    stage = SimpleNamespace(box_head=lambda _, training: (tf.constant(LOGITS), tf.constant(DELTAS)), target_stds=STDS)
     return HTC.box_branch(walk, stage, None, rois, tf.constant(SIZES), truth)
 
 

@@ -1,6 +1,6 @@
 """Neck, RPN and heads: names of their layers in mmdetection and in Paddle."""
 
-from htc_tf.weights.tables.kinds import CONVOLUTION, DELTA_CONVOLUTION, DELTA_LINEAR, LINEAR, POOLED_LINEAR
+from htc_tf.weights.tables.kinds import CONVOLUTION, DELTA_CONVOLUTION, DELTA_LINEAR, LINEAR, NORM, POOLED_LINEAR
 
 # fmt: off
 LAYERS = (
@@ -20,6 +20,8 @@ LAYERS = (
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),
     (("stages.{s}.box_head", "roi_head.bbox_head{s:.}", "bbox_head"), (
+        ("convs.{c}.convolution",        "shared_convs.{c}.conv",  None,                    CONVOLUTION),
+        ("convs.{c}.norm",               "shared_convs.{c}.bn",    None,                    NORM),
         ("hidden.0",                     "shared_fcs.0",           "head.{s}.fc6",          POOLED_LINEAR),
         ("hidden.1",                     "shared_fcs.1",           "head.{s}.fc7",          LINEAR),
         ("classifier",                   "fc_cls",                 "bbox_score_stage{s}",   LINEAR),
