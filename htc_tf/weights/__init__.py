@@ -9,7 +9,7 @@ work of the command `htc_tf.convert`.
 
 import importlib
 
-__all__ = ["Unmatched", "entries", "load_mmdet", "load_paddle", "mmdet_arrays", "paddle_arrays"]
+__all__ = ["Unmatched", "detectron2_arrays", "entries", "load_mmdet", "load_paddle", "mmdet_arrays", "paddle_arrays"]
 
 
 def __getattr__(name):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from htc_tf.weights.detectron2_names import to_detectron2
 from htc_tf.weights.layouts import Layout
 from htc_tf.weights.names import COUNTER, LAYERS, UNREAD, Framework, Index
 
@@ -154,3 +155,8 @@ mmdet_arrays = functools.partial(to_arrays, framework=Framework.MMDET)
 load_mmdet = functools.partial(load, framework=Framework.MMDET)
 paddle_arrays = functools.partial(to_arrays, framework=Framework.PADDLE)
 load_paddle = functools.partial(load, framework=Framework.PADDLE)
+
+
+def detectron2_arrays(model):
+    """Returns {detectron2's name: array in its layout} of a built HTC, for a network that reads BGR images."""
+    return to_detectron2(mmdet_arrays(model))

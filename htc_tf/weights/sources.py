@@ -8,6 +8,7 @@ import numpy as np
 
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
+from htc_tf.weights.detectron2_names import from_caffe2, from_detectron2
 from htc_tf.weights.files import collect, read
 from htc_tf.weights.names import Framework
 from htc_tf.weights.swin_names import SWIN_MARK, from_swin
@@ -33,6 +34,10 @@ SOURCES = {
         Framework.MMDET,
         (r"backbone\.", r"(rpn|roi)_head\.|(bbox|mask)_head\.(\d\.)?(shared_fcs|fc_cls|convs)\."),
     ),
+    "detectron2": Source(
+        from_detectron2, Framework.MMDET, (r"backbone\.(bottom_up|net)\.", r"roi_heads\.box_predictor\.")
+    ),
+    "caffe2": Source(from_caffe2, Framework.MMDET, (r"conv1_w$", r"res2_0_branch2a_w$"), absent=r"^(?!backbone\.)"),
     "torchvision": Source(
         from_torchvision, Framework.MMDET, (r"conv1\.weight$", r"layer1\.0\."), absent=r"^(?!backbone\.)"
     ),
@@ -41,7 +46,10 @@ SOURCES = {
 CLASSIFIER = r"(roi_head\.bbox_head\.(0\.)?fc_cls|bbox_head\.bbox_score_stage0)\.bias$"  # [classes + 1]
 # Marks of other architectures, for the message.
 OTHERS = (
-    (r"backbone\.bottom_up\.|proposal_generator\.", "of detectron2"),
+    (
+        r"backbone\.bottom_up\.|proposal_generator\.",
+        "of detectron2, but no Mask or Cascade R-CNN with FPN",
+    ),
     (r"backbone\.body\.", "a detector of torchvision"),
     (r"model\.\d+\.", "a YOLO of ultralytics"),
     (r"(model\.)*(encoder|decoder|transformer|backbone\.conv_encoder)\.", "a Transformer such as DETR"),
