@@ -176,6 +176,7 @@ def same(mmdet_model, case, compare, monkeypatch):
             scores, expected = detections.scores[row].numpy()[order], arrays[f"{kind}_ori_{row}_scores"]
             compare(f"{name}: scores", scores, expected, atol=scores_within)
             differences.append(np.abs(scores - expected))
+        monkeypatch.setattr(mmdet_model, "masks", True)
         for which in masks:
             monkeypatch.setattr(mmdet_model, "average_masks", which == "masks_avg3")
             some = take(detections, [order for order, _ in pairs])
