@@ -49,7 +49,13 @@ def test_every_file_exists():
     rows = [row for rows in zoo.plan().values() for row in rows]
     assert len({row.name for row in rows}) == len(rows) >= 20
     assert not [file for row in rows for file in row.files if not (ROOT / file).is_file()]
-    assert zoo.OWN.keys() <= {row.name for row in rows}
+    assert zoo.OWN.keys() <= {row.name for row in rows} | zoo.FAMILIES.keys()
+
+
+def test_every_folder_with_run_files_is_a_family():
+    folders = {path.parent.name for path in (ROOT / "gin").glob("*/*_coco.gin")}
+    assert folders <= zoo.FAMILIES.keys()
+    assert {zoo.FAMILIES[folder] for folder in folders} <= zoo.plan().keys()
 
 
 def test_it_continues_after_finished_rows(run):

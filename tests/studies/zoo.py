@@ -28,6 +28,18 @@ OVERLAYS = (
     *("no_semantic", "boxes_only", "swin_t", "keras_cv_backbone", "sync_batch_norm", "giou", "focal", "boundary"),
     "class_balanced",
 )
+# Folders of gin/ with run files of one family each, in the order of the page.
+FAMILIES = {
+    "swin": "Swin Transformer",
+    "convnext": "ConvNeXt",
+    "cbnet": "CBNetV2",
+    "detectors": "DetectoRS",
+    "scnet": "SCNet",
+    "res2net": "Res2Net",
+    "hrnet": "HRNet",
+    "detectron2": "detectron2's model zoo",
+    "vitdet": "ViTDet",
+}
 SIDE, BATCH = 64, 2
 SMALL = (
     *(f"NUM_CLASSES={CLASSES}", f"NUM_LABELS={LABELS}", f"BATCH_SIZE={BATCH}", f"STEPS={STEPS}", "LOG_EVERY=1"),
@@ -41,7 +53,7 @@ SMALL = (
     # Random weights with frozen norm statistics give large features and gradients: a low rate and clipping.
     *("BASE_LEARNING_RATE=2e-3", "StepSchedule.warmup_steps=2", "Experiment.clip_norm=10.0", "CHECKPOINT_EVERY=0"),
 )
-# Bindings of single rows: ranges that fit the small size, and nothing to download.
+# Bindings of single rows, or of a family's: ranges that fit the small size, and nothing to download.
 OWN = {
     "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
     "keras_cv_backbone": (
@@ -89,12 +101,20 @@ def parse():
     return parser.parse_args()
 
 
+def run_files(family=""):
+    """Returns the rows of the run files in gin/ or in the folder of a family, by name."""
+    folder = Path("gin", family)
+    names = sorted(path.stem for path in (recorded.ROOT / folder).glob("*_coco.gin"))
+    own = (*SMALL, *OWN.get(family, ()))
+    return [Row(name, (f"{folder}/{name}.gin",), (*own, *OWN.get(name, ()))) for name in names]
+
+
 def plan():
     """Returns {title of a table: [Row, ...]}."""
-    gin = recorded.ROOT / "gin"
-    runs = sorted(path.stem for path in gin.glob("*_coco.gin"))
+    families = {title: run_files(family) for family, title in FAMILIES.items()}
     return {
-        "Run files": [Row(name, (f"gin/{name}.gin",), (*SMALL, *OWN.get(name, ()))) for name in runs],
+        "Run files": run_files(),
+        **{title: rows for title, rows in families.items() if rows},
         "The paper's ablation": [Row(name, (f"gin/ablation/{name}.gin",), SMALL) for name in recorded.ROWS],
         f"Overlays on {BASE}": [
             Row(name, (f"gin/{BASE}.gin", f"gin/options/{name}.gin"), (*SMALL, *OWN.get(name, ()))) for name in OVERLAYS
