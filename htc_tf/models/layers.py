@@ -7,6 +7,7 @@ which `Convolution` therefore does explicitly.
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.switchable import StandardizedConv2D, SwitchableConv2D
 from htc_tf.ops.convolution import conv2d
 from htc_tf.ops.deformable import deformable_conv2d
 from htc_tf.ops.grouped_convolution import grouped_conv2d
@@ -144,14 +145,15 @@ class DenseConv2D(tf.keras.layers.Conv2D):
 
 
 class GroupedConv2D(tf.keras.layers.Conv2D):
-    """Keras' Conv2D in groups of channels, without bias, with a gradient on CPUs too.
+    """Keras' Conv2D in groups of channels, with a gradient on CPUs too.
 
     Its kernel is [k, k, C / groups, channels].
     """
 
     def call(self, x):
         kernel = tf.convert_to_tensor(self.kernel)
-        return grouped_conv2d(x, kernel, self.strides[0], self.groups, self.padding.upper())
+        x = grouped_conv2d(x, kernel, self.strides[0], self.groups, self.padding.upper())
+        return x if self.bias is None else tf.nn.bias_add(x, self.bias)
 
 
 class DeformableConv2D(tf.keras.layers.Conv2D):
@@ -210,6 +212,8 @@ class Convolution(tf.keras.layers.Layer):
         norm_scale="ones",
         groups=1,
         deformable=None,
+        standardized=False,
+        switchable=False,
         name=None,
     ):
         """
@@ -225,14 +229,20 @@ class Convolution(tf.keras.layers.Layer):
             groups: int, groups of channels that are convolved separately; several have no bias.
             deformable: int, version 1 or 2 of `DeformableConv2D`, which has no bias either; None for an ordinary
                 convolution.
+            standardized: If True, the convolution is a `StandardizedConv2D`, which has no bias and no groups either.
+            switchable: If True, it is a `SwitchableConv2D`, which has a kernel of 3, no bias and no groups.
         """
         super().__init__(name=name)
-        self.margin = (kernel - 1) // 2 if stride > 1 and not deformable else 0
+        self.margin = (kernel - 1) // 2 if stride > 1 and not (deformable or switchable) else 0
         common = {"kernel_initializer": initializer, "padding": "valid" if self.margin else "same", "name": "conv"}
         if deformable:
             self.convolution = DeformableConv2D(
                 channels, kernel, stride, groups, deformable, initializer=initializer, name="conv"
             )
+        elif switchable:
+            self.convolution = SwitchableConv2D(channels, stride, initializer=initializer, name="conv")
+        elif standardized:
+            self.convolution = StandardizedConv2D(channels, kernel, stride, **common)
         elif groups > 1:
             self.convolution = GroupedConv2D(channels, kernel, stride, groups=groups, use_bias=False, **common)
         else:

@@ -15,6 +15,18 @@ machine whose matrix products reach 57 GFLOP per CPU second:
 
 Blocks of 16 channels are twice as many operations, and leave vectors of more than eight numbers half empty. A batch of
 matrix products over slices of the map, group by group, took six times as long as blocks.
+
+Groups of one input channel (depthwise convolution) have an operation of their own on CPUs, with fast and deterministic
+gradients. With a kernel of 7 x 7, on the same machine, in CPU ms:
+
+| | 200x336x96 | 100x168x192 | 50x84x384 | 25x42x768 |
+|---|---|---|---|---|
+| forward | 100 | 50 | 30 | 10 |
+| gradients of the map and of the kernel | 70 + 80 | 40 + 30 | 20 + 20 | 10 + 20 |
+
+At 200x336x96, blocks of 16 channels take 177 ms forward, 49 products of shifted maps 473 ms forward and 517 ms for the
+kernel's gradient. In bfloat16 the operation takes three times as long. XLA's for CPUs takes 1.4 s forward and 3.6 s
+backward: it computes a dense convolution, so XLA pays on GPUs only.
 """
 
 import contextlib
@@ -29,7 +41,8 @@ _native = contextvars.ContextVar("native", default=False)
 def grouped_conv2d(x, kernel, stride, groups, padding):
     """Computes a convolution in which each group of output channels sees its own group of input channels only.
 
-    The implementation is chosen when it is traced: TensorFlow's operation if there is a GPU, else blocks. A model for
+    The implementation is chosen when it is traced: TensorFlow's operation if there is a GPU, else blocks, or the
+    depthwise operation, whose gradient is not deterministic on GPUs, for groups of one input channel. A model for
     CPUs must therefore be exported without a visible GPU (CUDA_VISIBLE_DEVICES=): TensorFlow fuses the operation with
     its norm, which has no CPU kernel. Blocks run on both.
 
@@ -45,6 +58,9 @@ def grouped_conv2d(x, kernel, stride, groups, padding):
     """
     if groups == 1 or _native.get() or tf.config.list_logical_devices("GPU"):
         return tf.nn.conv2d(x, kernel, stride, padding)
+    if kernel.shape[2] == 1:
+        by_channel = tf.reshape(kernel, [*kernel.shape[:2], groups, -1])  # [k, k, C, O / C]
+        return tf.nn.depthwise_conv2d(x, by_channel, [1, stride, stride, 1], padding)
     return _convolve_blocks(x, kernel, stride, groups, padding)
 
 

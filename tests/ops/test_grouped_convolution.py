@@ -26,9 +26,11 @@ def reference_result(x, kernel, stride, groups, upstream):
     return value, x_gradient, kernel_gradient
 
 
-# Blocks: one of two groups, two of two, three of one, with equal or different numbers of inputs and outputs.
+# Blocks: one of two groups, two of two, three of one, with equal or different numbers of inputs and outputs; then groups
+# of one input channel and of one or two output channels.
 @pytest.mark.parametrize(
-    "inputs, outputs, groups, stride", [(32, 32, 2, 1), (64, 32, 4, 2), (120, 12, 3, 1), (24, 48, 6, 2)]
+    "inputs, outputs, groups, stride",
+    [(32, 32, 2, 1), (64, 32, 4, 2), (120, 12, 3, 1), (24, 48, 6, 2), (6, 6, 6, 1), (5, 10, 5, 2)],
 )
 def test_value_and_gradients(inputs, outputs, groups, stride):
     random = np.random.default_rng(inputs)
