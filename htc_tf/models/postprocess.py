@@ -13,6 +13,7 @@ from htc_tf.ranges import FLAG, FRACTION, check_ranges, choice, number, optional
     score_threshold=number(0, below=1),
     nms_threshold=FRACTION,
     keep=whole(1),
+    average=choice("logits", "probabilities"),
     nms=choice("auto", "combined", "xla"),
     xla=FLAG,
     soft=optional(choice(*METHODS)),
@@ -22,7 +23,15 @@ class Postprocess:
     """Selects detections from the stages' outputs. Mask heads then run on these alone."""
 
     def __init__(
-        self, score_threshold=0.001, nms_threshold=0.5, keep=100, nms="auto", xla=False, soft=None, soft_sigma=0.5
+        self,
+        score_threshold=0.001,
+        nms_threshold=0.5,
+        keep=100,
+        average="logits",
+        nms="auto",
+        xla=False,
+        soft=None,
+        soft_sigma=0.5,
     ):
         """
         Args:
@@ -30,12 +39,14 @@ class Postprocess:
             nms_threshold: float, IoU with a better box of the same class above which a box is suppressed; with "linear"
                 soft-NMS, above which its score is lowered.
             keep: int, detections of an image, D.
+            average: "logits" (mmdetection, Paddle) or "probabilities" (detectron2), what is averaged over the stages.
             nms: "combined", "xla", or "auto": "xla" where `xla` is set.
             xla: If True, the model will be compiled by XLA.
             soft: "linear" or "gaussian" for soft-NMS (arXiv:1704.04503) instead of `nms`, or None.
             soft_sigma: float, width of "gaussian"; the larger, the less the scores of overlapping boxes are lowered.
         """
         self.score_threshold, self.nms_threshold, self.keep = score_threshold, nms_threshold, keep
+        self.average = average
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
         self.soft, self.soft_sigma = soft, soft_sigma
 
@@ -51,9 +62,10 @@ class Postprocess:
 
     def scores(self, stages):
         """Returns the probabilities of the thing classes, [B, N, K], averaged over the stages."""
-        # Logits are averaged and not probabilities, as in both public implementations.
-        logits = tf.add_n([stage.logits for stage in stages]) / len(stages)  # [B, N, K + 1]
-        return tf.nn.softmax(logits)[..., :-1]
+        logits = [stage.logits for stage in stages]  # each [B, N, K + 1]
+        if self.average == "probabilities":
+            return (tf.add_n([tf.nn.softmax(x) for x in logits]) / len(logits))[..., :-1]
+        return tf.nn.softmax(tf.add_n(logits) / len(logits))[..., :-1]
 
     def select(self, boxes, scores, valid):
         """Returns Detections without masks of boxes [B, N, 4] or [B, N, K, 4], scores [B, N, K] and valid [B, N]."""

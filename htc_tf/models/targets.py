@@ -91,11 +91,20 @@ class AnchorSampler:
     positive_fraction=number(above=0, maximum=1),
     mask_limit=optional(whole(1)),
     low_quality=FLAG,
+    append_truth=FLAG,
 )
 class RoISampler:
-    """Matches boxes to objects at a stage's IoU threshold and samples RoIs, ground-truth boxes included."""
+    """Matches boxes to objects at a stage's IoU threshold and samples RoIs from them and the ground-truth boxes."""
 
-    def __init__(self, limit=512, positive_fraction=0.25, mask_limit=None, low_quality=True, choose=subsample_randomly):
+    def __init__(
+        self,
+        limit=512,
+        positive_fraction=0.25,
+        mask_limit=None,
+        low_quality=True,
+        append_truth=True,
+        choose=subsample_randomly,
+    ):
         """
         Args:
             limit: int, RoIs of an image, N.
@@ -103,11 +112,12 @@ class RoISampler:
             mask_limit: int, positives of an image that its mask branch is trained on; None for all.
             low_quality: If True, the box with the largest IoU of an object, if at the threshold, is matched to it even
                 if it overlaps another object more (mmdetection; Paddle does not).
+            append_truth: If True, the ground-truth boxes are candidates too.
             choose: Function from a seed to a sampling rule, as in `ops.matching`.
         """
         check_positives("RoISampler", limit, positive_fraction)
         self.limit, self.positive_fraction = limit, positive_fraction
-        self.low_quality, self.choose = low_quality, choose
+        self.low_quality, self.append_truth, self.choose = low_quality, append_truth, choose
         positives = int(limit * positive_fraction)
         self.mask_limit = positives if mask_limit is None else min(mask_limit, positives)
 
@@ -126,10 +136,13 @@ class RoISampler:
         matches = match(overlaps, truth.valid, *thresholds, low_quality=self.low_quality, candidates=valid)
         # Ground-truth boxes are appended after matching, each matched to itself: matched with the others, each would be
         # its object's best box, and no low-quality match would be left for a proposal.
-        own = tf.broadcast_to(tf.range(truth.boxes.shape[1]), tf.shape(truth.valid))  # [B, G]
-        boxes = tf.concat([truth.boxes, boxes], axis=1)  # [B, G + P, 4]
-        label = tf.concat([tf.where(truth.valid, 1, -1), matches.label], axis=1)
-        index = tf.concat([own, matches.index], axis=1)
+        appended, label, index = 0, matches.label, matches.index
+        if self.append_truth:
+            appended = truth.boxes.shape[1]  # G
+            own = tf.broadcast_to(tf.range(appended), tf.shape(truth.valid))  # [B, G]
+            boxes = tf.concat([truth.boxes, boxes], axis=1)  # [B, G + P, 4]
+            label = tf.concat([tf.where(truth.valid, 1, -1), label], axis=1)
+            index = tf.concat([own, index], axis=1)
         positive, negative = sample(label, self.limit, self.positive_fraction, self.choose(seed))
         # 2 for positives, 1 for negatives, 0 for the rest: top_k puts positives first and is stable among equals.
         rank = 2 * tf.cast(positive, tf.int32) + tf.cast(negative, tf.int32)
@@ -148,7 +161,7 @@ class RoISampler:
             valid=chosen,
             positive=pick(positive),
             matches=tf.where(chosen, pick(index), 0),
-            is_truth=chosen & (order < truth.boxes.shape[1]),  # the first G of the G + P boxes
+            is_truth=chosen & (order < appended),  # the first G of the G + P boxes
         )
 
     def positives(self, rois: RoIs):
