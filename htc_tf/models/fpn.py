@@ -7,12 +7,12 @@ from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
 
 
-def upsample(x):
-    """Returns x [B, h, w, C] repeated to [B, 2 h, 2 w, C].
+def upsample(x, factor=2):
+    """Returns x [B, h, w, C] repeated to [B, factor h, factor w, C].
 
     XLA on CPU lacks the gradient of nearest-neighbor resizing (TensorFlow 2.15), so cells are repeated instead.
     """
-    return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+    return tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
 
 
 @gin.register
@@ -38,7 +38,7 @@ class FPN(tf.keras.layers.Layer):
 
     def call(self, features, training=None):
         """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {2: C2, ..., 5: C5}."""
-        merged = {level: self.laterals[str(level)](x, training=training) for level, x in features.items()}
+        merged = {level: self.laterals[str(level)](features[level], training=training) for level in (2, 3, 4, 5)}
         for level in (4, 3, 2):  # the top-down pathway
             merged[level] += upsample(merged[level + 1])
         pyramid = {level: self.outputs[str(level)](merged[level], training=training) for level in (2, 3, 4, 5)}

@@ -45,6 +45,25 @@ def _conv2d(x, kernel):
     return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
 
 
+def dilated_conv2d(x, kernel, dilation):
+    """Computes `tf.nn.conv2d(x, kernel, 1, "SAME", dilations=dilation)`, with a gradient on CPUs too.
+
+    Every `dilation`-th row and column is a map of its own, which an ordinary convolution works on.
+
+    Args:
+        x: [B, H, W, C], H and W static.
+        kernel: [k, k, C, O], of x's type; k is odd.
+        dilation: int.
+
+    Returns:
+        [B, H, W, O].
+    """
+    margin = dilation * (kernel.shape[0] // 2)
+    ends = [-side % dilation for side in x.shape[1:3]]  # all maps get the same size
+    maps = tf.space_to_batch(x, [dilation] * 2, [[margin, margin + end] for end in ends])
+    return tf.batch_to_space(tf.nn.conv2d(maps, kernel, 1, "VALID"), [dilation] * 2, [[0, end] for end in ends])
+
+
 def kernel_gradient(x, upstream, shape, large=_LARGE, strip=_STRIP):
     """Computes the kernel's gradient, summed over strips of rows if the map is large.
 

@@ -22,8 +22,8 @@ import tensorflow as tf
 from htc_tf.ops.grouped_convolution import grouped_conv2d
 
 
-def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1):
-    """Computes a deformable convolution with padding (k - 1) / 2 and dilation 1.
+def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1, dilation=1):
+    """Computes a deformable convolution with symmetric padding, `dilation` * (k - 1) / 2.
 
     Args:
         x: [B, H, W, C], any float type.
@@ -33,13 +33,14 @@ def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1):
         kernel: [k, k, C / groups, O], of x's type.
         stride: int; h = ceil(H / stride), w = ceil(W / stride).
         groups: int, groups of channels as in `grouped_conv2d`, independent of D.
+        dilation: int, cells of x between two neighboring taps that do not move.
 
     Returns:
         [B, h, w, O] of x's type, with gradients to x, offsets, mask and kernel.
     """
     side, channels = kernel.shape[0], x.shape[-1]
     height, width = tf.unstack(tf.shape(offsets)[1:3])
-    index, weights = _corners(offsets, mask, tf.shape(x)[1:3], side, stride)  # [N, 4] each, N = B h k w k D
+    index, weights = _corners(offsets, mask, tf.shape(x)[1:3], side, stride, dilation)  # [N, 4] each, N = B h k w k D
     columns = channels // (offsets.shape[-1] // (2 * side * side))  # C / D
 
     def convolve(x, weights, kernel):
@@ -53,11 +54,11 @@ def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1):
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _corners(offsets, mask, size, side, stride):
+def _corners(offsets, mask, size, side, stride, dilation):
     """Computes the four cells around the position of each tap.
 
     Args:
-        offsets, mask, stride: as in `deformable_conv2d`.
+        offsets, mask, stride, dilation: as in `deformable_conv2d`.
         size: [2] int32, height and width of the map.
         side: int, k.
 
@@ -70,7 +71,7 @@ def _corners(offsets, mask, size, side, stride):
     # From [B, h, w, D, k, k, 2] to [B, h, k, w, k, D, 2]: tap beside tap, the order of the large map.
     shape, order = [batch, height, width, groups, side, side], [0, 1, 4, 2, 5, 3]
     moved = tf.transpose(tf.reshape(tf.cast(offsets, tf.float32), [*shape, 2]), [*order, 6])
-    tap = tf.range(side) - (side - 1) // 2  # -1, 0, 1 for k = 3
+    tap = (tf.range(side) - (side - 1) // 2) * dilation  # -1, 0, 1 for k = 3 without dilation
     rows = tf.reshape(tf.range(height)[:, None] * stride + tap, [height, side, 1, 1, 1])  # broadcasts along w, k, D
     columns = tf.reshape(tf.range(width)[:, None] * stride + tap, [width, side, 1])  # broadcasts along D
     rows, row_weights = _neighbors(moved[..., 0] + tf.cast(rows, tf.float32), size[0])  # [B, h, k, w, k, D, 2] each

@@ -1,6 +1,7 @@
 """ResNet (arXiv:1512.03385) and ResNeXt (arXiv:1611.05431) backbones, optionally with deformable convolutions.
 
-The 3x3 convolution of a bottleneck has its stride, as in torchvision and mmdetection ("pytorch" style).
+The 3x3 convolution of a bottleneck has its stride, as in torchvision and mmdetection ("pytorch" style). Switchable
+convolutions and the feedback of a feature pyramid make it the backbone of DetectoRS (arXiv:2006.02334).
 """
 
 import gin
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.layers import NORM, Convolution
-from htc_tf.ranges import Each, check_ranges, choice, whole
+from htc_tf.ranges import FLAG, Each, check_ranges, choice, whole
 
 BLOCKS = {
     10: (1, 1, 1, 1),
@@ -24,7 +25,21 @@ BOTTLENECK_FROM = 50
 class Block(tf.keras.layers.Layer):
     """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 with four times as many outputs."""
 
-    def __init__(self, channels, stride, bottleneck, project, norm, name, inner=None, groups=1, deformable=None):
+    def __init__(
+        self,
+        channels,
+        stride,
+        bottleneck,
+        project,
+        norm,
+        name,
+        inner=None,
+        groups=1,
+        deformable=None,
+        standardized=False,
+        switchable=False,
+        feedback=False,
+    ):
         """
         Args:
             channels: int, output channels of the convolutions; a bottleneck's last has four times as many.
@@ -33,18 +48,22 @@ class Block(tf.keras.layers.Layer):
             project: If True, the shortcut is a 1x1 convolution.
             norm: str, a kind of `layers.make_norm`, or None.
             inner: int, channels inside a bottleneck; None for `channels`.
-            groups, deformable: int, options of a bottleneck's 3x3 convolution, as in `layers.Convolution`.
+            groups, deformable, switchable: Options of a bottleneck's 3x3 convolution, as in `layers.Convolution`.
+            standardized: If True, all convolutions of a bottleneck but `feedback` are standardized.
+            feedback: If True, `call` adds a 1x1 convolution of another map, which is zero at first.
         """
         super().__init__(name=name)
         inner = inner or channels
         # Stored statistics do not normalize an untrained network, whose features would double in every block. So the
         # last scale starts at zero and the block as the identity (arXiv:1706.02677, section 5.1).
         last = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
+        kind = {"standardized": standardized}
         if bottleneck:
+            middle = {"groups": groups, "deformable": deformable, "switchable": switchable, **kind}
             self.body = [
-                Convolution(inner, 1, norm=norm, relu=True, name="conv1"),
-                Convolution(inner, 3, stride, norm=norm, relu=True, groups=groups, deformable=deformable, name="conv2"),
-                Convolution(4 * channels, 1, name="conv3", **last),
+                Convolution(inner, 1, norm=norm, relu=True, name="conv1", **kind),
+                Convolution(inner, 3, stride, norm=norm, relu=True, name="conv2", **middle),
+                Convolution(4 * channels, 1, name="conv3", **last, **kind),
             ]
         else:
             self.body = [
@@ -52,13 +71,65 @@ class Block(tf.keras.layers.Layer):
                 Convolution(channels, 3, name="conv2", **last),
             ]
         width = 4 * channels if bottleneck else channels
-        self.shortcut = Convolution(width, 1, stride, norm=norm, name="shortcut") if project else None
+        self.shortcut = Convolution(width, 1, stride, norm=norm, name="shortcut", **kind) if project else None
+        self.feedback = Convolution(width, 1, initializer="zeros", name="feedback") if feedback else None
 
-    def call(self, x, training=None):
+    def call(self, x, feedback=None, training=None):
+        """Returns [B, H / stride, W / stride, outputs] of x [B, H, W, C] and, if any, feedback [B, H / stride, ...]."""
         shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
         for layer in self.body:
             x = layer(x, training=training)
-        return tf.nn.relu(x + shortcut)
+        x += shortcut
+        return tf.nn.relu(x if self.feedback is None else x + self.feedback(feedback))
+
+
+class ResidualNetwork(tf.keras.layers.Layer):
+    """A stem, a max pool and four stages of residual blocks, which subclasses set as `stem` and `stages`.
+
+    They also set `width`, the channels of C2.
+    """
+
+    levels_up = 1  # the first block of a stage halves the resolution (see `composite`)
+    with_images = False
+
+    def freeze(self, frozen_stages):
+        """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
+        if frozen_stages >= 0:
+            self.stem.trainable = False
+        for blocks in self.stages[: max(frozen_stages, 0)]:
+            for block in blocks:
+                block.trainable = False
+
+    def share(self, images, training=None):
+        """Returns C2 [B, H / 4, W / 4, width] of normalized images; see `composite`."""
+        x = self.stem(images, training=training)  # [B, H / 2, W / 2, C]
+        # The stem ends in a ReLU, so that padding with zeros equals padding with minus infinity.
+        x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")  # [B, H / 4, W / 4, C]
+        return self.run_stage(2, x, training)
+
+    def run_stage(self, level, x, training, feedback=None):
+        """Returns C<level> of x, the input of its stage; arguments as in `call`."""
+        first, *others = self.stages[level - 2]
+        x = first(x, training=training) if feedback is None else first(x, feedback[level], training=training)
+        for block in others:
+            x = block(x, training=training)
+        return x
+
+    def call(self, images, feedback=None, training=None, shared=None, added=None):
+        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, and with `with_images` {0: images} too.
+
+        Args:
+            images: [B, H, W, 3], normalized.
+            feedback: {level: features that the first block of that level's stage receives} for C3, C4 and C5; or None.
+            shared: Output of `share`, in a composite; None to compute it.
+            added: {level: features in the shape of the input of that level's stage} to add to the inputs of C3, C4 and
+                C5; or None.
+        """
+        features = {2: self.share(images, training) if shared is None else shared}
+        for level in (3, 4, 5):
+            x = features[level - 1] if added is None else features[level - 1] + added[level]
+            features[level] = self.run_stage(level, x, training, feedback)
+        return {0: images, **features} if self.with_images else features
 
 
 @gin.register
@@ -71,8 +142,12 @@ class Block(tf.keras.layers.Layer):
     group_width=whole(1, 1024),
     deformable=choice(None, 1, 2),
     deformable_stages=Each(whole(2, 5), minimum=0),
+    standardized=FLAG,
+    switchable_stages=Each(whole(2, 5), minimum=0),
+    feedback=FLAG,
+    with_images=FLAG,
 )
-class ResNet(tf.keras.layers.Layer):
+class ResNet(ResidualNetwork):
     """A ResNet or ResNeXt without its classifier."""
 
     def __init__(
@@ -85,6 +160,10 @@ class ResNet(tf.keras.layers.Layer):
         group_width=64,
         deformable=None,
         deformable_stages=(),
+        standardized=False,
+        switchable_stages=(),
+        feedback=False,
+        with_images=False,
         name="backbone",
     ):
         """
@@ -99,11 +178,23 @@ class ResNet(tf.keras.layers.Layer):
                 twice as many in each next one, if the stem has 64 channels; otherwise in proportion.
             deformable: int, version 1 or 2 of deformable convolution in bottlenecks, or None.
             deformable_stages: ints, levels 2 ... 5 of the deformable stages; (3, 4, 5) is c3-c5.
+            standardized: If True, all convolutions are standardized (`switchable.StandardizedConv2D`).
+            switchable_stages: ints, levels of the stages whose 3x3 convolutions are switchable
+                (`switchable.SwitchableConv2D`).
+            feedback: If True, the first blocks of the stages 3, 4 and 5 receive the `feedback` given to `call`.
+            with_images: If True, the result of `call` has the images as level 0, which `RecursiveFPN` needs.
         """
         super().__init__(name=name)
+        self.with_images = with_images
         bottleneck = depth >= BOTTLENECK_FROM
-        if not bottleneck and (groups > 1 or deformable):
-            raise UserError(f"ResNet.depth = {depth} has no bottlenecks for groups or deformable; give 50, 101 or 152")
+        detectors = standardized or switchable_stages or feedback
+        if not bottleneck and (groups > 1 or deformable or detectors):
+            options = "groups, deformable, standardized, switchable_stages or feedback"
+            raise UserError(f"ResNet.depth = {depth} has no bottlenecks for {options}; give 50, 101 or 152")
+        if (groups > 1 or deformable) and (standardized or switchable_stages):
+            raise UserError(
+                "ResNet.standardized and switchable_stages exclude groups and deformable: give only one kind"
+            )
         if bool(deformable) != bool(deformable_stages) or not {2, 3, 4, 5}.issuperset(deformable_stages):
             raise UserError(
                 f"ResNet.deformable = {deformable!r}, deformable_stages = {deformable_stages}: "
@@ -113,7 +204,8 @@ class ResNet(tf.keras.layers.Layer):
             raise UserError(
                 f"ResNet.group_width = {group_width} leaves a group no channel; give {-(-64 // width)} or more"
             )
-        self.stem = Convolution(width, 7, 2, norm=norm, relu=True, name="stem")
+        self.width = 4 * width if bottleneck else width
+        self.stem = Convolution(width, 7, 2, norm=norm, relu=True, standardized=standardized, name="stem")
         self.stages = []
         for stage, blocks in enumerate(BLOCKS[depth]):  # stage 0 makes C2
             channels = width * 2**stage
@@ -128,35 +220,12 @@ class ResNet(tf.keras.layers.Layer):
                         inner=channels * group_width // 64 * groups,
                         groups=groups,
                         deformable=deformable if stage + 2 in deformable_stages else None,
+                        standardized=standardized,
+                        switchable=stage + 2 in switchable_stages,
+                        feedback=feedback and stage > 0 and block == 0,
                         name=f"stage{stage + 1}_block{block + 1}",
                     )
                     for block in range(blocks)
                 ]
             )
-        freeze(self.stem, self.stages, frozen_stages)
-
-    def call(self, images, training=None):
-        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3]."""
-        x = self.stem(images, training=training)  # [B, H / 2, W / 2, width]
-        return extract(x, self.stages, training)
-
-
-def freeze(stem, stages, frozen_stages):
-    """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
-    if frozen_stages >= 0:
-        stem.trainable = False
-    for blocks in stages[: max(frozen_stages, 0)]:
-        for block in blocks:
-            block.trainable = False
-
-
-def extract(x, stages, training):
-    """Returns {2: C2, 3: C3, 4: C4, 5: C5} of the stem's output [B, H / 2, W / 2, width]."""
-    # The stem ends in a ReLU, so that padding with zeros equals padding with minus infinity.
-    x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")  # [B, H / 4, W / 4, width]
-    features = {}
-    for level, blocks in enumerate(stages, start=2):
-        for block in blocks:
-            x = block(x, training=training)
-        features[level] = x
-    return features
+        self.freeze(frozen_stages)

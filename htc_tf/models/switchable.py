@@ -1,0 +1,100 @@
+"""Switchable atrous convolution (arXiv:2006.02334, section 4), and the standardized convolution that it builds on."""
+
+import tensorflow as tf
+
+from htc_tf.ops.convolution import conv2d
+from htc_tf.ops.deformable import deformable_conv2d
+
+KERNEL_EPSILON = 1e-5
+LARGE_DILATION = 3
+WINDOW = 5  # cells along each side of the average that switch and offsets see
+
+
+class StandardizedConv2D(tf.keras.layers.Conv2D):
+    """Keras' Conv2D without bias, whose kernel is standardized (arXiv:1903.10520) to a stored mean and deviation.
+
+    An output channel's kernel gets the mean `kernel_mean` and the standard deviation `kernel_deviation`. Both are
+    constants, 0 and 1 at first. Weights of an ordinary convolution bring their own, and give its outputs.
+    """
+
+    def __init__(self, channels, kernel, stride=1, padding="same", initializer="he_normal", name=None):
+        """
+        Args:
+            channels, kernel, stride, initializer: As in `layers.Convolution`.
+            padding: str, "valid" or "same", as in Keras' Conv2D.
+        """
+        super().__init__(channels, kernel, stride, padding, use_bias=False, kernel_initializer=initializer, name=name)
+
+    def build(self, shape):
+        super().build(shape)
+        constant = {"shape": [1, 1, 1, self.filters], "trainable": False, "experimental_autocast": False}
+        self.kernel_mean = self.add_weight("kernel_mean", initializer="zeros", **constant)
+        self.kernel_deviation = self.add_weight("kernel_deviation", initializer="ones", **constant)
+
+    def standardize(self):
+        """Returns the standardized kernel [k, k, C, channels] float32."""
+        kernel = tf.cast(self.kernel, tf.float32)
+        mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)  # [1, 1, 1, channels]
+        count = kernel.shape.num_elements() // self.filters
+        variance *= count / (count - 1)  # PyTorch's estimate is unbiased
+        return (kernel - mean) * tf.math.rsqrt(variance + KERNEL_EPSILON) * self.kernel_deviation + self.kernel_mean
+
+    def call(self, x, training=None):
+        kernel = tf.cast(self.standardize(), x.dtype)
+        if training and self.strides == (1, 1) and self.kernel_size != (1, 1):
+            return conv2d(x, kernel)
+        return tf.nn.conv2d(x, kernel, self.strides, self.padding.upper())
+
+
+class SwitchableConv2D(StandardizedConv2D):
+    """A 3x3 convolution that mixes two deformable ones, of dilation 1 and 3, by a switch for every cell.
+
+    Both have the standardized kernel, the second plus a learned difference. The mean over the map, after a 1x1
+    convolution, is added to the input and to the output as global context. Initially this layer equals the ordinary
+    convolution.
+    """
+
+    def __init__(self, channels, stride=1, initializer="he_normal", name=None):
+        super().__init__(channels, 3, stride, initializer=initializer, name=name)
+        zeros = {"kernel_initializer": "zeros"}
+        self.switch = tf.keras.layers.Conv2D(1, 1, stride, bias_initializer="ones", name="switch", **zeros)
+        self.small_offsets, self.large_offsets = (
+            tf.keras.layers.Conv2D(2 * 3 * 3, 3, stride, name=f"{size}_offsets", **zeros) for size in ("small", "large")
+        )
+        self.context_after = tf.keras.layers.Conv2D(channels, 1, name="context_after", **zeros)
+
+    def build(self, shape):
+        super().build(shape)
+        self.context_before = tf.keras.layers.Conv2D(shape[-1], 1, name="context_before", kernel_initializer="zeros")
+        self.kernel_difference = self.add_weight("kernel_difference", self.kernel.shape, initializer="zeros")
+
+    def call(self, x):
+        """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, C]."""
+        x += self.context_before(global_mean(x))
+        window = window_mean(x)
+        switch = self.switch(window)  # [B, H', W', 1]
+        window = tf.pad(window, [[0, 0], [1, 1], [1, 1], [0, 0]])  # of zeros, for the 3x3 convolutions
+        kernel = self.standardize()
+        kernels = kernel, kernel + tf.cast(self.kernel_difference, tf.float32)
+        small, large = (
+            deformable_conv2d(x, offsets(window), None, tf.cast(kernel, x.dtype), self.strides[0], dilation=dilation)
+            for offsets, kernel, dilation in zip(
+                (self.small_offsets, self.large_offsets), kernels, (1, LARGE_DILATION), strict=True
+            )
+        )
+        x = switch * small + (1 - switch) * large
+        return x + self.context_after(global_mean(x))
+
+
+def global_mean(x):
+    """Returns [B, 1, 1, C], the mean over the map x [B, H, W, C], summed in float32."""
+    return tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2], keepdims=True), x.dtype)
+
+
+def window_mean(x):
+    """Returns [B, H, W, C], the mean of each cell's 5x5 neighborhood in x [B, H, W, C], reflected at the border."""
+    margin = WINDOW // 2
+    # A map of one or two cells, of an image below 96 pixels, has nothing to reflect; the original refuses it.
+    mode = "REFLECT" if all(side is None or side > margin for side in x.shape[1:3]) else "CONSTANT"
+    padded = tf.pad(tf.cast(x, tf.float32), [[0, 0], [margin, margin], [margin, margin], [0, 0]], mode)
+    return tf.cast(tf.nn.avg_pool2d(padded, WINDOW, 1, "VALID"), x.dtype)
