@@ -1,4 +1,4 @@
-"""Augmentations of one image: flip, scale jitter, large-scale jitter and color jitter.
+"""Augmentations of one image: flip, scale jitter, random crops, large-scale jitter and color jitter.
 
 Each is a function from sample to sample (`data.sample` lists the keys) that changes image and ground truth alike.
 Images still have their original size, where a change costs least; they are resized afterwards. Gin files list the
@@ -97,6 +97,40 @@ def scale_range(sample, lowest, highest):
 def _check_sides(name, sides, limit):
     if max(sides) > limit:
         raise UserError(f"{name} = {sides}: give sides from 1 to Input.min_side, which is {limit}")
+
+
+@gin.register
+@check_ranges(
+    probability=FRACTION,
+    min_sides=Each(SIDE),
+    sizes=Each(SIDE, 2),
+)
+def random_crop(sample, probability=0.5, min_sides=(400, 500, 600), sizes=(384, 600)):
+    """Crops a random window, as in the training of DETR (arXiv:2005.12872) and of Swin's detectors.
+
+    The window is measured in pixels of the image resized to a short side of `min_sides`, but cut in pixels of the
+    original image, which is then resized only once.
+
+    Args:
+        sample: A sample.
+        probability: Share of the images that are cropped.
+        min_sides: Ints, pixels, of which one is drawn; the limit `max_side` holds here too.
+        sizes: (lowest, highest) of the window's height and of its width, which are drawn independently.
+    Raises:
+        UserError: The lowest size is more than the highest.
+    """
+    if sizes[0] > sizes[1]:
+        raise UserError(f"random_crop.sizes = {tuple(sizes)}: give the lowest size first")
+    numbers, sample = draw(sample, 6)
+    sides = tf.cast(tf.shape(sample["image"])[:2], tf.float32)
+    min_side = tf.gather(tf.constant(min_sides, tf.float32), tf.cast(numbers[1] * len(min_sides), tf.int32))
+    limit = tf.cast(sample["max_side"], tf.float32)
+    scale = tf.minimum(min_side / tf.reduce_min(sides), limit / tf.reduce_max(sides))
+    lowest, highest = (tf.minimum(float(size), sides * scale) for size in sizes)  # [2] each
+    window = tf.clip_by_value(tf.round((lowest + numbers[2:4] * (highest - lowest)) / scale), 1.0, sides)
+    window = tf.where(numbers[0] < probability, window, sides)
+    corner = tf.floor(numbers[4:] * (sides - window + 1.0))
+    return crop(sample, tf.cast(corner, tf.int32), tf.cast(window, tf.int32))
 
 
 @gin.register

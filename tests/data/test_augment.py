@@ -191,6 +191,40 @@ def test_crop_drops_invisible_objects():
     assert augment.crop(bar_and_square(), tf.constant([0, 3]), tf.constant([3, 5]))["boxes"].shape == (0, 4)
 
 
+@pytest.mark.parametrize(("max_side", "scale"), [(100, 2), (12, 1.5)])
+def test_random_crops_have_sizes_of_the_resized_image(max_side, scale):
+    """The 6 x 8 image at a short side of 12, unless its long side is limited; windows of 4 ... 9 of its pixels."""
+
+    @tf.function(autograph=False)
+    def cut(seed):
+        sample = {**bar_and_square(), "max_side": max_side, "seed": seed}
+        return augment.random_crop(sample, probability=1.0, min_sides=(12,), sizes=(4, 9))
+
+    shapes, corners = set(), set()
+    for number in range(100):
+        found = cut(tf.constant([number, 0], tf.int64))
+        shapes.add(tuple(found["image"].shape[:2].as_list()))
+        corners.add(tuple(found["image"][0, 0, :2].numpy()))
+        np.testing.assert_array_equal(found["image"][..., 2], found["semantic"])
+    heights, widths = ({shape[axis] for shape in shapes} for axis in (0, 1))
+    assert heights == widths == set(range(round(4 / scale), min(round(9 / scale), 6) + 1))
+    assert len(shapes) > len(heights) and {y for y, _ in corners} >= {0, 1, 2} and {x for _, x in corners} >= {0, 4}
+
+
+def test_random_crops_of_a_share_of_the_images():
+    cropped = 0
+    for number in range(60):
+        sample = seeded(bar_and_square(), number)
+        found = augment.random_crop(sample, probability=0.3, min_sides=(6,), sizes=(2, 3))
+        whole = found["image"].shape == (6, 8, 3)
+        cropped += not whole
+        if whole:
+            assert all(np.array_equal(found[key], sample[key]) for key in ("image", "boxes", "classes", "crop_boxes"))
+    assert 8 <= cropped <= 30
+    with pytest.raises(UserError, match=r"random_crop\.sizes = \(3, 2\)"):
+        augment.random_crop(bar_and_square(), sizes=(3, 2))
+
+
 def test_large_scale_jitter():
     """At scale 2 the image is 4 times as large: a window of 4 x 4 pixels is left."""
     sample = bar_and_square()
