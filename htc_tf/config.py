@@ -58,8 +58,11 @@ CONFIGURABLES = (
     *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input"),
     "training.optim",
     *(f"models.{name}" for name in ("box_head", "fpn", "htc", "htc_loss", "losses", "mask_head", "postprocess")),
-    *(f"models.{name}" for name in ("roi_pooler", "rpn", "semantic_head", "stage", "test_time_augmentation")),
-    *(f"models.backbones.{name}" for name in ("convnext", "keras_cv", "res2net", "resnet", "swin")),
+    *(
+        f"models.{name}"
+        for name in ("roi_pooler", "rpn", "scnet", "semantic_head", "simple_fpn", "stage", "test_time_augmentation")
+    ),
+    *(f"models.backbones.{name}" for name in ("composite", "convnext", "keras_cv", "res2net", "resnet", "swin", "vit")),
 )
 
 EXAMPLE = "an experiment config, such as --gin_file gin/htc_r50_fpn_1x_coco.gin"

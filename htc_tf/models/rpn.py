@@ -16,6 +16,7 @@ UNIT = (1.0, 1.0, 1.0, 1.0)  # target_stds of the RPN's deltas
 @gin.register
 @check_ranges(
     channels=CHANNELS,
+    num_convs=whole(1, 100),
     anchor_scale=number(above=0, maximum=1000),
     anchor_ratios=Each(number(above=0, maximum=1000)),
     training_proposals=whole(1),
@@ -33,6 +34,7 @@ class RPN(tf.keras.layers.Layer):
     def __init__(
         self,
         channels=256,
+        num_convs=1,
         anchor_scale=8.0,
         anchor_ratios=(0.5, 1.0, 2.0),
         training_proposals=2000,
@@ -47,7 +49,8 @@ class RPN(tf.keras.layers.Layer):
     ):
         """
         Args:
-            channels: int, output channels of the shared convolution.
+            channels: int, output channels of each shared convolution.
+            num_convs: int, number of shared 3x3 convolutions.
             anchor_scale: float, side of a square anchor in strides of its level.
             anchor_ratios: floats, height / width of the anchors of a cell.
             training_proposals, inference_proposals: int, pre-NMS top-k: boxes of each level that enter NMS.
@@ -68,7 +71,10 @@ class RPN(tf.keras.layers.Layer):
         self.kept = {True: training_kept, False: inference_kept}
         self.minimum_size, self.nms_threshold = minimum_size, nms_threshold
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
-        self.shared = Convolution(channels, 3, relu=True, initializer=normal(), name="shared")
+        names = ["shared"] if num_convs == 1 else [f"conv{i + 1}" for i in range(num_convs)]
+        convs = [Convolution(channels, 3, relu=True, initializer=normal(), name=name) for name in names]
+        # A single convolution is not one of a list: checkpoints and other frameworks have another name for it.
+        self.shared, self.convs = (convs[0], []) if num_convs == 1 else (None, convs)
         self.objectness = Convolution(len(self.anchor_ratios), 1, initializer=normal(), name="objectness")
         self.deltas = Convolution(4 * len(self.anchor_ratios), 1, initializer=normal(), name="deltas")
 
@@ -85,7 +91,9 @@ class RPN(tf.keras.layers.Layer):
         levels = sorted(pyramid)
         logits, deltas = [], []
         for level in levels:
-            x = self.shared(pyramid[level], training=training)  # [B, h, w, C]
+            x = pyramid[level]
+            for conv in self.convs or [self.shared]:
+                x = conv(x, training=training)  # [B, h, w, C]
             batch = tf.shape(x)[0]
             logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))  # [B, h * w * ratios]
             deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))  # [B, h * w * ratios, 4]

@@ -1,5 +1,6 @@
 """Array layouts: the permutation of axes between another framework's array and our variable, in both directions."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -49,19 +50,32 @@ def transposed(layout):
     return Layout(lambda a, model: layout.ours(a.T, model), lambda a, model: layout.theirs(a, model).T)
 
 
-def merged_first(a):
+def merged_first(a, cells=4):
     """Reorders the input channels of a Swin's patch merging, 2 x 2 cells: [(c y x), ...] becomes [(y x c), ...].
 
     mmdetection orders them (c, y, x), our variables (y, x, c), and the authors of Swin (x, y, c): see `versions`.
+    The outputs of SCNet's feature relay have the same two orders.
     """
-    cells = np.reshape(a, (-1, 4, *a.shape[1:]))  # [c, y x, ...]
-    return np.reshape(np.moveaxis(cells, 0, 1), a.shape)
+    parts = np.reshape(a, (-1, cells, *a.shape[1:]))  # [c, y x, ...]
+    return np.reshape(np.moveaxis(parts, 0, 1), a.shape)
 
 
-def merged_last(a):
+def merged_last(a, cells=4):
     """Inverse of `merged_first`."""
-    cells = np.reshape(a, (4, -1, *a.shape[1:]))  # [y x, c, ...]
-    return np.reshape(np.moveaxis(cells, 0, 1), a.shape)
+    parts = np.reshape(a, (cells, -1, *a.shape[1:]))  # [y x, c, ...]
+    return np.reshape(np.moveaxis(parts, 0, 1), a.shape)
+
+
+def relayed(layout):
+    """Outputs of the feature relay, the cells of a map: their [c y x, in] is our [in, y x c]."""
+
+    def ours(a, model):
+        return layout.ours(merged_first(a, model.relay.size**2), model)
+
+    def theirs(a, model):
+        return merged_last(layout.theirs(a, model), model.relay.size**2)
+
+    return Layout(ours, theirs)
 
 
 VECTOR = permutation(0)
@@ -70,3 +84,8 @@ KERNEL = permutation(2, 3, 1, 0)  # [out, in, y, x] -> [y, x, in, out]; transpos
 TABLE = Layout(lambda a, model: a, lambda a, model: a)  # a Swin's [offsets, heads] biases of relative positions
 MERGED_VECTOR = Layout(lambda a, model: merged_first(a), lambda a, model: merged_last(a))
 MERGED_MATRIX = Layout(lambda a, model: merged_first(a.T), lambda a, model: merged_last(a).T)
+# A ViT's [side, side, C] absolute positions; their [1, 1 + side^2, C] begin with the classifier's, which is zero.
+POSITIONS = Layout(
+    lambda a, model: np.reshape(a[0, 1:], (math.isqrt(a.shape[1] - 1), -1, a.shape[2])),
+    lambda a, model: np.pad(np.reshape(a, (1, -1, a.shape[2])), ((0, 0), (1, 0), (0, 0))),
+)

@@ -12,7 +12,7 @@ import enum
 import re
 from dataclasses import dataclass
 
-from htc_tf.weights.tables import convnext, detector, res2net, resnet, swin
+from htc_tf.weights.tables import convnext, detector, res2net, resnet, scnet, swin, vit
 
 
 class Framework(enum.IntEnum):
@@ -39,7 +39,7 @@ class Index:
         return f"b{self.i}" if many else chr(ord(first) + self.i)
 
 
-LAYERS = (*resnet.LAYERS, *res2net.LAYERS, *detector.LAYERS, *swin.LAYERS, *convnext.LAYERS)
+LAYERS = (*resnet.LAYERS, *res2net.LAYERS, *detector.LAYERS, *scnet.LAYERS, *swin.LAYERS, *convnext.LAYERS, *vit.LAYERS)
 
 COUNTER = "num_batches_tracked"  # in every batch norm of PyTorch
 # Names in files without a variable here: counters, constants, and the 1x1 convolution of the information flow in the
