@@ -1,7 +1,8 @@
 """ResNet (arXiv:1512.03385) and ResNeXt (arXiv:1611.05431) backbones, optionally with deformable convolutions.
 
-The 3x3 convolution of a bottleneck has its stride, as in torchvision and mmdetection ("pytorch" style). Switchable
-convolutions and the feedback of a feature pyramid make it the backbone of DetectoRS (arXiv:2006.02334).
+The 3x3 convolution of a bottleneck has its stride, as in torchvision and mmdetection ("pytorch" style), or by choice
+the first 1x1 convolution, as in the original (MSRA, "caffe" style). Switchable convolutions and the feedback of a
+feature pyramid make it the backbone of DetectoRS (arXiv:2006.02334).
 """
 
 import gin
@@ -39,11 +40,12 @@ class Block(tf.keras.layers.Layer):
         standardized=False,
         switchable=False,
         feedback=False,
+        stride_in_1x1=False,
     ):
         """
         Args:
             channels: int, output channels of the convolutions; a bottleneck's last has four times as many.
-            stride: int, stride of the first 3x3 convolution.
+            stride: int, stride of the block.
             bottleneck: If True, the block is a bottleneck.
             project: If True, the shortcut is a 1x1 convolution.
             norm: str, a kind of `layers.make_norm`, or None.
@@ -51,6 +53,7 @@ class Block(tf.keras.layers.Layer):
             groups, deformable, switchable: Options of a bottleneck's 3x3 convolution, as in `layers.Convolution`.
             standardized: If True, all convolutions of a bottleneck but `feedback` are standardized.
             feedback: If True, `call` adds a 1x1 convolution of another map, which is zero at first.
+            stride_in_1x1: If True, a bottleneck's first convolution has the stride; if False, its 3x3 convolution.
         """
         super().__init__(name=name)
         inner = inner or channels
@@ -59,10 +62,11 @@ class Block(tf.keras.layers.Layer):
         last = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
         kind = {"standardized": standardized}
         if bottleneck:
+            first, second = (stride, 1) if stride_in_1x1 else (1, stride)
             middle = {"groups": groups, "deformable": deformable, "switchable": switchable, **kind}
             self.body = [
-                Convolution(inner, 1, norm=norm, relu=True, name="conv1", **kind),
-                Convolution(inner, 3, stride, norm=norm, relu=True, name="conv2", **middle),
+                Convolution(inner, 1, first, norm=norm, relu=True, name="conv1", **kind),
+                Convolution(inner, 3, second, norm=norm, relu=True, name="conv2", **middle),
                 Convolution(4 * channels, 1, name="conv3", **last, **kind),
             ]
         else:
@@ -145,6 +149,7 @@ class ResidualNetwork(tf.keras.layers.Layer):
     standardized=FLAG,
     switchable_stages=Each(whole(2, 5), minimum=0),
     feedback=FLAG,
+    stride_in_1x1=FLAG,
     with_images=FLAG,
 )
 class ResNet(ResidualNetwork):
@@ -164,6 +169,7 @@ class ResNet(ResidualNetwork):
         switchable_stages=(),
         feedback=False,
         with_images=False,
+        stride_in_1x1=False,
         name="backbone",
     ):
         """
@@ -183,6 +189,8 @@ class ResNet(ResidualNetwork):
                 (`switchable.SwitchableConv2D`).
             feedback: If True, the first blocks of the stages 3, 4 and 5 receive the `feedback` given to `call`.
             with_images: If True, the result of `call` has the images as level 0, which `RecursiveFPN` needs.
+            stride_in_1x1: If True, the first convolution of a bottleneck has its stride (MSRA); if False, the 3x3
+                convolution (torchvision, mmdetection).
         """
         super().__init__(name=name)
         self.with_images = with_images
@@ -223,6 +231,7 @@ class ResNet(ResidualNetwork):
                         standardized=standardized,
                         switchable=stage + 2 in switchable_stages,
                         feedback=feedback and stage > 0 and block == 0,
+                        stride_in_1x1=stride_in_1x1,
                         name=f"stage{stage + 1}_block{block + 1}",
                     )
                     for block in range(blocks)
