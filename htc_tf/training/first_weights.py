@@ -10,9 +10,11 @@ from htc_tf.run import Run
 from htc_tf.training.adoption import adopt
 from htc_tf.training.frozen import check_frozen
 from htc_tf.training.stored_weights import StoredWeights
-from htc_tf.weights.assign import NamedWeights, load
+from htc_tf.weights.assign import NamedWeights, entries, load
+from htc_tf.weights.composite_names import copy_to_parts
 from htc_tf.weights.model_zoo import WEIGHTS, locate
 from htc_tf.weights.sources import read_weights
+from htc_tf.weights.tables.composite import LINK_NAMES
 from htc_tf.weights.tables.swin import OUTPUT_NORMS
 
 NOTHING = "none"  # --backbone_weights none: initial values
@@ -123,9 +125,10 @@ def load_backbone(text, model):
         ) from error
     weights = read_weights(path, kind)
     arrays = {name: array for name, array in weights.arrays.items() if name.startswith("backbone.")}
+    arrays = copy_to_parts(arrays, {entry.name for entry in entries(model, weights.framework)})
     unmatched = load(model, arrays, weights.framework)
     wanted = [name for name in unmatched.missing if re.search(r"^backbone\.|/backbone/", name)]
-    missing = [f"it lacks {name}" for name in wanted if not re.search(OUTPUT_NORMS, name)]
+    missing = [f"it lacks {name}" for name in wanted if not re.search(rf"{OUTPUT_NORMS}|{LINK_NAMES}", name)]
     bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.mismatched]
     if bad:
         kind = type(model.backbone).__name__

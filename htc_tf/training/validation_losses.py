@@ -60,7 +60,9 @@ class ValidationLosses:
 
     def known(self, name):
         """Returns True unless the records have no annotations for this loss."""
-        return (self.info.stuff.present or name != "semantic") and (self.info.masks or not name.endswith("_mask"))
+        if name.endswith("semantic"):
+            return self.info.stuff.present
+        return self.info.masks or not name.endswith("_mask")
 
     def read(self):
         """Yields lists of Batches of one image and one padded shape, at most one Batch for each replica."""

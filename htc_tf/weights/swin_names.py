@@ -28,8 +28,8 @@ def from_swin(arrays, path):
         return rename_swin(arrays), []
 
 
-def rename_swin(arrays):
-    """Returns {mmdetection's name: array} of the backbone in {its authors' name: array}, without a classifier."""
+def rename_swin(arrays, prefix=BACKBONE):
+    """Returns {prefix and mmdetection's name: array} of {its authors' name: array}, without a classifier."""
     renamed = {}
     for name, array in arrays.items():
         if CLASSIFIER.match(name) or re.search(swin.CONSTANTS, name):
@@ -41,5 +41,5 @@ def rename_swin(arrays):
         for theirs, ours in RENAMED:
             # Prefixes match only at the start: "layers." also occurs in mmdetection's "ffn.layers.".
             name = re.sub(rf"^{re.escape(theirs)}", ours, name) if theirs[0] != "." else name.replace(theirs, ours)
-        renamed[BACKBONE + name] = array
+        renamed[prefix + name] = array
     return renamed

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from htc_tf.weights.composite_names import PARTS, rename_links
 from htc_tf.weights.files import reading
 from htc_tf.weights.swin_names import BACKBONE, SWIN_MARK, rename_swin
 
@@ -22,10 +23,14 @@ VERSION_1_NOTE = (
 
 def from_mmdet(arrays, path):
     """Reads a detector of mmdetection 1, 2 or 3, or one of Swin's authors, which has their names in its backbone."""
-    if BACKBONE + SWIN_MARK in arrays:
-        backbone = {name.removeprefix(BACKBONE): arrays[name] for name in arrays if name.startswith(BACKBONE)}
-        with reading(path):
-            arrays = rename_swin(backbone) | {name: arrays[name] for name in arrays if not name.startswith(BACKBONE)}
+    for swins in ((BACKBONE,), PARTS):
+        if swins[0] + SWIN_MARK in arrays:
+            for prefix in swins:
+                swin = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+                others = {name: array for name, array in arrays.items() if not name.startswith(prefix)}
+                with reading(path):
+                    arrays = rename_swin(swin, prefix) | others
+            arrays = rename_links(arrays)
     arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []

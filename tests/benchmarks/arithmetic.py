@@ -41,7 +41,7 @@ def count_parts(model, height, width, images, rois, masks, training=False):
         return [v for layer in layers for v in layer.trainable_variables] if training else None
 
     extraction, pyramid = count(
-        lambda image: model.extract_pyramid(image, sizes, training),
+        lambda image: model.extract_pyramids(image, sizes, training)[0],
         [[1, height, width, 3]],
         trained(model.backbone, model.neck),
         first=True,

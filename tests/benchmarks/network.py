@@ -110,7 +110,7 @@ def time_parts(detector, images):
 
     pixels, sizes = take("resizing", prepare_batch, detector, images)
     outputs = tf.function(lambda pixels, sizes: model(pixels, sizes), autograph=False)(pixels, sizes)
-    compiled("backbone and FPN", model.extract_pyramid, pixels, sizes)
+    compiled("backbone and FPN", model.extract_pyramids, pixels, sizes)
     compiled("RPN", lambda maps, sizes: model.rpn(maps, sizes, False).proposals, outputs.pyramid, sizes)
     embedding = None
     if model.semantic_head is not None:

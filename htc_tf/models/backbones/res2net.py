@@ -8,7 +8,7 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.backbones.resnet import BLOCKS, BOTTLENECK_FROM, extract, freeze
+from htc_tf.models.backbones.resnet import BLOCKS, BOTTLENECK_FROM, ResidualNetwork
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import check_ranges, choice, whole
 
@@ -81,7 +81,7 @@ class Res2NetBlock(tf.keras.layers.Layer):
     groups=whole(2, 64),
     group_width=whole(1, 1024),
 )
-class Res2Net(tf.keras.layers.Layer):
+class Res2Net(ResidualNetwork):
     """A Res2Net without its classifier."""
 
     def __init__(
@@ -103,6 +103,7 @@ class Res2Net(tf.keras.layers.Layer):
             raise UserError(
                 f"Res2Net.group_width = {group_width} leaves a group no channel; give {-(-64 // width)} or more"
             )
+        self.width = 4 * width
         self.stem = DeepStem(width, norm, name="stem")
         self.stages = []
         for stage, blocks in enumerate(BLOCKS[depth]):  # stage 0 makes C2
@@ -121,8 +122,4 @@ class Res2Net(tf.keras.layers.Layer):
                     for block in range(blocks)
                 ]
             )
-        freeze(self.stem, self.stages, frozen_stages)
-
-    def call(self, images, training=None):
-        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3]."""
-        return extract(self.stem(images, training=training), self.stages, training)
+        self.freeze(frozen_stages)

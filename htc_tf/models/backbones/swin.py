@@ -35,6 +35,12 @@ def make_dense(units, name, bias=True):
     return tf.keras.layers.Dense(units, use_bias=bias, kernel_initializer=initializer, name=name)
 
 
+def pad_to_windows(x, window):
+    """Returns x [B, H, W, C] with zeros at the bottom and the right, so that H and W are multiples of the window."""
+    height, width = x.shape[1:3]
+    return tf.pad(x, [[0, 0], [0, -height % window], [0, -width % window], [0, 0]])
+
+
 def partition(x, window):
     """Returns the n windows of x [B, H, W, C], row by row: [B n, window^2, C]. H and W are multiples of the window."""
     height, width, channels = x.shape[1:]
@@ -140,12 +146,11 @@ class SwinBlock(tf.keras.layers.Layer):
     def attend(self, x, mask):
         """Returns the attention [B, H, W, C] within the windows of x, shifted or not."""
         height, width = x.shape[1:3]
-        bottom, right = -height % self.window, -width % self.window  # padding to whole windows
-        x = tf.pad(x, [[0, 0], [0, bottom], [0, right], [0, 0]])
+        x = pad_to_windows(x, self.window)
         if self.shift:
             x = tf.roll(x, [-self.shift, -self.shift], [1, 2])
         windows = self.attention(partition(x, self.window), mask=mask if self.shift else None)
-        x = merge(windows, self.window, height + bottom, width + right)
+        x = merge(windows, self.window, *x.shape[1:3])
         if self.shift:
             x = tf.roll(x, [self.shift, self.shift], [1, 2])
         return x[:, :height, :width]
@@ -177,6 +182,8 @@ class PatchMerging(tf.keras.layers.Layer):
 class Swin(tf.keras.layers.Layer):
     """A Swin Transformer without its classifier. The default is Swin-T: 27.5 million parameters, 96 to 768 channels."""
 
+    levels_up = 0  # resolution is halved before a stage's blocks, not in them (see `composite`)
+
     def __init__(
         self,
         channels=96,
@@ -206,7 +213,7 @@ class Swin(tf.keras.layers.Layer):
         for stage, (width, count) in enumerate(zip(widths, heads, strict=True), start=1):
             if width % count:
                 raise UserError(f"Swin.heads: stage {stage} has {width} channels, which {count} heads cannot share")
-        self.window = window
+        self.width, self.window = channels, window
         self.embed = tf.keras.layers.Conv2D(channels, PATCH, PATCH, name="embed")
         self.embed_norm = make_norm("embed_norm")
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
@@ -233,17 +240,28 @@ class Swin(tf.keras.layers.Layer):
         for layer in frozen:
             layer.trainable = False
 
-    def call(self, images, training=None):
-        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].
+    def share(self, images, training=None):
+        """Returns the patch embedding [B, H / 4, W / 4, channels] of normalized images; see `composite`."""
+        return normalize(self.embed_norm, self.embed(images))
 
-        H and W are multiples of 32.
+    def call(self, images, training=None, shared=None, added=None):
+        """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32.
+
+        Args:
+            images: [B, H, W, 3], normalized; H and W are multiples of 32.
+            shared: Output of `share`, in a composite; None to compute it.
+            added: {level: [B, H / 2^level, W / 2^level, C]}, added to the input of the stage of each level; or None.
         """
         seed = draw_seed(images, self.norms[-1].beta) if training else None
-        x = normalize(self.embed_norm, self.embed(images))  # [B, H / 4, W / 4, channels]
+        if added is not None:
+            seed = fold_in(seed, 1)  # the assistant's, which may have the same weights, is another
+        x = self.share(images) if shared is None else shared
         features, number = {}, 0
         for stage, blocks in enumerate(self.blocks):
             if stage:
                 x = self.mergings[stage - 1](x)
+            if added is not None:
+                x += added[stage + 2]
             height, width = (side + -side % self.window for side in x.shape[1:3])
             mask = attention_mask(height, width, self.window)
             for block in blocks:

@@ -33,4 +33,4 @@ LAYERS = (
 # Constants, which follow from a Swin's sizes; files hold them all the same.
 CONSTANTS = r"(relative_position_index|attn_mask)$"
 # Norms of the outputs. Classifiers have none, so mmdetection initializes them in detectors.
-OUTPUT_NORMS = r"^backbone\.norm\d\."
+OUTPUT_NORMS = r"^backbone\.(cb_modules\.\d\.)?norm\d\."
