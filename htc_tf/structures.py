@@ -97,6 +97,13 @@ class SemanticOutput(NamedTuple):
     embedding: tf.Tensor  # [B, H / 8, W / 8, C], added to the features of every RoI
 
 
+class ContextOutput(NamedTuple):
+    """The outputs of SCNet's global context head."""
+
+    logits: tf.Tensor  # [B, K] float32, of the classes that occur in the image
+    embedding: tf.Tensor  # [B, C] float32, added to the features of every RoI
+
+
 class Outputs(NamedTuple):
     """The outputs of one forward pass: `HTCLoss` computes losses from them, `HTC.detect` detections.
 
@@ -109,6 +116,8 @@ class Outputs(NamedTuple):
     valid: tf.Tensor  # [B, N] bool, boxes of the last stage that may become detections
     features: Any  # prepared feature maps that `models.roi_pooler.RoIPooler` pools RoIs from
     semantic: SemanticOutput | None = None
+    context: ContextOutput | None = None
+    assistant: Any = None  # Outputs of a composite backbone's assistant in training, for its losses
 
 
 class Detections(NamedTuple):
@@ -119,4 +128,4 @@ class Detections(NamedTuple):
     classes: tf.Tensor  # [B, D] int32
     valid: tf.Tensor  # [B, D] bool
     masks: tf.Tensor | None = None  # [B, D, 28, 28] float32, probability in each cell of the box
-    stage_masks: tf.Tensor | None = None  # [B, D, stages, 28, 28] float32, as `masks`, from each mask head
+    stage_masks: tf.Tensor | None = None  # [B, D, heads, 28, 28] float32, as `masks`, from each mask head

@@ -29,6 +29,8 @@ OTHERS = {
         "stages",
         "postprocess",
         "semantic_head",
+        "context_head",
+        "relay",
         "roi_sampler",
         "test_time",
     },

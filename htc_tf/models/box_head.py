@@ -4,7 +4,14 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import NORM, Convolution, make_norm
-from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
+from htc_tf.ranges import CHANNELS, FLAG, FRACTION, check_ranges, whole
+
+
+def scale_gradient(x, factor):
+    """Returns x, with a gradient that is multiplied by a factor."""
+    if factor == 1:
+        return x
+    return tf.custom_gradient(lambda x: (tf.identity(x), lambda upstream: factor * upstream))(x)
 
 
 @gin.register
@@ -17,6 +24,7 @@ from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
     num_convs=whole(0, 100),
     conv_channels=CHANNELS,
     conv_norm=NORM,
+    feature_gradient=FRACTION,
 )
 class BoxHead(tf.keras.layers.Layer):
     """A stage's box head: hidden layers, by default two, then a classifier and a box regressor.
@@ -34,6 +42,7 @@ class BoxHead(tf.keras.layers.Layer):
         num_convs=0,
         conv_channels=256,
         conv_norm=None,
+        feature_gradient=1.0,
         name="box_head",
     ):
         """
@@ -47,8 +56,11 @@ class BoxHead(tf.keras.layers.Layer):
             num_convs: int, number of 3x3 convolutions before the hidden layers.
             conv_channels: int, output channels of each convolution.
             conv_norm: str, a kind of `layers.make_norm` after each convolution, or None.
+            feature_gradient: float, factor of the gradient that flows into the pooled features. A third in each of
+                three stages keeps the backbone's gradient as large as that of one (detectron2).
         """
         super().__init__(name=name)
+        self.feature_gradient = feature_gradient
         self.class_agnostic = class_agnostic
         outputs = 4 if class_agnostic else 4 * num_classes
         normal = tf.keras.initializers.RandomNormal
@@ -60,22 +72,29 @@ class BoxHead(tf.keras.layers.Layer):
         self.classifier = tf.keras.layers.Dense(num_classes + 1, kernel_initializer=normal(stddev=0.01), name="logits")
         self.regressor = tf.keras.layers.Dense(outputs, kernel_initializer=normal(stddev=0.001), name="deltas")
 
-    def call(self, features, training=None):
-        """Returns class logits and box deltas.
+    def extract_features(self, pooled, training=None):
+        """Returns the output of the last hidden layer, [R, F].
 
         Args:
-            features: [R, 7, 7, C] float32, from `RoIPooler.pool_boxes`.
+            pooled: [R, 7, 7, C] float32, from `RoIPooler.pool_boxes`.
             training: bool, for batch norms among the convolutions.
-        Returns:
-            (logits [R, K + 1], background last; deltas [R, 4] or, by class, [R, K, 4]), both float32.
         """
-        x = features
+        x = scale_gradient(pooled, self.feature_gradient)
         for conv in self.convs:
             x = conv(x, training=training)
         x = tf.reshape(x, [-1, x.shape[1] * x.shape[2] * x.shape[3]])  # [R, 7 * 7 * C]
         for dense, norm in zip(self.hidden, self.norms, strict=True):
             x = dense(x)
             x = tf.nn.relu(x if norm is None else norm(x))
+        return x
+
+    def call(self, pooled, training=None):
+        """Returns class logits and box deltas of features as in `extract_features`.
+
+        Returns:
+            (logits [R, K + 1], background last; deltas [R, 4] or, by class, [R, K, 4]), both float32.
+        """
+        x = self.extract_features(pooled, training)
         deltas = tf.cast(self.regressor(x), tf.float32)  # [R, 4] or [R, 4 * K]
         if not self.class_agnostic:
             deltas = tf.reshape(deltas, [-1, deltas.shape[-1] // 4, 4])

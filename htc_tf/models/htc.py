@@ -3,6 +3,9 @@
 Each stage's box head refines the boxes of the stage before. Its mask head works on the boxes just refined (interleaved
 execution) and receives the features of the previous stage's mask head (mask information flow). A semantic branch adds
 context to the features of every RoI.
+
+SCNet (arXiv:2012.10150) is the same walk with other parts: one mask head, in the last stage, which also receives
+features of its box head, and a context of the whole image that is added to every RoI.
 """
 
 import functools
@@ -11,8 +14,8 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.mask_head import MaskHead, mask_information_flow
-from htc_tf.models.semantic_head import SemanticHead
+from htc_tf.models.drop_path import fold_in
+from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.models.targets import RoISampler
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import select_class
@@ -56,6 +59,8 @@ class HTC(tf.keras.layers.Layer):
         stages,
         postprocess,
         semantic_head=None,
+        context_head=None,
+        relay=None,
         roi_sampler=None,
         num_stages=3,
         masks=True,
@@ -80,6 +85,8 @@ class HTC(tf.keras.layers.Layer):
             stages: list of Stage, `num_stages` or more.
             postprocess: Postprocess.
             semantic_head: SemanticHead, or None for no semantic branch.
+            context_head: GlobalContextHead, or None.
+            relay: FeatureRelay from the last stage's box head to the mask heads, or None.
             roi_sampler: RoISampler; None for the paper's.
             num_stages: int, number of stages in use: 1 is Mask R-CNN, 3 the paper's cascade.
             masks: If True, the stages that have a mask head have mask branches.
@@ -105,6 +112,7 @@ class HTC(tf.keras.layers.Layer):
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
         self.roi_pooler, self.stages, self.postprocess = roi_pooler, list(stages[:num_stages]), postprocess
         self.semantic_head = semantic_head if semantic else None
+        self.context_head, self.relay = context_head, relay if masks else None
         self.roi_sampler = roi_sampler or RoISampler()
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
         self._check_channels()
@@ -118,18 +126,14 @@ class HTC(tf.keras.layers.Layer):
         return [stage.mask_head for stage in self.stages if self.masks and stage.mask_head is not None]
 
     def _check_channels(self):
-        """Checks that the semantic embedding and the mask features have as many channels as the neck's features."""
+        """Checks that all features that are added to those of RoIs have as many channels as the neck's."""
         channels = getattr(self.neck, "channels", None)
-        if channels is None:
-            return
-        added = [] if self.semantic_head is None else [(self.semantic_head, "embed")]
-        if self.masks and self.mask_info_flow:
-            added += [(head, "flow_conv") for head in self.mask_heads[1:]]
-        for head, name in added:
-            theirs = getattr(head, name).convolution.filters if isinstance(head, (MaskHead, SemanticHead)) else channels
-            if theirs != channels:
-                kind = type(head).__name__
-                neck = type(self.neck).__name__
+        added = [self.semantic_head, self.context_head, self.relay]
+        added += self.mask_heads[1:] if self.mask_info_flow else []
+        for head in added:
+            theirs = getattr(head, "channels", channels)
+            if channels not in (None, theirs):
+                kind, neck = type(head).__name__, type(self.neck).__name__
                 raise UserError(f"{kind}.channels = {theirs}, but {neck}.channels = {channels}: give both the same")
 
     def call(self, images, sizes, truth=None, seed=None, validate=False):
@@ -147,16 +151,21 @@ class HTC(tf.keras.layers.Layer):
             Outputs.
         """
         training = truth is not None and not validate
-        pyramid = self.extract_pyramid(images, sizes, training)  # {level: [B, H / 2^level, W / 2^level, C]}
-        return self.run_cascade(pyramid, sizes, truth, seed, training)
+        pyramid, *assistants = self.extract_pyramids(images, sizes, training)
+        rpn, assistant = self.rpn(pyramid, sizes, truth is not None), None
+        if truth is not None and assistants:  # trained on the lead's proposals, as in CBNetV2's code, and own samples
+            theirs = self.rpn(assistants[0], sizes, True)._replace(proposals=rpn.proposals)
+            assistant = self.run_cascade(assistants[0], theirs, sizes, truth, fold_in(seed, -1), training)
+        return self.run_cascade(pyramid, rpn, sizes, truth, seed, training)._replace(assistant=assistant)
 
-    def run_cascade(self, pyramid, sizes, truth, seed, training):
-        """Returns the Outputs of all parts after the pyramid; arguments as in `call`."""
-        rpn = self.rpn(pyramid, sizes, truth is not None)
+    def run_cascade(self, pyramid, rpn, sizes, truth, seed, training):
+        """Returns the Outputs of a pyramid and its RPNOutput; other arguments as in `call`."""
         # The semantic branch starts when the RPN is done: their temporary buffers are never in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
             semantic = None if self.semantic_head is None else self.semantic_head(pyramid, training=training)
-            features = self.roi_pooler.prepare(pyramid, None if semantic is None else semantic.embedding)
+            context = None if self.context_head is None else self.context_head(pyramid, training=training)
+            embeddings = [None if output is None else output.embedding for output in (semantic, context)]
+            features = self.roi_pooler.prepare(pyramid, *embeddings)
         boxes, valid = rpn.proposals.boxes, rpn.proposals.valid  # [B, P, 4], [B, P]
         stages = []
         for index, stage in enumerate(self.stages):
@@ -166,7 +175,7 @@ class HTC(tf.keras.layers.Layer):
             if truth is not None and self.masks and stage.mask_head is not None:
                 output = self.mask_branch(index, features, output, valid, truth, seed, training)
             stages.append(output)
-        return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic)
+        return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic, context)
 
     def detect(self, outputs):
         """Returns the Detections of the Outputs of a pass without ground truth: NMS, then masks of the boxes kept."""
@@ -197,9 +206,11 @@ class HTC(tf.keras.layers.Layer):
         with tf.variable_creator_scope(create):
             self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
-    def extract_pyramid(self, images, sizes, training=False):
-        """Returns {level: [B, H / 2^level, W / 2^level, C]}, P2 ... P6, of images and sizes as in `call`."""
-        return self.neck(self.backbone(self.normalize(images, sizes), training=training), training=training)
+    def extract_pyramids(self, images, sizes, training=False):
+        """Returns [{level: [B, H / 2^level, W / 2^level, C]}], P2 ... P6; from a `Composite`, its assistant's too."""
+        features = self.backbone(self.normalize(images, sizes), training=training)
+        features = features if isinstance(features, tuple) else (features,)
+        return [self.neck(part, training=training) for part in features]
 
     def normalize(self, images, sizes):
         """Returns normalized images [B, H, W, 3] float32, zero in the padding, as the public weights expect it."""
@@ -214,8 +225,8 @@ class HTC(tf.keras.layers.Layer):
         """Returns the RoIs of a stage: all boxes in inference, in training a sample by the stage's IoU threshold."""
         if truth is None:
             return RoIs(boxes, valid)
-        seed = tf.random.experimental.stateless_fold_in(seed, branch)  # every branch has its own random numbers
-        return self.roi_sampler(boxes, valid, truth, stage.iou_threshold, seed)
+        seed = fold_in(seed, branch)  # every branch has its own random numbers
+        return (stage.roi_sampler or self.roi_sampler)(boxes, valid, truth, stage.iou_threshold, seed)
 
     def box_branch(self, stage, features, rois, sizes, truth=None, training=None):
         """Returns the StageOutput of a stage's box head on RoIs, without masks. No gradient flows into boxes."""
@@ -252,7 +263,7 @@ class HTC(tf.keras.layers.Layer):
         rois = output.rois
         if self.interleaved:
             rois = self.sample_rois(output.boxes, valid, truth, self.stages[index], seed, branch=2 * index + 1)
-        rois = self.roi_sampler.positives(rois)  # M of them an image
+        rois = (self.stages[index].roi_sampler or self.roi_sampler).positives(rois)  # M of them an image
         # With information flow, the mask heads of all stages so far run on these RoIs, one after the other.
         first = 0 if self.mask_info_flow else index
         heads = [stage.mask_head for stage in self.stages[first : index + 1] if stage.mask_head is not None]
@@ -260,22 +271,31 @@ class HTC(tf.keras.layers.Layer):
         def predict(pooled):
             return heads[-1](mask_information_flow(heads, pooled, self.mask_info_flow, training)[-1])
 
-        pooled = self.roi_pooler.pool_masks(features, rois)  # [B * M, 14, 14, C]
+        pooled = self.mask_features(features, rois, training)  # [B * M, 14, 14, C]
         logits = map_valid_rows(predict, [pooled], rois.valid, self.xla)  # [B, M, 28, 28, K]
         return output._replace(mask_rois=rois, mask_logits=logits)
 
+    def mask_features(self, features, rois, training=None):
+        """Returns the mask heads' features of RoIs, [B * M, 14, 14, C]: pooled, and relayed from the last box head."""
+        pooled = self.roi_pooler.pool_masks(features, rois)
+        if self.relay is not None:
+            for_boxes = self.roi_pooler.pool_boxes(features, rois)  # [B * M, 7, 7, C]
+            hidden = self.stages[-1].box_head.extract_features(for_boxes, training)  # [B * M, F]
+            pooled += self.relay(hidden, self.roi_pooler.mask_size)
+        return pooled
+
     def stage_masks(self, features, detections):
-        """Returns [B, D, stages, 28, 28] float32: each mask head's probabilities, of the detection's class."""
+        """Returns [B, D, heads, 28, 28] float32: each mask head's probabilities, of the detection's class."""
         rois, heads = RoIs(detections.boxes, detections.valid), self.mask_heads
 
         def predict(pooled, classes):
             outputs = mask_information_flow(heads, pooled, self.mask_info_flow)  # of each stage [R, 14, 14, C]
             masks = [select_class(head(output), classes) for head, output in zip(heads, outputs, strict=True)]
-            return tf.sigmoid(tf.stack(masks, axis=1))  # [R, stages, 28, 28]
+            return tf.sigmoid(tf.stack(masks, axis=1))  # [R, heads, 28, 28]
 
-        # R = B * D rows: pooled features [R, 14, 14, C] and classes [R].
-        rows = [self.roi_pooler.pool_masks(features, rois), tf.reshape(detections.classes, [-1])]
         with tf.name_scope(self.name):  # `call` does not create the mask heads' variables in inference
+            # R = B * D rows: features [R, 14, 14, C] and classes [R].
+            rows = [self.mask_features(features, rois), tf.reshape(detections.classes, [-1])]
             return map_valid_rows(predict, rows, detections.valid, self.xla)
 
     def add_masks(self, detections, stage_masks):

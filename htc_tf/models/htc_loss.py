@@ -10,12 +10,13 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.drop_path import fold_in
 from htc_tf.models.losses import SmoothL1Loss
 from htc_tf.models.rpn import UNIT
 from htc_tf.models.targets import AnchorSampler
 from htc_tf.ops import losses
 from htc_tf.ops.masks import mask_targets, select_class
-from htc_tf.ranges import Each, check_ranges, choice, number
+from htc_tf.ranges import Each, check_ranges, choice, number, optional
 from htc_tf.structures import IGNORED_LABEL
 
 
@@ -52,19 +53,28 @@ def check_loss(name, loss):
 @gin.register
 @check_ranges(
     stage_weights=Each(number(0, 1000)),
+    mask_weights=optional(Each(number(0, 1000))),
     semantic_weight=number(0, 1000),
+    context_weight=number(0, 1000),
+    assistant_weight=number(0, 1000),
     semantic_mean=choice("all", "valid"),
     rpn_beta=number(0, 1000),
     box_beta=number(0, 1000),
 )
 class HTCLoss:
-    """Computes the losses rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic."""
+    """Computes the losses rpn_class, rpn_box, stage1_class, stage1_box, stage1_mask, ..., semantic and context.
+
+    A composite backbone's assistant has them all too, named assistant_rpn_class and so on.
+    """
 
     def __init__(
         self,
         anchor_sampler=None,
         stage_weights=(1.0, 0.5, 0.25),
+        mask_weights=None,
         semantic_weight=0.2,
+        context_weight=3.0,
+        assistant_weight=0.5,
         semantic_mean="all",
         rpn_beta=1 / 9,
         box_beta=1.0,
@@ -77,7 +87,10 @@ class HTCLoss:
         Args:
             anchor_sampler: AnchorSampler; None for the paper's.
             stage_weights: floats, one weight for all losses of each stage.
+            mask_weights: floats, weight of each stage's mask loss; None for `stage_weights`.
             semantic_weight: float, weight of the semantic loss.
+            context_weight: float, weight of the loss of the classes that occur in an image (SCNet).
+            assistant_weight: float, factor of all losses of a composite backbone's assistant (CBNetV2).
             semantic_mean: "all" divides by the number of all pixels, ignored ones included (mmdetection 3); "valid" by
                 that of labeled ones (mmdetection 1, Paddle).
             rpn_beta, box_beta: float, error at which smooth L1 changes from quadratic to linear, in units of the
@@ -90,6 +103,8 @@ class HTCLoss:
         """
         self.anchor_sampler = anchor_sampler or AnchorSampler()
         self.stage_weights, self.semantic_weight = tuple(stage_weights), semantic_weight
+        self.mask_weights, self.context_weight = tuple(mask_weights or stage_weights), context_weight
+        self.assistant_weight = assistant_weight
         self.semantic_mean, self.rpn_beta, self.box_beta = semantic_mean, rpn_beta, box_beta
         self.rpn_class_loss = check_loss("rpn_class_loss", rpn_class_loss)
         self.class_loss = check_loss("class_loss", class_loss)
@@ -106,15 +121,22 @@ class HTCLoss:
             sizes: [B, 2] float32.
             seed: [2] int32, random seed of the anchor sampler.
         """
-        if len(outputs.stages) > len(self.stage_weights):
-            count = len(outputs.stages)
-            raise UserError(f"HTCLoss.stage_weights = {self.stage_weights}: give one for each of {count} stages")
+        count = len(outputs.stages)
+        for name in ("stage_weights", "mask_weights"):
+            if len(getattr(self, name)) < count:
+                raise UserError(f"HTCLoss.{name} = {getattr(self, name)}: give one for each of {count} stages")
         named = self.rpn(outputs.rpn, truth, sizes, seed)
-        for index, (stage, weight) in enumerate(zip(outputs.stages, self.stage_weights, strict=False), start=1):
+        for index, stage in enumerate(outputs.stages):
             for name, loss in self.stage(stage, truth).items():
-                named[f"stage{index}_{name}"] = loss._replace(weight=weight)
+                weights = self.mask_weights if name == "mask" else self.stage_weights
+                named[f"stage{index + 1}_{name}"] = loss._replace(weight=weights[index])
         if outputs.semantic is not None:
             named["semantic"] = self.semantic(outputs.semantic.logits, truth.semantic)
+        if outputs.context is not None:
+            named["context"] = self.context(outputs.context.logits, truth)
+        if outputs.assistant is not None:
+            for name, loss in self(outputs.assistant, truth, sizes, fold_in(seed, -1)).items():
+                named[f"assistant_{name}"] = loss._replace(weight=self.assistant_weight * loss.weight)
         return named
 
     def rpn(self, rpn, truth, sizes, seed):
@@ -162,3 +184,10 @@ class HTCLoss:
         cross_entropy = losses.softmax_cross_entropy(logits, tf.where(known, labels, 0))
         counted = known if self.semantic_mean == "valid" else tf.ones_like(known)
         return Loss(total_where(cross_entropy, known), count_where(counted), self.semantic_weight)
+
+    def context(self, logits, truth):
+        """Returns the Loss of context logits [B, K], averaged over images and classes; 1 is a class in the image."""
+        classes = tf.where(truth.valid, truth.classes, -1)  # [B, G]; -1 is no class
+        labels = tf.reduce_max(tf.one_hot(classes, logits.shape[-1]), axis=1)  # [B, K]
+        count = tf.cast(tf.size(logits), tf.float32)
+        return Loss(tf.reduce_sum(losses.sigmoid_cross_entropy(logits, labels)), count, self.context_weight)

@@ -4,7 +4,8 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import NORM, Convolution
-from htc_tf.ranges import CHANNELS, check_ranges, whole
+from htc_tf.models.residual import make_convs
+from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 
 
 @gin.register
@@ -13,20 +14,23 @@ from htc_tf.ranges import CHANNELS, check_ranges, whole
     channels=CHANNELS,
     num_convs=whole(0, 100),
     norm=NORM,
+    residual=FLAG,
 )
 class MaskHead(tf.keras.layers.Layer):
     """A stage's mask head: `extract_features` convolves pooled RoIs, `call` upsamples the result to mask logits."""
 
-    def __init__(self, num_classes, channels=256, num_convs=4, norm=None, name="mask_head"):
+    def __init__(self, num_classes, channels=256, num_convs=4, norm=None, residual=False, name="mask_head"):
         """
         Args:
             num_classes: int, K.
             channels: int, output channels of each convolution.
             num_convs: int, number of 3x3 convolutions.
             norm: str, a kind of `layers.make_norm`, or None.
+            residual: If True, each two convolutions are a residual block (SCNet).
         """
         super().__init__(name=name)
-        self.convs = [Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(num_convs)]
+        self.channels = channels
+        self.convs = make_convs(channels, num_convs, norm, residual)
         # Its variables exist only where features arrive: in every stage but the first, if information flows.
         self.flow_conv = Convolution(channels, 1, relu=True, name="flow_conv")
         self.upsample = tf.keras.layers.Conv2DTranspose(

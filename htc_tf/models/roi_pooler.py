@@ -22,6 +22,7 @@ class PreparedMaps(NamedTuple):
 
     pyramid: tuple
     semantic: tuple | None
+    context: tf.Tensor | None = None  # [B, C] float32
 
 
 @gin.register
@@ -67,11 +68,18 @@ class RoIPooler(tf.keras.layers.Layer):
         self.sampling_ratio, self.semantic_oversampling = sampling_ratio, semantic_oversampling
         self.canonical_scale, self.implementation = canonical_scale, implementation
 
-    def prepare(self, pyramid, embedding=None):
-        """Returns the PreparedMaps of a pyramid and of an embedding [B, H / 8, W / 8, C] or None."""
+    def prepare(self, pyramid, embedding=None, context=None):
+        """Returns the PreparedMaps of a pyramid and of what is added to the features of its RoIs.
+
+        Args:
+            pyramid: {level: [B, H / 2^level, W / 2^level, C]}.
+            embedding: [B, H / 8, W / 8, C], from the semantic head, or None.
+            context: [B, C], one vector for all RoIs of an image, or None.
+        """
         return PreparedMaps(
             ops.prepare([pyramid[level] for level in POOLED_LEVELS], self.implementation),
             None if embedding is None else ops.prepare([embedding], self.implementation),
+            context,
         )
 
     def pool_boxes(self, prepared, rois: RoIs):
@@ -79,7 +87,7 @@ class RoIPooler(tf.keras.layers.Layer):
         features = self._pyramid(prepared, rois.boxes, self.box_size)
         if prepared.semantic is not None:
             features += self._semantic(prepared, rois.boxes, self.box_size, self.semantic_oversampling)
-        return features
+        return self._add_context(prepared, features, rois)
 
     def pool_masks(self, prepared, rois: RoIs):
         """Returns a mask head's features of RoIs, [B * N, 14, 14, C] float32; rows that are not valid are undefined."""
@@ -88,7 +96,7 @@ class RoIPooler(tf.keras.layers.Layer):
         features = self._pyramid(prepared, boxes, self.mask_size)
         if prepared.semantic is not None:
             features += self._semantic(prepared, boxes, self.mask_size)
-        return features
+        return self._add_context(prepared, features, rois)
 
     def _pyramid(self, prepared, boxes, size):
         levels = ops.levels(boxes, self.canonical_scale, len(POOLED_LEVELS))  # [B, N] int32, 0 is P2
@@ -98,6 +106,12 @@ class RoIPooler(tf.keras.layers.Layer):
     def _semantic(self, prepared, boxes, size, oversampling=1):
         levels = tf.zeros(tf.shape(boxes)[:2], tf.int32)  # all from the one map
         return self._align(prepared.semantic, [SEMANTIC_STRIDE], boxes, levels, size, oversampling)
+
+    def _add_context(self, prepared, features, rois):
+        if prepared.context is None:
+            return features
+        rows = tf.repeat(prepared.context, rois.boxes.shape[1], axis=0)  # [B * N, C]
+        return features + rows[:, tf.newaxis, tf.newaxis]
 
     def _align(self, prepared, strides, boxes, levels, size, oversampling=1):
         options = self.sampling_ratio, self.implementation, oversampling

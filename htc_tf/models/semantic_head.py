@@ -4,7 +4,8 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import NORM, Convolution
-from htc_tf.ranges import CHANNELS, check_ranges, whole
+from htc_tf.models.residual import make_convs
+from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 from htc_tf.structures import SemanticOutput
 
 SEMANTIC_LEVEL = 3
@@ -21,22 +22,24 @@ def resize_corners(x, height, width):
     channels=CHANNELS,
     num_convs=whole(0, 100),
     norm=NORM,
+    residual=FLAG,
 )
 class SemanticHead(tf.keras.layers.Layer):
     """Resizes all levels of the pyramid to P3, sums them, convolves the sum and predicts a label for every cell."""
 
-    def __init__(self, num_labels, channels=256, num_convs=4, norm=None, name="semantic_head"):
+    def __init__(self, num_labels, channels=256, num_convs=4, norm=None, residual=False, name="semantic_head"):
         """
         Args:
             num_labels: int, number of thing and stuff labels together; COCO-stuff has 183.
             channels: int, output channels of each convolution.
             num_convs: int, number of 3x3 convolutions after the sum.
             norm: str, a kind of `layers.make_norm`, or None.
+            residual: If True, each two convolutions after the sum are a residual block (SCNet).
         """
         super().__init__(name=name)
-        self.num_labels = num_labels
+        self.num_labels, self.channels = num_labels, channels
         self.laterals = [Convolution(channels, 1, norm=norm, relu=True, name=f"lateral{i}") for i in range(2, 7)]
-        self.convs = [Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(num_convs)]
+        self.convs = make_convs(channels, num_convs, norm, residual)
         self.embed = Convolution(channels, 1, norm=norm, relu=True, name="embedding")
         self.predict = Convolution(num_labels, 1, name="logits")
 

@@ -1,7 +1,7 @@
 """Class columns: the outputs of a layer that belong to a class, and those that a class of the same name may keep.
 
-The classifier of a box head, its regressor if it has deltas per class, and the predictor of a mask head have an axis of
-classes, always the last one.
+The classifier of a box head, its regressor if it has deltas per class, the predictor of a mask head and the classifier
+of a global context head have an axis of classes, always the last one.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,8 @@ class ClassColumns(NamedTuple):
 
 def find_columns(model):
     """Returns {id of a variable: ClassColumns} of the layers of an HTC with an axis of classes."""
-    found = {}
+    context = getattr(getattr(model, "context_head", None), "classifier", None)
+    found = {} if context is None else {id(v): ClassColumns(1, 0) for v in context.weights}
     for stage in getattr(model, "stages", ()):
         box_head = stage.box_head
         layers = [(getattr(box_head, "classifier", None), ClassColumns(1, 1))]

@@ -86,8 +86,8 @@ class Parts:
 
     def __init__(self, model):
         self.known = {model.backbone.name: "backbone", model.neck.name: "neck", model.rpn.name: "rpn"}
-        if model.semantic_head is not None:
-            self.known[model.semantic_head.name] = "semantic head"
+        optional = {"semantic head": model.semantic_head, "context head": model.context_head, "relay": model.relay}
+        self.known |= {head.name: part for part, head in optional.items() if head is not None}
         for stage in model.stages:
             for part, head in (("box heads", stage.box_head), ("mask heads", stage.mask_head)):
                 layers = () if head is None else (head, *head.submodules)
@@ -119,7 +119,9 @@ def trace(experiment, model, batch):
         seed = tf.constant([0, 0])
         outputs = model(batch.images, batch.sizes, batch.truth, seed)
         losses = experiment.objective(outputs, batch.truth, batch.sizes, seed)
-        return [loss.total for loss in losses.values()], run_mask_heads(model, model.roi_sampler.mask_limit, True)
+        passes = 1 if outputs.assistant is None else 2
+        heads = [run_mask_heads(model, model.roi_sampler.mask_limit, True) for _ in range(passes)]
+        return [loss.total for loss in losses.values()], heads
 
     detection = trace_detection(model, height, width)
     with native_grouped_convolution():

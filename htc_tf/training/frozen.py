@@ -41,7 +41,8 @@ class Frozen(NamedTuple):
 
 def find_parts(model):
     """Returns {name: layer} of the parts of an HTC, or {"network": model} of another model."""
-    parts = {name: getattr(model, name, None) for name in ("backbone", "neck", "rpn", "semantic_head")}
+    names = ("backbone", "neck", "rpn", "semantic_head", "context_head", "relay")
+    parts = {name: getattr(model, name, None) for name in names}
     for number, stage in enumerate(getattr(model, "stages", ()), start=1):
         parts |= {f"stage {number} box head": stage.box_head}
         parts |= {f"stage {number} mask head": stage.mask_head if model.masks else None}

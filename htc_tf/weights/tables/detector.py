@@ -27,7 +27,7 @@ LAYERS = (
         ("classifier",                   "fc_cls",                 "bbox_score_stage{s}",   LINEAR),
         ("regressor",                    "fc_reg",                 "bbox_delta_stage{s}",   DELTA_LINEAR),
     )),
-    (("stages.{s}.mask_head", "roi_head.mask_head{s:.}", "bbox_head.mask_head.head.{s}"), (
+    (("mask_heads.{s}", "roi_head.mask_head{s:.}", "bbox_head.mask_head.head.{s}"), (
         ("flow_conv.convolution",        "conv_res.conv",          "conv_res.conv",         CONVOLUTION),
         ("convs.{c}.convolution",        "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
         ("upsample",                     "upsample",               "upsample",              CONVOLUTION),

@@ -1,0 +1,43 @@
+"""The chain of 3x3 convolutions in a head: plain, or in residual blocks of two."""
+
+import tensorflow as tf
+
+from htc_tf.errors import UserError
+from htc_tf.models.layers import Convolution
+
+
+def make_convs(channels, num_convs, norm=None, residual=False):
+    """Returns the list of layers that a head applies one after the other.
+
+    Args:
+        channels: int, output channels of each convolution.
+        num_convs: int, number of 3x3 convolutions.
+        norm: str, a kind of `layers.make_norm`, or None.
+        residual: If True, each two convolutions are a ResidualBlock.
+    """
+    if not residual:
+        return [Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(num_convs)]
+    if num_convs % 2:
+        raise UserError(f"num_convs = {num_convs}, but a residual block has two convolutions: give an even number")
+    return [ResidualBlock(channels, norm, name=f"block{i + 1}") for i in range(num_convs // 2)]
+
+
+class ResidualBlock(tf.keras.layers.Layer):
+    """Adds the result of two 3x3 convolutions to their input; no ReLU follows (SCNet, arXiv:2012.10150)."""
+
+    def __init__(self, channels, norm=None, name="block"):
+        super().__init__(name=name)
+        # PyTorch's default for convolutions, which SCNet keeps: a new block changes its input little.
+        initializer = tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        self.channels = channels
+        self.conv1 = Convolution(channels, 3, norm=norm, relu=True, initializer=initializer, name="conv1")
+        self.conv2 = Convolution(channels, 3, norm=norm, initializer=initializer, name="conv2")
+
+    def build(self, shape):
+        if shape[-1] != self.channels:
+            raise UserError(f"channels = {self.channels} of a residual block, but its input has {shape[-1]}: give that")
+        super().build(shape)
+
+    def call(self, x, training=None):
+        """Returns [B, H, W, C] of x [B, H, W, C]."""
+        return x + self.conv2(self.conv1(x, training=training), training=training)
