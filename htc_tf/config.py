@@ -57,12 +57,11 @@ MACROS = {
 CONFIGURABLES = (
     *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input"),
     "training.optim",
-    *(f"models.{name}" for name in ("box_head", "fpn", "htc", "htc_loss", "losses", "mask_head", "postprocess")),
-    *(
-        f"models.{name}"
-        for name in ("roi_pooler", "rpn", "scnet", "semantic_head", "simple_fpn", "stage", "test_time_augmentation")
-    ),
-    *(f"models.backbones.{name}" for name in ("composite", "convnext", "keras_cv", "res2net", "resnet", "swin", "vit")),
+    *(f"models.{name}" for name in ("box_head", "fpn", "hrfpn", "htc", "htc_loss", "losses", "mask_head")),
+    *(f"models.{name}" for name in ("postprocess", "roi_pooler", "rpn", "scnet", "semantic_head")),
+    *(f"models.{name}" for name in ("simple_fpn", "stage", "test_time_augmentation")),
+    *(f"models.backbones.{name}" for name in ("composite", "convnext", "hrnet", "keras_cv", "res2net")),
+    *(f"models.backbones.{name}" for name in ("resnet", "swin", "vit")),
 )
 
 EXAMPLE = "an experiment config, such as --gin_file gin/htc_r50_fpn_1x_coco.gin"

@@ -12,7 +12,7 @@ import enum
 import re
 from dataclasses import dataclass
 
-from htc_tf.weights.tables import convnext, detector, res2net, resnet, scnet, swin, vit
+from htc_tf.weights.tables import composite, convnext, detector, hrnet, res2net, resnet, scnet, swin, switchable, vit
 
 
 class Framework(enum.IntEnum):
@@ -39,9 +39,20 @@ class Index:
         return f"b{self.i}" if many else chr(ord(first) + self.i)
 
 
-LAYERS = (*resnet.LAYERS, *res2net.LAYERS, *detector.LAYERS, *scnet.LAYERS, *swin.LAYERS, *convnext.LAYERS, *vit.LAYERS)
+LAYERS = (
+    *resnet.LAYERS,
+    *res2net.LAYERS,
+    *hrnet.LAYERS,
+    *detector.LAYERS,
+    *switchable.LAYERS,
+    *scnet.LAYERS,
+    *swin.LAYERS,
+    *composite.LAYERS,
+    *convnext.LAYERS,
+    *vit.LAYERS,
+)
 
 COUNTER = "num_batches_tracked"  # in every batch norm of PyTorch
 # Names in files without a variable here: counters, constants, and the 1x1 convolution of the information flow in the
 # first mask head, which receives nothing (mmdetection 1 creates it nevertheless).
-UNREAD = re.compile(rf"{COUNTER}$|{swin.CONSTANTS}|^roi_head\.mask_head\.0\.conv_res\.")
+UNREAD = re.compile(rf"{COUNTER}$|{swin.CONSTANTS}|{composite.UNREAD}|^roi_head\.mask_head\.0\.conv_res\.")

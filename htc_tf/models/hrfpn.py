@@ -1,0 +1,42 @@
+"""The neck of an HRNet: a high-resolution feature pyramid (Sun et al., arXiv:1904.04514, section 3.2)."""
+
+import gin
+import tensorflow as tf
+
+from htc_tf.models.layers import Convolution
+from htc_tf.ranges import CHANNELS, check_ranges
+
+
+@gin.register
+@check_ranges(channels=CHANNELS)
+class HRFPN(tf.keras.layers.Layer):
+    """Features of all levels, joined at stride 4 and averaged to each level of the pyramid."""
+
+    def __init__(self, channels=256, name="neck"):
+        """
+        Args:
+            channels: int, channels of every level.
+        """
+        super().__init__(name=name)
+        self.channels = channels
+        kind = {"initializer": "glorot_uniform"}
+        self.reduction = Convolution(channels, 1, name="reduction", **kind)
+        self.outputs = [Convolution(channels, 3, name=f"output{level}", **kind) for level in range(2, 7)]
+
+    def call(self, features, training=None):
+        """Returns {2: P2, ..., 6: P6}, each [B, H // 2^level, W // 2^level, channels], of {2: C2, ..., 5: C5}."""
+        height, width = features[2].shape[1:3]
+        resized = [features[2]]
+        for level in (3, 4, 5):
+            x = tf.image.resize(features[level], [height, width])  # bilinear, in float32
+            resized.append(tf.cast(x, features[level].dtype))
+        joined = self.reduction(tf.concat(resized, axis=-1), training=training)  # [B, H / 4, W / 4, channels]
+        pyramid = {2: joined}
+        for level in range(3, 7):
+            stride = 2 ** (level - 2)
+            # Only whole windows are averaged: P6 has H // 64 rows, one less than an FPN's if H is no multiple of 64.
+            pyramid[level] = tf.nn.avg_pool2d(joined, stride, stride, "VALID")
+        return {
+            level: output(pyramid[level], training=training)
+            for level, output in zip(pyramid, self.outputs, strict=True)
+        }
