@@ -11,10 +11,8 @@ import tensorflow as tf
 from htc_tf import addons
 from htc_tf.ranges import FRACTION, check_ranges, number
 from htc_tf.training.legacy_optimizers import DecoupledSGD, LayerwiseAdam
-from htc_tf.training.parameter_groups import GroupedOptimizers, ParameterGroups
+from htc_tf.training.parameter_groups import NO_DECAY, GroupedOptimizers, ParameterGroups
 from htc_tf.training.schedules import learning_rate
-
-NO_DECAY = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: scale and offset of norms of any name
 
 
 class LossScale(tf.Module):

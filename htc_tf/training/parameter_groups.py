@@ -3,10 +3,29 @@
 import math
 import re
 
+import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.ranges import check_range, number
+from htc_tf.ranges import FRACTION, check_range, check_ranges, number
+
+NO_DECAY = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: scale and offset of norms of any name
+
+
+@gin.register
+@check_ranges(rate=FRACTION)
+def layer_decay(layers, rate, others=NO_DECAY):
+    """Returns triples for `ParameterGroups` by which learning rates decrease from the last layer to the first.
+
+    Layer i of n learns at rate^(n - i) of the learning rate and weights in no layer at the full one (arXiv:1801.06146,
+    section 3.2), so a pretrained backbone changes least in its first layers.
+
+    Args:
+        layers: Sequence of patterns, from the first layer to the last; a pattern may join several layers of a network.
+        rate: float, ratio of the learning rates of two successive layers.
+        others: Further triples; by default norms and biases do not decay.
+    """
+    return (*others, *((pattern, rate ** (len(layers) - i), 1.0) for i, pattern in enumerate(layers)))
 
 
 class ParameterGroups:

@@ -1,11 +1,15 @@
-"""python convnext.py CHECKOUT: writes ../convnext.npz and ../convnext_state_dict.txt.gz with the original ConvNeXt.
+"""python convnext.py CHECKOUT: writes ../convnext.npz, ../convnext_state_dict.txt.gz and ../convnext_rates.txt.gz.
 
-CHECKOUT is github.com/facebookresearch/ConvNeXt, commit 048efcea. Its object_detection/mmdet/models/backbones/
-convnext.py runs, and the classifier of models/convnext.py is listed.
+CHECKOUT is github.com/facebookresearch/ConvNeXt, commit 048efcea. The detectors' backbone and optimizer constructor run
+(object_detection/mmdet/models/backbones/convnext.py, object_detection/mmcv_custom/
+layer_decay_optimizer_constructor.py), and the classifier of models/convnext.py is listed.
 """
 
+import contextlib
 import functools
+import gzip
 import importlib
+import io
 import sys
 from pathlib import Path
 
@@ -28,32 +32,57 @@ GRADIENTS = (
 
 
 def load(checkout):
-    """Returns the modules of the detectors' backbone and of the classifier."""
+    """Returns the modules of the detectors' backbone, the classifier and the optimizer constructor."""
     sys.modules["timm.models.layers"] = timm.layers  # its place in the timm of that time
-    mmdet2.add_module("mmcv_custom", load_checkpoint=None)
     detection = Path(checkout) / "object_detection"
+    mmdet2.add_module("mmcv", "")
+    constructor = {"OPTIMIZER_BUILDERS": mmdet2.Registry(), "DefaultOptimizerConstructor": object}
+    mmdet2.add_module("mmcv.runner", get_dist_info=lambda: (1, 2), **constructor)
+    mmdet2.add_module("mmcv_custom", detection / "mmcv_custom", load_checkpoint=None)
     mmdet2.add_module("mmdet", detection / "mmdet")
     mmdet2.add_module("mmdet.utils", get_root_logger=None)
     mmdet2.add_module("mmdet.models", detection / "mmdet/models")
     mmdet2.add_module("mmdet.models.builder", BACKBONES=mmdet2.Registry())
     mmdet2.add_module("mmdet.models.backbones", detection / "mmdet/models/backbones")
     mmdet2.add_module("models", Path(checkout) / "models")
-    return (importlib.import_module(name) for name in ("mmdet.models.backbones.convnext", "models.convnext"))
+    constructor = "mmcv_custom.layer_decay_optimizer_constructor"
+    return map(importlib.import_module, ("mmdet.models.backbones.convnext", "models.convnext", constructor))
+
+
+def write_rates(path, detection, constructor):
+    """Writes multipliers of learning rate and decay of each weight, with a decay rate of 0.7."""
+    lines = []
+    for size, layers in (("tiny", 6), ("small", 12)):
+        with torch.device("meta"):
+            network = torch.nn.ModuleDict({"backbone": make(detection, size), "neck": torch.nn.Conv2d(1, 1, 1)})
+        builder = constructor.LearningRateDecayOptimizerConstructor()
+        builder.paramwise_cfg = {"decay_rate": 0.7, "num_layers": layers}
+        builder.base_lr = builder.base_wd = 1.0
+        groups = []
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.add_params(groups, network)
+        for group in groups:
+            for name in group["param_names"]:
+                lines.append(f"{size}.{name}\t{group['lr']:.6f}\t{group['weight_decay']}\n")
+    with open(path, "wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+        packed.write("".join(lines).encode())
+
+
+def make(module, size):
+    width, blocks = SIZES[size]
+    return module.ConvNeXt(dims=[width, 2 * width, 4 * width, 8 * width], depths=[3, 3, blocks, 3])
 
 
 def main():
-    detection, classification = load(sys.argv[1])
+    detection, classification, constructor = load(sys.argv[1])
     torch.linspace = functools.partial(torch.linspace, device="cpu")  # the meta device cannot read its numbers
 
-    def make():
-        modules = {}
-        for name, (width, blocks) in SIZES.items():
-            sizes = {"dims": [width, 2 * width, 4 * width, 8 * width], "depths": [3, 3, blocks, 3]}
-            modules[f"{name}.backbone"] = detection.ConvNeXt(**sizes)
-            modules[f"{name}.classifier"] = classification.ConvNeXt(**sizes)
-        return modules
+    def make_all():
+        modules = {"backbone": detection, "classifier": classification}
+        return {f"{size}.{name}": make(module, size) for size in SIZES for name, module in modules.items()}
 
-    mmdet2.write_listing(mmdet2.REFERENCE / "convnext_state_dict.txt.gz", make)
+    mmdet2.write_listing(mmdet2.REFERENCE / "convnext_state_dict.txt.gz", make_all)
+    write_rates(mmdet2.REFERENCE / "convnext_rates.txt.gz", detection, constructor)
     backbone = detection.ConvNeXt(**TOY)
     mmdet2.set_weights(backbone, "backbone")
     levels = backbone(mmdet2.images())
