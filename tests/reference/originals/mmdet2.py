@@ -37,7 +37,7 @@ class BaseModule(nn.Module):
 class ConvModule(nn.Module):
     """A convolution with bias, without norm and activation."""
 
-    def __init__(self, *args, conv_cfg=None, act_cfg=None, **kwargs):
+    def __init__(self, *args, conv_cfg=None, norm_cfg=None, act_cfg=None, inplace=None, **kwargs):
         super().__init__()
         self.conv = nn.Conv2d(*args, **kwargs)
 
@@ -88,10 +88,12 @@ def write_listing(path, make):
 
 
 def set_weights(module, prefix):
-    """Sets drawn weights, by the names under which a detector has them."""
-    shapes = {f"{prefix}.{name}": tuple(value.shape) for name, value in module.state_dict().items()}
+    """Sets drawn weights, by the names under which a detector has them; integers stay, counters and constants."""
+    state = module.state_dict()
+    shapes = {f"{prefix}.{name}": tuple(value.shape) for name, value in state.items() if value.is_floating_point()}
     drawn = DRAWN["state_dict"](shapes)
-    module.load_state_dict({name.removeprefix(f"{prefix}."): torch.tensor(value) for name, value in drawn.items()})
+    state |= {name.removeprefix(f"{prefix}."): torch.tensor(value) for name, value in drawn.items()}
+    module.load_state_dict(state)
 
 
 def images():
