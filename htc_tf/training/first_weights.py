@@ -14,10 +14,13 @@ from htc_tf.weights.assign import NamedWeights, entries, load
 from htc_tf.weights.composite_names import copy_to_parts
 from htc_tf.weights.model_zoo import WEIGHTS, locate
 from htc_tf.weights.sources import read_weights
+from htc_tf.weights.tables import vit
 from htc_tf.weights.tables.composite import LINK_NAMES
 from htc_tf.weights.tables.swin import OUTPUT_NORMS
+from htc_tf.weights.tables.switchable import ADDED, SECOND
 
 NOTHING = "none"  # --backbone_weights none: initial values
+OPTIONAL = rf"{OUTPUT_NORMS}|{LINK_NAMES}|{ADDED}|{vit.ADDED}"  # names that the weights of a backbone may lack
 
 
 def initialize(
@@ -51,7 +54,8 @@ def initialize(
     # 3. --backbone_weights, or the configuration's: a backbone trained on ImageNet; the rest as in 5.
     elif (backbone_weights or configured or NOTHING) != NOTHING:
         source, averages_stored = load_backbone(backbone_weights or configured, model), False
-        check_frozen(model, map(id, model.backbone.weights))
+        second = getattr(model.neck, "backbone", None)  # RecursiveFPN's
+        check_frozen(model, map(id, [*model.backbone.weights, *(second.weights if second else ())]))
     # 4. Weights that the backbone itself downloads: keras-cv's, trained on ImageNet; the rest as in 5.
     elif (source := fetch_backbone(model)) is not None:
         averages_stored = False
@@ -79,7 +83,7 @@ def load_weights(init_from, model, class_names):
         print_notes(weights.notes)
         source = NamedWeights(str(init_from), model, weights.arrays, weights.framework, weights.class_names)
         gin_files = WEIGHTS[init_from].gin_files if init_from in WEIGHTS else ()
-        optional = {key for key, entry in source.entries.items() if re.search(OUTPUT_NORMS, entry.name)}
+        optional = {key for key, entry in source.entries.items() if re.search(OPTIONAL, entry.name)}
     adopted = adopt(model, source, class_names, gin_files, optional)
     check_frozen(model, {*adopted.variables, *optional})
     for line in adopted.table:
@@ -127,8 +131,8 @@ def load_backbone(text, model):
     arrays = {name: array for name, array in weights.arrays.items() if name.startswith("backbone.")}
     arrays = copy_to_parts(arrays, {entry.name for entry in entries(model, weights.framework)})
     unmatched = load(model, arrays, weights.framework)
-    wanted = [name for name in unmatched.missing if re.search(r"^backbone\.|/backbone/", name)]
-    missing = [f"it lacks {name}" for name in wanted if not re.search(rf"{OUTPUT_NORMS}|{LINK_NAMES}", name)]
+    wanted = [name for name in unmatched.missing if re.search(rf"^(backbone|{SECOND})\.|/backbone/", name)]
+    missing = [f"it lacks {name}" for name in wanted if not re.search(OPTIONAL, name)]
     bad = [*missing, *(f"not in the model: {name}" for name in unmatched.unexpected), *unmatched.mismatched]
     if bad:
         kind = type(model.backbone).__name__

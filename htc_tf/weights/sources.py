@@ -8,12 +8,13 @@ import numpy as np
 
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
+from htc_tf.weights.convnext_names import CONVNEXT_MARK, from_convnext
 from htc_tf.weights.detectron2_names import from_caffe2, from_detectron2
 from htc_tf.weights.files import collect, read
 from htc_tf.weights.names import Framework
 from htc_tf.weights.swin_names import SWIN_MARK, from_swin
-from htc_tf.weights.tables import swin
-from htc_tf.weights.versions import from_mmdet, from_paddle, from_torchvision
+from htc_tf.weights.tables import swin, switchable, vit
+from htc_tf.weights.versions import from_mmdet, from_paddle, from_torchvision, from_vit
 from htc_tf.weights.wrappers import class_names, unwrap
 
 
@@ -39,9 +40,21 @@ SOURCES = {
     ),
     "caffe2": Source(from_caffe2, Framework.MMDET, (r"conv1_w$", r"res2_0_branch2a_w$"), absent=r"^(?!backbone\.)"),
     "torchvision": Source(
-        from_torchvision, Framework.MMDET, (r"conv1\.weight$", r"layer1\.0\."), absent=r"^(?!backbone\.)"
+        from_torchvision,
+        Framework.MMDET,
+        (r"(conv1|conv1\.0|stem\.0)\.weight$", r"layer1\.0\."),
+        absent=rf"^(?!backbone\.)|{switchable.ADDED}",
+    ),
+    "vit": Source(
+        from_vit, Framework.MMDET, (r"pos_embed$", r"blocks\.0\.attn\.qkv\."), absent=rf"^(?!backbone\.)|{vit.ADDED}"
     ),
     "swin": Source(from_swin, Framework.MMDET, (re.escape(SWIN_MARK),), absent=rf"^(?!backbone\.)|{swin.OUTPUT_NORMS}"),
+    "convnext": Source(
+        from_convnext,
+        Framework.MMDET,
+        (re.escape(CONVNEXT_MARK), r"stages\.0\.0\.dwconv\."),
+        absent=rf"^(?!backbone\.)|{swin.OUTPUT_NORMS}",
+    ),
 }
 CLASSIFIER = r"(roi_head\.bbox_head\.(0\.)?fc_cls|bbox_head\.bbox_score_stage0)\.bias$"  # [classes + 1]
 # Marks of other architectures, for the message.

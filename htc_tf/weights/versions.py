@@ -9,16 +9,21 @@ import re
 import numpy as np
 
 from htc_tf.weights.composite_names import PARTS, rename_links
+from htc_tf.weights.convnext_names import rename_convnext
 from htc_tf.weights.files import reading
 from htc_tf.weights.swin_names import BACKBONE, SWIN_MARK, rename_swin
 
 VERSION_1 = re.compile(r"(bbox|mask|semantic)_head\.")
 # mmdetection 1's convolution for the offsets of a deformable one, later a part of that one.
 OFFSETS = (".conv2_offset.", ".conv2.conv_offset.")
+# What follows the backbone in a ResNet, and in an HRNet.
+CLASSIFIER = re.compile(r"(fc|classifier|incre_modules|downsamp_modules|final_layer)\.")
+RES2NET_STEM = "conv1.0.weight"  # in the files of Res2Net's authors, which have the stem's last norm outside of it
 VERSION_1_NOTE = (
     "these are weights of mmdetection 1, whose anchors and RoIAlign are shifted by up to half a cell of the feature "
     "maps against the present ones: detections are slightly worse than in mmdetection 1 until the model is fine-tuned"
 )
+VIT_HEAD = re.compile(r"(cls_token|mask_token|norm|fc_norm|head|decoder\w*)(\.|$)")
 
 
 def from_mmdet(arrays, path):
@@ -31,7 +36,7 @@ def from_mmdet(arrays, path):
                 with reading(path):
                     arrays = rename_swin(swin, prefix) | others
             arrays = rename_links(arrays)
-    arrays = {name.replace(*OFFSETS): array for name, array in arrays.items()}
+    arrays = rename_convnext({name.replace(*OFFSETS): array for name, array in arrays.items()})
     if not any(VERSION_1.match(name) for name in arrays):
         return arrays, []
     with reading(path):  # an array may have another shape than its name implies
@@ -58,8 +63,16 @@ def background_last(name, array):
 
 
 def from_torchvision(arrays, path):
-    """Reads the backbone of a torchvision classifier, without its last layer."""
-    return {BACKBONE + name: array for name, array in arrays.items() if not name.startswith("fc.")}, []
+    """Reads the backbone of a classifier of torchvision, or of a ResNeXt, Res2Net or HRNet with such names."""
+    arrays = {name: array for name, array in arrays.items() if not CLASSIFIER.match(name)}
+    if RES2NET_STEM in arrays:
+        arrays = {re.sub(r"^bn1\.", "stem.7.", re.sub(r"^conv1\.", "stem.", name)): arrays[name] for name in arrays}
+    return {BACKBONE + name: array for name, array in arrays.items()}, []
+
+
+def from_vit(arrays, path):
+    """Reads a ViT that MAE or timm has trained on ImageNet, without its classifier, tokens and decoder."""
+    return {f"{BACKBONE}net.{name}": array for name, array in arrays.items() if not VIT_HEAD.match(name)}, []
 
 
 def from_paddle(arrays, path):

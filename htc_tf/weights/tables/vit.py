@@ -49,3 +49,6 @@ LAYERS = (
     )),
 )
 # fmt: on
+
+# What a detector adds to a ViT that was trained on ImageNet.
+ADDED = r"^backbone\.simfp_|\.rel_pos_[hw]$"
