@@ -10,6 +10,7 @@ LAYERS = (
     )),
     (("rpn", "rpn_head", "rpn_head"), (
         ("shared.convolution",           "rpn_conv",               "rpn_feat.rpn_conv",     CONVOLUTION),
+        ("convs.{c}.convolution",        "rpn_conv.{c}.conv",      None,                    CONVOLUTION),
         ("objectness.convolution",       "rpn_cls",                "rpn_rois_score",        CONVOLUTION),
         ("deltas.convolution",           "rpn_reg",                "rpn_rois_delta",        DELTA_CONVOLUTION),
     )),
@@ -30,6 +31,7 @@ LAYERS = (
     (("mask_heads.{s}", "roi_head.mask_head{s:.}", "bbox_head.mask_head.head.{s}"), (
         ("flow_conv.convolution",        "conv_res.conv",          "conv_res.conv",         CONVOLUTION),
         ("convs.{c}.convolution",        "convs.{c}.conv",         "convs.{c}.conv",        CONVOLUTION),
+        ("convs.{c}.norm",               "convs.{c}.bn",           None,                    NORM),
         ("upsample",                     "upsample",               "upsample",              CONVOLUTION),
         ("predict.convolution",          "conv_logits",            "conv_logits",           CONVOLUTION),
     )),

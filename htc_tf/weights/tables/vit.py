@@ -1,4 +1,4 @@
-"""ViT and the parts of ViTDet: names of their layers in detectron2, which has one module for backbone and neck."""
+"""ViT and its simple feature pyramid: names of their layers in detectron2, where one module holds both."""
 
 from htc_tf.weights.layouts import POSITIONS, TABLE
 from htc_tf.weights.tables.kinds import CONVOLUTION, LINEAR, NORM
@@ -43,9 +43,6 @@ LAYERS = (
         ("reductions.3.norm",             "simfp_5.1.norm",         None,                    NORM),
         ("smoothings.3.convolution",      "simfp_5.2",              None,                    CONVOLUTION),
         ("smoothings.3.norm",             "simfp_5.2.norm",         None,                    NORM),
-    )),
-    (("rpn", "rpn_head", "rpn_head"), (
-        ("convs.{c}.convolution",         "rpn_conv.{c}.conv",      None,                    CONVOLUTION),
     )),
 )
 # fmt: on
