@@ -12,7 +12,6 @@ import numpy as np
 
 TINY = {"channels": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}
 TOY = {"channels": 4, "depths": (1, 2, 3, 2), "heads": (1, 2, 2, 4)}
-OFFSETS = 13 * 13  # between two cells of a window of 7 x 7
 
 # What each block's parts are called.
 BLOCK = {
@@ -21,8 +20,9 @@ BLOCK = {
 }
 
 
-def shapes(layout, channels, depths, heads):
+def shapes(layout, channels, depths, heads, window=7):
     """{name: shape} of the backbone's weights, PyTorch's [out, in] for matrices."""
+    offsets = (2 * window - 1) ** 2  # between two cells of a window
     stages, attention, expand, shrink = BLOCK[layout]
     embed = "patch_embed.proj" if layout == "authors" else "patch_embed.projection"
     found = {f"{embed}.weight": (channels, 3, 4, 4), f"{embed}.bias": (channels,), **norm("patch_embed.norm", channels)}
@@ -33,7 +33,7 @@ def shapes(layout, channels, depths, heads):
             found |= {**norm(f"{here}.norm1", width), **norm(f"{here}.norm2", width)}
             found |= linear(f"{here}.{attention}.qkv", width, 3 * width)
             found |= linear(f"{here}.{attention}.proj", width, width)
-            found[f"{here}.{attention}.relative_position_bias_table"] = (OFFSETS, count)
+            found[f"{here}.{attention}.relative_position_bias_table"] = (offsets, count)
             found |= {**linear(f"{here}.{expand}", width, 4 * width), **linear(f"{here}.{shrink}", 4 * width, width)}
         if stage < 3:
             found |= norm(f"{stages}.{stage}.downsample.norm", 4 * width)

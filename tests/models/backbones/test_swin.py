@@ -12,8 +12,11 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin, attention_mask
 from htc_tf.weights import Unmatched, entries, load_mmdet
 from htc_tf.weights.swin_names import rename_swin
+from htc_tf.weights.versions import from_mmdet
 
-WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "swin_weights.py"))
+REFERENCE = Path(__file__).resolve().parents[2] / "reference"
+WEIGHTS = runpy.run_path(str(REFERENCE / "swin_weights.py"))
+DRAWN = runpy.run_path(str(REFERENCE / "drawn_weights.py"))
 LEVELS = (2, 3, 4, 5)
 
 
@@ -85,6 +88,37 @@ def test_gradients_are_those_of_pytorch(swin, images, reference):
         np.testing.assert_allclose(
             entry.layout.theirs(gradient.numpy(), None), expected, atol=2e-5 * abs(expected).max()
         )
+
+
+@pytest.mark.parametrize("window", [7, 12])
+def test_features_and_gradients_are_those_of_the_authors_module(window, reference):
+    """Their detectors' backbone: swin.npz, with windows larger than the maps of the last stages."""
+    expected = {name: array for name, array in reference("swin").items() if name.startswith(f"window{window}_")}
+    swin = make_swin(channels=8, heads=(1, 2, 4, 8), window=window, drop_path=0.0)
+    shapes = WEIGHTS["shapes"]("authors", 8, WEIGHTS["TOY"]["depths"], (1, 2, 4, 8), window)
+    shapes |= {f"norm{i}.{leaf}": (8 * 2**i,) for i in range(4) for leaf in ("weight", "bias")}
+    drawn = DRAWN["state_dict"]({f"backbone.{name}": shape for name, shape in shapes.items()})
+    arrays, _ = from_mmdet(drawn, "swin.pth")
+    assert load_mmdet(network(swin), arrays) == Unmatched([], [], [])
+    prefix = f"window{window}_gradient_"
+    gradients, _ = from_mmdet({name.removeprefix(prefix): x for name, x in expected.items() if prefix in name}, "")
+    table = {entry.name: entry for entry in entries(network(swin))}
+    assert len(gradients) == 8
+
+    @tf.function(jit_compile=window == 12, autograph=False)
+    def learn(images):
+        with tf.GradientTape() as tape:
+            found = swin(images, training=True)
+            loss = sum(tf.reduce_sum(x * DRAWN["waves"](x.shape)) for x in found.values())
+        return found, tape.gradient(loss, [table[name].variable for name in gradients])
+
+    levels, learned = learn(DRAWN["images"]())
+    for level, x in levels.items():
+        array = expected[f"window{window}_level{level}"]
+        np.testing.assert_allclose(x, array, atol=1e-5 * abs(array).max())
+    for (name, array), gradient in zip(gradients.items(), learned, strict=True):
+        here = table[name].layout.theirs(gradient.numpy(), None)
+        np.testing.assert_allclose(here, array, atol=1e-4 * abs(array).max(), err_msg=name)
 
 
 def test_attention_mask_of_a_shifted_window():
