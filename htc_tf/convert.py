@@ -14,10 +14,12 @@ A file needs the experiment config of its model. Its source is detected from the
   mmdet        mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN
   paddle       the Paddle port of HTC; --gin_file gin/options/paddle.gin reproduces its numbers
   detectron2   Mask or Cascade R-CNN with a feature pyramid, with a --gin_file of gin/detectron2
-  torchvision  an ImageNet ResNet or ResNeXt: the backbone only; the rest keeps its initial values
+  torchvision  an ImageNet ResNet, ResNeXt, Res2Net or HRNet: the backbone only; the rest keeps its initial values
   caffe2       an ImageNet ResNet or ResNeXt that detectron2 trains from: the backbone only
   swin         a Swin Transformer by its authors, trained on ImageNet: the backbone only, with
                --gin_file gin/options/swin_t.gin
+  convnext     a ConvNeXt by its authors, trained on ImageNet: the backbone only, with
+               --gin_file gin/options/convnext_t.gin
 
 The file is read as data and runs no code. It is refused if it needs more than four times the bytes that it stores.
 Training with --workdir RUN starts from the weights of the new run.
@@ -36,7 +38,7 @@ def parse():
     )
     parser.add_argument(
         "--source",
-        choices=("mmdet", "paddle", "detectron2", "torchvision", "caffe2", "swin"),
+        choices=("mmdet", "paddle", "detectron2", "torchvision", "caffe2", "swin", "convnext"),
         help="origin of the file (default: detected from the names in it)",
     )
     parser.add_argument(

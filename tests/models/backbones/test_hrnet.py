@@ -84,5 +84,5 @@ def test_batch_norms_learn_statistics_if_asked(images):
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="HRNet.exchanges = .* 3 items"):
+    with pytest.raises(UserError, match=r"HRNet\.exchanges = .* 3 items"):
         HRNet(exchanges=(1, 4))

@@ -91,7 +91,7 @@ def test_an_odd_map_is_averaged_without_padding(images):
 def test_frozen_stages_and_sizes():
     res2net = Res2Net(**TOY, frozen_stages=2)
     assert not res2net.stem.trainable
-    assert [[block.trainable for block in blocks[:1]] for blocks in res2net.stages] == [[False], [False], [True], [True]]
+    assert [blocks[0].trainable for blocks in res2net.stages] == [False, False, True, True]
     assert [len(blocks) for blocks in res2net.stages] == [3, 4, 6, 3]
     assert [len(blocks) for blocks in Res2Net().stages] == [3, 4, 23, 3]
 
