@@ -21,10 +21,12 @@ NAMES = {
         ["backbone.patch_embed.projection.weight", "rpn_head.rpn_cls.bias"],
         ["backbone.patch_embed.proj.weight", "roi_head.bbox_head.0.shared_convs.0.conv.weight"],
         ["backbone.conv1.weight", "bbox_head.shared_fcs.0.weight"],
+        ["backbone.downsample_layers.0.0.weight", "backbone.stages.0.0.dwconv.weight", "rpn_head.rpn_cls.bias"],
     ],
     "paddle": [["backbone.conv1.conv1.conv.weight", "backbone.res2.res2a.branch2a.conv.weight", "rpn_head.x.weight"]],
     "torchvision": [["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight"]],
     "swin": [["patch_embed.proj.weight", "layers.0.blocks.0.norm1.weight", "head.weight"]],
+    "convnext": [["downsample_layers.0.0.weight", "stages.0.0.gamma", "stages.0.0.dwconv.weight", "head.weight"]],
 }
 OTHERS = {
     "of detectron2": ["backbone.bottom_up.stem.conv1.weight", "proposal_generator.rpn_head.conv.weight"],
@@ -35,7 +37,7 @@ OTHERS = {
     ],
     "a YOLO of ultralytics": ["model.0.conv.weight", "model.22.dfl.conv.weight"],
     "a Transformer such as DETR": ["model.encoder.layers.0.fc1.bias", "class_labels_classifier.weight"],
-    "another backbone": ["downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"],
+    "another backbone": ["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"],
     "another detector or classifier of OpenMMLab": ["backbone.conv1.weight", "bbox_head.retina_cls.bias"],
     "it has weights such as a.w, b.w, c.w": ["a.w", "b.w", "c.w"],
 }
