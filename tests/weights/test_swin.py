@@ -1,5 +1,8 @@
 """Names of a Swin against lists derived from its configuration, and its authors' file as initial weights."""
 
+import gzip
+import json
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +11,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf import config
+from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import Swin
+from htc_tf.run import Run
 from htc_tf.training.first_weights import load_backbone
-from htc_tf.weights import Unmatched, load_mmdet, mmdet_arrays, paddle_arrays
+from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays, paddle_arrays
+from htc_tf.weights.conversion import convert
+from htc_tf.weights.names import UNREAD
 from htc_tf.weights.swin_names import from_swin, rename_swin
+from htc_tf.weights.tables.swin import CONSTANTS
+from htc_tf.weights.versions import from_mmdet
 
-WEIGHTS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "reference" / "swin_weights.py"))
+REFERENCE = Path(__file__).resolve().parents[1] / "reference"
+WEIGHTS = runpy.run_path(str(REFERENCE / "swin_weights.py"))
 
 
 def make_network(sizes):
@@ -89,3 +100,76 @@ def test_mismatches_are_named(authors_file, write, tmp_path):
         load_backbone(tmp_path / "resnet.pth", make_network("TOY"))
     with pytest.raises(UserError, match=r"not a Swin Transformer of its authors: it lacks patch_embed\.proj"):
         from_swin({"conv1.weight": np.zeros([4, 3, 7, 7])}, "resnet.pth")
+
+
+LISTED = [
+    ("mask_rcnn_swin_t_fpn_3x_coco", "tiny"),
+    ("cascade_mask_rcnn_swin_s_fpn_3x_coco", "small"),
+    ("cascade_mask_rcnn_swin_b_fpn_3x_coco", "base"),
+]
+
+
+@pytest.fixture(scope="module")
+def listing():
+    """Returns listing(part, ...): {name: shape} of the original modules, whose names begin with "PART."."""
+    lines = gzip.decompress((REFERENCE / "swin_state_dict.txt.gz").read_bytes()).decode().splitlines()
+    rows = [line.split("\t") for line in lines]
+    shapes = {name: tuple(int(side) for side in sides.split(",") if side) for name, sides in rows}
+
+    def choose(*parts):
+        found = [name.split(".", 1) for name in shapes]
+        return {name: shapes[f"{part}.{name}"] for part, name in found if part in parts}
+
+    return choose
+
+
+def read_names(listed):
+    """Returns {mmdetection's name: shape} of a file with these names and shapes, without constants and counters."""
+    arrays, _ = from_mmdet({name: np.empty(shape, np.bool_) for name, shape in listed.items()}, "x.pth")
+    return {name: array.shape for name, array in arrays.items() if not UNREAD.search(name)}
+
+
+def build_shapes(files, params=()):
+    """Returns {mmdetection's name: shape} of the model of these gin files, at its full size."""
+    model = config.load(files, ["RPN.inference_proposals=1", "Postprocess.keep=1", *params])[0].build_model()
+    model.build_variables(blank=True)
+    shapes = {entry.name: entry.their_shape(model) for entry in entries(model)}
+    assert len(shapes) == len(model.variables)
+    return shapes
+
+
+@pytest.mark.parametrize(("name", "size"), LISTED)
+def test_the_authors_detectors_have_all_names_and_no_others(name, size, listing):
+    assert read_names(listing(size, name.split("_")[0])) == build_shapes([f"gin/swin/{name}.gin"])
+
+
+def test_names_of_swin_l_with_windows_of_12(listing):
+    files = ["gin/mask_rcnn_r50_fpn_1x_coco.gin", "gin/options/swin_l.gin"]
+    found = {name: x for name, x in build_shapes(files, ["Swin.window=12"]).items() if name.startswith("backbone.")}
+    assert found == read_names(listing("large_window12"))
+
+
+def test_a_detector_of_the_authors_becomes_a_run(listing, write, tmp_path):
+    """All names of their Swin-T cascade, in a small network with the same parts."""
+    small = ["NUM_CLASSES=2", "BoxHead.channels=8", "BoxHead.conv_channels=4", "MaskHead.channels=4", "FPN.channels=4"]
+    small += ["RPN.channels=4", "Swin.channels=4", "Swin.heads=(1, 1, 2, 2)"]
+    small += ["RPN.inference_proposals=1", "Postprocess.keep=1"]
+    experiment, resolved = config.load(["gin/swin/cascade_mask_rcnn_swin_t_fpn_3x_coco.gin"], small)
+    model = experiment.build_model()
+    model.build_variables()
+    listed = [name for name in listing("tiny", "cascade") if not re.search(CONSTANTS, name)]
+    ours, _ = from_mmdet({name: np.zeros([4], np.float32) for name in listed}, "x.pth")
+    names = dict(zip(ours, listed, strict=True))  # renaming keeps the order
+    rng = np.random.default_rng(0)
+    arrays = {names[name]: rng.random(array.shape, np.float32) for name, array in mmdet_arrays(model).items()}
+    assert arrays.keys() == set(listed)
+    write.pytorch_zip(tmp_path / "detector.pth", {"state_dict": arrays, "meta": {}})
+    annotations = tmp_path / "classes.json"
+    annotations.write_text(json.dumps({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}))
+    run = Run(tmp_path / "run")
+    loaded = convert(experiment, resolved, tmp_path / "detector.pth", run, annotations=annotations)
+    assert loaded == (len(model.variables), len(model.variables))
+    restored = tf.train.load_checkpoint(Checkpoints(run, model).latest)
+    found = [name for name in restored.get_variable_to_shape_map() if "box_head/convs/3/norm/moving_variance" in name]
+    expected = [arrays[f"roi_head.bbox_head.{stage}.shared_convs.3.bn.running_var"] for stage in range(3)]
+    assert sorted(restored.get_tensor(name).tolist() for name in found) == sorted(x.tolist() for x in expected)
