@@ -33,15 +33,14 @@ MODULES = (
     ("roi_heads.box_head{s:.}.fc{c:1}", "roi_head.bbox_head{s:.}.shared_fcs.{c}"),
     ("roi_heads.box_predictor{s:.}.cls_score", "roi_head.bbox_head{s:.}.fc_cls"),
     ("roi_heads.box_predictor{s:.}.bbox_pred", "roi_head.bbox_head{s:.}.fc_reg"),
-    ("roi_heads.mask_head.mask_fcn{c:1}", "roi_head.mask_head{m:.}.convs.{c}.conv"),
-    ("roi_heads.mask_head.mask_fcn{c:1}.norm", "roi_head.mask_head{m:.}.convs.{c}.bn"),
-    ("roi_heads.mask_head.deconv", "roi_head.mask_head{m:.}.upsample"),
-    ("roi_heads.mask_head.predictor", "roi_head.mask_head{m:.}.conv_logits"),
+    ("roi_heads.mask_head.mask_fcn{c:1}", "roi_head.mask_head.convs.{c}.conv"),
+    ("roi_heads.mask_head.mask_fcn{c:1}.norm", "roi_head.mask_head.convs.{c}.bn"),
+    ("roi_heads.mask_head.deconv", "roi_head.mask_head.upsample"),
+    ("roi_heads.mask_head.predictor", "roi_head.mask_head.conv_logits"),
 )
 PLACEHOLDER = re.compile(r"{(\w):?([\d.]?)}")
 BOTTOM_UP = "backbone.bottom_up."
 STEM, TABLE_STEM = f"{BOTTOM_UP}stem.conv1.weight", "backbone.conv1.weight"
-CASCADE = "roi_heads.box_predictor.0."  # prefix of a cascade's first stage
 # Constants and counters: anchors, pixel statistics.
 UNREAD = re.compile(rf"proposal_generator\.anchor_generator\.|pixel_(mean|std)$|.*\.{COUNTER}$")
 
@@ -63,11 +62,9 @@ def from_detectron2(arrays, path):
     Returns:
         {name of the tables: array}, and a list of notes for the user.
     """
-    # In a cascade the only mask head belongs to the first stage, on whose RoIs it is trained.
-    masks = Index(0, 2 if any(name.startswith(CASCADE) for name in arrays) else 1)
     with reading(path):
         flipped = flip_stem(arrays, STEM) if is_bgr(arrays) else arrays
-        return {rename(name, 0, masks): array for name, array in flipped.items() if not UNREAD.match(name)}, []
+        return {rename(name, 0): array for name, array in flipped.items() if not UNREAD.match(name)}, []
 
 
 def from_caffe2(arrays, path):
@@ -105,20 +102,14 @@ def flip_stem(arrays, name):
     return arrays | {name: arrays[name][:, ::-1]} if name in arrays else arrays
 
 
-def rename(name, column, masks=None):
-    """Returns the counterpart of a name, or the name itself if no row has it.
-
-    Args:
-        name: str.
-        column: int, the name's column of `MODULES`.
-        masks: Index of the mask head's stage, which detectron2's names lack.
-    """
+def rename(name, column):
+    """Returns the counterpart of a name in a column of `MODULES`, or the name itself if no row has it."""
     module, _, leaf = name.rpartition(".")
     for pattern, first, counterpart in PATTERNS[column]:
         if match := pattern.fullmatch(module):
             texts = match.groupdict().items()
             indices = {key: Index(int(text.strip(".") or 0) - first[key], 2 if text else 1) for key, text in texts}
-            return f"{counterpart.format(**{'m': masks, **indices})}.{leaf}"
+            return f"{counterpart.format(**indices)}.{leaf}"
     return name
 
 

@@ -10,7 +10,14 @@ import numpy as np
 
 DRAWN = runpy.run_path(str(Path(__file__).with_name("drawn_weights.py")))
 # Factors that keep activations of order one, boxes near their anchors and scores apart.
-FACTORS = {"stem.conv1.weight": 0.02, "anchor_deltas.": 0.1, "cls_score.": 0.5, "bbox_pred.": 0.1, "predictor.": 0.5}
+FACTORS = {
+    "stem.conv1.weight": 0.02,
+    "objectness_logits.": 0.1,
+    "anchor_deltas.": 0.1,
+    "cls_score.": 0.5,
+    "bbox_pred.": 0.1,
+    "predictor.": 0.5,
+}
 SIZES = ((96, 128), (90, 110))  # height and width of the images
 ORIGINAL_SIZES = ((72, 97), (135, 164))  # of the results
 CLASSES = 5
