@@ -48,11 +48,9 @@ def toy():
     return model
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_names_and_shapes_at_full_size(name):
-    with gzip.open(REFERENCE / f"{name}_state_dict.txt.gz", "rt") as file:
-        rows = [line.rstrip("\n").split("\t") for line in file]
-    listing = {name: tuple(map(int, sides.split(","))) for name, sides in rows}
+@tf.autograph.experimental.do_not_convert  # which takes half a minute
+def find_shapes(name):
+    """Returns {name in the tables: shape there} of a model at full size."""
     with tf.Graph().as_default():  # in which variables take no memory
         model = make_model(name)
         pyramid = model.neck(model.backbone(tf.zeros([1, 32, 32, 3])))
@@ -65,6 +63,15 @@ def test_names_and_shapes_at_full_size(name):
         model.built = True
         found = {entry.name: entry.their_shape(model) for entry in entries(model)}
         assert len(found) == len(model.variables)
+    return found
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_names_and_shapes_at_full_size(name):
+    with gzip.open(REFERENCE / f"{name}_state_dict.txt.gz", "rt") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    listing = {name: tuple(map(int, sides.split(","))) for name, sides in rows}
+    found = find_shapes(name)
     arrays = {name: np.empty(shape, bool) for name, shape in listing.items()}
     assert {name: array.shape for name, array in from_detectron2(arrays, "")[0].items()} == found
     back = to_detectron2({name: np.empty(shape, bool) for name, shape in found.items()})
