@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,13 +68,15 @@ def test_overrides_build_on_the_configuration_of_the_paper(name):
     assert not [part for part in left_out if f"@{part}(" in changed or part.isupper()]
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("gin/base/schedule_")])
-def test_schedules_build(name, tmp_path, coco_records):
-    parts = ["gin/base/model.gin", "gin/base/data.gin", name, "gin/base/runtime.gin"]
+@pytest.mark.parametrize(
+    ("name", "steps"), [("schedule_1x", 88716), ("schedule_cosine", 88716), ("schedule_3x", 266148)]
+)
+def test_schedules_build(name, steps, tmp_path, coco_records):
+    parts = ["gin/base/model.gin", "gin/base/data.gin", f"gin/base/{name}.gin", "gin/base/runtime.gin"]
     path = tmp_path / "run.gin"
     path.write_text("".join(f"include '{part}'\n" for part in parts))
     experiment, resolved = config.load([str(path)], [], train_records=coco_records)
-    assert config.MACROS.keys() <= names(resolved) and experiment.steps == 88716
+    assert config.MACROS.keys() <= names(resolved) and experiment.steps == steps
     assert experiment.optimizer.build().learning_rate.numpy() < 0.02  # the first step of the warm-up
 
 
@@ -134,6 +137,53 @@ def test_the_cascades_match_mmdetection(name, masks):
     assert model.average_masks and objective.anchor_sampler.inside_only
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "blocks", "drop_path", "epochs"),
+    [
+        ("mask_rcnn_swin_t_fpn_1x", 96, 6, 0.1, 12),
+        ("mask_rcnn_swin_t_fpn_3x", 96, 6, 0.2, 36),
+        ("mask_rcnn_swin_s_fpn_3x", 96, 18, 0.2, 36),
+        ("cascade_mask_rcnn_swin_t_fpn_1x", 96, 6, 0.0, 12),
+        ("cascade_mask_rcnn_swin_t_fpn_3x", 96, 6, 0.2, 36),
+        ("cascade_mask_rcnn_swin_s_fpn_3x", 96, 18, 0.2, 36),
+        ("cascade_mask_rcnn_swin_b_fpn_3x", 128, 18, 0.3, 36),
+    ],
+)
+def test_the_swin_detectors_match_their_authors(name, channels, blocks, drop_path, epochs, coco_records):
+    """Source: configs/swin of SwinTransformer/Swin-Transformer-Object-Detection."""
+    experiment, _ = config.load([f"gin/swin/{name}_coco.gin"], [], train_records=coco_records)
+    model, optimizer = experiment.build_model(), experiment.optimizer
+    swin = model.backbone
+    assert swin.embed.filters == channels and [len(stage) for stage in swin.blocks] == [2, 2, blocks, 2]
+    assert [stage[0].attention.heads for stage in swin.blocks] == [channels * 2**stage // 32 for stage in range(4)]
+    assert swin.blocks[-1][-1].drop_path == pytest.approx(drop_path) and swin.window == 7
+    assert all(layer.trainable for layer in (swin.embed, *swin.blocks[0]))
+    assert experiment.steps == epochs * 7393
+    rates = [float(optimizer.schedule(round(at * experiment.steps))) for at in (0.5, 0.8, 0.95)]
+    assert rates == pytest.approx([1e-4, 1e-5, 1e-6])
+    assert (optimizer.decay, optimizer.betas, experiment.clip_norm) == (0.05, (0.9, 0.999), None)
+    sides = [(settings.min_side, settings.max_side) for settings in (experiment.train_input, experiment.eval_input)]
+    assert sides == [(800, 1333)] * 2 and [f.__name__ for f in experiment.train_input.augment] == [
+        *("flip", "random_crop", "multi_scale"),
+    ]
+    heads = [stage.box_head for stage in model.stages]
+    cascade = name.startswith("cascade")
+    assert len(heads) == (3 if cascade else 1) and not any(head.class_agnostic for head in heads)
+    assert {(len(head.convs), len(head.hidden)) for head in heads} == {(4, 1) if cascade else (0, 2)}
+    assert getattr(experiment.objective.box_loss, "weight", None) == (10.0 if cascade else None)
+
+
+def test_the_swin_detectors_decay_what_their_authors_decay():
+    """Backbone norms and position biases alone do not decay; biases, and the norms of the box heads, do."""
+    experiment, _ = config.load(["gin/swin/cascade_mask_rcnn_swin_t_fpn_3x_coco.gin"], [])
+    groups = experiment.optimizer.groups
+    names = ["backbone/stage1_block1/norm1/gamma", "backbone/embed_norm/beta", "backbone/norm4/gamma"]
+    names += ["backbone/stage3_block2/attention/relative_position_bias", "backbone/merging1/norm/beta"]
+    decayed = ["backbone/stage1_block1/attention/qkv/bias", "box_head/conv1/norm/gamma", "neck/output2/conv/bias"]
+    groups.resolve([SimpleNamespace(name=f"htc/{name}:0") for name in names + decayed])
+    assert groups.multipliers == [(1.0, 0.0)] * 5 + [(1.0, 1.0)] * 3
+
+
 def test_large_scale_jitter_for_100_epochs(coco_records):
     experiment, _ = config.load(["gin/htc_r50_fpn_lsj_100e_coco.gin"], [], train_records=coco_records)
     schedule = experiment.optimizer.schedule
@@ -154,6 +204,9 @@ BACKBONES = {
     **{"mask_rcnn_r50": "resnet50", "htc_r101": "resnet101", "htc_r50_fpn_lsj": "resnet50", "htc_shapes": None},
     **{"htc_x101_32x4d": "resnext101_32x4d", "htc_x101_64x4d": "resnext101_64x4d"},
     "options/swin_t": "swin_tiny_patch4_window7_224",
+    "options/swin_l": "swin_large_patch4_window7_224_22k",
+    **{f"swin/{kind}_swin_t": "swin_tiny_patch4_window7_224" for kind in ("mask_rcnn", "cascade_mask_rcnn")},
+    "swin/cascade_mask_rcnn_swin_b": "swin_base_patch4_window7_224",
     **{f"options/{name}": None for name in ("from_scratch", "keras_cv_backbone", "overfit")},
     "options/sync_batch_norm": "resnet50",
 }
@@ -208,6 +261,8 @@ def test_the_documentation_lists_every_macro_with_its_default_and_range():
 @pytest.mark.parametrize(("heading", "folder"), [("Experiment configs", "gin"), ("Overrides", "gin/options")])
 def test_the_documentation_lists_every_file(heading, folder):
     listed = [f"{folder}/{name}" for row in table(heading) for name in re.findall(r"`([^`]+\.gin)`", row[0])]
+    # A family's files are listed together, as `FOLDER/*.gin`.
+    listed = [str(path.relative_to(ROOT)) for name in listed for path in ROOT.glob(name)]
     expected = OVERRIDES if folder == "gin/options" else [name for name in EXPERIMENTS if name.startswith("gin/")]
     assert sorted(listed) == sorted(expected)
 
@@ -215,4 +270,4 @@ def test_the_documentation_lists_every_file(heading, folder):
 @pytest.mark.parametrize("name", FILES)
 def test_a_gin_file_begins_with_what_it_configures(name):
     first, *_ = (ROOT / name).read_text().splitlines()
-    assert re.match(r"# [A-Zk]\S+ .*", first) and first.startswith("# Override") == (name in OVERRIDES)
+    assert re.match(r"# ([A-Z]|keras|detectron)\S+ .*", first) and first.startswith("# Override") == (name in OVERRIDES)

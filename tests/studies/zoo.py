@@ -54,7 +54,10 @@ SMALL = (
     *("BASE_LEARNING_RATE=2e-3", "StepSchedule.warmup_steps=2", "Experiment.clip_norm=10.0", "CHECKPOINT_EVERY=0"),
 )
 # Bindings of single rows, or of a family's: ranges that fit the small size, and nothing to download.
+CROPS = ("multi_scale.min_sides=(32, 64)", "random_crop.min_sides=(48,)", "random_crop.sizes=(32, 48)")
 OWN = {
+    "swin": CROPS,
+    "convnext": CROPS,
     "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
     "keras_cv_backbone": (
         "KerasCVBackbone.load_weights=False",
@@ -94,7 +97,7 @@ class Counts(NamedTuple):
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.zoo", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to measure (default: all)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to measure, such as swin/NAME (default: all)")
     parser.add_argument("--workdir", type=Path, default=Path("runs/zoo"), help="results so far, runs and logs")
     parser.add_argument("--write_only", action="store_true", help="measure nothing; write the table of finished rows")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="Markdown file to write")
@@ -102,11 +105,11 @@ def parse():
 
 
 def run_files(family=""):
-    """Returns the rows of the run files in gin/ or in the folder of a family, by name."""
+    """Returns the rows of the run files in gin/, or in the folder of a family, whose rows are named FAMILY/NAME."""
     folder = Path("gin", family)
     names = sorted(path.stem for path in (recorded.ROOT / folder).glob("*_coco.gin"))
     own = (*SMALL, *OWN.get(family, ()))
-    return [Row(name, (f"{folder}/{name}.gin",), (*own, *OWN.get(name, ()))) for name in names]
+    return [Row(str(Path(family, name)), (f"{folder}/{name}.gin",), (*own, *OWN.get(name, ()))) for name in names]
 
 
 def plan():
@@ -166,7 +169,8 @@ def write_start(row, folder):
 
 def train(row, records, folder):
     """Trains ten steps and returns {"losses": one per step, "cpu": seconds}; a loss that is not finite is an error."""
-    run, start, log = (folder / f"{row.name}{suffix}" for suffix in ("", ".start", ".log"))
+    name = row.name.replace("/", ".")
+    run, start, log = (folder / f"{name}{suffix}" for suffix in ("", ".start", ".log"))
     for left in (run, start):
         shutil.rmtree(left, ignore_errors=True)
     write_start(row, start)
@@ -194,7 +198,7 @@ def cells(row, entry):
     """Returns the cells of a row and its cached result, or None."""
     file = row.files[-1]
     overlay = len(row.files) > 1
-    first = [f"[{row.name}](../{file})"] + ([] if overlay else [published_ap(file) or "none published"])
+    first = [f"[{Path(file).stem}](../{file})"] + ([] if overlay else [published_ap(file) or "none published"])
     if entry is None:
         return [*first, *["not yet"] * 4]
     losses = entry["losses"]
