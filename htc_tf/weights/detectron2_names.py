@@ -44,13 +44,21 @@ STEM, TABLE_STEM = f"{BOTTOM_UP}stem.conv1.weight", "backbone.conv1.weight"
 # Constants and counters: anchors, pixel statistics.
 UNREAD = re.compile(rf"proposal_generator\.anchor_generator\.|pixel_(mean|std)$|.*\.{COUNTER}$")
 
-# Names of Caffe2: a module, "_bn" for its norm, and the kind of number, of which there are two spellings.
-CAFFE2 = re.compile(r"(.+?)(_bn)?_(w|s|b|rm|riv|gamma|beta|running_mean|running_var)")
-LEAVES = {
-    **{"w": "weight", "s": "weight", "gamma": "weight", "b": "bias", "beta": "bias"},
-    **{"rm": "running_mean", "riv": "running_var"},
-}
-HEAD = re.compile(r"(fc1000|pred|linear)_|.*_momentum$")  # the classifier, and the state of its optimizer
+# From the names of Caffe2, which spells those of norms in two ways, to those of detectron2's ResNet.
+CAFFE2 = (
+    (r"^(res_)?conv1_", "stem.conv1."),
+    (r"^(res\d)_(\d+)_branch1_", r"\1.\2.shortcut."),
+    (r"^(res\d)_(\d+)_branch2a_", r"\1.\2.conv1."),
+    (r"^(res\d)_(\d+)_branch2b_", r"\1.\2.conv2."),
+    (r"^(res\d)_(\d+)_branch2c_", r"\1.\2.conv3."),
+    (r"\.bn_(gamma|s)$", ".norm.weight"),
+    (r"\.bn_(beta|b)$", ".norm.bias"),
+    (r"\.bn_(running_mean|rm)$", ".norm.running_mean"),
+    (r"\.bn_(running_var|riv)$", ".norm.running_var"),
+    (r"\.w$", ".weight"),
+)
+# The classifier, the state of its optimizer, and a bias before the first norm, which detectron2 does not read either.
+CAFFE2_UNREAD = re.compile(r"(fc1000|pred)_[wb]$|conv1_b$|.*_momentum$")
 
 
 def from_detectron2(arrays, path):
@@ -69,20 +77,15 @@ def from_detectron2(arrays, path):
 
 def from_caffe2(arrays, path):
     """Reads an ImageNet ResNet that detectron2 trains from, such as its MSRA/R-50.pkl, without its last layer."""
-    named = {f"{BOTTOM_UP}{rename_caffe2(name)}": array for name, array in arrays.items() if not HEAD.match(name)}
-    return from_detectron2(named, path)
+    named = {name: array for name, array in arrays.items() if not CAFFE2_UNREAD.match(name)}
+    return from_detectron2({f"{BOTTOM_UP}{rename_caffe2(name)}": array for name, array in named.items()}, path)
 
 
 def rename_caffe2(name):
     """Returns the name in detectron2's ResNet of a name such as "res2_0_branch2a_bn_gamma" or "conv1_w"."""
-    module, kind, leaf = CAFFE2.fullmatch(name).groups() if CAFFE2.fullmatch(name) else (name, "", "")
-    block = re.fullmatch(r"(res\d)_(\d+)_branch(1|2[abc])", module)
-    if block:
-        convolution = "shortcut" if block[3] == "1" else f"conv{'abc'.index(block[3][1]) + 1}"
-        module = f"{block[1]}.{block[2]}.{convolution}"
-    elif module in ("conv1", "res_conv1"):
-        module = "stem.conv1"
-    return f"{module}.{'norm.' if kind else ''}{LEAVES.get(leaf, leaf)}".rstrip(".")
+    for pattern, replacement in CAFFE2:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def to_detectron2(arrays):

@@ -25,11 +25,17 @@ NAMES = {
     ],
     "paddle": [["backbone.conv1.conv1.conv.weight", "backbone.res2.res2a.branch2a.conv.weight", "rpn_head.x.weight"]],
     "torchvision": [["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight"]],
+    "detectron2": [
+        ["backbone.bottom_up.stem.conv1.weight", "roi_heads.box_predictor.0.cls_score.bias"],
+        ["backbone.net.pos_embed", "roi_heads.box_predictor.cls_score.bias"],
+    ],
+    "caffe2": [["conv1_w", "res_conv1_bn_gamma", "res2_0_branch2a_w", "fc1000_w"]],
     "swin": [["patch_embed.proj.weight", "layers.0.blocks.0.norm1.weight", "head.weight"]],
     "convnext": [["downsample_layers.0.0.weight", "stages.0.0.gamma", "stages.0.0.dwconv.weight", "head.weight"]],
 }
 OTHERS = {
-    "of detectron2": ["backbone.bottom_up.stem.conv1.weight", "proposal_generator.rpn_head.conv.weight"],
+    "of detectron2, but no Mask or Cascade R-CNN with FPN": ["backbone.bottom_up.res2.0.x", "head.cls_score.weight"],
+    "of detectron2": ["backbone.res2.0.conv1.weight", "proposal_generator.rpn_head.conv.weight"],
     "a detector of torchvision": [
         "backbone.body.conv1.weight",
         "rpn.head.conv.0.0.weight",
