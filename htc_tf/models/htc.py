@@ -8,12 +8,11 @@ SCNet (arXiv:2012.10150) is the same walk with other parts: one mask head, in th
 features of its box head, and a context of the whole image that is added to every RoI.
 """
 
-import functools
-
 import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.blank_variables import blank_variables
 from htc_tf.models.drop_path import fold_in
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.models.targets import RoISampler
@@ -194,16 +193,10 @@ class HTC(tf.keras.layers.Layer):
         """Creates all variables by a forward pass over an image that is all padding, in which nothing is found.
 
         Args:
-            blank: If True, all variables are zero, for a checkpoint to replace: random initial values take seconds.
+            blank: If True, all variables are zero, for a checkpoint to replace.
             divisor: int, side of the image.
         """
-
-        def create(next_creator, initial_value=None, shape=None, dtype=None, **options):
-            if blank and callable(initial_value) and shape is not None:
-                initial_value = functools.partial(tf.zeros, shape, dtype)
-            return next_creator(initial_value=initial_value, shape=shape, dtype=dtype, **options)
-
-        with tf.variable_creator_scope(create):
+        with blank_variables(blank):
             self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
     def extract_pyramids(self, images, sizes, training=False):

@@ -22,16 +22,19 @@ def make_convs(channels, num_convs, norm=None, residual=False):
     return [ResidualBlock(channels, norm, name=f"block{i + 1}") for i in range(num_convs // 2)]
 
 
+def make_initializer():
+    """Returns PyTorch's default for convolutions, which SCNet keeps: a new block changes its input little."""
+    return tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
 class ResidualBlock(tf.keras.layers.Layer):
     """Adds the result of two 3x3 convolutions to their input; no ReLU follows (SCNet, arXiv:2012.10150)."""
 
     def __init__(self, channels, norm=None, name="block"):
         super().__init__(name=name)
-        # PyTorch's default for convolutions, which SCNet keeps: a new block changes its input little.
-        initializer = tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         self.channels = channels
-        self.conv1 = Convolution(channels, 3, norm=norm, relu=True, initializer=initializer, name="conv1")
-        self.conv2 = Convolution(channels, 3, norm=norm, initializer=initializer, name="conv2")
+        self.conv1 = Convolution(channels, 3, norm=norm, relu=True, initializer=make_initializer(), name="conv1")
+        self.conv2 = Convolution(channels, 3, norm=norm, initializer=make_initializer(), name="conv2")
 
     def build(self, shape):
         if shape[-1] != self.channels:

@@ -1,0 +1,257 @@
+"""SCNet against mmdetection's: heads, losses and gradients on fixed RoIs, boxes and masks in inference; switches.
+
+The original is mmdetection 2 with drawn weights, see tests/reference/originals/scnet.py.
+"""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from htc_tf import config
+from htc_tf.errors import UserError
+from htc_tf.models import htc_loss
+from htc_tf.models.residual import ResidualBlock, make_convs
+from htc_tf.models.scnet import GlobalContextHead
+from htc_tf.structures import Detections, GroundTruth, Proposals, RoIs, RPNOutput
+from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays
+
+REFERENCE = Path(__file__).resolve().parents[1] / "reference"
+INPUTS = SimpleNamespace(**runpy.run_path(str(REFERENCE / "scnet_inputs.py")))
+DRAWN = runpy.run_path(str(REFERENCE / "drawn_weights.py"))
+SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
+HEADS = ("MaskHead", "SemanticHead", "GlobalContextHead", "FeatureRelay", "FPN")
+TOY = (
+    *(f"{head}.channels={INPUTS.CHANNELS}" for head in HEADS),
+    *(f"BoxHead.channels={INPUTS.HIDDEN}", f"NUM_CLASSES={INPUTS.CLASSES}", f"NUM_LABELS={INPUTS.LABELS}"),
+    f"RoIPooler.canonical_scale={INPUTS.SCALE}",
+)
+SIZES = tf.constant([[INPUTS.HEIGHT, INPUTS.WIDTH]] * INPUTS.IMAGES, tf.float32)
+# Names of the original's losses: a sum over the weights of all stages is the weight of its masks.
+LOSSES = {
+    "semantic": "loss_semantic_seg",
+    "context": "loss_glbctx",
+    "stage3_mask": "loss_mask",
+    **{f"stage{n + 1}_class": f"s{n}.loss_cls" for n in range(3)},
+    **{f"stage{n + 1}_box": f"s{n}.loss_bbox" for n in range(3)},
+}
+
+
+def make_model(*params):
+    """Returns an Experiment and its SCNet with drawn weights, of which only what follows the pyramid is built."""
+    experiment, _ = config.load(["gin/scnet/scnet_r50_fpn_1x_coco.gin"], [*TOY, *params])
+    model = experiment.build_model()
+    model.backbone, model.neck = (lambda *_, **__: None), (lambda *_, **__: maps())
+    model.rpn = lambda *_: rpn()
+    tf.function(model.infer, autograph=False)(tf.zeros([INPUTS.IMAGES, 64, 96, 3], tf.uint8), SIZES)
+    model.built = True  # in part
+    drawn = DRAWN["state_dict"]({name: array.shape for name, array in mmdet_arrays(model).items()})
+    assert load_mmdet(model, {n: a * np.float32(INPUTS.damp(n)) for n, a in drawn.items()}) == Unmatched([], [], [])
+    return experiment, model
+
+
+@pytest.fixture(scope="module")
+def scnet():
+    return make_model()
+
+
+def maps():
+    return {level: tf.constant(x) for level, x in enumerate(INPUTS.pyramid(), start=2)}
+
+
+def rpn():
+    boxes = tf.constant(INPUTS.boxes(INPUTS.ROIS, 60)[..., SWAP])
+    return RPNOutput(None, None, None, Proposals(boxes, None, tf.ones(boxes.shape[:2], tf.bool)))
+
+
+def truth():
+    boxes, classes = INPUTS.objects()
+    nothing = {"masks": tf.zeros([*classes.shape, 1, 1], tf.uint8), "crop_boxes": tf.zeros(boxes.shape)}
+    return GroundTruth(
+        boxes=tf.constant(boxes[..., SWAP]),
+        classes=tf.constant(classes, tf.int32),
+        valid=tf.ones(classes.shape, tf.bool),
+        semantic=tf.constant(INPUTS.labels(), tf.int32),
+        **nothing,
+    )
+
+
+class FixedSampler:
+    """Stands in for RoISampler: returns the RoIs of the stage that has this IoU threshold."""
+
+    def __call__(self, boxes, valid, truth, iou_threshold, seed):
+        stage = {0.5: 0, 0.6: 1, 0.7: 2}[iou_threshold]
+        positive = tf.constant(INPUTS.positive(stage))
+        boxes, matches = INPUTS.rois(stage)[..., SWAP], INPUTS.matches(stage)
+        everywhere = tf.ones_like(positive)
+        return RoIs(tf.constant(boxes), everywhere, positive, tf.constant(matches, tf.int32), ~everywhere)
+
+    def positives(self, rois):
+        return rois._replace(valid=rois.positive)
+
+
+def near(found, expected, name, within=1e-5):
+    """Compares within a fraction of the largest value."""
+    np.testing.assert_allclose(found, expected, atol=within * np.abs(expected).max(), rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_heads_are_the_originals(compiled, scnet, reference):
+    expected = reference("scnet")
+    _, model = scnet
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def run():
+        return model.semantic_head(maps()), model.context_head(maps())
+
+    semantic, context = run()
+    near(semantic.logits, expected["semantic_logits"], "semantic_logits")
+    near(semantic.embedding, expected["embedding"], "embedding")
+    near(context.logits, expected["context_logits"], "context_logits")
+    near(context.embedding, expected["context"], "context")
+
+
+def test_xla_of_the_relay_and_the_mask_head(scnet):
+    """Compiled they give the same numbers and gradients; the walk around them is HTC's."""
+    head, relay = scnet[1].mask_heads[0], scnet[1].relay
+    draw = np.random.RandomState(0)
+    hidden, pooled = (tf.constant(draw.standard_normal(s), tf.float32) for s in ([3, 16], [3, 14, 14, 8]))
+    variables = [*relay.trainable_variables, *head.convs[0].trainable_variables]
+
+    def learn():
+        with tf.GradientTape() as tape:
+            logits = head(head.extract_features(pooled + relay(hidden, 14), training=True))
+        return logits, *tape.gradient(logits, variables)
+
+    for found, expected in zip(tf.function(learn, jit_compile=True, autograph=False)(), learn(), strict=True):
+        near(found, expected.numpy(), "compiled")
+
+
+def test_inference_is_the_originals(scnet, reference):
+    """Three stages, then the relay and the mask head on the boxes that NMS would keep: here the last stage's RoIs."""
+    expected = reference("scnet")
+    _, model = scnet
+
+    @tf.function(autograph=False)
+    def detect():
+        outputs = model.run_cascade(maps(), rpn(), SIZES, None, None, False)
+        logits = tf.add_n([stage.logits for stage in outputs.stages]) / 3
+        rois = outputs.stages[-1].rois
+        classes = tf.argmax(logits[..., :-1], axis=-1, output_type=tf.int32)
+        found = Detections(rois.boxes, tf.zeros_like(classes), classes, rois.valid)
+        return logits, outputs.stages[-1].deltas, rois.boxes, model.stage_masks(outputs.features, found)
+
+    logits, deltas, boxes, masks = detect()
+    near(logits, expected["logits"], "logits")
+    near(deltas, expected["deltas"][..., SWAP], "deltas")
+    near(boxes, expected["rois"][..., 1:][..., SWAP], "boxes")
+    assert masks.shape == (2, 12, 1, 28, 28)
+    near(masks[:, :, 0], expected["masks"], "masks")
+
+
+def test_losses_and_gradients_are_the_originals(scnet, reference, monkeypatch):
+    """The weights of all losses included. The mask head is trained on the positives of the last stage's box head."""
+    expected = reference("scnet")
+    experiment, model = scnet
+    monkeypatch.setattr(model, "roi_sampler", FixedSampler())
+    monkeypatch.setattr(htc_loss, "mask_targets", lambda *_: tf.constant(INPUTS.mask_targets()))
+    objective = experiment.objective
+    monkeypatch.setattr(objective, "rpn", lambda *_: {})
+    table = {entry.name: entry for entry in entries(model)}
+    prefix = "gradient_roi_head."
+    wanted = {name: table[name.removeprefix("gradient_")] for name in expected if name.startswith(prefix)}
+    assert len(wanted) == 15
+
+    @tf.function(autograph=False)
+    def learn():
+        pyramid = maps()
+        with tf.GradientTape() as tape:
+            tape.watch(pyramid)
+            outputs = model.run_cascade(pyramid, rpn(), SIZES, truth(), tf.constant([0, 0]), True)
+            losses = {name: loss.value for name, loss in objective(outputs, truth(), SIZES, None).items()}
+            total = tf.add_n(list(losses.values()))
+        return losses, tape.gradient(total, [pyramid, [entry.variable for entry in wanted.values()]])
+
+    losses, (of_maps, of_weights) = learn()
+    assert losses.keys() == LOSSES.keys()
+    for name, theirs in LOSSES.items():
+        near(losses[name], expected[f"loss_{theirs}"], name)
+    for level, gradient in of_maps.items():
+        near(gradient, expected[f"gradient_P{level}"], f"P{level}", 1e-4)
+    for (name, entry), gradient in zip(wanted.items(), of_weights, strict=True):
+        near(entry.layout.theirs(gradient.numpy(), model), expected[name], name, 1e-4)
+
+
+SMALL = (
+    *("MaskHead.num_convs=2", "SemanticHead.num_convs=2", "GlobalContextHead.num_convs=2"),
+    *("GlobalContextHead.channels=16", "FeatureRelay.channels=16"),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """An Experiment and a model of tests/tiny.gin with SCNet's parts, whose RoIs are positive at a low threshold."""
+
+    def build(*params):
+        easy = [f"stage{number}/Stage.iou_threshold=0.05" for number in (1, 2, 3)]
+        experiment, _ = config.load(["tests/tiny.gin", "gin/base/scnet.gin"], [*SMALL, *easy, *params])
+        experiment.prepare_runtime(seed=0)
+        model = experiment.build_model()
+        model.build_variables()
+        return experiment, model
+
+    return build
+
+
+def test_every_weight_is_trained_and_only_the_last_stage_has_masks(tiny, drawn_batch, make_learner):
+    experiment, model = tiny()
+    outputs = model(drawn_batch.images, drawn_batch.sizes, drawn_batch.truth, tf.constant([0, 1]))
+    *first, last = outputs.stages
+    assert all(stage.mask_logits is None for stage in first) and last.mask_logits.shape == (2, 4, 28, 28, 8)
+    np.testing.assert_array_equal(last.mask_rois.boxes, last.rois.boxes[:, :4])
+    losses, gradients = make_learner(experiment, model)(drawn_batch)
+    assert [name for name in losses if "mask" in name or name == "context"] == ["stage3_mask", "context"]
+    assert not [v.name for v, g in zip(model.trainable_variables, gradients, strict=True) if g is None]
+    found = model.infer(drawn_batch.images, drawn_batch.sizes)
+    assert found.stage_masks.shape == (2, 10, 1, 28, 28)
+    np.testing.assert_array_equal(found.masks, found.stage_masks[:, :, 0])
+
+
+def test_bfloat16(tiny, drawn_batch, make_learner):
+    try:
+        experiment, model = tiny("PRECISION='bfloat16'")
+        outputs = model(drawn_batch.images, drawn_batch.sizes)
+        losses, gradients = make_learner(experiment, model)(drawn_batch)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert {x.dtype for x in (*outputs.context, outputs.stages[2].logits)} == {tf.float32}
+    assert all(np.isfinite(value) for value in losses.values())
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_each_part_can_be_added_to_htc(tiny_model, drawn_batch):
+    relay = ("HTC.relay=@FeatureRelay()", "FeatureRelay.channels=16")
+    _, model = tiny_model(*relay, "MaskHead.residual=True", "MaskHead.num_convs=2")
+    outputs = model(drawn_batch.images, drawn_batch.sizes, drawn_batch.truth, tf.constant([0, 1]))
+    assert outputs.context is None and outputs.stages[0].mask_logits is not None
+    found = model.infer(drawn_batch.images, drawn_batch.sizes)
+    assert found.stage_masks.shape == (2, 10, 3, 28, 28)
+    features = model.mask_features(outputs.features, RoIs(found.boxes, found.valid))
+    model.relay.expand.bias.assign_add(tf.ones_like(model.relay.expand.bias))
+    np.testing.assert_allclose(
+        model.mask_features(outputs.features, RoIs(found.boxes, found.valid)), features + 1, atol=1e-4
+    )
+
+
+def test_mistakes(tiny):
+    with pytest.raises(UserError, match=r"num_convs = 3, but a residual block has two"):
+        make_convs(8, 3, residual=True)
+    with pytest.raises(UserError, match=r"channels = 8 of a residual block, but its input has 4"):
+        ResidualBlock(8)(tf.zeros([1, 2, 2, 4]))
+    with pytest.raises(UserError, match=r"FeatureRelay.channels = 8, but FPN.channels = 16"):
+        tiny("FeatureRelay.channels=8")
+    with pytest.raises(UserError, match=r"GlobalContextHead.num_classes"):
+        GlobalContextHead(0)
