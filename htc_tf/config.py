@@ -58,7 +58,7 @@ CONFIGURABLES = (
     *("experiment", "data.augment", "data.class_balance", "data.copy_paste", "data.input"),
     "training.optim",
     *(f"models.{name}" for name in ("box_head", "fpn", "hrfpn", "htc", "htc_loss", "losses", "mask_head")),
-    *(f"models.{name}" for name in ("postprocess", "roi_pooler", "rpn", "scnet", "semantic_head")),
+    *(f"models.{name}" for name in ("postprocess", "recursive_fpn", "roi_pooler", "rpn", "scnet", "semantic_head")),
     *(f"models.{name}" for name in ("simple_fpn", "stage", "test_time_augmentation")),
     *(f"models.backbones.{name}" for name in ("composite", "convnext", "hrnet", "keras_cv", "res2net")),
     *(f"models.backbones.{name}" for name in ("resnet", "swin", "vit")),

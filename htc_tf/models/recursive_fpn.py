@@ -14,8 +14,8 @@ FEEDBACK_LEVELS = (3, 4, 5)
 class DilatedConvolution(tf.keras.layers.Conv2D):
     """A 3x3 convolution with dilation, then a ReLU."""
 
-    def __init__(self, channels, dilation, initializer, name):
-        super().__init__(channels, 3, kernel_initializer=initializer, name=name)
+    def __init__(self, channels, dilation, name):
+        super().__init__(channels, 3, kernel_initializer="he_normal", name=name)
         self.dilation = dilation
 
     def call(self, x):
@@ -32,11 +32,10 @@ class SpatialPyramidPooling(tf.keras.layers.Layer):
             channels: int, output channels of each branch.
         """
         super().__init__(name=name)
-        kind = {"initializer": tf.keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")}
         self.branches = [
-            Convolution(channels, 1, relu=True, name="branch1", **kind),
-            *(DilatedConvolution(channels, d, name=f"branch{i}", **kind) for i, d in enumerate(DILATIONS, start=2)),
-            Convolution(channels, 1, relu=True, name="branch4", **kind),
+            Convolution(channels, 1, relu=True, name="branch1"),
+            *(DilatedConvolution(channels, d, name=f"branch{i}") for i, d in enumerate(DILATIONS, start=2)),
+            Convolution(channels, 1, relu=True, name="branch4"),
         ]
 
     def call(self, x):

@@ -17,13 +17,13 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
     constants, 0 and 1 at first. Weights of an ordinary convolution bring their own, and give its outputs.
     """
 
-    def __init__(self, channels, kernel, stride=1, padding="same", initializer="he_normal", name=None):
+    def __init__(self, channels, kernel, stride=1, **options):
         """
         Args:
-            channels, kernel, stride, initializer: As in `layers.Convolution`.
-            padding: str, "valid" or "same", as in Keras' Conv2D.
+            channels, kernel, stride: As in `layers.Convolution`.
+            **options: Arguments of Keras' Conv2D.
         """
-        super().__init__(channels, kernel, stride, padding, use_bias=False, kernel_initializer=initializer, name=name)
+        super().__init__(channels, kernel, stride, use_bias=False, **options)
 
     def build(self, shape):
         super().build(shape)
@@ -37,7 +37,7 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
         mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)  # [1, 1, 1, channels]
         count = kernel.shape.num_elements() // self.filters
         variance *= count / (count - 1)  # PyTorch's estimate is unbiased
-        return (kernel - mean) * tf.math.rsqrt(variance + KERNEL_EPSILON) * self.kernel_deviation + self.kernel_mean
+        return (kernel - mean) / tf.sqrt(variance + KERNEL_EPSILON) * self.kernel_deviation + self.kernel_mean
 
     def call(self, x, training=None):
         kernel = tf.cast(self.standardize(), x.dtype)
@@ -55,7 +55,7 @@ class SwitchableConv2D(StandardizedConv2D):
     """
 
     def __init__(self, channels, stride=1, initializer="he_normal", name=None):
-        super().__init__(channels, 3, stride, initializer=initializer, name=name)
+        super().__init__(channels, 3, stride, kernel_initializer=initializer, name=name)
         zeros = {"kernel_initializer": "zeros"}
         self.switch = tf.keras.layers.Conv2D(1, 1, stride, bias_initializer="ones", name="switch", **zeros)
         self.small_offsets, self.large_offsets = (

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from htc_tf.weights.detectors_names import complete
 from htc_tf.weights.detectron2_names import to_detectron2
 from htc_tf.weights.layouts import Layout
 from htc_tf.weights.names import COUNTER, LAYERS, UNREAD, Framework, Index
@@ -79,7 +80,8 @@ def resolve(node, path, numbers):
         for i, child in enumerate(children):
             yield from resolve(child, rest, numbers | {placeholder[1]: Index(i, len(children))})
     else:
-        yield from resolve(node[int(step)] if step.isdigit() else getattr(node, step, None), rest, numbers)
+        child = next(iter(node[int(step) :]), None) if step.isdigit() else getattr(node, step, None)
+        yield from resolve(child, rest, numbers)
 
 
 def to_arrays(model, framework):
@@ -105,8 +107,9 @@ class NamedWeights:
             class_names: list of str, the classes of the arrays, or None.
         """
         self.name, self.class_names = name, class_names
-        self.model, self.arrays = model, arrays
+        self.model = model
         self.entries = {id(entry.variable): entry for entry in entries(model, framework)}
+        self.arrays = complete(arrays, {entry.name for entry in self.entries.values()})
 
     def find(self, variable, shape):
         """Returns the array for a variable in our layout, if it then has the given shape, else None."""
@@ -136,6 +139,7 @@ def load(model, arrays, framework):
         Unmatched names; the caller decides whether they are an error.
     """
     table = entries(model, framework)
+    arrays = complete(arrays, {entry.name for entry in table})
     covered = {id(entry.variable) for entry in table}
     missing = [variable.name for variable in model.variables if id(variable) not in covered]
     mismatched = []
