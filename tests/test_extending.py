@@ -17,8 +17,8 @@ from htc_tf.run import Run
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"^`(\S+)`[^`\n]*(?:`[^`\n]*`[^`\n]*)*:\n\n```\w*\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
-PARTS = ["convolution_head", "convnext", "dice", "gray", "polynomial"]
-SMALL = ["STEPS=2", "ConvNeXt.depths=(1, 1, 1, 1)", "ConvNeXt.widths=(8, 8, 16, 16)", "ConvolutionHead.hidden=16"]
+PARTS = ["convolution_head", "vgg", "dice", "gray", "polynomial"]
+SMALL = ["STEPS=2", "VGG.depths=(1, 1, 1, 1, 1)", "VGG.widths=(16, 16, 16, 16, 16)", "ConvolutionHead.hidden=16"]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,11 @@ def test_the_run_remembers_its_parts(folder, monkeypatch):
     """After the training, the run's configuration builds the same model once its modules are named."""
     monkeypatch.syspath_prepend(folder)
     run = Run(folder / "run")
-    with pytest.raises(UserError, match=r"config\.gin has the line 'import convnext'.*--trust_config"):
+    with pytest.raises(UserError, match=r"config\.gin has the line 'import convolution_head'.*--trust_config"):
         config.load([], [], run)
     for words, trust in (([f"import {part}" for part in PARTS], False), ([], True)):
         experiment, _ = config.load([], words, run, trust)
         model = experiment.build_model()
         parts = [model.backbone, model.stages[2].box_head, experiment.optimizer.schedule]
-        assert [type(part).__name__ for part in parts] == ["ConvNeXt", "ConvolutionHead", "PolynomialSchedule"]
+        assert [type(part).__name__ for part in parts] == ["VGG", "ConvolutionHead", "PolynomialSchedule"]
         assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "gray"]

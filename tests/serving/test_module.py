@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
+from htc_tf import config
 from htc_tf.data import image_io
 from htc_tf.data.schema import Image as RecordImage
 from htc_tf.data.schema import example
@@ -30,6 +31,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("NUM_STAGES=1", "IMAGE_MAX_SIDE=96", "ASPECTS=()")  # one stage, a landscape and a portrait shape
 CATEGORIES = [{"id": 10 * index, "name": f"thing {index}"} for index in range(8)]
 MASKS = ("masks_28", "masks_rle_bytes")
+# Overrides with operations that the tiny model lacks: the operations, and bindings of a small size.
+PARTS = {
+    "options/convnext_t": (
+        {"DepthwiseConv2dNative", "Erf"},
+        ("ConvNeXt.channels=8", "ConvNeXt.depths=(1, 1, 1, 1)", "BACKBONE_WEIGHTS=None"),
+    ),
+}
 
 
 def sharpen(model):
@@ -243,17 +251,39 @@ def operations(folder):
     return {node.op for node in nodes} - set(functions), functions
 
 
-def test_core_operations_only(exported):
-    used, functions = operations(exported)
-    assert {"CropAndResize", "CombinedNonMaxSuppression", "DecodeJpeg"} <= used
+def check_core_operations(folder, present):
+    """Checks that a SavedModel has some operations, and none that TensorFlow Serving lacks."""
+    used, functions = operations(folder)
+    assert present <= used
     unknown = {name for name in used if op_def_registry.get(name) is None}
     assert not unknown
     assert not {
         name for name in used if "PyFunc" in name or "Addons" in name or ">" in name or "GeneratorDataset" in name
     }
     assert not any("_XlaMustCompile" in function.attr for function in functions.values())
+
+
+def test_core_operations_only(exported):
+    check_core_operations(exported, {"CropAndResize", "CombinedNonMaxSuppression", "DecodeJpeg"})
     # Wherever it was exported, it names no device but the CPU, and that only where pixels and strings are.
     assert b"GPU:" not in (exported / "saved_model.pb").read_bytes()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_core_operations_of_other_parts(part, samples, tmp_path):
+    present, params = PARTS[part]
+    files = ["tests/tiny.gin", "gin/options/no_semantic.gin", f"gin/{part}.gin"]
+    experiment, _ = config.load(files, [*SMALL, *params])
+    experiment.prepare_runtime(seed=0)
+    model = experiment.build_model()
+    model.build_variables()
+    sharpen(model)
+    detector = Detector(model, experiment)
+    version = export(detector, CATEGORIES, tmp_path / "model", Options(MASKS, batch_sizes=(1,)))
+    check_core_operations(version, present)
+    found, wanted = ExportedDetector(version).detect_image(samples[0]), detector.detect_image(samples[0])
+    assert len(found.scores) > 3
+    np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
 
 
 def test_compiled(tiny_model, samples):

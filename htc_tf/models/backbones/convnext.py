@@ -39,7 +39,7 @@ class ConvNeXtBlock(tf.keras.layers.Layer):
         self.depthwise = GroupedConv2D(
             channels, 7, padding="same", groups=channels, kernel_initializer=make_initializer(), name="depthwise"
         )
-        self.norm = make_norm("norm")
+        self.depthwise_norm = make_norm("depthwise_norm")
         self.expand, self.shrink = make_dense(4 * channels, "expand"), make_dense(channels, "shrink")
 
     def build(self, shape):
@@ -47,7 +47,7 @@ class ConvNeXtBlock(tf.keras.layers.Layer):
 
     def call(self, x, seed=None):
         """Returns [B, H, W, C] of x [B, H, W, C]; seed is [2] int32, or None to drop no path."""
-        hidden = tf.nn.gelu(self.expand(self.norm(self.depthwise(x))), approximate=False)  # [B, H, W, 4 C]
+        hidden = tf.nn.gelu(self.expand(self.depthwise_norm(self.depthwise(x))), approximate=False)  # [B, H, W, 4 C]
         return x + drop_paths(self.gamma * self.shrink(hidden), self.drop_path, seed)
 
 

@@ -14,7 +14,7 @@ LAYERS = (
     (("backbone.stages.{s}", "backbone.stages.{s}", "backbone"), (
         ("{b}",                           "{b}",                    None,                    SCALE),
         ("{b}.depthwise",                 "{b}.dwconv",             None,                    CONVOLUTION),
-        ("{b}.norm",                      "{b}.norm",               None,                    NORM),
+        ("{b}.depthwise_norm",            "{b}.norm",               None,                    NORM),
         ("{b}.expand",                    "{b}.pwconv1",            None,                    LINEAR),
         ("{b}.shrink",                    "{b}.pwconv2",            None,                    LINEAR),
     )),
