@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.ops import convolution
-from htc_tf.ops.convolution import conv2d, kernel_gradient
+from htc_tf.ops.convolution import conv2d, dilated_conv2d, kernel_gradient
 
 
 def draw(*shapes):
@@ -62,3 +62,28 @@ def test_a_gpu_has_its_own_gradient(monkeypatch):
     monkeypatch.setattr(convolution, "_conv2d", None)
     x, kernel = draw((1, 4, 4, 2), (3, 3, 2, 2))
     np.testing.assert_array_equal(conv2d(x, kernel), tf.nn.conv2d(x, kernel, 1, "SAME"))
+
+
+@pytest.mark.parametrize("dilation", (2, 3))
+@pytest.mark.parametrize("compiled", (False, True))
+def test_dilation_spreads_the_kernel(dilation, compiled):
+    """Equals a convolution with zeros between the taps, value and gradients; on 7 x 5 cells some taps lie outside."""
+    x, kernel, upstream = draw((2, 7, 5, 3), (3, 3, 3, 4), (2, 7, 5, 4))
+
+    def spread(x, kernel, dilation):
+        side = 2 * dilation + 1
+        places = np.eye(side)[::dilation]  # [3, side]
+        return tf.nn.conv2d(x, tf.einsum("yi,xj,yxco->ijco", places, places, kernel), 1, "SAME")
+
+    def run(convolve, jit_compile=False):
+        @tf.function(jit_compile=jit_compile, autograph=False)
+        def both(x, kernel):
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                y = convolve(x, kernel, dilation)
+            return y, *tape.gradient(y, [x, kernel], upstream)
+
+        return both(x, kernel)
+
+    for ours, theirs in zip(run(dilated_conv2d, compiled), run(spread), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)

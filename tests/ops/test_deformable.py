@@ -1,4 +1,4 @@
-"""Deformable convolution: against float64 loops over the taps as in mmcv's kernels, and numbers by hand."""
+"""Deformable convolution: against torchvision's, float64 loops over the taps as in mmcv, and numbers by hand."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def corners(place, size):
     return [(c, w, d) for c, w, d in ((low, 1 - above, -1.0), (low + 1, above, 1.0)) if 0 <= c < size]
 
 
-def reference_result(x, offsets, mask, kernel, stride, groups, upstream):
+def reference_result(x, offsets, mask, kernel, stride, groups, upstream, dilation=1):
     """Computes the value and the gradients of x, offsets, mask and kernel, tap by tap."""
     _, height, width, channels = x.shape
     side, _, inputs, outputs = kernel.shape
@@ -29,8 +29,8 @@ def reference_result(x, offsets, mask, kernel, stride, groups, upstream):
     for b, i, j, d, ky, kx in np.ndindex(*offsets.shape[:3], deform_groups, side, side):
         k = ky * side + kx
         first = 2 * (d * side**2 + k)
-        y = i * stride - side // 2 + ky + offsets[b, i, j, first]
-        z = j * stride - side // 2 + kx + offsets[b, i, j, first + 1]
+        y = i * stride + (ky - side // 2) * dilation + offsets[b, i, j, first]
+        z = j * stride + (kx - side // 2) * dilation + offsets[b, i, j, first + 1]
         if -1 < y < height and -1 < z < width:
             of, to = slice(d * part, (d + 1) * part), (b, i, j, ky, kx, slice(d * part, (d + 1) * part))
             taps.append((to, of, d * side**2 + k, first, corners(y, height), corners(z, width)))
@@ -75,22 +75,22 @@ def draw(stride, groups, deform_groups, side=3, channels=8, outputs=4):
 
 
 @pytest.mark.parametrize(
-    "version, stride, groups, deform_groups, compiled",
-    [(1, 1, 1, 1, False), (1, 2, 2, 1, True), (2, 1, 4, 2, True), (2, 2, 1, 4, False)],
+    "version, stride, groups, deform_groups, dilation, compiled",
+    [(1, 1, 1, 1, 1, False), (1, 2, 2, 1, 3, True), (2, 1, 4, 2, 1, True), (2, 2, 1, 4, 2, False)],
 )
-def test_value_and_gradients(version, stride, groups, deform_groups, compiled):
+def test_value_and_gradients(version, stride, groups, deform_groups, dilation, compiled):
     x, offsets, mask, kernel, upstream = draw(stride, groups, deform_groups)
     if version == 1:
         mask[:] = 1
     wide = (a.astype(np.float64) for a in (x, offsets, mask, kernel))
-    expected = reference_result(*wide, stride, groups, upstream.astype(np.float64))
+    expected = reference_result(*wide, stride, groups, upstream.astype(np.float64), dilation)
 
     @tf.function(jit_compile=compiled, autograph=False)
     def run(x, offsets, mask, kernel, upstream):
         sources = [x, offsets, kernel, mask][: 3 + (version == 2)]
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            value = deformable_conv2d(x, offsets, mask if version == 2 else None, kernel, stride, groups)
+            value = deformable_conv2d(x, offsets, mask if version == 2 else None, kernel, stride, groups, dilation)
         return value, *tape.gradient(value, sources, upstream)
 
     found = run(*map(tf.constant, (x, offsets, mask, kernel, upstream)))
@@ -98,6 +98,19 @@ def test_value_and_gradients(version, stride, groups, deform_groups, compiled):
     for array, wanted in zip(found, expected, strict=False):
         np.testing.assert_allclose(array, wanted, atol=2e-5 * np.abs(wanted).max())
     assert np.abs(expected[2]).max() > 1 and (expected[2][0, 0, :, 0] == 0).all()
+
+
+def test_dilation_is_torchvisions(reference):
+    arrays = reference("op_deform_conv")
+    x, offsets, upstream = (tf.constant(np.moveaxis(arrays[name], 1, -1)) for name in ("x", "offsets", "upstream"))
+    kernel = tf.constant(np.transpose(arrays["kernel"], [2, 3, 1, 0]))
+    with tf.GradientTape() as tape:
+        tape.watch([x, offsets, kernel])
+        value = deformable_conv2d(x, offsets, None, kernel, stride=2, dilation=3)
+    *maps, kernel_gradient = value, *tape.gradient(value, [x, offsets, kernel], upstream)
+    found = [*(tf.transpose(a, [0, 3, 1, 2]) for a in maps), tf.transpose(kernel_gradient, [3, 2, 0, 1])]
+    for array, name in zip(found, ("value", "x_gradient", "offsets_gradient", "kernel_gradient"), strict=True):
+        np.testing.assert_allclose(array, arrays[name], atol=1e-5 * np.abs(arrays[name]).max())
 
 
 def test_the_loops_by_differences():
