@@ -159,6 +159,24 @@ def tiny_model(tiny_experiment):
 
 
 @pytest.fixture(scope="session")
+def tiny_scnet():
+    """A function: tiny_scnet("NUM_STAGES=2", ...) returns an Experiment and a model with SCNet's parts."""
+    from htc_tf import config
+
+    small = [f"{head}.num_convs=2" for head in ("MaskHead", "SemanticHead", "GlobalContextHead")]
+    small += ["GlobalContextHead.channels=16", "FeatureRelay.channels=16"]
+
+    def build(*params):
+        experiment, _ = config.load([TINY, "gin/base/scnet.gin"], [*small, *params])
+        experiment.prepare_runtime(seed=0)
+        model = experiment.build_model()
+        model.build_variables()
+        return experiment, model
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def drawn_batch(tiny_data, tiny_experiment):
     """A Batch of two images of 64 pixels, both with objects."""
     batches = tiny_experiment().eval_input.dataset(tiny_data.records, seed=0)

@@ -41,14 +41,14 @@ class _Diagram:
         size = (self.width, self.legend + 21 * len(entries))
         self.image = Image.new("RGB", [round(side * self.unit * OVERSAMPLING) for side in size], BACKGROUND_COLOR)
         self.pen = ImageDraw.Draw(self.image)
-        stages = range(2, self.columns)
+        stages, masks = range(2, self.columns), [1 + stage for stage in self.trace.mask_stages]
         if self.semantic:
             left, right = self.x(2) - self.node[0] / 2, self.x(self.columns - 1) + self.node[0] / 2
             y = self.heights["semantic"]
             self.arrow([(self.x(0), self.heights["boxes"]), (self.x(0), y), (left - 6, y)], CONTEXT)
             for column in stages:
                 self.arrow([(self.x(column) - 8, y), self.above(column, "boxes", -8)], CONTEXT)
-                if self.masks:
+                if column in masks:
                     # Around the left side of the box head.
                     x = self.x(column) - self.node[0] / 2 - 5
                     end = self.heights["masks"] + 8
@@ -56,20 +56,22 @@ class _Diagram:
             self.box(left - 6, y - 15, right, y + 15, "semantic branch")
         for column in range(1, self.columns):
             self.arrow([self.beside(column - 1, "boxes", 1), self.beside(column, "boxes", -1)], BOXES)
-        for column in stages if self.masks else ():
+        for column in masks:
             below = (self.x(column), self.heights["boxes"] + 15)
             if self.trace.interleaved:
                 self.arrow([below, self.above(column, "masks")], TO_MASKS)
-            elif column == 2:
-                x = self.x(1)
+            elif column - 1 not in masks:
+                x = self.x(column - 1)
                 self.arrow([(x, below[1]), (x, self.heights["masks"]), self.beside(column, "masks", -1)], TO_MASKS)
-            if self.trace.mask_info_flow and column > 2:
+            if self.trace.relay:
+                self.arrow([below, self.above(column, "masks")], FLOW)
+            if self.trace.mask_info_flow and column - 1 in masks:
                 self.arrow([self.beside(column - 1, "masks", 1, -4), self.beside(column, "masks", -1, -4)], FLOW)
         self.place(0, "boxes", "features")
         self.place(1, "boxes", "proposals")
         for column in stages:
             self.place(column, "boxes", f"boxes {column - 1}")
-            if self.masks:
+            if column in masks:
                 self.place(column, "masks", f"masks {column - 1}")
         for row, (color, text) in enumerate(entries):
             y = self.legend + 21 * row
@@ -83,8 +85,10 @@ class _Diagram:
         entries = [(BOXES, "boxes, refined stage by stage")]
         if self.masks and self.trace.interleaved:
             entries.append((TO_MASKS, "masks are trained on the refined boxes"))
-        if self.masks and self.trace.mask_info_flow and self.trace.stages > 1:
+        if self.trace.mask_info_flow and len(self.trace.mask_stages) > 1:
             entries.append((FLOW, "mask features: mask information flow"))
+        if self.trace.relay:
+            entries.append((FLOW, "features of the box head: feature relay"))
         if self.semantic:
             entries.append((CONTEXT, "context of the semantic branch"))
         return entries

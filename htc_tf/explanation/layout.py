@@ -112,8 +112,9 @@ class Layout:
         return Panel(f"Stage {stage}", text, "Section 3.1", lambda width: self.panels.stage(stage, width))
 
     def masks(self):
-        count = self.trace.stages
-        captions = ["boxes", *(f"stage {stage}" for stage in range(1, count + 1) if count > 1), "final mask"]
+        stages = self.trace.mask_stages
+        count = len(stages)
+        captions = ["boxes", *(f"stage {stage}" for stage in stages if count > 1), "final mask"]
         whose = "every stage's" if count > 1 else "the"
         text = f"In each final box, {whose} mask head predicts the object's mask on 28 x 28 cells."
         if self.trace.mask_info_flow and count > 1:

@@ -161,7 +161,7 @@ class Panels:
         return image
 
     def closeup(self, width, gap, captions):
-        """A row for each object: its boxes, each stage's mask if there are several stages, and its final mask.
+        """A row for each object: its boxes, each mask head's mask if there are several, and its final mask.
 
         Args:
             width: Width of the whole in pixels.
@@ -182,7 +182,7 @@ class Panels:
             wide, frame = around(boxes), around(boxes[-1:])
             crops = [self.boxes_within(window(trace.original, wide * scale, side), wide, boxes, color)]
             crop = window(trace.original, frame * scale, side)
-            each = trace.masks[:, detection] if trace.stages > 1 else ()
+            each = trace.masks[:, detection] if len(trace.masks) > 1 else ()
             for mask in [*each, trace.detections.masks[detection]]:
                 share = spread(mask, trace.detections.boxes[detection], frame, (side, side))
                 crops.append(tint(crop, share, color, 1.6 * self.unit))

@@ -28,11 +28,13 @@ class Trace(NamedTuple):
     labels: np.ndarray | None  # [h, w] uint8, labels of the semantic branch
     detections: Detections  # NumPy arrays without the batch axis, [D, ...]
     rows: np.ndarray  # [D] int, the proposal that each detection comes from
-    masks: np.ndarray | None  # [S, D, 28, 28] float32, each stage's mask in the detection's box
+    masks: np.ndarray | None  # [heads, D, 28, 28] float32, each mask head's mask in the detection's box
+    mask_stages: tuple  # ints, the stages 1, 2, ... that have a mask head
     thresholds: tuple  # S floats, the IoU thresholds that the stages were trained with
     interleaved: bool  # this and the following: options of `models.htc.HTC`
     mask_info_flow: bool
     average_masks: bool
+    relay: bool  # True if the mask head receives features of the box head
 
     @property
     def stages(self):
@@ -90,10 +92,12 @@ def record_trace(detector, image, threshold):
         detections=found,
         rows=find_rows(found, stages[-1].candidates[0].numpy()[there], final),
         masks=None if masks is None else masks[0].numpy()[kept].swapaxes(0, 1),
+        mask_stages=tuple(i for i, stage in enumerate(model.stages, 1) if model.masks and stage.mask_head is not None),
         thresholds=tuple(stage.iou_threshold for stage in model.stages),
         interleaved=model.interleaved,
         mask_info_flow=model.mask_info_flow,
         average_masks=model.average_masks,
+        relay=model.relay is not None,
     )
 
 

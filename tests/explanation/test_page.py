@@ -18,13 +18,14 @@ from htc_tf.visualization.palette import palette
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
 
 
-def make_trace(stages=3, masks=True, semantic=True, found=2, height=60):
+def make_trace(stages=3, masks=True, semantic=True, found=2, height=60, heads=None, **options):
     """Two objects of two classes on a gray image, 80 pixels wide and resized to half; boxes shrink onto the objects."""
     final = np.float32([[4, 4, 16, 16], [10, 22, 26, 38], [0, 30, 6, 36]])
     steps = [final + (stages - step) * np.float32([1, 1, -1, -1]) for step in range(stages + 1)]
     logits = np.full((stages, 3, 3), 0, np.float32)
     logits[:, [0, 1, 2], [0, 1, 2]] = 4
     soft = np.tile(np.float32([[0.9, 0.2], [0.9, 0.9]]).repeat(14, 0).repeat(14, 1), (stages, found, 1, 1))
+    heads = tuple(range(1, stages + 1)) if heads is None else heads
     labels = np.zeros((height // 2, 40), np.uint8)
     labels[:, 20:] = 7
     detections = Detections(
@@ -49,11 +50,11 @@ def make_trace(stages=3, masks=True, semantic=True, found=2, height=60):
         labels=labels if semantic else None,
         detections=detections,
         rows=np.arange(found),
-        masks=soft if masks else None,
+        masks=soft[: len(heads)] if masks else None,
+        mask_stages=heads if masks else (),
         thresholds=(0.5, 0.6, 0.7)[:stages],
-        interleaved=True,
-        mask_info_flow=True,
         average_masks=True,
+        **{"interleaved": True, "mask_info_flow": True, "relay": False, **options},
     )
 
 
@@ -70,6 +71,14 @@ FIRST = ["The image", "The pyramid"]
     [
         (
             {},
+            [
+                ["Proposals", "The semantic branch", "The cascade"],
+                ["Stage 1", "Stage 2", "Stage 3"],
+                ["The masks", "Detections"],
+            ],
+        ),
+        (
+            {"heads": (3,), "interleaved": False, "mask_info_flow": False, "relay": True},  # SCNet
             [
                 ["Proposals", "The semantic branch", "The cascade"],
                 ["Stage 1", "Stage 2", "Stage 3"],

@@ -29,6 +29,7 @@ def test_it_ends_with_the_detections_of_the_model(tiny_model, photo, eagerly):
         np.testing.assert_allclose(mine, theirs[0].numpy()[expected.valid[0].numpy()], atol=1e-6)
     count = len(trace.detections.scores)
     assert count > 3 and trace.stages == 3 and trace.masks.shape == (3, count, 28, 28)
+    assert trace.mask_stages == (1, 2, 3) and not trace.relay
     np.testing.assert_allclose(trace.masks.mean(axis=0), trace.detections.masks, atol=1e-6)
     np.testing.assert_array_equal(trace.image, images[0, :48, :64])
     assert trace.padded == (64, 64) and trace.labels.shape == (48, 64)
@@ -59,6 +60,15 @@ def test_it_ends_with_the_detections_of_the_model(tiny_model, photo, eagerly):
     }
     features = outputs.pyramid[3][0, 5, 7].numpy()
     assert trace.levels[3][5, 7] == pytest.approx(np.sqrt((features**2).mean()), rel=1e-5)
+
+
+def test_one_mask_head_of_three_stages(tiny_scnet, photo, eagerly):
+    trace, model, images, sizes = recorded(tiny_scnet, photo)
+    count = len(trace.detections.scores)
+    assert count > 3 and trace.stages == 3 and trace.masks.shape == (1, count, 28, 28)
+    assert trace.mask_stages == (3,) and trace.relay
+    masks = model.infer(images, sizes).masks[0][:count]
+    np.testing.assert_allclose(trace.masks[0], masks, atol=1e-6)
 
 
 def test_parts_that_a_model_lacks_are_none(tiny_model, photo, eagerly):

@@ -14,9 +14,12 @@ import tensorflow as tf
 from htc_tf import config
 from htc_tf.errors import UserError
 from htc_tf.models import htc_loss
+from htc_tf.models import test_time_augmentation as tta
 from htc_tf.models.residual import ResidualBlock, make_convs
 from htc_tf.models.scnet import GlobalContextHead
 from htc_tf.structures import Detections, GroundTruth, Proposals, RoIs, RPNOutput
+from htc_tf.training.dry_run import Parts, flops, run_mask_heads
+from htc_tf.training.frozen import find_parts
 from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
@@ -185,29 +188,12 @@ def test_losses_and_gradients_are_the_originals(scnet, reference, monkeypatch):
         near(entry.layout.theirs(gradient.numpy(), model), expected[name], name, 1e-4)
 
 
-SMALL = (
-    *("MaskHead.num_convs=2", "SemanticHead.num_convs=2", "GlobalContextHead.num_convs=2"),
-    *("GlobalContextHead.channels=16", "FeatureRelay.channels=16"),
-)
+# Untrained proposals hardly overlap an object: with a lower threshold some are positive.
+EASY = [f"stage{number}/Stage.iou_threshold=0.05" for number in (1, 2, 3)]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    """An Experiment and a model of tests/tiny.gin with SCNet's parts, whose RoIs are positive at a low threshold."""
-
-    def build(*params):
-        easy = [f"stage{number}/Stage.iou_threshold=0.05" for number in (1, 2, 3)]
-        experiment, _ = config.load(["tests/tiny.gin", "gin/base/scnet.gin"], [*SMALL, *easy, *params])
-        experiment.prepare_runtime(seed=0)
-        model = experiment.build_model()
-        model.build_variables()
-        return experiment, model
-
-    return build
-
-
-def test_every_weight_is_trained_and_only_the_last_stage_has_masks(tiny, drawn_batch, make_learner):
-    experiment, model = tiny()
+def test_every_weight_is_trained_and_only_the_last_stage_has_masks(tiny_scnet, drawn_batch, make_learner):
+    experiment, model = tiny_scnet(*EASY)
     outputs = model(drawn_batch.images, drawn_batch.sizes, drawn_batch.truth, tf.constant([0, 1]))
     *first, last = outputs.stages
     assert all(stage.mask_logits is None for stage in first) and last.mask_logits.shape == (2, 4, 28, 28, 8)
@@ -220,9 +206,9 @@ def test_every_weight_is_trained_and_only_the_last_stage_has_masks(tiny, drawn_b
     np.testing.assert_array_equal(found.masks, found.stage_masks[:, :, 0])
 
 
-def test_bfloat16(tiny, drawn_batch, make_learner):
+def test_bfloat16(tiny_scnet, drawn_batch, make_learner):
     try:
-        experiment, model = tiny("PRECISION='bfloat16'")
+        experiment, model = tiny_scnet("PRECISION='bfloat16'", *EASY)
         outputs = model(drawn_batch.images, drawn_batch.sizes)
         losses, gradients = make_learner(experiment, model)(drawn_batch)
     finally:
@@ -230,6 +216,24 @@ def test_bfloat16(tiny, drawn_batch, make_learner):
     assert {x.dtype for x in (*outputs.context, outputs.stages[2].logits)} == {tf.float32}
     assert all(np.isfinite(value) for value in losses.values())
     assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_all_that_runs_the_heads_itself_runs_scnet(tiny_scnet, drawn_batch):
+    """Test-time augmentation of one view is a single pass; the dry run's one mask head has 2 x 3x3 convolutions."""
+    _, model = tiny_scnet()
+    images, sizes = drawn_batch.images, drawn_batch.sizes
+    wanted, found = model.infer(images, sizes), tta.TestTimeAugmentation((1.0,), flip=False)(model, images, sizes)
+    assert wanted.valid.numpy().any()
+    np.testing.assert_allclose(found.masks, wanted.masks, atol=1e-3)
+    for training in (False, True):
+        call = tf.function(lambda training=training: run_mask_heads(model, 5, training), autograph=False)
+        pairs = flops(call.get_concrete_function().graph)
+        convs, cells = 2 * 9 * 16 * 16, 5 * 14 * 14
+        logits = 2 * cells * 4 * 16 * 16 + 2 * 4 * cells * 16 * 8
+        assert sum(n for name, n in pairs if "conv2d" in name.lower()) == 2 * cells * convs + logits
+    parts = Parts(model).add((variable.name, 1) for variable in model.variables)
+    assert (parts["context head"], parts["relay"], "other" in parts) == (6, 2, False)
+    assert {"context head", "relay"} <= find_parts(model).keys()
 
 
 def test_each_part_can_be_added_to_htc(tiny_model, drawn_batch):
@@ -246,12 +250,12 @@ def test_each_part_can_be_added_to_htc(tiny_model, drawn_batch):
     )
 
 
-def test_mistakes(tiny):
+def test_mistakes(tiny_scnet):
     with pytest.raises(UserError, match=r"num_convs = 3, but a residual block has two"):
         make_convs(8, 3, residual=True)
     with pytest.raises(UserError, match=r"channels = 8 of a residual block, but its input has 4"):
         ResidualBlock(8)(tf.zeros([1, 2, 2, 4]))
     with pytest.raises(UserError, match=r"FeatureRelay.channels = 8, but FPN.channels = 16"):
-        tiny("FeatureRelay.channels=8")
+        tiny_scnet("FeatureRelay.channels=8")
     with pytest.raises(UserError, match=r"GlobalContextHead.num_classes"):
         GlobalContextHead(0)
