@@ -8,7 +8,8 @@ from pathlib import Path
 from htc_tf import __version__, config
 from htc_tf.errors import UserError
 from htc_tf.run import Run
-from htc_tf.weights.model_zoo import WEIGHTS, nearest
+from htc_tf.weights.model_zoo import nearest
+from htc_tf.weights.public_weights import WEIGHTS
 
 
 def open_run(text):
@@ -36,7 +37,7 @@ def converted(weights):
 
     from htc_tf.weights.download import TEMPORARY, cache_folder, fetch, writing
 
-    digest = weights.digest or pooch.file_hash(fetch(weights))[:8]
+    digest = weights.digest.rpartition(":")[2] if weights.digest else pooch.file_hash(fetch(weights))[:8]
     run = Run(cache_folder("runs") / f"{weights.name}-{digest}-{__version__}")
     if run.folder.exists():
         return run

@@ -12,7 +12,8 @@ from htc_tf.training.frozen import check_frozen
 from htc_tf.training.stored_weights import StoredWeights
 from htc_tf.weights.assign import NamedWeights, entries, load
 from htc_tf.weights.composite_names import copy_to_parts
-from htc_tf.weights.model_zoo import WEIGHTS, locate
+from htc_tf.weights.model_zoo import locate
+from htc_tf.weights.public_weights import WEIGHTS
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.tables import vit
 from htc_tf.weights.tables.composite import LINK_NAMES

@@ -40,7 +40,7 @@ def fetch(weights):
     """Returns the Path of a file in the cache, after downloading it if it is not there.
 
     Args:
-        weights: A `model_zoo.PublicWeights`.
+        weights: A `PublicWeights`.
     Raises:
         UserError: The file in the cache has another hash, the cache cannot be written, HTC_TF_OFFLINE is set, or no
             address gives the file.

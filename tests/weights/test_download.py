@@ -15,7 +15,7 @@ import pytest
 
 from htc_tf.errors import UserError
 from htc_tf.weights import download
-from htc_tf.weights.model_zoo import PublicWeights
+from htc_tf.weights.public_weights import PublicWeights
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = bytes(range(256)) * 4000  # 1 MB
@@ -236,7 +236,7 @@ def start(script, cache):
 
 SCRIPT = """
 from htc_tf.weights.download import fetch
-from htc_tf.weights.model_zoo import PublicWeights
+from htc_tf.weights.public_weights import PublicWeights
 fetch(PublicWeights("name", "mmdet", "file.pth", {digest!r}, (), {addresses!r}))
 """
 
