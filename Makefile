@@ -132,8 +132,9 @@ fine_tuning: env ## fine-tune on 40 drawn scenes of new classes, from pretrained
 	$(PY) -m tests.studies.fine_tuning
 
 ZOO := runs/zoo
-zoo: env ## measure every configuration and train it for ten steps, and write docs/zoo.md (half an hour)
+zoo: env ## train every configuration for ten steps, measure the cost of each part, and write docs/zoo.md (four hours)
 	$(PY) -m tests.studies.zoo --workdir $(ZOO)
+	$(PY) -m tests.studies.costs --workdir $(ZOO)
 
 benchmarks: env ## run all benchmarks, and write docs/benchmarks.md and docs/growth.png (half an hour)
 	$(PY) -m tests.benchmarks $(ARGS)

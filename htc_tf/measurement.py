@@ -34,7 +34,7 @@ class Measurement(NamedTuple):
     unit: str
     cpu_seconds: dict[str, float]  # median, mean, p10, p90, minimum
     wall_seconds: dict[str, float]
-    memory_bytes: dict[str, int]  # after the first, the middle and the last measurement; the peak of the process
+    memory_bytes: dict[str, int]  # before and after the first, after the middle and the last measurement; the peak
     details: dict[str, Any]
 
 
@@ -123,7 +123,7 @@ def measure(step, unit, units, repeats, warmup, details=None):
     Returns:
         Measurement.
     """
-    cpu, wall, memory = [], [], []
+    cpu, wall, memory, loaded = [], [], [], resident_bytes()
     for number in progress_bar(range(-warmup, repeats), unit="step", desc="measure"):
         cpu_before, wall_before = time.process_time(), time.perf_counter()
         step()
@@ -132,7 +132,7 @@ def measure(step, unit, units, repeats, warmup, details=None):
             wall.append((time.perf_counter() - wall_before) / units)
             memory.append(resident_bytes())
     peak = max(peak_bytes(), *memory)  # Linux updates its peak late, by up to some hundred KiB
-    memory = {"first": memory[0], "middle": memory[repeats // 2], "last": memory[-1], "peak": peak}
+    memory = {"loaded": loaded, "first": memory[0], "middle": memory[repeats // 2], "last": memory[-1], "peak": peak}
     return Measurement(unit, summarize(cpu), summarize(wall), memory, details or {})
 
 

@@ -164,6 +164,12 @@ def format_seeds(values):
     return [mean + spread, ", ".join(f"{value:.3f}" for value in values)]
 
 
+def find_section(text, title):
+    """Returns the section `## title` of a page's text without its heading, or None."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return found and found[1].strip("\n")
+
+
 def replace_section(text, title, lines):
     """Returns `text` with these lines as the section `## title`, replaced or appended."""
     head, *sections = re.split(r"^(?=## )", text or TITLE, flags=re.MULTILINE)

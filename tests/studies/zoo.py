@@ -1,7 +1,8 @@
 """python -m tests.studies.zoo: writes docs/zoo.md, every run file with published AP, size, FLOPs and a short training.
 
 Parameters and FLOPs are counted at full size. Ten training steps on a few drawn scenes, at a small size, show
-that it trains. Run again, the command continues after the last finished row; remove --workdir to start anew.
+that it trains. Run again, the command continues after the last finished row; remove --workdir to start anew. The
+section on costs is that of `tests.studies.costs`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from htc_tf.progress import progress_bar
-from tests.studies import recorded
+from tests.studies import costs, recorded
 
 OUTPUT = recorded.ROOT / "docs" / "zoo.md"
 BASE = "htc_r50_fpn_1x_coco"
@@ -222,7 +223,11 @@ def write(path, tables, entries):
     done = [entry for entry in entries.values() if entry]
     cost = sum(entry["cpu"] + entry["count_cpu"] for entry in done)
     lines.append(f"{len(done)} rows took {cost:,.0f} CPU-seconds on {recorded.describe_machine()}.")
-    Path(path).write_text("\n".join(lines) + "\n")
+    path = Path(path)
+    kept = recorded.find_section(path.read_text(), costs.TITLE) if path.exists() else None
+    path.write_text("\n".join(lines) + "\n")
+    if kept:
+        recorded.write_section(path, costs.TITLE, [kept])
 
 
 def main():
