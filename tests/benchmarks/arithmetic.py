@@ -63,6 +63,14 @@ def count_parts(model, height, width, images, rois, masks, training=False):
 
         return from_roi(masks, mask_size, *heads)
 
+    def relay(number):
+        """Counts the mask RoIs' pass through the last box head, if its features are relayed to the mask head."""
+        if model.relay is None:
+            return Flop(0.0)
+        head = box_heads[-1]
+        one = from_roi(lambda x: model.relay(head.extract_features(x), mask_size), box_size, head, model.relay)
+        return one.times(number)
+
     def final_masks(features):
         trunks = mask_information_flow(mask_heads, features, model.mask_info_flow)
         return [head(trunk) for head, trunk in zip(mask_heads, trunks, strict=True)]
@@ -71,17 +79,22 @@ def count_parts(model, height, width, images, rois, masks, training=False):
     box_heads, mask_heads = [stage.box_head for stage in model.stages], model.mask_heads
     rpn = from_maps(lambda pyramid: model.rpn(pyramid, sizes, training)[1:3], model.rpn)
     parts = {"backbone and FPN": extraction.times(images), "RPN": rpn.times(images)}
+    which = slice(None) if training else slice(1, None)  # the logits of both branches serve the loss alone
     if model.semantic_head is not None:
-        which = slice(None) if training else slice(1, None)  # the logits serve the loss alone
         semantic = from_maps(lambda maps: model.semantic_head(maps, training=training)[which], model.semantic_head)
         parts["semantic branch"] = semantic.times(images)
+    if model.context_head is not None:
+        context = from_maps(lambda maps: model.context_head(maps, training=training)[which], model.context_head)
+        parts["global context"] = context.times(images)
     heads = [from_roi(head, box_size, head) for head in box_heads]
     parts["box stages"] = add(flop.times(number) for flop, number in zip(heads, rois, strict=True))
     if model.masks and training:
         chains = [mask_heads[0 if model.mask_info_flow else i : i + 1] for i in range(len(mask_heads))]
-        parts["masks"] = add(stage_masks(chain).times(number) for chain, number in zip(chains, masks, strict=True))
+        numbers = [number for number, stage in zip(masks, model.stages, strict=True) if stage.mask_head is not None]
+        each = [stage_masks(chain).times(number) for chain, number in zip(chains, numbers, strict=True)]
+        parts["masks"] = add([*each, relay(sum(numbers))])
     elif model.masks:
-        parts["masks"] = from_roi(final_masks, mask_size).times(masks)
+        parts["masks"] = add([from_roi(final_masks, mask_size).times(masks), relay(masks)])
     return parts
 
 

@@ -116,7 +116,11 @@ def time_parts(detector, images):
     if model.semantic_head is not None:
         embedding = outputs.semantic.embedding
         compiled("semantic branch", lambda maps: model.semantic_head(maps).embedding, outputs.pyramid)
-    compiled("maps for RoIAlign", model.roi_pooler.prepare, outputs.pyramid, embedding)
+    context = None
+    if model.context_head is not None:
+        context = outputs.context.embedding
+        compiled("global context", lambda maps: model.context_head(maps).embedding, outputs.pyramid)
+    compiled("maps for RoIAlign", model.roi_pooler.prepare, outputs.pyramid, embedding, context)
     for stage, output in zip(model.stages, outputs.stages, strict=True):
 
         def refine(features, rois, sizes, stage=stage):

@@ -56,6 +56,20 @@ def test_masks(model, inference):
     assert trained == Flop(forward, 2 * forward)
 
 
+def test_scnet(tiny_scnet):
+    """One mask head of two convolutions; each of its RoIs also passes the last box head's hidden layers."""
+    _, model = tiny_scnet()
+    cells, channels = 14 * 14, 16
+    head = cells * 18 * channels * channels + cells * 4 * channels * channels + 4 * cells * channels * 8
+    relay = 7 * 7 * channels * 16 + 16 * 16 + 16 * 7 * 7 * channels
+    inference = count_parts(model, 64, 64, images=2, rois=[10] * 3, masks=3)
+    assert inference["masks"] == Flop(3 * 2 * (head + relay), 0)
+    assert inference["global context"] == Flop(2 * 2 * 18 * channels * channels, 0)  # P6 is one cell
+    trained = count_parts(model, 64, 64, images=1, rois=[16] * 3, masks=[0, 0, 4], training=True)
+    assert trained["masks"] == Flop(4 * 2 * (head + relay), 4 * 4 * (head + relay))
+    assert trained["global context"].forward == 2 * (18 * channels * channels + channels * 8)
+
+
 def test_frozen_layers_have_no_backward_pass(model):
     image, first = [[1, 64, 64, 3]], model.backbone.stem
     stem = count(first, image, first.trainable_variables, first=True)[0]
