@@ -2,8 +2,8 @@
 
 AP are those on COCO val2017 that the publisher states: mmdetection's configs/*/metafile.yml, PaddleDetection's page of
 HTC, and the README of each project. The SHA-256 of a file of mmdetection, open-mmlab or torchvision begins with the
-last eight digits of its name, the MD5 of one of detectron2 with the last six. The hash of Swin-T is that of OpenVINO's
-open_model_zoo, which also keeps a copy; none is published for the others.
+last eight digits of its name, the MD5 of one of detectron2's zoo with the last six. The hash of Swin-T is that of
+OpenVINO's open_model_zoo, which also keeps a copy; MAE's authors state theirs; none is published for the others.
 """
 
 from typing import NamedTuple
@@ -58,11 +58,19 @@ def of_authors(address, gin_file, box_ap, mask_ap, license):
     return PublicWeights(file.split(".")[0], "mmdet", file, None, (gin_file,), (address,), box_ap, mask_ap, license)
 
 
-def of_detectron2(folder, name, number, digits, gin_file, box_ap, mask_ap, license="CC-BY-SA-3.0"):
-    """Returns a detector of detectron2's model zoo or of its ViTDet project."""
+def of_detectron2(folder, name, number, digits, gin_file, box_ap, mask_ap):
+    """Returns a detector of detectron2's model zoo."""
     file = f"model_final_{digits}.pkl"
     address = f"{DETECTRON2}/{folder}/{name}/{number}/{file}"
-    return PublicWeights(name, "detectron2", file, f"md5:{digits}", (gin_file,), (address,), box_ap, mask_ap, license)
+    gin_files, license = (gin_file,), "CC-BY-SA-3.0"
+    return PublicWeights(name, "detectron2", file, f"md5:{digits}", gin_files, (address,), box_ap, mask_ap, license)
+
+
+def of_vitdet(name, number, digits, box_ap, mask_ap):
+    """Returns a detector of detectron2's ViTDet, whose page states neither a hash nor a license of the files."""
+    gin_file = f"gin/vitdet/{name}_100ep_coco.gin"
+    weights = of_detectron2("ViTDet/COCO", name, number, digits, gin_file, box_ap, mask_ap)
+    return weights._replace(name=f"{name}_100ep", digest=None, license="Apache-2.0")
 
 
 def of_torchvision(name, digits):
@@ -196,14 +204,10 @@ _ALL = (
                   "gin/detectron2/cascade_mask_rcnn_r50_fpn_1x_coco.gin", 42.1, 36.4),
     of_detectron2("Misc", "cascade_mask_rcnn_R_50_FPN_3x", "144998488", "480dd8",
                   "gin/detectron2/cascade_mask_rcnn_r50_fpn_3x_coco.gin", 44.3, 38.5),
-    of_detectron2("ViTDet/COCO", "mask_rcnn_vitdet_b", "f325346929", "61ccd1",
-                  "gin/vitdet/mask_rcnn_vitdet_b_100ep_coco.gin", 51.6, 45.9, "Apache-2.0"),
-    of_detectron2("ViTDet/COCO", "mask_rcnn_vitdet_l", "f325599698", "6146ed",
-                  "gin/vitdet/mask_rcnn_vitdet_l_100ep_coco.gin", 55.5, 49.2, "Apache-2.0"),
-    of_detectron2("ViTDet/COCO", "cascade_mask_rcnn_vitdet_b", "f325358525", "435fa9",
-                  "gin/vitdet/cascade_mask_rcnn_vitdet_b_100ep_coco.gin", 54.0, 46.7, "Apache-2.0"),
-    of_detectron2("ViTDet/COCO", "cascade_mask_rcnn_vitdet_l", "f328021305", "1a9f28",
-                  "gin/vitdet/cascade_mask_rcnn_vitdet_l_100ep_coco.gin", 57.6, 50.0, "Apache-2.0"),
+    of_vitdet("mask_rcnn_vitdet_b", "f325346929", "61ccd1", 51.6, 45.9),
+    of_vitdet("mask_rcnn_vitdet_l", "f325599698", "6146ed", 55.5, 49.2),
+    of_vitdet("cascade_mask_rcnn_vitdet_b", "f325358525", "435fa9", 54.0, 46.7),
+    of_vitdet("cascade_mask_rcnn_vitdet_l", "f328021305", "1a9f28", 57.6, 50.0),
     of_torchvision("resnet18", "f37072fd"),
     of_torchvision("resnet34", "b627a593"),
     of_torchvision("resnet50", "0676ba61"),
@@ -225,8 +229,9 @@ _ALL = (
     *(of_classifier("caffe2", f"{DETECTRON2}/ImageNetPretrained/{file}.pkl", name=name, license="CC-BY-SA-3.0")
       for name, file in (("msra_resnet50", "MSRA/R-50"), ("msra_resnet101", "MSRA/R-101"),
                          ("caffe2_resnext101_32x8d", "FAIR/X-101-32x8d"))),
-    *(of_classifier("vit", f"{MAE}/{file}", f"{DETECTRON2}/ImageNetPretrained/MAE/{file}", license="CC-BY-NC-4.0")
-      for file in ("mae_pretrain_vit_base.pth", "mae_pretrain_vit_large.pth")),
+    *(of_classifier("vit", f"{MAE}/{file}", f"{DETECTRON2}/ImageNetPretrained/MAE/{file}", license="CC-BY-NC-4.0",
+                    digest=digest)
+      for file, digest in (("mae_pretrain_vit_base.pth", "md5:8cad7c"), ("mae_pretrain_vit_large.pth", "md5:b8b06e"))),
 )
 # fmt: on
 WEIGHTS = {weights.name: weights for weights in _ALL}
