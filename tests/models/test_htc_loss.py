@@ -11,7 +11,7 @@ from htc_tf.models.htc_loss import HTCLoss
 from htc_tf.models.losses import GIoULoss
 from htc_tf.models.targets import AnchorSampler
 from htc_tf.ops.matching import subsample_evenly
-from htc_tf.structures import GroundTruth, Outputs, RoIs, RPNOutput, SemanticOutput, StageOutput
+from htc_tf.structures import ContextOutput, GroundTruth, Outputs, RoIs, RPNOutput, SemanticOutput, StageOutput
 
 SEED = tf.constant([0, 1])
 SIZES = tf.constant([[64.0, 64.0]])
@@ -116,6 +116,19 @@ def test_semantic_ignores_unlabeled_pixels():
         HTCLoss(semantic_mean="some")
 
 
+def test_context_of_the_classes_in_an_image():
+    """Class 1 is in the image; class 0 only pads the list of objects."""
+    outputs = OUTPUTS._replace(context=ContextOutput(tensor([0, math.log(3)]), None))
+    check(compute(outputs)["context"], math.log(2) + math.log(4 / 3), 2, 3.0)
+    check(compute(outputs, context_weight=0.5)["context"], math.log(2) + math.log(4 / 3), 2, 0.5)
+
+
+def test_masks_may_have_weights_of_their_own():
+    losses = compute(mask_weights=(0.0, 0.0, 1.75))
+    weights = {name: [losses[f"stage{t}_{name}"].weight for t in (1, 2, 3)] for name in ("class", "box", "mask")}
+    assert weights == {"class": [1.0, 0.5, 0.25], "box": [1.0, 0.5, 0.25], "mask": [0.0, 0.0, 1.75]}
+
+
 @pytest.mark.parametrize("name", ["rpn_class_loss", "class_loss", "box_loss", "mask_loss"])
 @pytest.mark.parametrize("loss", ["giou", GIoULoss])
 def test_a_loss_must_be_an_object(name, loss):
@@ -126,6 +139,8 @@ def test_a_loss_must_be_an_object(name, loss):
 def test_every_stage_needs_a_weight():
     with pytest.raises(UserError, match="stage_weights"):
         compute(stage_weights=(1.0, 0.5))
+    with pytest.raises(UserError, match="mask_weights"):
+        compute(mask_weights=(1.0, 0.5))
 
 
 def without_objects(batch):
