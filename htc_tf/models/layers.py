@@ -230,7 +230,8 @@ class Convolution(tf.keras.layers.Layer):
             deformable: int, version 1 or 2 of `DeformableConv2D`, which has no bias either; None for an ordinary
                 convolution.
             standardized: If True, the convolution is a `StandardizedConv2D`, which has no bias and no groups either.
-            switchable: If True, it is a `SwitchableConv2D`, which has a kernel of 3, no bias and no groups.
+            switchable: If True, it is a `SwitchableConv2D`, which has a kernel of 3, no bias, no groups and as
+                many inputs as outputs.
         """
         super().__init__(name=name)
         self.margin = (kernel - 1) // 2 if stride > 1 and not (deformable or switchable) else 0

@@ -47,7 +47,7 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
 
 
 class SwitchableConv2D(StandardizedConv2D):
-    """A 3x3 convolution that mixes two deformable ones, of dilation 1 and 3, by a switch for every cell.
+    """A 3x3 convolution, with as many outputs as inputs, that mixes two deformable ones, of dilation 1 and 3, by a switch for every cell.
 
     Both have the standardized kernel, the second plus a learned difference. The mean over the map, after a 1x1
     convolution, is added to the input and to the output as global context. Initially this layer equals the ordinary
@@ -61,15 +61,16 @@ class SwitchableConv2D(StandardizedConv2D):
         self.small_offsets, self.large_offsets = (
             tf.keras.layers.Conv2D(2 * 3 * 3, 3, stride, name=f"{size}_offsets", **zeros) for size in ("small", "large")
         )
-        self.context_after = tf.keras.layers.Conv2D(channels, 1, name="context_after", **zeros)
+        self.context_before, self.context_after = (
+            tf.keras.layers.Conv2D(channels, 1, name=f"context_{place}", **zeros) for place in ("before", "after")
+        )
 
     def build(self, shape):
         super().build(shape)
-        self.context_before = tf.keras.layers.Conv2D(shape[-1], 1, name="context_before", kernel_initializer="zeros")
         self.kernel_difference = self.add_weight("kernel_difference", self.kernel.shape, initializer="zeros")
 
     def call(self, x):
-        """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, C]."""
+        """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, channels]."""
         x += self.context_before(global_mean(x))
         window = window_mean(x)
         switch = self.switch(window)  # [B, H', W', 1]

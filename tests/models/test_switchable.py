@@ -37,9 +37,9 @@ def test_golden_window():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_new_switchable_convolution_equals_an_ordinary_one(stride):
     x = draw(2, 6, 8, 4)
-    layer = SwitchableConv2D(5, stride)
+    layer = SwitchableConv2D(4, stride)
     layer(x)
-    plain = Convolution(5, 3, stride, bias=False)
+    plain = Convolution(4, 3, stride, bias=False)
     plain(x)
     plain.convolution.kernel.assign(layer.standardize())
     np.testing.assert_allclose(layer(x), plain(x), atol=1e-4)
@@ -52,10 +52,10 @@ def test_a_new_switchable_convolution_equals_an_ordinary_one(stride):
 
 def test_bfloat16_rounds_the_result_only():
     x = draw(1, 6, 8, 4)
-    wide = SwitchableConv2D(5)
+    wide = SwitchableConv2D(4)
     wide(x)
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    layer = SwitchableConv2D(5)
+    layer = SwitchableConv2D(4)
     layer(x)
     layer.set_weights([v + 0.1 * draw(*v.shape).numpy() for v in wide.get_weights()])
     wide.set_weights(layer.get_weights())
