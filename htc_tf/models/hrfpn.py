@@ -24,7 +24,10 @@ class HRFPN(tf.keras.layers.Layer):
         self.outputs = [Convolution(channels, 3, name=f"output{level}", **kind) for level in range(2, 7)]
 
     def call(self, features, training=None):
-        """Returns {2: P2, ..., 6: P6}, each [B, H // 2^level, W // 2^level, channels], of {2: C2, ..., 5: C5}."""
+        """Returns {2: P2, ..., 6: P6} of {2: C2, ..., 5: C5}; a level is [B, H // 2^level, W // 2^level, channels].
+
+        P6 of an image below 64 pixels has one row or column.
+        """
         height, width = features[2].shape[1:3]
         resized = [features[2]]
         for level in (3, 4, 5):
@@ -33,9 +36,9 @@ class HRFPN(tf.keras.layers.Layer):
         joined = self.reduction(tf.concat(resized, axis=-1), training=training)  # [B, H / 4, W / 4, channels]
         pyramid = {2: joined}
         for level in range(3, 7):
-            stride = 2 ** (level - 2)
-            # Only whole windows are averaged: P6 has H // 64 rows, one less than an FPN's if H is no multiple of 64.
-            pyramid[level] = tf.nn.avg_pool2d(joined, stride, stride, "VALID")
+            # Only whole windows are averaged: P6 has H // 64 rows, where an FPN's has one more if H % 64 is 32.
+            window = [min(2 ** (level - 2), side) for side in joined.shape[1:3]]
+            pyramid[level] = tf.nn.avg_pool2d(joined, window, window, "VALID")
         return {
             level: output(pyramid[level], training=training)
             for level, output in zip(pyramid, self.outputs, strict=True)

@@ -83,6 +83,13 @@ def test_batch_norms_learn_statistics_if_asked(images):
     assert len(moved) == len(backbone.non_trainable_variables) / 2 and all(moved)
 
 
+@pytest.mark.parametrize("side, rows", [(32, 1), (64, 1), (96, 1), (160, 2)])
+def test_rows_of_p6(side, rows):
+    """Those of whole windows alone, as in the original; it fails below 64 pixels."""
+    features = {level: tf.ones([1, side >> level, side >> level, 2]) for level in (2, 3, 4, 5)}
+    assert HRFPN(channels=2)(features)[6].shape[1:3] == [rows, rows]
+
+
 def test_mistakes():
     with pytest.raises(UserError, match=r"HRNet\.exchanges = .* 3 items"):
         HRNet(exchanges=(1, 4))
