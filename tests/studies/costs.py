@@ -20,8 +20,8 @@ CASCADE = "gin/cascade_mask_rcnn_r50_fpn_1x_coco.gin"
 HEIGHT, WIDTH = 800, 1344
 REPEATS = 3
 # The files of some families bind the sides of their images, which here are the same for all.
-SIDES = [f"{kind}/Input.{side}" for kind in ("eval", "train") for side in ("min_side", "max_side")]
-PARAMS = [f"{name}={HEIGHT if 'min' in name else WIDTH}" for name in SIDES]
+SIDES = ("min_side", "max_side")
+PARAMS = [f"{kind}/Input.{side}=%IMAGE_{side.upper()}" for kind in ("eval", "train") for side in SIDES]
 
 
 class Row(NamedTuple):
