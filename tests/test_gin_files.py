@@ -138,6 +138,31 @@ def test_the_cascades_match_mmdetection(name, masks):
 
 
 @pytest.mark.parametrize(
+    ("name", "depth", "groups", "epochs"),
+    [
+        ("r50_fpn_1x", 50, 1, 12),
+        ("r50_fpn_20e", 50, 1, 20),
+        ("r101_fpn_20e", 101, 1, 20),
+        ("x101_64x4d_fpn_20e", 101, 64, 20),
+    ],
+)
+def test_scnet_matches_mmdetection(name, depth, groups, epochs, coco_records):
+    """Source: configs/scnet of mmdetection 2."""
+    experiment, _ = config.load([f"gin/scnet/scnet_{name}_coco.gin"], [], train_records=coco_records)
+    model, objective = experiment.build_model(), experiment.objective
+    assert len(model.backbone.stages[2]) == {50: 6, 101: 23}[depth]
+    assert getattr(model.backbone.stages[0][0].body[1].convolution, "groups", 1) == groups
+    assert [stage.mask_head is None for stage in model.stages] == [True, True, False]
+    (head,) = model.mask_heads
+    assert [len(part.convs) for part in (head, model.semantic_head, model.context_head)] == [6, 2, 2]  # blocks
+    assert not model.interleaved and not model.mask_info_flow and model.relay.size == 7
+    assert (objective.stage_weights, objective.mask_weights[2]) == ((1.0, 0.5, 0.25), 1.75)
+    assert (objective.semantic_weight, objective.context_weight, objective.semantic_mean) == (0.2, 3.0, "valid")
+    assert model.roi_sampler.low_quality and model.postprocess.score_threshold == 0.001
+    assert experiment.steps == epochs * 7393 and experiment.optimizer.schedule.peak == 0.02
+
+
+@pytest.mark.parametrize(
     ("name", "channels", "blocks", "drop_path", "epochs"),
     [
         ("mask_rcnn_swin_t_fpn_1x", 96, 6, 0.1, 12),

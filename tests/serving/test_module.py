@@ -37,6 +37,10 @@ PARTS = {
         {"DepthwiseConv2dNative", "Erf"},
         ("ConvNeXt.channels=8", "ConvNeXt.depths=(1, 1, 1, 1)", "BACKBONE_WEIGHTS=None"),
     ),
+    "base/scnet": (
+        {"ResizeBilinear"},  # of the relay
+        *(("GlobalContextHead.channels=16", "FeatureRelay.channels=16", "MaskHead.num_convs=2"),),
+    ),
 }
 
 

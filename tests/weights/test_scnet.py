@@ -15,7 +15,7 @@ LISTING = Path(__file__).resolve().parents[1] / "reference" / "scnet_state_dict.
 
 @pytest.fixture(scope="module")
 def scnet():
-    """The run file's SCNet with all that follows the pyramid; variables are zero, because random values take seconds."""
+    """The run file's SCNet with all that follows the pyramid; its variables are zero."""
     experiment, _ = config.load(["gin/scnet/scnet_r50_fpn_1x_coco.gin"], ["RPN.inference_proposals=1"])
     model = experiment.build_model()
     pyramid = {level: tf.zeros([1, 64 >> level, 64 >> level, 256]) for level in range(2, 7)}
@@ -28,7 +28,7 @@ def scnet():
 def test_every_name_and_every_shape(scnet):
     found = {name: layout.theirs(np.empty(v.shape, np.bool_), scnet).shape for name, v, layout in entries(scnet)}
     assert len(found) == len(scnet.variables)
-    rows = [line.split("\t") for line in gzip.open(LISTING, "rt").read().splitlines()]
+    rows = [line.split("\t") for line in gzip.decompress(LISTING.read_bytes()).decode().splitlines()]
     expected = {name: tuple(map(int, sides.split(","))) for name, sides in rows}
     assert {name: shape for name, shape in found.items() if not name.startswith("rpn_head.")} == expected
 
