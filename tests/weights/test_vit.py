@@ -133,3 +133,25 @@ def test_an_encoder_of_mae_initializes_the_backbone(write, tmp_path):
     write.pytorch_zip(path, {"model": {name: array for name, array in arrays.items() if "blocks.3." not in name}})
     with pytest.raises(UserError, match=r"does not fit ViT as configured: it lacks backbone\.net\.blocks\.3\.norm1"):
         load_backbone(path, model)
+
+
+@pytest.mark.parametrize(("size", "blocks", "rate"), [("b", 12, 0.7), ("l", 24, 0.8)])
+def test_learning_rates_by_layer(size, blocks, rate):
+    """As detectron2's get_vit_lr_decay_rate and get_default_optimizer_params with the configuration's arguments."""
+    small = ("NUM_CLASSES=80", "STEPS=1", "ViT.channels=16", "ViT.heads=2", "SimpleFPN.channels=8")
+    experiment, _ = config.load([f"gin/vitdet/mask_rcnn_vitdet_{size}_100ep_coco.gin"], small)
+    model = experiment.build_model()
+    model.neck(model.backbone(tf.zeros([1, 32, 32, 3])))
+    model.built = True
+    found = entries(model)
+    groups = experiment.optimizer.groups
+    groups.resolve([entry.variable for entry in found])
+    for entry, (learning, decay) in zip(found, groups.multipliers, strict=True):
+        layer, own = blocks + 1, entry.name.removeprefix("backbone.net.")
+        if own.startswith(("pos_embed", "patch_embed")):
+            layer = 0
+        elif own.startswith("blocks."):
+            layer = int(own.split(".")[1]) + 1
+        assert learning == pytest.approx(rate ** (blocks + 1 - layer)), entry.name
+        # LayerNorm of PyTorch alone is exempt, not detectron2's own of the neck.
+        assert decay == (0 if own == "pos_embed" or (own.startswith("blocks.") and ".norm" in own) else 1), entry.name
