@@ -59,6 +59,8 @@ CROPS = ("multi_scale.min_sides=(32, 64)", "random_crop.min_sides=(48,)", "rando
 OWN = {
     "swin": CROPS,
     "convnext": CROPS,
+    # Constant norms suit trained weights: random ones would double the features in every block.
+    "detectron2": (f"multi_scale.min_sides=[32, {SIDE}]", "ResNet.norm='frozen_batch'"),
     "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
     "keras_cv_backbone": (
         "KerasCVBackbone.load_weights=False",
