@@ -9,6 +9,7 @@ import tensorflow as tf
 from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.errors import UserError
 from htc_tf.training.optim import LAMB, SGD, SGDW, AdamW
+from htc_tf.training.parameter_groups import layer_decay
 from htc_tf.training.schedules import CosineSchedule, StepSchedule, learning_rate
 
 PAPER = {"base": 0.02, "batch_size": 16, "steps": 88716}
@@ -167,6 +168,15 @@ def test_groups_multiply_rate_and_decay(recipe):
             apply(one, [gradient], members)
     for variable, (single,) in zip(grouped, alone, strict=True):
         np.testing.assert_allclose(variable, single, rtol=1e-5, atol=1e-6, err_msg=variable.name)
+
+
+def test_layer_decay_lowers_the_rates_of_first_layers():
+    groups = AdamW(StepSchedule(**CONSTANT), groups=layer_decay(("stem", "stage1/"), rate=0.5)).groups
+    groups.resolve([tf.Variable(0.0, name=name) for name in ("stem/kernel", "stage1/norm/gamma", "neck/kernel")])
+    assert groups.multipliers == [(0.25, 1.0), (0.5, 0.0), (1.0, 1.0)]
+    assert layer_decay(("stem",), rate=0.5, others=()) == (("stem", 0.5, 1.0),)
+    with pytest.raises(UserError, match=r"layer_decay\.rate = 1\.1"):
+        layer_decay(("stem",), rate=1.1)
 
 
 @pytest.mark.usefixtures("addons_or_ours")

@@ -54,16 +54,17 @@ def drawn(network):
     return DRAWN["state_dict"](shapes)
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_names_shapes_and_rates_at_full_size(file, listings):
+@pytest.mark.parametrize("letter", SIZES)
+def test_names_shapes_and_rates_at_full_size(letter, listings):
     """In a graph, where variables have no values; learning rates are those of the original's optimizer."""
+    file = next(file for file in FILES if f"_convnext_{letter}_" in file)
     experiment, _ = config.load([f"gin/convnext/{file}.gin"], [])
     with tf.Graph().as_default():
         model = experiment.build_model()
         model.neck(model.backbone(tf.zeros([1, 64, 64, 3])))
         model.built = True  # in part
         table = entries(model)
-    size = SIZES[file.split("_convnext_")[1].split("_")[0]]
+    size = SIZES[letter]
     found = {entry.name: entry.their_shape(model) for entry in table}
     wanted = of("backbone", listings[size])
     for level, channels in enumerate(wanted[f"backbone.norm{stage}.weight"][0] for stage in range(4)):
