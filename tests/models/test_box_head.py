@@ -125,3 +125,29 @@ def test_the_default_head_is_two_hidden_layers():
     np.testing.assert_array_equal(logits, head.classifier(hidden))
     np.testing.assert_array_equal(deltas, head.regressor(hidden))
     assert not head.convs and len(head.variables) == 8
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_factor_of_the_gradient_of_the_features(compiled, pooled):
+    """The outputs and the gradients of the head's weights are the same without it."""
+    pooled, found = pooled[..., :2], []
+    for factor in (1.0, 0.25):
+        head = BoxHead(3, 4, feature_gradient=factor)
+        head(pooled)
+        for index, variable in enumerate(head.trainable_variables):
+            variable.assign(tf.random.stateless_normal(variable.shape, [index, 0]))
+
+        @tf.function(jit_compile=compiled, autograph=False)
+        def learn(head=head):
+            with tf.GradientTape() as tape:
+                tape.watch(pooled)
+                logits, deltas = head(pooled)
+                loss = tf.reduce_sum(logits**2) + tf.reduce_sum(deltas)
+            return logits, *tape.gradient(loss, [pooled, *head.trainable_variables])
+
+        found.append([tf.convert_to_tensor(x).numpy() for x in learn()])
+    (logits, features, *weights), (same_logits, smaller, *same_weights) = found
+    np.testing.assert_array_equal(logits, same_logits)
+    close(4 * smaller, features, 1e-6)
+    for one, other in zip(weights, same_weights, strict=True):
+        close(one, other, 1e-6)

@@ -55,6 +55,16 @@ def test_scores_of_the_mean_logits_and_boxes_of_the_last_stage():
                 np.testing.assert_allclose(score, wanted_score, rtol=1e-5)
 
 
+def test_mean_of_the_probabilities():
+    """detectron2 averages these; the third RoI has the same logits in both stages, and the same scores either way."""
+    logits = tf.constant(LOGITS)
+    found = Postprocess(average="probabilities").scores(stages())[0].numpy()
+    np.testing.assert_allclose(found, np.mean(tf.nn.softmax(logits), axis=0)[:, :2], rtol=1e-6)
+    means = Postprocess().scores(stages())[0].numpy()
+    assert not np.allclose(found[:2], means[:2], rtol=1e-3)
+    np.testing.assert_allclose(found[2], means[2], rtol=1e-6)
+
+
 def test_detections_are_padded_and_cut_to_keep():
     found = Postprocess(keep=1)(stages())
     assert found.boxes.shape == (1, 1, 4) and found.masks is None and len(rows(found)) == 1

@@ -113,6 +113,15 @@ def test_limits():
     assert (rois.positive.numpy().sum(), rois.valid.numpy().sum()) == (1, 3)
 
 
+def test_without_the_ground_truth_all_boxes_are_kept():
+    """As in the later stages of detectron2's cascade."""
+    _, rois, boxes = sample(limit=5, positive_fraction=1.0, append_truth=False)
+    assert boxes[:2] == [(10, 10, 30, 50), (11, 10, 30, 30)] and boxes[4] == (0, 0, 0, 0)
+    assert rois.positive.numpy()[0].tolist() == [True] * 2 + [False] * 3
+    assert rois.valid.numpy()[0].tolist() == VALID.numpy()[0][[0, 1, 3, 4, 2]].tolist()
+    assert not rois.is_truth.numpy().any()
+
+
 def test_the_mask_branch_takes_the_first_positives():
     sampler, rois, boxes = sample(mask_limit=2)
     first = sampler.positives(rois)
