@@ -3,6 +3,7 @@
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.models.layers import Convolution
 from htc_tf.ops.convolution import dilated_conv2d
 from htc_tf.ranges import CHANNELS, check_ranges
@@ -70,6 +71,8 @@ class RecursiveFPN(tf.keras.layers.Layer):
 
     def call(self, features, training=None):
         """Returns {2: P2, ..., 6: P6} of {0: images, 2: C2, ..., 5: C5}; see `FPN` and `ResNet.with_images`."""
+        if 0 not in features:
+            raise UserError("RecursiveFPN gets no images from the backbone: set ResNet.with_images = True")
         first = self.fpn(features, training=training)
         feedback = {level: self.pooling(first[level]) for level in FEEDBACK_LEVELS}
         second = self.fpn(self.backbone(features[0], feedback, training=training), training=training)

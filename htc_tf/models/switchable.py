@@ -47,15 +47,15 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
 
 
 class SwitchableConv2D(StandardizedConv2D):
-    """A 3x3 convolution, with as many outputs as inputs, that mixes two deformable ones, of dilation 1 and 3, by a switch for every cell.
+    """A 3x3 convolution that mixes two deformable ones, of dilation 1 and 3, by a switch for every cell.
 
-    Both have the standardized kernel, the second plus a learned difference. The mean over the map, after a 1x1
-    convolution, is added to the input and to the output as global context. Initially this layer equals the ordinary
-    convolution.
+    It has as many outputs as inputs. Both deformable ones have the standardized kernel, the second plus a learned
+    difference. The mean over the map, after a 1x1 convolution, is added to the input and to the output as global
+    context. Initially this layer equals the ordinary convolution.
     """
 
     def __init__(self, channels, stride=1, initializer="he_normal", name=None):
-        super().__init__(channels, 3, stride, kernel_initializer=initializer, name=name)
+        super().__init__(channels, 3, stride, padding="same", kernel_initializer=initializer, name=name)
         zeros = {"kernel_initializer": "zeros"}
         self.switch = tf.keras.layers.Conv2D(1, 1, stride, bias_initializer="ones", name="switch", **zeros)
         self.small_offsets, self.large_offsets = (

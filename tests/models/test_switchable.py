@@ -50,6 +50,26 @@ def test_a_new_switchable_convolution_equals_an_ordinary_one(stride):
     np.testing.assert_allclose(layer(x), spread, atol=1e-4)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_xla_gives_the_same(stride):
+    x = draw(1, 6, 8, 4)
+    layer = SwitchableConv2D(4, stride)
+    layer(x)
+    layer.set_weights([v + 0.2 * draw(*v.shape).numpy() for v in layer.get_weights()])
+
+    def learn(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = layer(x)
+            loss = tf.reduce_sum(value**2)
+        return value, *tape.gradient(loss, [x, *layer.trainable_variables])
+
+    plain, compiled = tf.function(learn, autograph=False)(x), tf.function(learn, jit_compile=True, autograph=False)(x)
+    assert len(plain) == 2 + 12
+    for expected, found in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_bfloat16_rounds_the_result_only():
     x = draw(1, 6, 8, 4)
     wide = SwitchableConv2D(4)

@@ -49,9 +49,7 @@ class Network(tf.keras.layers.Layer):
 @pytest.mark.parametrize("case", FILES)
 def test_names_and_shapes_of_the_full_size(blank, case):
     network = Network(f"detectors/{FILES[case]}")
-    with tf.Graph().as_default():
-        network(tf.zeros([1, 32, 32, 3]))
-    network.built = True
+    network(tf.zeros([1, 32, 32, 3]))
     found = {entry.name: entry.their_shape(network) for entry in entries(network)}
     assert len(found) == len(network.variables)
     known = {name: shape for name, shape in listing(case).items() if not name.endswith(COUNTER)}
