@@ -37,9 +37,14 @@ PARTS = {
         {"DepthwiseConv2dNative", "Erf"},
         ("ConvNeXt.channels=8", "ConvNeXt.depths=(1, 1, 1, 1)", "BACKBONE_WEIGHTS=None"),
     ),
+    "options/sac": ({"MirrorPad", "AvgPool"}, ("ResNet.depth=50", "ResNet.switchable_stages=(5,)")),
+    "options/rfp": ({"SpaceToBatchND", "BatchToSpaceND"}, ("ResNet.depth=50", "RecursiveFPN.feedback_channels=4")),
     "base/scnet": (
         {"ResizeBilinear"},  # of the relay
-        *(("GlobalContextHead.channels=16", "FeatureRelay.channels=16", "MaskHead.num_convs=2"),),
+        (
+            *("NUM_STAGES=3", "GlobalContextHead.channels=16", "FeatureRelay.channels=16"),
+            *("MaskHead.num_convs=2", "SemanticHead.num_convs=2"),
+        ),
     ),
 }
 
