@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.drop_path import draw_seed, drop_paths, fold_in
+from htc_tf.models.layers import ChannelNormalization
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
 
 PATCH = 4  # side of an embedded patch, pixels
@@ -21,13 +22,8 @@ MASKED = -100.0  # added to the attention logits of cells that are no neighbors,
 
 
 def make_norm(name):
-    """Returns a layer norm over the channels, with PyTorch's epsilon instead of Keras'."""
-    return tf.keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype="float32", name=name)
-
-
-def normalize(norm, x):
-    """Returns the layer norm of x in x's dtype."""
-    return tf.cast(norm(x), x.dtype)
+    """Returns a layer norm over the channels, with PyTorch's epsilon."""
+    return ChannelNormalization(epsilon=NORM_EPSILON, name=name)
 
 
 def make_dense(units, name, bias=True):
@@ -67,7 +63,7 @@ def attention_mask(height, width, window):
 
     ids = 3 * tf.constant(regions(height))[:, tf.newaxis] + tf.constant(regions(width))  # [height, width], 0 ... 8
     ids = partition(ids[tf.newaxis, :, :, tf.newaxis], window)  # [n, window^2, 1]
-    return tf.where(ids == tf.transpose(ids, [0, 2, 1]), 0.0, MASKED)[:, tf.newaxis]
+    return tf.where(tf.equal(ids, tf.transpose(ids, [0, 2, 1])), 0.0, MASKED)[:, tf.newaxis]
 
 
 def relative_positions(window):
@@ -139,8 +135,8 @@ class SwinBlock(tf.keras.layers.Layer):
             mask: The `attention_mask` of the padded map.
             seed: [2] int32, or None to drop no path.
         """
-        x += drop_paths(self.attend(normalize(self.norm1, x), mask), self.drop_path, fold_in(seed, 0))
-        hidden = tf.nn.gelu(self.expand(normalize(self.norm2, x)), approximate=False)
+        x += drop_paths(self.attend(self.norm1(x), mask), self.drop_path, fold_in(seed, 0))
+        hidden = tf.nn.gelu(self.expand(self.norm2(x)), approximate=False)
         return x + drop_paths(self.shrink(hidden), self.drop_path, fold_in(seed, 1))
 
     def attend(self, x, mask):
@@ -166,7 +162,7 @@ class PatchMerging(tf.keras.layers.Layer):
 
     def call(self, x):
         """Returns [B, H / 2, W / 2, 2 C] of x [B, H, W, C]."""
-        return self.reduction(normalize(self.norm, tf.nn.space_to_depth(x, 2)))  # from 4 C channels
+        return self.reduction(self.norm(tf.nn.space_to_depth(x, 2)))  # from 4 C channels
 
 
 @gin.register
@@ -242,7 +238,7 @@ class Swin(tf.keras.layers.Layer):
 
     def share(self, images, training=None):
         """Returns the patch embedding [B, H / 4, W / 4, channels] of normalized images; see `composite`."""
-        return normalize(self.embed_norm, self.embed(images))
+        return self.embed_norm(self.embed(images))
 
     def call(self, images, training=None, shared=None, added=None):
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32.
@@ -266,5 +262,5 @@ class Swin(tf.keras.layers.Layer):
             mask = attention_mask(height, width, self.window)
             for block in blocks:
                 x, number = block(x, mask, fold_in(seed, number)), number + 1
-            features[stage + 2] = normalize(self.norms[stage], x)
+            features[stage + 2] = self.norms[stage](x)
         return features
