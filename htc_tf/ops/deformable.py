@@ -9,7 +9,7 @@ over that map is the deformable one, in groups of channels or not.
 `_corners`, and the value and both gradients of `_blend`, are compiled islands: as separate TensorFlow operations the
 latter would take two to five times as long. They are traced once for all layers of a shape. The gradient adds to the
 map one scatter after the other, so that on a CPU no two threads write to the same cell; on a GPU
-`tf.config.experimental.enable_op_determinism()` fixes the order.
+`tf.config.experimental.enable_op_determinism()` fixes the order. An export has the separate operations.
 
 The large map is not stored for the backward pass but computed again, as in mmcv: it is k * k times as large as the
 layer's input. Forward and backward pass then take twice the CPU time of an ordinary convolution: 564 instead of 287 ms
@@ -17,9 +17,36 @@ on 100x168x128, 371 instead of 225 ms on 50x84x256; in 64 groups, which are litt
 instead of 222 ms on 50x84x1024.
 """
 
+import contextlib
+import contextvars
+import functools
+
 import tensorflow as tf
 
 from htc_tf.ops.grouped_convolution import grouped_conv2d
+
+_islands = contextvars.ContextVar("islands", default=True)
+
+
+@contextlib.contextmanager
+def without_islands():
+    """Traces deformable convolutions as TensorFlow operations, for an export: TensorFlow Serving may lack XLA."""
+    token = _islands.set(False)
+    try:
+        yield
+    finally:
+        _islands.reset(token)
+
+
+def island(function):
+    """Returns a function that compiles another one by XLA, unless it is traced in `without_islands`."""
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return compiled(*arguments) if _islands.get() else function(*arguments)
+
+    return call
 
 
 def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1, dilation=1):
@@ -53,7 +80,7 @@ def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1, dilation=1):
     return tf.ensure_shape(result, [*offsets.shape[:3], kernel.shape[-1]])
 
 
-@tf.function(jit_compile=True, autograph=False)
+@island
 def _corners(offsets, mask, size, side, stride, dilation):
     """Computes the four cells around the position of each tap.
 
@@ -122,14 +149,14 @@ def _blend(rows, index, weights, dtype):
     return blended(rows, weights)
 
 
-@tf.function(jit_compile=True, autograph=False)
+@island
 def _weighted_sum(rows, index, weights, dtype):
     """Computes the value of `_blend`, [N, C]."""
     corners = zip(tf.unstack(index, axis=1), tf.unstack(weights, axis=1), strict=True)  # 4 pairs of [N]
     return tf.cast(tf.add_n([tf.gather(rows, cells) * weight[:, None] for cells, weight in corners]), dtype)
 
 
-@tf.function(jit_compile=True, autograph=False)
+@island
 def _rows_gradient(rows, index, weights, upstream):
     """Computes the gradient of the rows, [S, C], from that of the sums, [N, C]."""
     upstream, summed = tf.cast(upstream, tf.float32), tf.zeros_like(rows)
@@ -138,7 +165,7 @@ def _rows_gradient(rows, index, weights, upstream):
     return summed
 
 
-@tf.function(jit_compile=True, autograph=False)
+@island
 def _weights_gradient(rows, index, upstream):
     """Computes the gradient of the weights, [N, 4], scalar products of the rows with the sums' gradient [N, C]."""
     upstream = tf.cast(upstream, tf.float32)

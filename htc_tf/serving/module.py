@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from htc_tf.data.schema import IMAGE_FIELDS
+from htc_tf.ops.deformable import without_islands
 from htc_tf.serving.batching import detect
 from htc_tf.serving.decode import decode, try_or_default
 from htc_tf.serving.orientation import apply_orientation, read_orientation
@@ -149,8 +150,9 @@ def make_predict_fn(model, shape, options):
 
     def predict(images, sizes):
         single_pass = model.test_time is None
-        outputs = model(images, sizes) if single_pass or options.semantic else None
-        found = model.detect(outputs) if single_pass else model.infer(images, sizes)
+        with without_islands():
+            outputs = model(images, sizes) if single_pass or options.semantic else None
+            found = model.detect(outputs) if single_pass else model.infer(images, sizes)
         found = found._replace(stage_masks=None, masks=found.masks if options.masks else None)._asdict()
         if options.semantic:
             found["semantic"] = outputs.semantic.logits

@@ -1,6 +1,7 @@
 """Names of DetectoRS against the original's, both directions; files of ordinary ResNets as first weights."""
 
 import gzip
+import re
 import runpy
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from htc_tf import config
 from htc_tf.models.backbones import resnet
 from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import entries, mmdet_arrays
-from htc_tf.weights.names import COUNTER
+from htc_tf.weights.assign import NamedWeights
+from htc_tf.weights.names import COUNTER, Framework
+from htc_tf.weights.tables.switchable import ADDED
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 WEIGHTS = runpy.run_path(str(REFERENCE / "detectors_weights.py"))
@@ -104,6 +107,16 @@ def test_a_classifier_initializes_both_backbones(small, classifier, reference):
     for name, array in derived.items():
         for key in (name, name.replace("backbone.", "neck.rfp_modules.0.")):
             np.testing.assert_allclose(found[key], array, rtol=1e-5, atol=1e-7, err_msg=key)
+
+
+def test_an_ordinary_detector_is_a_source(small, classifier):
+    """Its backbone is in both places; what it lacks has no effect at first."""
+    network = small("both")
+    arrays = {f"backbone.{name}": array for name, array in classifier[1].items()}
+    source = NamedWeights("file", network, arrays, Framework.MMDET, None)
+    for variable in (*network.backbone.weights, *network.neck.backbone.weights):
+        absent = source.mismatch(variable) is not None
+        assert absent == bool(re.search(ADDED, source.entries[id(variable)].name))
 
 
 def test_it_then_equals_the_ordinary_network(small, classifier):
