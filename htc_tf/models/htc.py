@@ -150,9 +150,9 @@ class HTC(tf.keras.layers.Layer):
             Outputs.
         """
         training = truth is not None and not validate
-        pyramid, *assistants = self.extract_pyramids(images, sizes, training)
+        pyramid, *assistants = self.extract_pyramids(images, sizes, training, with_assistant=truth is not None)
         rpn, assistant = self.rpn(pyramid, sizes, truth is not None), None
-        if truth is not None and assistants:  # trained on the lead's proposals, as in CBNetV2's code, and own samples
+        if assistants:  # trained on the lead's proposals, as in CBNetV2's code, and own samples
             theirs = self.rpn(assistants[0], sizes, True)._replace(proposals=rpn.proposals)
             assistant = self.run_cascade(assistants[0], theirs, sizes, truth, fold_in(seed, -1), training)
         return self.run_cascade(pyramid, rpn, sizes, truth, seed, training)._replace(assistant=assistant)
@@ -199,11 +199,11 @@ class HTC(tf.keras.layers.Layer):
         with blank_variables(blank):
             self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
-    def extract_pyramids(self, images, sizes, training=False):
-        """Returns [{level: [B, H / 2^level, W / 2^level, C]}], P2 ... P6; from a `Composite`, its assistant's too."""
+    def extract_pyramids(self, images, sizes, training=False, with_assistant=False):
+        """Returns [{level: [B, H / 2^level, W / 2^level, C]}], P2 ... P6; second, if asked, of the assistant."""
         features = self.backbone(self.normalize(images, sizes), training=training)
         features = features if isinstance(features, tuple) else (features,)
-        return [self.neck(part, training=training) for part in features]
+        return [self.neck(part, training=training) for part in (features if with_assistant else features[:1])]
 
     def normalize(self, images, sizes):
         """Returns normalized images [B, H, W, 3] float32, zero in the padding, as the public weights expect it."""

@@ -46,7 +46,7 @@ def estimate_memory(experiment, model, optimizer, strategy):
 
     def run(images, sizes):
         masks = run_mask_heads(model, model.roi_sampler.mask_limit, True)
-        return model.extract_pyramids(images, sizes), masks
+        return model.extract_pyramids(images, sizes, with_assistant=True), masks
 
     specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
     with native_grouped_convolution():

@@ -14,11 +14,6 @@ import numpy as np
 import timm.layers
 import torch
 
-SWINS = {
-    "swin_t": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
-    "swin_b": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
-    "swin_l": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
-}
 TOYS = {
     "swin": lambda cbnet: make_swin(cbnet, 4, [1, 2, 3, 2], [1, 2, 2, 4], drop_path_rate=0.0),
     "resnet": lambda cbnet: make_resnet(cbnet, 18, 4, (4, 4, 8, 16, 32)),
@@ -67,11 +62,12 @@ def main():
         widths = [channels * 2**stage for stage in range(4)]
         return {"backbone": backbone, "neck": cbnet_fpn.CBFPN(widths, 256, num_outs=5)}
 
-    for name, sizes in SWINS.items():
-        path = mmdet2.REFERENCE / f"cbnet_{name}_state_dict.txt.gz"
-        mmdet2.write_listing(path, lambda sizes=sizes: with_neck(make_swin(cbnet, *sizes), sizes[0]))
-    path = mmdet2.REFERENCE / "cbnet_resnet50_state_dict.txt.gz"
-    mmdet2.write_listing(path, lambda: with_neck(make_resnet(cbnet, 50, 64, (64, 256, 512, 1024, 2048)), 256))
+    full = {
+        "swin_b": lambda: with_neck(make_swin(cbnet, 128, [2, 2, 18, 2], [4, 8, 16, 32]), 128),
+        "resnet50": lambda: with_neck(make_resnet(cbnet, 50, 64, (64, 256, 512, 1024, 2048)), 256),
+    }
+    for name, make in full.items():
+        mmdet2.write_listing(mmdet2.REFERENCE / f"cbnet_{name}_state_dict.txt.gz", make)
 
     arrays = {}
     for name, make in TOYS.items():
