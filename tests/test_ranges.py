@@ -35,6 +35,7 @@ OTHERS = {
         "test_time",
     },
     "Stage": {"box_head", "mask_head"},
+    "Composite": {"assistant", "lead"},
     "HTCLoss": {"anchor_sampler", "rpn_class_loss", "class_loss", "box_loss", "mask_loss"},
     "AnchorSampler": {"choose"},
     "RoISampler": {"choose"},
