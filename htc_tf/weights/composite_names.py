@@ -1,8 +1,8 @@
 """Composite backbones of CBNetV2 (https://github.com/VDIGPKU/CBNetV2): the names of their parts and links.
 
-The parts of one with Swins have the names of Swin's authors, see `swin_names`. Its links are convolutions alone, such as
-cb_linears.1.2.weight; those of one with ResNets are followed by a norm, so that they are cb_linears.1.2.0.weight. The
-tables have all of them as the latter.
+The parts of one with Swins have the names of Swin's authors, see `swin_names`. Its links are convolutions alone:
+cb_linears.1.2.weight. Those of one with ResNets are followed by a norm: cb_linears.1.2.0.weight. The tables have all of
+them in the second way.
 """
 
 import re
