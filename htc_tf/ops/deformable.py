@@ -39,12 +39,12 @@ def without_islands():
 
 
 def island(function):
-    """Returns a function that compiles another one by XLA, unless it is traced in `without_islands`."""
+    """Returns a function that calls another one, compiled by XLA inside of a tf.function but in `without_islands`."""
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
     @functools.wraps(function)
     def call(*arguments):
-        return compiled(*arguments) if _islands.get() else function(*arguments)
+        return compiled(*arguments) if tf.inside_function() and _islands.get() else function(*arguments)
 
     return call
 
