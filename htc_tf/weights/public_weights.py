@@ -20,6 +20,7 @@ OPENVINO = "https://storage.openvinotoolkit.org/repositories/open_model_zoo/publ
 SWIN = "https://github.com/SwinTransformer/storage/releases/download"
 CONVNEXT = "https://dl.fbaipublicfiles.com/convnext"
 CBNET = "https://github.com/CBNetwork/storage/releases/download/v1.0.0"
+CBNET_LICENSE = "Apache-2.0, in its README for academic use only"
 DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2"
 MAE = "https://dl.fbaipublicfiles.com/mae/pretrain"
 PADDLE = "https://bj.bcebos.com/v1/paddledet/models"
@@ -179,19 +180,19 @@ _ALL = (
              "20220510_201004", "3d24f5a4", "gin/convnext/cascade_mask_rcnn_convnext_s_fpn_3x_coco.gin", 51.8, 44.8),
     PublicWeights("faster_rcnn_cbv2d1_r50_fpn_1x_coco", "mmdet", "faster_rcnn_cbv2d1_r50_fpn_1x_coco.pth.zip", None,
                   ("gin/cbnet/faster_rcnn_cbv2d1_r50_fpn_1x_coco.gin",),
-                  (f"{CBNET}/faster_rcnn_cbv2d1_r50_fpn_1x_coco.pth.zip",), 40.8, license="Apache-2.0"),
+                  (f"{CBNET}/faster_rcnn_cbv2d1_r50_fpn_1x_coco.pth.zip",), 40.8, license=CBNET_LICENSE),
     of_authors(f"{CBNET}/mask_rcnn_cbv2_swin_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco.pth.zip",
-               "gin/cbnet/mask_rcnn_cbv2_swin_t_fpn_3x_coco.gin", 50.2, 44.5, "Apache-2.0"),
+               "gin/cbnet/mask_rcnn_cbv2_swin_t_fpn_3x_coco.gin", 50.2, 44.5, CBNET_LICENSE),
     of_authors(f"{CBNET}/cascade_mask_rcnn_cbv2_swin_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco.pth.zip",
-               "gin/cbnet/cascade_mask_rcnn_cbv2_swin_t_fpn_3x_coco.gin", 53.6, 46.2, "Apache-2.0"),
+               "gin/cbnet/cascade_mask_rcnn_cbv2_swin_t_fpn_3x_coco.gin", 53.6, 46.2, CBNET_LICENSE),
     of_authors(f"{CBNET}/cascade_mask_rcnn_cbv2_swin_small_patch4_window7_mstrain_400-1400_adamw_3x_coco.pth.zip",
-               "gin/cbnet/cascade_mask_rcnn_cbv2_swin_s_fpn_ms_400_1400_3x_coco.gin", 56.3, 48.6, "Apache-2.0"),
+               "gin/cbnet/cascade_mask_rcnn_cbv2_swin_s_fpn_ms_400_1400_3x_coco.gin", 56.3, 48.6, CBNET_LICENSE),
     of_authors(f"{CBNET}/htc_cbv2_swin_base22k_patch4_window7_mstrain_400-1400_adamw_20e_coco.pth.zip",
-               "gin/cbnet/htc_cbv2_swin_b_fpn_ms_400_1400_20e_coco.gin", 57.9, 50.2, "Apache-2.0"),
+               "gin/cbnet/htc_cbv2_swin_b_fpn_ms_400_1400_20e_coco.gin", 57.9, 50.2, CBNET_LICENSE),
     of_authors(f"{CBNET}/htc_cbv2_swin_base22k_patch4_window7_mstrain_400-1400_giou_4conv1f_adamw_20e_coco.pth.zip",
-               "gin/cbnet/htc_cbv2_swin_b_fpn_ms_400_1400_giou_4conv1f_20e_coco.gin", 58.4, 50.7, "Apache-2.0"),
+               "gin/cbnet/htc_cbv2_swin_b_fpn_ms_400_1400_giou_4conv1f_20e_coco.gin", 58.4, 50.7, CBNET_LICENSE),
     of_authors(f"{CBNET}/htc_cbv2_swin_large22k_patch4_window7_mstrain_400-1400_giou_4conv1f_adamw_1x_coco.pth.zip",
-               "gin/cbnet/htc_cbv2_swin_l_fpn_ms_400_1400_giou_4conv1f_1x_coco.gin", 59.1, 51.0, "Apache-2.0"),
+               "gin/cbnet/htc_cbv2_swin_l_fpn_ms_400_1400_giou_4conv1f_1x_coco.gin", 59.1, 51.0, CBNET_LICENSE),
     of_detectron2("COCO-InstanceSegmentation", "mask_rcnn_R_50_FPN_1x", "137260431", "a54504",
                   "gin/detectron2/mask_rcnn_r50_fpn_1x_coco.gin", 38.6, 35.2),
     of_detectron2("COCO-InstanceSegmentation", "mask_rcnn_R_50_FPN_3x", "137849600", "f10217",

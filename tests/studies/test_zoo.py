@@ -1,10 +1,12 @@
 """The plan, the cache and the table of `tests.studies.zoo`."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from htc_tf import config
 from tests.studies import zoo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,13 +51,25 @@ def test_every_file_exists():
     rows = [row for rows in zoo.plan().values() for row in rows]
     assert len({row.name for row in rows}) == len(rows) >= 20
     assert not [file for row in rows for file in row.files if not (ROOT / file).is_file()]
-    assert zoo.OWN.keys() <= {row.name for row in rows} | zoo.FAMILIES.keys()
+    assert zoo.OWN.keys() <= {Path(row.name).name for row in rows} | zoo.FAMILIES.keys()
 
 
 def test_every_folder_with_run_files_is_a_family():
     folders = {path.parent.name for path in (ROOT / "gin").glob("*/*_coco.gin")}
     assert folders <= zoo.FAMILIES.keys()
     assert {zoo.FAMILIES[folder] for folder in folders} <= zoo.plan().keys()
+
+
+@pytest.mark.parametrize("family", ["", *zoo.FAMILIES])
+def test_the_bindings_of_a_family_fit_the_small_size(family):
+    for row in zoo.run_files(family)[:2]:
+        experiment, resolved = config.load(list(row.files), list(row.params))
+        bound = dict(line.split(" = ", 1) for line in resolved.splitlines() if " = " in line)
+        drawn = [change.__name__ for change in experiment.train_input.augment]
+        for name, value in bound.items():
+            if name.split(".")[0] in drawn and name.split(".")[-1] in ("min_sides", "sizes", "highest"):
+                assert max(map(int, re.findall(r"\d+", value))) <= zoo.SIDE, name
+        assert experiment.train_input.shapes == [(zoo.SIDE, zoo.SIDE)]
 
 
 def test_it_continues_after_finished_rows(run):

@@ -26,8 +26,8 @@ SCENES, CLASSES, LABELS = 24, 8, 13
 STEPS = 10
 # Overlays that change the network or its losses; each is shown on BASE.
 OVERLAYS = (
-    *("no_semantic", "boxes_only", "swin_t", "keras_cv_backbone", "sync_batch_norm", "giou", "focal", "boundary"),
-    "class_balanced",
+    *("no_semantic", "boxes_only", "swin_t", "swin_s", "swin_b", "swin_l", "convnext_t", "sac", "rfp"),
+    *("keras_cv_backbone", "sync_batch_norm", "giou", "focal", "boundary", "class_balanced"),
 )
 # Folders of gin/ with run files of one family each, in the order of the page.
 FAMILIES = {
@@ -55,13 +55,21 @@ SMALL = (
     *("BASE_LEARNING_RATE=2e-3", "StepSchedule.warmup_steps=2", "Experiment.clip_norm=10.0", "CHECKPOINT_EVERY=0"),
 )
 # Bindings of single rows, or of a family's: ranges that fit the small size, and nothing to download.
+SCALES = ("scale_range.lowest=32", f"scale_range.highest={SIDE}")
 CROPS = ("multi_scale.min_sides=(32, 64)", "random_crop.min_sides=(48,)", "random_crop.sizes=(32, 48)")
 OWN = {
     "swin": CROPS,
     "convnext": CROPS,
     # Constant norms suit trained weights: random ones would double the features in every block.
     "detectron2": (f"multi_scale.min_sides=[32, {SIDE}]", "ResNet.norm='frozen_batch'"),
-    "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": ("scale_range.lowest=32", f"scale_range.highest={SIDE}"),
+    "htc_x101_64x4d_fpn_dconv_c3_c5_ms_400_1400_20e_coco": SCALES,
+    **dict.fromkeys(("mask_rcnn_cbv2_swin_t_fpn_3x_coco", "cascade_mask_rcnn_cbv2_swin_t_fpn_3x_coco"), CROPS),
+    "cascade_mask_rcnn_cbv2_swin_s_fpn_ms_400_1400_3x_coco": SCALES,
+    "htc_cbv2_swin_b_fpn_ms_400_1400_20e_coco": SCALES,
+    "htc_cbv2_swin_b_fpn_ms_400_1400_giou_4conv1f_20e_coco": SCALES,
+    "htc_cbv2_swin_l_fpn_ms_400_1400_giou_4conv1f_1x_coco": SCALES,
+    # The file binds the macro, which SMALL leaves without a use.
+    "htc_r50_fpn_lsj_100e_coco": ("WARMUP_STEPS=2", "StepSchedule.warmup_steps=%WARMUP_STEPS"),
     "keras_cv_backbone": (
         "KerasCVBackbone.load_weights=False",
         "KerasCVBackbone.norm='batch'",
