@@ -146,7 +146,8 @@ def test_the_authors_detectors_have_all_names_and_no_others(name, size, listing)
 def test_names_of_swin_l_with_windows_of_12(listing):
     files = ["gin/mask_rcnn_r50_fpn_1x_coco.gin", "gin/options/swin_l.gin"]
     found = {name: x for name, x in build_shapes(files, ["Swin.window=12"]).items() if name.startswith("backbone.")}
-    assert found == read_names(listing("large_window12"))
+    listed = read_names(listing("large")).items()
+    assert found == {name: shape for name, shape in listed if name.startswith("backbone.")}
 
 
 def test_a_detector_of_the_authors_becomes_a_run(listing, write, tmp_path):

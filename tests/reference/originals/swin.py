@@ -17,11 +17,11 @@ import timm.layers
 import torch
 from torch import nn
 
-SIZES = {  # channels, blocks of the third stage, heads of the first
-    "tiny": (96, 6, 3),
-    "small": (96, 18, 3),
-    "base": (128, 18, 4),
-    "large": (192, 18, 6),
+SIZES = {  # channels, blocks of the third stage, heads of the first, window
+    "tiny": (96, 6, 3, 7),
+    "small": (96, 18, 3, 7),
+    "base": (128, 18, 4, 7),
+    "large": (192, 18, 6, 12),
 }
 TOY = {"embed_dim": 8, "depths": [1, 2, 3, 2], "num_heads": [1, 2, 4, 8]}
 WINDOWS = (7, 12)
@@ -105,11 +105,10 @@ def detectors(module):
     heads = module("roi_heads.bbox_heads.convfc_bbox_head")
     mask = module("roi_heads.mask_heads.fcn_mask_head").FCNMaskHead
     found = {}
-    for name, (channels, blocks, count) in SIZES.items():
+    for name, (channels, blocks, count, window) in SIZES.items():
         sizes = {"embed_dim": channels, "depths": [2, 2, blocks, 2], "num_heads": [count << i for i in range(4)]}
-        found[f"{name}.backbone"] = swin(**sizes)
+        found[f"{name}.backbone"] = swin(**sizes, window_size=window)
         found[f"{name}.neck"] = fpn([channels << i for i in range(4)], 256, 5)
-    found["large_window12.backbone"] = swin(**sizes, window_size=12)
     for kind, stages in (("cascade", [".0", ".1", ".2"]), ("mask", [""])):
         head = heads.Shared4Conv1FCBBoxHead if stages[0] else heads.Shared2FCBBoxHead
         norm = {"norm_cfg": {"type": "SyncBN"}} if stages[0] else {}
