@@ -67,7 +67,7 @@ float32 on a CPU.
   to pasted masks; *relative* divides it by the first row's.
 - *Weights* is the memory of the process before the first detection, with Python and TensorFlow; *on top* is what its
   peak adds.
-- *Training step* are the CPU-seconds of a second step of one image."""
+- *Training step* is the second step of one image, with the memory of the process at its peak."""
 
 
 def parse():
@@ -102,19 +102,20 @@ def cells(row, detection, training, first):
     """Returns the cells of a row; `first` is the detection of the first row, and any of the three may be None."""
     file = f"[{Path(row.files[-1]).stem}](../{row.files[-1]})"
     if detection is None:
-        return [row.part, file, *["not yet"] * 5]
+        return [row.part, file, *["not yet"] * 6]
     loaded, peak = detection["loaded"] / 1e9, detection["peak"] / 1e9
     return [
         *(row.part, file, f"{detection['cpu']:.1f}"),
         f"{detection['cpu'] / first['cpu']:.2f}" if first else "not yet",
         *(f"{loaded:.1f}", f"{peak - loaded:.1f}"),
-        f"{training['cpu']:.0f}" if training else "not yet",
+        *([f"{training['cpu']:.0f}", f"{training['peak'] / 1e9:.1f}"] if training else ["not yet"] * 2),
     ]
 
 
 def write(path, found):
     """Writes the section; `found` has a result or None for each (row, mode)."""
-    header = ["part", "file", "detection, CPU-s", "relative", "weights, GB", "on top, GB", "training step, CPU-s"]
+    header = ["part", "file", "detection, CPU-s", "relative", "weights, GB", "on top, GB"]
+    header += ["training step, CPU-s", "peak, GB"]
     first = found[ROWS[0], "inference"]
     table = [cells(row, found[row, "inference"], found[row, "train"], first) for row in ROWS]
     lines = [INTRODUCTION, "", *recorded.format_table(header, table), "", f"On {recorded.describe_machine()}."]
