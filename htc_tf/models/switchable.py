@@ -2,10 +2,9 @@
 
 import tensorflow as tf
 
-from htc_tf.ops.convolution import conv2d
+from htc_tf.ops.convolution import KERNEL_EPSILON, conv2d
 from htc_tf.ops.deformable import deformable_conv2d
 
-KERNEL_EPSILON = 1e-5
 LARGE_DILATION = 3
 WINDOW = 5  # cells along each side of the average that switch and offsets see
 

@@ -15,6 +15,7 @@ is a sum over strips of the map. With 256 channels, in CPU ms with AVX2 and in M
 
 import tensorflow as tf
 
+KERNEL_EPSILON = 1e-5  # added to the variance of a kernel that is standardized (arXiv:1903.10520)
 # Numbers (float32 or bfloat16): a map with more than _LARGE after unrolling is split into strips of at most _STRIP.
 _LARGE, _STRIP = 2**26, 2**24
 

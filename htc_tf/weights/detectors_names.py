@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from htc_tf.models.switchable import KERNEL_EPSILON
+from htc_tf.ops.convolution import KERNEL_EPSILON
 from htc_tf.weights.tables.switchable import SECOND
 
 FIRST = "backbone."

@@ -121,7 +121,9 @@ def load(checkout):
         build_bbox_coder=registry.build,
         build_assigner=lambda config: config,
         build_sampler=lambda config, context: config,
-        multi_apply=lambda function, *lists, **more: zip(*(function(*row, **more) for row in zip(*lists, strict=True))),
+        multi_apply=lambda function, *lists, **more: zip(
+            *(function(*row, **more) for row in zip(*lists, strict=True)), strict=True
+        ),
         mask_target=fixed_mask_targets,
     )
     mmdet2.add_module("mmdet.models.losses", models / "losses", accuracy=lambda *_: None)

@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import timm  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401  (these look for modules that are replaced below)
+import torch._dynamo  # these look for modules that are replaced below
 import torchvision  # noqa: F401
 
 REFERENCE = Path(__file__).resolve().parent.parent
