@@ -34,7 +34,8 @@ OTHERS = {
         "roi_sampler",
         "test_time",
     },
-    "Stage": {"box_head", "mask_head"},
+    "Stage": {"box_head", "mask_head", "roi_sampler"},
+    "RecursiveFPN": {"fpn", "backbone"},
     "Composite": {"assistant", "lead"},
     "HTCLoss": {"anchor_sampler", "rpn_class_loss", "class_loss", "box_loss", "mask_loss"},
     "AnchorSampler": {"choose"},
@@ -43,6 +44,7 @@ OTHERS = {
     "learning_rate": {"schedule"},
     "SGD": {"schedule", "groups"},  # ParameterGroups checks each triple of `groups`
     "AdamW": {"schedule", "groups"},
+    "layer_decay": {"layers", "others"},  # become such triples
     "SGDW": {"schedule", "groups"},
     "LAMB": {"schedule", "groups"},
     "KerasCVBackbone": {"network", "preset"},  # a preset is checked where keras-cv is imported
