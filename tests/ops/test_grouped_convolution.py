@@ -26,7 +26,7 @@ def reference_result(x, kernel, stride, groups, upstream):
     return value, x_gradient, kernel_gradient
 
 
-# Blocks: one of two groups, two of two, three of one, with equal or different numbers of inputs and outputs; then groups
+# Blocks: one of two groups, two of two, three of one, with as many or other numbers of inputs and outputs; then groups
 # of one input channel and of one or two output channels.
 @pytest.mark.parametrize(
     "inputs, outputs, groups, stride",
