@@ -1,5 +1,7 @@
 """Switchable atrous convolution (arXiv:2006.02334, section 4), and the standardized convolution that it builds on."""
 
+import math
+
 import tensorflow as tf
 
 from htc_tf.ops.convolution import KERNEL_EPSILON, conv2d
@@ -13,7 +15,9 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
     """Keras' Conv2D without bias, whose kernel is standardized (arXiv:1903.10520) to a stored mean and deviation.
 
     An output channel's kernel gets the mean `kernel_mean` and the standard deviation `kernel_deviation`. Both are
-    constants, 0 and 1 at first. Weights of an ordinary convolution bring their own, and give its outputs.
+    constants, initially those of He's initialization (arXiv:1502.01852); the original's deviation of 1 lets the
+    features of an untrained network grow without bound. Weights of an ordinary convolution bring their own, and give
+    its outputs.
     """
 
     def __init__(self, channels, kernel, stride=1, **options):
@@ -26,16 +30,17 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
 
     def build(self, shape):
         super().build(shape)
+        self.fan_in = self.kernel.shape.num_elements() // self.filters
+        deviation = tf.constant_initializer(math.sqrt(2 / self.fan_in))
         constant = {"shape": [1, 1, 1, self.filters], "trainable": False, "experimental_autocast": False}
         self.kernel_mean = self.add_weight("kernel_mean", initializer="zeros", **constant)
-        self.kernel_deviation = self.add_weight("kernel_deviation", initializer="ones", **constant)
+        self.kernel_deviation = self.add_weight("kernel_deviation", initializer=deviation, **constant)
 
     def standardize(self):
         """Returns the standardized kernel [k, k, C, channels] float32."""
         kernel = tf.cast(self.kernel, tf.float32)
         mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)  # [1, 1, 1, channels]
-        count = kernel.shape.num_elements() // self.filters
-        variance *= count / (count - 1)  # PyTorch's estimate is unbiased
+        variance *= self.fan_in / (self.fan_in - 1)  # PyTorch's estimate is unbiased
         return (kernel - mean) / tf.sqrt(variance + KERNEL_EPSILON) * self.kernel_deviation + self.kernel_mean
 
     def call(self, x, training=None):

@@ -7,9 +7,9 @@ nothing and has no gradient. There are three steps: `_corners` computes these ce
 over that map is the deformable one, in groups of channels or not.
 
 `_corners`, and the value and both gradients of `_blend`, are compiled islands: as separate TensorFlow operations the
-latter would take two to five times as long. They are traced once for all layers of a shape. The gradient adds to the
-map one scatter after the other, so that on a CPU no two threads write to the same cell; on a GPU
-`tf.config.experimental.enable_op_determinism()` fixes the order. An export has the separate operations.
+latter would take two to five times as long. They are traced once for all layers of a shape, whatever their dilation.
+The gradient adds to the map one scatter after the other, so that on a CPU no two threads write to the same cell; on a
+GPU `tf.config.experimental.enable_op_determinism()` fixes the order. An export has the separate operations.
 
 The large map is not stored for the backward pass but computed again, as in mmcv: it is k * k times as large as the
 layer's input. Forward and backward pass then take twice the CPU time of an ordinary convolution: 564 instead of 287 ms
@@ -67,7 +67,8 @@ def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1, dilation=1):
     """
     side, channels = kernel.shape[0], x.shape[-1]
     height, width = tf.unstack(tf.shape(offsets)[1:3])
-    index, weights = _corners(offsets, mask, tf.shape(x)[1:3], side, stride, dilation)  # [N, 4] each, N = B h k w k D
+    # As a tensor, the dilation shares a trace. [N, 4] each, N = B h k w k D.
+    index, weights = _corners(offsets, mask, tf.shape(x)[1:3], side, stride, tf.constant(dilation))
     columns = channels // (offsets.shape[-1] // (2 * side * side))  # C / D
 
     def convolve(x, weights, kernel):
@@ -85,9 +86,10 @@ def _corners(offsets, mask, size, side, stride, dilation):
     """Computes the four cells around the position of each tap.
 
     Args:
-        offsets, mask, stride, dilation: as in `deformable_conv2d`.
+        offsets, mask, stride: as in `deformable_conv2d`.
         size: [2] int32, height and width of the map.
         side: int, k.
+        dilation: [] int32.
 
     Returns:
         index: [N, 4] int32, rows of the map as a matrix [B H W D, C / D]; N = B h k w k D, in this order.

@@ -20,6 +20,8 @@ def test_golden_kernel():
     layer(tf.zeros([1, 4, 4, 1]))
     layer.kernel.assign(tf.reshape([1.0, 2.0, 3.0, 4.0], [2, 2, 1, 1]))
     expected = np.array([-1.5, -0.5, 0.5, 1.5]) / np.sqrt(5 / 3)
+    np.testing.assert_allclose(tf.reshape(layer.standardize(), [-1]), np.sqrt(2 / 4) * expected, rtol=1e-5)  # He's
+    layer.kernel_deviation.assign([[[[1.0]]]])
     np.testing.assert_allclose(tf.reshape(layer.standardize(), [-1]), expected, rtol=1e-5)
     layer.kernel_deviation.assign([[[[2.0]]]])
     layer.kernel_mean.assign([[[[10.0]]]])

@@ -164,6 +164,21 @@ def test_taps_that_do_not_move_make_an_ordinary_convolution(stride):
     )
 
 
+def test_layers_of_a_shape_share_their_islands():
+    """Whatever their dilation: every island takes up to a second to compile."""
+    x, offsets, _, kernel, _ = map(tf.constant, draw(1, 1, 1))
+
+    def functions(*dilations):
+        def learn(x, offsets, kernel):
+            values = [deformable_conv2d(x, offsets, None, kernel, dilation=dilation) for dilation in dilations]
+            return tf.gradients(tf.add_n(values), [x, offsets, kernel])
+
+        graph = tf.function(learn, autograph=False).get_concrete_function(x, offsets, kernel).graph
+        return {function.signature.name for function in graph.as_graph_def().library.function}
+
+    assert len(functions(1)) == len(functions(1, 3, 3)) > 0
+
+
 def test_shapes_may_be_unknown_when_traced_and_types_narrow():
     """In bfloat16, in one trace for all sizes, with the same gradient every time."""
     flat = tf.TensorSpec([None, None, None, 8], tf.bfloat16), tf.TensorSpec([None, None, None, 18], tf.bfloat16)
