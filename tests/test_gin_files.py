@@ -156,7 +156,7 @@ def test_scnet_matches_mmdetection(name, depth, groups, epochs, coco_records):
     (head,) = model.mask_heads
     assert [len(part.convs) for part in (head, model.semantic_head, model.context_head)] == [6, 2, 2]  # blocks
     assert not model.interleaved and not model.mask_info_flow and model.relay.size == 7
-    assert (objective.stage_weights, objective.mask_weights[2]) == ((1.0, 0.5, 0.25), 1.75)
+    assert (objective.stage_weights, objective.mask_weights) == ((1.0, 0.5, 0.25), (1.75, 1.75, 1.75))
     assert (objective.semantic_weight, objective.context_weight, objective.semantic_mean) == (0.2, 3.0, "valid")
     assert model.roi_sampler.low_quality and model.postprocess.score_threshold == 0.001
     assert experiment.steps == epochs * 7393 and experiment.optimizer.schedule.peak == 0.02

@@ -3,8 +3,11 @@
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
+
+LEVELS = (2, 3, 4, 5)
 
 
 def upsample(x, factor=2):
@@ -13,6 +16,16 @@ def upsample(x, factor=2):
     XLA on CPU lacks the gradient of nearest-neighbor resizing (TensorFlow 2.15), so cells are repeated instead.
     """
     return tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
+
+
+def check_levels(neck, features):
+    """Raises a UserError if the backbone's features lack one of the levels of a neck, C2 to C5."""
+    if not features.keys() >= set(LEVELS):
+        given = ", ".join(f"C{level}" for level in sorted(features))
+        raise UserError(
+            f"{type(neck).__name__} needs C2 to C5, but the backbone has only {given}: bind HTC.neck = @SimpleFPN(), "
+            "which needs C4 alone"
+        )
 
 
 @gin.register
@@ -31,16 +44,16 @@ class FPN(tf.keras.layers.Layer):
         """
         super().__init__(name=name)
         self.channels = channels
-        levels = (2, 3, 4, 5)
         kind = {"norm": norm, "initializer": "glorot_uniform"}
-        self.laterals = {str(level): Convolution(channels, 1, name=f"lateral{level}", **kind) for level in levels}
-        self.outputs = {str(level): Convolution(channels, 3, name=f"output{level}", **kind) for level in levels}
+        self.laterals = {str(level): Convolution(channels, 1, name=f"lateral{level}", **kind) for level in LEVELS}
+        self.outputs = {str(level): Convolution(channels, 3, name=f"output{level}", **kind) for level in LEVELS}
 
     def call(self, features, training=None):
         """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {2: C2, ..., 5: C5}."""
-        merged = {level: self.laterals[str(level)](features[level], training=training) for level in (2, 3, 4, 5)}
+        check_levels(self, features)
+        merged = {level: self.laterals[str(level)](features[level], training=training) for level in LEVELS}
         for level in (4, 3, 2):  # the top-down pathway
             merged[level] += upsample(merged[level + 1])
-        pyramid = {level: self.outputs[str(level)](merged[level], training=training) for level in (2, 3, 4, 5)}
+        pyramid = {level: self.outputs[str(level)](merged[level], training=training) for level in LEVELS}
         pyramid[6] = pyramid[5][:, ::2, ::2]  # max pooling with a kernel of 1 and a stride of 2
         return pyramid

@@ -3,6 +3,7 @@
 import gin
 import tensorflow as tf
 
+from htc_tf.models.fpn import check_levels
 from htc_tf.models.layers import Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
 
@@ -28,6 +29,7 @@ class HRFPN(tf.keras.layers.Layer):
 
         P6 of an image below 64 pixels has one row or column.
         """
+        check_levels(self, features)
         height, width = features[2].shape[1:3]
         resized = [features[2]]
         for level in (3, 4, 5):

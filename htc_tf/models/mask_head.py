@@ -30,7 +30,7 @@ class MaskHead(tf.keras.layers.Layer):
         """
         super().__init__(name=name)
         self.channels = channels
-        self.convs = make_convs(channels, num_convs, norm, residual)
+        self.convs = make_convs("MaskHead", channels, num_convs, norm, residual)
         # Its variables exist only where features arrive: in every stage but the first, if information flows.
         self.flow_conv = Convolution(channels, 1, relu=True, name="flow_conv")
         self.upsample = tf.keras.layers.Conv2DTranspose(

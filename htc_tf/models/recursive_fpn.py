@@ -65,6 +65,11 @@ class RecursiveFPN(tf.keras.layers.Layer):
             feedback_channels: int, channels of each of the four branches of the feedback.
         """
         super().__init__(name=name)
+        if not getattr(backbone, "feedback", False):
+            raise UserError(
+                f"RecursiveFPN.backbone is a {type(backbone).__name__} without feedback: bind @second/ResNet() with "
+                "second/ResNet.feedback = True"
+            )
         self.fpn, self.backbone, self.channels = fpn, backbone, fpn.channels
         self.pooling = SpatialPyramidPooling(feedback_channels, name="pooling")
         self.fusion = Convolution(1, 1, initializer="zeros", name="fusion")
@@ -72,7 +77,7 @@ class RecursiveFPN(tf.keras.layers.Layer):
     def call(self, features, training=None):
         """Returns {2: P2, ..., 6: P6} of {0: images, 2: C2, ..., 5: C5}; see `FPN` and `ResNet.with_images`."""
         if 0 not in features:
-            raise UserError("RecursiveFPN gets no images from the backbone: set ResNet.with_images = True")
+            raise UserError("RecursiveFPN gets no images: bind HTC.backbone = @ResNet() with ResNet.with_images = True")
         first = self.fpn(features, training=training)
         feedback = {level: self.pooling(first[level]) for level in FEEDBACK_LEVELS}
         second = self.fpn(self.backbone(features[0], feedback, training=training), training=training)

@@ -6,10 +6,11 @@ from htc_tf.errors import UserError
 from htc_tf.models.layers import Convolution
 
 
-def make_convs(channels, num_convs, norm=None, residual=False):
+def make_convs(owner, channels, num_convs, norm=None, residual=False):
     """Returns the list of layers that a head applies one after the other.
 
     Args:
+        owner: str, name of the head's class, for messages.
         channels: int, output channels of each convolution.
         num_convs: int, number of 3x3 convolutions.
         norm: str, a kind of `layers.make_norm`, or None.
@@ -18,8 +19,8 @@ def make_convs(channels, num_convs, norm=None, residual=False):
     if not residual:
         return [Convolution(channels, 3, norm=norm, relu=True, name=f"conv{i + 1}") for i in range(num_convs)]
     if num_convs % 2:
-        raise UserError(f"num_convs = {num_convs}, but a residual block has two convolutions: give an even number")
-    return [ResidualBlock(channels, norm, name=f"block{i + 1}") for i in range(num_convs // 2)]
+        raise UserError(f"{owner}.num_convs = {num_convs}: give an even number, because each residual block has two")
+    return [ResidualBlock(owner, channels, norm, name=f"block{i + 1}") for i in range(num_convs // 2)]
 
 
 def make_initializer():
@@ -30,15 +31,18 @@ def make_initializer():
 class ResidualBlock(tf.keras.layers.Layer):
     """Adds the result of two 3x3 convolutions to their input; no ReLU follows (SCNet, arXiv:2012.10150)."""
 
-    def __init__(self, channels, norm=None, name="block"):
+    def __init__(self, owner, channels, norm=None, name="block"):
+        """Arguments as in `make_convs`."""
         super().__init__(name=name)
-        self.channels = channels
+        self.owner, self.channels = owner, channels
         self.conv1 = Convolution(channels, 3, norm=norm, relu=True, initializer=make_initializer(), name="conv1")
         self.conv2 = Convolution(channels, 3, norm=norm, initializer=make_initializer(), name="conv2")
 
     def build(self, shape):
         if shape[-1] != self.channels:
-            raise UserError(f"channels = {self.channels} of a residual block, but its input has {shape[-1]}: give that")
+            raise UserError(
+                f"{self.owner}.channels = {self.channels}, but its residual blocks receive {shape[-1]}: give that"
+            )
         super().build(shape)
 
     def call(self, x, training=None):

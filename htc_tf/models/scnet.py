@@ -30,7 +30,7 @@ class GlobalContextHead(tf.keras.layers.Layer):
         """
         super().__init__(name=name)
         self.channels = channels
-        self.convs = make_convs(channels, num_convs, norm, residual=True)
+        self.convs = make_convs("GlobalContextHead", channels, num_convs, norm, residual=True)
         initializer = tf.keras.initializers.RandomNormal(stddev=0.01)
         self.classifier = tf.keras.layers.Dense(num_classes, kernel_initializer=initializer, name="logits")
 

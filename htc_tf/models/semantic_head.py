@@ -39,7 +39,7 @@ class SemanticHead(tf.keras.layers.Layer):
         super().__init__(name=name)
         self.num_labels, self.channels = num_labels, channels
         self.laterals = [Convolution(channels, 1, norm=norm, relu=True, name=f"lateral{i}") for i in range(2, 7)]
-        self.convs = make_convs(channels, num_convs, norm, residual)
+        self.convs = make_convs("SemanticHead", channels, num_convs, norm, residual)
         self.embed = Convolution(channels, 1, norm=norm, relu=True, name="embedding")
         self.predict = Convolution(num_labels, 1, name="logits")
 

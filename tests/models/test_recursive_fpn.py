@@ -10,6 +10,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones import resnet
 from htc_tf.models.backbones.resnet import ResNet
+from htc_tf.models.backbones.swin import Swin
 from htc_tf.models.fpn import FPN
 from htc_tf.models.recursive_fpn import RecursiveFPN, SpatialPyramidPooling
 from htc_tf.weights import entries, load_mmdet
@@ -131,3 +132,12 @@ def test_frozen_stages_and_missing_images(make, images):
     del features[0]
     with pytest.raises(UserError, match=r"ResNet\.with_images = True"):
         network.neck(features)
+
+
+def test_feedback_needs_a_backbone_that_receives_it_and_the_reverse(images):
+    with pytest.raises(UserError, match=r"is a Swin without feedback: .*second/ResNet\.feedback = True"):
+        RecursiveFPN(FPN(), Swin())
+    with pytest.raises(UserError, match=r"is a ResNet without feedback"):
+        RecursiveFPN(FPN(), ResNet())
+    with pytest.raises(UserError, match=r"ResNet\.feedback = True needs the feedback of RecursiveFPN"):
+        ResNet(width=8, feedback=True)(images)

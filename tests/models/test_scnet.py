@@ -251,10 +251,10 @@ def test_each_part_can_be_added_to_htc(tiny_model, drawn_batch):
 
 
 def test_mistakes(tiny_scnet):
-    with pytest.raises(UserError, match=r"num_convs = 3, but a residual block has two"):
-        make_convs(8, 3, residual=True)
-    with pytest.raises(UserError, match=r"channels = 8 of a residual block, but its input has 4"):
-        ResidualBlock(8)(tf.zeros([1, 2, 2, 4]))
+    with pytest.raises(UserError, match=r"MaskHead\.num_convs = 3: give an even number"):
+        make_convs("MaskHead", 8, 3, residual=True)
+    with pytest.raises(UserError, match=r"MaskHead\.channels = 8, but its residual blocks receive 4"):
+        ResidualBlock("MaskHead", 8)(tf.zeros([1, 2, 2, 4]))
     with pytest.raises(UserError, match=r"FeatureRelay.channels = 8, but FPN.channels = 16"):
         tiny_scnet("FeatureRelay.channels=8")
     with pytest.raises(UserError, match=r"GlobalContextHead.num_classes"):

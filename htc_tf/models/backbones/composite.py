@@ -36,10 +36,12 @@ class Composite(tf.keras.layers.Layer):
             norm: str, a kind of `layers.make_norm` after each 1x1 convolution between the two; None for a bias.
         """
         super().__init__(name=name)
+        kind = type(lead).__name__
+        if not hasattr(lead, "share"):
+            raise UserError(f"Composite.lead is a {kind}, which shares no layers: bind two Swins, ResNets or Res2Nets")
         if type(assistant) is not type(lead) or assistant.width != lead.width:
             raise UserError("Composite.assistant and Composite.lead differ: bind two backbones of one kind and width")
         if assistant.name == lead.name:
-            kind = type(lead).__name__
             raise UserError(
                 f"Composite.assistant and Composite.lead are both named {lead.name!r}: bind @assistant/{kind}() and "
                 f"@lead/{kind}(), with assistant/{kind}.name = 'assistant' and lead/{kind}.name = 'lead'"

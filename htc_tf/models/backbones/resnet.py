@@ -94,7 +94,7 @@ class ResidualNetwork(tf.keras.layers.Layer):
     """
 
     levels_up = 1  # the first block of a stage halves the resolution (see `composite`)
-    with_images = False
+    with_images = feedback = False
 
     def freeze(self, frozen_stages):
         """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
@@ -129,6 +129,11 @@ class ResidualNetwork(tf.keras.layers.Layer):
             added: {level: features in the shape of the input of that level's stage} to add to the inputs of C3, C4 and
                 C5; or None.
         """
+        if self.feedback and feedback is None:
+            raise UserError(
+                "ResNet.feedback = True needs the feedback of RecursiveFPN: set it for its backbone alone, as in "
+                "second/ResNet.feedback"
+            )
         features = {2: self.share(images, training) if shared is None else shared}
         for level in (3, 4, 5):
             x = features[level - 1] if added is None else features[level - 1] + added[level]
@@ -193,7 +198,7 @@ class ResNet(ResidualNetwork):
                 convolution (torchvision, mmdetection).
         """
         super().__init__(name=name)
-        self.with_images = with_images
+        self.with_images, self.feedback = with_images, feedback
         bottleneck = depth >= BOTTLENECK_FROM
         detectors = standardized or switchable_stages or feedback
         if not bottleneck and (groups > 1 or deformable or detectors):

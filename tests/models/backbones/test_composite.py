@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.composite import Composite
+from htc_tf.models.backbones.hrnet import HRNet
 from htc_tf.models.backbones.resnet import ResNet
 from htc_tf.models.backbones.swin import Swin
 from htc_tf.weights import Unmatched, entries, load_mmdet
@@ -130,6 +131,8 @@ def test_frozen_stages_of_both_parts():
 
 
 def test_mistakes():
+    with pytest.raises(UserError, match="is a HRNet, which shares no layers: bind two Swins, ResNets or Res2Nets"):
+        Composite(HRNet(name="assistant"), HRNet(name="lead"))
     with pytest.raises(UserError, match="one kind and width"):
         Composite(Swin(name="assistant"), ResNet(name="lead"))
     with pytest.raises(UserError, match="one kind and width"):
