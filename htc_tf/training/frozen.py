@@ -20,7 +20,7 @@ class Frozen(NamedTuple):
     """The frozen layers and norms of one part of a model."""
 
     part: str  # "backbone", "neck", "stage 1 mask head", ...
-    owner: object  # layer that gin has built
+    owners: tuple  # layers that gin has built: the part, and the backbones in it
     layers: tuple  # names of frozen layers, such as "backbone/stage1": the blocks of a stage are one
     norms: int  # batch norms on stored statistics
     variables: frozenset  # ids of the variables that are not trained
@@ -35,8 +35,12 @@ class Frozen(NamedTuple):
         return "; ".join(words)
 
     def _setting(self, parameter):
-        kind = type(self.owner)
-        return f" ({kind.__name__}.{parameter})" if parameter in inspect.signature(kind).parameters else ""
+        kinds = dict.fromkeys(type(owner) for owner in self.owners if has_parameter(owner, parameter))
+        return f" ({', '.join(f'{kind.__name__}.{parameter}' for kind in kinds)})" if kinds else ""
+
+
+def has_parameter(layer, name):
+    return name in inspect.signature(type(layer)).parameters
 
 
 def find_parts(model):
@@ -65,10 +69,17 @@ def inspect_part(name, part):
     still = [n for n in norms if stored or not n.trainable or isinstance(n, FrozenBatchNormalization)]
     own = {id(v) for norm in norms for v in norm.weights}
     frozen = [v for layer in layers if not layer.trainable for v in layer.weights if id(v) not in own]
-    # "htc/backbone/stage1_block2/conv1/conv/kernel:0" -> "backbone/stage1"
-    short = [re.sub(r"_block\d+$", "", "/".join(v.name.split("/")[1:3])) for v in frozen]
+    # A composite backbone or a recursive neck holds backbones, which have a name of their own in those of variables.
+    inner = [layer for layer in layers if layer is not part and has_parameter(layer, "frozen_stages")]
+    names = {layer.name for layer in inner}
+
+    def shorten(name):
+        # "htc/backbone/stage1_block2/conv1/conv/kernel:0" -> "backbone/stage1" or, in a part, "backbone/lead/stage1"
+        steps = name.split("/")[1:]
+        return re.sub(r"_block\d+$", "", "/".join(steps[: 3 if steps[1] in names else 2]))
+
     variables = frozenset(id(v) for v in [*frozen, *(v for norm in still for v in norm.non_trainable_weights)])
-    return Frozen(name, part, tuple(dict.fromkeys(short)), len(still), variables)
+    return Frozen(name, (part, *inner), tuple(dict.fromkeys(shorten(v.name) for v in frozen)), len(still), variables)
 
 
 def check_frozen(model, trained=(), backbone=None):

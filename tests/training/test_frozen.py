@@ -1,13 +1,18 @@
 """Frozen parts: found in the model, printed before step 1, and refused without trained weights."""
 
 import pytest
+import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.errors import UserError
+from htc_tf.models.backbones.composite import Composite
+from htc_tf.models.backbones.resnet import ResNet
+from htc_tf.models.fpn import FPN
+from htc_tf.models.recursive_fpn import RecursiveFPN
 from htc_tf.run import Run
 from htc_tf.training.first_weights import initialize
-from htc_tf.training.frozen import check_frozen, describe_start, find_frozen
+from htc_tf.training.frozen import check_frozen, describe_start, find_frozen, inspect_part
 
 PAPER = ["gin/htc_r50_fpn_1x_coco.gin"]
 FROZEN = ["ResNet.norm='frozen_batch'", "ResNet.frozen_stages=2"]
@@ -39,6 +44,20 @@ def test_a_frozen_backbone(tiny):
         assert words in message
     check_frozen(model, map(id, model.backbone.weights))
     assert "resuming from x; frozen: weights of backbone/stem" in describe_start(model, "x", 7)
+
+
+def test_the_backbones_of_a_composite_and_of_a_recursive_neck():
+    composite = Composite(ResNet(10, 8, name="assistant"), ResNet(10, 8, frozen_stages=2, name="lead"), "frozen_batch")
+    neck = RecursiveFPN(FPN(4), ResNet(width=8, feedback=True), 1)
+    with tf.name_scope("htc/"):
+        images = tf.zeros([1, 32, 32, 3])
+        composite(images)
+        neck({0: images, **{level: tf.zeros([1, 32 >> level, 32 >> level, 8 << level]) for level in (2, 3, 4, 5)}})
+    first, second = inspect_part("backbone", composite), inspect_part("neck", neck)
+    assert first.layers == ("backbone/assistant/stem", "backbone/assistant/stage1", "backbone/lead/stage2")
+    assert "stage2 (ResNet.frozen_stages)" in str(first) and "(Composite.norm, ResNet.norm)" in str(first)
+    assert second.layers == ("neck/backbone/stem", "neck/backbone/stage1")
+    assert "neck/backbone/stage1 (ResNet.frozen_stages)" in str(second) and "in the neck (ResNet.norm)" in str(second)
 
 
 @pytest.mark.parametrize(
