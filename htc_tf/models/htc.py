@@ -4,7 +4,7 @@ Each stage's box head refines the boxes of the stage before. Its mask head works
 execution) and receives the features of the previous stage's mask head (mask information flow). A semantic branch adds
 context to the features of every RoI.
 
-SCNet (arXiv:2012.10150) is the same walk with other parts: one mask head, in the last stage, which also receives
+SCNet (arXiv:2012.10150) is the same network with other parts: one mask head, in the last stage, which also receives
 features of its box head, and a context of the whole image that is added to every RoI.
 """
 

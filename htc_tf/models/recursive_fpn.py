@@ -28,10 +28,7 @@ class SpatialPyramidPooling(tf.keras.layers.Layer):
     """Atrous spatial pyramid pooling (section 3.2): features at four ranges, from one cell to the whole map."""
 
     def __init__(self, channels, name):
-        """
-        Args:
-            channels: int, output channels of each branch.
-        """
+        """channels: int, output channels of each branch."""
         super().__init__(name=name)
         self.branches = [
             Convolution(channels, 1, relu=True, name="branch1"),
@@ -67,7 +64,7 @@ class RecursiveFPN(tf.keras.layers.Layer):
         super().__init__(name=name)
         if not getattr(backbone, "feedback", False):
             raise UserError(
-                f"RecursiveFPN.backbone is a {type(backbone).__name__} without feedback: bind @second/ResNet() with "
+                f"RecursiveFPN.backbone: {type(backbone).__name__} receives no feedback; bind @second/ResNet() with "
                 "second/ResNet.feedback = True"
             )
         self.fpn, self.backbone, self.channels = fpn, backbone, fpn.channels
@@ -84,6 +81,6 @@ class RecursiveFPN(tf.keras.layers.Layer):
         return {level: self.fuse(first[level], second[level]) for level in second}
 
     def fuse(self, first, second):
-        """Returns the mean of two maps [B, H, W, C], weighted in every cell by what the second shows there."""
+        """Returns the weighted mean of two maps [B, H, W, C]; the second map predicts the weights of every cell."""
         weight = tf.sigmoid(self.fusion(second))  # [B, H, W, 1]
         return weight * second + (1 - weight) * first

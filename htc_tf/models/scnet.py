@@ -18,7 +18,7 @@ from htc_tf.structures import ContextOutput
     norm=NORM,
 )
 class GlobalContextHead(tf.keras.layers.Layer):
-    """Classifies which classes occur in an image, from the mean of its coarsest map, which is added to every RoI."""
+    """Predicts the classes in an image from the mean over its coarsest map, which is added to the features of RoIs."""
 
     def __init__(self, num_classes, channels=256, num_convs=4, norm=None, name="context_head"):
         """

@@ -8,7 +8,7 @@ from htc_tf.ops.convolution import KERNEL_EPSILON, conv2d
 from htc_tf.ops.deformable import deformable_conv2d
 
 LARGE_DILATION = 3
-WINDOW = 5  # cells along each side of the average that switch and offsets see
+WINDOW = 5  # cells along each side of the average that the switch and the offsets are predicted from
 
 
 class StandardizedConv2D(tf.keras.layers.Conv2D):
@@ -16,8 +16,8 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
 
     An output channel's kernel gets the mean `kernel_mean` and the standard deviation `kernel_deviation`. Both are
     constants, initially those of He's initialization (arXiv:1502.01852); the original's deviation of 1 lets the
-    features of an untrained network grow without bound. Weights of an ordinary convolution bring their own, and give
-    its outputs.
+    features of an untrained network grow without bound. With the weights of an ordinary convolution they are those
+    of its kernel, and its outputs stay the same.
     """
 
     def __init__(self, channels, kernel, stride=1, **options):

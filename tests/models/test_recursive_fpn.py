@@ -135,9 +135,9 @@ def test_frozen_stages_and_missing_images(make, images):
 
 
 def test_feedback_needs_a_backbone_that_receives_it_and_the_reverse(images):
-    with pytest.raises(UserError, match=r"is a Swin without feedback: .*second/ResNet\.feedback = True"):
+    with pytest.raises(UserError, match=r"Swin receives no feedback; .*second/ResNet\.feedback = True"):
         RecursiveFPN(FPN(), Swin())
-    with pytest.raises(UserError, match=r"is a ResNet without feedback"):
+    with pytest.raises(UserError, match=r"ResNet receives no feedback"):
         RecursiveFPN(FPN(), ResNet())
     with pytest.raises(UserError, match=r"ResNet\.feedback = True needs the feedback of RecursiveFPN"):
         ResNet(width=8, feedback=True)(images)

@@ -38,7 +38,7 @@ class Composite(tf.keras.layers.Layer):
         super().__init__(name=name)
         kind = type(lead).__name__
         if not hasattr(lead, "share"):
-            raise UserError(f"Composite.lead is a {kind}, which shares no layers: bind two Swins, ResNets or Res2Nets")
+            raise UserError(f"Composite.lead: {kind} has no layers to share; bind two Swins, ResNets or Res2Nets")
         if type(assistant) is not type(lead) or assistant.width != lead.width:
             raise UserError("Composite.assistant and Composite.lead differ: bind two backbones of one kind and width")
         if assistant.name == lead.name:

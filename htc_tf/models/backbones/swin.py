@@ -2,7 +2,7 @@
 
 As in mmdetection's SwinTransformer, feature maps of any size are padded to whole windows, and each stage's output has
 a layer norm of its own. Attention is computed within windows of 7 x 7 cells. Every other block shifts the windows by
-half a window and masks the attention between cells that are no neighbors in the image.
+half a window and masks the attention between cells that are not neighbors in the image.
 
 Matrix products are in the precision of the run; layer norms and softmax are in float32.
 """
@@ -18,7 +18,7 @@ from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
 
 PATCH = 4  # side of an embedded patch, pixels
 NORM_EPSILON = 1e-5
-MASKED = -100.0  # added to the attention logits of cells that are no neighbors, as in the authors' code
+MASKED = -100.0  # added to the attention logits of cells that are not neighbors, as in the authors' code
 
 
 def make_norm(name):
@@ -54,7 +54,7 @@ def merge(windows, window, height, width):
 
 
 def attention_mask(height, width, window):
-    """Returns [n, 1, window^2, window^2]: MASKED where two cells of a shifted window are no neighbors in the image."""
+    """Returns [n, 1, window^2, window^2]: MASKED where two cells of a shifted window are not neighbors in the image."""
 
     def regions(side):
         # 0: all windows but the last; 1: the first half of the last window; 2: cells rolled from the opposite border.

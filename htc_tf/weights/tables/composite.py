@@ -28,5 +28,5 @@ LAYERS = (*LINKS, *PARTS)
 
 # The links, which classifiers lack.
 LINK_NAMES = r"^backbone\.cb_linears\."
-# In files without a variable here: CBNetV2's second ResNet keeps the norm of the stem that it has not.
+# In files without a variable here: CBNetV2's second ResNet keeps the norm of the stem that it lacks.
 UNREAD = r"^backbone\.cb_modules\.1\.bn1\."

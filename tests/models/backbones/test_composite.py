@@ -131,7 +131,7 @@ def test_frozen_stages_of_both_parts():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="is a HRNet, which shares no layers: bind two Swins, ResNets or Res2Nets"):
+    with pytest.raises(UserError, match="HRNet has no layers to share; bind two Swins, ResNets or Res2Nets"):
         Composite(HRNet(name="assistant"), HRNet(name="lead"))
     with pytest.raises(UserError, match="one kind and width"):
         Composite(Swin(name="assistant"), ResNet(name="lead"))
