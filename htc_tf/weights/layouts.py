@@ -81,7 +81,7 @@ def relayed(layout):
 VECTOR = permutation(0)
 MATRIX = permutation(1, 0)  # [out, in] -> [in, out]
 KERNEL = permutation(2, 3, 1, 0)  # [out, in, y, x] -> [y, x, in, out]; transposed: [in, out, y, x] -> [y, x, out, in]
-TABLE = Layout(lambda a, model: a, lambda a, model: a)  # a Swin's or a ViT's biases of relative positions, [offsets, ...]
+TABLE = Layout(lambda a, model: a, lambda a, model: a)  # biases of relative positions, [offsets, ...]
 MERGED_VECTOR = Layout(lambda a, model: merged_first(a), lambda a, model: merged_last(a))
 MERGED_MATRIX = Layout(lambda a, model: merged_first(a.T), lambda a, model: merged_last(a).T)
 # A ViT's [side, side, C] absolute positions; their [1, 1 + side^2, C] begin with the classifier's, which is zero.
