@@ -3,6 +3,7 @@
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.models.layers import ChannelNormalization, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
 
@@ -33,6 +34,10 @@ class SimpleFPN(tf.keras.layers.Layer):
 
     def call(self, features, training=None):
         """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {4: [B, H / 16, W / 16, C]}."""
+        if max(features) > 4:
+            raise UserError(
+                "SimpleFPN takes C4 alone, so the backbone's C5 would not be trained: bind HTC.neck = @FPN()"
+            )
         x = features[4]
         twice = tf.nn.gelu(self.upsampling_norm(self.upsamplings[0](x)), approximate=False)
         resized = (self.upsamplings[1](twice), self.upsamplings[2](x), x, tf.nn.max_pool2d(x, 2, 2, "VALID"))
