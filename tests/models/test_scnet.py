@@ -257,5 +257,7 @@ def test_mistakes(tiny_scnet):
         ResidualBlock("MaskHead", 8)(tf.zeros([1, 2, 2, 4]))
     with pytest.raises(UserError, match=r"FeatureRelay.channels = 8, but FPN.channels = 16"):
         tiny_scnet("FeatureRelay.channels=8")
+    with pytest.raises(UserError, match=r"none of 2 stages has a Stage\.mask_head: bind one"):
+        tiny_scnet("NUM_STAGES=2")
     with pytest.raises(UserError, match=r"GlobalContextHead.num_classes"):
         GlobalContextHead(0)
