@@ -108,7 +108,7 @@ class HTC(tf.keras.layers.Layer):
             raise UserError(f"HTC.num_stages = {num_stages!r}, but HTC.stages has {len(stages)}; choose from 1 to that")
         if masks and all(stage.mask_head is None for stage in stages[:num_stages]):
             raise UserError(
-                f"HTC.masks = True, but none of {num_stages} stages has a Stage.mask_head: bind one, or set HTC.masks = False"
+                f"HTC.masks = True, but none of {num_stages} stages has a Stage.mask_head: bind one, or turn masks off"
             )
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
         self.roi_pooler, self.stages, self.postprocess = roi_pooler, list(stages[:num_stages]), postprocess
