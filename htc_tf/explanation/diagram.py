@@ -83,8 +83,9 @@ class _Diagram:
     def entries(self):
         """Returns (color, meaning) of each kind of arrow."""
         entries = [(BOXES, "boxes, refined stage by stage")]
-        if self.masks and self.trace.interleaved:
-            entries.append((TO_MASKS, "masks are trained on the refined boxes"))
+        if self.masks:
+            boxes = "the refined boxes" if self.trace.interleaved else "the stage's input boxes"
+            entries.append((TO_MASKS, f"masks are trained on {boxes}"))
         if self.trace.mask_info_flow and len(self.trace.mask_stages) > 1:
             entries.append((FLOW, "mask features: mask information flow"))
         if self.trace.relay:

@@ -6,6 +6,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.explanation.canvas import Canvas, cut, heat, spread, tint, window
+from htc_tf.explanation.diagram import _Diagram
 from htc_tf.explanation.layout import Layout, draw_explanation
 from htc_tf.explanation.page import GAP, MARGIN, Panel, draw_page, wrap
 from htc_tf.explanation.panels import Panels, depths
@@ -105,6 +106,16 @@ def test_the_layout_leaves_out_what_the_model_lacks(parts, expected):
     assert 400 < page.shape[0] < 1600
     margin = page[:, : MARGIN // 2]
     assert (margin == margin[0, 0]).all()
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("heads", [(1, 2, 3), (3,), (1,)])
+def test_the_legend_has_every_color_of_the_diagram(interleaved, heads, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(_Diagram, "arrow", lambda diagram, points, color: drawn.append(color))
+    diagram = _Diagram(make_trace(heads=heads, interleaved=interleaved, relay=True), 400, 1.0)
+    diagram.draw()
+    assert set(drawn) == {color for color, _ in diagram.entries()}
 
 
 def test_names_beyond_ascii_and_without_letters():
