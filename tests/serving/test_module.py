@@ -284,7 +284,7 @@ def test_core_operations_of_other_parts(part, samples, tmp_path, monkeypatch):
     present, params = PARTS[part]
     monkeypatch.setitem(resnet.BLOCKS, 50, (1, 1, 1, 1))  # the fewest bottlenecks
     files = ["tests/tiny.gin", "gin/options/no_semantic.gin", f"gin/{part}.gin"]
-    experiment, _ = config.load(files, [*SMALL, *params])
+    experiment, _ = config.load(files, ["NUM_STAGES=1", *params])  # one padded shape
     experiment.prepare_runtime(seed=0)
     model = experiment.build_model()
     model.build_variables()
