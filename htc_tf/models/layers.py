@@ -175,9 +175,9 @@ class DeformableConv2D(tf.keras.layers.Conv2D):
         """
         if version not in (1, 2):
             raise UserError(f"deformable = {version!r} is unknown; choose 1, 2 (modulated) or None")
-        super().__init__(
-            channels, kernel, stride, groups=groups, use_bias=False, kernel_initializer=initializer, name=name
-        )
+        # "same" lets Keras build it on a map smaller than the kernel; `call` pads by itself.
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": initializer, "name": name}
+        super().__init__(channels, kernel, stride, groups=groups, **options)
         self.version = version
         self.margin = (kernel - 1) // 2
         self.offsets = tf.keras.layers.Conv2D(

@@ -38,6 +38,12 @@ def test_deformable_grouped_and_frozen_convolutions():
             assert block.trainable == (level > 3)
 
 
+def test_deformable_stages_build_on_a_map_of_one_cell():
+    """C5 of an image of 32 x 32 pixels, the smallest, on which `HTC.build_variables` creates all variables."""
+    features = ResNet(50, width=4, deformable=2, deformable_stages=(3, 4, 5))(tf.zeros([1, 32, 32, 3]))
+    assert features[5].shape == [1, 1, 1, 128]
+
+
 def make_blocks(version):
     """A bottleneck, and a deformable one with the same variables; a random map."""
     tf.keras.utils.set_random_seed(3)
