@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parents[1]
-HIGHER_ZOO = HERE / "studies" / "higher_zoo.md.in"  # a section of the page
+FAMILIES = HERE / "studies" / "families.md.in"  # a section of the page
 TESTS = ("ops/test_*.py", "models/test_parity_*.py")
 LONG = "PARITY_LONG"  # environment variable that enables the comparisons that take minutes
 INTRODUCTION = """# Parity
@@ -151,7 +151,7 @@ class Table:
     def write(self, path, whole):
         differences = "\n".join(f"| {' | '.join(row)} |" for row in DIFFERENCES)
         lines = [INTRODUCTION.format(arrays=COMPLETE if whole else SUBSAMPLED, differences=differences)]
-        lines.append(HIGHER_ZOO.read_text())
+        lines.append(FAMILIES.read_text())
         for source, rows in self.notes.items():
             lines += [f"## {self.titles[source]}", "", f"[{source}](../{source})", ""]
             lines += ["| case | size | largest difference | allowed |", "| --- | --- | --- | --- |"]
