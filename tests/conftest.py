@@ -24,14 +24,11 @@ TINY = str(HERE / "tiny.gin")
 
 
 def reset_globals():
-    """Clears gin's configuration, its lock included, Keras' precision policy and deterministic operations."""
+    """Clears gin's configuration, its lock included, and Keras' precision policy."""
     if "gin" in sys.modules:
         sys.modules["gin"].clear_config()
     if "tensorflow" in sys.modules and "htc_tf.models" in sys.modules:  # so that tf.keras is in use, and as Keras 2
         sys.modules["tensorflow"].keras.mixed_precision.set_global_policy("float32")
-        from tensorflow.python.framework.config import disable_op_determinism  # no public function does it
-
-        disable_op_determinism()
 
 
 @pytest.fixture(autouse=True)
