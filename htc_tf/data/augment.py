@@ -114,7 +114,7 @@ def random_crop(sample, probability=0.5, min_sides=(400, 500, 600), sizes=(384, 
     Args:
         sample: A sample.
         probability: Share of the images that are cropped.
-        min_sides: Ints, pixels, of which one is drawn; the limit `max_side` holds here too.
+        min_sides: Ints, pixels. One is drawn at random; the limit `max_side` also applies.
         sizes: (lowest, highest) of the window's height and of its width, which are drawn independently.
     Raises:
         UserError: The lowest size is more than the highest.

@@ -44,7 +44,7 @@ LOSSES = {
 
 
 def make_model(*params):
-    """Returns an Experiment and its SCNet with drawn weights, of which only what follows the pyramid is built."""
+    """Returns an Experiment and its SCNet with drawn weights. Backbone and neck are not built."""
     experiment, _ = config.load(["gin/scnet/scnet_r50_fpn_1x_coco.gin"], [*TOY, *params])
     model = experiment.build_model()
     model.backbone, model.neck = (lambda *_, **__: None), (lambda *_, **__: maps())

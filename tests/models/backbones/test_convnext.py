@@ -1,38 +1,24 @@
 """ConvNeXt against the original; XLA, stochastic depth, precision and mistakes."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.convnext import ConvNeXt, ConvNeXtBlock
-from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays
+from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
 
-DRAWN = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "drawn_weights.py"))
 TOY = {"channels": 8, "depths": (2, 1, 3, 1)}
-
-
-def network(backbone):
-    """The part of an HTC that the tables of names read."""
-    return SimpleNamespace(backbone=backbone, built=True, variables=backbone.variables)
 
 
 def make_convnext(**arguments):
     """Returns a small ConvNeXt with the weights of the reference arrays."""
-    convnext = ConvNeXt(**{**TOY, **arguments})
-    convnext(tf.zeros([1, 64, 96, 3]))
-    shapes = {name: array.shape for name, array in mmdet_arrays(network(convnext)).items()}
-    assert load_mmdet(network(convnext), DRAWN["state_dict"](shapes)) == Unmatched([], [], [])
-    return convnext
+    return load_drawn(ConvNeXt(**{**TOY, **arguments})).backbone
 
 
 @pytest.fixture(scope="module")
-def convnext():
-    return make_convnext()
+def network():
+    return load_drawn(ConvNeXt(**TOY))
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +27,13 @@ def images():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_features_and_gradients_are_the_originals(compiled, convnext, images, reference):
-    """The largest difference is a fraction of the array's largest value."""
-    expected = reference("convnext")
-    table = {entry.name: entry for entry in entries(network(convnext))}
-    wanted = {name: table[name.removeprefix("gradient_")] for name in expected if name.startswith("gradient_")}
-    assert len(wanted) == 8
+def test_features_and_gradients_are_the_originals(compiled, network, images, reference):
+    def forward():
+        found = network.backbone(images)
+        assert list(found) == [2, 3, 4, 5]
+        return {f"level{level}": x for level, x in found.items()}, {}
 
-    @tf.function(jit_compile=compiled, autograph=False)
-    def learn():
-        with tf.GradientTape() as tape:
-            found = convnext(images)
-            loss = sum(tf.reduce_sum(x * DRAWN["waves"](x.shape)) for x in found.values())
-        return found, tape.gradient(loss, [entry.variable for entry in wanted.values()])
-
-    found, gradients = learn()
-    assert list(found) == [2, 3, 4, 5]
-    for level, x in found.items():
-        np.testing.assert_allclose(x, expected[f"level{level}"], atol=1e-5 * abs(expected[f"level{level}"]).max())
-    for (name, entry), gradient in zip(wanted.items(), gradients, strict=True):
-        here = entry.layout.theirs(gradient.numpy(), None)
-        np.testing.assert_allclose(here, expected[name], atol=1e-4 * abs(expected[name]).max(), err_msg=name)
+    compare_with_original(network, forward, reference("convnext"), 8, compiled)
 
 
 def test_bfloat16_keeps_norms_in_float32(images, reference):
@@ -74,10 +46,7 @@ def test_bfloat16_keeps_norms_in_float32(images, reference):
         tf.keras.mixed_precision.set_global_policy("float32")
     for kind, dtype in (("Rsqrt", tf.float32), ("DepthwiseConv2dNative", tf.bfloat16), ("Erf", tf.bfloat16)):
         assert {op.outputs[0].dtype for op in graph.get_operations() if op.type == kind} == {dtype}, kind
-    for level, x in found.items():
-        assert x.dtype == tf.bfloat16
-        expected = reference("convnext")[f"level{level}"]
-        assert np.sqrt(np.mean((tf.cast(x, tf.float32) - expected) ** 2)) < 0.03 * np.std(expected)
+    check_bfloat16({f"level{level}": x for level, x in found.items()}, reference("convnext"), 0.03)
 
 
 def test_a_dropped_block_leaves_its_input_and_a_kept_one_adds_more():

@@ -1,38 +1,24 @@
 """Res2Net against the original; XLA, precision, frozen stages and mistakes."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.res2net import Res2Net
-from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays
+from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
 
-DRAWN = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "drawn_weights.py"))
 TOY = {"depth": 50, "width": 8, "group_width": 24}  # groups of 3, 6, 12 and 24 channels
 
 
-def network(backbone):
-    """The part of an HTC that the tables of names read."""
-    return SimpleNamespace(backbone=backbone, built=True, variables=backbone.variables)
-
-
-def make_res2net():
-    """Returns a small Res2Net with the weights of the reference arrays."""
-    res2net = Res2Net(**TOY, frozen_stages=-1)
-    res2net(tf.zeros([1, 64, 96, 3]))
-    shapes = {name: array.shape for name, array in mmdet_arrays(network(res2net)).items()}
-    assert load_mmdet(network(res2net), DRAWN["state_dict"](shapes)) == Unmatched([], [], [])
-    return res2net
+def make_network():
+    """Returns a small Res2Net with the weights of the reference arrays, as the part of an HTC."""
+    return load_drawn(Res2Net(**TOY, frozen_stages=-1))
 
 
 @pytest.fixture(scope="module")
-def res2net():
-    return make_res2net()
+def network():
+    return make_network()
 
 
 @pytest.fixture(scope="module")
@@ -41,39 +27,22 @@ def images():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_features_and_gradients_are_the_originals(compiled, res2net, images, reference):
-    """The largest difference is a fraction of the array's largest value."""
-    expected = reference("res2net")
-    table = {entry.name: entry for entry in entries(network(res2net))}
-    wanted = {name: table[name.removeprefix("gradient_")] for name in expected if name.startswith("gradient_")}
-    assert len(wanted) == 8
+def test_features_and_gradients_are_the_originals(compiled, network, images, reference):
+    def forward():
+        found = network.backbone(images, training=True)
+        assert list(found) == [2, 3, 4, 5]
+        return {f"level{level}": x for level, x in found.items()}, {}
 
-    @tf.function(jit_compile=compiled, autograph=False)
-    def learn():
-        with tf.GradientTape() as tape:
-            found = res2net(images, training=True)
-            loss = sum(tf.reduce_sum(x * DRAWN["waves"](x.shape)) for x in found.values())
-        return found, tape.gradient(loss, [entry.variable for entry in wanted.values()])
-
-    found, gradients = learn()
-    assert list(found) == [2, 3, 4, 5]
-    for level, x in found.items():
-        np.testing.assert_allclose(x, expected[f"level{level}"], atol=1e-5 * abs(expected[f"level{level}"]).max())
-    for (name, entry), gradient in zip(wanted.items(), gradients, strict=True):
-        here = entry.layout.theirs(gradient.numpy(), None)
-        np.testing.assert_allclose(here, expected[name], atol=1e-4 * abs(expected[name]).max(), err_msg=name)
+    compare_with_original(network, forward, reference("res2net"), 8, compiled)
 
 
 def test_bfloat16(images, reference):
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        found = make_res2net()(images)
+        found = make_network().backbone(images)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
-    for level, x in found.items():
-        assert x.dtype == tf.bfloat16
-        expected = reference("res2net")[f"level{level}"]
-        assert np.sqrt(np.mean((tf.cast(x, tf.float32) - expected) ** 2)) < 0.03 * np.std(expected)
+    check_bfloat16({f"level{level}": x for level, x in found.items()}, reference("res2net"), 0.03)
 
 
 def test_an_odd_map_is_averaged_without_padding(images):

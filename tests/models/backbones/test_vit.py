@@ -1,9 +1,5 @@
 """ViT and its simple feature pyramid against detectron2's; XLA, stochastic depth, precision and mistakes."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,23 +7,16 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.vit import ViT, ViTBlock
 from htc_tf.models.simple_fpn import SimpleFPN
-from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays
+from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
 
-DRAWN = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "drawn_weights.py"))
 # Windows of 3 x 3 and tables of offsets for 4 x 4 cells, on maps of 4 x 6 and 6 x 2.
 TOY = {"channels": 16, "depth": 4, "heads": 2, "window": 3, "global_blocks": (2, 4)}
 TOY |= {"image_side": 64, "pretrained_side": 48}
 
 
 def make_network(**arguments):
-    """Returns the parts of an HTC that the tables of names read, with the weights of the reference arrays."""
-    backbone, neck = ViT(**{**TOY, **arguments}), SimpleFPN(8)
-    neck(backbone(tf.zeros([1, 64, 96, 3])))
-    variables = backbone.variables + neck.variables
-    network = SimpleNamespace(backbone=backbone, neck=neck, built=True, variables=variables)
-    shapes = {name: array.shape for name, array in mmdet_arrays(network).items()}
-    assert load_mmdet(network, DRAWN["state_dict"](shapes)) == Unmatched([], [], [])
-    return network
+    """Returns a small ViT and its neck with the weights of the reference arrays."""
+    return load_drawn(ViT(**{**TOY, **arguments}), SimpleFPN(8))
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +31,12 @@ def images():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_pyramid_and_gradients_are_those_of_detectron2(compiled, network, images, reference):
-    """The largest difference is a fraction of the array's largest value."""
-    expected = reference("vit")
-    table = {entry.name: entry for entry in entries(network)}
-    wanted = {name: table[name.removeprefix("gradient_")] for name in expected if name.startswith("gradient_")}
-    assert len(wanted) == 19
+    def forward():
+        pyramid = network.neck(network.backbone(images))
+        assert list(pyramid) == [2, 3, 4, 5, 6]
+        return {f"p{level}": x for level, x in pyramid.items()}, {}
 
-    @tf.function(jit_compile=compiled, autograph=False)
-    def learn():
-        with tf.GradientTape() as tape:
-            found = network.neck(network.backbone(images))
-            loss = sum(tf.reduce_sum(x * DRAWN["waves"](x.shape)) for x in found.values())
-        return found, tape.gradient(loss, [entry.variable for entry in wanted.values()])
-
-    found, gradients = learn()
-    assert list(found) == [2, 3, 4, 5, 6]
-    for level, x in found.items():
-        np.testing.assert_allclose(x, expected[f"p{level}"], atol=1e-5 * abs(expected[f"p{level}"]).max())
-    for (name, entry), gradient in zip(wanted.items(), gradients, strict=True):
-        assert isinstance(gradient, tf.Tensor)  # not IndexedSlices, whose sum is not deterministic
-        here = entry.layout.theirs(gradient.numpy(), None)
-        np.testing.assert_allclose(here, expected[name], atol=1e-4 * abs(expected[name]).max(), err_msg=name)
+    compare_with_original(network, forward, reference("vit"), 19, compiled)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 32)])
@@ -83,10 +57,7 @@ def test_bfloat16_keeps_norms_and_softmax_in_float32(images, reference):
         tf.keras.mixed_precision.set_global_policy("float32")
     for kind, dtype in (("Rsqrt", tf.float32), ("Softmax", tf.float32), ("BatchMatMulV2", tf.bfloat16)):
         assert {op.outputs[0].dtype for op in graph.get_operations() if op.type == kind} == {dtype}, kind
-    for level, x in found.items():
-        assert x.dtype == tf.bfloat16
-        expected = reference("vit")[f"p{level}"]
-        assert np.sqrt(np.mean((tf.cast(x, tf.float32) - expected) ** 2)) < 0.05 * np.std(expected)
+    check_bfloat16({f"p{level}": x for level, x in found.items()}, reference("vit"), 0.05)
 
 
 def test_both_paths_of_a_block_are_dropped_by_image():

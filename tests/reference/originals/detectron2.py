@@ -15,7 +15,7 @@ import torch
 
 REFERENCE = Path(__file__).resolve().parent.parent
 DRAWN = runpy.run_path(str(REFERENCE / "detectron2_weights.py"))
-# Packages that configurations and data sets need, and the compiled operations, of which torchvision has those in use.
+# Packages that configurations and data sets need, and the compiled operations; torchvision's replace those in use.
 ABSENT = (
     *("cloudpickle", "hydra", "hydra.errors", "matplotlib", "matplotlib.colors", "matplotlib.pyplot", "omegaconf"),
     *("omegaconf.dictconfig", "pycocotools", "pycocotools.coco", "pycocotools.mask", "detectron2._C"),

@@ -1,6 +1,6 @@
 """python res2net.py CHECKOUT: writes ../res2net.npz and ../res2net_state_dict.txt.gz with the original Res2Net.
 
-CHECKOUT is github.com/VDIGPKU/CBNetV2, commit 7ff88b70, of which mmdet/models/backbones/res2net.py runs.
+CHECKOUT is github.com/VDIGPKU/CBNetV2, commit 7ff88b70. It runs mmdet/models/backbones/res2net.py.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """python scnet.py CHECKOUT: writes ../scnet.npz and ../scnet_state_dict.txt.gz with the original SCNet's RoI head.
 
-CHECKOUT is github.com/VDIGPKU/CBNetV2, commit 7ff88b70, of which mmdet/models/roi_heads/scnet_roi_head.py and all its
-heads run, in training on fixed RoIs and in inference. torchvision's RoIAlign stands in for mmcv's.
+CHECKOUT is github.com/VDIGPKU/CBNetV2, commit 7ff88b70. It runs mmdet/models/roi_heads/scnet_roi_head.py and all
+its heads, in training on fixed RoIs and in inference. torchvision's RoIAlign stands in for mmcv's.
 """
 
 import importlib

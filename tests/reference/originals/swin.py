@@ -1,6 +1,6 @@
 """python swin.py CHECKOUT: writes ../swin.npz and ../swin_state_dict.txt.gz with the Swin authors' detectors.
 
-CHECKOUT is github.com/SwinTransformer/Swin-Transformer-Object-Detection, commit c7b20110, of which these files run:
+CHECKOUT is github.com/SwinTransformer/Swin-Transformer-Object-Detection, commit c7b20110. It runs these files:
 mmdet/models/backbones/swin_transformer.py, mmdet/models/roi_heads/bbox_heads/convfc_bbox_head.py with the loss of
 mmdet/models/losses/iou_loss.py, and, for names alone, the FPN, the RPN and the mask head.
 """

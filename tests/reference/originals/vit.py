@@ -1,7 +1,7 @@
 """python vit.py CHECKOUT: writes ../vit.npz and ../*_vitdet_*_state_dict.txt.gz with the original ViTDet.
 
-CHECKOUT is github.com/facebookresearch/detectron2, commit 02b5c4e2, of which the configurations in projects/ViTDet are
-built: at toy size to run, and at full size for the names. Needs PyTorch, timm, fvcore, omegaconf and cloudpickle.
+CHECKOUT is github.com/facebookresearch/detectron2, commit 02b5c4e2. It builds the configurations in projects/ViTDet,
+at toy size to run them and at full size for the names. Needs PyTorch, timm, fvcore, omegaconf and cloudpickle.
 """
 
 import functools
