@@ -4,10 +4,9 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.fpn import LEVELS
 from htc_tf.models.layers import ChannelNormalization, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
-
-LEVELS = (2, 3, 4, 5)
 
 
 @gin.register

@@ -9,11 +9,9 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.fpn import upsample
+from htc_tf.models.fpn import LEVELS, upsample
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import check_ranges
-
-LEVELS = (2, 3, 4, 5)
 
 
 @gin.register

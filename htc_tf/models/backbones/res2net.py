@@ -7,7 +7,6 @@ instead of one of 7x7, and the shortcut at a stride averages before its 1x1 conv
 import gin
 import tensorflow as tf
 
-from htc_tf.errors import UserError
 from htc_tf.models.backbones.resnet import BLOCKS, BOTTLENECK_FROM, ResidualNetwork
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import check_ranges, choice, whole
@@ -99,10 +98,7 @@ class Res2Net(ResidualNetwork):
                 next stage has twice as many channels.
         """
         super().__init__(name=name)
-        if width * group_width < 64:
-            raise UserError(
-                f"Res2Net.group_width = {group_width} leaves a group no channel; give {-(-64 // width)} or more"
-            )
+        self.check_groups(width, group_width)
         self.width = 4 * width
         self.stem = DeepStem(width, norm, name="stem")
         self.stages = []

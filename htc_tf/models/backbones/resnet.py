@@ -96,6 +96,14 @@ class ResidualNetwork(tf.keras.layers.Layer):
     levels_up = 1  # the first block of a stage halves the resolution (see `composite`)
     with_images = feedback = False
 
+    def check_groups(self, width, group_width):
+        """Raises a UserError if a group of the first stage, of `width` channels, has none."""
+        if width * group_width < 64:
+            raise UserError(
+                f"{type(self).__name__}.group_width = {group_width} leaves a group no channel; "
+                f"give {-(-64 // width)} or more"
+            )
+
     def freeze(self, frozen_stages):
         """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
         if frozen_stages >= 0:
@@ -213,10 +221,7 @@ class ResNet(ResidualNetwork):
                 f"ResNet.deformable = {deformable!r}, deformable_stages = {deformable_stages}: "
                 "give a version, 1 or 2, and stages among 2, 3, 4 and 5, or neither"
             )
-        if width * group_width < 64:
-            raise UserError(
-                f"ResNet.group_width = {group_width} leaves a group no channel; give {-(-64 // width)} or more"
-            )
+        self.check_groups(width, group_width)
         self.width = 4 * width if bottleneck else width
         self.stem = Convolution(width, 7, 2, norm=norm, relu=True, standardized=standardized, name="stem")
         self.stages = []
