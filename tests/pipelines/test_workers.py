@@ -13,9 +13,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 400  # longest wait for another process, on a busy machine
 
 
-def children(process):
+def find_workers(process):
+    """Returns the process ids of a job's workers; it has other children too, such as the filter of its messages."""
     threads = Path(f"/proc/{process.pid}/task").glob("*/children")
-    return [int(word) for thread in threads for word in thread.read_text().split()]
+    pids = [int(word) for thread in threads for word in thread.read_text().split()]
+    return [pid for pid in pids if is_alive(pid) and b"pipelines.worker_main" in read_command(pid)]
+
+
+def read_command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def wait_for(condition):
@@ -49,7 +58,7 @@ def start(tiny_data, tmp_path):
 
         def workers():
             assert jobs[-1].poll() is None, jobs[-1].communicate()
-            found = children(jobs[-1])
+            found = find_workers(jobs[-1])
             return found if len(found) == 2 else None
 
         return jobs[-1], wait_for(workers)
