@@ -10,8 +10,7 @@ from htc_tf.run import Run
 from htc_tf.training.adoption import adopt
 from htc_tf.training.frozen import check_frozen
 from htc_tf.training.stored_weights import StoredWeights
-from htc_tf.weights.assign import NamedWeights, entries, load
-from htc_tf.weights.composite_names import copy_to_parts
+from htc_tf.weights.assign import NamedWeights, load
 from htc_tf.weights.model_zoo import locate
 from htc_tf.weights.public_weights import WEIGHTS
 from htc_tf.weights.sources import read_weights
@@ -130,7 +129,6 @@ def load_backbone(text, model):
         ) from error
     weights = read_weights(path, kind)
     arrays = {name: array for name, array in weights.arrays.items() if name.startswith("backbone.")}
-    arrays = copy_to_parts(arrays, {entry.name for entry in entries(model, weights.framework)})
     unmatched = load(model, arrays, weights.framework)
     wanted = [name for name in unmatched.missing if re.search(rf"^(backbone|{SECOND})\.|/backbone/", name)]
     missing = [f"it lacks {name}" for name in wanted if not re.search(OPTIONAL, name)]

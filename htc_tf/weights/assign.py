@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from htc_tf.weights.detectors_names import complete
 from htc_tf.weights.detectron2_names import to_detectron2
+from htc_tf.weights.implied import complete
 from htc_tf.weights.layouts import Layout
 from htc_tf.weights.names import COUNTER, LAYERS, UNREAD, Framework, Index
 

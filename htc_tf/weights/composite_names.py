@@ -14,18 +14,3 @@ LINK = re.compile(r"(backbone\.cb_linears\.\d\.\d)\.(weight|bias)")
 def rename_links(arrays):
     """Returns the arrays with the tables' names of links."""
     return {LINK.sub(r"\1.0.\2", name) if LINK.fullmatch(name) else name: array for name, array in arrays.items()}
-
-
-def copy_to_parts(arrays, names):
-    """Returns the arrays of a backbone for both parts of a composite one, or unchanged for another backbone.
-
-    As in CBNetV2, the second part takes those that it has; it lacks the shared layers.
-
-    Args:
-        arrays: {"backbone. ...": array}.
-        names: Set of the names that the model has.
-    """
-    if not any(name.startswith(PARTS[0]) for name in names) or any(name.startswith(PARTS[0]) for name in arrays):
-        return arrays
-    first, second = ({part + name.removeprefix("backbone."): arrays[name] for name in arrays} for part in PARTS)
-    return {**first, **{name: array for name, array in second.items() if name in names}}

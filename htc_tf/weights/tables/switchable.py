@@ -48,5 +48,5 @@ IN_NECK = tuple(
 )
 LAYERS = (*BACKBONE, *NECK, *IN_NECK)
 
-# In layers that an ordinary ResNet lacks; `detectors_names` derives the rest.
+# In layers that an ordinary ResNet lacks; `weights.implied` derives the rest.
 ADDED = r"\.(weight_diff|(switch|pre_context|post_context|offset_[sl]|rfp_conv)\.(weight|bias))$"
