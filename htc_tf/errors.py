@@ -24,6 +24,8 @@ EXTRAS = {
     "faster_coco_eval": "fast",
     "av": "video",
     "supervision": "supervision",
+    "pillow_heif": "heic",
+    "rasterio": "geotiff",
     **dict.fromkeys(("tf2onnx", "onnx", "onnxruntime"), "onnx"),
 }
 INTERRUPTED = 128 + signal.SIGINT  # exit status

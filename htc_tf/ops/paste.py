@@ -80,7 +80,7 @@ def _encode_chunk(masks, boxes, height, width):
     row = _find_crossings(framed, rows, columns, owner, column, cell, before / (before - after), boxes, inside[at + 1])
     # In COCO's order, column after column: [c].
     position = (columns.first[owner] + column - columns.offset[owner]) * height + rows.first[owner] + row
-    runs = _encode_changes(owner, position, len(masks), height, width)
+    runs = encode_changes(owner, position, len(masks), height, width)
     for index in np.flatnonzero(unsure):
         runs[index] = encode_columns(*paste_columns(masks[index], boxes[index], height, width), height, width)
     return runs
@@ -128,7 +128,7 @@ def _find_crossings(framed, rows, columns, owner, column, cell, share, boxes, ri
     return guess - sooner + later
 
 
-def _encode_changes(owner, position, count, height, width):
+def encode_changes(owner, position, count, height, width):
     """Encodes masks by the pixels where they change.
 
     Args:
@@ -240,4 +240,4 @@ def encode_columns(columns, top, left, height, width):
     framed = np.pad(columns, [(0, 0), (1, 1)]).ravel()
     column, row = np.divmod(np.flatnonzero(framed[1:] != framed[:-1]), columns.shape[1] + 2)
     position = (column + left) * height + row + top
-    return _encode_changes(np.zeros(len(position), np.int64), position, 1, height, width)[0]
+    return encode_changes(np.zeros(len(position), np.int64), position, 1, height, width)[0]

@@ -1,0 +1,60 @@
+"""Overview of a large image: reduced by a whole factor to a size that can be drawn, made from the image's windows."""
+
+import math
+
+import numpy as np
+
+from htc_tf.ops.paste import encode_columns
+from htc_tf.ops.rle_decoding import decode_counts
+
+MAX_PIXELS = 2**22  # of an overview
+
+
+class Overview:
+    """`image` is [ceil(H / f), ceil(W / f), 3] uint8 RGB, the means of f x f pixels."""
+
+    def __init__(self, height, width):
+        self.factor = reduction(height, width)
+        self.image = np.zeros([-(-height // self.factor), -(-width // self.factor), 3], np.uint8)
+
+    def add(self, pixels, top, left):
+        """Adds a window [h, w, 3] of the image. A cell that a window cuts is complete once another one covers it."""
+        factor = self.factor
+        rows, columns = cell_starts(top, pixels.shape[0], factor), cell_starts(left, pixels.shape[1], factor)
+        sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
+        counts = np.diff(rows, append=pixels.shape[0])[:, None] * np.diff(columns, append=pixels.shape[1])
+        first, second = top // factor, left // factor
+        part = self.image[first : first + len(rows), second : second + len(columns)]
+        part[:] = sums // counts[..., None]
+
+
+def reduction(height, width, limit=MAX_PIXELS):
+    """Returns the smallest whole factor by which an image must be reduced to have at most about `limit` pixels."""
+    return max(math.ceil(math.sqrt(height * width / limit)), 1)
+
+
+def cell_starts(first, length, factor):
+    """Returns the indices in a window, from the image's pixel `first` on, at which cells of `factor` pixels start."""
+    return np.concatenate([[0], np.arange(-first % factor or factor, length, factor)])
+
+
+def shrink_mask(mask, factor):
+    """Reduces a mask by sampling one pixel of each cell, without decoding the rest.
+
+    Args:
+        mask: COCO run lengths {"size": [height, width], "counts": str}.
+        factor: int.
+    Returns:
+        COCO run lengths of [ceil(height / factor), ceil(width / factor)].
+    """
+    height, width = mask["size"]
+    edges = np.cumsum(decode_counts(mask["counts"]))[:-1]  # the pixels at which the mask changes
+    size = -(-height // factor), -(-width // factor)
+    if not len(edges):
+        return encode_columns(np.zeros([0, 0], bool), 0, 0, *size)
+    # Only the columns that the mask touches are sampled.
+    first, last = edges[0] // height // factor, min((edges[-1] // height) // factor + 1, size[1])
+    columns = np.minimum(np.arange(first, last) * factor + factor // 2, width - 1)
+    rows = np.minimum(np.arange(size[0]) * factor + factor // 2, height - 1)
+    inside = np.searchsorted(edges, columns[:, None] * height + rows, side="right") % 2 == 1  # [w, h]
+    return encode_columns(inside, 0, int(first), *size)

@@ -1,0 +1,111 @@
+"""Image windows: rectangles of an image in memory or of a TIFF file, upright, so that no image must be read whole.
+
+A TIFF of more than `WHOLE` pixels is read by rasterio, one window at a time; any other image is decoded first.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from htc_tf.inference.inputs import Unreadable, as_image
+
+WHOLE = 2**24  # pixels; a TIFF up to this size is decoded whole, as all other images are
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; + in BigTIFF
+# EXIF orientation: the stored image is transposed or not, then its rows and its columns are reversed or not.
+TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+class ArrayWindows:
+    """Windows of an image in memory. `image` is [H, W, 3] uint8 RGB."""
+
+    def __init__(self, image):
+        self.image = image
+        self.height, self.width = image.shape[:2]
+
+    def read(self, top, left, height, width):
+        """Returns [height, width, 3] uint8 RGB, a part of the image."""
+        return self.image[top : top + height, left : left + width]
+
+
+class TurnedWindows:
+    """Windows of the upright image, read from one that is stored with an EXIF orientation."""
+
+    image = None
+
+    def __init__(self, stored, orientation):
+        """
+        Args:
+            stored: Windows of the image as stored.
+            orientation: int, EXIF orientation, 1 to 8.
+        """
+        self.stored = stored
+        self.transposed, self.rows_reversed, self.columns_reversed = TURNS[orientation]
+        sides = stored.height, stored.width
+        self.height, self.width = sides[::-1] if self.transposed else sides
+
+    def read(self, top, left, height, width):
+        """Returns [height, width, 3] uint8 RGB, a part of the upright image."""
+        if self.rows_reversed:
+            top = self.height - top - height
+        if self.columns_reversed:
+            left = self.width - left - width
+        if self.transposed:
+            pixels = self.stored.read(left, top, width, height).swapaxes(0, 1)
+        else:
+            pixels = self.stored.read(top, left, height, width)
+        return pixels[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
+
+
+@contextlib.contextmanager
+def open_windows(source):
+    """Opens an image for reading in windows.
+
+    Args:
+        source: What `inference.inputs.as_image` takes: a path, a PIL image, an array [H, W, 3] uint8 RGB ...
+    Yields:
+        Windows: an object with `height`, `width`, `read(top, left, height, width)` and `image`, the whole image
+        [H, W, 3] uint8 RGB if it is in memory, else None.
+    Raises:
+        UserError: As for `as_image`; or a large TIFF cannot be read in windows.
+    """
+    if not is_tiff(source):
+        yield ArrayWindows(as_image(source))
+        return
+    try:
+        from htc_tf.inference.raster import open_raster
+    except ImportError:
+        yield ArrayWindows(_read_whole(source))
+        return
+    with open_raster(Path(source)) as (stored, orientation):
+        if stored.height * stored.width > WHOLE:
+            yield TurnedWindows(stored, orientation)
+            return
+    yield ArrayWindows(as_image(source))
+
+
+def is_tiff(source):
+    """Returns True if the source is the path of a TIFF file."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    with contextlib.suppress(OSError, ValueError):  # reading it as an image reports why
+        if Path(source).is_file():
+            with open(source, "rb") as file:
+                return file.read(4) in TIFF
+    return False
+
+
+def _read_whole(path):
+    try:
+        return as_image(path)
+    except Unreadable as error:
+        advice = "a large TIFF is read in windows by rasterio: pip install rasterio (the extra htc_tf[geotiff])"
+        raise Unreadable(Path(path), f"{error.reason}; {advice}") from error
