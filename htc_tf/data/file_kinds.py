@@ -3,10 +3,17 @@
 import codecs
 import json
 import re
+from collections.abc import Collection
 
 # The formats that `data.image_io` reads, in the words of SIGNATURES.
 IMAGES = ("a JPEG", "a PNG", "a GIF", "a WebP", "a TIFF", "a BMP")
 CONVERT = "convert it to JPEG or PNG"
+# The formats that it reads only with another package, and what to do without it.
+AVIF, HEIC = "an AVIF", "a HEIC (the iPhone's format)"
+OPTIONAL = {
+    AVIF: f"which Pillow 11.3 or newer reads: pip install --upgrade pillow, or {CONVERT}",
+    HEIC: f"which pillow-heif reads: pip install pillow-heif (the extra htc_tf[heic]), or {CONVERT}",
+}
 # Files that contain or stand for another file, by their first bytes.
 PACKED = {
     b"\x1f\x8b": "compressed with gzip: unpack it first (gunzip)",
@@ -56,32 +63,43 @@ SIGNATURES = [
 ]
 # ISO media files have "ftyp" at byte 4, followed by their brand.
 BRANDS = {
-    **dict.fromkeys((b"avif", b"avis"), f"AVIF, an unsupported format: {CONVERT}"),
-    **dict.fromkeys(
-        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"),
-        f"HEIC (the iPhone's format), an unsupported format: {CONVERT}",
-    ),
+    **dict.fromkeys((b"avif", b"avis"), AVIF),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), HEIC),
     b"crx ": f"a camera's raw file: {CONVERT}",
 }
 
 
-def describe(encoded: bytes) -> str:
-    """Describes a file that cannot be read as an image, in words that follow the file's name."""
+def brand_kind(encoded: bytes) -> str | None:
+    """Returns the kind of an ISO media file in the words of BRANDS, a video if it has none; None for any other file."""
+    if encoded[4:8] != b"ftyp":
+        return None
+    # The first brand may be common to HEIC and AVIF; the list of compatible brands follows it.
+    brands = [encoded[start : start + 4] for start in (*range(16, min(encoded[3], 64), 4), 8)]
+    return next((BRANDS[brand] for brand in brands if brand in BRANDS), "a video (MP4 or QuickTime)")
+
+
+def describe(encoded: bytes, optional: Collection[str] = ()) -> str:
+    """Describes a file that cannot be read as an image, in words that follow the file's name.
+
+    Args:
+        encoded: Content of the file.
+        optional: The kinds of OPTIONAL for which a reader is installed.
+    """
     if not encoded:
         return "an empty file"
-    if encoded[4:8] == b"ftyp":
-        # The first brand may be common to HEIC and AVIF; the list of compatible brands follows it.
-        brands = [encoded[start : start + 4] for start in (*range(16, min(encoded[3], 64), 4), 8)]
-        return next((BRANDS[brand] for brand in brands if brand in BRANDS), "a video (MP4 or QuickTime)")
-    for offset, magic, words in SIGNATURES:
-        if encoded[offset : offset + len(magic)] == magic:
-            return f"{words}, but damaged, truncated or of an unsupported variant" if words in IMAGES else words
+    kind = brand_kind(encoded) or _signature_kind(encoded)
+    if kind in OPTIONAL and kind not in optional:
+        return f"{kind}, {OPTIONAL[kind]}"
+    if kind:
+        is_image = kind in IMAGES or kind in OPTIONAL
+        return f"{kind}, but damaged, truncated or of an unsupported variant" if is_image else kind
     start = encoded[:1024]
     if not start.strip(b"\0"):
         return "not an image: it begins with zero bytes, as after an interrupted copy"
     text = _as_text(start)
     if text is None:
-        return f"not an image of a known format (JPEG, PNG, WebP, BMP, GIF, TIFF); it begins with {start[:8].hex(' ')}"
+        known = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC"
+        return f"not an image of a known format ({known}); it begins with {start[:8].hex(' ')}"
     lower = text.lstrip().lower()
     if re.search(r"<!doctype html|<html|<head|<body", lower):
         return "an HTML page: the download returned an error or login page"
@@ -93,6 +111,11 @@ def describe(encoded: bytes) -> str:
         return "a JSON file"
     first = " ".join(text.split())[:40]
     return f"a text file that begins {json.dumps(first, ensure_ascii=False)}"
+
+
+def _signature_kind(encoded):
+    matches = (words for offset, magic, words in SIGNATURES if encoded[offset : offset + len(magic)] == magic)
+    return next(matches, None)
 
 
 def _as_text(start):

@@ -1,45 +1,50 @@
 """Image files: which formats are read, how they become RGB, and which files are refused.
 
-Preparation, prediction and the web pages share this module; the exported model decodes in TensorFlow to the same pixels
-(`serving.decode`). It needs Pillow only, because Beam's workers and the client load nothing more.
+Preparation, prediction and the web pages share this module, so a file has the same pixels in all of them; the exported
+model decodes in TensorFlow to the same pixels (`serving.decode`). It needs Pillow only, because Beam's workers and the
+client load nothing more.
 
 | file | result |
 |---|---|
-| formats | `FORMATS`, recognized by content, not by name; the first image of an animation or a multipage TIFF |
+| formats | `FORMATS` and, with the extra `heic`, HEIC; recognized by content, not by name |
+| several images: animation, multipage TIFF | the first |
 | 8 bits: gray, RGB, palette, CMYK, YCbCr; 1 bit | RGB |
 | alpha, transparency | dropped; the colors below are kept, as in OpenCV; a GIF, which has none there, becomes black |
 | 16 bits per channel | the high byte, inverted in a TIFF with WhiteIsZero |
+| 10 and 12 bits per channel of AVIF and HEIC | 8 bits by their decoders |
 | floating point, 32 bits, Lab, more than four channels | refused: the value of white is unknown |
 | EXIF orientation 2 to 8, in JPEG, PNG (before the pixels), WebP and TIFF | applied; damaged EXIF counts as 1 |
+| rotation and mirroring in the container of AVIF and HEIC | applied |
 | truncated file, PNG with wrong checksums | refused |
 | above `max_pixels`, `MAX_SIDE`, `MAX_BYTES`, `MAX_SCANS` or `MAX_PARTS` | refused |
 """
 
-import contextlib
 import io
-import itertools
 import os
 import stat
-import threading
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from htc_tf.data.file_kinds import describe
-from htc_tf.errors import UserError
+from htc_tf.data.file_kinds import AVIF, HEIC, brand_kind, describe
+from htc_tf.data.image_checks import LOCK, ImageError, check_parts, check_scans, check_whole, quiet_and_unbounded
+from htc_tf.data.image_pixels import image_to_rgb
 
-# Pillow reads more formats, but none of them is common, and some readers start other programs (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+try:
+    from PIL import AvifImagePlugin  # since Pillow 11.3
+
+    HAS_AVIF = AvifImagePlugin.SUPPORTED  # False in a Pillow that was built without libavif
+except ImportError:
+    HAS_AVIF = False
+
+# Pillow reads more formats. JPEG 2000 and others are left out because they are rare and each decoder is one more that a
+# hostile file reaches; EPS because its reader starts another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
 MAX_PIXELS = 178_956_970  # Pillow's own limit
 MAX_SIDE = 65_535  # the longest side of a JPEG
 MAX_BYTES = 2**29
-MAX_SCANS = 30  # of a progressive JPEG; encoders write about ten, and each costs a pass over all pixels
-MAX_PARTS = 4096  # segments of a JPEG, chunks of a PNG or blocks of a GIF, plus one for each KiB of the file
-END_OF_JPEG = b"\xff\xd9"
-START_OF_SCAN = b"\xff\xda"
-BARE_MARKERS = {bytes([marker]) for marker in (0x00, 0x01, *range(0xD0, 0xDA))}  # JPEG markers without a length
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,15 +55,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 UNDO = {6: 8, 8: 6}  # the other orientations are their own inverse
-LOCK = threading.Lock()  # Pillow's limit and Python's warnings are global
-
-
-class ImageError(UserError):
-    """An image that cannot be used. `kind` is "unreadable", "too_large" or "mode"; the message names no file."""
-
-    def __init__(self, message: str, kind: str = "unreadable"):
-        super().__init__(message)
-        self.kind = kind
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -81,6 +77,27 @@ def read_file(path: str | os.PathLike) -> bytes:
         raise ImageError(getattr(error, "strerror", None) or str(error)) from None
 
 
+def read_stream(file: BinaryIO) -> bytes:
+    """Reads a binary file object of at most `MAX_BYTES` from its start or, if it cannot be rewound, from where it is.
+
+    Raises:
+        ImageError: The file is opened as text, or cannot be read.
+    """
+    content = bytearray()
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)  # as Pillow does: a BytesIO is at its end after an image has been saved to it
+        while part := file.read(MAX_BYTES + 1 - len(content)):  # a pipe gives less than is asked for
+            if isinstance(part, str):
+                raise ImageError('is opened as text: open it with mode "rb"')
+            content += part
+            if len(content) > MAX_BYTES:
+                raise ImageError(f"has more than the {MAX_BYTES} bytes that are read", "too_large")
+    except (OSError, ValueError) as error:  # ValueError: a closed file
+        raise ImageError(getattr(error, "strerror", None) or str(error)) from None
+    return bytes(content)
+
+
 def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> Image.Image:
     """Opens the first image of a file: reads its header and checks the limits, without decoding pixels.
 
@@ -91,12 +108,13 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
     Raises:
         ImageError: The file is not an image, or too large.
     """
-    _check_parts(encoded)
+    check_parts(encoded)
+    is_heic = brand_kind(encoded) == HEIC and _has_heic()
     try:
-        with _quiet_and_unbounded():
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        with quiet_and_unbounded():
+            image = Image.open(io.BytesIO(encoded), formats=("HEIF",) if is_heic else FORMATS)
     except Exception:  # Pillow's readers raise any exception, even struct.error, on damaged files
-        raise ImageError(describe(encoded)) from None
+        raise ImageError(describe(encoded, (HEIC,) * is_heic + (AVIF,) * HAS_AVIF)) from None
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -105,7 +123,7 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{width} x {height} pixels, and a side may have at most {MAX_SIDE}", "too_large")
     if image.format in ("JPEG", "MPO"):
-        _check_scans(image, encoded)
+        check_scans(image, encoded)
     return image
 
 
@@ -149,34 +167,14 @@ def to_rgb(image: Image.Image, upright: bool = True) -> np.ndarray:
     elif not upright:
         turn = 1
     try:
-        covered = image.tile[0][1] if image.format == "GIF" and image.tile and image.tell() == 0 else None
         image.load()
-        image = _on_black(image, covered) if image.format == "GIF" else _convert(image)
+        image = image_to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # as in `open_image`
         kind = f"a {image.format}, but " if image.format else ""
         raise ImageError(f"{kind}damaged or truncated ({error})") from None
     return np.asarray(image.transpose(TURNS[turn]) if turn in TURNS else image)
-
-
-def check_whole(image: Image.Image, encoded: bytes) -> None:
-    """Checks that a JPEG has its end marker and that the checksums of a PNG match, without decoding pixels.
-
-    Raises:
-        ImageError: The file is truncated or damaged.
-    """
-    if image.format in ("JPEG", "MPO"):
-        # A thumbnail before the pixels may contain an end marker, too. rfind: it is nearly always at the end.
-        if encoded.rfind(END_OF_JPEG, _first_scan(encoded)) < 0:
-            raise ImageError("a JPEG without an end marker: it is truncated")
-    elif image.format == "PNG":
-        try:
-            # A second image, because an image cannot be decoded after `verify`.
-            with _quiet_and_unbounded():
-                Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
-        except Exception as error:  # as in `open_image`
-            raise ImageError(f"a PNG, but damaged or truncated ({error})") from None
 
 
 def decode(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> np.ndarray:
@@ -186,107 +184,11 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> np.
     return to_rgb(image)
 
 
-@contextlib.contextmanager
-def _quiet_and_unbounded():
-    """Disables Pillow's warnings and its own limit on pixels; `open_image` has its own."""
-    with LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = bound
-
-
-def _check_parts(encoded):
-    """Refuses a file of very many parts: Pillow is slow on each, and keeps some in memory."""
-    walks = {b"\xff\xd8": _jpeg_segments, b"\x89P": _png_chunks, b"GI": _gif_blocks}
-    walk = walks.get(encoded[:2])
-    most = MAX_PARTS + len(encoded) // 1024
-    if walk and next(itertools.islice(walk(encoded), most, None), None) is not None:
-        raise ImageError(f"more than {most} segments, chunks or comments, which no encoder writes", "too_large")
-
-
-def _jpeg_segments(encoded):
-    """Yields the position of each JPEG segment up to the first scan."""
-    position = 2
-    while encoded[position : position + 1] == b"\xff":
-        yield position
-        marker = encoded[position + 1 : position + 2]
-        if marker == START_OF_SCAN[1:]:
-            return
-        if marker == b"\xff":
-            position += 1
-        elif marker in BARE_MARKERS:
-            position += 2
-        else:
-            position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-
-
-def _first_scan(encoded):
-    """Returns the position of a JPEG's first scan."""
-    return max(_jpeg_segments(encoded), default=0)
-
-
-def _png_chunks(encoded):
-    """Yields the position of each PNG chunk."""
-    position = 8
-    while position < len(encoded):
-        yield position
-        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
-
-
-def _gif_blocks(encoded):
-    """Yields the position of each GIF extension before the first frame, and of each block in it."""
-    position = 13 + (3 * (2 << (encoded[10] & 7)) if encoded[10:11] >= b"\x80" else 0)
-    while encoded[position : position + 1] == b"!":
-        yield position
-        position += 2
-        while encoded[position : position + 1] > b"\0":
-            yield position
-            position += 1 + encoded[position]
-        position += 1
-
-
-def _check_scans(image, encoded):
-    """Refuses a JPEG with more passes over its pixels than any encoder writes."""
-    start = _first_scan(encoded)
-    channels = encoded[start + 4] if len(encoded) > start + 4 else 0
-    # If the first scan has all channels, the decoder stops after it.
-    several = "progressive" in image.info or channels < image.layers
-    if several and encoded.count(START_OF_SCAN, start) > MAX_SCANS:
-        raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which no encoder writes", "too_large")
-
-
-def _on_black(image, covered):
-    """Fills a GIF with black where it is transparent and around its first frame, as TensorFlow and OpenCV do."""
-    color = image.convert("RGBA").crop(covered)
-    black = Image.new("RGB", image.size)
-    black.paste(color, covered[:2] if covered else None, color)
-    return black
-
-
-def _convert(image):
-    """Converts an image of any mode to 8-bit RGB."""
-    if image.mode in MODES:
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the same colors; Pillow warns when it converts directly to RGB
-        return image.convert("RGB")
-    # 16-bit gray has mode I;16 or, if signed or in older versions of Pillow, I; `convert` would clip it to white.
-    if image.mode.startswith("I;16") or (image.mode == "I" and _bits(image) == 16):
-        values = np.asarray(image)
-        if values.min() >= 0 and values.max() <= 0xFFFF:
-            # PhotometricInterpretation (tag 262) 0 is WhiteIsZero, which Pillow applies to 8 bits only.
-            if image.format == "TIFF" and image.tag_v2.get(262) == 0:
-                values = 0xFFFF - values
-            return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode)
-    if kind is None:
-        raise ImageError(f"unsupported {image.mode} pixels: convert it to RGB", "mode")
-    raise ImageError(f"{kind}: the value of white is unknown; convert it to 8 or 16 bits", "mode")
-
-
-def _bits(image):
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (1,)))  # BitsPerSample
-    return 16 if image.format == "PNG" else 32
+def _has_heic():
+    """True if pillow-heif is installed, which is imported when the first HEIC file comes."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True

@@ -12,7 +12,8 @@ inflates each to up to 8 MB; a BMP that TensorFlow would misread; any format oth
 
 import tensorflow as tf
 
-from htc_tf.data.image_io import MAX_SCANS, MAX_SIDE
+from htc_tf.data.image_checks import MAX_SCANS
+from htc_tf.data.image_io import MAX_SIDE
 from htc_tf.data.preprocessing import JPEG, decode_rgb
 from htc_tf.serving.segments import has_several_scans, read_bytes, read_number
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from htc_tf.data import image_io
+from htc_tf.data.image_checks import END_OF_JPEG
 from htc_tf.data.image_io import ImageError
 from tests.data.encoded_images import blank_png, drawn, png, png_chunk, save
 
@@ -84,9 +85,9 @@ def test_the_end_marker_of_a_thumbnail_is_not_the_images(form):
     """A phone's JPEG has a thumbnail in its EXIF data, and may have previews after it."""
     exif = b"Exif\0\0" + save(drawn(6, 9), "JPEG")
     content = save(drawn(), form, exif=exif)
-    assert content.count(image_io.END_OF_JPEG) == 2 and image_io.decode(content).shape == (97, 131, 3)
+    assert content.count(END_OF_JPEG) == 2 and image_io.decode(content).shape == (97, 131, 3)
     with pytest.raises(ImageError, match="truncated"):
-        image_io.decode(content[: content.rindex(image_io.END_OF_JPEG)])
+        image_io.decode(content[: content.rindex(END_OF_JPEG)])
 
 
 def test_eps_starts_no_program(tmp_path, monkeypatch):

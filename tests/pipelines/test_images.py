@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from htc_tf.data import image_io
+from htc_tf.data.image_checks import END_OF_JPEG
 from htc_tf.data.preprocessing import decode_rgb
 from pipelines import images
 from pipelines.checks import IMAGE_REASONS, Counters, Rejected
@@ -148,7 +148,7 @@ def test_a_thumbnails_end_is_not_the_images(folder):
     gradient(height=6, width=9).save(stream, "JPEG")
     gradient().save(folder / "a.jpg", exif=b"Exif\0\0" + stream.getvalue())
     content = (folder / "a.jpg").read_bytes()
-    assert content.count(image_io.END_OF_JPEG) == 2
+    assert content.count(END_OF_JPEG) == 2
     assert load(folder, decode="header")[1] == "jpeg"
     (folder / "a.jpg").write_bytes(content[:-2])
     with pytest.raises(Rejected, match="truncated"):
