@@ -14,30 +14,27 @@ Beam can reach: gs://…, s3://…, hdfs://… (`pipelines.files`). Documentatio
 import argparse
 import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
-from pipelines import coco, files, job_progress
+from pipelines import coco, files, job_progress, runners
 from pipelines.plan import FOLDER, Options, Plan, make_plan
 
 LOCK_FILE = "lock"
-# Works in this process, or in several on this machine, and needs no download. Beam's own default first tries Prism,
-# which it fetches from the network.
-RUNNER = "FnApiRunner"
 
 
 @command
 def main(arguments: list[str] | None = None) -> None:
     flags, beam_arguments = parse(arguments)
-    beam_options = parse_beam(beam_arguments)
+    beam_options = runners.parse_beam(beam_arguments)
+    runners.check_runner(beam_options)
     paths = (flags.annotations, flags.images, flags.stuff, flags.output)
     for name in ("annotations", "images", "stuff", "output"):
         if getattr(flags, name) == "":  # an unset shell variable
             raise UserError(f"--{name} is empty: give a path")
-    open_stores(filter(None, paths), beam_options)
+    runners.open_stores(filter(None, paths), beam_options)
     panoptic_file = flags.stuff if flags.stuff and flags.stuff.endswith(".json") else None
     # COCO ships a panoptic file's PNGs in the folder of the same name beside it.
     stuff = flags.stuff.removesuffix(".json") if panoptic_file else flags.stuff
@@ -88,25 +85,6 @@ def reserve(output: str) -> Iterator[None]:
             ) from error
 
 
-def open_stores(paths: Iterable[str], beam_options) -> None:
-    """Passes Beam's options to its FileSystems, if any path is in a store.
-
-    Raises:
-        UserError: No installed file system supports the path's scheme.
-    """
-    remote = [path for path in paths if files.is_remote(path)]
-    if not remote:
-        return
-    from apache_beam.io.filesystems import FileSystems
-
-    FileSystems.set_options(beam_options)
-    for path in remote:
-        try:
-            FileSystems.get_filesystem(path)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
-
-
 def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam_options) -> None:
     """Runs the Beam job for the unfinished shards, then reports and completes the dataset."""
     # Beam and TensorFlow take seconds to import, so the flags and the annotation file are checked first.
@@ -141,7 +119,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = command_line.Parser(
         prog="python -m pipelines.coco_to_tfrecord",
         description="Converts COCO annotations and images to TFRecords.",
-        epilog=f"Other flags are Apache Beam's; --runner is {RUNNER} by default. For several local processes: "
+        epilog=f"Other flags are Apache Beam's; --runner is {runners.DEFAULT} by default. For several local processes: "
         "--direct_running_mode=multi_processing --direct_num_workers=N",
         allow_abbrev=False,
     )
@@ -203,48 +181,6 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="number of labels of the stuff maps; default: 183 for COCO, else the largest label + 1",
     )
     return parser.parse_known_args(arguments)
-
-
-def parse_beam(arguments: list[str]):
-    """Returns Beam's PipelineOptions.
-
-    Raises:
-        UserError: Beam does not know a flag (it would only warn), or the default runner would ignore it.
-    """
-    with _without_warnings():
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        names_runner = any(word.split("=")[0] == "--runner" for word in arguments)
-        options = PipelineOptions(arguments if names_runner else [f"--runner={RUNNER}", *arguments])
-        known = options.get_all_options()
-        unknown = [f"--{name}" for name in options.get_all_options(retain_unknown_options=True) if name not in known]
-    # A word after a flag is that flag's value.
-    before = ["", *arguments]
-    unknown += [word for word, last in zip(arguments, before, strict=False) if _is_stray(word, last)]
-    if unknown:
-        raise UserError(f"neither this command nor Apache Beam knows {', '.join(unknown)}; see --help")
-    if known["num_workers"] and not names_runner:
-        raise UserError(
-            "--num_workers is for cloud runners; "
-            "on this machine use --direct_running_mode=multi_processing --direct_num_workers=N"
-        )
-    return options
-
-
-def _is_stray(word, last):
-    if word.startswith("-"):
-        return not word.startswith("--")
-    return not last.startswith("--") or "=" in last
-
-
-@contextlib.contextmanager
-def _without_warnings():
-    """Hides Beam's warnings of missing Google clients, and of unknown flags, which are errors here."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from htc_tf.data import schema
 from pipelines import checks, coco_to_tfrecord
-from pipelines.coco_to_tfrecord import parse_beam
+from pipelines.runners import parse_beam
 from tests.pipelines import field_cases
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -1,0 +1,122 @@
+"""Apache Beam's options: every flag that the preparation leaves to Beam, and the runner that it selects.
+
+Beam's runners go by their short names; so does `DaskRunner` here, which is `pipelines.dask_runner`.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+
+from htc_tf.errors import UserError
+from pipelines import files
+
+# Works in this process, or in several on this machine, and needs no download. Beam's own default first tries Prism,
+# which it fetches from the network.
+DEFAULT = "FnApiRunner"
+DASK = "DaskRunner"
+# Beam's own runner gives one worker up to 128 shards, and shows its errors as tracebacks.
+DASK_CLASS = "pipelines.dask_runner.DaskRunner"
+BEAMS_DASK_CLASS = "apache_beam.runners.dask.dask_runner.DaskRunner"
+
+
+def parse_beam(arguments: list[str]):
+    """Returns Beam's PipelineOptions.
+
+    Raises:
+        UserError: Beam does not know a flag (it would only warn), the default runner would ignore it, or the package
+            that has the flags of the named runner is not installed.
+    """
+    with without_warnings():
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+        named = PipelineOptions(arguments).view_as(StandardOptions).runner
+        runner = named or DEFAULT
+        if runner.lower() in (DASK.lower(), DASK.lower().removesuffix("runner"), BEAMS_DASK_CLASS.lower()):
+            runner = DASK_CLASS
+        if runner == DASK_CLASS:
+            _import_dask()  # Beam learns this runner's flags when it is imported
+        options = PipelineOptions(arguments)
+        options.view_as(StandardOptions).runner = runner
+        known = options.get_all_options()
+        unknown = [f"--{name}" for name in options.get_all_options(retain_unknown_options=True) if name not in known]
+    # A word after a flag is that flag's value.
+    before = ["", *arguments]
+    unknown += [word for word, last in zip(arguments, before, strict=False) if _is_stray(word, last)]
+    if unknown:
+        dask = f"; --dask_… needs --runner={DASK}" if any(name.startswith("--dask_") for name in unknown) else ""
+        raise UserError(f"neither this command nor Apache Beam knows {', '.join(unknown)}{dask}; see --help")
+    if known["num_workers"] and not named:
+        raise UserError(
+            "--num_workers is for cloud runners; "
+            "on this machine use --direct_running_mode=multi_processing --direct_num_workers=N"
+        )
+    return options
+
+
+def check_runner(options) -> None:
+    """Imports the runner that the options select.
+
+    Raises:
+        UserError: Beam does not know it, or lacks a package for it.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions
+    from apache_beam.runners.runner import create_runner
+
+    name = options.view_as(StandardOptions).runner
+    if name == DEFAULT:
+        return  # its import takes a second
+    try:
+        with without_warnings():
+            create_runner(name)
+    except ImportError as error:
+        raise UserError(f"--runner {name}: {error}") from error
+    except (ValueError, AttributeError):
+        known = ", ".join(sorted({*StandardOptions.KNOWN_RUNNER_NAMES, DASK}))
+        raise UserError(f"--runner {name}: no such runner; Apache Beam has {known}") from None
+
+
+def open_stores(paths: Iterable[str], beam_options) -> None:
+    """Passes Beam's options to its FileSystems, if any path is in a store.
+
+    Raises:
+        UserError: No installed file system supports the path's scheme.
+    """
+    remote = [path for path in paths if files.is_remote(path)]
+    if not remote:
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    FileSystems.set_options(beam_options)
+    for path in remote:
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Hides Beam's warnings of missing Google clients, and of unknown flags, which are errors here."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _import_dask():
+    try:
+        import pipelines.dask_runner  # noqa: F401
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("dask", "distributed"):
+            raise
+        raise UserError(
+            f"--runner {DASK} needs the package {package}: `pip install 'htc_tf[dask]'` brings it"
+        ) from error
+
+
+def _is_stray(word, last):
+    if word.startswith("-"):
+        return not word.startswith("--")
+    return not last.startswith("--") or "=" in last
