@@ -14,6 +14,7 @@ Beam can reach: gs://…, s3://…, hdfs://… (`pipelines.files`). Documentatio
 import argparse
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,12 +95,16 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
     for folder in (flags.output, files.join(flags.output, FOLDER)):
         files.remove_temporaries(folder)
     sidecars = shards.read_sidecars(flags.output, plan, verify=True)
+    repaired = shards.repair_indexes(flags.output, sidecars)
+    if repaired:
+        print(f"{repaired} finished shards had no index, or a damaged one: written from their records")
     pending = [shard for shard, sidecar in enumerate(sidecars) if sidecar is None]
     if pending:
         files.remove(files.join(flags.output, report.INFO_FILE))
-        total = sum(plan.images)
-        done = total - sum(plan.images[shard] for shard in pending)
-        with job_progress.show_progress(total, done) as folder:
+        for shard in pending:
+            files.remove(shards.sidecar_path(flags.output, plan, shard))
+        list_finished = functools.partial(shards.list_finished, flags.output, plan)
+        with job_progress.show_progress(sum(plan.images), list_finished) as folder:
             job = shards.Job(
                 plan=dataclasses.replace(plan, rejected=[]),
                 images=files.resolve(flags.images),
@@ -108,6 +113,7 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
                 progress=folder,
             )
             shards.run(job, pending, beam_options)
+        files.remove_temporaries(flags.output)  # of workers that died, whose shards others wrote
     sidecars = report.collect(flags.output, plan)
     counters = report.write_report(flags.output, plan, sidecars, flags.max_bad_fraction)
     info = report.write_info(flags.output, plan, sidecars, counters)

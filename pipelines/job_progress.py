@@ -1,21 +1,23 @@
 """Progress of a Beam job: a bar over all images, fed by files that the workers append to, and the signal to stop.
 
-Beam's in-process runners report nothing before the end, and their workers may be other processes. So the writer of each
-shard (`pipelines.shards`) appends one byte per image to a small file, and a thread here adds up the sizes. Workers that
-do not share this machine's disk leave the bar unchanged; their runner has its own monitoring page. The same folder
-tells the workers of a failed job to stop.
+Beam's runners report nothing before the end, and their workers may be other processes. So the writer of each shard
+(`pipelines.shards`) appends one byte per image to a small file, and a thread here adds up the sizes. Workers that do
+not share this machine's disk advance the bar by whole shards, as these appear in the output folder. The same folder of
+small files tells the workers of a failed job to stop.
 """
 
 import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from htc_tf.progress import progress_bar
 
 INTERVAL = 0.5  # seconds between two looks at the files
+LISTING_INTERVAL = 3  # the same for the output folder, which may be in a store that charges for each listing
 SUFFIX = ".progress"
 STOP = "stop"
 
@@ -67,32 +69,41 @@ def stop_reason(folder: str) -> str | None:
 
 
 @contextlib.contextmanager
-def show_progress(total: int, done: int) -> Iterator[str]:
+def show_progress(total: int, list_finished: Callable[[], dict[int, int]]) -> Iterator[str]:
     """Shows a bar while the block runs; yields the folder for the workers' `Progress`.
 
     Args:
         total: Number of images.
-        done: Number of images that earlier runs finished.
+        list_finished: Function that returns the number of images of each finished shard, by the shard's number.
     """
-    finished = threading.Event()
+    ended = threading.Event()
+    finished = list_finished()
     with (
         tempfile.TemporaryDirectory(prefix="htc_tf-progress-") as folder,
-        progress_bar(total=total, initial=done, desc="records", unit="image") as bar,
+        progress_bar(total=total, initial=sum(finished.values()), desc="records", unit="image") as bar,
     ):
 
         def update():
-            written = sum(path.stat().st_size for path in Path(folder).glob(f"*{SUFFIX}"))
-            bar.update(done + written - bar.n)
+            written = {int(path.stem): path.stat().st_size for path in Path(folder).glob(f"*{SUFFIX}")}
+            bar.update(sum((written | finished).values()) - bar.n)
 
-        def update_until_finished():
-            while not finished.wait(INTERVAL):
+        def update_until_ended():
+            nonlocal finished
+            listed = time.monotonic()
+            while not ended.wait(INTERVAL):
+                if time.monotonic() - listed > LISTING_INTERVAL:
+                    with contextlib.suppress(OSError):  # only the bar suffers
+                        finished = list_finished()
+                    listed = time.monotonic()
                 update()
 
-        thread = threading.Thread(target=update_until_finished, daemon=True)
+        thread = threading.Thread(target=update_until_ended, daemon=True)
         thread.start()
         try:
             yield folder
         finally:
-            finished.set()
+            ended.set()
             thread.join()
+            with contextlib.suppress(OSError):
+                finished = list_finished()
             update()

@@ -213,6 +213,12 @@ def read_sidecars(output: str, plan: Plan, verify: bool = False) -> list[dict[st
     return found
 
 
+def list_finished(output: str, plan: Plan) -> dict[int, int]:
+    """Returns the number of images of each shard that has a sidecar, by the shard's number, from one listing."""
+    present = set(files.names(output, "*.json"))
+    return {shard: images for shard, images in enumerate(plan.images) if f"{plan.name(shard)}.json" in present}
+
+
 def sidecar_path(output: str, plan: Plan, shard: int) -> str:
     return files.join(output, f"{plan.name(shard)}.json")
 
