@@ -11,10 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
-from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.framework import op_def_registry
 
-from htc_tf import config
 from htc_tf.data import image_io
 from htc_tf.data.schema import Image as RecordImage
 from htc_tf.data.schema import example
@@ -22,39 +19,14 @@ from htc_tf.errors import UserError
 from htc_tf.inference.detector import Detector
 from htc_tf.inference.exported import ExportedDetector
 from htc_tf.models import test_time_augmentation
-from htc_tf.models.backbones import resnet
 from htc_tf.serving.decode import DAMAGED, EMPTY, UNKNOWN
 from htc_tf.serving.module import NO_RECORD, NO_SIZE, Options, ServingModule, make_predict_fn
 from htc_tf.serving.warmup import WARMUP
 from htc_tf.serving.write import export
+from tests.serving.exports import CATEGORIES, MASKS, check_core_operations, draw_samples, sharpen
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("NUM_STAGES=1", "IMAGE_MAX_SIDE=96", "ASPECTS=()")  # one stage, a landscape and a portrait shape
-CATEGORIES = [{"id": 10 * index, "name": f"thing {index}"} for index in range(8)]
-MASKS = ("masks_28", "masks_rle_bytes")
-# Overrides with operations that the tiny model lacks: the operations, and bindings of a small size.
-PARTS = {
-    "options/convnext_t": (
-        {"DepthwiseConv2dNative", "Erf"},
-        ("ConvNeXt.channels=8", "ConvNeXt.depths=(1, 1, 1, 1)", "BACKBONE_WEIGHTS=None"),
-    ),
-    "options/sac": ({"MirrorPad", "AvgPool"}, ("ResNet.depth=50", "ResNet.switchable_stages=(4,)")),
-    "options/rfp": ({"SpaceToBatchND", "BatchToSpaceND"}, ("ResNet.depth=50", "RecursiveFPN.feedback_channels=4")),
-    "base/scnet": (
-        {"ResizeBilinear"},  # of the relay
-        (
-            *("NUM_STAGES=3", "GlobalContextHead.channels=16", "FeatureRelay.channels=16"),
-            *("MaskHead.num_convs=2", "SemanticHead.num_convs=2"),
-        ),
-    ),
-}
-
-
-def sharpen(model):
-    """Enlarges an untrained model's class logits, so that rounding does not reverse the order of its detections."""
-    for variable in model.variables:
-        if "head/logits" in variable.name and "kernel" in variable.name and "semantic" not in variable.name:
-            variable.assign(40 * variable)
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +73,7 @@ def signatures(loaded):
 
 @pytest.fixture(scope="module")
 def samples():
-    """Images of both padded shapes; three of the same shape need two batches."""
-    rng = np.random.default_rng(3)
-    sizes = ((50, 70), (90, 41), (64, 96), (40, 60), (300, 300))
-    return [
-        np.repeat(np.repeat(rng.integers(0, 255, (-(-h // 9), -(-w // 9), 3), np.uint8), 9, 0), 9, 1)[:h, :w]
-        for h, w in sizes
-    ]
+    return draw_samples()
 
 
 def png(image):
@@ -252,49 +218,10 @@ def test_passes_of_the_network(tiny_model, monkeypatch, views, semantic, passes)
     assert len(traced) == passes
 
 
-def operations(folder):
-    """Returns the names of all operations in a SavedModel, and its functions."""
-    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    (graph,) = [meta.graph_def for meta in model.meta_graphs]
-    functions = {function.signature.name: function for function in graph.library.function}
-    nodes = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
-    return {node.op for node in nodes} - set(functions), functions
-
-
-def check_core_operations(folder, present):
-    """Checks that a SavedModel has some operations, and none that TensorFlow Serving lacks."""
-    used, functions = operations(folder)
-    assert present <= used
-    unknown = {name for name in used if op_def_registry.get(name) is None}
-    assert not unknown
-    assert not {
-        name for name in used if "PyFunc" in name or "Addons" in name or ">" in name or "GeneratorDataset" in name
-    }
-    assert not any("_XlaMustCompile" in function.attr for function in functions.values())
-
-
 def test_core_operations_only(exported):
     check_core_operations(exported, {"CropAndResize", "CombinedNonMaxSuppression", "DecodeJpeg"})
     # Wherever it was exported, it names no device but the CPU, and that only where pixels and strings are.
     assert b"GPU:" not in (exported / "saved_model.pb").read_bytes()
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_core_operations_of_other_parts(part, samples, tmp_path, monkeypatch):
-    present, params = PARTS[part]
-    monkeypatch.setitem(resnet.BLOCKS, 50, (1, 1, 1, 1))  # the fewest bottlenecks
-    files = ["tests/tiny.gin", "gin/options/no_semantic.gin", f"gin/{part}.gin"]
-    experiment, _ = config.load(files, ["NUM_STAGES=1", *params])  # one padded shape
-    experiment.prepare_runtime(seed=0)
-    model = experiment.build_model()
-    model.build_variables()
-    sharpen(model)
-    detector = Detector(model, experiment)
-    version = export(detector, CATEGORIES, tmp_path / "model", Options(MASKS, batch_sizes=(1,)))
-    check_core_operations(version, present)
-    found, wanted = ExportedDetector(version).detect_image(samples[0]), detector.detect_image(samples[0])
-    assert len(found.scores) > 3
-    np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
 
 
 def test_compiled(tiny_model, samples):
