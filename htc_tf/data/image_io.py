@@ -87,12 +87,13 @@ def read_stream(file: BinaryIO) -> bytes:
     try:
         if getattr(file, "seekable", bool)():
             file.seek(0)  # as Pillow does: a BytesIO is at its end after an image has been saved to it
-        while part := file.read(MAX_BYTES + 1 - len(content)):  # a pipe gives less than is asked for
-            if isinstance(part, str):
-                raise ImageError('is opened as text: open it with mode "rb"')
+        # A pipe may give less than is asked for.
+        while isinstance(part := file.read(MAX_BYTES + 1 - len(content)), (bytes, bytearray, memoryview)) and len(part):
             content += part
             if len(content) > MAX_BYTES:
                 raise ImageError(f"has more than the {MAX_BYTES} bytes that are read", "too_large")
+        if isinstance(part, str):
+            raise ImageError('is opened as text: open it with mode "rb"')
     except (OSError, ValueError) as error:  # ValueError: a closed file
         raise ImageError(getattr(error, "strerror", None) or str(error)) from None
     return bytes(content)
@@ -115,16 +116,25 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
             image = Image.open(io.BytesIO(encoded), formats=("HEIF",) if is_heic else FORMATS)
     except Exception:  # Pillow's readers raise any exception, even struct.error, on damaged files
         raise ImageError(describe(encoded, (HEIC,) * is_heic + (AVIF,) * HAS_AVIF)) from None
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} pixels, more than {limit or f'the {max_pixels} that are read'}", "too_large"
-        )
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"{width} x {height} pixels, and a side may have at most {MAX_SIDE}", "too_large")
+    check_pixels(image.size, max_pixels, limit)
     if image.format in ("JPEG", "MPO"):
         check_scans(image, encoded)
     return image
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS, limit: str = "") -> None:
+    """Raises ImageError if an image of this width and height is larger than `max_pixels`, or than `MAX_SIDE`."""
+    width, height = size
+    if width * height > max_pixels:
+        limit = limit or f"the {max_pixels} that are read"
+        raise ImageError(f"{width} x {height} pixels, more than {limit}", "too_large")
+    if max(size) > MAX_SIDE:
+        raise ImageError(f"{width} x {height} pixels, and a side may have at most {MAX_SIDE}", "too_large")
+
+
+def has_pages(image: Image.Image) -> bool:
+    """True for a TIFF of several pages, or with smaller copies of its image, of which `open_image` opens the first."""
+    return image.format == "TIFF" and image.is_animated
 
 
 def orientation(image: Image.Image) -> int:

@@ -1,25 +1,53 @@
-"""Inputs of prediction: paths from file names, folders, globs and lists, and images as upright RGB arrays.
+"""Inputs of prediction: paths and URLs from names, folders, globs and lists, and images as upright RGB arrays.
 
 This module does not import TensorFlow, so a mistake in a path is reported at once.
 """
 
 import glob
 import os
-from pathlib import Path
+import re
+import sys
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
 
-from htc_tf.data import image_io
-from htc_tf.errors import UserError
+from htc_tf.data import image_io, image_pixels
+from htc_tf.errors import UserError, printable
 
 IMAGES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"}
+IMAGES |= {".avif", ".heic", ".heif", ".hif"}
 # Formats that cannot be read. In a folder they are reported as skipped instead of being ignored silently.
-UNSUPPORTED = {".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".eps", ".svg"}
+UNSUPPORTED = {".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".psd", ".eps", ".svg"}
 UNSUPPORTED |= {".dng", ".cr2", ".nef", ".arw", ".dcm"}
 VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
 STANDARD_INPUT = "-"
-EXPECTED = "give a path, a PIL image or an array [H, W, 3] uint8 RGB, or a list of them"
+EXPECTED = (
+    "give a path, an https URL, a file's bytes, a binary file object, a PIL image or an array, [H, W, 3] or [H, W] of "
+    "uint8 or uint16, or a list of them"
+)
+MAX_PIXELS = image_io.MAX_PIXELS
+
+
+class Url(str):
+    """The URL of an image file, with a path's `name`, `stem` and `suffix` for the outputs."""
+
+    @property
+    def name(self):
+        try:
+            last = unquote(urlsplit(self).path).rstrip("/").rpartition("/")[2]
+        except ValueError:  # no valid URL, which `urls.fetch` reports
+            last = ""
+        return re.sub(r"[^\w.() -]+", "_", last).strip(". ") or "image"
+
+    @property
+    def stem(self):
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self):
+        return PurePosixPath(self.name).suffix
 
 
 class Unreadable(UserError):
@@ -31,12 +59,12 @@ class Unreadable(UserError):
 
 
 def find_inputs(names, lines=()):
-    """Returns the paths of images and videos that names stand for, in order and without duplicates.
+    """Returns the paths and Urls of images and videos that names stand for, in order and without duplicates.
 
     Args:
         names: Names of files, of folders (the images and videos directly inside, by suffix), globs (`**` matches nested
-            folders), or "-" for `lines`.
-        lines: Iterable of paths, one per line, such as standard input. Blank lines are ignored. These paths need not
+            folders), https URLs of images, or "-" for `lines`.
+        lines: Iterable of paths and URLs, one per line, such as standard input. Blank lines are ignored. These need not
             exist: reading them reports that later.
     Raises:
         UserError: A name matches nothing.
@@ -45,7 +73,11 @@ def find_inputs(names, lines=()):
     for name in names:
         path = Path(name)
         if name == STANDARD_INPUT:
-            matches = [Path(line.strip()) for line in lines if line.strip()]
+            matches = [as_location(line.strip()) for line in lines if line.strip()]
+        elif isinstance(location := as_location(name), Url):
+            if not location.startswith("https://"):
+                raise UserError(f"--input {name}: of URLs only https is read; download it and give the file")
+            matches = [location]
         elif path.is_dir():
             matches = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES | UNSUPPORTED | VIDEOS)
         elif path.is_file():  # before the glob: a file's name may contain brackets
@@ -58,35 +90,88 @@ def find_inputs(names, lines=()):
     return list(found)
 
 
-def as_image(source):
+def as_location(name):
+    """Returns a name as a Url if it begins with a scheme, else as a Path."""
+    scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name)
+    return Url(scheme[0].lower() + name[scheme.end() :]) if scheme else Path(name)
+
+
+def as_image(source, max_pixels=MAX_PIXELS):
     """Returns an image as [H, W, 3] uint8 RGB.
 
     Args:
-        source: Path, PIL image, or array [H, W, 3] uint8 RGB.
+        source: Path, https URL, content of a file (bytes), binary file object, PIL image, or array, [H, W, 3] RGB or
+            [H, W] gray, uint8 or uint16. All but arrays are decoded by `data.image_io`, and 16 bits keep their high
+            byte, so the same image has the same pixels in any of these forms.
+        max_pixels: int, limit on the pixels of what is decoded here.
     Raises:
-        UserError: It is none of these, or has no pixels.
+        UserError: It is none of these, has no pixels, or cannot be decoded.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_image(source)
-    if isinstance(source, Image.Image):
-        return image_io.to_rgb(source)
+        return read_image(source, max_pixels)
+    name = f"an image of type {type(source).__name__}"
+    try:
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return _decode(bytes(source), name, max_pixels)
+        if isinstance(source, Image.Image):
+            if getattr(source, "tile", None):  # not decoded yet
+                image_io.check_pixels(source.size, max_pixels, _limit(max_pixels))
+            return image_io.to_rgb(source)
+        if hasattr(source, "read"):
+            name = str(getattr(source, "name", name))
+            return _decode(image_io.read_stream(source), name, max_pixels)
+    except image_io.ImageError as error:
+        raise Unreadable(name, str(error)) from error
     array = np.asarray(source)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise UserError(f"an image of type {type(source).__name__}, {array.dtype} {list(array.shape)}: {EXPECTED}")
+    try:
+        pixels = image_pixels.array_to_rgb(array)
+    except image_io.ImageError as error:
+        raise UserError(f"{name}: {error}; {EXPECTED}") from None
     if not array.size:
         raise UserError(f"an image without pixels, {list(array.shape)}: {EXPECTED}")
-    return array
+    return pixels
 
 
-def read_image(path):
+def read_image(path, max_pixels=MAX_PIXELS, limit="max_pixels"):
     """Returns an image file as [H, W, 3] uint8 RGB, rotated by its EXIF orientation; the first frame of an animation.
 
     It is decoded by `data.image_io`, as the records are.
 
+    Args:
+        path: Path or https URL.
+        max_pixels: int, limit on the pixels of the image.
+        limit: Name of that limit in messages: the flag of a command.
     Raises:
         Unreadable: The file is missing, damaged, too large, or no image.
     """
+    path = as_location(os.fspath(path))
     try:
-        return image_io.decode(image_io.read_file(path))
+        return _decode(read_encoded(path), path, max_pixels, limit)
     except image_io.ImageError as error:
-        raise Unreadable(Path(path), str(error)) from error
+        raise Unreadable(path, str(error)) from error
+
+
+def read_encoded(path):
+    """Returns the content of an image file, given by its path or Url.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if isinstance(path, Url):
+        from htc_tf.inference.urls import fetch  # with `requests`, for a URL alone
+
+        return fetch(path)
+    return image_io.read_file(path)
+
+
+def _decode(encoded, name, max_pixels, limit="max_pixels"):
+    image = image_io.open_image(encoded, max_pixels, _limit(max_pixels, limit))
+    image_io.check_whole(image, encoded)
+    pixels = image_io.to_rgb(image)
+    if image_io.has_pages(image):
+        print(printable(f"note: {name} has several pages, and only the first is read"), file=sys.stderr)
+    return pixels
+
+
+def _limit(max_pixels, limit="max_pixels"):
+    return f"{limit} {max_pixels}: raise it to read the image"

@@ -1,7 +1,7 @@
 """Predictor: the model that `htc_tf.load` returns, which maps images in any common form to Predictions."""
 
 from htc_tf.inference.batching import detect_in_batches
-from htc_tf.inference.inputs import as_image
+from htc_tf.inference.inputs import MAX_PIXELS, as_image
 from htc_tf.inference.prediction import Prediction
 
 
@@ -22,14 +22,17 @@ class Predictor:
         self.detector, self.categories = detector, list(categories)
         self.class_names = [category["name"] for category in self.categories]
 
-    def __call__(self, images, batch=1):
+    def __call__(self, images, batch=1, max_pixels=MAX_PIXELS):
         """Detects objects.
 
         Args:
-            images: Path (JPEG, PNG, GIF, BMP, WebP, TIFF ...; its EXIF orientation is applied), PIL image, or array
-                [H, W, 3] uint8 RGB; or a list of them, of any sizes.
+            images: Path (JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF ...; its EXIF orientation is applied), https URL, bytes
+                of a file, binary file object, PIL image, or array, [H, W, 3] RGB or [H, W] gray, uint8 or uint16; or a
+                list of them, of any sizes.
             batch: int, images of a list that are detected at once, to fill a GPU. The results differ only by float32
                 rounding. An export processes one image at a time.
+            max_pixels: int, limit on the pixels of an image that is decoded here, against files that decode to far more
+                than the memory.
         Returns:
             A Prediction, or a list of them in the order of the images.
         Raises:
@@ -37,11 +40,11 @@ class Predictor:
         """
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
-        arrays = ((None, as_image(image)) for image in images)
+        arrays = ((None, as_image(image, max_pixels)) for image in images)
         detected = detect_in_batches(self.detector, arrays, batch)
         return [Prediction(image, result, self.categories) for _, image, result in detected]
 
-    def semantic(self, image):
+    def semantic(self, image, max_pixels=MAX_PIXELS):
         """Returns the semantic branch's label of each pixel of an image, [H, W] uint8.
 
         Labels are the training data's; in COCO's stuff-thing maps a label is a category's id minus 1.
@@ -49,4 +52,4 @@ class Predictor:
         Raises:
             UserError: As for a call; or the model has no semantic branch, or was exported without --semantic.
         """
-        return self.detector.label_map(as_image(image))
+        return self.detector.label_map(as_image(image, max_pixels))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from htc_tf.data import image_io
 from htc_tf.errors import UserError
-from htc_tf.inference.inputs import VIDEOS, Unreadable
+from htc_tf.inference.inputs import VIDEOS, Unreadable, Url
 
 ANIMATIONS = {".gif", ".webp", ".png"}
 DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none
@@ -26,7 +26,12 @@ class Video(NamedTuple):
 
 
 def is_video(path):
-    """Returns True for a video suffix, or for an image format that may be animated if there is a second frame."""
+    """Returns True for a video suffix, or for an image format that may be animated if there is a second frame.
+
+    False for a URL: of what it names, one image is read.
+    """
+    if isinstance(path, Url):
+        return False
     path = Path(path)
     if path.suffix.lower() in VIDEOS:
         return True
@@ -49,7 +54,7 @@ def check_decoder(paths):
     Raises:
         UserError: PyAV is missing; the message names the first file that needs it.
     """
-    encoded = [path for path in paths if Path(path).suffix.lower() in VIDEOS]
+    encoded = [path for path in paths if not isinstance(path, Url) and Path(path).suffix.lower() in VIDEOS]
     if encoded:
         try:
             import av  # noqa: F401

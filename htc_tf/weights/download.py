@@ -7,7 +7,6 @@ its own; the second to finish replaces the first one's file, which is equal.
 import contextlib
 import logging
 import os
-import re
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ import requests
 
 from htc_tf.errors import UserError, printable
 from htc_tf.progress import progress_bar
+from htc_tf.request_errors import describe
 from htc_tf.weights.other_files import HEAD, check_kind
 
 MAX_BYTES = 4 * 2**30  # several times the largest file of the table
@@ -72,17 +72,8 @@ def download(address, path, digest):
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         pooch.retrieve(address, None, path.name, path.parent, downloader=lambda *names: save(*names[:2], digest))
-    except requests.HTTPError as error:
-        return f"HTTP {error.response.status_code} {error.response.reason}"
-    except requests.exceptions.SSLError:
-        return "its certificate is not accepted"
-    except requests.exceptions.ChunkedEncodingError:
-        return "the connection was cut"
     except requests.RequestException as error:
-        reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))  # of the system, inside of a long line
-        reason = reason[1] if reason else type(error).__name__
-        proxy = " to the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
-        return "no answer in time" if "timed out" in str(error) else f"no connection{proxy} ({reason})"
+        return describe(error)
     except (ValueError, UserError) as error:
         return str(error)
     except OSError as error:

@@ -1,0 +1,157 @@
+"""Image files by URL: https alone, from public addresses, bounded in bytes and in time.
+
+A URL may come from a stranger, in a list of URLs given to a command or in a request to a program that calls the model.
+It must not reach what only this machine can reach. Private, local and reserved addresses are therefore refused, in
+redirects too, and again on the connection itself, because a name server may give another address a moment later. A proxy
+of the environment (HTTPS_PROXY) connects by its own rules. Passwords of ~/.netrc are not sent.
+"""
+
+import ipaddress
+import re
+import socket
+import threading
+import time
+from contextlib import suppress
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from htc_tf import request_errors
+from htc_tf.data.image_io import MAX_BYTES, ImageError
+
+TIMEOUT = (10, 30)  # seconds until a connection, and between two parts of an answer
+DEADLINE = 300  # seconds for a whole answer: a server may send one byte now and then
+MAX_REDIRECTS = 5
+CHUNK = 2**20  # bytes
+HEADERS = {
+    "Accept-Encoding": "identity",
+    "User-Agent": "htc_tf",
+}  # a compressed answer would not have the stated length
+
+
+def check(url: str) -> None:
+    """Checks that a URL names a file by https.
+
+    Raises:
+        ImageError: It has another scheme, no host, or a password.
+    """
+    try:
+        parts = urlsplit(url)
+        scheme, host, user, _ = parts.scheme, parts.hostname, parts.username, parts.port
+    except ValueError as error:
+        raise ImageError(f"not a valid URL ({error})") from None
+    if scheme != "https":
+        raise ImageError(f"a URL by {scheme}, and only https is read: download it and give the file")
+    if not host or user is not None:
+        raise ImageError("a URL without a host" if not host else "a URL with a password: download it and give the file")
+
+
+def fetch(url: str) -> bytes:
+    """Downloads a file of at most `MAX_BYTES`.
+
+    Raises:
+        ImageError: The URL, or one to which it redirects, is not read, or does not give the file.
+    """
+    start = time.monotonic()
+    with requests.Session() as session:
+        session.mount("https://", _Adapter())
+        session.auth = lambda request: request  # instead of ~/.netrc
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                check(url)
+                with session.get(url, stream=True, allow_redirects=False, timeout=TIMEOUT, headers=HEADERS) as response:
+                    if not response.is_redirect:
+                        return _read(response)
+                    url = urljoin(url, response.headers["Location"])
+        except requests.RequestException as error:
+            raise ImageError(_explain(start, request_errors.describe(error))) from None
+        except HTTPError as error:  # of urllib3, while the answer is read
+            reason = "no answer in time" if "timed out" in str(error) else "the connection was cut"
+            raise ImageError(_explain(start, reason)) from None
+        except (OSError, ValueError) as error:  # a file of certificates that does not exist; a wrong Location
+            raise ImageError(_explain(start, str(error))) from None
+    raise ImageError(f"more than {MAX_REDIRECTS} redirects")
+
+
+def _read(response):
+    if response.status_code != 200:
+        raise ImageError(f"HTTP {response.status_code} {response.reason}")
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise ImageError("the server compresses the file, though it was not asked to")  # and may inflate without end
+    stated = re.fullmatch(r"[0-9]{1,18}", response.headers.get("Content-Length", ""))
+    stated = int(stated[0]) if stated else 0
+    content = bytearray()
+    while stated <= MAX_BYTES and (part := response.raw.read(CHUNK, decode_content=False)):
+        content += part
+        stated = max(stated, len(content))
+    if stated > MAX_BYTES:
+        raise ImageError(f"has more than the {MAX_BYTES} bytes that are read", "too_large")
+    if len(content) < stated:
+        raise ImageError("the connection was cut")
+    return bytes(content)
+
+
+def _explain(start, reason):
+    return f"no complete answer in {DEADLINE} seconds" if time.monotonic() - start >= DEADLINE else reason
+
+
+def _check_public(address):
+    if not ipaddress.ip_address(address).is_global:
+        raise ImageError("a URL of a private or local address: download it and give the file")
+
+
+class _Connection(HTTPSConnection):
+    """A connection to a public address, which ends at the deadline."""
+
+    timer = None
+
+    def _new_conn(self):
+        is_direct = not self._tunnel_host  # else the other end is the proxy
+        if is_direct:
+            # Before connecting, so that no answer tells which ports of this network are open.
+            with suppress(socket.gaierror):  # which `super` reports
+                for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+                    _check_public(address[0])
+        sock = super()._new_conn()
+        if is_direct:
+            try:
+                _check_public(sock.getpeername()[0])
+            except ImageError:
+                sock.close()
+                raise
+        self.twin = sock.dup()  # TLS takes the socket itself away
+        self.timer = threading.Timer(DEADLINE, self._cut)
+        self.timer.daemon = True
+        self.timer.start()
+        return sock
+
+    def _cut(self):
+        with suppress(OSError):  # already closed
+            self.twin.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        if self.timer:
+            self.timer.cancel()
+            self.twin.close()
+        super().close()
+
+
+class _Pool(HTTPSConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _Adapter(HTTPAdapter):
+    """The transport of `requests` with `_Connection`s."""
+
+    def init_poolmanager(self, *args, **options):
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"https": _Pool}
+
+    def proxy_manager_for(self, *args, **options):
+        manager = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = {"https": _Pool}
+        return manager
