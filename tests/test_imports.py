@@ -27,7 +27,7 @@ ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "keras_version", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
 SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
-SHARED |= {"record_settings", "named_runs", "flush", "process_memory"}
+SHARED |= {"record_settings", "named_runs", "flush", "process_memory", "request_errors"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "record_settings": set(),
     "flush": set(),
     "process_memory": set(),
+    "request_errors": set(),
     "run": {"errors", "flush"},
     "lock": {"errors"},
     "progress": set(),
@@ -55,9 +56,9 @@ MAY_IMPORT = {
     "checkpoint": {"errors", "run", "moving_averages", "checkpoint_files"},
     "experiment": {"errors", "ranges", "data"},
     "visualization": {"errors"},
-    "inference": {"errors", "structures", "progress", "ops", "data", "checkpoint", "visualization"},
+    "inference": {"errors", "request_errors", "structures", "progress", "ops", "data", "checkpoint", "visualization"},
     "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
-    "weights": {"errors", "progress", "ops", "data", "checkpoint", "inference"},
+    "weights": {"errors", "request_errors", "progress", "ops", "data", "checkpoint", "inference"},
     "explanation": {"structures", "ops", "visualization", "inference"},
     "serving": {"errors", "structures", "lock", "ops", "data", "inference"},
     "web": {"errors", "ops", "data", "visualization", "inference"},
@@ -80,6 +81,7 @@ MAY_IMPORT |= {
     "pipelines": {"errors", "flush", "command_line", "lock", "progress", "data", "visualization"},
 }
 SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}
+SHARED_WITH_PIPELINES |= {"htc_tf.data.shard_index", "htc_tf.data.record_walk"}
 
 
 def layer(module):

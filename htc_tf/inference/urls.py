@@ -2,8 +2,8 @@
 
 A URL may come from a stranger, in a list of URLs given to a command or in a request to a program that calls the model.
 It must not reach what only this machine can reach. Private, local and reserved addresses are therefore refused, in
-redirects too, and again on the connection itself, because a name server may give another address a moment later. A proxy
-of the environment (HTTPS_PROXY) connects by its own rules. Passwords of ~/.netrc are not sent.
+redirects too, and again on the connection itself, because a name server may give another address a moment later. A
+proxy of the environment (HTTPS_PROXY) connects by its own rules. Passwords of ~/.netrc are not sent.
 """
 
 import ipaddress
