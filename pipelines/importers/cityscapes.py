@@ -1,0 +1,119 @@
+"""Cityscapes' gtFine_polygons.json files, one per image.
+
+The polygons are in order of depth: each hides what is below it, so that the mask of an object is what later polygons
+leave of its own, as in the *_instanceIds.png of the data set. Format: https://github.com/mcordts/cityscapesScripts.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+from pycocotools import mask as coco_mask
+
+from pipelines.checks import Rejected, show
+from pipelines.importers import documents, image_files, outlines
+from pipelines.importers.labeled import LabeledImage, LabeledObject
+
+ENDINGS = ("_polygons.json",)
+IGNORED = ()
+CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")  # whose instances are evaluated
+# The other labels of the data set.
+OPTIONAL = (
+    *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road"),
+    *("sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole"),
+    *("polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "caravan", "trailer"),
+    "license plate",
+)
+NOT_DRAWN = ("license plate",)  # hides nothing: it is part of the object below it
+GROUP = "group"  # ends the label of a region of several objects: cargroup
+NO_GROUP = ("polegroup",)  # a class of its own
+SPLITS = {"train": "train", "train_extra": "train", "val": "val", "test": "test"}  # by the folder
+
+
+def read(path: Path, images: Path) -> Iterator[LabeledImage]:
+    """Yields the image of a file; a group of objects is a crowd region."""
+    content = documents.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
+        raise Rejected("file_malformed", "it is not a file of Cityscapes: it has no list 'objects'")
+    height, width = image_files.check_size(content.get("imgHeight"), content.get("imgWidth"))
+    name = find_image(path, images)
+    drawn, problems, deleted = [], [], 0
+    for place, shape in enumerate(content["objects"]):
+        if isinstance(shape, dict) and shape.get("deleted"):
+            deleted += 1
+            continue
+        try:
+            drawn.append((f"objects[{place}]", *read_shape(shape, height, width)))
+        except Rejected as error:
+            problems.append(f"objects[{place}]: {error.detail}")
+    if deleted:
+        problems.append(f"deleted objects: {deleted}")
+    drawn = [row for row in drawn if row[1] not in NOT_DRAWN]
+    found = []
+    masks = visible_masks([points for *_, points in drawn], height, width)
+    for (place, label, _), mask in zip(drawn, masks, strict=True):
+        crowd = label.endswith(GROUP) and label not in NO_GROUP
+        label = label.removesuffix(GROUP) if crowd else label
+        if mask is not None:
+            found.append(LabeledObject(label, mask, crowd=crowd))
+        elif label not in OPTIONAL:
+            problems.append(f"{place}: the {label} is entirely hidden by later objects, or outside of the image")
+    yield LabeledImage(name, height, width, found, problems, SPLITS.get(path.parent.parent.name))
+
+
+def read_classes(paths: list[Path]) -> tuple[str, ...]:
+    return CLASSES
+
+
+def find_image(path: Path, images: Path) -> str:
+    """Returns the image of gtFine/SPLIT/CITY/NAME_gtFine_polygons.json: leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png.
+
+    If the folders are others, the image is in `images`, in its folder SPLIT/CITY or CITY, or beside the file.
+    """
+    stem = path.name[: -len(ENDINGS[0])].removesuffix("_gtFine").removesuffix("_gtCoarse")
+    split, city = path.parent.parent.name, path.parent.name
+    for folder in (f"leftImg8bit/{split}/{city}", f"{split}/{city}", city, "."):
+        for ending in ("_leftImg8bit.png", "_leftImg8bit.jpg", ".png", ".jpg"):
+            if (images / folder / (stem + ending)).is_file():
+                return (Path(folder) / (stem + ending)).as_posix()
+    return image_files.find_image(f"{stem}_leftImg8bit.png", path.parent, images)
+
+
+def read_shape(shape: Any, height: int, width: int) -> tuple[str, list[tuple[float, float]]]:
+    """Returns the label and the points of an object."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
+        raise Rejected("annotation_malformed", "has no label")
+    label, points = shape["label"].strip(), shape.get("polygon")
+    if not (isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)):
+        raise Rejected("polygon_malformed", f"the polygon of the {show(label)} is not a list of [x, y]")
+    if len(points) < 3:
+        raise Rejected("polygon_malformed", f"the polygon of the {show(label)} has {len(points)} points: it needs 3")
+    outlines.check_numbers([value for point in points for value in point], height, width)
+    return label, [tuple(point) for point in points]
+
+
+def visible_masks(polygons: list[list[tuple[float, float]]], height: int, width: int) -> list[dict[str, Any] | None]:
+    """Returns the run lengths of what each polygon shows below the later ones; None if that is nothing."""
+    canvas = PIL.Image.new("I", (width, height))  # of 32-bit integers
+    drawer = PIL.ImageDraw.Draw(canvas)
+    for number, points in enumerate(polygons, 1):
+        drawer.polygon(points, fill=number)
+    pixels = np.asarray(canvas).ravel(order="F")  # [H * W], down the columns
+    starts = np.flatnonzero(np.diff(pixels, prepend=-1))  # of runs of one number
+    ends = np.append(starts[1:], pixels.size)
+    numbers = pixels[starts]
+    order = np.argsort(numbers, kind="stable")  # the runs of one number together, in the order of the pixels
+    bounds = np.searchsorted(numbers[order], np.arange(1, len(polygons) + 2))
+    masks = []
+    for first, last in itertools.pairwise(bounds):
+        runs = order[first:last]
+        # COCO's counts alternate between pixels outside and inside.
+        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(edges, prepend=0, append=pixels.size).tolist()
+        mask = {"size": [height, width], "counts": counts}
+        masks.append(outlines.as_text(coco_mask.frPyObjects(mask, height, width)) if len(runs) else None)
+    return masks

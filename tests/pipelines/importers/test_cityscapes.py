@@ -1,0 +1,161 @@
+"""Cityscapes' files: depth order, crowd regions, deleted objects, names of images, and files from strangers."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import pytest
+from pycocotools import mask as coco_mask
+
+from pipelines.checks import Rejected
+from pipelines.importers import cityscapes
+
+HEIGHT, WIDTH = 40, 60
+CITY = "leftImg8bit/train/ulm"
+
+
+def square(label, left, top, right, bottom, **fields):
+    return {"label": label, "polygon": [[left, top], [right, top], [right, bottom], [left, bottom]], **fields}
+
+
+def write(folder, *shapes, split="train", **fields):
+    """Writes an image and its file in the layout of the data set; returns the file."""
+    image = folder / f"leftImg8bit/{split}/ulm/ulm_000000_000019_leftImg8bit.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(image)
+    path = folder / f"gtFine/{split}/ulm/ulm_000000_000019_gtFine_polygons.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": shapes, **fields}))
+    return path
+
+
+def read(folder, *shapes, **fields):
+    (found,) = cityscapes.read(write(folder, *shapes, **fields), folder)
+    return found
+
+
+def pixels(found):
+    return coco_mask.decode(found.segmentation)
+
+
+def test_later_objects_hide_earlier_ones(tmp_path):
+    image = read(
+        tmp_path,
+        square("car", 10, 10, 29, 19),
+        square("pole", 20, 0, 21, 39),
+        square("license plate", 12, 14, 15, 16),  # drawn nowhere
+        square("person", 26, 5, 35, 30),
+    )
+    assert image.file_name == f"{CITY}/ulm_000000_000019_leftImg8bit.png"
+    assert (image.height, image.width, image.split, image.problems) == (HEIGHT, WIDTH, "train", [])
+    assert [found.label for found in image.objects] == ["car", "pole", "person"]
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[10:20, 10:30] = 1  # the corners are pixels, as in the data set's own drawing
+    expected[:, 20:22] = 0
+    expected[5:31, 26:36] = 0
+    np.testing.assert_array_equal(pixels(image.objects[0]), expected)
+    assert pixels(image.objects[2]).sum() == 26 * 10
+
+
+def test_groups_are_crowd_regions_and_some_objects_are_left_out(tmp_path):
+    image = read(
+        tmp_path,
+        square("bicyclegroup", 0, 0, 10, 10),
+        square("polegroup", 20, 0, 22, 10),
+        square("car", 30, 30, 40, 39, deleted=1),
+        square("car", 30, 30, 40, 39, deleted=0),
+        square("rider", 31, 31, 33, 33),
+        square("bus", 30, 30, 40, 39),
+        split="val",
+    )
+    assert [(found.label, found.crowd) for found in image.objects] == [
+        ("bicycle", True),
+        ("polegroup", False),
+        ("bus", False),
+    ]
+    assert image.split == "val"
+    assert image.problems == [
+        "deleted objects: 1",
+        "objects[3]: the car is entirely hidden by later objects, or outside of the image",
+        "objects[4]: the rider is entirely hidden by later objects, or outside of the image",
+    ]
+
+
+def test_masks_agree_with_a_drawing_of_each_object_alone():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        polygons = [
+            [tuple(point) for point in rng.uniform((-10, -10), (WIDTH + 10, HEIGHT + 10), (rng.integers(3, 9), 2))]
+            for _ in range(rng.integers(1, 12))
+        ]
+        alone = []
+        for points in polygons:
+            canvas = PIL.Image.new("1", (WIDTH, HEIGHT))
+            PIL.ImageDraw.Draw(canvas).polygon(points, fill=1)
+            alone.append(np.asarray(canvas))
+        for place, mask in enumerate(cityscapes.visible_masks(polygons, HEIGHT, WIDTH)):
+            visible = alone[place] & ~np.any([np.zeros((HEIGHT, WIDTH), bool), *alone[place + 1 :]], axis=0)
+            if mask is None:
+                assert not visible.any()
+            else:
+                np.testing.assert_array_equal(coco_mask.decode(mask), visible)
+
+
+def test_a_file_without_objects_is_an_image_of_background(tmp_path):
+    image = read(tmp_path, split="test")
+    assert image.objects == [] and image.problems == [] and image.split == "test"
+
+
+@pytest.mark.parametrize("place", ["train/ulm", "ulm", "", "beside"])
+def test_the_image_in_other_folders(tmp_path, place):
+    path = write(tmp_path / "a", square("car", 1, 1, 5, 5))
+    name = "ulm_000000_000019_leftImg8bit.png"
+    images = tmp_path / "images"
+    target = path.parent / name if place == "beside" else images / place / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "a" / CITY / name).rename(target)
+    root = tmp_path / "a" if place == "beside" else images
+    (found,) = cityscapes.read(path, root)
+    assert found.file_name == target.relative_to(root).as_posix()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (3, "has no label"),
+        ({"label": "", "polygon": []}, "has no label"),
+        ({"label": "car"}, "the polygon of the car is not a list"),
+        ({"label": "car", "polygon": [[1, 2], [3, 4]]}, "has 2 points: it needs 3"),
+        ({"label": "car", "polygon": [[1, 2], [3, "4"], [5, 6]]}, "points are not numbers"),
+        ({"label": "car", "polygon": [[1, 2], [3, 1e300], [5, 6]]}, "points are not numbers, or far outside"),
+        ({"label": "car", "polygon": [[1, 2], [3, float("nan")], [5, 6]]}, "points are not numbers"),
+        ({"label": "car", "polygon": [[[1], 2], [3, 4], [5, 6]]}, "points are not numbers"),
+    ],
+)
+def test_a_bad_object_is_named_and_the_others_stay(tmp_path, shape, message):
+    image = read(tmp_path, square("car", 1, 1, 9, 9), shape)
+    assert len(image.objects) == 1
+    assert len(image.problems) == 1 and image.problems[0].startswith("objects[1]: ") and message in image.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objects": {}}, "not a file of Cityscapes"),
+        ({"imgHeight": "40"}, "height and width are 40 and 60"),
+        ({"imgHeight": 10**9, "imgWidth": 10**9}, "are more than"),
+    ],
+)
+def test_a_bad_file_is_rejected(tmp_path, fields, message):
+    path = write(tmp_path, square("car", 1, 1, 9, 9))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(Rejected, match=message):
+        list(cityscapes.read(path, tmp_path))
+
+
+def test_a_missing_image_is_rejected(tmp_path):
+    path = write(tmp_path, square("car", 1, 1, 9, 9))
+    (tmp_path / CITY / "ulm_000000_000019_leftImg8bit.png").unlink()
+    with pytest.raises(Rejected, match=r"ulm_000000_000019_leftImg8bit\.png is missing"):
+        list(cityscapes.read(path, tmp_path))
