@@ -18,24 +18,23 @@ class Overview:
         self.image = np.zeros([-(-height // self.factor), -(-width // self.factor), 3], np.uint8)
 
     def add(self, pixels, top, left):
-        """Adds a window [h, w, 3] of the image. A cell that a window cuts is complete once another one covers it."""
-        factor = self.factor
-        rows, columns = cell_starts(top, pixels.shape[0], factor), cell_starts(left, pixels.shape[1], factor)
+        """Adds a window [h, w, 3] of the image; windows come row after row.
+
+        A cell that the window's end cuts is completed by the next window, if the two overlap by a cell.
+        """
+        rows, columns = (
+            np.arange(-start % self.factor, length, self.factor)  # where the cells start in the window
+            for start, length in zip((top, left), pixels.shape, strict=False)
+        )
         sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
         counts = np.diff(rows, append=pixels.shape[0])[:, None] * np.diff(columns, append=pixels.shape[1])
-        first, second = top // factor, left // factor
-        part = self.image[first : first + len(rows), second : second + len(columns)]
-        part[:] = sums // counts[..., None]
+        first, second = -(-top // self.factor), -(-left // self.factor)
+        self.image[first : first + len(rows), second : second + len(columns)] = sums // counts[..., None]
 
 
-def reduction(height, width, limit=MAX_PIXELS):
-    """Returns the smallest whole factor by which an image must be reduced to have at most about `limit` pixels."""
-    return max(math.ceil(math.sqrt(height * width / limit)), 1)
-
-
-def cell_starts(first, length, factor):
-    """Returns the indices in a window, from the image's pixel `first` on, at which cells of `factor` pixels start."""
-    return np.concatenate([[0], np.arange(-first % factor or factor, length, factor)])
+def reduction(height, width):
+    """Returns the smallest whole factor by which an image must be reduced to have about `MAX_PIXELS` pixels at most."""
+    return max(math.ceil(math.sqrt(height * width / MAX_PIXELS)), 1)
 
 
 def shrink_mask(mask, factor):
@@ -52,8 +51,9 @@ def shrink_mask(mask, factor):
     size = -(-height // factor), -(-width // factor)
     if not len(edges):
         return encode_columns(np.zeros([0, 0], bool), 0, 0, *size)
-    # Only the columns that the mask touches are sampled.
-    first, last = edges[0] // height // factor, min((edges[-1] // height) // factor + 1, size[1])
+    # Only the columns that the mask touches are sampled; after an odd number of changes it extends to the end.
+    end = edges[-1] if len(edges) % 2 == 0 else height * width
+    first, last = edges[0] // height // factor, (end - 1) // height // factor + 1
     columns = np.minimum(np.arange(first, last) * factor + factor // 2, width - 1)
     rows = np.minimum(np.arange(size[0]) * factor + factor // 2, height - 1)
     inside = np.searchsorted(edges, columns[:, None] * height + rows, side="right") % 2 == 1  # [w, h]

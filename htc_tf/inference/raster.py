@@ -24,7 +24,7 @@ SETTINGS = {"GDAL_CACHEMAX": 256, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "
 MAX_BLOCK = 2**28  # bytes of a strip or tile, the unit that is decoded at once
 ORIENTATION, SHORT = 274, 3  # a tag of TIFF and its type
 MAX_TAGS = 4096
-ADVICE = "write it as tiled 8-bit RGB: gdal_translate -of GTiff -co TILED=YES"
+ADVICE = "write it as tiled 8-bit RGB with gdal_translate -of GTiff -co TILED=YES"
 
 
 class Raster:
@@ -56,7 +56,7 @@ class Raster:
         try:
             pixels = self.dataset.read(self.bands, window=Window(left, top, width, height))  # [bands, h, w]
         except RasterioError as error:
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error.__cause__ or error)  # rasterio's own message points to GDAL's
             raise Unreadable(self.path, f"damaged or truncated near row {top}, column {left} ({reason})") from error
         if pixels.dtype == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)
@@ -76,11 +76,11 @@ def open_raster(path):
     with rasterio.Env(**SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            orientation = read_orientation(path)
+            orientation = read_orientation(path)  # ValueError, struct.error: a pointer beyond the end of the file
             # An absolute path cannot be one of GDAL's URLs.
             dataset = rasterio.open(os.path.abspath(path), driver="GTiff")
-        except (RasterioError, OSError, struct.error) as error:
-            raise Unreadable(path, f"a TIFF, but damaged or truncated ({' '.join(str(error).split())})") from error
+        except (RasterioError, OSError, ValueError, struct.error) as error:
+            raise Unreadable(path, f"a TIFF, but damaged or truncated ({in_one_line(error)})") from error
         with dataset:
             yield Raster(path, dataset), orientation
 
@@ -110,10 +110,12 @@ def find_colors(path, dataset):
         values = 255 - values if structure.get("MINISWHITE") == "YES" else values
         table = np.repeat(np.clip(values, 0, 255).astype(np.uint8)[:, None], 3, axis=1)
     else:
-        raise Unreadable(
-            path, f"bands of {', '.join(names)}: which are red, green and blue is unknown; {ADVICE} -b 1 ..."
-        )
+        raise Unreadable(path, f"bands of {', '.join(names)}, of which none are red, green and blue; {ADVICE} -b 1 ...")
     return [1], lambda bands: table[bands[0]]
+
+
+def in_one_line(error):
+    return " ".join(str(error).split())
 
 
 def cmyk_to_rgb(bands):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from htc_tf.inference.inputs import Unreadable, as_image
 
-WHOLE = 2**24  # pixels; a TIFF up to this size is decoded whole, as all other images are
+WHOLE = 2**25  # pixels; a TIFF up to this size is decoded whole, as all other images are
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; + in BigTIFF
 # EXIF orientation: the stored image is transposed or not, then its rows and its columns are reversed or not.
 TURNS = {
