@@ -1,8 +1,11 @@
 """Predictor: the model that `htc_tf.load` returns, which maps images in any common form to Predictions."""
 
+import functools
+
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, as_image
 from htc_tf.inference.prediction import Prediction
+from htc_tf.inference.tiling import OVERLAP, detect_tiled
 
 
 class Predictor:
@@ -22,7 +25,7 @@ class Predictor:
         self.detector, self.categories = detector, list(categories)
         self.class_names = [category["name"] for category in self.categories]
 
-    def __call__(self, images, batch=1, max_pixels=MAX_PIXELS):
+    def __call__(self, images, batch=1, max_pixels=MAX_PIXELS, tile=None, overlap=OVERLAP):
         """Detects objects.
 
         Args:
@@ -33,6 +36,10 @@ class Predictor:
                 rounding. An export processes one image at a time.
             max_pixels: int, limit on the pixels of an image that is decoded here, against files that decode to far more
                 than the memory.
+            tile: int, side in pixels of the overlapping tiles in which a large image is detected: about the side of the
+                training's images. Objects are merged over the seams. Of a TIFF of more than 33 million pixels only one
+                tile at a time is in memory, if the extra geotiff is installed. None to detect in images as they are.
+            overlap: float, lowest overlap of neighboring tiles, as a share of their side.
         Returns:
             A Prediction, or a list of them in the order of the images.
         Raises:
@@ -40,9 +47,16 @@ class Predictor:
         """
         if not isinstance(images, (list, tuple)):
             return self([images])[0]
+        if tile is not None:
+            return [self._detect_tiled(image, tile, overlap, batch, max_pixels) for image in images]
         arrays = ((None, as_image(image, max_pixels)) for image in images)
         detected = detect_in_batches(self.detector, arrays, batch)
         return [Prediction(image, result, self.categories) for _, image, result in detected]
+
+    def _detect_tiled(self, image, tile, overlap, batch, max_pixels):
+        read = functools.partial(as_image, max_pixels=max_pixels)
+        image, size, result = detect_tiled(self.detector, image, tile, overlap, batch, read)
+        return Prediction(image, result, self.categories, size)
 
     def semantic(self, image, max_pixels=MAX_PIXELS):
         """Returns the semantic branch's label of each pixel of an image, [H, W] uint8.

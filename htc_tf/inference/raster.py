@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import struct
+import sys
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from htc_tf.errors import printable
 from htc_tf.inference.inputs import Unreadable
 from htc_tf.ops.rle_decoding import MAX_PIXELS
 
@@ -36,6 +38,8 @@ class Raster:
         self.path, self.dataset = path, dataset
         self.height, self.width = dataset.height, dataset.width
         self._check_size()
+        if dataset.subdatasets:
+            print(printable(f"note: {path} has several pages, and only the first is read"), file=sys.stderr)
         self.bands, self.to_rgb = find_colors(path, dataset)
 
     def _check_size(self):

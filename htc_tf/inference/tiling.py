@@ -10,6 +10,7 @@ import numpy as np
 
 from htc_tf.errors import UserError
 from htc_tf.inference.batching import detect_in_batches
+from htc_tf.inference.inputs import as_image
 from htc_tf.inference.overview import Overview
 from htc_tf.inference.seams import Seams
 from htc_tf.inference.windows import open_windows
@@ -28,15 +29,16 @@ class Window(NamedTuple):
     width: int
 
 
-def detect_tiled(detector, source, tile, overlap=OVERLAP, batch=1):
+def detect_tiled(detector, source, tile, overlap=OVERLAP, batch=1, read=as_image):
     """Detects objects in an image, tile by tile.
 
     Args:
         detector: `inference.detector.Detector` or `inference.exported.ExportedDetector`.
-        source: Image as `inference.windows.open_windows` takes it.
+        source: Image as `read` takes it. A large TIFF, given by its path, is read in windows.
         tile: int, side of the tiles in pixels. An image that is no larger is detected as it is.
         overlap: float, lowest overlap of neighboring tiles, as a share of their side.
         batch: int, tiles that are detected at once.
+        read: Function that decodes an image whole to [H, W, 3] uint8 RGB.
     Returns:
         (image, size, ImageResult): [H, W, 3] uint8 RGB, or an overview of a file that was not read whole; the image's
         (height, width); and the objects in its pixels.
@@ -44,7 +46,7 @@ def detect_tiled(detector, source, tile, overlap=OVERLAP, batch=1):
         UserError: The image cannot be read, or the model fails on a tile.
     """
     check_tiles(tile, overlap)
-    with open_windows(source) as windows:
+    with open_windows(source, read) as windows:
         size = windows.height, windows.width
         overview = Overview(*size) if windows.image is None else None
 

@@ -66,30 +66,31 @@ class TurnedWindows:
 
 
 @contextlib.contextmanager
-def open_windows(source):
+def open_windows(source, read=as_image):
     """Opens an image for reading in windows.
 
     Args:
-        source: What `inference.inputs.as_image` takes: a path, a PIL image, an array [H, W, 3] uint8 RGB ...
+        source: What `read` takes.
+        read: Function that decodes an image whole to [H, W, 3] uint8 RGB, such as `inference.inputs.as_image`.
     Yields:
         Windows: an object with `height`, `width`, `read(top, left, height, width)` and `image`, the whole image
         [H, W, 3] uint8 RGB if it is in memory, else None.
     Raises:
-        UserError: As for `as_image`; or a large TIFF cannot be read in windows.
+        UserError: As for `read`; or a large TIFF cannot be read in windows.
     """
     if not is_tiff(source):
-        yield ArrayWindows(as_image(source))
+        yield ArrayWindows(read(source))
         return
     try:
         from htc_tf.inference.raster import open_raster
     except ImportError:
-        yield ArrayWindows(_read_whole(source))
+        yield ArrayWindows(_read_without_rasterio(source, read))
         return
     with open_raster(Path(source)) as (stored, orientation):
         if stored.height * stored.width > WHOLE:
             yield TurnedWindows(stored, orientation)
             return
-    yield ArrayWindows(as_image(source))
+    yield ArrayWindows(read(source))
 
 
 def is_tiff(source):
@@ -103,9 +104,9 @@ def is_tiff(source):
     return False
 
 
-def _read_whole(path):
+def _read_without_rasterio(path, read):
     try:
-        return as_image(path)
+        return read(path)
     except Unreadable as error:
         advice = "a large TIFF is read in windows by rasterio: pip install rasterio (the extra htc_tf[geotiff])"
         raise Unreadable(Path(path), f"{error.reason}; {advice}") from error
