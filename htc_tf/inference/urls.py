@@ -6,11 +6,11 @@ redirects too, and again on the connection itself, because a name server may giv
 proxy of the environment (HTTPS_PROXY) connects by its own rules. Passwords of ~/.netrc are not sent.
 """
 
+import functools
 import ipaddress
 import re
 import socket
 import threading
-import time
 from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
@@ -56,24 +56,33 @@ def fetch(url: str) -> bytes:
     Raises:
         ImageError: The URL, or one to which it redirects, is not read, or does not give the file.
     """
-    start = time.monotonic()
+    transport = _Transport()
+    deadline = threading.Timer(DEADLINE, transport.cut)
+    deadline.daemon = True
+    deadline.start()
+    try:
+        return _fetch(url, transport)
+    except requests.RequestException as error:
+        reason = request_errors.describe(error)
+    except HTTPError as error:  # of urllib3, while the answer is read
+        reason = "no answer in time" if "timed out" in str(error) else "the connection was cut"
+    except (OSError, ValueError) as error:  # a file of certificates that does not exist; a wrong Location
+        reason = str(error)
+    finally:
+        deadline.cancel()
+    raise ImageError(f"no complete answer in {DEADLINE} seconds" if transport.is_cut else reason)
+
+
+def _fetch(url, transport):
     with requests.Session() as session:
-        session.mount("https://", _Adapter())
+        session.mount("https://", transport)
         session.auth = lambda request: request  # instead of ~/.netrc
-        try:
-            for _ in range(MAX_REDIRECTS + 1):
-                check(url)
-                with session.get(url, stream=True, allow_redirects=False, timeout=TIMEOUT, headers=HEADERS) as response:
-                    if not response.is_redirect:
-                        return _read(response)
-                    url = urljoin(url, response.headers["Location"])
-        except requests.RequestException as error:
-            raise ImageError(_explain(start, request_errors.describe(error))) from None
-        except HTTPError as error:  # of urllib3, while the answer is read
-            reason = "no answer in time" if "timed out" in str(error) else "the connection was cut"
-            raise ImageError(_explain(start, reason)) from None
-        except (OSError, ValueError) as error:  # a file of certificates that does not exist; a wrong Location
-            raise ImageError(_explain(start, str(error))) from None
+        for _ in range(MAX_REDIRECTS + 1):
+            check(url)
+            with session.get(url, stream=True, allow_redirects=False, timeout=TIMEOUT, headers=HEADERS) as response:
+                if not response.is_redirect:
+                    return _read(response)
+                url = urljoin(url, response.headers["Location"])
     raise ImageError(f"more than {MAX_REDIRECTS} redirects")
 
 
@@ -91,12 +100,8 @@ def _read(response):
     if stated > MAX_BYTES:
         raise ImageError(f"has more than the {MAX_BYTES} bytes that are read", "too_large")
     if len(content) < stated:
-        raise ImageError("the connection was cut")
+        raise ValueError("the connection was cut")
     return bytes(content)
-
-
-def _explain(start, reason):
-    return f"no complete answer in {DEADLINE} seconds" if time.monotonic() - start >= DEADLINE else reason
 
 
 def _check_public(address):
@@ -105,9 +110,11 @@ def _check_public(address):
 
 
 class _Connection(HTTPSConnection):
-    """A connection to a public address, which ends at the deadline."""
+    """A connection to a public address, known to its transport."""
 
-    timer = None
+    def __init__(self, transport, *args, **options):
+        super().__init__(*args, **options)
+        self.transport = transport
 
     def _new_conn(self):
         is_direct = not self._tunnel_host  # else the other end is the proxy
@@ -117,41 +124,51 @@ class _Connection(HTTPSConnection):
                 for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
                     _check_public(address[0])
         sock = super()._new_conn()
-        if is_direct:
-            try:
+        try:
+            if is_direct:
                 _check_public(sock.getpeername()[0])
-            except ImageError:
-                sock.close()
-                raise
-        self.twin = sock.dup()  # TLS takes the socket itself away
-        self.timer = threading.Timer(DEADLINE, self._cut)
-        self.timer.daemon = True
-        self.timer.start()
+            self.transport.watch(sock)
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
-    def _cut(self):
-        with suppress(OSError):  # already closed
-            self.twin.shutdown(socket.SHUT_RDWR)
 
-    def close(self):
-        if self.timer:
-            self.timer.cancel()
-            self.twin.close()
-        super().close()
+class _Transport(HTTPAdapter):
+    """The transport of one download: its connections are `_Connection`s, which can be cut from another thread."""
 
-
-class _Pool(HTTPSConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _Adapter(HTTPAdapter):
-    """The transport of `requests` with `_Connection`s."""
+    def __init__(self):
+        self.twins, self.is_cut = [], False
+        super().__init__()
 
     def init_poolmanager(self, *args, **options):
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"https": _Pool}
+        self._replace_connections(self.poolmanager)
 
     def proxy_manager_for(self, *args, **options):
-        manager = super().proxy_manager_for(*args, **options)
-        manager.pool_classes_by_scheme = {"https": _Pool}
+        return self._replace_connections(super().proxy_manager_for(*args, **options))
+
+    def _replace_connections(self, manager):
+        class Pool(HTTPSConnectionPool):
+            ConnectionCls = functools.partial(_Connection, self)
+
+        manager.pool_classes_by_scheme = {"https": Pool}
         return manager
+
+    def watch(self, sock):
+        """Keeps a second handle on a socket: TLS takes the first away, and closing it would not end a read."""
+        self.twins.append(sock.dup())
+        if self.is_cut:
+            self.cut()
+
+    def cut(self):
+        """Ends all connections."""
+        self.is_cut = True
+        for twin in list(self.twins):
+            with suppress(OSError):  # the other end has left
+                twin.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        for twin in self.twins:
+            twin.close()
+        super().close()
