@@ -2,10 +2,12 @@
 
     python -m pipelines.inspect_records --records DIR [--output sheet.png] [--images 24] [--verify]
 
-Every record is read once; `--verify` also compares the checksums of the shards and the counts of dataset_info.json.
+The counts come from the index that is written with each shard; records without one are read, but not their images.
+`--verify` reads all records, and compares the checksums, the indexes and the counts of dataset_info.json.
 """
 
 import argparse
+import itertools
 import os
 from pathlib import Path
 
@@ -22,48 +24,81 @@ def main(arguments: list[str] | None = None) -> None:
     from pipelines.statistics import describe
 
     info = load_info(flags.records)
-    stats, samples = count(info, flags.images if flags.output else 0, flags.verify)
+    stats = count(info)
     print(describe(info, stats))
     if flags.verify:
+        indexes = verify_shards(info)
         verify_counts(info, stats)
-        print(f"verified: {len(info.shards)} checksums, {stats.images} records, {stats.objects} objects")
+        found = f"{len(info.shards)} checksums, {stats.images} records, {stats.objects} objects"
+        print(f"verified: {found}, {indexes} of {len(info.shards)} indexes")
     if flags.output:
+        samples = read_samples(info, flags.images)
         write_sheet(flags.output, info, stats, samples)
         print(f"{flags.output}: {len(samples)} of {stats.images} images")
 
 
-def count(info, keep: int, verify: bool):
-    """Reads all records of a dataset.
+def count(info):
+    """Returns the `Statistics` of all records of a dataset, from the shards' index files if there are any.
 
-    Args:
-        info: DatasetInfo.
-        keep: Number of records to return.
-        verify: If True, compare the shards' checksums too.
-    Returns:
-        The `Statistics` of all records, and the first `keep` records.
     Raises:
-        UserError: A shard is damaged, holds the wrong number of records, or has a wrong checksum.
+        UserError: A shard without an index is damaged or holds the wrong number of records.
     """
-    from htc_tf.data import schema
-    from htc_tf.data.datasets import read_shard
-    from pipelines import files
+    from htc_tf.data.shard_index import read_all
     from pipelines.statistics import Statistics
 
-    stats, samples = Statistics(), []
+    stats = Statistics()
+    with progress_bar(total=info.records, desc="index", unit="image") as bar:
+        for _, index in read_all(info):
+            stats.add(index)
+            bar.update(len(index.counts))
+    return stats
+
+
+def read_samples(info, number: int) -> list:
+    """Returns the first records of a dataset."""
+    from htc_tf.data import schema
+    from htc_tf.data.datasets import read_shard
+
+    pairs = zip(info.shard_paths, info.shards, strict=True)
+    rows = itertools.chain.from_iterable(read_shard(path, shard.records) for path, shard in pairs)
+    return [schema.unpack(serialized) for serialized in itertools.islice(rows, number)]
+
+
+def verify_shards(info) -> int:
+    """Reads all records, and compares them with the checksums and the indexes of their shards.
+
+    Returns:
+        The number of shards with an index.
+    Raises:
+        UserError: A shard or its index is damaged.
+    """
+    from htc_tf.data import datasets, record_walk, schema, shard_index
+    from pipelines import files
+
+    rewrite = "run the same preparation again, which writes what is damaged anew"
+    indexes = 0
     with progress_bar(total=info.records, desc="records", unit="image") as bar:
         for path, shard in zip(info.shard_paths, info.shards, strict=True):
-            if verify and files.sha256(path) != shard.sha256:
-                raise UserError(
-                    f"{path} is damaged: its sha256 differs from the one listed; run the same preparation again, which "
-                    "rewrites damaged shards"
-                )
-            for serialized in read_shard(path, shard.records):
+            if files.sha256(path) != shard.sha256:
+                raise UserError(f"{path} is damaged: its sha256 differs from the one listed; {rewrite}")
+            rows = []
+            for serialized in datasets.read_shard(path, shard.records):
                 record = schema.unpack(serialized)
-                stats.add(record)
-                if len(samples) < keep:
-                    samples.append(record)
+                rows.append(record_walk.numbers_of(len(serialized), record.image, record.objects))
                 bar.update()
-    return stats, samples
+            index_path = shard_index.index_path(path)
+            try:
+                content = files.read_bytes(index_path)
+                index = shard_index.decode(content, shard.records, shard.bytes, shard.sha256)
+            except FileNotFoundError:
+                continue
+            except shard_index.Unusable as error:
+                raise UserError(f"{index_path} is damaged: {error}; {rewrite}") from None
+            wrong = shard_index.differences(index, shard_index.make(rows))
+            if wrong:
+                raise UserError(f"{index_path} disagrees with the records in {', '.join(wrong)}; {rewrite}")
+            indexes += 1
+    return indexes
 
 
 def verify_counts(info, stats) -> None:
@@ -95,7 +130,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--records", required=True, help="folder written by pipelines.coco_to_tfrecord")
     parser.add_argument("--output", type=Path, help="contact sheet to write, a .png or .jpg file")
     parser.add_argument("--images", type=command_line.positive, default=24, help="thumbnails on the sheet; default 24")
-    parser.add_argument("--verify", action="store_true", help="compare all checksums and counts")
+    parser.add_argument("--verify", action="store_true", help="read all records; compare checksums, indexes and counts")
     flags = parser.parse_args(arguments)
     if flags.output and flags.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--output {flags.output} must end in .png or .jpg")

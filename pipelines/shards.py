@@ -1,10 +1,12 @@
 """Shard writer: the Beam step that reads, checks and writes the images of one shard to one TFRecord file.
 
-A shard is written under a temporary name, renamed, and then gets its sidecar, which describes its content and names its
-plan by a token. So a worker may be killed or retried at any time, and a rerun writes only the shards without a valid
-sidecar. Elements are shard numbers: no image passes through Beam, whose in-process runner would keep them in memory.
+A shard is written under a temporary name and renamed. It then gets its index (`data.shard_index`), and at last its
+sidecar, which describes its content and names its plan by a token. So a worker may be killed or retried at any time,
+and a rerun writes only the shards without a valid sidecar, and the indexes that are missing or damaged. Elements are
+shard numbers: no image passes through Beam, whose in-process runner would keep them in memory.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -18,7 +20,7 @@ import tensorflow as tf
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from htc_tf.data import schema
+from htc_tf.data import record_walk, schema, shard_index
 from htc_tf.errors import UserError
 from htc_tf.progress import progress_bar
 from pipelines import files, images, objects, stuff, workers
@@ -127,7 +129,7 @@ def write_shard(job: Job, shard: int) -> dict[str, Any]:
     plan, counters = job.plan, Counters()
     path = files.join(job.output, f"{plan.name(shard)}.tfrecord")
     names = {category["id"]: category["name"] for category in plan.categories}
-    largest_label = -1
+    largest_label, rows = -1, []
     try:
         # The old sidecar is removed first: if killed below, this shard must not look finished.
         files.remove(sidecar_path(job.output, plan, shard))
@@ -135,8 +137,9 @@ def write_shard(job: Job, shard: int) -> dict[str, Any]:
             with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
                 for line in read_lines(job.output, shard):
                     try:
-                        record, label = convert(job, line, names, counters)
+                        record, numbers, label = convert(job, line, names, counters)
                         writer.write(record)
+                        rows.append(numbers)
                         largest_label = max(largest_label, label)
                     except Rejected as error:
                         image = line["image"]
@@ -144,6 +147,7 @@ def write_shard(job: Job, shard: int) -> dict[str, Any]:
                         counters.count("objects_of_rejected_images", len(line["objects"]))
                     progress.advance()
             content = {"bytes": temporary.stat().st_size, "sha256": files.sha256(temporary)}
+        write_index(path, shard_index.make(rows), content["sha256"])
         sidecar = {
             "file": files.base_name(path),
             **content,
@@ -160,11 +164,14 @@ def write_shard(job: Job, shard: int) -> dict[str, Any]:
     return sidecar
 
 
-def convert(job: Job, line: dict[str, Any], names: dict[int, str], counters: Counters) -> tuple[bytes, int]:
+def convert(
+    job: Job, line: dict[str, Any], names: dict[int, str], counters: Counters
+) -> tuple[bytes, record_walk.Numbers, int]:
     """Converts one image of the plan to a record.
 
     Returns:
-        (record, largest label): the serialized record, and the largest label of its stuff map or -1.
+        (record, numbers, largest label): the serialized record, its numbers for the index, and the largest label of its
+        stuff map or -1.
     Raises:
         Rejected: The image cannot be used. Unusable annotations are counted and left out instead.
     """
@@ -193,7 +200,33 @@ def convert(job: Job, line: dict[str, Any], names: dict[int, str], counters: Cou
     with_pngs = plan.masks and plan.options["masks"] == "png"
     mask_pngs = [objects.mask_png(item.mask_rle, height, width) for item in kept] if with_pngs else []
     described = schema.Image(encoded, stored, height, width, name, image["id"])
-    return schema.example(described, kept, semantic, mask_pngs), largest_label
+    record = schema.example(described, kept, semantic, mask_pngs)
+    return record, record_walk.numbers_of(len(record), described, kept), largest_label
+
+
+def write_index(path: str, index: shard_index.ShardIndex, sha256: str) -> None:
+    with files.atomic_write(shard_index.index_path(path)) as temporary:
+        temporary.write_bytes(shard_index.encode(index, sha256))
+
+
+def repair_indexes(output: str, sidecars: list[dict[str, Any] | None]) -> int:
+    """Writes the missing and damaged indexes of finished shards by walking their records; returns their number.
+
+    Args:
+        output: The folder of the records. If it is read-only, nothing is written.
+        sidecars: As `read_sidecars` returns them.
+    """
+    paths = [(files.join(output, sidecar["file"]), sidecar) for sidecar in sidecars if sidecar]
+    with ThreadPoolExecutor(READERS) as pool:
+        whole = list(pool.map(lambda pair: _has_index(*pair), paths))
+    written = 0
+    with contextlib.suppress(OSError):
+        for (path, sidecar), has_index in zip(paths, whole, strict=True):
+            if not has_index:
+                shard = files.read_bytes(path) if files.is_remote(path) else record_walk.open_shard(path)
+                write_index(path, shard_index.make(record_walk.walk(shard)), sidecar["sha256"])
+                written += 1
+    return written
 
 
 def read_sidecars(output: str, plan: Plan, verify: bool = False) -> list[dict[str, Any] | None]:
@@ -233,3 +266,12 @@ def _read_sidecar(output, plan, shard, verify):
     if verify and not files.is_remote(path) and files.sha256(path) != sidecar["sha256"]:
         return None
     return sidecar
+
+
+def _has_index(path, sidecar):
+    try:
+        content = files.read_bytes(shard_index.index_path(path))
+        shard_index.decode(content, sidecar["records"], sidecar["bytes"], sidecar["sha256"])
+    except (OSError, shard_index.Unusable):
+        return False
+    return True

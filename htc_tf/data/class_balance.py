@@ -5,20 +5,27 @@ largest factor of its classes. An image of factor 2.3 occurs twice in an epoch, 
 """
 
 import logging
+from typing import NamedTuple
 
 import gin
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from htc_tf.data import schema
-from htc_tf.data.record_walk import Damaged, open_shard, walk
-from htc_tf.errors import UserError
+from htc_tf.data import schema, shard_index
 from htc_tf.ranges import check_ranges, number
 
 logger = logging.getLogger(__name__)
 
 _KEYS = {field.name: field.key for field in schema.OBJECT_FIELDS}
+
+
+class Occurrences(NamedTuple):
+    """Which of n images contain which classes, as p pairs; each pair occurs once, and crowd regions do not count."""
+
+    images: int  # n
+    owners: np.ndarray  # [p] int64, position of the image
+    classes: np.ndarray  # [p] int64, 0 ... K - 1
 
 
 @gin.register
@@ -37,7 +44,7 @@ class ClassBalance:
         self.threshold = threshold
 
     def repeats(self, info):
-        """Reads the classes of all records, without their images.
+        """Reads the classes of all records, from the shards' index files if there are any.
 
         Args:
             info: DatasetInfo.
@@ -47,12 +54,13 @@ class ClassBalance:
         Raises:
             UserError: A shard is damaged.
         """
-        images = find_classes(info)
-        factors = self.factors(images, info)
-        total = sum(max((factors[k] for k in classes), default=1.0) for classes in images)
+        found = find_classes(info)
+        factors = self.factors(found, info)
+        of_images = np.ones(found.images)
+        np.maximum.at(of_images, found.owners, factors[found.classes])
         logger.info(
             "class balance: %d of %d classes are rare, repeated up to %.1f times; an epoch has %d images instead of %d",
-            *(np.sum(factors > 1), len(factors), factors.max(initial=1), round(total), len(images)),
+            *(np.sum(factors > 1), len(factors), factors.max(initial=1), round(of_images.sum()), found.images),
         )
         categories = tf.constant(info.category_ids, tf.int64)
 
@@ -68,31 +76,27 @@ class ClassBalance:
 
         return repeat
 
-    def factors(self, images, info):
-        """Returns the repeat factors of the classes, [K], given the classes of all images."""
-        count = np.bincount([k for classes in images for k in classes], minlength=info.num_classes)
-        fraction = count / max(len(images), 1)
+    def factors(self, found, info):
+        """Returns the repeat factors of the classes, [K], given the Occurrences of a dataset."""
+        count = np.bincount(found.classes, minlength=info.num_classes)
+        fraction = count / max(found.images, 1)
         ratio = np.divide(self.threshold, fraction, out=np.ones_like(fraction), where=count > 0)
         return np.sqrt(np.maximum(1.0, ratio))
 
 
 def find_classes(info):
-    """Returns the set of class indices of each image of a dataset; crowd regions do not count.
+    """Returns the Occurrences of the classes of a dataset.
 
     Raises:
         UserError: A shard is damaged.
     """
-    indices = {category: index for index, category in enumerate(info.category_ids)}
-    images = []
+    images, pairs = 0, [np.zeros([2, 0], np.int64)]
     with tqdm(total=info.records, desc="classes", unit="image") as progress:
-        for path in info.shard_paths:
-            try:
-                for record in walk(open_shard(path)):
-                    objects = zip(record.labels, record.crowd, strict=True)
-                    images.append({indices[label] for label, crowd in objects if not crowd and label in indices})
-                    progress.update()
-            except Damaged as error:
-                raise UserError(f"{path} is damaged: {error}; prepare the data again") from None
-            except (OSError, tf.errors.OpError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
-    return images
+        for _, index in shard_index.read_all(info):
+            classes = index.classes(info.category_ids)
+            counted = (classes >= 0) & ~index.crowd
+            number = max(info.num_classes, 1)
+            pairs.append(np.divmod(np.unique((images + index.owners[counted]) * number + classes[counted]), number))
+            images += len(index.counts)
+            progress.update(len(index.counts))
+    return Occurrences(images, *np.concatenate(pairs, axis=1))

@@ -8,7 +8,7 @@ import struct
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from htc_tf.data import datasets, schema
+from htc_tf.data import datasets, schema, shard_index
 from htc_tf.data.sample import SampleReader
 from htc_tf.errors import UserError, reason_of
 
@@ -25,34 +25,41 @@ _FRAME = 16
 
 
 def check_counts(info):
-    """Checks the record count of every local shard by its frames: 8 bytes per record are read, nothing is decoded.
+    """Checks the frames of every local shard: the record count and, if the shard has an index, every record's length.
+
+    8 bytes per record are read; nothing is decoded.
 
     Remote shards are skipped, because each read costs a request; `data.record_order` counts their records during
     training.
 
     Raises:
-        UserError: A shard holds another number of records than the dataset's info says, or a frame exceeds the file.
+        UserError: A shard holds another number of records than the dataset's info says, or records of other lengths
+            than its index says, or a frame exceeds the file.
     """
     for path, shard in zip(info.shard_paths, info.shards, strict=True):
         if "://" in path:
             continue
-        count = count_records(path)
-        if count != shard.records:
-            raise UserError(f"{path} holds {count} records, not {shard.records}; prepare the data again")
+        lengths = record_lengths(path)
+        if len(lengths) != shard.records:
+            raise UserError(f"{path} holds {len(lengths)} records, not {shard.records}; prepare the data again")
+        index = shard_index.load(path, shard)
+        if index is not None and index.lengths.tolist() != lengths:
+            raise UserError(f"{path} holds records of other lengths than its index; prepare the data again")
 
 
-def count_records(path):
-    """Returns the number of records in a local TFRecord file."""
-    count = position = 0
+def record_lengths(path):
+    """Returns the lengths in bytes of the records in a local TFRecord file."""
+    lengths, position = [], 0
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         while position < size:
             header = os.pread(file.fileno(), 8, position)
-            position += _FRAME + (struct.unpack("<Q", header)[0] if len(header) == 8 else size)
+            length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
+            position += _FRAME + length
             if position > size:
-                raise UserError(f"{path} is damaged after record {count}; prepare the data again")
-            count += 1
-    return count
+                raise UserError(f"{path} is damaged after record {len(lengths)}; prepare the data again")
+            lengths.append(length)
+    return lengths
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""Record walk: reads ids, labels and areas of all records of a shard without reading their images.
+"""Record walk: reads ids, sizes, classes, areas and boxes of all records of a shard without reading their images.
 
 Nine tenths of a record are its image, which TensorFlow's reader would read completely. A serialized record is a map
 with each entry's length before its content, so entries can be skipped: of COCO's 19 gigabytes, one is read. The
-remaining entries are parsed by protobuf, as a smaller map. `data.class_balance` and the dataset browser's index use it.
+remaining entries are parsed by protobuf, as a smaller map. `data.shard_index` walks the shards that have no index file.
 """
 
 import mmap
@@ -16,25 +16,37 @@ from google.protobuf.message import DecodeError
 from htc_tf.data import schema
 
 FRAME_BEFORE, FRAME_AFTER = 12, 4  # bytes: length and its checksum before a record, the record's checksum after it
+MAX_LENGTH = 2**31  # bytes; protobuf parses nothing longer
 FIELD_1 = 0x0A  # protobuf's tag of field number 1 with length-delimited content
+SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 _KEYS = {field.name: field.key for field in (*schema.IMAGE_FIELDS, *schema.OBJECT_FIELDS)}
-_WANTED = {_KEYS[name].encode() for name in ("source_id", "label", "area", "is_crowd")}
+_WANTED = {_KEYS[name].encode() for name in ("source_id", "height", "width", "label", "is_crowd", "area", *SIDES)}
 
 
 class Numbers(NamedTuple):
-    """The numbers read from a record."""
+    """The numbers of a record with G objects."""
 
-    offset: int  # of its first byte in the shard
     length: int  # bytes
     image_id: int
-    labels: list  # COCO's category id of each object
-    areas: list  # square pixels
-    crowd: list  # 1 or 0
+    height: int  # pixels
+    width: int
+    labels: list  # [G], COCO's category ids
+    crowd: list  # [G], 1 or 0
+    areas: list  # [G], square pixels
+    sides: list  # 4 lists [G]: top, left, bottom and right of the boxes, 0 ... 1
 
 
 class Damaged(Exception):
     """The bytes are not records of this format."""
+
+
+def numbers_of(length, image, objects) -> Numbers:
+    """Returns the Numbers of a record of `length` bytes, from its `schema.Image` and `schema.Object`s."""
+    labels, crowd, areas, *sides = (
+        [getattr(item, name) for item in objects] for name in ("label", "is_crowd", "area", *SIDES)
+    )
+    return Numbers(length, image.source_id, image.height, image.width, labels, crowd, areas, sides)
 
 
 def open_shard(path):
@@ -65,17 +77,23 @@ def walk(buffer) -> Iterator[Numbers]:
             position = offset + length + FRAME_AFTER
             if position > len(buffer):
                 raise Damaged("it is cut short")
-            features = _take_features(buffer, offset)
-            yield Numbers(
-                offset,
-                length,
-                int(features[_KEYS["source_id"]].bytes_list.value[0]),
-                list(features[_KEYS["label"]].int64_list.value),
-                list(features[_KEYS["area"]].float_list.value),
-                list(features[_KEYS["is_crowd"]].int64_list.value),
-            )
+            if length >= MAX_LENGTH:
+                raise Damaged("it has a record of more than 2 GiB")
+            yield _numbers(length, _take_features(buffer, offset))
     except (struct.error, IndexError, ValueError, DecodeError) as error:
         raise Damaged(str(error)) from error
+
+
+def _numbers(length, features):
+    image_id = int(features[_KEYS["source_id"]].bytes_list.value[0])
+    if not -(2**63) <= image_id < 2**63:
+        raise ValueError("it has an image id of more than 8 bytes")
+    height, width = (features[_KEYS[name]].int64_list.value[0] for name in ("height", "width"))
+    labels, crowd = (list(features[_KEYS[name]].int64_list.value) for name in ("label", "is_crowd"))
+    areas, *sides = (list(features[_KEYS[name]].float_list.value) for name in ("area", *SIDES))
+    if any(len(column) != len(labels) for column in (crowd, areas, *sides)):
+        raise ValueError("it has a record whose objects lack some values")
+    return Numbers(length, image_id, height, width, labels, crowd, areas, sides)
 
 
 def _take_features(buffer, position):

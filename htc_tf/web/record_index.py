@@ -1,22 +1,20 @@
 """Record index: offsets, ids, classes and object sizes of all records of a dataset, read in the background.
 
-A record takes about 24 bytes of memory and each object 7: COCO's 118,287 images take 9 megabytes. Nothing is decoded,
-and images are not read (`data.record_walk`).
+A record takes about 24 bytes of memory and each object 7: COCO's 118,287 images take 9 megabytes. It is made of the
+shards' index files; without them, all records are walked, but no image is read (`data.shard_index`).
 """
 
-import itertools
 import threading
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from htc_tf.data.record_walk import Damaged, open_shard, walk
+from htc_tf.data import shard_index
 from htc_tf.errors import UserError, reason_of
 
 SIZES = ("small", "medium", "large", "crowd")  # COCO's sizes, by the mask's area; crowd regions have none
 AREA_LIMITS = (32**2, 96**2)  # square pixels, lower bounds of medium and large
-BATCH = 256  # records added to the index at a time
 
 
 class Part(NamedTuple):
@@ -27,7 +25,7 @@ class Part(NamedTuple):
     lengths: np.ndarray  # [n] int32, bytes
     image_ids: np.ndarray  # [n] int64, COCO's
     owners: np.ndarray  # [m] int32, position of the object's record
-    classes: np.ndarray  # [m] int16, 0 ... K - 1; -1 if the dataset does not list it
+    classes: np.ndarray  # [m] int16 (int32 if K is larger), 0 ... K - 1; -1 if the dataset does not list it
     sizes: np.ndarray  # [m] int8, index into SIZES
 
 
@@ -42,7 +40,6 @@ class RecordIndex:
     def __init__(self, info):
         """Initializes an empty index of a DatasetInfo; `start` fills it."""
         self.info, self.records, self.problem = info, info.records, ""
-        self._classes = {category: index for index, category in enumerate(info.category_ids)}
         self._parts, self._whole = [], None
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -94,7 +91,7 @@ class RecordIndex:
     def count_classes(self):
         """Returns the number of objects read so far, with crowd regions, by class: [K] int64."""
         known = self.known().classes
-        return np.bincount(known[known >= 0], minlength=len(self._classes))
+        return np.bincount(known[known >= 0], minlength=self.info.num_classes)
 
     def read(self, position):
         """Reads a single record of a shard.
@@ -118,42 +115,27 @@ class RecordIndex:
             raise UserError(f"{self.info.shard_paths[shard]} cannot be read: {reason_of(error.message)}") from None
 
     def _read(self):
-        for number, (path, shard) in enumerate(zip(self.info.shard_paths, self.info.shards, strict=True)):
-            count = 0
-            try:
-                records = walk(open_shard(path))
-                while batch := list(itertools.islice(records, BATCH)):
-                    if self._stop.is_set():
-                        return
-                    count += len(batch)
-                    part = self._describe(number, batch)
-                    with self._lock:
-                        self._parts.append(part)
-            except Damaged as error:
-                self.problem = f"{path} is damaged: {error}; prepare the data again"
-                return
-            except (OSError, tf.errors.OpError) as error:
-                self.problem = f"{path} cannot be read: {error}"
-                return
-            except (ValueError, OverflowError) as error:  # a number out of the range of ids, labels or lengths
-                self.problem = f"{path} is damaged after record {count}: {error}; prepare the data again"
-                return
-            if count != shard.records:
-                self.problem = f"{path} holds {count} records, not {shard.records}; prepare the data again"
-                return
+        try:
+            for shard, index in shard_index.read_all(self.info):
+                if self._stop.is_set():
+                    return
+                part = self._describe(shard, index)
+                with self._lock:
+                    self._parts.append(part)
+        except UserError as error:
+            self.problem = str(error)
 
-    def _describe(self, shard, batch):
-        """Returns the Part of a list of Numbers, of the shard with this index."""
-        areas = np.array([area for record in batch for area in record.areas])
-        crowd = np.array([item for record in batch for item in record.crowd], bool)
-        sizes = np.where(crowd, SIZES.index("crowd"), np.digitize(areas, AREA_LIMITS))
+    def _describe(self, shard, index):
+        """Returns the Part of a ShardIndex, of the shard with this number."""
+        kind = np.int16 if self.info.num_classes < 2**15 else np.int32
+        sizes = np.where(index.crowd, SIZES.index("crowd"), np.digitize(index.areas, AREA_LIMITS))
         return Part(
-            shards=np.full(len(batch), shard, np.int32),
-            offsets=np.array([record.offset for record in batch], np.int64),
-            lengths=np.array([record.length for record in batch], np.int32),
-            image_ids=np.array([record.image_id for record in batch], np.int64),
-            owners=np.repeat(np.arange(len(batch), dtype=np.int32), [len(record.labels) for record in batch]),
-            classes=np.array([self._classes.get(i, -1) for record in batch for i in record.labels], np.int16),
+            shards=np.full(len(index.offsets), shard, np.int32),
+            offsets=index.offsets,
+            lengths=index.lengths.astype(np.int32),
+            image_ids=index.image_ids,
+            owners=index.owners.astype(np.int32),
+            classes=index.classes(self.info.category_ids).astype(kind),
             sizes=sizes.astype(np.int8),
         )
 

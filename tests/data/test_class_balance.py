@@ -46,11 +46,14 @@ def folder(tmp_path):
 
 def test_classes_and_factors(folder):
     info = load_info(folder)
-    images = find_classes(info)
-    assert collections.Counter(map(frozenset, images)) == {frozenset({0}): 14, frozenset({0, 1}): 1, frozenset(): 1}
+    found = find_classes(info)
+    assert found.images == 16
+    # The shards hold the images of even and of odd numbers: RARE is 13, EMPTY 15.
+    pairs = [(place, 0) for place in range(15)] + [(8 + 13 // 2, 1)]
+    assert list(zip(found.owners.tolist(), found.classes.tolist(), strict=True)) == sorted(pairs)
     # Class 0 is in 15 of 16 images, class 1 in one.
-    np.testing.assert_allclose(ClassBalance(0.25).factors(images, info), [1, 2, 1])
-    np.testing.assert_allclose(ClassBalance(1.0).factors(images, info), [np.sqrt(16 / 15), 4, 1])
+    np.testing.assert_allclose(ClassBalance(0.25).factors(found, info), [1, 2, 1])
+    np.testing.assert_allclose(ClassBalance(1.0).factors(found, info), [np.sqrt(16 / 15), 4, 1])
 
 
 def entries(info, threshold, shuffle_buffer, seed=3):

@@ -138,6 +138,7 @@ def test_other_annotations_are_refused(folder, capsys):
 DAMAGED = [
     "00003-of-00006.tfrecord",
     "00003-of-00006.json",
+    "00003-of-00006.index",
     "plan.json",
     "plan/00003.jsonl",
     "plan/files.json",
@@ -152,12 +153,27 @@ def test_a_rerun_repairs_a_flipped_bit(folder, name):
     content = bytearray(path.read_bytes())
     # In a JSON file, a digit that stays a digit: damage that no parser notices.
     digits = [index for index, byte in enumerate(content) if byte in b"0246"]
-    content[digits[len(digits) // 2] if path.suffix != ".tfrecord" else len(content) // 2] ^= 1
+    binary = path.suffix in (".tfrecord", ".index")
+    content[len(content) // 2 if binary else digits[len(digits) // 2]] ^= 1
     path.write_bytes(content)
     if name.startswith("plan"):  # an unfinished shard is made from the plan
         (folder / "records" / "00003-of-00006.json").unlink()
     prepare(folder)
     assert contents(folder) == before
+
+
+def test_missing_indexes_are_written_from_the_records(folder, monkeypatch, capsys):
+    """As of a version that wrote none: no image is read, the shards stay, and a folder may be read-only."""
+    before, times = contents(folder), shard_times(folder)
+    for path in (folder / "records").glob("*.index"):
+        path.unlink()
+    with read_only(monkeypatch):
+        prepare(folder)
+    assert len(contents(folder)) == len(before) - 6
+    capsys.readouterr()
+    prepare(folder)
+    assert "6 finished shards had no index" in capsys.readouterr().out
+    assert contents(folder) == before and shard_times(folder) == times
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0" * 100])

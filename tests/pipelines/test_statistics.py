@@ -2,7 +2,7 @@
 
 import pytest
 
-from htc_tf.data import schema
+from htc_tf.data import record_walk, schema, shard_index
 from htc_tf.data.datasets import Category, DatasetInfo, Stuff
 from pipelines.statistics import Statistics, describe
 
@@ -20,8 +20,7 @@ def record(*boxes, areas=None, crowd=0):
 
 def count(*records):
     statistics = Statistics()
-    for item in records:
-        statistics.add(item)
+    statistics.add(shard_index.make(record_walk.numbers_of(100, item.image, item.objects) for item in records))
     return statistics
 
 
@@ -58,6 +57,18 @@ def test_a_crowd_region_has_neither_size_nor_shape():
     assert (statistics.images, statistics.objects, statistics.crowd) == (2, 1, 1)
     assert not statistics.sides and not statistics.aspects and not statistics.areas
     assert statistics.per_image == {0: 1, 1: 1}
+
+
+def test_numbers_of_a_hostile_record_are_counted():
+    image = schema.Image(b"", "jpeg", HEIGHT, WIDTH, "a.jpg", 1)
+    nan, inf = float("nan"), float("inf")
+    rows = (0, 0, nan, 1, nan), (0.5, 0, 0, 1, -1), (0, 0, inf, 1, inf)
+    objects = tuple(schema.Object(1, *row[:4], 77, "?", 0, row[4]) for row in rows)
+    statistics = count(schema.Record(image, objects))
+    totals = statistics.areas.total(), statistics.sides.total(), statistics.aspects.total()
+    assert totals == (3, 3, 3)
+    info = DatasetInfo("there", (Category(3, "cat"),), Stuff(False, 0), True, 1, 3, 0, ())
+    assert any(line.split()[:2] == ["77", "3"] for line in describe(info, statistics).splitlines())
 
 
 def test_description():
