@@ -1,4 +1,4 @@
-"""python -m htc_tf.predict: detects objects in images and videos, draws them, and writes them in COCO's format.
+"""python -m htc_tf.predict: detects objects in images and videos, draws them, and saves them for other programs.
 
 The same from Python: `htc_tf.load(RUN)(image)`.
 """
@@ -9,14 +9,18 @@ from pathlib import Path
 from htc_tf import command_line, config
 from htc_tf.api import load
 from htc_tf.errors import UserError, command, printable
-from htc_tf.inference.inputs import find_inputs
+from htc_tf.inference.inputs import MAX_PIXELS, find_inputs
+from htc_tf.inference.label_files import FORMATS
+from htc_tf.inference.tracking import check_tracker
 from htc_tf.inference.video import check_decoder
+from htc_tf.ops.polygons import TOLERANCE
 
 EPILOG = """
 DIR receives NAME.png for each image (for each video an MP4, or a WebP for an animation) and predictions.json, a list of
-COCO results with the file's name: all detections, independent of --threshold. A file that cannot be read, or on which
-the model fails, is named on standard error with the reason and left out. Exit status: 0, even if some files were left
-out; 2 if all were, or for a user's mistake; 1 for anything else.
+COCO results with the file's name: all detections, independent of --threshold. With --save it receives the labels of
+images, too: coco.json, labelme/NAME.json, labelstudio.json, cvat.xml, yolo/labels/NAME.txt. A file that cannot be read,
+or on which the model fails, is named on standard error with the reason and left out. Exit status: 0, even if some files
+were left out; 2 if all were, or for a user's mistake; 1 for anything else.
 """
 
 
@@ -35,11 +39,12 @@ def parse():
         action="extend",
         nargs="+",
         metavar="PATH",
-        help="images, videos, folders, globs ('**' matches nested folders), or - for a list of paths on standard input",
+        help="images, videos, folders, globs ('**' matches nested folders), https URLs of images, or - for a list of "
+        "paths and URLs on standard input",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the drawings and predictions.json")
     parser.add_argument(
-        "--threshold", type=command_line.fraction, default=0.3, help="lowest score to draw (default: 0.3)"
+        "--threshold", type=command_line.fraction, default=0.3, help="lowest score to draw or save (default: 0.3)"
     )
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="format of the drawings (default: png)")
     parser.add_argument(
@@ -47,6 +52,21 @@ def parse():
     )
     parser.add_argument(
         "--semantic", action="store_true", help="also draw the semantic branch's map in DIR/semantic (images only)"
+    )
+    parser.add_argument(
+        "--save",
+        choices=FORMATS,
+        action="extend",
+        nargs="+",
+        default=[],
+        help="also save the objects for annotation tools, in one or several of these formats (images only)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=command_line.number(0),
+        default=TOLERANCE,
+        metavar="PIXELS",
+        help=f"how far saved polygons may be from the masks' outlines; 0 for exact ones (default: {TOLERANCE})",
     )
     parser.add_argument(
         "--batch",
@@ -62,6 +82,18 @@ def parse():
         metavar="N",
         help="step between frames of a video (default: 1)",
     )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="give each object of a video a number that it keeps over the frames (needs supervision)",
+    )
+    parser.add_argument(
+        "--max_pixels",
+        type=command_line.positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"largest image to decode: a small file may decode to very many pixels (default: {MAX_PIXELS})",
+    )
     return parser.parse_args()
 
 
@@ -70,23 +102,28 @@ def main():
     flags = parse()
     paths = find_inputs(flags.input, sys.stdin)
     check_decoder(paths)
+    if flags.track:
+        check_tracker()
     model = load(flags.checkpoint, flags.gin_file, flags.gin_param, flags.trust_config)
-    from htc_tf.inference.predict_files import predict_files
+    from htc_tf.inference.predict_files import Options, predict_files
 
-    done, skipped = predict_files(
-        model.detector,
-        model.categories,
-        paths,
-        Path(flags.output),
-        flags.threshold,
+    options = Options(
+        threshold=flags.threshold,
         ending=f".{flags.format}",
         cutouts=flags.cutouts,
         semantic=flags.semantic,
+        formats=tuple(dict.fromkeys(flags.save)),
+        tolerance=flags.tolerance,
         every=flags.every,
         batch=flags.batch,
+        track=flags.track,
+        max_pixels=flags.max_pixels,
     )
+    done, skipped, left_out = predict_files(model.detector, model.categories, paths, Path(flags.output), options)
     for path, reason in skipped:
         print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
+    for path, reason in left_out:
+        print(printable(f"left out of {path}: {reason}"), file=sys.stderr)
     print(f"{done} image{'s' * (done != 1)} and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
         raise UserError("nothing was predicted: every input was skipped, for the reason given above")

@@ -1,9 +1,12 @@
-"""File names of drawings: unique, valid on any file system, and different from the input images' names."""
+"""Names of output files: unique, valid on any file system, and different from the input images' names."""
 
 import itertools
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from htc_tf.errors import UserError
 
@@ -12,22 +15,86 @@ MAX_STEM = 230  # bytes; leaves room for a suffix, a cut-out's number and a part
 MAX_LABEL = 40  # characters of a class name in a file name
 
 
-def drawing_names(paths, endings=None):
-    """Returns NAME.png for each path; if files of several folders share a name, the later ones get a number.
+class InputFile(NamedTuple):
+    """An image or video, or a frame of one, and what its results are called.
 
-    Names that differ in case or in the Unicode form of accents are one file on a Mac, and count as equal.
+    Attributes:
+        path: The file.
+        image_id: Number, unique among all images and frames.
+        drawing: Name of the drawing, in the output folder.
+        name: Path relative to the folder that all input files share, with slashes.
+        stem: `name` without its suffix, with a number if another file has the same.
+        frame: Number of a video's frame; None for an image.
+    """
+
+    path: Path
+    image_id: int
+    drawing: str
+    name: str
+    stem: str
+    frame: int | None = None
+
+
+def name_files(paths: Sequence[Path], endings: Sequence[str]) -> list[InputFile]:
+    """Returns the InputFile of each path.
+
+    Args:
+        paths: Paths of images and videos.
+        endings: Suffix of each drawing.
+    """
+    names = relative_names(paths)
+    stems = unique_stems([name.removesuffix(PurePath(name).suffix) for name in names])
+    rows = zip(paths, image_ids(paths), drawing_names(paths, endings), names, stems, strict=True)
+    return [InputFile(*row) for row in rows]
+
+
+def relative_names(paths: Sequence[Path]) -> list[str]:
+    """Returns each path relative to the folder that all of them share, with slashes."""
+    absolute = [os.path.abspath(path) for path in paths]
+    try:
+        folder = os.path.commonpath([os.path.dirname(path) for path in absolute]) if paths else ""
+    except ValueError:  # several drives of Windows
+        return [path.name for path in paths]
+    return [PurePath(os.path.relpath(path, folder)).as_posix() for path in absolute]
+
+
+def image_ids(paths: Sequence[Path]) -> list[int]:
+    """Returns unique image ids: a COCO file's number, else the place in the list or the next free number."""
+    ids, taken = {}, set()
+    for path in paths:
+        if re.fullmatch(r"[0-9]+", path.stem) and int(path.stem) not in taken:
+            ids[path] = int(path.stem)
+            taken.add(ids[path])
+    free = (number for number in itertools.count(len(paths)) if number not in taken)
+    for place, path in enumerate(paths):
+        if path not in ids:
+            ids[path] = place if place not in taken else next(free)
+            taken.add(ids[path])
+    return [ids[path] for path in paths]
+
+
+def drawing_names(paths: Sequence[Path], endings: Sequence[str] | None = None) -> list[str]:
+    """Returns NAME.png for each path; if files of several folders share a name, the later ones get a number.
 
     Args:
         paths: Paths of images and videos.
         endings: Suffix of each drawing; None for .png.
     """
-    names = {}  # name by folded stem
-    for path, ending in zip(paths, endings or itertools.repeat(".png"), strict=False):
+    stems = unique_stems([path.stem for path in paths])
+    return [stem + ending for stem, ending in zip(stems, endings or itertools.repeat(".png"), strict=False)]
+
+
+def unique_stems(stems: Sequence[str]) -> list[str]:
+    """Returns stems of file names, shortened where necessary; if several are equal, the later ones get a number.
+
+    Stems that differ in case or in the Unicode form of accents are one file on a Mac, and count as equal.
+    """
+    unique = {}  # stem by folded stem
+    for stem in stems:
         parts = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-        stems = (shorten(path.stem, part) for part in parts)
-        stem = next(stem for stem in stems if _fold(stem) not in names)
-        names[_fold(stem)] = stem + ending
-    return list(names.values())
+        found = next(name for name in (shorten(stem, part) for part in parts) if _fold(name) not in unique)
+        unique[_fold(found)] = found
+    return list(unique.values())
 
 
 def cut_out_name(stem, number, class_name):
@@ -38,10 +105,11 @@ def cut_out_name(stem, number, class_name):
 
 
 def shorten(stem, end=""):
-    """Returns `stem` + `end`, with the stem cut so that both fit MAX_STEM bytes."""
+    """Returns `stem` + `end`, with the stem, after its last slash, cut so that both fit MAX_STEM bytes."""
     room = MAX_STEM - len(os.fsencode(end))
-    encoded = os.fsencode(stem)
-    return (stem if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + end
+    folder, slash, name = stem.rpartition("/")
+    encoded = os.fsencode(name)
+    return folder + slash + (name if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + end
 
 
 def refuse_replacing(paths, names, output):
@@ -49,9 +117,7 @@ def refuse_replacing(paths, names, output):
     inputs = {_identity(path) for path in paths} - {None}
     for name in names:
         if _identity(output / name) in inputs:
-            raise UserError(
-                f"--output {output}: the drawing {name} would replace an image of --input; name another folder"
-            )
+            raise UserError(f"--output {output}: {name} would replace an image of --input; name another folder")
 
 
 def _fold(stem):

@@ -1,159 +1,203 @@
 """Prediction on files: images and videos are read, detected and drawn, and the results saved as predictions.json.
 
-Files that cannot be read are skipped and reported. predictions.json is in COCO's results format.
+Files that cannot be read are skipped and reported. `label_files` has the formats of annotation tools.
 """
 
+import contextlib
 import itertools
-import json
-import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from htc_tf.errors import UserError
+from htc_tf.inference import label_files
 from htc_tf.inference.batching import detect_in_batches
-from htc_tf.inference.inputs import Unreadable, read_image
-from htc_tf.inference.output_names import cut_out_name, drawing_names, refuse_replacing
-from htc_tf.inference.prediction import Prediction, save
+from htc_tf.inference.inputs import MAX_PIXELS, Unreadable, read_image
+from htc_tf.inference.label_files import predictions
+from htc_tf.inference.output_names import cut_out_name, name_files, refuse_replacing
+from htc_tf.inference.prediction import THRESHOLD, Prediction, save
 from htc_tf.inference.semantic_map import draw_labels
+from htc_tf.inference.tracking import Tracker
 from htc_tf.inference.video import is_video, read_video, video_ending, write_video
+from htc_tf.ops.polygons import TOLERANCE
 from htc_tf.progress import progress_bar
 from htc_tf.visualization.cutouts import cut_outs
 
-RESULTS = "predictions.json"
+
+class Options(NamedTuple):
+    """What is read and saved.
+
+    Attributes:
+        threshold: Lowest score that is drawn, cut out, or saved in `formats`; predictions.json has all detections.
+        ending: Suffix of the drawings of images.
+        cutouts: If True, each object of an image is saved with alpha in output/cutouts.
+        semantic: If True, the semantic map of each image is drawn in output/semantic. It comes from the pass of the
+            detections or, with test-time augmentation, from one further pass at the configured size.
+        formats: Names in `label_files.FORMATS`; the objects of images are also saved in these.
+        tolerance: Pixels by which the polygons in `formats` may differ from the masks' outlines.
+        every: Interval of the frames of a video that are processed.
+        batch: Images or frames of a video that are detected at once.
+        track: If True, the objects of a video keep their numbers over its frames, in the drawing and the results.
+        max_pixels: Limit on the pixels of an image that is decoded as a whole.
+    """
+
+    threshold: float = THRESHOLD
+    ending: str = ".png"
+    cutouts: bool = False
+    semantic: bool = False
+    formats: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE
+    every: int = 1
+    batch: int = 1
+    track: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+class Outcome(NamedTuple):
+    """What became of the input files.
+
+    Attributes:
+        done: Number of files that are processed to their end.
+        skipped: [(path, reason)] of the others: unreadable files and those on which the model failed. Of a video that
+            breaks off, or with failed frames, the other frames are kept.
+        left_out: [(path, reason)] of what the files of `Options.formats` do not contain.
+    """
+
+    done: int
+    skipped: list[tuple[Path, str]]
+    left_out: list[tuple[Path, str]]
 
 
 def predict_files(
-    detector, categories, paths, output, threshold, ending=".png", cutouts=False, semantic=False, every=1, batch=1
-):
+    detector: Any,
+    categories: list[dict[str, Any]],
+    paths: Sequence[Path],
+    output: Path,
+    options: Options,
+) -> Outcome:
     """Detects objects in each image and each frame of each video, and saves drawings and results.
 
     Args:
         detector: `inference.detector.Detector` or `inference.exported.ExportedDetector`.
         categories: K dicts {"id", "name"} by class index.
-        paths: Paths of images and videos.
-        output: Path of the folder for the drawings and predictions.json.
-        threshold: float, lowest score that is drawn or cut out; the results contain all detections.
-        ending: Suffix of the drawings of images.
-        cutouts: If True, each object of an image is saved with alpha in output/cutouts.
-        semantic: If True, the semantic map of each image is drawn in output/semantic. It comes from the pass of the
-            detections or, with test-time augmentation, from one further pass at the configured size.
-        every: int, interval of the frames of a video that are processed.
-        batch: int, images or frames of a video that are detected at once.
-    Returns:
-        (done, skipped): the number of files processed to their end, and [(path, reason)] of the others: unreadable
-        files and those on which the model failed. Of a video that breaks off, or with failed frames, the other frames
-        are kept.
+        paths: Images and videos.
+        output: Folder for the drawings and predictions.json.
+        options: Options.
     Raises:
         UserError: A drawing would replace an input image, or the output cannot be written.
     """
     videos = {path for path in paths if is_video(path)}
-    names = drawing_names(paths, [video_ending(path) if path in videos else ending for path in paths])
-    refuse_replacing(paths, names, output)
-    ids = image_ids(paths)
-    frame_ids = (number for number in itertools.count(len(paths)) if number not in set(ids))
-    skipped = []
-    with ResultsWriter(output) as results, progress_bar(total=len(paths), unit="img", desc="predict") as bar:
+    files = name_files(paths, [video_ending(path) if path in videos else options.ending for path in paths])
+    writers = {name: label_files.find_writer(name) for name in options.formats}
+    images = [file for file in files if file.path not in videos]
+    names = [name for writer in writers.values() for name in writer.paths(images)]
+    refuse_replacing(paths, [file.drawing for file in files] + names, output)
+    with contextlib.ExitStack() as stack:
 
-        def detect(images, failed, semantic=False):
-            for row, image, result in detect_in_batches(detector, images, batch, failed, semantic):
-                yield row, Prediction(image, result, categories)
-                bar.update()
+        def opened(writer):
+            return stack.enter_context(contextlib.closing(writer(output, categories, options.tolerance)))
 
-        def skip(row, reason):
-            skipped.append((row[0], str(reason)))
-            bar.update()
-
-        def read_images(rows):
-            for row in rows:
-                try:
-                    yield row, read_image(row[0])
-                except Unreadable as error:
-                    skip(row, error.reason)
-
-        def read_frames(path, video):
-            try:
-                yield from enumerate(video.frames)
-            except Unreadable as error:
-                skipped.append((path, error.reason))  # the frames before it are kept
-
-        def draw_frames(path, video):
-            failed = []
-            for index, prediction in detect(read_frames(path, video), lambda *failure: failed.append(failure)):
-                results.write(prediction.to_coco(next(frame_ids)), file_name=path.name, frame=index * every)
-                yield prediction.draw(None, threshold)
-            if failed:
-                index, error = failed[0]
-                skipped.append((path, f"{len(failed)} frames failed, the first is frame {index * every}: {error}"))
-
-        def draw_video(path, name):
-            try:
-                video = read_video(path, every)
-            except Unreadable as error:
-                skip((path,), error.reason)
-            else:
-                bar.total += max(video.count - 1, 0)
-                write_video(output / name, draw_frames(path, video), video.rate)
-
+        results = opened(predictions.Writer)
+        labels = {name: opened(writer) for name, writer in writers.items()}
+        bar = stack.enter_context(progress_bar(total=len(files), unit="img", desc="predict"))
+        job = Job(detector, categories, files, output, options, results, labels, bar)
         # Consecutive images share batches; a video is written on its own.
-        for moving, rows in itertools.groupby(zip(paths, ids, names, strict=True), lambda row: row[0] in videos):
+        for moving, group in itertools.groupby(files, lambda file: file.path in videos):
             if moving:
-                for path, _, name in rows:
-                    draw_video(path, name)
-                continue
-            for (path, image_id, name), prediction in detect(read_images(rows), skip, semantic):
-                results.write(prediction.to_coco(image_id), file_name=path.name)
-                prediction.draw(output / name, threshold)
-                if cutouts:
-                    save_cut_outs(prediction, threshold, output / "cutouts" / name)
-                if semantic:
-                    labels = prediction.result.labels
-                    save(draw_labels(prediction.image, labels, categories), output / "semantic" / name)
+                for file in group:
+                    job.predict_video(file)
+            else:
+                job.predict_images(group)
     # A set: a video is listed twice if frames failed and it broke off.
-    return len(paths) - len({path for path, _ in skipped}), skipped
+    return Outcome(len(paths) - len({path for path, _ in job.skipped}), job.skipped, job.left_out)
 
 
-class ResultsWriter:
-    """Writer of predictions.json: entries are appended, and the file is a valid list even after an interruption."""
+class Job:
+    """Prediction on files while it runs. The arguments are those of `predict_files`, its open files and its bar."""
 
-    def __init__(self, output):
+    def __init__(self, detector, categories, files, output, options, results, labels, bar):
+        self.detector, self.categories, self.output, self.options = detector, categories, output, options
+        self.results = results  # label_files.predictions.Writer
+        self.labels = labels  # Writer by name of a format
+        self.bar = bar
+        taken = {file.image_id for file in files}
+        self.frame_ids = (number for number in itertools.count(len(files)) if number not in taken)
+        self.skipped, self.left_out = [], []
+
+    def skip(self, file, reason):
+        self.skipped.append((file.path, str(reason)))
+        self.bar.update()
+
+    def detect(self, images, failed, semantic=False):
+        """Yields (key, Prediction) of each (key, image), in their order, as `detect_in_batches` does."""
+        detected = detect_in_batches(self.detector, images, self.options.batch, failed, semantic)
+        for key, image, result in detected:
+            yield key, Prediction(image, result, self.categories)
+            self.bar.update()
+
+    def predict_images(self, files):
+        for file, prediction in self.detect(self._read_images(files), self.skip, self.options.semantic):
+            self.results.add(file, prediction)
+            prediction.draw(self.output / file.drawing, self.options.threshold)
+            self._save_labels(file, prediction)
+            if self.options.cutouts:
+                save_cut_outs(prediction, self.options.threshold, self.output / "cutouts" / file.drawing)
+            if self.options.semantic:
+                drawn = draw_labels(prediction.image, prediction.result.labels, self.categories)
+                save(drawn, self.output / "semantic" / file.drawing)
+
+    def _read_images(self, files):
+        for file in files:
+            try:
+                yield file, read_image(file.path, self.options.max_pixels, "--max_pixels")
+            except Unreadable as error:
+                self.skip(file, error.reason)
+
+    def _save_labels(self, file, prediction):
+        if not self.labels:
+            return
+        shown = prediction.above(self.options.threshold)
+        visible = shown.visible()
+        if len(visible) < len(shown):
+            self.left_out.append((file.path, f"{len(shown) - len(visible)} objects without a pixel in their mask"))
+        for name, writer in self.labels.items():
+            try:
+                writer.add(file, visible)
+            except label_files.NotSaved as error:
+                self.left_out.append((file.path, f"not saved as {name}: {error}"))
+
+    def predict_video(self, file):
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            self.file = (output / RESULTS).open("w")
-        except OSError as error:
-            raise UserError(f"--output {output} cannot be written ({error.strerror}): name another folder") from error
-        self.separator = "[\n"
+            video = read_video(file.path, self.options.every)
+        except Unreadable as error:
+            self.skip(file, error.reason)
+        else:
+            self.bar.total += max(video.count - 1, 0)
+            write_video(self.output / file.drawing, self._draw_frames(file, video), video.rate)
 
-    def write(self, entries, **origin):
-        """Appends COCO results, each with the fields of `origin`."""
+    def _read_frames(self, file, video):
         try:
-            for entry in entries:
-                self.file.write(self.separator + json.dumps({**entry, **origin}))
-                self.separator = ",\n"
-        except OSError as error:
-            raise UserError(f"{self.file.name} cannot be written ({error.strerror})") from error
+            yield from enumerate(video.frames)
+        except Unreadable as error:
+            self.skipped.append((file.path, error.reason))  # the frames before it are kept
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        with self.file:
-            self.file.write("[]\n" if self.separator == "[\n" else "\n]\n")
+    def _draw_frames(self, file, video):
+        """Yields the drawing of each frame, after its results are saved."""
+        failed = []
+        frames = self._read_frames(file, video)
+        tracker = Tracker(video.rate, self.options.threshold) if self.options.track else None
+        for index, prediction in self.detect(frames, lambda *failure: failed.append(failure)):
+            frame = file._replace(image_id=next(self.frame_ids), frame=index * self.options.every)
+            if tracker:
+                prediction = Prediction(prediction.image, tracker.update(prediction.result), self.categories)
+            self.results.add(frame, prediction)
+            yield prediction.draw(None, self.options.threshold)
+        if failed:
+            index, error = failed[0]
+            first = f"the first is frame {index * self.options.every}: {error}"
+            self.skipped.append((file.path, f"{len(failed)} frames failed, {first}"))
 
 
 def save_cut_outs(prediction, threshold, path):
     """Saves NAME_01_person.png, ... beside `path`, whose stem is NAME."""
     for number, (name, _, piece) in enumerate(cut_outs(prediction, threshold), 1):
         save(piece, path.with_name(cut_out_name(path.stem, number, name)))
-
-
-def image_ids(paths):
-    """Returns unique image ids: a COCO file's number, else the place in the list or the next free number."""
-    ids, taken = {}, set()
-    for path in paths:
-        if re.fullmatch(r"[0-9]+", path.stem) and int(path.stem) not in taken:
-            ids[path] = int(path.stem)
-            taken.add(ids[path])
-    free = (number for number in itertools.count(len(paths)) if number not in taken)
-    for place, path in enumerate(paths):
-        if path not in ids:
-            ids[path] = place if place not in taken else next(free)
-            taken.add(ids[path])
-    return [ids[path] for path in paths]

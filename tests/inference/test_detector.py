@@ -15,7 +15,7 @@ from htc_tf.evaluation.records import detect_records
 from htc_tf.inference.detector import Detector, restore
 from htc_tf.inference.inputs import read_image
 from htc_tf.inference.output_names import drawing_names
-from htc_tf.inference.predict_files import predict_files
+from htc_tf.inference.predict_files import Options, predict_files
 from htc_tf.run import Run
 from htc_tf.structures import Detections
 
@@ -133,4 +133,4 @@ def test_drawings_do_not_replace_each_other():
 def test_drawings_do_not_replace_images(detector, tmp_path):
     Image.new("RGB", (30, 30)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=r"x\.png would replace"):
-        predict_files(detector, [], [tmp_path / "x.png"], tmp_path, 0.5)
+        predict_files(detector, [], [tmp_path / "x.png"], tmp_path, Options(threshold=0.5))

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.errors import UserError
-from htc_tf.inference.predict_files import image_ids
+from htc_tf.inference.output_names import image_ids
 from htc_tf.inference.prediction import Prediction, save
 from htc_tf.inference.predictor import Predictor
 from htc_tf.inference.results import ImageResult

@@ -1,0 +1,41 @@
+"""List files: texts of many items, written one by one, that are complete even after an interruption."""
+
+from htc_tf.errors import UserError
+
+
+class ListFile:
+    """A text file that consists of a start, items, and an end, which `close` writes."""
+
+    def __init__(self, path, start, end, separator=",\n"):
+        """
+        Args:
+            path: Path of the file; its folder is created if necessary.
+            start, end: Strings around the items.
+            separator: String between two items.
+        Raises:
+            UserError: It cannot be written.
+        """
+        self.end, self.separator, self.before = end, separator, start
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            folder = path.parent
+            raise UserError(f"--output {folder} cannot be written ({error.strerror}): name another folder") from error
+
+    def write(self, items):
+        """Appends strings."""
+        try:
+            for item in items:
+                self.file.write(self.before + item)
+                self.before = self.separator
+        except OSError as error:
+            raise UserError(f"{self.file.name} cannot be written ({error.strerror})") from error
+
+    def close(self):
+        """Writes the end."""
+        if self.before != self.separator:
+            self.write([""])  # the start alone
+        self.before = ""
+        with self.file:
+            self.write([self.end])
