@@ -6,13 +6,13 @@ section on costs is that of `tests.studies.costs`.
 """
 
 import argparse
-import gc
 import json
 import math
 import re
 import shutil
 import sys
-import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,8 +151,6 @@ def make_records(folder):
 
 def count(files):
     """Returns the Counts of the model of these gin files."""
-    import tensorflow as tf
-
     from htc_tf import config
     from htc_tf.training.dry_run import flops, trace_detection
 
@@ -161,11 +159,7 @@ def count(files):
     model = experiment.build_model()
     model.build_variables()
     parameters = sum(math.prod(variable.shape) for variable in model.variables)
-    total = sum(number for _, number in flops(trace_detection(model, *SIZE)))
-    del model
-    tf.keras.backend.clear_session()
-    gc.collect()
-    return Counts(parameters, total)
+    return Counts(parameters, sum(number for _, number in flops(trace_detection(model, *SIZE))))
 
 
 def write_start(row, folder):
@@ -178,14 +172,31 @@ def write_start(row, folder):
     write_run(Run(folder))
 
 
-def train(row, records, folder):
-    """Trains ten steps and returns {"losses": one per step, "cpu": seconds}; a loss that is not finite is an error."""
+def prepare(row, start):
+    """Writes a run to start from, and returns the row's Counts."""
+    counts = count(row.files)
+    write_start(row, start)
+    return counts
+
+
+def measure(row, records, folder):
+    """Counts at full size and trains ten steps at a small one.
+
+    Returns:
+        {"parameters", "flops", "count_cpu", "losses", "cpu"}: the losses of the steps, and CPU seconds.
+    Raises:
+        SystemExit: The training failed, or a loss is not finite.
+    """
     name = row.name.replace("/", ".")
     run, start, log = (folder / f"{name}{suffix}" for suffix in ("", ".start", ".log"))
     for left in (run, start):
         shutil.rmtree(left, ignore_errors=True)
-    write_start(row, start)
     log.unlink(missing_ok=True)
+    before = recorded.children_seconds()
+    # In a process of its own, because TensorFlow keeps the memory of models and graphs.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        counts = pool.submit(prepare, row, start).result()
+    count_cpu = recorded.children_seconds() - before
     flags = [f"--gin_file={file}" for file in row.files] + [f"--gin_param={param}" for param in row.params]
     flags += ["--train_records", records, "--workdir", run, "--init_from", start]
     cpu, _ = recorded.run_module(log, "htc_tf.train", *flags)
@@ -195,7 +206,7 @@ def train(row, records, folder):
     losses = [line["total"] for line in logged if "total" in line]
     if len(losses) != STEPS or not all(map(math.isfinite, losses)):
         raise SystemExit(f"{row.name}: losses {losses}")
-    return {"losses": losses, "cpu": cpu}
+    return {**counts._asdict(), "count_cpu": count_cpu, "losses": losses, "cpu": cpu}
 
 
 def published_ap(file):
@@ -252,10 +263,8 @@ def main():
     rows = [] if flags.write_only else [row for row in rows if not entries[row.name]]
     for row in progress_bar(rows, unit="row", desc="zoo"):
         records = make_records(folder)
-        began = time.process_time()
         try:
-            counts = count(row.files)
-            outcome = {**counts._asdict(), "count_cpu": time.process_time() - began, **train(row, records, folder)}
+            outcome = measure(row, records, folder)
         except (Exception, SystemExit) as error:  # measure the other rows all the same
             failed.append(f"{row.name}: {error}")
             print(failed[-1], file=sys.stderr, flush=True)
