@@ -23,6 +23,7 @@ class ImageResult(NamedTuple):
     classes: np.ndarray  # [n] int32
     masks: list | None  # n COCO run lengths {"size": [height, width], "counts": str}; None without mask heads
     labels: np.ndarray | None = None  # [H, W] uint8, the semantic map, if it was wanted
+    track_ids: np.ndarray | None = None  # [n] int32, each object's number in its video, 0 without one; if tracked
 
 
 def image_results(detections, sizes, original_sizes):
@@ -79,7 +80,7 @@ def coco_results(results, image_ids, category_ids):
         category_ids: Data set's category id of each class, by class index.
     Returns:
         List of dicts for JSON: image_id, category_id, bbox as [x, y, width, height] in pixels to three decimals, score,
-        and with masks segmentation.
+        with masks segmentation, and for objects with a number in their video track_id.
     """
     entries = []
     for result, image_id in zip(results, image_ids, strict=True):
@@ -98,5 +99,7 @@ def coco_results(results, image_ids, category_ids):
             }
             if result.masks is not None:
                 entry["segmentation"] = result.masks[index]
+            if result.track_ids is not None and result.track_ids[index]:
+                entry["track_id"] = int(result.track_ids[index])
             entries.append(entry)
     return entries

@@ -19,7 +19,7 @@ BACKGROUND_COLOR, TEXT_COLOR = (250, 250, 248), (40, 40, 46)
 GAUSS_AT_0, GAUSS_AT_1, NORMAL_AT_1 = 0.3989, 0.2420, 0.8413  # the density at 0 and 1 sigma, the distribution at 1
 
 
-def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=0.5):
+def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=0.5, track_ids=None):
     """Draws objects on their image.
 
     Args:
@@ -30,6 +30,7 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
         scores: [n] float, or None for ground truth.
         masks: n masks, each [H, W] bool or COCO run lengths; or None.
         threshold: Lowest score to draw. The lower a score, the fainter the mask's tint.
+        track_ids: [n] int, each object's number in its video, which precedes its class; 0 for none.
     Returns:
         [H', W', 3] uint8 RGB: the image's size, enlarged to 640 pixels along the longer side if it is smaller.
     """
@@ -60,7 +61,8 @@ def draw(image, boxes, classes, class_names, scores=None, masks=None, threshold=
     order = shown if scores is None else sorted(shown, key=lambda i: -scores[i])
     labels = [
         Label(
-            name=fonts.class_name(class_names[classes[i]], classes[i]),
+            name=(f"#{track_ids[i]} " if track_ids is not None and track_ids[i] else "")
+            + fonts.class_name(class_names[classes[i]], classes[i]),
             score="" if scores is None else f"{scores[i]:.0%}",
             fill=tuple(colors[i].tolist()),
             text_color=readable_on(colors[i]),
