@@ -37,7 +37,7 @@ class DaskRunner(dask_runner.DaskRunner):
         settings = options.view_as(dask_runner.DaskOptions)
         if not settings.npartitions and not settings.partition_size:
             settings.partition_size = 1
-        if settings.scheduler_file and not os.path.exists(settings.scheduler_file):  # the client would wait forever
+        if settings.scheduler_file and not os.path.isfile(settings.scheduler_file):  # the client would wait forever
             raise UserError(f"--dask_scheduler_file {settings.scheduler_file}: no such file")
         where = settings.address or settings.scheduler_file or dask.config.get("scheduler-address", None)
         with warnings.catch_warnings():
@@ -63,13 +63,15 @@ class _Finished(dask_runner.DaskRunnerResult):
 def _wait(job):
     try:
         job.wait_until_finish()
+        if not all(future.status == "finished" for future in job.futures):  # Beam takes no notice of a lost scheduler
+            raise OSError("connection lost")
     except distributed.KilledWorker as error:
         raise UserError(
             f"{error.allowed_failures + 1} Dask workers died while they wrote the same shard; "
             f"is their memory exhausted? {AGAIN}, with fewer threads per worker"
         ) from error
     except (distributed.client.FutureCancelledError, distributed.comm.CommClosedError, OSError) as error:
-        raise UserError(f"the Dask scheduler ended, or dropped the job ({error}); {AGAIN}") from error
+        raise UserError(f"the Dask scheduler ended or canceled the job ({error}); {AGAIN}") from error
     except (ImportError, RuntimeError) as error:
         missing = _find_missing(error)
         if not missing:

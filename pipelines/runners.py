@@ -14,6 +14,7 @@ from pipelines import files
 # which it fetches from the network.
 DEFAULT = "FnApiRunner"
 DASK = "DaskRunner"
+DOCUMENTED = (DASK, "DataflowRunner", "FlinkRunner", DEFAULT, "PortableRunner", "PrismRunner", "SparkRunner")
 # Beam's own runner gives one worker up to 128 shards, and shows its errors as tracebacks.
 DASK_CLASS = "pipelines.dask_runner.DaskRunner"
 BEAMS_DASK_CLASS = "apache_beam.runners.dask.dask_runner.DaskRunner"
@@ -71,8 +72,7 @@ def check_runner(options) -> None:
     except ImportError as error:
         raise UserError(f"--runner {name}: {error}") from error
     except (ValueError, AttributeError):
-        known = ", ".join(sorted({*StandardOptions.KNOWN_RUNNER_NAMES, DASK}))
-        raise UserError(f"--runner {name}: no such runner; Apache Beam has {known}") from None
+        raise UserError(f"--runner {name}: no such runner; give one of {', '.join(DOCUMENTED)}") from None
 
 
 def open_stores(paths: Iterable[str], beam_options) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pipelines import job_progress
 
 ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
 INTERVAL = 0.2  # seconds
+PATIENCE = 10  # seconds that a worker gets to end with the job; one that is stopped by a signal never does
 READER = "apache_beam.runners.worker.data_plane"
 _folders = []  # progress folders of the running jobs
 
@@ -75,15 +77,18 @@ class MonitoredWorker(SubprocessSdkWorkerHandler):
         self._closed.set()
         super().close()
 
+    def stop_worker(self) -> None:
+        self.worker_thread.join(PATIENCE)
+
     def _run(self):
-        error = "it ended"
+        status = 0
         try:
             self.worker.run()
-        except RuntimeError as status:  # the exit status is not 0
-            error = status
+        except RuntimeError as error:  # "Worker subprocess exited with return code -9"
+            status = int(str(error).rpartition(" ")[2])
         if self._closed.is_set():
             return
-        reason = f"a worker process was killed ({error}); {ADVICE}"
+        reason = f"a worker process {_describe_end(status)}; {ADVICE}"
         with contextlib.suppress(OSError):
             job_progress.stop(self._folder, reason)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
@@ -95,3 +100,13 @@ class MonitoredWorker(SubprocessSdkWorkerHandler):
                 )
                 with contextlib.suppress(KeyError):
                     waiting.pop(instruction).set(response)
+
+
+def _describe_end(status):
+    """Returns how a process ended, from its exit status, which is negative after a signal."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"

@@ -1,0 +1,46 @@
+"""Beam's flags and the choice of a runner: each mistake is one line. No runner runs here."""
+
+import sys
+
+import pytest
+
+from htc_tf.errors import UserError
+from pipelines import runners
+
+
+def refuse(*words):
+    """Returns the message for Beam's flags that must be refused."""
+    with pytest.raises(UserError) as error:
+        runners.check_runner(runners.parse_beam(list(words)))
+    return str(error.value)
+
+
+def test_the_default_runner():
+    options = runners.parse_beam([])
+    assert options.get_all_options()["runner"] == "FnApiRunner"
+    runners.check_runner(options)
+
+
+def test_a_misspelt_runner():
+    line = refuse("--runner=FlnkRunner")
+    assert line.startswith("--runner FlnkRunner: no such runner") and "FlinkRunner" in line and "DaskRunner" in line
+    assert "Test" not in line
+    assert "no_such_package" in refuse("--runner=no_such_package.Runner")
+    assert "no such runner" in refuse("--runner=pipelines.runners.Runner")
+
+
+@pytest.mark.parametrize("name", ["DaskRunner", "dask", runners.BEAMS_DASK_CLASS])
+@pytest.mark.parametrize("package", ["dask", "distributed"])
+def test_dask_is_not_installed(monkeypatch, name, package):
+    monkeypatch.delitem(sys.modules, "pipelines.dask_runner", raising=False)
+    if package == "distributed":
+        pytest.importorskip("dask")
+    monkeypatch.setitem(sys.modules, package, None)  # its import fails
+    expected = f"--runner DaskRunner needs the package {package}: `pip install 'htc_tf[dask]'` brings it"
+    assert refuse(f"--runner={name}", "--dask_client_address=tcp://scheduler:8786") == expected
+
+
+def test_flags_of_dask_without_its_runner():
+    if "pipelines.dask_runner" in sys.modules:
+        pytest.skip("Beam has learned Dask's flags already")
+    assert "--dask_… needs --runner=DaskRunner" in refuse("--dask_client_address=tcp://scheduler:8786")
