@@ -29,7 +29,8 @@ exit status:
   0   all steps are done, or Experiment.patience ended the training early
   1   a step was not finite, or an internal error
   2   a mistake in a flag, a file or the configuration, named in one line; a full disk; a --workdir in use
-  75  SIGTERM or Ctrl-C: the step was finished and saved; the same command continues from there
+  75  SIGTERM or Ctrl-C: the step was finished and saved; the same command continues from there. Also if another worker
+      has ended: the same command on all workers continues from the last checkpoint
   130 a second Ctrl-C: ended at once; the same command continues from the last checkpoint
 
 Several machines: run the same command on each, with TensorFlow's environment variable TF_CONFIG and with --workdir on
@@ -99,6 +100,7 @@ def main():
         return
     with StopRequest(own_process=True) as stop:
         experiment, resolved = load()
+        from htc_tf.training.guard import WorkerLost
         from htc_tf.training.trainer import train
 
         try:
@@ -118,6 +120,9 @@ def main():
         except FloatingPointError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+        except WorkerLost as error:
+            print(f"error: {error}", file=sys.stderr)
+            end_process(STOPPED)  # TensorFlow's own end would wait for the lost worker
     if stopped:
         (end_process if stop.alone else sys.exit)(STOPPED)
 

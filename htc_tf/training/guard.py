@@ -1,4 +1,4 @@
-"""Guards of a training: steps that are not finite, a full disk, a lack of memory, a second process in the same run.
+"""Guards of a training: steps that are not finite, a full disk, no memory, a lost worker, two processes in one run.
 
 `training.loop` checks every step here; `training.step` itself applies no update that is not finite.
 """
@@ -11,6 +11,19 @@ import tensorflow as tf
 
 from htc_tf import lock
 from htc_tf.errors import UserError, reason_of
+
+# Errors of the operations that workers do together, once one of them has ended or does not answer.
+LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,  # it has been started again
+)
+
+
+class WorkerLost(Exception):
+    """Another worker has ended before the training has; all must start again."""
 
 
 class FiniteGuard:
@@ -76,8 +89,8 @@ def disk_errors(path, checkpoints):
     """Turns a failure to write `path` into a UserError that names it and the checkpoint that the run resumes from."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
-        raise  # another worker has ended
+    except LOST_WORKER:
+        raise
     except (OSError, tf.errors.OpError) as error:
         with contextlib.suppress(OSError):
             checkpoints.sweep()
@@ -86,6 +99,21 @@ def disk_errors(path, checkpoints):
         raise UserError(
             f"{path} cannot be written ({reason}): make room for {checkpoints.megabytes:.0f} MB a checkpoint and start "
             f"again; the last good checkpoint: {last}"
+        ) from error
+
+
+@contextlib.contextmanager
+def worker_errors(cluster):
+    """Turns the failure of an operation of several workers, because one has ended, into a WorkerLost."""
+    try:
+        yield
+    except LOST_WORKER as error:
+        if cluster.workers == 1:
+            raise
+        reason = reason_of(error.message).partition("Additional GRPC error information")[0].strip()
+        raise WorkerLost(
+            f"another of the {cluster.workers} workers has ended or does not answer ({reason}): start all of them "
+            "again with the same command, which continues from the last checkpoint"
         ) from error
 
 

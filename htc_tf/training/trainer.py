@@ -19,7 +19,7 @@ from htc_tf.training.checks import check_determinism, check_run, load_records
 from htc_tf.training.epochs import describe_epoch, describe_steps
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
-from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock
+from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock, worker_errors
 from htc_tf.training.loop import Loop
 from htc_tf.training.memory import warn_of_memory
 from htc_tf.training.monitor import Monitor
@@ -61,6 +61,7 @@ def train(
         UserError: Records, configuration, checkpoint and devices do not fit, another process trains in `run`, or a file
             cannot be written.
         FloatingPointError: A loss or a gradient is not finite; the update was not applied.
+        WorkerLost: Another worker has ended.
     """
     # Records: their classes and annotations must fit the configuration and the run.
     train_info, val_info = load_records(experiment, train_records, val_records)
@@ -76,7 +77,7 @@ def train(
     categories = [{"id": c.id, "name": c.name} for c in train_info.categories]
     manifest = {"config": fingerprint(config), "data": data_fingerprint(train_info), "seed": seed}
 
-    with contextlib.ExitStack() as stack:
+    with worker_errors(cluster), contextlib.ExitStack() as stack:
         if cluster.chief:
             stack.enter_context(run_lock(run.lock))
         if stop is None:
