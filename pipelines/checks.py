@@ -55,6 +55,10 @@ REPAIRS = {
     "polygons_dropped": "polygon of fewer than three points beside others: dropped, as it covers nothing",
     "masks_empty": "mask without pixels; the object is kept",
     "areas_computed": "area absent or not a number: computed from the mask, or the box",
+    "image_ids_renumbered": "image id used by an earlier annotation file, or not an integer: replaced",
+    "images_united": "image listed by an earlier annotation file: its objects are put together",
+    "annotations_repeated": "the same object of the same image in an earlier annotation file: kept once",
+    "lvis_ids_dropped": "LVIS's lists of an image name a category id that is not defined: left out of lvis.json",
     "ids_renumbered": "annotation id absent, not an integer, used before, or 0 (pycocotools' 'none'): replaced",
     "file_names_from_url": "file_name absent: the last parts of coco_url are used (LVIS)",
     "file_names_relative": "absolute file_name inside --images: made relative",
@@ -66,7 +70,7 @@ REPAIRS = {
 ADVICE = {
     "image_missing": "check --images",
     "image_outside_root": "--images must be the folder that file_name is relative to, and contain the files "
-    "themselves, not links to files elsewhere (cp -rL copies the targets of links)",
+    "themselves; --follow_links reads links to files elsewhere",
     "image_too_large": "raise --max_pixels",
     "annotation_duplicate": "remove the copies",
     "box_mask_disagree": "correct them, or compute each box from its mask with --boxes mask, or keep both with "

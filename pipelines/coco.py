@@ -8,7 +8,7 @@ boxes and masks later (`pipelines.objects`).
 import itertools
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,8 +36,7 @@ def check_file(path: str, flag: str = "--annotations") -> None:
             raise UserError(f"{flag} {path} is a folder: give the JSON file in it")
         if not files.is_remote(path) and os.path.exists(path):
             raise UserError(f"{flag} {path} is a pipe or a device: give a file")
-        pattern = " (patterns are not supported: merge several files first)" if set(path) & set("*?[") else ""
-        raise UserError(f"{flag} {path}: no such file{pattern}")
+        raise UserError(f"{flag} {path}: no such file")
     if number == 0:
         raise UserError(f"{flag} {path} is empty (0 bytes)")
 
@@ -49,7 +48,8 @@ def read(path: str, counters: Counters, flag: str = "--annotations", keys: Seque
         path: The file.
         counters: Counters.
         flag: The flag that names the file, for messages.
-        keys: Keys of lists that must be present and not empty.
+        keys: Keys of lists that must be present, and not empty: but an instances file may hold background only, so
+            no annotations.
     Raises:
         UserError: The file cannot be read, or is not a COCO annotation file.
     """
@@ -66,7 +66,7 @@ def read(path: str, counters: Counters, flag: str = "--annotations", keys: Seque
     for key in keys:
         if not isinstance(content.get(key), list):
             raise UserError(f"{name} has no list '{key}': {_other_file(content, key)}")
-        if not content[key]:
+        if not content[key] and (key != "annotations" or keys != LISTS):
             raise UserError(f"{name}: its list '{key}' is empty")
     return content
 
@@ -95,7 +95,7 @@ def check_categories(
         if number > 1:
             ids = [row["id"] for row in rows if row["name"] == name]
             counters.warnings.append(
-                f"{number} classes are named {name!r} (category ids {_listed(ids)}): they remain separate classes"
+                f"{number} classes are named {name!r} (category ids {listed(ids)}): they remain separate classes"
             )
     return rows
 
@@ -147,7 +147,7 @@ def check_annotations(
     rejected_images = {row["image_id"] for row in counters.rejected if type(row["image_id"]) is int} - images.keys()
     classes = {row["id"]: row["name"] for row in categories}
     grouped, seen, used = defaultdict(list), {}, set()
-    fresh = _fresh_ids(annotations)
+    fresh = unused_ids(annotations)
     for entry in annotations:
         try:
             _check_annotation(entry, seen, classes)
@@ -174,7 +174,7 @@ def check_annotations(
         grouped[image_id].append(kept)
     unused = [name for category_id, name in classes.items() if category_id not in used]
     if unused and grouped:
-        counters.warnings.append(f"{len(unused)} of {len(classes)} classes have no object: {_listed(unused)}")
+        counters.warnings.append(f"{len(unused)} of {len(classes)} classes have no object: {listed(unused)}")
     return grouped
 
 
@@ -187,7 +187,20 @@ def describe_found(entry: Any, key: str) -> str:
         text = "the string " if isinstance(value, str) else ""
         return f": it is {text}{show(value)}"
     others = [other for other in entry if other.lower().replace("_", "").endswith("id") and other != "id"]
-    return f"; the entry has {_listed(others)}" if others else ""
+    return f"; the entry has {listed(others)}" if others else ""
+
+
+def unused_ids(entries: Sequence[Any]) -> Iterator[int]:
+    """Yields ids that no entry has: from the largest + 1, or from 1 if too few are left above it."""
+    taken = {entry["id"] for entry in entries if isinstance(entry, dict) and _is_id(entry.get("id"))}
+    start = max(max(taken, default=0) + 1, 1)
+    yield from (n for n in itertools.count(start if start + len(entries) < INT64 else 1) if n not in taken)
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Lists the first values, for a message."""
+    text = ", ".join(show(value) for value in values[:MAX_NAMED])
+    return f"{text}, and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else text
 
 
 def _check_image(entry, root, counters):
@@ -214,7 +227,7 @@ def _warn_of_shared_files(images, counters):
         number = sum(map(len, shared.values()))
         counters.count("images_sharing_a_file", number)
         counters.warnings.append(
-            f"{number} images share files with others, the first is {show(name)} (ids {_listed(image_ids)}): each "
+            f"{number} images share files with others, the first is {show(name)} (ids {listed(image_ids)}): each "
             "keeps only its own objects; merge the entries, or correct file_name"
         )
 
@@ -255,19 +268,7 @@ def _other_file(content, key):
         return "a test set (image_info_*.json) has no ground truth to prepare"
     if key == "categories" and content.get("annotations"):
         return "COCO's instances_*.json define the classes there; captions_*.json have none"
-    return f"it is not a COCO annotation file; its keys are {_listed(list(content)) or 'none'}"
-
-
-def _fresh_ids(annotations):
-    """Yields unused ids: from the largest + 1, or from 1 if too few are left above it."""
-    taken = {entry["id"] for entry in annotations if isinstance(entry, dict) and _is_id(entry.get("id"))}
-    start = max(max(taken, default=0) + 1, 1)
-    yield from (n for n in itertools.count(start if start + len(annotations) < INT64 else 1) if n not in taken)
-
-
-def _listed(values):
-    text = ", ".join(show(value) for value in values[:MAX_NAMED])
-    return f"{text}, and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else text
+    return f"it is not a COCO annotation file; its keys are {listed(list(content)) or 'none'}"
 
 
 def _is_id(value):

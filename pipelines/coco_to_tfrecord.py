@@ -1,6 +1,6 @@
 """Converts COCO annotations and images to a folder of TFRecords.
 
-    python -m pipelines.coco_to_tfrecord --annotations FILE --images DIR [--stuff DIR|FILE] --output DIR
+    python -m pipelines.coco_to_tfrecord --annotations FILE ... --images DIR [--stuff DIR|FILE] --output DIR
 
     pipelines.plan     reads the annotations; writes plan/NNNNN.jsonl, one per shard        (in this process)
     pipelines.shards   reads the plan and the images; writes NNNNN-of-MMMMM.tfrecord        (Beam, one worker per shard)
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
-from pipelines import coco, files, job_progress, runners
+from pipelines import coco, files, job_progress, merged_file, runners, sources
 from pipelines.plan import FOLDER, Options, Plan, make_plan
 
 LOCK_FILE = "lock"
@@ -31,24 +31,24 @@ def main(arguments: list[str] | None = None) -> None:
     flags, beam_arguments = parse(arguments)
     beam_options = runners.parse_beam(beam_arguments)
     runners.check_runner(beam_options)
-    paths = (flags.annotations, flags.images, flags.stuff, flags.output)
+    paths = [*flags.annotations, *flags.images, flags.stuff, flags.output]
     for name in ("annotations", "images", "stuff", "output"):
-        if getattr(flags, name) == "":  # an unset shell variable
+        if "" in (getattr(flags, name), *(getattr(flags, name) or ())):  # an unset shell variable
             raise UserError(f"--{name} is empty: give a path")
     runners.open_stores(filter(None, paths), beam_options)
     panoptic_file = flags.stuff if flags.stuff and flags.stuff.endswith(".json") else None
     # COCO ships a panoptic file's PNGs in the folder of the same name beside it.
     stuff = flags.stuff.removesuffix(".json") if panoptic_file else flags.stuff
-    coco.check_file(flags.annotations)
+    annotations = sources.find_annotations(flags.annotations)
     if panoptic_file:
         coco.check_file(panoptic_file, "--stuff")
-    for flag, folder in (("--images", flags.images), ("--stuff", stuff)):
-        if folder and not files.is_folder(folder):
-            raise UserError(f"{flag} {folder}: no such folder")
+    folders = sources.find_folders(flags.images, annotations)
+    if stuff and not files.is_folder(stuff):
+        raise UserError(f"--stuff {stuff}: no such folder")
     if files.size(flags.output) is not None:
         raise UserError(f"--output {flags.output} is a file: give a folder")
     with reserve(flags.output):
-        print(f"reading {flags.annotations}", flush=True)
+        print(f"reading {', '.join(annotations)}", flush=True)
         options = Options(
             shards=flags.shards,
             seed=flags.seed,
@@ -59,9 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
             decode=flags.decode,
             exif=flags.exif,
             boxes=flags.boxes,
+            follow_links=flags.follow_links,
         )
-        plan = make_plan(flags.annotations, flags.images, flags.output, options, stuff, panoptic_file)
-        write_records(flags, stuff, plan, beam_options)
+        plan = make_plan(annotations, folders, flags.output, options, stuff, panoptic_file)
+        write_records(flags, folders, stuff, plan, beam_options)
 
 
 @contextlib.contextmanager
@@ -86,7 +87,9 @@ def reserve(output: str) -> Iterator[None]:
             ) from error
 
 
-def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam_options) -> None:
+def write_records(
+    flags: argparse.Namespace, folders: sources.ImageFolders, stuff: str | None, plan: Plan, beam_options
+) -> None:
     """Runs the Beam job for the unfinished shards, then reports and completes the dataset."""
     # Beam and TensorFlow take seconds to import, so the flags and the annotation file are checked first.
     from pipelines import report, shards
@@ -107,7 +110,8 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
         with job_progress.show_progress(sum(plan.images), list_finished) as folder:
             job = shards.Job(
                 plan=dataclasses.replace(plan, rejected=[]),
-                images=files.resolve(flags.images),
+                images=folders.root,
+                link_folders=() if flags.follow_links else folders.different,
                 stuff=stuff and files.resolve(stuff),
                 output=files.resolve(flags.output),
                 progress=folder,
@@ -116,6 +120,8 @@ def write_records(flags: argparse.Namespace, stuff: str | None, plan: Plan, beam
         files.remove_temporaries(flags.output)  # of workers that died, whose shards others wrote
     sidecars = report.collect(flags.output, plan)
     counters = report.write_report(flags.output, plan, sidecars, flags.max_bad_fraction)
+    if plan.merged:
+        merged_file.write(flags.output, plan, sidecars)
     info = report.write_info(flags.output, plan, sidecars, counters)
     print(report.describe(flags.output, info))
 
@@ -129,8 +135,26 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--direct_running_mode=multi_processing --direct_num_workers=N",
         allow_abbrev=False,
     )
-    parser.add_argument("--annotations", required=True, help="COCO's instances_*.json")
-    parser.add_argument("--images", required=True, help="folder that file_name is relative to")
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="COCO's instances_*.json, also as .json.gz, or LVIS's lvis_v1_*.json; several files or patterns make one "
+        "dataset: ids may repeat, classes are matched by name",
+    )
+    parser.add_argument(
+        "--images",
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="folder that file_name is relative to; or one for each annotation file, in the same order",
+    )
+    parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="read images and stuff maps through symbolic links that leave their folder: only for data that you trust",
+    )
     parser.add_argument(
         "--stuff",
         help="folder of stuff-thing maps, PNGs named as the images; or COCO's panoptic_*.json, with its PNGs in the "

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import os
+from collections.abc import Sequence
 
 import PIL.Image
 import tensorflow as tf
@@ -30,7 +31,15 @@ DARK = 16  # above the high byte of any 12-bit value
 
 
 def load_image(
-    root: str, file_name: str, height: int, width: int, max_pixels: int, decode: str, exif: str, counters: Counters
+    root: str,
+    file_name: str,
+    height: int,
+    width: int,
+    max_pixels: int,
+    decode: str,
+    exif: str,
+    counters: Counters,
+    link_folders: Sequence[str] | None = None,
 ) -> tuple[bytes, str]:
     """Loads and checks one image.
 
@@ -43,12 +52,13 @@ def load_image(
             an end, so that a flipped bit is noticed only in training.
         exif: "apply" or "ignore" EXIF orientations that leave the size unchanged.
         counters: Counters.
+        link_folders: As in `read_inside`.
     Returns:
         (encoded, format): the bytes to store, and "jpeg" or "png".
     Raises:
         Rejected: The image cannot be used.
     """
-    encoded = read_inside(root, file_name)
+    encoded = read_inside(root, file_name, link_folders)
     with rejecting():
         image = image_io.open_image(encoded, max_pixels, f"--max_pixels {max_pixels}")
         orientation = image_io.orientation(image)
@@ -94,8 +104,16 @@ def rejecting(before: str = "", **reasons: str):
         raise Rejected({**REASONS, **reasons}[error.kind], f"{before}{error}") from None
 
 
-def read_inside(root: str, file_name: str) -> bytes:
-    """Reads a file below `root`, following links only inside it. `root` is a real path, or one with a scheme."""
+def read_inside(root: str, file_name: str, link_folders: Sequence[str] | None = None) -> bytes:
+    """Reads a file below a folder.
+
+    Args:
+        root: The folder, a real path, or one with a scheme.
+        file_name: The file's path relative to `root`, without parts "..".
+        link_folders: Real paths of the folders in which links may end; empty allows all. None: `root`.
+    Raises:
+        Rejected: The file cannot be read, or a link leads elsewhere.
+    """
     path = files.join(root, file_name)
     if files.is_remote(root):
         try:
@@ -106,7 +124,8 @@ def read_inside(root: str, file_name: str) -> bytes:
     path = os.path.join(_real_folder(folder), name)
     if os.path.islink(path):
         path = os.path.realpath(path)
-    if os.path.commonpath((root, path)) != root:
+    allowed = (root,) if link_folders is None else link_folders
+    if allowed and not any(os.path.commonpath((folder, path)) == folder for folder in allowed):
         raise Rejected("image_outside_root", f"{file_name} leads to {path}")
     try:
         with rejecting(f"{path}: "):
@@ -114,6 +133,8 @@ def read_inside(root: str, file_name: str) -> bytes:
     except Rejected:
         if os.path.exists(path):
             raise
+        if os.path.islink(files.join(root, file_name)):
+            raise Rejected("image_missing", f"{file_name} is a link to {path}, which does not exist") from None
         raise Rejected("image_missing", f"{path}: no such file{file_names.hint(root, file_name)}") from None
 
 

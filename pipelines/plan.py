@@ -11,16 +11,18 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from htc_tf.errors import UserError
 from htc_tf.progress import progress_bar
-from pipelines import coco, file_states, files, panoptic
+from pipelines import annotations as annotation_files
+from pipelines import file_states, files, lvis, sources
 from pipelines.checks import Counters
 from pipelines.file_states import State
+from pipelines.sources import ImageFolders
 
 PLAN_FILE = "plan.json"
 FOLDER = "plan"  # of the shards' lines, below the output
@@ -45,6 +47,7 @@ class Options:
     decode: str = "full"  # or "header"
     exif: str = "auto"  # or "apply" or "ignore"
     boxes: str = "checked"  # or "unchecked", or "mask": boxes are computed from the masks
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Plan:
 
     version: int
     options: dict[str, Any]
-    inputs: dict[str, str]  # sha256 by file name
-    folders: dict[str, str]  # "images" and, if there are stuff maps, "stuff": as `files.resolve` gives them
+    inputs: dict[str, str]  # sha256 by file name, with the file's number before it if there are several
+    folders: dict[str, str]  # "images", "stuff" if there are stuff maps: as `files.resolve` gives them
     exif: str  # "apply" or "ignore", for orientations that leave the size unchanged
     categories: list[dict[str, Any]]
     masks: bool
@@ -68,35 +71,34 @@ class Plan:
     lines: list[str]  # sha256 of each shard's plan/NNNNN.jsonl
     tokens: list[str]
     images: list[int]  # number of images of each shard
+    merged: bool = False  # as in `annotations.Dataset`
+    side_files: dict[str, str] = field(default_factory=dict)  # sha256 of other files that the plan wrote, by name
 
     def name(self, shard: int) -> str:
         return f"{shard:05d}-of-{len(self.tokens):05d}"
 
 
 def make_plan(
-    annotations: str,
-    images: str,
+    annotations: Sequence[str],
+    images: ImageFolders,
     output: str,
     options: Options,
     stuff: str | None = None,
     panoptic_file: str | None = None,
 ) -> Plan:
-    """Reads and checks the annotation file and writes the plan below `output`, or continues the existing plan.
+    """Reads and checks the annotation files and writes the plan below `output`, or continues the existing plan.
 
     Args:
-        annotations: The annotation file.
-        images: The image folder.
+        annotations: The annotation files.
+        images: Their image folders.
         output: The folder of the records.
         options: Options.
         stuff: The folder of stuff maps or panoptic PNGs, or None.
         panoptic_file: COCO's panoptic JSON, whose segments go to the workers with the annotations; or None.
     Raises:
-        UserError: The annotation file is unusable, or `output` holds records of other input or other options.
+        UserError: An annotation file is unusable, or `output` holds records of other input or other options.
     """
-    inputs = {files.base_name(annotations): files.sha256(annotations)}
-    if panoptic_file:
-        inputs[f"stuff/{files.base_name(panoptic_file)}"] = files.sha256(panoptic_file)
-    folders = {"images": files.resolve(images)} | ({"stuff": files.resolve(stuff)} if stuff else {})
+    inputs, folders = sources.identify(annotations, images, stuff, panoptic_file)
     plan = _read(output)
     if plan is not None:
         _check_same(plan, output, inputs, folders, asdict(options))
@@ -104,7 +106,9 @@ def make_plan(
         if states is not None:
             return _refresh(plan, states, output)
     with _without_collector():
-        return _make_new_plan(annotations, output, options, panoptic_file, inputs, folders)
+        counters = Counters()
+        dataset = annotation_files.read(annotations, images, panoptic_file, counters)
+        return _make_new_plan(dataset, counters, output, options, panoptic_file, inputs, folders)
 
 
 def read_lines(output: str, shard: int) -> Iterator[dict[str, Any]]:
@@ -128,45 +132,34 @@ def _without_collector():
             gc.enable()
 
 
-def _make_new_plan(annotations, output, options, panoptic_file, inputs, folders):
-    counters = Counters()
-    content = coco.read(annotations, counters)
-    categories = coco.check_categories(content["categories"], annotations, counters)
-    images = coco.check_images(content["images"], counters, folders["images"])
-    if not images:
-        first = ": ".join(filter(None, (counters.rejected[0]["file_name"], counters.rejected[0]["detail"])))
-        raise UserError(f"{annotations}: none of its {len(content['images'])} images is usable; the first: {first}")
-    objects = coco.check_annotations(content["annotations"], images, categories, counters)
+def _make_new_plan(dataset, counters, output, options, panoptic_file, inputs, folders):
     key = str(options.seed).encode()
-    order = sorted(images, key=lambda i: (hashlib.blake2b(str(i).encode(), key=key, digest_size=8).digest(), i))
+    order = sorted(dataset.rows, key=lambda i: (hashlib.blake2b(str(i).encode(), key=key, digest_size=8).digest(), i))
     shards = options.shards or min(-(-len(order) // IMAGES_PER_SHARD), MAX_DEFAULT_SHARDS)
     if shards > len(order):
         raise UserError(f"--shards {shards} is more than the {len(order)} images; no shard may be empty")
     members = [order[shard::shards] for shard in range(shards)]
-    rows = {image_id: {"image": image, "objects": objects.get(image_id, [])} for image_id, image in images.items()}
-    if panoptic_file:
-        segments = panoptic.read(panoptic_file, counters)
-        for image_id, row in rows.items():
-            row["segments"] = segments.get(image_id)
     plan = Plan(
         version=VERSION,
         options=asdict(options),
         inputs=inputs,
         folders=folders,
         exif="",
-        categories=categories,
-        masks=options.masks != "none" and any(item["segmentation"] for group in objects.values() for item in group),
+        categories=dataset.categories,
+        masks=options.masks != "none" and dataset.masks,
         panoptic=panoptic_file is not None,
-        stuff_labels=_stuff_labels(options, categories),
-        listed_images=len(content["images"]),
-        listed_annotations=len(content["annotations"]),
+        stuff_labels=_stuff_labels(options, dataset.categories),
+        listed_images=dataset.listed_images,
+        listed_annotations=dataset.listed_annotations,
         counters=dict(counters.counts),
         rejected=counters.rejected,
-        warnings=counters.warnings,
+        warnings=list(dict.fromkeys(counters.warnings)),
         lines=[],
         tokens=[],
         images=[len(ids) for ids in members],
+        merged=dataset.merged,
     )
+    rows = dataset.rows
     plan, states = _update_states(
         plan, [file_states.new_state(rows[image_id], options.stuff) for ids in members for image_id in ids]
     )
@@ -179,6 +172,8 @@ def _make_new_plan(annotations, output, options, panoptic_file, inputs, folders)
             lines = files.write_json_lines(_lines_path(output, shard), [rows[image_id] for image_id in ids])
             plan.lines.append(lines)
             bar.update(len(ids))
+    if dataset.lvis:
+        plan.side_files[lvis.FILE] = files.write_json_lines(files.join(output, lvis.FILE), [dataset.lvis])
     plan = _with_tokens(plan, states)
     _write(plan, states, output)
     return plan
@@ -201,9 +196,12 @@ def _read(output):
 def _read_states(plan, output):
     """Returns the states of the last run, or None if they or any lines are damaged or missing."""
     listed = files.read_checksummed_json(files.join(output, FOLDER, STATES_FILE))
+    paths = [_lines_path(output, shard) for shard in range(len(plan.lines))]
+    paths += [files.join(output, name) for name in plan.side_files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda shard: _sha256(_lines_path(output, shard)), range(len(plan.lines))))
-    return [State(*row) for row in listed["files"]] if listed and found == plan.lines else None
+        found = list(pool.map(_sha256, paths))
+    whole = found == [*plan.lines, *plan.side_files.values()]
+    return [State(*row) for row in listed["files"]] if listed and whole else None
 
 
 def _refresh(plan, before, output):
@@ -271,7 +269,8 @@ def _check_same(plan, output, inputs, folders, options):
         differing.append(f"other content of {', '.join(inputs)}, or of {', '.join(plan.inputs)}")
     known, asked = {**plan.options, **plan.folders}, {**options, **folders}
     for name in sorted(known.keys() | asked.keys()):
-        if known.get(name) != asked.get(name):
+        # A plan of an earlier version lacks the newer options.
+        if (known.get(name) or None) != (asked.get(name) or None):
             differing.append(f"--{name} was {known.get(name) or 'not given'}, is {asked.get(name) or 'not given'}")
     if differing:
         raise UserError(

@@ -39,6 +39,7 @@ class Job:
     Attributes:
         stuff: The folder of stuff maps or, if the plan has their segments, of panoptic PNGs.
         progress: The folder of `job_progress.show_progress`, on the machine that runs the command.
+        link_folders: The folders in which links among the images may end, as in `images.read_inside`.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class Job:
     stuff: str | None
     output: str
     progress: str
+    link_folders: tuple[str, ...] | None = None
 
 
 def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
@@ -178,12 +180,15 @@ def convert(
     image, plan = line["image"], job.plan
     name, height, width = image["file_name"], image["height"], image["width"]
     max_pixels, decode = plan.options["max_pixels"], plan.options["decode"]
-    encoded, stored = images.load_image(job.images, name, height, width, max_pixels, decode, plan.exif, counters)
+    encoded, stored = images.load_image(
+        job.images, name, height, width, max_pixels, decode, plan.exif, counters, job.link_folders
+    )
     semantic, largest_label = b"", -1
+    links, labels = () if plan.options.get("follow_links") else None, plan.stuff_labels
     if job.stuff and plan.panoptic:
-        semantic, largest_label = stuff.draw_map(job.stuff, line["segments"], height, width, plan.stuff_labels)
+        semantic, largest_label = stuff.draw_map(job.stuff, line["segments"], height, width, labels, links)
     elif job.stuff:
-        semantic, largest_label = stuff.load_map(job.stuff, name, height, width, plan.stuff_labels, counters)
+        semantic, largest_label = stuff.load_map(job.stuff, name, height, width, labels, counters, links)
     kept = []
     for annotation in line["objects"]:
         try:

@@ -5,6 +5,7 @@ number the segments (`pipelines.panoptic` reads their labels). Unusable maps rai
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,13 @@ PNG_BIT_DEPTH = 24  # its position in the file
 
 
 def load_map(
-    root: str, file_name: str, height: int, width: int, labels: int | None, counters: Counters
+    root: str,
+    file_name: str,
+    height: int,
+    width: int,
+    labels: int | None,
+    counters: Counters,
+    link_folders: Sequence[str] | None = None,
 ) -> tuple[bytes, int]:
     """Loads the stuff map named as an image.
 
@@ -30,13 +37,14 @@ def load_map(
         height, width: The image's size in pixels.
         labels: Number of labels; None allows any.
         counters: Counters.
+        link_folders: As in `images.read_inside`.
     Returns:
         (PNG bytes, largest label or -1). A palette is removed, because training's decoder would return its colors.
     Raises:
         Rejected: The map cannot be used.
     """
     name = os.path.splitext(file_name)[0] + ".png"
-    encoded, image = _open(root, name, height, width)
+    encoded, image = _open(root, name, height, width, link_folders)
     # Without a palette, fewer than 8 bits are shades of gray, which every decoder scales to 0 ... 255.
     plain = image.mode == "L" and encoded[PNG_BIT_DEPTH] == 8
     if not (plain or image.mode == "P"):
@@ -50,14 +58,19 @@ def load_map(
 
 
 def draw_map(
-    root: str, segments: dict[str, Any] | None, height: int, width: int, labels: int | None
+    root: str,
+    segments: dict[str, Any] | None,
+    height: int,
+    width: int,
+    labels: int | None,
+    link_folders: Sequence[str] | None = None,
 ) -> tuple[bytes, int]:
     """Draws the stuff map of a panoptic PNG. Pixels without a segment are ignored.
 
     Args:
         root: The folder of panoptic PNGs, a real path.
         segments: The image's entry of `panoptic.read`; None if it has none.
-        height, width, labels: As in `load_map`.
+        height, width, labels, link_folders: As in `load_map`.
     Returns:
         (PNG bytes, largest label or -1).
     Raises:
@@ -68,7 +81,7 @@ def draw_map(
     if "error" in segments:
         raise Rejected("stuff_unreadable", segments["error"])
     name = segments["file_name"]
-    _, image = _open(root, name, height, width)
+    _, image = _open(root, name, height, width, link_folders)
     if image.mode != "RGB":
         raise Rejected("stuff_unreadable", f"{name}: a PNG of mode {image.mode}, not of panoptic segments (RGB)")
     _load(image, name)
@@ -85,10 +98,10 @@ def draw_map(
     return encode_png(drawn), _largest_label(drawn, name, labels)
 
 
-def _open(root, name, height, width):
+def _open(root, name, height, width, link_folders):
     """Returns the file's bytes and the image, with the size in its header checked."""
     try:
-        encoded = read_inside(root, name)
+        encoded = read_inside(root, name, link_folders)
     except Rejected as error:
         reason = "stuff_missing" if error.reason == "image_missing" else "stuff_unreadable"
         raise Rejected(reason, error.detail) from None

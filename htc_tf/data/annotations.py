@@ -4,9 +4,12 @@ Shared by preparation (`pipelines.coco`) and evaluation, so that both read a fil
 Every repair is counted under a name of REPAIRS.
 """
 
+import gzip
+import io
 import json
 import math
 import re
+import zlib
 from collections import Counter
 from typing import Any, BinaryIO
 
@@ -17,6 +20,7 @@ from htc_tf.errors import UserError
 from htc_tf.ops.rle_decoding import decode_counts
 
 REPAIRS = {
+    "file_unpacked": "the annotation file is compressed with gzip: read without unpacking it first",
     "file_recoded": "the annotation file starts with a byte order mark, or is UTF-16 or UTF-32: decoded as such",
     "lists_from_dicts": "images, annotations or categories are a dict by id instead of a list",
     "numbers_converted": 'an id or a size is written as "12" or 12.0: read as the integer',
@@ -36,6 +40,11 @@ MAX_DIGITS = 30  # of an integer written as a string
 # First bytes of files that are not JSON, and what they are.
 OTHER_FILES = PACKED | {b"<": "an HTML or XML page, not JSON: download the file itself"}
 HEAD = 64  # bytes that tell the encoding and the kind of a file
+GZIP = b"\x1f\x8b"
+# Limit on the content of a gzip file, so that a small file cannot fill the memory: JSON shrinks 3 to 30 times, and
+# gzip's most is 1,032 times.
+MAX_RATIO = 100
+MIN_UNPACKED, MAX_UNPACKED = 1 << 26, 1 << 33  # bytes; below the first, any ratio is allowed
 # Limit on the outline of one object's polygons, in pixels: pycocotools draws outlines at five times the size and takes
 # about 100 bytes per pixel.
 MAX_OUTLINE = 2_000_000
@@ -43,16 +52,20 @@ MAX_SHOWN = 20  # characters of a file that is not JSON, in messages
 
 
 def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
-    """Decodes JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+    """Decodes JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, also compressed with gzip.
 
     Args:
         stream: Binary file.
         name: Name of the file, for messages.
-        repairs: Counts of repairs; "file_recoded" is incremented if the file is not plain UTF-8.
+        repairs: Counts of repairs; "file_unpacked" is incremented if the file is compressed, "file_recoded" if it is
+            not plain UTF-8.
     Raises:
         UserError: The file is not JSON; the message says what it is instead, if its first bytes tell.
     """
     data = stream.read()
+    if data.startswith(GZIP):
+        data = _unpack(data, name)
+        repairs["file_unpacked"] += 1
     if not data.strip(b"\0 \t\r\n"):
         raise UserError(f"{name} contains only blanks or NUL bytes: fetch or export it again")
     head = data[:HEAD].lstrip()
@@ -119,6 +132,21 @@ def count_pixels(counts: Any) -> int | None:
         return None if runs is None or (runs < 0).any() else int(runs.sum())
     valid = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
     return sum(counts) if valid else None
+
+
+def _unpack(data, name):
+    """Returns the content of a gzip file, which is no larger than its size makes plausible."""
+    limit = min(max(MAX_RATIO * len(data), MIN_UNPACKED), MAX_UNPACKED)
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            content = file.read(limit + 1)
+    except EOFError:
+        raise UserError(f"{name} ends in the middle of its gzip data: fetch or compress it again") from None
+    except (OSError, zlib.error) as error:
+        raise UserError(f"{name} is damaged gzip data ({error}): fetch or compress it again") from None
+    if len(content) > limit:
+        raise UserError(f"{name} unpacks to more than {limit:,} bytes: if that is right, unpack it first (gunzip)")
+    return content
 
 
 def _convert_integers(entry, fields, repairs):

@@ -1,5 +1,6 @@
 """Annotation files of other tools: entries with one interpretation are repaired, all others stay unchanged."""
 
+import gzip
 import io
 import json
 from collections import Counter
@@ -101,9 +102,39 @@ def test_encodings(encoding):
 
 @pytest.mark.parametrize("start", annotations.OTHER_FILES)
 def test_other_files_are_named(start):
+    data = start + b"\0" * 50
     with pytest.raises(UserError, match=r"^a\.json is ") as error:
-        load(start + b"\0" * 50)
+        load(gzip.compress(data) if start == annotations.GZIP else data)
     assert annotations.OTHER_FILES[start] in str(error.value)
+
+
+def test_gzip_is_unpacked_whatever_the_name_and_the_encoding():
+    data = gzip.compress(json.dumps({"a": 1}).encode("utf-16"))
+    assert load(data) == ({"a": 1}, {"file_unpacked": 1, "file_recoded": 1})
+    halves = gzip.compress(b'{"a":') + gzip.compress(b" 1}")  # as `cat a.gz b.gz` and pigz write it
+    assert load(halves)[0] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "spoil, expected",
+    [
+        (lambda data: data[:-12], "ends in the middle of its gzip data"),
+        (lambda data: data[:-8] + b"\0\0\0\0" + data[-4:], "is damaged gzip data"),
+        (lambda data: data[:15] + b"\xff\xff" + data[17:], "is damaged gzip data"),
+    ],
+)
+def test_damaged_gzip(spoil, expected):
+    data = gzip.compress(json.dumps({"a": list(range(99))}).encode())
+    with pytest.raises(UserError, match=expected):
+        load(spoil(data))
+
+
+def test_a_small_file_cannot_unpack_to_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(annotations, "MIN_UNPACKED", 100_000)
+    spaces = b" " * 99_000 + b"[1]"
+    assert load(gzip.compress(spaces))[0] == [1]
+    with pytest.raises(UserError, match="unpacks to more than 100,000 bytes"):
+        load(gzip.compress(spaces + b" " * 1_000))
 
 
 @pytest.mark.parametrize("end", range(1, 40))

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data.datasets import coco_from_records, load_info, read_shard
 from htc_tf.data.schema import MASK_PNG, unpack
-from pipelines import coco_to_tfrecord, shards
+from pipelines import coco_to_tfrecord, shards, sources
 from pipelines.plan import Options, make_plan
 from tests.pipelines.tiny_coco import SIZES, arguments, check_ground_truth, contents, edit, prepare, records, refuse
 
@@ -129,13 +129,15 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
     assert "no such file" in refuse(capsys, tiny)
     (tiny / "instances.json").mkdir()
     assert "is a folder: give the JSON file in it" in refuse(capsys, tiny)
-    assert "merge several files" in refuse(capsys, tiny, f"--annotations={tiny}/*.json")
+    assert "no file matches this pattern" in refuse(capsys, tiny, f"--annotations={tiny}/*.jsonl")
     assert not list((tiny / "records").glob("*.tfrecord"))
 
 
 def test_the_beam_step(tiny):
     output = str(tiny / "records")
-    plan = make_plan(str(tiny / "instances.json"), str(tiny / "images"), output, Options(shards=3))
+    annotations = [str(tiny / "instances.json")]
+    folders = sources.find_folders([str(tiny / "images")], annotations)
+    plan = make_plan(annotations, folders, output, Options(shards=3))
     job = shards.Job(plan, str(tiny / "images"), None, output, "nowhere")
     pipeline = test_pipeline.TestPipeline(runner=FnApiRunner())
     written = pipeline | beam.Create([0, 2]) | shards.WriteShards(job)

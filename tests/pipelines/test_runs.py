@@ -18,7 +18,9 @@ BLOCKING = """
 import sys, time
 from pipelines import coco_to_tfrecord, images
 read_inside, name = images.read_inside, sys.argv.pop(1)
-images.read_inside = lambda root, file_name: time.sleep(600 * (file_name == name)) or read_inside(root, file_name)
+images.read_inside = lambda root, file_name, *links: (
+    time.sleep(600 * (file_name == name)) or read_inside(root, file_name, *links)
+)
 coco_to_tfrecord.main()
 """
 SECONDS = 400  # longest wait for another process, on a busy machine

@@ -1,0 +1,69 @@
+"""`annotations.json`: the records' ground truth as one COCO file, written if the records differ from any input file.
+
+If several files are merged, or image ids are names, evaluation by other programs needs a file with the records' ids. It
+holds the images and objects of the records, as the plan has them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines import files
+from pipelines.plan import Plan, read_lines
+
+FILE = "annotations.json"
+
+
+def write(output: str, plan: Plan, sidecars: list[dict[str, Any]]) -> None:
+    """Writes the file, unless it has the same content already.
+
+    Args:
+        output: The folder of the records.
+        plan: The plan.
+        sidecars: The sidecars of all shards, which name the rejected images and annotations.
+    """
+    path, digest = files.join(output, FILE), hashlib.sha256()
+    for part in _encode(output, plan, sidecars):
+        digest.update(part)
+    if files.size(path) is not None and files.sha256(path) == digest.hexdigest():
+        return
+    with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(_encode(output, plan, sidecars))
+
+
+def _encode(output: str, plan: Plan, sidecars: list[dict[str, Any]]) -> Iterator[bytes]:
+    """Yields the file in parts, so that the memory does not grow with the dataset."""
+    for key, rows in (
+        ("images", (line["image"] for line in _lines(output, plan, sidecars))),
+        ("annotations", _annotations(output, plan, sidecars)),
+        ("categories", plan.categories),
+    ):
+        yield f'{"{" if key == "images" else ","}\n"{key}": ['.encode()
+        for number, row in enumerate(rows):
+            yield f"{',' if number else ''}\n{json.dumps(row)}".encode()
+        yield b"]"
+    yield b"}\n"
+
+
+def _annotations(output, plan, sidecars):
+    rejected = {
+        (row["image_id"], row["annotation_id"])
+        for sidecar in sidecars
+        for row in sidecar["rejected"]
+        if row.get("annotation_id") is not None
+    }
+    for line in _lines(output, plan, sidecars):
+        image_id = line["image"]["id"]
+        for item in line["objects"]:
+            if (image_id, item["id"]) not in rejected:
+                yield {"image_id": image_id} | item
+
+
+def _lines(output, plan, sidecars):
+    """Yields the lines of the images that have a record."""
+    for shard, sidecar in enumerate(sidecars):
+        rejected = {row["image_id"] for row in sidecar["rejected"] if row.get("annotation_id") is None}
+        for line in read_lines(output, shard):
+            if line["image"]["id"] not in rejected:
+                yield line
