@@ -3,12 +3,13 @@
     python -m pipelines.to_coco --from labelme --input DIR --output DIR
 
     DIR/annotations/instances_train.json, instances_val.json    for `pipelines.coco_to_tfrecord`
-    DIR/left_out.txt                                            a line for each file, image or shape that is left out
+    DIR/left_out.txt                                            a line for each file, image or object that is left out
 
 The images stay where they are. Documentation: docs/data.md.
 """
 
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -22,15 +23,17 @@ from pycocotools import mask as coco_mask
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
-from pipelines import labelme, objects
+from pipelines import objects
 from pipelines.checks import Counters, Rejected, encodable
 from pipelines.file_names import IMAGE_SUFFIXES
+from pipelines.importers.labeled import LabeledImage, LabeledObject
 
-READERS = {"labelme": (labelme.read, "*.json", labelme.IGNORED)}
+TOOLS = ("labelme", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
 MADE_BY = "python -m pipelines.to_coco"
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 LEFT_OUT = "left_out.txt"
 MAX_LISTED = 10  # problems that are printed
+VAL_FRACTION = 0.2
 
 
 @command
@@ -43,15 +46,15 @@ def main(arguments=None):
     targets = {split: output / "annotations" / f"instances_{split}.json" for split in SPLITS}
     for path in targets.values():
         refuse_foreign(path)
-    read, pattern, ignored = READERS[flags.source]
+    tool = importlib.import_module(f"pipelines.importers.{flags.source}")
     records = output.parent / "records"
-    written = {folder.resolve() for folder in (output / "annotations", records)}
-    paths = sorted(path for path in source.rglob(pattern) if written.isdisjoint(path.resolve().parents))
+    written = {os.path.realpath(folder) for folder in (output / "annotations", records)}
+    paths = list_files(source, tool.ENDINGS, written)
     if not paths:
-        raise UserError(f"--input {source} holds no {pattern}: name the folder of the annotation files")
-    entries, problems = read_all(paths, images, read)
-    names = choose_classes(flags.classes, entries, ignored)
-    splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
+        raise UserError(f"--input {source} holds no *{' or *'.join(tool.ENDINGS)}: name the folder of the tool's files")
+    entries, problems = read_all(tool, paths, images)
+    names = choose_classes(flags.classes, tool, paths, entries)
+    splits, left_out, skipped = divide(entries, names, tool.IGNORED, flags.val_fraction)
     problems += left_out
     if not splits["train"]["annotations"]:
         why = f"; first: {problems[0]}" if problems else ""
@@ -59,26 +62,25 @@ def main(arguments=None):
     write(targets, splits, names, output, problems)
     print("\n".join(count_table(splits, names)))
     if skipped:
-        print(f"{skipped} objects labeled {' or '.join(ignored)} are no objects")
-    lines = [*case_variants(names), *list_problems(problems, output / LEFT_OUT)]
+        print(f"{skipped} objects labeled {' or '.join(tool.IGNORED)} are no objects")
+    lines = [*case_variants(names), *boxes_alone(splits), *list_problems(problems, output / LEFT_OUT)]
     print("\n".join([*lines, *next_commands(splits, targets, images, records)]))
-    if flags.val_fraction and not splits["val"]["images"]:
-        print(f"no image is for validation: give a larger --val_fraction than {flags.val_fraction:g}")
+    if flags.val_fraction != 0 and not splits["val"]["images"]:
+        print("no image is for validation: give a larger --val_fraction")
 
 
 def parse(arguments=None):
     parser = command_line.Parser(prog="python -m pipelines.to_coco", description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--from", dest="source", required=True, choices=READERS, help="the annotation tool")
+    add("--from", dest="source", required=True, choices=TOOLS, help="the annotation tool")
     add("--input", required=True, metavar="DIR", help="folder of its files, searched with all folders in it")
     add("--images", metavar="DIR", help="folder that holds the images, --images of coco_to_tfrecord; default: --input")
     add("--output", required=True, metavar="DIR", help="folder to write to")
     add(
         "--val_fraction",
         type=command_line.fraction,
-        default=0.2,
         help="share of the images for validation, chosen by a hash of their names, so that further images leave the "
-        "choice unchanged; default 0.2",
+        f"choice unchanged; default: the split that the data set states, {VAL_FRACTION} of the images without one",
     )
     add("--classes", nargs="+", metavar="NAME", help="classes in their order, or a file with one a line; default: all")
     return parser.parse_args(arguments)
@@ -90,57 +92,95 @@ def refuse_foreign(path):
         raise UserError(f"{path} is not a file that this command wrote: give another --output")
 
 
-def read_all(paths, images, read):
-    """Returns ({file name: (image, objects)} in the order of names, problems)."""
+def list_files(folder: Path, endings: tuple[str, ...], pruned: set[str] = frozenset()) -> list[Path]:
+    """Returns the sorted files below a folder whose names have one of the endings; folders in `pruned` are left out."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in pruned]
+        found += [os.path.join(place, name) for name in names if name.lower().endswith(endings)]
+    return [Path(path) for path in sorted(found)]
+
+
+def read_all(tool, paths: list[Path], images: Path) -> tuple[dict[str, LabeledImage], list[str]]:
+    """Returns ({file name: image} in the order of names, problems)."""
     entries, problems = {}, []
-    for path in progress_bar(paths, desc="files", unit="file"):
+    for path, found in read_images(tool, paths, images):
+        if isinstance(found, LabeledImage) and found.file_name in entries:
+            found = Rejected("image_duplicate", f"another entry describes the image {found.file_name}")
+        if isinstance(found, Rejected):
+            problems.append(f"{path}: {found.detail}")
+            continue
+        entries[found.file_name] = found
+        problems += [f"{path}: {problem}" for problem in found.problems]
+    read_unlabeled = getattr(tool, "read_unlabeled", lambda path, images: None)
+    for path in list_files(images, IMAGE_SUFFIXES):
+        name = path.relative_to(images).as_posix()
+        if name in entries:
+            continue
         try:
-            image, found, shapes = read(path, images)
-            if image["file_name"] in entries:
-                raise Rejected("image_duplicate", f"another file describes the image {image['file_name']}")
+            found = read_unlabeled(path, images)
+            if found is None:
+                raise Rejected("annotation_malformed", "no usable annotation file")
+            entries[name] = found
         except Rejected as error:
             problems.append(f"{path}: {error.detail}")
-            continue
-        entries[image["file_name"]] = image, found
-        problems += [f"{path}: {problem}" for problem in shapes]
-    unlabeled = sorted(
-        name
-        for name in (p.relative_to(images).as_posix() for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if name not in entries
-    )
-    problems += [f"{images / name}: no usable annotation file" for name in unlabeled]
     return dict(sorted(entries.items())), problems
 
 
-def choose_classes(given, entries, ignored):
+def read_images(tool, paths, images):
+    """Yields (path, image or Rejected) of all files. The progress bar counts files, or the images of a single file."""
+    alone = len(paths) == 1
+    with progress_bar(desc="images" if alone else "files", unit="", total=None if alone else len(paths)) as bar:
+        for path in paths:
+            try:
+                for found in tool.read(path, images):
+                    yield path, found
+                    bar.update(alone)
+            except Rejected as error:
+                yield path, error
+            bar.update(not alone)
+
+
+def choose_classes(given, tool, paths, entries):
     """Returns the names of the classes, in their order."""
     if given and len(given) == 1 and os.path.isfile(given[0]):
         given = [line.strip() for line in Path(given[0]).read_text(encoding="utf-8-sig").splitlines()]
-    found = {label for _, labeled in entries.values() for label, _ in labeled}
-    return list(dict.fromkeys(name for name in given or sorted(found) if name and name not in ignored))
+    if not given:
+        stated = tool.read_classes(paths) if hasattr(tool, "read_classes") else []
+        given = [*stated, *sorted({row.label for image in entries.values() for row in image.objects})]
+    return list(dict.fromkeys(name for name in given if name and name not in tool.IGNORED))
 
 
-def divide(entries, names, ignored, val_fraction):
+def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
     """Returns ({split: {"images", "annotations"}}, problems, number of ignored objects)."""
     splits = {split: {"images": [], "annotations": []} for split in SPLITS}
     numbers, problems, skipped = itertools.count(1), [], 0
-    for image_id, (name, (image, labeled)) in enumerate(entries.items(), 1):
-        split = splits["val" if share(name) < val_fraction else "train"]
-        split["images"].append({"id": image_id, **image})
-        for label, segmentation in labeled:
-            if label in ignored:
+    class_ids = {name: number for number, name in enumerate(names, 1)}
+    for image_id, (name, image) in enumerate(entries.items(), 1):
+        split = choose_split(image, val_fraction)
+        size = {"height": image.height, "width": image.width}
+        splits[split]["images"].append({"id": image_id, "file_name": name, **size})
+        for found in image.objects:
+            if found.label in ignored:
                 skipped += 1
                 continue
             try:
-                if label not in names:
-                    raise Rejected("category_unknown", f"label {label} is not one of --classes")
-                row = annotate(segmentation, image["height"], image["width"])
+                if found.label not in class_ids:
+                    raise Rejected("category_unknown", f"label {found.label} is not one of --classes")
+                row = annotate(found, image.height, image.width)
             except Rejected as error:
                 problems.append(f"{name}: {error.detail}")
                 continue
-            ids = {"id": next(numbers), "image_id": image_id, "category_id": names.index(label) + 1}
-            split["annotations"].append({**ids, **row})
+            ids = {"id": next(numbers), "image_id": image_id, "category_id": class_ids[found.label]}
+            splits[split]["annotations"].append({**ids, **row})
     return splits, problems, skipped
+
+
+def choose_split(image: LabeledImage, val_fraction: float | None) -> str:
+    """Returns the split that the data set states, unless a fraction is given; else one by the image's name."""
+    if image.split and val_fraction is None:
+        return image.split
+    return "val" if share(image.file_name) < (VAL_FRACTION if val_fraction is None else val_fraction) else "train"
 
 
 def share(name: str) -> float:
@@ -148,14 +188,18 @@ def share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "big") / 2**32
 
 
-def annotate(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+def annotate(found: LabeledObject, height: int, width: int) -> dict[str, Any]:
     """Returns COCO's annotation without ids."""
-    mask = {"size": [height, width], "counts": objects.to_rle(segmentation, height, width, Counters())}
+    row = {"iscrowd": int(found.crowd)}
+    if found.segmentation is None:
+        ymin, xmin, ymax, xmax = objects.clip_box(found.box, height, width, Counters())
+        return {**row, "area": (xmax - xmin) * (ymax - ymin), "bbox": [xmin, ymin, xmax - xmin, ymax - ymin]}
+    mask = {"size": [height, width], "counts": objects.to_rle(found.segmentation, height, width, Counters())}
     area = int(coco_mask.area(mask))
     if not area:
         raise Rejected("box_empty", "an object covers no pixel of the image")
-    box = coco_mask.toBbox(mask).tolist()
-    return {"iscrowd": 0, "area": area, "bbox": box, "segmentation": segmentation}
+    box = coco_mask.toBbox(mask).tolist() if found.box is None else found.box
+    return {**row, "area": area, "bbox": box, "segmentation": found.segmentation}
 
 
 def write(targets, splits, names, output, problems):
@@ -183,8 +227,9 @@ def write(targets, splits, names, output, problems):
 def count_table(splits, names):
     """Returns the lines of a table: images, and objects of each class, of each split."""
     counts = {split: Counter(row["category_id"] for row in splits[split]["annotations"]) for split in SPLITS}
-    rows = [("", SPLITS), ("images", [len(splits[split]["images"]) for split in SPLITS])]
-    rows += [(encodable(name), [counts[split][i] for split in SPLITS]) for i, name in enumerate(names, 1)]
+    shown = [split for split in SPLITS if split != "test" or splits[split]["images"]]
+    rows = [("", shown), ("images", [len(splits[split]["images"]) for split in shown])]
+    rows += [(encodable(name), [counts[split][i] for split in shown]) for i, name in enumerate(names, 1)]
     width = max(len(name) for name, _ in rows)
     return [f"{name:{width}}" + "".join(f"{number:>7}" for number in numbers) for name, numbers in rows]
 
@@ -198,6 +243,18 @@ def case_variants(names):
     return [f"warning: different classes by case alone: {same}; rename the labels if they are the same"] if same else []
 
 
+def boxes_alone(splits):
+    """Returns a line about objects without a mask beside others with one, which the preparation rejects."""
+    rows = [row for content in splits.values() for row in content["annotations"]]
+    masks = sum("segmentation" in row for row in rows)
+    if masks in (0, len(rows)):
+        return []
+    return [
+        f"warning: {len(rows) - masks} of {len(rows)} objects have a box and no mask: draw their outlines, or prepare "
+        "boxes alone by --masks none"
+    ]
+
+
 def list_problems(problems, path):
     """Returns lines about the first problems; the file `path` lists all of them."""
     if not problems:
@@ -209,11 +266,13 @@ def list_problems(problems, path):
 
 def next_commands(splits, targets, images, records):
     """Returns the commands that prepare the records in a folder."""
+    masks = any("segmentation" in row for content in splits.values() for row in content["annotations"])
+    filled = [split for split in SPLITS if splits[split]["images"]]
     return [
-        f"{word} python -m pipelines.coco_to_tfrecord --annotations {shlex.quote(str(targets[split]))} "
-        f"--images {shlex.quote(str(images))} --output {shlex.quote(str(records / split))}"
-        for word, split in (("next:", "train"), (" and:", "val"))
-        if splits[split]["images"]
+        f"{' and:' if place else 'next:'} python -m pipelines.coco_to_tfrecord "
+        f"--annotations {shlex.quote(str(targets[split]))} --images {shlex.quote(str(images))} "
+        f"--output {shlex.quote(str(records / split))}{'' if masks else ' --masks none'}"
+        for place, split in enumerate(filled)
     ]
 
 

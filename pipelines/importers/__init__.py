@@ -1,5 +1,19 @@
 """Importers: the files of annotation tools, read as images and objects in COCO's terms. `pipelines.to_coco` runs them.
 
-Each module reads the files of one tool. It has `PATTERN`, a glob of the tool's files; `IGNORED`, labels of what is no
-object; and `read(path, images)`, which yields the `labeled.LabeledImage`s of one file.
+Each module reads the files of one tool:
+
+- `ENDINGS`: a tuple of the ends of its files' names, in lower case, such as ".json".
+- `IGNORED`: a tuple of labels that are no objects.
+- `read(path, images)`: yields the images of one file of the tool, each as a `labeled.LabeledImage`, or as a
+  `pipelines.checks.Rejected` if that image cannot be used; it raises Rejected if the whole file cannot, and yields
+  nothing if the file is another one of the tool. `images` is the folder that the names of images are relative to.
+
+If the tool has them, also:
+
+- `read_classes(paths)`: returns the names of the classes in the tool's order, from all files that will be read.
+- `read_unlabeled(path, images)`: returns the LabeledImage of an image that no file describes, if that means an image
+  without objects; None if it does not.
+
+Parts that several of them need: `image_files` finds images and their sizes, `documents` reads JSON, XML and text, and
+`outlines` makes polygons and run lengths of shapes.
 """

@@ -29,6 +29,7 @@ class LabeledImage(NamedTuple):
         width: In pixels, upright.
         objects: List of LabeledObjects.
         problems: A text for each part of the file that is left out.
+        split: "train", "val" or "test" if the data set states it; None if a hash of the name decides.
     """
 
     file_name: str
@@ -36,3 +37,4 @@ class LabeledImage(NamedTuple):
     width: int
     objects: list[LabeledObject]
     problems: list[str]
+    split: str | None = None

@@ -1,31 +1,73 @@
-"""Outlines: polygons [x1, y1, x2, y2, ...] of the rectangles and ellipses of annotation tools, in pixels."""
+"""Outlines of shapes: polygons for circles, ellipses and rectangles, run lengths for masks, and objects of several."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
-MIN_CORNERS = 12  # of the polygon that stands for an ellipse
-MAX_CORNERS = 2000
+from pipelines import objects
+from pipelines.checks import Counters, Rejected
 
-
-def rectangle(left: float, top: float, right: float, bottom: float) -> list[float]:
-    """Returns the four corners, clockwise from the top left."""
-    return [left, top, right, top, right, bottom, left, bottom]
+MIN_CORNERS = 12  # of the polygon that stands for a circle
 
 
-def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> list[float]:
-    """Returns a polygon around (x, y) that is nowhere more than half a pixel inside the ellipse."""
-    radius = max(radius_x, radius_y)
-    # A chord over the angle 2a is radius * (1 - cos a) below its arc.
-    corners = math.ceil(math.pi / math.acos(1 - 0.5 / radius)) if radius > 1 else MIN_CORNERS
-    angles = 2 * np.pi * np.arange(n := min(max(corners, MIN_CORNERS), MAX_CORNERS)) / n
-    return np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1).ravel().tolist()
+def check_numbers(numbers: Sequence[Any], height: int, width: int) -> None:
+    """Raises Rejected unless all are numbers within twice the image's longer side, which bounds what is drawn."""
+    limit = 2 * max(height, width)
+    if not all(type(value) in (int, float) and abs(value) <= limit for value in numbers):
+        raise Rejected("polygon_malformed", f"points are not numbers, or far outside of {width} x {height} pixels")
 
 
-def rotate(polygon: list[float], degrees: float, x: float, y: float) -> list[float]:
-    """Turns a polygon about (x, y), clockwise as seen in the image."""
-    if not degrees:
-        return polygon
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
+    """Returns the polygon [x1, y1, ...] of a rectangle between two opposite corners."""
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def rotate(polygon: Sequence[float], angle: float, x: float, y: float) -> list[float]:
+    """Returns a polygon turned about (x, y), by radians clockwise as seen on the image."""
+    cos, sin = math.cos(angle), math.sin(angle)
     points = np.reshape(polygon, (-1, 2)) - (x, y)
     return (points @ np.array([[cos, sin], [-sin, cos]]) + (x, y)).ravel().tolist()
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0.0) -> list[float]:
+    """Returns a polygon that is less than a pixel from an ellipse.
+
+    Args:
+        x, y: Its center in pixels.
+        radius_x, radius_y: Its half axes in pixels, 0 or more.
+        angle: Its rotation in radians, clockwise as seen on the image.
+    """
+    radius = max(radius_x, radius_y)
+    corners = max(MIN_CORNERS, math.ceil(math.pi / math.acos(1 - 1 / radius))) if radius > 1 else MIN_CORNERS
+    angles = 2 * np.pi * np.arange(corners) / corners
+    along, across = radius_x * np.cos(angles), radius_y * np.sin(angles)
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.stack([x + along * cos - across * sin, y + along * sin + across * cos], axis=1).ravel().tolist()
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """Returns the run lengths of a [H, W] mask, as COCO writes them in JSON."""
+    return as_text(coco_mask.encode(np.asfortranarray(mask, np.uint8)))
+
+
+def join(parts: Sequence[Any], height: int, width: int) -> Any:
+    """Returns the segmentation of an object's parts: a list of their polygons, or run lengths if a part is a mask.
+
+    Args:
+        parts: Polygons [x1, y1, ...], and run lengths of the image's size.
+        height, width: The image's size in pixels.
+    """
+    polygons, masks = ([part for part in parts if isinstance(part, kind)] for kind in (list, dict))
+    if not masks:
+        return polygons
+    if polygons:
+        masks.append({"size": [height, width], "counts": objects.to_rle(polygons, height, width, Counters())})
+    return masks[0] if len(masks) == 1 else as_text(coco_mask.merge(masks))
+
+
+def as_text(encoded: dict[str, Any]) -> dict[str, Any]:
+    """Returns run lengths of pycocotools with a string for its bytes."""
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}

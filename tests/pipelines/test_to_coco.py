@@ -11,8 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.data.datasets import load_info
-from pipelines import coco_to_tfrecord, labelme, to_coco
-from tests.pipelines.labelme_files import SIDE, add, convert, mask_shape, shape
+from pipelines import coco_to_tfrecord, to_coco
+from pipelines.importers import labelme
+from tests.pipelines.importers.labelme_files import SIDE, add, convert, mask_shape, shape
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,8 +163,8 @@ def test_a_file_without_a_size_takes_the_image_upright(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
     add(tmp_path, "a", shape(), imagePath="a.jpg", imageHeight=None, imageWidth=None)
-    found, _, _ = labelme.read(tmp_path / "a.json", tmp_path)
-    assert found == {"file_name": "a.jpg", "height": 30, "width": 20}
+    (found,) = labelme.read(tmp_path / "a.json", tmp_path)
+    assert (found.file_name, found.height, found.width) == ("a.jpg", 30, 20)
 
 
 def test_the_printed_commands_prepare_the_records(tmp_path, capsys):

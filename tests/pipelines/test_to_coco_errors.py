@@ -6,8 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from pipelines import labelme, to_coco
-from tests.pipelines.labelme_files import add, convert, mask_shape, png, shape
+from pipelines import to_coco
+from pipelines.importers import labelme
+from tests.pipelines.importers.labelme_files import add, convert, mask_shape, png, shape
 
 BAD_FILES = {
     "empty": (b"", "blanks"),
@@ -25,8 +26,8 @@ BAD_FIELDS = {
     "nul": ({"imagePath": "\0.png"}, "is missing"),
     "surrogate": ({"imagePath": "\ud800.png"}, "is missing"),
     "long": ({"imagePath": "x" * 100_000}, "is missing"),
-    "size": ({"imageHeight": -3}, "imageHeight"),
-    "words": ({"imageWidth": "40"}, "imageWidth"),
+    "size": ({"imageHeight": -3}, "height and width are -3 and 40"),
+    "words": ({"imageWidth": "40"}, "height and width are 32 and 40"),
     "huge": ({"imageHeight": 10**9, "imageWidth": 10**9}, "more than"),
     "shapes": ({"shapes": "dog"}, "no list 'shapes'"),
 }
@@ -69,7 +70,7 @@ def test_bad_files_are_listed_and_the_others_kept(tmp_path, capsys):
     for name, (_, words) in (BAD_FILES | BAD_FIELDS).items():
         (line,) = (line for line in left_out if f"/{name}.json: " in line)
         assert words in line
-    assert any("twin.json: another file describes" in line for line in left_out)
+    assert any("twin.json: another entry describes" in line for line in left_out)
     assert any("twin.png: no usable annotation file" in line for line in left_out)
     assert f"left out: {len(left_out)}" in capsys.readouterr().out
 
@@ -95,8 +96,8 @@ def test_a_damaged_mask_never_ends_the_command(tmp_path):
             spoiled[rng.randrange(len(data))] = rng.randrange(256)
         spoiled = bytes(spoiled[: rng.randrange(len(data) + 1)] if rng.random() < 0.3 else spoiled)
         add(tmp_path, "a", {**whole, "mask": base64.b64encode(spoiled).decode()})
-        _, found, problems = labelme.read(tmp_path / "a.json", tmp_path)
-        assert len(found) + len(problems) == 1
+        (found,) = labelme.read(tmp_path / "a.json", tmp_path)
+        assert len(found.objects) + len(found.problems) == 1
 
 
 def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys):

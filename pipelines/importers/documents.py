@@ -1,0 +1,56 @@
+"""Annotation files as JSON, XML or text: encodings are recognized, and the reason is named if one cannot be read."""
+
+import codecs
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from htc_tf.data import annotations
+from htc_tf.errors import UserError
+from pipelines.checks import Rejected
+
+MAX_BYTES = 1 << 31  # of a file; parsed, it takes several times as much memory
+MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # byte order marks other than UTF-8's
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        Rejected: The file cannot be read. So do the other functions.
+    """
+    try:
+        with open(path, "rb") as file:
+            return annotations.load(file, "it", Counter())
+    except (UserError, OSError) as error:
+        raise Rejected("file_malformed", str(error)) from None
+
+
+def read_text(path: Path) -> str:
+    """Returns the content of a file in UTF-8, or in UTF-16 with a byte order mark."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Rejected("file_malformed", str(error)) from None
+    if len(data) > MAX_BYTES:
+        raise Rejected("file_malformed", f"it has more than {MAX_BYTES:,} bytes")
+    try:
+        return data.decode(MARKS.get(data[:2], "utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise Rejected(
+            "file_malformed", f"it is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}"
+        ) from None
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """Returns the root element of an XML file, which declares no entities."""
+    text = read_text(path)
+    # Entities can name other files, and grow without bound. Only a document type declares them.
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise Rejected("file_malformed", "it has a document type (<!DOCTYPE ...>), which may declare entities")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise Rejected("file_malformed", f"it is not XML: {error}") from None

@@ -1,0 +1,74 @@
+"""Image files that annotation tools name: where they are, and their sizes."""
+
+import functools
+import os
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import PIL.Image
+
+from pipelines import file_names
+from pipelines.checks import Counters, Rejected, show
+from pipelines.plan import Options
+
+ORIENTATION = 0x0112  # EXIF's tag
+
+
+def find_image(name: Any, folder: Path, images: Path, key: str = "the image's name") -> str:
+    """Returns the path of an image relative to `images`, with slashes.
+
+    If the image is not where its name says, an image of that name beside the file or in `images` is taken. The name may
+    differ in case and in the Unicode form of accents: IMG_1.JPG for IMG_1.jpg.
+
+    Args:
+        name: Path of the image as the tool wrote it, on any system, relative to `folder` or absolute.
+        folder: The folder of the tool's file.
+        images: The folder of the images.
+        key: Where the name stands, for messages.
+    Raises:
+        Rejected: The image is missing, or outside of `images`.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise Rejected("image_missing", f"{key} is {show(name)}, not the name of an image")
+    path = os.path.join(folder, name)
+    if "\\" in name or not os.path.isfile(path):
+        path = _search(name, folder, images)
+    above, base = os.path.split(path)
+    relative = os.path.join(_relative(above, str(images)), base)
+    if relative.startswith(os.pardir + os.sep):
+        raise Rejected("image_outside_root", f"{show(path)} is outside of {images}: name its folder by --images")
+    return Path(relative).as_posix() if os.sep != "/" else relative
+
+
+def _search(name, folder, images):
+    named = PureWindowsPath(name)  # its separators are \ and /
+    for place, wanted in ((folder, named.as_posix()), (folder, named.name), (images, named.name)):
+        path = os.path.join(place, file_names.resolve(str(place), wanted, Counters()))
+        if os.path.isfile(path):
+            return path
+    raise Rejected("image_missing", f"the image {show(name)} is missing, both beside the file and in {images}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _relative(folder, root):
+    relative = os.path.relpath(folder, root)
+    return "" if relative == os.curdir else relative
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """Returns the (height, width) of an image file in pixels, with its EXIF orientation applied."""
+    try:
+        with PIL.Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)  # quarter turns
+            return check_size(*(image.size if turned else image.size[::-1]))
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise Rejected("image_unreadable", f"{show(str(path))} cannot be read ({error})") from None
+
+
+def check_size(height: Any, width: Any) -> tuple[int, int]:
+    """Returns the (height, width) of an image as a tool's file states them, if they are possible."""
+    if not all(type(side) is int and side > 0 for side in (height, width)):
+        raise Rejected("file_malformed", f"the image's height and width are {show(height)} and {show(width)}")
+    if height * width > Options.max_pixels:
+        raise Rejected("image_too_large", f"{width} x {height} are more than {Options.max_pixels:,} pixels")
+    return height, width

@@ -1,0 +1,105 @@
+"""LabelMe's JSON files, one per image.
+
+Format: https://github.com/wkentaro/labelme.
+"""
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from pipelines.checks import Rejected, show
+from pipelines.importers import documents, image_files, outlines
+from pipelines.importers.labeled import LabeledImage, LabeledObject
+
+ENDINGS = (".json",)
+IGNORED = ("_background_", "__ignore__")  # LabelMe's labels of what is no object
+
+
+def read(path: Path, images: Path) -> Iterator[LabeledImage]:
+    """Yields the image of a file. Shapes of the same label and group are one object."""
+    content = documents.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise Rejected("file_malformed", "it is not a file of LabelMe: it has no list 'shapes'")
+    name = image_files.find_image(content.get("imagePath"), path.parent, images, "imagePath")
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if height is None and width is None:
+        height, width = image_files.read_size(images / name)  # upright, as LabelMe shows the image
+    else:
+        image_files.check_size(height, width)  # the preparation compares them with the image
+    parts, problems = {}, []
+    for place, shape in enumerate(content["shapes"]):
+        try:
+            label, group, part = read_shape(shape, height, width)
+        except Rejected as error:
+            problems.append(f"shapes[{place}]: {error.detail}")
+        else:
+            parts.setdefault((label, place if group is None else f"group {group}"), []).append(part)
+    found = []
+    for (label, group), shapes in parts.items():
+        try:
+            found.append(LabeledObject(label, outlines.join(shapes, height, width)))
+        except Rejected as error:
+            problems.append(f"{group} of {show(label)}: {error.detail}")
+    yield LabeledImage(name, height, width, found, problems)
+
+
+def read_shape(shape: Any, height: int, width: int) -> tuple[str, int | str | None, Any]:
+    """Returns the label, the group or None, and a polygon [x1, y1, ...] or run lengths."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
+        raise Rejected("annotation_malformed", "has no label")
+    group = shape.get("group_id")
+    if group is not None and type(group) not in (int, str):
+        raise Rejected("annotation_malformed", f"group_id is {show(group)}")
+    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
+    if not isinstance(kind, str) or kind not in READERS:
+        raise Rejected("annotation_malformed", f"a {show(kind)} has no area: draw one of {', '.join(READERS)}")
+    if not (isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)):
+        raise Rejected("polygon_malformed", "points are not a list of [x, y]")
+    numbers = [value for point in points for value in point]
+    outlines.check_numbers(numbers, height, width)
+    needed = 3 if kind == "polygon" else 2
+    if len(points) < needed:
+        raise Rejected("polygon_malformed", f"a {kind} of {len(points)} points: it needs {needed}")
+    return shape["label"].strip(), group, READERS[kind](numbers, shape, height, width)
+
+
+def read_polygon(numbers, shape, height, width):
+    return numbers
+
+
+def read_rectangle(numbers, shape, height, width):
+    return outlines.rectangle(*numbers) if len(numbers) == 4 else numbers  # newer versions store the four corners
+
+
+def read_circle(numbers, shape, height, width):
+    """Returns the polygon of the circle around the first point through the second."""
+    x, y, edge_x, edge_y = numbers[:4]
+    radius = math.hypot(edge_x - x, edge_y - y)
+    return outlines.ellipse(x, y, radius, radius)
+
+
+def read_mask(numbers, shape, height, width):
+    """Returns the run lengths of a mask that is stored as a PNG of its box, whose corners are the two points."""
+    left, top, right, bottom = map(int, numbers[:4])
+    if not (0 <= left <= right < width and 0 <= top <= bottom < height):
+        raise Rejected("polygon_malformed", f"a mask in the box {numbers} of an image of {width} x {height}")
+    try:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))) as image:
+            if image.size != (right - left + 1, bottom - top + 1):
+                raise Rejected("polygon_malformed", f"a mask of {image.size} pixels in the box {numbers}")
+            pixels = np.asarray(image) > 0
+    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, PIL.Image.DecompressionBombError) as error:
+        raise Rejected("polygon_malformed", f"its mask is not a PNG in base64 ({error})") from None
+    whole = np.zeros((height, width), np.uint8, order="F")
+    whole[top : bottom + 1, left : right + 1] = pixels if pixels.ndim == 2 else pixels.any(axis=2)
+    return outlines.encode(whole)
+
+
+READERS = {"polygon": read_polygon, "rectangle": read_rectangle, "circle": read_circle, "mask": read_mask}
