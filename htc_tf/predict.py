@@ -11,6 +11,7 @@ from htc_tf.api import load
 from htc_tf.errors import UserError, command, printable
 from htc_tf.inference.inputs import MAX_PIXELS, find_inputs
 from htc_tf.inference.label_files import FORMATS
+from htc_tf.inference.tile_plan import MAX_OVERLAP, MIN_TILE, OVERLAP
 from htc_tf.inference.tracking import check_tracker
 from htc_tf.inference.video import check_decoder
 from htc_tf.ops.polygons import TOLERANCE
@@ -94,12 +95,27 @@ def parse():
         metavar="N",
         help=f"largest image to decode: a small file may decode to very many pixels (default: {MAX_PIXELS})",
     )
+    parser.add_argument(
+        "--tile",
+        type=command_line.whole(MIN_TILE),
+        metavar="PIXELS",
+        help="detect in overlapping tiles of this side, for images much larger than the training's: about their side",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=command_line.number(0, MAX_OVERLAP),
+        default=OVERLAP,
+        metavar="SHARE",
+        help=f"share of a tile's side that neighboring tiles have in common, or more (default: {OVERLAP})",
+    )
     return parser.parse_args()
 
 
 @command
 def main():
     flags = parse()
+    if flags.tile and (flags.semantic or flags.cutouts):
+        raise UserError("--tile is for detections alone: leave --semantic and --cutouts out")
     paths = find_inputs(flags.input, sys.stdin)
     check_decoder(paths)
     if flags.track:
@@ -118,6 +134,8 @@ def main():
         batch=flags.batch,
         track=flags.track,
         max_pixels=flags.max_pixels,
+        tile=flags.tile,
+        overlap=flags.overlap,
     )
     done, skipped, left_out = predict_files(model.detector, model.categories, paths, Path(flags.output), options)
     for path, reason in skipped:

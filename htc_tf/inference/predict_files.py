@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from htc_tf.errors import ModelFailed
 from htc_tf.inference import label_files
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, Unreadable, read_image
@@ -16,6 +19,8 @@ from htc_tf.inference.label_files import predictions
 from htc_tf.inference.output_names import cut_out_name, name_files, refuse_replacing
 from htc_tf.inference.prediction import THRESHOLD, Prediction, save
 from htc_tf.inference.semantic_map import draw_labels
+from htc_tf.inference.tile_plan import OVERLAP
+from htc_tf.inference.tiling import detect_tiled
 from htc_tf.inference.tracking import Tracker
 from htc_tf.inference.video import is_video, read_video, video_ending, write_video
 from htc_tf.ops.polygons import TOLERANCE
@@ -38,6 +43,8 @@ class Options(NamedTuple):
         batch: Images or frames of a video that are detected at once.
         track: If True, the objects of a video keep their numbers over its frames, in the drawing and the results.
         max_pixels: Limit on the pixels of an image that is decoded as a whole.
+        tile: Side in pixels of the tiles in which images and frames are detected; None to detect in them as they are.
+        overlap: Lowest overlap of neighboring tiles, as a share of their side.
     """
 
     threshold: float = THRESHOLD
@@ -50,6 +57,8 @@ class Options(NamedTuple):
     batch: int = 1
     track: bool = False
     max_pixels: int = MAX_PIXELS
+    tile: int | None = None
+    overlap: float = OVERLAP
 
 
 class Outcome(NamedTuple):
@@ -129,10 +138,27 @@ class Job:
 
     def detect(self, images, failed, semantic=False):
         """Yields (key, Prediction) of each (key, image), in their order, as `detect_in_batches` does."""
+        if self.options.tile is not None:
+            yield from self._detect_tiled(images, failed)
+            return
         detected = detect_in_batches(self.detector, images, self.options.batch, failed, semantic)
         for key, image, result in detected:
             yield key, Prediction(image, result, self.categories)
             self.bar.update()
+
+    def _detect_tiled(self, images, failed):
+        """Yields (key, Prediction) of each (key, path or image)."""
+        options = self.options
+        for key, source in images:
+            try:
+                image, size, result = detect_tiled(
+                    self.detector, source, options.tile, options.overlap, options.batch, self._read
+                )
+            except (Unreadable, ModelFailed) as error:
+                failed(key, getattr(error, "reason", error))
+            else:
+                yield key, Prediction(image, result, self.categories, size)
+                self.bar.update()
 
     def predict_images(self, files):
         for file, prediction in self.detect(self._read_images(files), self.skip, self.options.semantic):
@@ -145,10 +171,16 @@ class Job:
                 drawn = draw_labels(prediction.image, prediction.result.labels, self.categories)
                 save(drawn, self.output / "semantic" / file.drawing)
 
+    def _read(self, source):
+        """Returns a file's image, or the frame that is given instead."""
+        if isinstance(source, np.ndarray):
+            return source
+        return read_image(source, self.options.max_pixels, "--max_pixels")
+
     def _read_images(self, files):
         for file in files:
             try:
-                yield file, read_image(file.path, self.options.max_pixels, "--max_pixels")
+                yield file, self._read(file.path) if self.options.tile is None else file.path
             except Unreadable as error:
                 self.skip(file, error.reason)
 

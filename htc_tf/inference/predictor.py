@@ -5,7 +5,8 @@ import functools
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, as_image
 from htc_tf.inference.prediction import Prediction
-from htc_tf.inference.tiling import OVERLAP, detect_tiled
+from htc_tf.inference.tile_plan import OVERLAP
+from htc_tf.inference.tiling import detect_tiled
 
 
 class Predictor:

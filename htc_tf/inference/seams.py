@@ -1,11 +1,11 @@
 """Seams between tiles: detections of one object in several tiles are found and merged.
 
-Two tiles see the same pixels where they overlap, and so the same parts of an object. Detections of one class are one
-object if they agree there: the smaller of the two, within the overlap, lies in the other for the most part. An object
-larger than a tile is merged from tile to tile.
+An object that a tile's border cuts, and that lies whole in another tile, is the other tile's to detect: the piece is
+dropped. What remains is compared in the part of the image that two tiles both see. Detections of one class are one
+object if they agree there: the smaller of the two, within that part, lies in the other for the most part. Two pieces
+that are both cut are united, and so from tile to tile an object larger than a tile; of others the better one stays.
 """
 
-from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from htc_tf.inference.results import ImageResult
 from htc_tf.ops.runs import clip_runs, count_common_pixels, count_pixels, encode_runs, place_runs, unite_runs
 
-AGREEMENT = 0.5  # lowest share of the smaller detection that lies in the other, within the overlap
+AGREEMENT = 0.5  # lowest share of the smaller detection, within the common part of two tiles, that lies in the other
+MARGIN = 0.02  # share of a tile's side: an object is cut if its box ends nearer to a border inside the image
 
 
 class Piece(NamedTuple):
@@ -23,83 +24,107 @@ class Piece(NamedTuple):
     box: np.ndarray  # [4] float32
     score: np.float32
     label: int  # class index
+    cut: bool  # True if a border of the tile cuts it
     runs: np.ndarray | None  # [k, 2] int64, its mask as `ops.runs` describes it; None without mask heads
 
 
 class Seams:
     """Collects the detections of an image's tiles, which come row after row, and merges them."""
 
-    def __init__(self, height, width, agreement=AGREEMENT):
-        self.height, self.width, self.agreement = height, width, agreement
+    def __init__(self, height, width, agreement=AGREEMENT, margin=MARGIN):
+        self.height, self.width, self.agreement, self.margin = height, width, agreement, margin
         self.result = None  # of the latest tile
-        self.pieces = []  # of all tiles
-        self.pairs = []  # (score, index of a piece, index of another): two that agree, and the lower of their scores
-        self.recent = []  # (Window, indices of its pieces) of each tile that another may yet overlap
         self.tiles = 0
+        self.pieces = []  # of all tiles
+        self.dropped = set()  # indices of pieces that another tile shows whole
+        self.pairs = {}  # index of a piece: indices of those that agree with it
+        self.recent = []  # (Window, indices of its pieces) of each tile that another may yet overlap
 
     def add(self, window, result):
         """Adds the ImageResult of a tile, in the tile's own pixels; `window` is the tile's Window of the image."""
         self.result = result
-        first = len(self.pieces)
-        corner = np.float32([window.top, window.left] * 2)
-        masks = result.masks or [None] * len(result.boxes)
-        for box, score, label, mask in zip(result.boxes + corner, result.scores, result.classes, masks, strict=True):
+        boxes = result.boxes + np.float32([window.top, window.left] * 2)
+        cuts = ~lies_whole(boxes, self._inner(window))
+        masks = result.masks or [None] * len(boxes)
+        added = np.arange(len(boxes)) + len(self.pieces)
+        for box, score, label, cut, mask in zip(boxes, result.scores, result.classes, cuts, masks, strict=True):
             runs = None if mask is None else place_runs(mask, window.top, window.left, self.height)
-            self.pieces.append(Piece(self.tiles, box, score, int(label), runs))
+            self.pieces.append(Piece(self.tiles, box, score, int(label), bool(cut), runs))
         self.tiles += 1
-        added = np.arange(first, len(self.pieces))
         self.recent = [row for row in self.recent if row[0].top + row[0].height > window.top]
         for other, indices in self.recent:
-            self._pair(indices, added, intersect(window, other))
+            self._pair(other, indices, window, added)
         self.recent.append((window, added))
 
-    def _pair(self, indices, others, window):
-        """Finds the pieces of two tiles that agree in the window [top, left, height, width] that both see."""
-        if min(window.height, window.width) <= 0 or not len(indices) or not len(others):
+    def _inner(self, window):
+        """Returns a window as a box [4], without a margin at the borders that lie inside the image."""
+        start, sides = np.float32(window[:2]), np.float32(window[2:])
+        end = start + sides
+        start = np.where(start > 0, start + self.margin * sides, start)
+        return np.concatenate([start, np.where(end < (self.height, self.width), end - self.margin * sides, end)])
+
+    def _pair(self, window, indices, other, others):
+        """Compares the pieces of two tiles, given by their windows and the indices of their pieces."""
+        common = intersect(window, other)
+        if min(common.height, common.width) <= 0 or not len(indices) or not len(others):
             return
         boxes, other_boxes = (np.stack([self.pieces[index].box for index in group]) for group in (indices, others))
         labels, other_labels = ([self.pieces[index].label for index in group] for group in (indices, others))
-        shares = box_agreement(boxes, other_boxes, window) * np.equal.outer(labels, other_labels)  # [n, m]
+        for group, group_boxes, inner in (
+            (indices, boxes, self._inner(other)),
+            (others, other_boxes, self._inner(window)),
+        ):
+            whole = lies_whole(group_boxes, inner)
+            self.dropped.update(index for index in group[whole].tolist() if self.pieces[index].cut)
+        shares = box_agreement(boxes, other_boxes, common) * np.equal.outer(labels, other_labels)  # [n, m]
         for row, column in np.argwhere(shares > 0):
-            one, other, share = self.pieces[indices[row]], self.pieces[others[column]], shares[row, column]
+            pair, share = (int(indices[row]), int(others[column])), shares[row, column]
+            if not self.dropped.isdisjoint(pair):
+                continue
+            one, another = (self.pieces[index] for index in pair)
             if one.runs is not None:
-                share = mask_agreement(one.runs, other.runs, window, self.height)
+                share = mask_agreement(one.runs, another.runs, common, self.height)
             if share >= self.agreement:
-                self.pairs.append((min(one.score, other.score), indices[row], others[column]))
+                self.pairs.setdefault(pair[0], []).append(pair[1])
+                self.pairs.setdefault(pair[1], []).append(pair[0])
 
     def merge(self):
         """Returns the ImageResult of the whole image. An object unites the boxes and masks of its pieces."""
         if self.tiles == 1:
             return self.result
         groups = self._group()
-        groups.sort(key=lambda group: -max(piece.score for piece in group))
         boxes = [[*np.min([p.box[:2] for p in group], 0), *np.max([p.box[2:] for p in group], 0)] for group in groups]
         masks = None
         if self.result.masks is not None:
             masks = encode_runs([unite_runs([p.runs for p in group]) for group in groups], self.height, self.width)
         return ImageResult(
             np.array(boxes, np.float32).reshape(-1, 4),
-            np.array([max(piece.score for piece in group) for group in groups], np.float32),
+            np.array([group[0].score for group in groups], np.float32),
             np.array([group[0].label for group in groups], np.int32),
             masks,
         )
 
     def _group(self):
-        """Returns lists of the Pieces of one object each."""
-        parents = list(range(len(self.pieces)))
-
-        def find(index):
-            while parents[index] != index:
-                parents[index] = parents[parents[index]]
-                index = parents[index]
-            return index
-
-        for _, one, other in self.pairs:
-            parents[find(other)] = find(one)
-        groups = defaultdict(list)
-        for index, piece in enumerate(self.pieces):
-            groups[find(index)].append(piece)
-        return list(groups.values())
+        """Returns lists of the Pieces of one object each, the best piece and the best object first."""
+        groups = {}  # index of a piece: the group that it is in, {number of a tile: the piece from there}
+        for index in sorted(range(len(self.pieces)), key=lambda index: -self.pieces[index].score):
+            piece = self.pieces[index]
+            if index in self.dropped:
+                continue
+            group, absorbed = {piece.tile: index}, False
+            for other in self.pairs.get(index, ()):
+                if other not in groups:
+                    continue  # dropped or absorbed, or its score is lower
+                if not (piece.cut and self.pieces[other].cut):
+                    absorbed = True
+                # Two pieces of one tile are two objects, as the tile's own suppression has decided.
+                elif groups[other].keys().isdisjoint(group):
+                    group = groups[other] | group
+            if not absorbed:
+                groups.update(dict.fromkeys(group.values(), group))
+        unique = {id(group): group for group in groups.values()}.values()
+        found = [sorted((self.pieces[i] for i in group.values()), key=lambda piece: -piece.score) for group in unique]
+        return sorted(found, key=lambda group: -group[0].score)
 
 
 def intersect(window, other):
@@ -108,6 +133,11 @@ def intersect(window, other):
     bottom = min(window.top + window.height, other.top + other.height)
     right = min(window.left + window.width, other.left + other.width)
     return type(window)(top, left, bottom - top, right - left)
+
+
+def lies_whole(boxes, window):
+    """Returns [n] bool: True for a box [n, 4] that lies inside a window, [4]."""
+    return (boxes[:, :2] >= window[:2]).all(axis=1) & (boxes[:, 2:] <= window[2:]).all(axis=1)
 
 
 def box_agreement(boxes, others, window):

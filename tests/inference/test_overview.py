@@ -8,7 +8,7 @@ from htc_tf.inference import overview
 from htc_tf.inference.overview import Overview, reduction, shrink_mask
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.results import ImageResult
-from htc_tf.inference.tiling import plan_tiles
+from htc_tf.inference.tile_plan import plan_tiles
 
 
 @pytest.fixture(autouse=True)
