@@ -51,9 +51,10 @@ def array_to_rgb(array: np.ndarray) -> np.ndarray:
     """
     if array.dtype.kind == "f" and array.ndim in (2, 3):
         raise ImageError(f"floating-point pixels: {UNKNOWN_WHITE}", "mode")
-    if array.dtype not in (np.uint8, np.uint16) or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not is_image or array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise ImageError(f"{array.dtype} {list(array.shape)}, neither gray [H, W] nor RGB [H, W, 3] of 8 or 16 bits")
-    if array.dtype == np.uint16:
+    if array.dtype.itemsize == 2:  # of either byte order
         array = (array >> 8).astype(np.uint8)
     return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
 

@@ -100,16 +100,6 @@ def test_the_exif_orientation_is_applied(tmp_path, ending):
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), 3.5, None]
-)
-def test_other_types_are_refused(wrong):
-    with pytest.raises(UserError, match="give a path"):
-        as_image(wrong)
-    with pytest.raises(UserError, match="without pixels"):
-        as_image(np.zeros((0, 4, 3), np.uint8))
-
-
-@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "an empty file"),
