@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -24,21 +25,22 @@ from pipelines import job_progress
 
 ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
 INTERVAL = 0.2  # seconds
-PATIENCE = 10  # seconds that a worker gets to end with the job; one that is stopped by a signal never does
+PATIENCE = 5  # seconds that the other workers get to end; one that a signal has suspended never does
 READER = "apache_beam.runners.worker.data_plane"
 _folders = []  # progress folders of the running jobs
+_workers = []  # the open workers of all jobs
 
 
 @contextlib.contextmanager
 def monitor(folder: str) -> Iterator[None]:
-    """If a worker process dies while the block runs, the others stop and the job fails.
+    """If a worker process dies while the block runs, or Ctrl-C is pressed, the workers stop and the job fails.
 
     Args:
         folder: The folder of `job_progress.show_progress`, to stop the workers.
     """
     # The threads that read from a dead worker's connection fail too; their tracebacks add nothing.
     hook, log, reader = threading.excepthook, logging.getLogger("apache_beam"), logging.getLogger(READER)
-    level = log.level
+    level, ended = log.level, threading.Event()
 
     def hide(arguments):
         if not issubclass(arguments.exc_type, grpc.RpcError):
@@ -50,35 +52,98 @@ def monitor(folder: str) -> Iterator[None]:
     _folders.append(folder)
     threading.excepthook = hide
     reader.addFilter(keep)
+    thread = threading.Thread(target=_fail_workers, args=(folder, ended), daemon=True)
+    thread.start()
     try:
-        yield
+        with _stop_at_interrupt(folder):
+            yield
     finally:
+        ended.set()
+        thread.join()
         _folders.remove(folder)
         threading.excepthook = hook
         reader.removeFilter(keep)
         log.setLevel(level)
 
 
+@contextlib.contextmanager
+def _stop_at_interrupt(folder):
+    """Ctrl-C stops the workers too. Beam waits for them before it passes KeyboardInterrupt on."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def interrupt(*arguments):
+        with contextlib.suppress(OSError):
+            job_progress.stop(folder, "interrupted")
+        before(*arguments)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _fail_workers(folder, ended):
+    """After the job is stopped, fails the requests to dead workers at once and to the others after `PATIENCE`."""
+    stopped = None
+    while not ended.wait(INTERVAL):
+        if (reason := job_progress.stop_reason(folder)) is None:
+            continue
+        stopped = stopped or time.monotonic()
+        late = time.monotonic() - stopped > PATIENCE
+        for worker in list(_workers):
+            if worker.folder == folder and (late or worker.ended.is_set()):
+                worker.fail(reason)
+
+
 @WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
 class MonitoredWorker(SubprocessSdkWorkerHandler):
-    """Runs `pipelines.worker_main`; if it dies, answers all its open requests with an error."""
+    """Runs `pipelines.worker_main`; if it dies, stops the job.
+
+    Attributes:
+        folder: The folder of `job_progress.show_progress`.
+        ended: Event, set when the process has ended.
+    """
 
     def start_worker(self) -> None:
-        self._closed = threading.Event()
-        # Without `exec`, the worker would be the child of a shell, which outlives this process.
-        self._folder = _folders[-1] if _folders else os.devnull
-        words = [sys.executable, "-m", "pipelines.worker_main", self._folder, str(os.getpid())]
-        command = ("exec " if os.name == "posix" else "") + shlex.join(words)
+        self._closed, self.ended = threading.Event(), threading.Event()
+        self.folder = _folders[-1] if _folders else os.devnull
+        _workers.append(self)
+        self._id_file = os.path.join(self.folder, f"{self.worker_id}.pid")
+        command = shlex.join([sys.executable, "-m", "pipelines.worker_main", self.folder, str(os.getpid())])
+        if os.name == "posix":
+            # Without `exec`, the worker would be the child of a shell, which outlives this process. Ctrl-C reaches the
+            # workers too, but it is the job that ends them.
+            write_id = f"{{ echo $$ >{shlex.quote(self._id_file)}; }} 2>/dev/null"
+            command = f"trap '' INT; {write_id}; exec {command}"
         self.worker = SubprocessSdkWorker(command.encode(), self.control_address, self.provision_info, self.worker_id)
         self.worker_thread = threading.Thread(target=self._run, name="run_worker", daemon=True)
         self.worker_thread.start()
 
     def close(self) -> None:
         self._closed.set()
+        _workers.remove(self)
         super().close()
 
     def stop_worker(self) -> None:
         self.worker_thread.join(PATIENCE)
+        if self.worker_thread.is_alive():
+            with contextlib.suppress(OSError, ValueError), open(self._id_file, encoding="ascii") as file:
+                os.kill(int(file.read()), signal.SIGKILL)
+
+    def fail(self, reason: str) -> None:
+        """Answers all open requests with an error."""
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+        waiting = self.control_conn._futures_by_id
+        for instruction in list(waiting):
+            response = beam_fn_api_pb2.InstructionResponse(
+                instruction_id=instruction, error=f"{UserError.__name__}: {reason}"
+            )
+            with contextlib.suppress(KeyError):
+                waiting.pop(instruction).set(response)
 
     def _run(self):
         status = 0
@@ -86,20 +151,10 @@ class MonitoredWorker(SubprocessSdkWorkerHandler):
             self.worker.run()
         except RuntimeError as error:  # "Worker subprocess exited with return code -9"
             status = int(str(error).rpartition(" ")[2])
-        if self._closed.is_set():
-            return
-        reason = f"a worker process {_describe_end(status)}; {ADVICE}"
-        with contextlib.suppress(OSError):
-            job_progress.stop(self._folder, reason)
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-        while not self._closed.wait(INTERVAL):
-            waiting = self.control_conn._futures_by_id
-            for instruction in list(waiting):
-                response = beam_fn_api_pb2.InstructionResponse(
-                    instruction_id=instruction, error=f"{UserError.__name__}: {reason}"
-                )
-                with contextlib.suppress(KeyError):
-                    waiting.pop(instruction).set(response)
+        self.ended.set()
+        if not self._closed.is_set():
+            with contextlib.suppress(OSError):
+                job_progress.stop(self.folder, f"a worker process {_describe_end(status)}; {ADVICE}")
 
 
 def _describe_end(status):
