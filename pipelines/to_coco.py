@@ -28,7 +28,7 @@ from pipelines.checks import Counters, Rejected, encodable
 from pipelines.file_names import IMAGE_SUFFIXES
 from pipelines.importers.labeled import LabeledImage, LabeledObject
 
-TOOLS = ("labelme", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
+TOOLS = ("labelme", "via", "yolo", "voc", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
 MADE_BY = "python -m pipelines.to_coco"
 SPLITS = ("train", "val", "test")
 LEFT_OUT = "left_out.txt"
@@ -54,7 +54,8 @@ def main(arguments=None):
         raise UserError(f"--input {source} holds no *{' or *'.join(tool.ENDINGS)}: name the folder of the tool's files")
     entries, problems = read_all(tool, paths, images)
     names = choose_classes(flags.classes, tool, paths, entries)
-    splits, left_out, skipped = divide(entries, names, tool.IGNORED, flags.val_fraction)
+    ignored = {*tool.IGNORED, *getattr(tool, "OPTIONAL", ())}.difference(names)
+    splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
     problems += left_out
     if not splits["train"]["annotations"]:
         why = f"; first: {problems[0]}" if problems else ""
@@ -62,7 +63,7 @@ def main(arguments=None):
     write(targets, splits, names, output, problems)
     print("\n".join(count_table(splits, names)))
     if skipped:
-        print(f"{skipped} objects labeled {' or '.join(tool.IGNORED)} are no objects")
+        print(f"{sum(skipped.values())} objects labeled {' or '.join(skipped)} are no objects")
     lines = [*case_variants(names), *boxes_alone(splits), *list_problems(problems, output / LEFT_OUT)]
     print("\n".join([*lines, *next_commands(splits, targets, images, records)]))
     if flags.val_fraction != 0 and not splits["val"]["images"]:
@@ -145,16 +146,18 @@ def choose_classes(given, tool, paths, entries):
     """Returns the names of the classes, in their order."""
     if given and len(given) == 1 and os.path.isfile(given[0]):
         given = [line.strip() for line in Path(given[0]).read_text(encoding="utf-8-sig").splitlines()]
+    ignored = tool.IGNORED
     if not given:
+        ignored = (*ignored, *getattr(tool, "OPTIONAL", ()))
         stated = tool.read_classes(paths) if hasattr(tool, "read_classes") else []
         given = [*stated, *sorted({row.label for image in entries.values() for row in image.objects})]
-    return list(dict.fromkeys(name for name in given if name and name not in tool.IGNORED))
+    return list(dict.fromkeys(name for name in given if name and name not in ignored))
 
 
 def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
-    """Returns ({split: {"images", "annotations"}}, problems, number of ignored objects)."""
+    """Returns ({split: {"images", "annotations"}}, problems, numbers of objects of each ignored label)."""
     splits = {split: {"images": [], "annotations": []} for split in SPLITS}
-    numbers, problems, skipped = itertools.count(1), [], 0
+    numbers, problems, skipped = itertools.count(1), [], Counter()
     class_ids = {name: number for number, name in enumerate(names, 1)}
     for image_id, (name, image) in enumerate(entries.items(), 1):
         split = choose_split(image, val_fraction)
@@ -162,7 +165,7 @@ def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
         splits[split]["images"].append({"id": image_id, "file_name": name, **size})
         for found in image.objects:
             if found.label in ignored:
-                skipped += 1
+                skipped[found.label] += 1
                 continue
             try:
                 if found.label not in class_ids:

@@ -8,6 +8,7 @@ import PIL.ImageDraw
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipelines import to_coco
 from pipelines.checks import Rejected
 from pipelines.importers import cityscapes
 
@@ -159,3 +160,24 @@ def test_a_missing_image_is_rejected(tmp_path):
     (tmp_path / CITY / "ulm_000000_000019_leftImg8bit.png").unlink()
     with pytest.raises(Rejected, match=r"ulm_000000_000019_leftImg8bit\.png is missing"):
         list(cityscapes.read(path, tmp_path))
+
+
+def convert(folder, *flags):
+    to_coco.main(["--from", "cityscapes", "--input", str(folder), "--output", str(folder.parent / "coco"), *flags])
+    return json.loads((folder.parent / "coco/annotations/instances_train.json").read_text())
+
+
+def test_the_classes_of_the_data_set_unless_others_are_named(tmp_path, capsys):
+    folder = tmp_path / "cityscapes"
+    shapes = [square("road", 0, 20, 59, 39), square("car", 1, 1, 9, 9), square("caravan", 20, 1, 29, 9)]
+    write(folder, *shapes, square("cargroup", 40, 1, 49, 9))
+    content = convert(folder)
+    assert [row["name"] for row in content["categories"]] == list(cityscapes.CLASSES)
+    assert [(row["category_id"], row["iscrowd"], row["bbox"]) for row in content["annotations"]] == [
+        (3, 0, [1, 1, 9, 9]),
+        (3, 1, [40, 1, 10, 9]),
+    ]
+    assert content["images"][0]["file_name"] == f"{CITY}/ulm_000000_000019_leftImg8bit.png"
+    assert "2 objects labeled road or caravan are no objects" in capsys.readouterr().out
+    content = convert(folder, "--classes", "caravan", "car")
+    assert [row["category_id"] for row in content["annotations"]] == [2, 1, 2]

@@ -1,6 +1,7 @@
 """CVAT's XML files: shapes, groups, frames of videos, names of images, and files from strangers."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import PIL.Image
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipelines import to_coco
 from pipelines.checks import Rejected
 from pipelines.importers import cvat
 from pipelines.importers.labeled import LabeledImage
@@ -224,3 +226,18 @@ def test_entities_are_refused(tmp_path):
     )
     with pytest.raises(Rejected, match="DOCTYPE"):
         list(cvat.read(path, tmp_path))
+
+
+def test_the_conversion_to_coco(tmp_path):
+    folder = tmp_path / "cvat"
+    add_image(folder / "images")
+    mask = '<mask label="dog" rle="0,6" left="0" top="0" width="3" height="2"/>'
+    read(folder, image(POLYGON, mask, '<points label="cat" points="1,1"/>'))
+    flags = ["--input", str(folder), "--output", str(tmp_path / "coco"), "--val_fraction", "0"]
+    to_coco.main(["--from", "cvat", *flags])
+    content = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
+    assert [row["file_name"] for row in content["images"]] == ["images/a.png"]
+    assert [row["name"] for row in content["categories"]] == ["cat", "dog"]
+    assert [(row["category_id"], row["bbox"]) for row in content["annotations"]][1] == (2, [0, 0, 3, 2])
+    (line,) = (tmp_path / "coco/left_out.txt").read_text().splitlines()
+    assert line.endswith("annotations.xml: images/a.png: shapes without an area: points 1")

@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipelines import to_coco
 from pipelines.checks import Rejected
 from pipelines.importers import labelstudio
 from pipelines.importers.labeled import LabeledImage
@@ -238,3 +239,16 @@ def test_an_impossible_size_rejects_the_task(tmp_path):
 def test_another_file_is_rejected(tmp_path, content, message):
     with pytest.raises(Rejected, match=message):
         read(tmp_path, content=content)
+
+
+def test_the_conversion_to_coco(tmp_path):
+    folder = tmp_path / "export"
+    add_image(folder / "a.png")
+    read(folder, task(result(), result("brushlabels", ("dog",), rle=encode(np.ones((HEIGHT, WIDTH))))), task())
+    flags = ["--input", str(folder), "--output", str(tmp_path / "coco"), "--val_fraction", "0"]
+    to_coco.main(["--from", "labelstudio", *flags])
+    content = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
+    assert [row["name"] for row in content["categories"]] == ["cat", "dog"]
+    assert [row["area"] for row in content["annotations"]][1] == HEIGHT * WIDTH
+    (line,) = (tmp_path / "coco/left_out.txt").read_text().splitlines()
+    assert line.endswith("project.json: another entry describes the image a.png")
