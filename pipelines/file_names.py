@@ -84,18 +84,22 @@ def hint(root: str, file_name: str) -> str:
     if similar := _stems(folder).get(_key(path.stem)):
         return f", but there is {show(similar)}"
     if len(path.parts) > 1 and not os.path.isdir(os.path.join(root, path.parts[0])):
-        return f"; --images has no folder {show(path.parts[0])}"
+        above = "; give the folder above" if os.path.isdir(os.path.join(root, os.pardir, path.parts[0])) else ""
+        return f"; --images has no folder {show(path.parts[0])}{above}"
     return ""
 
 
 def _name_of_url(url, root):
     """Returns the last folder and the name of a URL, as in COCO (train2017/000000000009.jpg).
 
-    The folder is left out if it does not exist below `root`.
+    The folder is left out if it is `root` itself, or exists neither below nor beside it. LVIS's validation images are
+    in train2017 and val2017: if `root` is one of these, the others' names keep their folder, and are missing.
     """
     parts = PurePosixPath(unquote(urlsplit(url).path)).parts[-2:]
-    has_folder = len(parts) == 2 and root is not None and _is_folder(files.join(root, parts[0]))
-    return "/".join(parts if has_folder else parts[-1:])
+    if len(parts) < 2 or root is None:
+        return "/".join(parts[-1:])
+    beside = parts[0] != files.base_name(root) and _is_folder(files.join(os.path.dirname(root), parts[0]))
+    return "/".join(parts if beside or _is_folder(files.join(root, parts[0])) else parts[-1:])
 
 
 @functools.cache

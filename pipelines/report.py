@@ -7,7 +7,7 @@ from typing import Any
 from htc_tf.data.datasets import INFO_FILE
 from htc_tf.data.datasets import VERSION as INFO_VERSION
 from htc_tf.errors import UserError
-from pipelines import files
+from pipelines import coco, files
 from pipelines.checks import ADVICE, ANNOTATION_REASONS, IMAGE_REASONS, REPAIRS, allowed, rejections, show
 from pipelines.plan import Plan
 from pipelines.shards import read_sidecars
@@ -56,7 +56,9 @@ def write_report(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_ba
         if not problems:
             print(*(f"warning: {text}\n" for text in warnings(plan, counters, rejected)), sep="", end="")
     if problems:
-        raise UserError(f"{', '.join(plan.inputs)}: {'; '.join(problems)}. See {files.join(output, REJECTED_FILE)}")
+        raise UserError(
+            f"{coco.listed(list(plan.inputs))}: {'; '.join(problems)}. See {files.join(output, REJECTED_FILE)}"
+        )
     return counters
 
 

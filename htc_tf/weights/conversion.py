@@ -139,7 +139,7 @@ def read_categories(annotations, num_classes):
         UserError: Their number is not `num_classes`, or the file is not an annotation file.
     """
     try:
-        rows = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
+        rows = json.loads(Path(annotations).read_text(encoding="utf-8-sig"))["categories"]
         names = {row["id"]: row["name"] for row in rows}
     except OSError as error:
         raise UserError(f"--annotations {annotations} cannot be read ({error.strerror})") from error

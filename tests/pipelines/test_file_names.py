@@ -89,6 +89,16 @@ def test_urls_of_lvis(root):
     assert find(root, None, coco_url=url)[0] == "train2017/1.jpg"
 
 
+def test_urls_of_lvis_beside_one_of_its_two_folders(tmp_path):
+    """LVIS's validation set has images of train2017 and of val2017."""
+    for name in ("train2017", "val2017"):
+        (tmp_path / name).mkdir()
+    root = tmp_path / "val2017"
+    for name, found in (("val2017", "1.jpg"), ("train2017", "train2017/1.jpg"), ("test2017", "1.jpg")):
+        assert find(root, None, coco_url=f"http://images.cocodataset.org/{name}/1.jpg")[0] == found
+    assert file_names.hint(str(root), "train2017/1.jpg") == "; --images has no folder train2017; give the folder above"
+
+
 @pytest.mark.parametrize(
     "name, expected",
     [

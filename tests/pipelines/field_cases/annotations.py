@@ -39,8 +39,24 @@ def float_ids(folder, coco):
             row["id"] = float(row["id"])
 
 
-@case("names or UUIDs as image ids", "refused: no integer id")
+@case("names or UUIDs as image ids", "repaired: image_ids_renumbered")
 def uuids(folder, coco):
+    for row in coco["images"]:
+        row["id"] = f"3f2504e0-{row['id']}"
+    each("image_id", lambda row: f"3f2504e0-{row['image_id']}")(folder, coco)
+
+
+@case("ids as strings and flat polygons (VIA)", "repaired: image_ids_renumbered")
+def via(folder, coco):
+    keys = {row["id"]: f"{row['file_name']}24671" for row in coco["images"]}  # name and bytes of the file
+    for row in coco["images"]:
+        row |= {"id": keys[row["id"]], "width": str(row["width"])}
+    for row in coco["annotations"]:
+        row |= {"id": str(row["id"]), "image_id": keys[row["image_id"]], "segmentation": row["segmentation"][0]}
+
+
+@case("image ids as names in the images alone", "refused: image_id 1 is not among the images")
+def uuids_without_reference(folder, coco):
     for row in coco["images"]:
         row["id"] = f"3f2504e0-{row['id']}"
 

@@ -1,8 +1,10 @@
 """Kinds of input: file names, images, and the annotation file itself."""
 
+import bz2
 import gzip
 import json
 import unicodedata
+import zlib
 
 import PIL.Image
 
@@ -68,6 +70,9 @@ def absolute_inside(folder, coco):
 def lvis(folder, coco):
     for row in coco["images"]:
         row["coco_url"] = f"http://images.cocodataset.org/train2017/{row.pop('file_name')}"
+        row |= {"neg_category_ids": [1], "not_exhaustive_category_ids": []}
+    for row in coco["annotations"]:
+        del row["iscrowd"]
 
 
 @case("another key than file_name", "refused: rename 'filename'")
@@ -81,6 +86,12 @@ def links(folder, coco):
     for row in coco["images"]:
         path = folder / "images" / row["file_name"]
         path.symlink_to(path.rename(folder / f"blob{row['id']}"))
+
+
+@case("the same with --follow_links", "works")
+def followed_links(folder, coco):
+    links(folder, coco)
+    return ["--follow_links"]
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -166,9 +177,20 @@ def cut(folder, coco):
     return json.dumps(coco).encode()[:-200]
 
 
-@case("compressed (gzip, zip, ...)", "refused: unpack it first")
-def compressed_file(folder, coco):
+@case("compressed with gzip", "repaired: file_unpacked")
+def gzipped(folder, coco):
     return gzip.compress(json.dumps(coco).encode())
+
+
+@case("compressed otherwise (zip, bzip2, xz, ...)", "refused: unpack it first")
+def compressed_file(folder, coco):
+    return bz2.compress(json.dumps(coco).encode())
+
+
+@case("a few bytes of gzip that unpack to gigabytes", "refused: unpacks to more than")
+def bomb(folder, coco):
+    packer = zlib.compressobj(wbits=31)
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
 
 
 @case("text that is not JSON (CSV, YOLO's labels)", "refused: is not JSON: it begins with")
@@ -206,8 +228,13 @@ def panoptic(folder, coco):
     coco["annotations"] = [{"image_id": i, "file_name": f"{i}.png", "segments_info": []} for i in (1, 2, 3)]
 
 
-@case("no images, or no annotations", "refused: is empty")
+@case("no images", "refused: is empty")
 def nothing(folder, coco):
+    coco["images"] = []
+
+
+@case("no annotations (background only)", "warning: no record contains an object")
+def background_only(folder, coco):
     coco["annotations"] = []
 
 
@@ -216,6 +243,28 @@ def background(folder, coco):
     coco["annotations"] = [*coco["annotations"][:2], coco["annotations"][3]]
 
 
-@case("several files", "refused: merge several files first")
+def write(folder, name, coco):
+    (folder / name).write_text(json.dumps(coco), encoding="utf-8")
+
+
+@case("several files whose ids repeat", "repaired: image_ids_renumbered")
 def several(folder, coco):
-    return "*.json"
+    write(folder, "1.json", coco | {"images": coco["images"][:2], "annotations": coco["annotations"][:4]})
+    part = coco | {"images": coco["images"][2:], "annotations": coco["annotations"][4:]}
+    write(folder, "2.json", json.loads(json.dumps(part).replace('"id": 3,', '"id": 1,').replace('_id": 3', '_id": 1')))
+    return "?.json"
+
+
+@case("several files of the same images", "repaired: annotations_repeated")
+def several_copies(folder, coco):
+    write(folder, "1.json", coco)
+    write(folder, "2.json", coco)
+    return "?.json"
+
+
+@case("several files with other classes or ids of classes", "warning: it lacks nut")
+def several_classes(folder, coco):
+    write(folder, "1.json", coco)
+    one = {"categories": [{"id": 2, "name": "cell"}], "annotations": [coco["annotations"][0] | {"category_id": 2}]}
+    write(folder, "2.json", coco | one)
+    return "?.json"
