@@ -2,16 +2,15 @@
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import PIL.Image
-
+from htc_tf.data import image_io
 from pipelines import file_names
 from pipelines.checks import Counters, Rejected, show
+from pipelines.file_names import IMAGE_SUFFIXES
 from pipelines.plan import Options
-
-ORIENTATION = 0x0112  # EXIF's tag
 
 
 def find_image(name: Any, folder: Path, images: Path, key: str = "the image's name") -> str:
@@ -58,10 +57,8 @@ def _relative(folder, root):
 def read_size(path: Path | str) -> tuple[int, int]:
     """Returns the (height, width) of an image file in pixels, with its EXIF orientation applied."""
     try:
-        with PIL.Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)  # quarter turns
-            return check_size(*(image.size if turned else image.size[::-1]))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        return check_size(*image_io.read_size(path))
+    except image_io.ImageError as error:
         raise Rejected("image_unreadable", f"{show(str(path))} cannot be read ({error})") from None
 
 
@@ -72,3 +69,21 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
     if height * width > Options.max_pixels:
         raise Rejected("image_too_large", f"{width} x {height} are more than {Options.max_pixels:,} pixels")
     return height, width
+
+
+def find_by_stem(stem: str, folders: Iterable[Path], images: Path) -> str | None:
+    """Returns the path, relative to `images`, of the first image in the folders whose name without suffix is `stem`."""
+    for folder in folders:
+        try:
+            found = _list_stems(str(folder), os.stat(folder).st_mtime_ns).get(stem)
+        except OSError:
+            continue
+        if found:
+            return find_image(found, folder, images)
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _list_stems(folder, changed):
+    names = sorted(os.listdir(folder), reverse=True)  # of several, the first in alphabetical order remains
+    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(IMAGE_SUFFIXES)}

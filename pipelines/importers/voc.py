@@ -1,0 +1,164 @@
+"""Pascal VOC's XML files, one per image, with the masks of SegmentationObject where they exist.
+
+Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf. Pixels count from 1, and xmax and ymax belong to
+the box. Masks are matched with the objects of the XML file by their boxes.
+"""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from pipelines.checks import Rejected, show
+from pipelines.importers import documents, image_files, outlines
+from pipelines.importers.labeled import LabeledImage, LabeledObject
+
+ENDINGS = (".xml",)
+IGNORED = ()
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+SPLITS = ("train", "val", "test")  # files of ImageSets
+MASKS = "SegmentationObject"
+VOID = (255, 0xE0E0C0)  # of a palette, and as color: the border between objects
+MIN_IOU = 0.5  # of a mask's box and the box of its object
+
+
+def read(path: Path, images: Path) -> Iterator[LabeledImage]:
+    """Yields the image of a file. Difficult objects are crowd regions, which training and evaluation ignore."""
+    root = documents.read_xml(path)
+    if root.tag != "annotation":
+        raise Rejected("file_malformed", f"it is not a file of Pascal VOC: its root is <{show(root.tag)}>")
+    name = find_image(root.findtext("filename"), path, images)
+    try:
+        height, width = (int(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+        stated = height > 0 and width > 0
+    except ValueError:
+        stated = False
+    if stated:
+        image_files.check_size(height, width)
+    else:
+        height, width = image_files.read_size(os.path.join(images, name))
+    found, problems = [], []
+    for place, element in enumerate(root.findall("object")):
+        try:
+            found.append(read_object(element, height, width))
+        except Rejected as error:
+            problems.append(f"object[{place}]: {error.detail}")
+    folder = path.parent.parent
+    masked = (folder / MASKS).is_dir()
+    if masked:
+        found = add_masks(found, folder / MASKS / f"{path.stem}.png", height, width, problems)
+    yield LabeledImage(name, height, width, found, problems, _splits(str(folder), masked).get(path.stem))
+
+
+def find_image(stated, path, images):
+    """Returns the image's path relative to `images`: of the stated name, or of the XML file's own."""
+    places = [place for name in ("JPEGImages", "images") if (place := path.parent.parent / name).is_dir()]
+    for place in [*places, path.parent]:
+        try:
+            return image_files.find_image(stated, place, images, "filename")
+        except Rejected as error:
+            if error.reason != "image_missing":
+                raise
+            missing = error
+    name = image_files.find_by_stem(path.stem, [*places, path.parent, images], images)
+    if name is None:
+        raise missing
+    return name
+
+
+def read_object(element, height, width):
+    label = element.findtext("name", "").strip()
+    if not label:
+        raise Rejected("annotation_malformed", "has no name")
+    crowd = element.findtext("difficult", "0").strip() == "1"
+    polygon = element.find("polygon")  # of Roboflow: x1, y1, x2, y2, ...
+    if polygon is not None and len(polygon) >= 6:
+        points = {child.tag: child.text for child in polygon}
+        tags = [f"{axis}{number}" for number in range(1, len(polygon) // 2 + 1) for axis in "xy"]
+        numbers = _numbers([points.get(tag) for tag in tags], "polygon")
+        outlines.check_numbers(numbers, height, width)
+        return LabeledObject(label, [numbers], crowd=crowd)
+    xmin, ymin, xmax, ymax = _numbers([element.findtext(f"bndbox/{edge}") for edge in EDGES], "bndbox")
+    outlines.check_numbers((xmin, ymin, xmax, ymax), height, width)
+    if xmax < xmin or ymax < ymin:
+        raise Rejected("box_empty", f"bndbox {show([xmin, ymin, xmax, ymax])}: xmax or ymax is less than xmin or ymin")
+    return LabeledObject(label, None, [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1], crowd)
+
+
+def _numbers(texts, what):
+    try:
+        return [float(text) for text in texts]
+    except (TypeError, ValueError):
+        raise Rejected("box_malformed", f"{what} {show(texts)} are not numbers") from None
+
+
+def add_masks(found: list[LabeledObject], path: Path, height: int, width: int, problems: list[str]):
+    """Returns the objects with their masks: each mask belongs to the object whose box overlaps its own most."""
+    ids = read_ids(path, height, width)
+    masks = [ids == number for number in np.unique(ids) if number and number not in VOID]
+    boxes = [_extent(mask) for mask in masks]
+    # From the largest overlap to the smallest, so that neither a mask nor an object has two.
+    pairs = sorted(
+        ((_iou(box, row.box), m, i) for m, box in enumerate(boxes) for i, row in enumerate(found) if row.box),
+        reverse=True,
+    )
+    mask_of, used = {}, set()
+    for overlap, m, i in pairs:
+        if overlap >= MIN_IOU and m not in used and i not in mask_of:
+            mask_of[i] = m
+            used.add(m)
+    problems += [
+        f"{MASKS}/{path.name}: the mask in the box {boxes[m]} is of no object"
+        for m in range(len(masks))
+        if m not in used
+    ]
+    return [
+        row._replace(segmentation=outlines.encode(masks[mask_of[i]]), box=None) if i in mask_of else row
+        for i, row in enumerate(found)
+    ]
+
+
+def read_ids(path: Path, height: int, width: int) -> np.ndarray:
+    """Returns [height, width] integers of a PNG: 0 is the background; equal numbers are an object."""
+    if not path.is_file():
+        raise Rejected("mask_missing", f"no {path.name} in {MASKS}")
+    try:
+        with PIL.Image.open(path) as image:
+            if image.size != (width, height):
+                raise Rejected(
+                    "polygon_malformed", f"{MASKS}/{path.name} has {image.size} pixels, not {(width, height)}"
+                )
+            if image.mode in ("P", "L"):
+                return np.asarray(image)
+            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
+            return red << 16 | green << 8 | blue
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise Rejected("polygon_malformed", f"{MASKS}/{path.name} cannot be read ({error})") from None
+
+
+def _extent(mask):
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
+    return [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+
+
+def _iou(one, two):
+    sides = [min(one[i] + one[i + 2], two[i] + two[i + 2]) - max(one[i], two[i]) for i in (0, 1)]
+    both = max(sides[0], 0) * max(sides[1], 0)
+    return both / (one[2] * one[3] + two[2] * two[3] - both)
+
+
+@functools.lru_cache(maxsize=64)
+def _splits(folder: str, masked: bool) -> dict[str, str]:
+    """Returns the split of each image that the lists of ImageSets name."""
+    splits = {}
+    for kind in ("Segmentation", "Main") if masked else ("Main", "Segmentation"):
+        for split in SPLITS:
+            path = Path(folder, "ImageSets", kind, f"{split}.txt")
+            lines = documents.read_text(path).splitlines() if path.is_file() else []
+            splits |= {line.split()[0]: split for line in lines if line.strip()}
+        if splits:
+            break
+    return splits
