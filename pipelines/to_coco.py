@@ -53,7 +53,7 @@ def main(arguments=None):
     if not paths:
         raise UserError(f"--input {source} holds no *{' or *'.join(tool.ENDINGS)}: name the folder of the tool's files")
     entries, problems = read_all(tool, paths, images)
-    names = choose_classes(flags.classes, tool, paths, entries)
+    names = choose_classes(flags.classes, tool, paths, images, entries)
     ignored = {*tool.IGNORED, *getattr(tool, "OPTIONAL", ())}.difference(names)
     splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
     problems += left_out
@@ -142,14 +142,14 @@ def read_images(tool, paths, images):
             bar.update(not alone)
 
 
-def choose_classes(given, tool, paths, entries):
+def choose_classes(given, tool, paths, images, entries):
     """Returns the names of the classes, in their order."""
     if given and len(given) == 1 and os.path.isfile(given[0]):
         given = [line.strip() for line in Path(given[0]).read_text(encoding="utf-8-sig").splitlines()]
     ignored = tool.IGNORED
     if not given:
         ignored = (*ignored, *getattr(tool, "OPTIONAL", ()))
-        stated = tool.read_classes(paths) if hasattr(tool, "read_classes") else []
+        stated = tool.read_classes(paths, images) if hasattr(tool, "read_classes") else []
         given = [*stated, *sorted({row.label for image in entries.values() for row in image.objects})]
     return list(dict.fromkeys(name for name in given if name and name not in ignored))
 

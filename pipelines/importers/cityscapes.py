@@ -65,7 +65,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     yield LabeledImage(name, height, width, found, problems, SPLITS.get(path.parent.parent.name))
 
 
-def read_classes(paths: list[Path]) -> tuple[str, ...]:
+def read_classes(paths: list[Path], images: Path) -> tuple[str, ...]:
     return CLASSES
 
 

@@ -40,9 +40,7 @@ def read_json(path: Path) -> list[tuple[str, dict[str, Any]]]:
     content = documents.read_json(path)
     if isinstance(content, dict):
         content = content.get(METADATA, content)
-    rows = list(
-        content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
-    )
+    rows = list(content.items() if isinstance(content, dict) else enumerate(content) if type(content) is list else ())
     if not rows or not all(isinstance(row, dict) and "filename" in row and "regions" in row for _, row in rows):
         raise Rejected(
             "file_malformed", f"it is not a file of VIA 2: it has no {METADATA}, nor a filename with regions"
@@ -90,7 +88,8 @@ def choose_attribute(entries) -> str | None:
     """Returns the attribute that holds the class; None if no region has any."""
     names = {}
     for _, entry in entries:
-        for region in entry["regions"].values() if isinstance(entry["regions"], dict) else entry["regions"] or ():
+        regions = list(entry["regions"].values()) if isinstance(entry["regions"], dict) else entry["regions"]
+        for region in regions if isinstance(regions, list) else ():
             attributes = region.get("region_attributes") if isinstance(region, dict) else None
             names.update(dict.fromkeys(attributes if isinstance(attributes, dict) else ()))
     for wanted in ATTRIBUTES:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from pycocotools import mask as coco_mask
 
 from pipelines.checks import Rejected, show
 from pipelines.importers import documents, image_files, outlines
@@ -22,6 +23,7 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 SPLITS = ("train", "val", "test")  # files of ImageSets
 MASKS = "SegmentationObject"
 VOID = (255, 0xE0E0C0)  # of a palette, and as color: the border between objects
+MAX_MASKS = 255  # of an image
 MIN_IOU = 0.5  # of a mask's box and the box of its object
 
 
@@ -98,26 +100,25 @@ def _numbers(texts, what):
 def add_masks(found: list[LabeledObject], path: Path, height: int, width: int, problems: list[str]):
     """Returns the objects with their masks: each mask belongs to the object whose box overlaps its own most."""
     ids = read_ids(path, height, width)
-    masks = [ids == number for number in np.unique(ids) if number and number not in VOID]
-    boxes = [_extent(mask) for mask in masks]
+    numbers = [number for number in np.unique(ids).tolist() if number and number not in VOID]
+    if len(numbers) > MAX_MASKS:
+        raise Rejected(
+            "polygon_malformed", f"{path.name} in {MASKS} has {len(numbers):,} colors: expected one an object"
+        )
+    masks = [outlines.encode(ids == number) for number in numbers]
+    boxes = [coco_mask.toBbox(mask).tolist() for mask in masks]
+    places = [place for place, row in enumerate(found) if row.box]
+    pairs = [(_iou(box, found[place].box), m, place) for m, box in enumerate(boxes) for place in places]
+    mask_of = {}
     # From the largest overlap to the smallest, so that neither a mask nor an object has two.
-    pairs = sorted(
-        ((_iou(box, row.box), m, i) for m, box in enumerate(boxes) for i, row in enumerate(found) if row.box),
-        reverse=True,
-    )
-    mask_of, used = {}, set()
-    for overlap, m, i in pairs:
-        if overlap >= MIN_IOU and m not in used and i not in mask_of:
-            mask_of[i] = m
-            used.add(m)
-    problems += [
-        f"{MASKS}/{path.name}: the mask in the box {boxes[m]} is of no object"
-        for m in range(len(masks))
-        if m not in used
-    ]
+    for overlap, m, place in sorted(pairs, reverse=True):
+        if overlap >= MIN_IOU and place not in mask_of and m not in mask_of.values():
+            mask_of[place] = m
+    for m in sorted(set(range(len(masks))) - set(mask_of.values())):
+        problems.append(f"{MASKS}/{path.name}: the mask in the box {boxes[m]} is of no object")
     return [
-        row._replace(segmentation=outlines.encode(masks[mask_of[i]]), box=None) if i in mask_of else row
-        for i, row in enumerate(found)
+        row._replace(segmentation=masks[mask_of[place]], box=None) if place in mask_of else row
+        for place, row in enumerate(found)
     ]
 
 
@@ -137,11 +138,6 @@ def read_ids(path: Path, height: int, width: int) -> np.ndarray:
             return red << 16 | green << 8 | blue
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise Rejected("polygon_malformed", f"{MASKS}/{path.name} cannot be read ({error})") from None
-
-
-def _extent(mask):
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
-    return [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
 
 
 def _iou(one, two):

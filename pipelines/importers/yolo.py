@@ -19,8 +19,9 @@ from pipelines.importers.labeled import LabeledImage, LabeledObject
 ENDINGS = (".txt",)
 IGNORED = ()
 CLASS_FILES = ("classes.txt", "obj.names")
+YAML_FILES = ("data.yaml", "dataset.yaml")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # keys of data.yaml
-MAX_YAML = 1 << 22  # bytes of data.yaml
+MAX_YAML = 1 << 20  # bytes of data.yaml
 MAX_FRACTION = 2  # of a point: further outside of the image, it is in pixels
 
 
@@ -30,9 +31,8 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     if stated in CLASS_FILES or stated.startswith("readme"):
         return
     text = documents.read_text(path)
-    name = image_files.find_by_stem(
-        path.stem, [*_swapped(path.parent, "labels", "images"), path.parent, images], images
-    )
+    places = [*_swapped(path.parent, "labels", "images"), path.parent, images]
+    name = image_files.find_by_stem(path.stem, places, images)
     if name is None:
         first = text.split(maxsplit=1)[:1]
         if first and not _is_number(first[0]):
@@ -61,13 +61,12 @@ def read_unlabeled(path: Path, images: Path) -> LabeledImage | None:
     return LabeledImage(name, *image_files.read_size(path), [], [], _split(images, name, str(path.parent)))
 
 
-def read_classes(paths: list[Path]) -> list[str]:
+def read_classes(paths: list[Path], images: Path) -> list[str]:
     """Returns the names of data.yaml or classes.txt, in their order."""
-    root = os.path.commonpath([str(path.parent) for path in paths])
     found = {}
     for folder in dict.fromkeys(str(path.parent) for path in paths):
         try:
-            found.update(dict.fromkeys(_names(folder, root)))
+            found.update(dict.fromkeys(_names(folder, str(images))))
         except Rejected:  # its files are left out for that reason
             continue
     return list(found)
@@ -83,9 +82,7 @@ def read_line(words: list[str], names: list[str], height: int, width: int) -> La
         )
     number, *values = map(float, words)
     if not (number.is_integer() and 0 <= number < len(names) and names[int(number)]):
-        raise Rejected(
-            "category_unknown", f"class {show(words[0])}, but data.yaml or classes.txt has {len(names)} names"
-        )
+        raise Rejected("category_unknown", f"class {show(words[0])}: data.yaml or classes.txt has {len(names)} names")
     if not all(abs(value) <= MAX_FRACTION for value in values):
         raise Rejected("polygon_malformed", "the numbers are not fractions of the image's width and height")
     label = names[int(number)]
@@ -128,7 +125,7 @@ def _names(folder: str, images: str) -> list[str]:
                 return [line.strip() for line in documents.read_text(path).splitlines()]
     raise Rejected(
         "category_unknown",
-        f"no data.yaml or classes.txt names the classes, in {folder} or above: write one name a line",
+        f"no data.yaml or classes.txt in {folder} or above names the classes: write one name a line",
     )
 
 
@@ -188,13 +185,17 @@ def _above(folder, images):
 
 
 def _yaml_files(folder):
-    """Returns the folder's YAML files that name classes, data.yaml first."""
-    names = sorted((n for n in os.listdir(folder) if n.lower().endswith((".yaml", ".yml"))), key=_yaml_order)
-    return [path for name in names if "names" in _read_yaml(path := os.path.join(folder, name))]
-
-
-def _yaml_order(name):
-    return name.lower() not in ("data.yaml", "dataset.yaml"), name
+    """Returns the folder's YAML files that name classes, data.yaml first. Others may be anything, also unreadable."""
+    found = []
+    for name in sorted(os.listdir(folder), key=lambda name: (name.lower() not in YAML_FILES, name)):
+        if name.lower().endswith((".yaml", ".yml")):
+            try:
+                if "names" in _read_yaml(path := os.path.join(folder, name)):
+                    found.append(path)
+            except Rejected:
+                if name.lower() in YAML_FILES:
+                    raise
+    return found
 
 
 @functools.lru_cache(maxsize=64)
