@@ -14,20 +14,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """run(broken rows, flag, ...) returns the trained rows and the table; counting and training are replaced."""
+    """run(broken rows, flag, ...) returns the trained rows and the table; measuring is replaced."""
 
     def run(broken=(), *flags):
         done = []
 
-        def train(row, records, folder):
+        def measure(row, records, folder):
             if row.name in broken:
                 raise SystemExit("the log ends so")
             done.append(row.name)
-            return {"losses": [4.25] * 9 + [1.5], "cpu": 31.4}
+            counts = {"parameters": 80_311_413, "flops": 904_940_000_000, "count_cpu": 12.5}
+            return {**counts, "losses": [4.25] * 9 + [1.5], "cpu": 31.4}
 
-        monkeypatch.setattr(zoo, "train", train)
+        monkeypatch.setattr(zoo, "measure", measure)
         monkeypatch.setattr(zoo, "make_records", lambda folder: folder / "records")
-        monkeypatch.setattr(zoo, "count", lambda files: zoo.Counts(80_311_413, 904_940_000_000))
         output = tmp_path / "zoo.md"
         monkeypatch.setattr(sys, "argv", ["zoo", "--workdir", str(tmp_path), "--output", str(output), *flags])
         if broken:
