@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from htc_tf.data import record_walk, schema, shard_index
 from htc_tf.errors import UserError
 from htc_tf.progress import progress_bar
-from pipelines import files, images, objects, stuff, workers
+from pipelines import files, images, objects, runners, stuff, workers
 from pipelines.checks import Counters, Rejected
 from pipelines.job_progress import Progress, Stopped, stop, stop_reason
 from pipelines.plan import Plan, read_lines
@@ -58,7 +58,7 @@ def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
         shards: Numbers of the shards to write.
         options: Beam's options.
     Raises:
-        UserError: A worker could not read or write a file, or was killed.
+        UserError: A worker could not read or write a file, or was killed, or the runner's service does not answer.
     """
     failure = None
     try:
@@ -75,7 +75,7 @@ def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
     if reason:
         raise UserError(reason) from None
     if failure:
-        raise failure
+        raise runners.explain_failure(failure, options)
 
 
 class WriteShards(beam.PTransform):
@@ -220,6 +220,8 @@ def repair_indexes(output: str, sidecars: list[dict[str, Any] | None]) -> int:
     Args:
         output: The folder of the records. If it is read-only, nothing is written.
         sidecars: As `read_sidecars` returns them.
+    Raises:
+        UserError: A shard without an index is damaged.
     """
     paths = [(files.join(output, sidecar["file"]), sidecar) for sidecar in sidecars if sidecar]
     with ThreadPoolExecutor(READERS) as pool:
@@ -229,7 +231,11 @@ def repair_indexes(output: str, sidecars: list[dict[str, Any] | None]) -> int:
         for (path, sidecar), has_index in zip(paths, whole, strict=True):
             if not has_index:
                 shard = files.read_bytes(path) if files.is_remote(path) else record_walk.open_shard(path)
-                write_index(path, shard_index.make(record_walk.walk(shard)), sidecar["sha256"])
+                try:
+                    index = shard_index.make(record_walk.walk(shard))
+                except record_walk.Damaged as error:  # in a store, of whose shards only the sizes were compared
+                    raise UserError(f"{path} is damaged: {error}; remove it, then run the same command") from None
+                write_index(path, index, sidecar["sha256"])
                 written += 1
     return written
 

@@ -176,6 +176,16 @@ def test_missing_indexes_are_written_from_the_records(folder, monkeypatch, capsy
     assert contents(folder) == before and shard_times(folder) == times
 
 
+def test_a_damaged_shard_without_an_index_is_named(folder):
+    """As in a store, of whose shards only the sizes are compared."""
+    path = folder / "records" / "00002-of-00006.tfrecord"
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".index").unlink()
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(shards.UserError, match=r"00002-of-00006\.tfrecord is damaged: .* remove it, then run"):
+        shards.repair_indexes(str(folder / "records"), [None, sidecar])
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0" * 100])
 def test_a_rerun_repairs_the_damage_of_a_power_loss(folder, content):
     before = contents(folder)
