@@ -71,6 +71,7 @@ def load_image(
             pixels = image_io.to_rgb(image, upright=turned)
             counters.count("images_turned" if turned else "images_converted")
             counters.count("images_dark", is_deep and bool(0 < pixels.max() < DARK))
+            counters.count("images_of_pages", image_io.has_pages(image))
             return encode_png(PIL.Image.fromarray(pixels)), "png"
         if decode == "full":
             _decode(encoded, stored, height, width)

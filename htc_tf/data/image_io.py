@@ -19,6 +19,7 @@ client load nothing more.
 | above `max_pixels`, `MAX_SIDE`, `MAX_BYTES`, `MAX_SCANS` or `MAX_PARTS` | refused |
 """
 
+import contextlib
 import io
 import os
 import stat
@@ -42,9 +43,13 @@ except ImportError:
 # Pillow reads more formats. JPEG 2000 and others are left out because they are rare and each decoder is one more that a
 # hostile file reaches; EPS because its reader starts another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
+# The suffixes by which folders are searched for images, in lower case.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff")
+SUFFIXES += (".avif", ".heic", ".heif", ".hif")
 MAX_PIXELS = 178_956_970  # Pillow's own limit
 MAX_SIDE = 65_535  # the longest side of a JPEG
 MAX_BYTES = 2**29
+HEAD = 1024  # bytes by which `file_kinds` recognizes a file
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -63,18 +68,11 @@ def read_file(path: str | os.PathLike) -> bytes:
     Raises:
         ImageError: The file does not exist or cannot be read.
     """
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError("is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("is a device or pipe, not a file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"has {status.st_size} bytes, more than the {MAX_BYTES} that are read", "too_large")
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        raise ImageError(getattr(error, "strerror", None) or str(error)) from None
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"has {size} bytes, more than the {MAX_BYTES} that are read", "too_large")
+        return file.read()
 
 
 def read_stream(file: BinaryIO) -> bytes:
@@ -110,16 +108,23 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") ->
         ImageError: The file is not an image, or too large.
     """
     check_parts(encoded)
-    is_heic = brand_kind(encoded) == HEIC and _has_heic()
-    try:
-        with quiet_and_unbounded():
-            image = Image.open(io.BytesIO(encoded), formats=("HEIF",) if is_heic else FORMATS)
-    except Exception:  # Pillow's readers raise any exception, even struct.error, on damaged files
-        raise ImageError(describe(encoded, (HEIC,) * is_heic + (AVIF,) * HAS_AVIF)) from None
+    image = _open(io.BytesIO(encoded), encoded)
     check_pixels(image.size, max_pixels, limit)
     if image.format in ("JPEG", "MPO"):
         check_scans(image, encoded)
     return image
+
+
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Reads the height and width of an image file, with its orientation applied, from its header alone.
+
+    Raises:
+        ImageError: The file cannot be read, or is no image.
+    """
+    with _opened(path) as file:
+        image = _open(file, file.read(HEAD))
+        width, height = stored_size(image)
+        return (width, height) if orientation(image) >= 5 else (height, width)  # 5 to 8 are quarter turns
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS, limit: str = "") -> None:
@@ -192,6 +197,31 @@ def decode(encoded: bytes, max_pixels: int = MAX_PIXELS, limit: str = "") -> np.
     image = open_image(encoded, max_pixels, limit)
     check_whole(image, encoded)
     return to_rgb(image)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Opens a regular file to read; turns the system's errors into ImageErrors."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError("is a folder, not a file")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait
+            raise ImageError("is a device or pipe, not a file")
+        with open(path, "rb") as file:
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise ImageError(getattr(error, "strerror", None) or str(error)) from None
+
+
+def _open(file, start):
+    """Opens a file with Pillow; `start` has at least its first HEAD bytes."""
+    is_heic = brand_kind(start) == HEIC and _has_heic()
+    try:
+        with quiet_and_unbounded():
+            return Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
+    except Exception:  # Pillow's readers raise any exception, even struct.error, on damaged files
+        raise ImageError(describe(start, (HEIC,) * is_heic + (AVIF,) * HAS_AVIF)) from None
 
 
 def _has_heic():

@@ -16,8 +16,7 @@ from PIL import Image
 from htc_tf.data import image_io, image_pixels
 from htc_tf.errors import UserError, printable
 
-IMAGES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"}
-IMAGES |= {".avif", ".heic", ".heif", ".hif"}
+IMAGES = {*image_io.SUFFIXES}
 # Formats that cannot be read. In a folder they are reported as skipped instead of being ignored silently.
 UNSUPPORTED = {".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".psd", ".eps", ".svg"}
 UNSUPPORTED |= {".dng", ".cr2", ".nef", ".arw", ".dcm"}

@@ -1,5 +1,6 @@
 """Decoding of image files: every format, mode and orientation, with the same pixels from Pillow and TensorFlow."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def turned(pixels):
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("endian", ["<", ">"])
-def test_every_orientation_is_applied(form, endian):
+def test_every_orientation_is_applied(form, endian, tmp_path):
     options = {"lossless": True} if form == "WEBP" else {}
     pixels = image_io.decode(save(drawn(40, 56), form, **options))
     for value, upright in enumerate(turned(pixels), 1):
@@ -156,8 +157,19 @@ def test_every_orientation_is_applied(form, endian):
         content = save(drawn(40, 56), form, exif=exif, **options)
         image = image_io.open_image(content)
         assert image_io.orientation(image) == value and image_io.stored_size(image) == (56, 40)
+        (tmp_path / "x").write_bytes(content)
+        assert image_io.read_size(tmp_path / "x") == upright.shape[:2]
         np.testing.assert_array_equal(image_io.to_rgb(image), upright)
         np.testing.assert_array_equal(image_io.to_rgb(image_io.open_image(content), upright=False), pixels)
+
+
+def test_sizes_of_files_that_are_no_images(tmp_path):
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait
+    for name, words in (("text", "a text file"), ("heic", "a HEIC"), ("pipe", "a device or pipe"), ("none", "No such")):
+        with pytest.raises(ImageError, match=words):
+            image_io.read_size(tmp_path / name)
 
 
 def test_an_image_created_in_memory_may_have_an_orientation():

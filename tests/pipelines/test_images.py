@@ -10,7 +10,9 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.data.image_checks import END_OF_JPEG
+from htc_tf.data.image_io import HAS_AVIF
 from htc_tf.data.preprocessing import decode_rgb
+from htc_tf.inference.inputs import as_image
 from pipelines import images
 from pipelines.checks import IMAGE_REASONS, Counters, Rejected
 
@@ -66,6 +68,29 @@ def test_other_modes_and_formats_become_rgb_png(folder, mode, ending):
     encoded, stored, counts = load(folder, f"a.{ending}")
     assert (stored, counts) == ("png", {"images_converted": 1})
     np.testing.assert_array_equal(pixels_of(encoded), PIL.Image.open(folder / f"a.{ending}").convert("RGB"))
+
+
+FORMATS = {"jpg": ("RGB", "L", "CMYK"), "png": ("RGB", "P", "RGBA", "I;16"), "tif": ("RGB", "L", "CMYK", "I;16")}
+FORMATS |= {"webp": ("RGB", "RGBA"), "gif": ("P",), "bmp": ("RGB",), **({"avif": ("RGB",)} if HAS_AVIF else {})}
+
+
+@pytest.mark.parametrize("ending, mode", [(ending, mode) for ending, modes in FORMATS.items() for mode in modes])
+def test_a_record_has_the_pixels_that_prediction_reads(folder, ending, mode):
+    deep = np.asarray(gradient("L")).astype(np.uint16) * 257
+    image = PIL.Image.fromarray(deep) if mode == "I;16" else gradient(mode)
+    image.save(folder / f"a.{ending}")
+    encoded, _, counts = load(folder, f"a.{ending}")
+    np.testing.assert_array_equal(pixels_of(encoded), as_image(folder / f"a.{ending}"))
+    assert not {*counts} - {"images_converted"}
+
+
+def test_of_several_pages_the_first_is_stored_and_counted(folder):
+    pages = [gradient("L", 30, 40), gradient("CMYK")]
+    gradient().save(folder / "a.tif", save_all=True, append_images=pages)
+    encoded, _, counts = load(folder, "a.tif")
+    assert counts == {"images_converted": 1, "images_of_pages": 1}
+    np.testing.assert_array_equal(pixels_of(encoded), gradient())
+    np.testing.assert_array_equal(as_image(folder / "a.tif"), gradient())
 
 
 def test_sixteen_bits_keep_the_high_byte(folder):
