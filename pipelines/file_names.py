@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from htc_tf.data.image_io import SUFFIXES as IMAGE_SUFFIXES
 from pipelines import files
 from pipelines.checks import Counters, Rejected, encodable, show
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_LENGTH = 4096  # Linux's PATH_MAX
 
 
