@@ -5,6 +5,7 @@ Beam's runners go by their short names; so does `DaskRunner` here, which is `pip
 
 import contextlib
 import logging
+import urllib.error
 from collections.abc import Iterable, Iterator
 
 from htc_tf.errors import UserError
@@ -18,6 +19,10 @@ DOCUMENTED = (DASK, "DataflowRunner", "FlinkRunner", DEFAULT, "PortableRunner", 
 # Beam's own runner gives one worker up to 128 shards, and shows its errors as tracebacks.
 DASK_CLASS = "pipelines.dask_runner.DaskRunner"
 BEAMS_DASK_CLASS = "apache_beam.runners.dask.dask_runner.DaskRunner"
+# How Beam's messages begin when it cannot start a runner's job server.
+NOT_STARTED = ("Unable to fetch", "Java must be installed", "Java is not correctly installed")
+INVALID = "Pipeline has validations errors"  # how Beam's message of missing or wrong flags begins
+MAX_REASON = 200  # characters of Beam's message that a line quotes
 
 
 def parse_beam(arguments: list[str]):
@@ -73,6 +78,24 @@ def check_runner(options) -> None:
         raise UserError(f"--runner {name}: {error}") from error
     except (ValueError, AttributeError):
         raise UserError(f"--runner {name}: no such runner; give one of {', '.join(DOCUMENTED)}") from None
+
+
+def explain_failure(error: Exception, options) -> Exception:
+    """Returns a UserError if the runner refuses its flags, or its service cannot be reached or started; else `error`."""
+    import grpc
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    name = options.view_as(StandardOptions).runner
+    if str(error).startswith(INVALID):
+        return UserError(f"--runner {name}: {error}")
+    unreachable = isinstance(error, (grpc.RpcError, grpc.FutureTimeoutError, urllib.error.URLError, ConnectionError))
+    if name == DEFAULT or not (unreachable or str(error).startswith(NOT_STARTED)):
+        return error
+    lines = str(error).splitlines() or ["it did not answer in time"]
+    return UserError(
+        f"--runner {name}: its service cannot be reached or started: {lines[0][:MAX_REASON]}; "
+        "docs/data.md says what each runner needs"
+    )
 
 
 def open_stores(paths: Iterable[str], beam_options) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 
+import grpc
 import pytest
 
 from htc_tf.errors import UserError
@@ -44,3 +45,30 @@ def test_flags_of_dask_without_its_runner():
     if "pipelines.dask_runner" in sys.modules:
         pytest.skip("Beam has learned Dask's flags already")
     assert "--dask_… needs --runner=DaskRunner" in refuse("--dask_client_address=tcp://scheduler:8786")
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (RuntimeError("Unable to fetch remote job server jar at https://host/jar: no route\nmore"), "no route; docs"),
+        (RuntimeError("Java must be installed on this system to use this transform/runner."), "Java must be installed"),
+        (grpc.FutureTimeoutError(), "it did not answer in time"),
+    ],
+)
+def test_a_runner_without_its_service(error, reason):
+    options = runners.parse_beam(["--runner=FlinkRunner", "--flink_master=flink:8081"])
+    explained = runners.explain_failure(error, options)
+    assert isinstance(explained, UserError) and reason in str(explained)
+    assert str(explained).startswith("--runner FlinkRunner: its service cannot be reached or started: ")
+
+
+def test_flags_that_a_runner_refuses():
+    error = ValueError("Pipeline has validations errors: \nInvalid Project ID (p).")
+    line = str(runners.explain_failure(error, runners.parse_beam(["--runner=DataflowRunner"])))
+    assert line.startswith("--runner DataflowRunner: Pipeline") and "Invalid Project ID (p)." in line
+
+
+def test_a_bug_keeps_its_traceback():
+    bug = RuntimeError("wrong shape")
+    assert runners.explain_failure(bug, runners.parse_beam(["--runner=FlinkRunner"])) is bug
+    assert runners.explain_failure(grpc.RpcError(), runners.parse_beam([])).__class__ is grpc.RpcError

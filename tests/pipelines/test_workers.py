@@ -1,4 +1,4 @@
-"""A worker process that is killed, as when memory runs out, ends the job; workers end with a killed job."""
+"""A worker process that is killed, as when memory runs out, ends the job; workers end with their job."""
 
 import os
 import signal
@@ -54,7 +54,9 @@ def start(tiny_data, tmp_path):
         flags |= {"shards": 6, "direct_running_mode": "multi_processing", "direct_num_workers": 2}
         words = [sys.executable, "-m", "pipelines.coco_to_tfrecord", *(f"--{k}={v}" for k, v in flags.items())]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        jobs.append(subprocess.Popen(words, cwd=ROOT, text=True, **pipes))
+        # A process group of its own gets Ctrl-C, which a program that runs in the background ignores.
+        group = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        jobs.append(subprocess.Popen(words, cwd=ROOT, text=True, **pipes, **group))
 
         def workers():
             assert jobs[-1].poll() is None, jobs[-1].communicate()
@@ -76,9 +78,19 @@ def test_a_killed_worker_ends_the_job(start, tmp_path):
     assert job.returncode == 2
     assert "Traceback" not in errors
     last = errors.splitlines()[-1]
-    assert last.startswith("error: a worker process was killed") and "fewer --direct_num_workers" in last
+    assert last.startswith("error: a worker process was killed by SIGKILL; ") and "fewer --direct_num_workers" in last
     wait_for(lambda: not any(map(is_alive, workers)))
     assert not (tmp_path / "records" / "dataset_info.json").exists()
+
+
+def test_ctrl_c_ends_the_job_and_a_suspended_worker(start):
+    job, workers = start()
+    os.kill(workers[0], signal.SIGSTOP)
+    os.killpg(job.pid, signal.SIGINT)
+    errors = job.communicate(timeout=SECONDS)[1]
+    assert job.returncode == 130
+    assert "Traceback" not in errors and errors.splitlines()[-1] == "interrupted" and errors.count("interrupted") == 1
+    wait_for(lambda: not any(map(is_alive, workers)))
 
 
 def test_workers_end_with_a_killed_job(start):
