@@ -81,7 +81,7 @@ def check_runner(options) -> None:
 
 
 def explain_failure(error: Exception, options) -> Exception:
-    """Returns a UserError if the runner refuses its flags, or its service cannot be reached or started; else `error`."""
+    """Returns a UserError if the runner refuses its flags, or its service cannot be reached; else the error itself."""
     import grpc
     from apache_beam.options.pipeline_options import StandardOptions
 

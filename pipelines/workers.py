@@ -68,7 +68,7 @@ def monitor(folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_at_interrupt(folder):
-    """Ctrl-C stops the workers too. Beam waits for them before it passes KeyboardInterrupt on."""
+    """Ctrl-C stops the workers too: Beam waits for them before it raises KeyboardInterrupt, and logs their errors."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
@@ -77,6 +77,7 @@ def _stop_at_interrupt(folder):
     def interrupt(*arguments):
         with contextlib.suppress(OSError):
             job_progress.stop(folder, "interrupted")
+        logging.disable(logging.CRITICAL)
         before(*arguments)
 
     signal.signal(signal.SIGINT, interrupt)
@@ -84,6 +85,7 @@ def _stop_at_interrupt(folder):
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        logging.disable(logging.NOTSET)
 
 
 def _fail_workers(folder, ended):
