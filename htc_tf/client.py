@@ -11,7 +11,7 @@ from htc_tf import command_line
 from htc_tf.data.image_io import open_image, read_file, to_rgb
 from htc_tf.errors import ModelFailed, TooLate, UserError, command, printable
 from htc_tf.inference.exported_outputs import read_responses
-from htc_tf.inference.inputs import VIDEOS, Unreadable, find_inputs
+from htc_tf.inference.inputs import VIDEOS, Unreadable, Url, find_inputs
 from htc_tf.inference.output_names import drawing_names, refuse_replacing
 
 UNKNOWN = "not a JPEG"  # how `serving.decode.UNKNOWN` begins, which needs TensorFlow
@@ -109,8 +109,8 @@ def predict_batch(model, contents):
 def main():
     flags = parse()
     found = find_inputs(flags.input, sys.stdin)
-    paths = [path for path in found if path.suffix.lower() not in VIDEOS]
-    left_out = [(path, "a video: python -m htc_tf.predict reads it") for path in found if path not in paths]
+    paths = [path for path in found if not isinstance(path, Url) and path.suffix.lower() not in VIDEOS]
+    left_out = [(path, "a video or URL: python -m htc_tf.predict reads it") for path in found if path not in paths]
     model = connect(flags)
     names = drawing_names(paths)
     with ExitStack() as stack:
