@@ -49,13 +49,13 @@ def name_files(paths: Sequence[Path], endings: Sequence[str]) -> list[InputFile]
 
 
 def relative_names(paths: Sequence[Path]) -> list[str]:
-    """Returns each path relative to the folder that all of them share, with slashes."""
-    absolute = [os.path.abspath(path) for path in paths]
+    """Returns each path relative to the folder that all of them share, with slashes; of a URL the file's name."""
+    files = {path: os.path.abspath(path) for path in paths if isinstance(path, Path)}
     try:
-        folder = os.path.commonpath([os.path.dirname(path) for path in absolute]) if paths else ""
+        folder = os.path.commonpath([os.path.dirname(path) for path in files.values()] or [os.curdir])
     except ValueError:  # several drives of Windows
-        return [path.name for path in paths]
-    return [PurePath(os.path.relpath(path, folder)).as_posix() for path in absolute]
+        files = {}
+    return [PurePath(os.path.relpath(files[path], folder)).as_posix() if path in files else path.name for path in paths]
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:

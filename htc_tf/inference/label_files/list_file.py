@@ -1,4 +1,4 @@
-"""List files: texts of many items, written one by one, that are complete even after an interruption."""
+"""Files of label writers: texts of many items that are complete even after an interruption, and small ones at once."""
 
 from htc_tf.errors import UserError
 
@@ -39,3 +39,14 @@ class ListFile:
         self.before = ""
         with self.file:
             self.write([self.end])
+
+
+def write_whole(path, text):
+    """Writes a text file as a whole or not at all; its folder is created if necessary."""
+    unfinished = path.with_name("unfinished.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
