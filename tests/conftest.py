@@ -86,7 +86,21 @@ def coco_sample():
 
 
 @pytest.fixture(scope="session")
-def run_workers():
+def free_addresses():
+    """A function: free_addresses(3) returns three addresses of this computer that nobody listens to."""
+
+    def free_addresses(count):
+        held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in held]
+        for server in held:
+            server.close()
+        return addresses
+
+    return free_addresses
+
+
+@pytest.fixture(scope="session")
+def run_workers(free_addresses):
     """A function that runs three Python processes at once, which must succeed.
 
     Args:
@@ -97,10 +111,7 @@ def run_workers():
     def run_workers(alone, together):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
         environment["PYTHONPATH"] = str(HERE.parent)
-        held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in held]
-        for server in held:
-            server.close()
+        addresses = free_addresses(2)
         tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
         wanted = [(alone, {}), *((together, {"TF_CONFIG": json.dumps(task)}) for task in tasks)]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import re
 import sys
 
 import numpy as np
@@ -110,7 +111,9 @@ def worker_errors(cluster):
     except LOST_WORKER as error:
         if cluster.workers == 1:
             raise
-        reason = reason_of(error.message).partition("Additional GRPC error information")[0].strip()
+        # The first sentence; after it come where TensorFlow found the error, and advice.
+        text = reason_of(error.message).removeprefix("Collective ops is aborted by: ")
+        reason = re.split(r"\. |Additional GRPC error", text)[0].strip()
         raise WorkerLost(
             f"another of the {cluster.workers} workers has ended or does not answer ({reason}): start all of them "
             "again with the same command, which continues from the last checkpoint"

@@ -9,9 +9,18 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
+from htc_tf.cluster import Cluster
 from htc_tf.errors import UserError
 from htc_tf.run import Run
-from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors, run_lock
+from htc_tf.training.guard import (
+    LOST_WORKER,
+    FiniteGuard,
+    WorkerLost,
+    disk_errors,
+    memory_errors,
+    run_lock,
+    worker_errors,
+)
 
 
 class Inner(NamedTuple):
@@ -48,6 +57,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     again.build([None, 300])
     assert Checkpoints(Run(tmp_path), again).restore_latest().endswith("ckpt-1")
     np.testing.assert_array_equal(again.variables[0], model.variables[0])
+
+
+@pytest.mark.parametrize("kind", LOST_WORKER)
+def test_a_lost_worker_is_one_line(kind, tmp_path):
+    text = (
+        "Collective ops is aborted by: Deadline Exceeded\nAdditional GRPC error information from remote target /job:a"
+    )
+    error = kind(None, None, f"Graph execution error:\n\n{text} [[{{{{node CollectiveReduceV2}}}}]]")
+    checkpoints = Checkpoints(Run(tmp_path), tf.Module())
+    with pytest.raises(WorkerLost) as lost, worker_errors(Cluster(1, 3, False)), disk_errors(tmp_path, checkpoints):
+        raise error
+    assert str(lost.value).startswith(
+        "another of the 3 workers has ended or does not answer (Deadline Exceeded): start"
+    )
+    assert "\n" not in str(lost.value)
+    with pytest.raises(kind), worker_errors(Cluster()):
+        raise error
 
 
 def test_a_log_that_cannot_be_written_names_its_path(tmp_path):
