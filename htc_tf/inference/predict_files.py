@@ -220,7 +220,8 @@ class Job:
         for index, prediction in self.detect(frames, lambda *failure: failed.append(failure)):
             frame = file._replace(image_id=next(self.frame_ids), frame=index * self.options.every)
             if tracker:
-                prediction = Prediction(prediction.image, tracker.update(prediction.result), self.categories)
+                tracked = tracker.update(prediction.result)
+                prediction = Prediction(prediction.image, tracked, self.categories, prediction.size)
             self.results.add(frame, prediction)
             yield prediction.draw(None, self.options.threshold)
         if failed:
