@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.errors import UserError
+from htc_tf.inference.label_files import labelme
 from htc_tf.inference.overview import reduction, shrink_mask
 from htc_tf.inference.results import ImageResult, coco_results
 from htc_tf.ops.polygons import TOLERANCE, Polygon, trace_polygons
@@ -130,7 +131,7 @@ class Prediction:
 
     def __getitem__(self, index):
         """Returns a DetectedObject for an int; a Prediction for a slice, a boolean mask [n], or indices."""
-        rows = np.arange(len(self))[index if np.size(index) else []]
+        rows = np.arange(len(self))[index]
         if np.ndim(rows) == 0:
             return DetectedObject(self, int(rows))
         masks = None if self.run_lengths is None else [self.run_lengths[row] for row in rows]
@@ -169,10 +170,11 @@ class Prediction:
         """Returns the outlines of the masks: for each object a list of its parts, each with its holes.
 
         Args:
-            tolerance: Pixels by which an outline may be simplified. With 0 it follows the pixels' borders exactly.
+            tolerance: Pixels by which an outline may be simplified, by less than 2 % of its area. With 0 it follows
+                the borders of the pixels.
         Returns:
-            n lists of `ops.polygons.Polygon`: `outer`, [p, 2] float, the corners x, y in pixels, and `holes`, a list of
-            such arrays. A pixel i covers [i, i + 1). None without mask heads.
+            n lists of `ops.polygons.Polygon`: `outer`, [p, 2] float64, the corners x, y in pixels, and `holes`, a list
+            of such arrays. A pixel i covers [i, i + 1). None without mask heads.
         """
         return None if self.run_lengths is None else trace_polygons(self.run_lengths, tolerance)
 
@@ -183,6 +185,23 @@ class Prediction:
         segmentation as run lengths.
         """
         return coco_results([self.result], [image_id], [category["id"] for category in self.categories])
+
+    def to_labelme(
+        self,
+        path: str | os.PathLike,
+        tolerance: float = TOLERANCE,
+        image_path: str | os.PathLike | None = None,
+    ) -> None:
+        """Writes the objects as a JSON file of LabelMe.
+
+        Args:
+            path: Path of the file; its folder is created if necessary.
+            tolerance: Pixels by which polygons may differ from the masks' outlines.
+            image_path: Path of the image file, which the JSON file refers to; None to store the image's pixels in it.
+        Raises:
+            UserError: The path cannot be written.
+        """
+        labelme.write_labels(Path(path), self, tolerance, image_path)
 
     def to_supervision(self) -> supervision.Detections:
         """Returns the objects as `supervision.Detections`, for its trackers, annotators and dataset writers.

@@ -1,6 +1,6 @@
 """Outlines of masks as polygons with holes, along the borders of pixels, in NumPy.
 
-The area of a mask's polygons is its number of pixels, and drawn by pycocotools they give the mask again. All masks of an
+The area of a mask's exact polygons is its number of pixels, and pycocotools draws the mask from them. All masks of an
 image are traced at once, side by side, from their runs down the columns; nothing is decoded.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from htc_tf.inference.label_files import brush
+from htc_tf.inference.label_files import NotSaved, brush
 from htc_tf.inference.label_files.cvat import clean
 from htc_tf.inference.label_files.list_file import ListFile, write_whole
 
@@ -64,4 +64,6 @@ def describe(found, parts, height, width):
     if len(parts) == 1 and not parts[0].holes:
         percent = 100 * parts[0].outer / (width, height)
         return "polygon", {"points": percent.round(5).tolist(), "closed": True}
+    if brush.CHANNELS * height * width >= 2**32:
+        raise NotSaved(f"a brush mask cannot have {width} x {height} pixels")
     return "brush", {"format": "rle", "rle": brush.encode(found.run_lengths)}

@@ -1,5 +1,7 @@
 """Files of label writers: texts of many items that are complete even after an interruption, and small ones at once."""
 
+import uuid
+
 from htc_tf.errors import UserError
 
 
@@ -43,10 +45,13 @@ class ListFile:
 
 def write_whole(path, text):
     """Writes a text file as a whole or not at all; its folder is created if necessary."""
-    unfinished = path.with_name("unfinished.part")
+    unfinished = path.with_name(f".{uuid.uuid4().hex}")  # no other file's name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
