@@ -6,6 +6,7 @@ Format: https://github.com/wkentaro/labelme.
 import base64
 import binascii
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,9 +61,9 @@ def read_shape(shape: Any, height: int, width: int) -> tuple[str, int | str | No
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(kind, str) or kind not in READERS:
         raise Rejected("annotation_malformed", f"a {show(kind)} has no area: draw one of {', '.join(READERS)}")
-    if not (isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)):
+    if not (isinstance(points, list) and {list}.issuperset(map(type, points)) and {2}.issuperset(map(len, points))):
         raise Rejected("polygon_malformed", "points are not a list of [x, y]")
-    numbers = [value for point in points for value in point]
+    numbers = list(itertools.chain.from_iterable(points))
     outlines.check_numbers(numbers, height, width)
     needed = 3 if kind == "polygon" else 2
     if len(points) < needed:
@@ -97,9 +98,8 @@ def read_mask(numbers, shape, height, width):
             pixels = np.asarray(image) > 0
     except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, PIL.Image.DecompressionBombError) as error:
         raise Rejected("polygon_malformed", f"its mask is not a PNG in base64 ({error})") from None
-    whole = np.zeros((height, width), np.uint8, order="F")
-    whole[top : bottom + 1, left : right + 1] = pixels if pixels.ndim == 2 else pixels.any(axis=2)
-    return outlines.encode(whole)
+    inside = pixels if pixels.ndim == 2 else pixels.any(axis=2)
+    return outlines.encode_crop(inside, top, left, height, width)
 
 
 READERS = {"polygon": read_polygon, "rectangle": read_rectangle, "circle": read_circle, "mask": read_mask}

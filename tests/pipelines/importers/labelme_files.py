@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from pipelines import to_coco
+from tests.pipelines.importers import conversion
 
 SIDE = 40
 
@@ -41,11 +41,4 @@ def add(folder, name, *shapes, **fields):
 
 def convert(folder, *flags):
     """Returns {split: content} of what the command writes, and the lines of left_out.txt."""
-    output = folder.parent / "coco"
-    to_coco.main(["--from", "labelme", "--input", str(folder), "--output", str(output), *flags])
-    files = {split: output / "annotations" / f"instances_{split}.json" for split in to_coco.SPLITS}
-    left_out = output / "left_out.txt"
-    return (
-        {split: json.loads(path.read_text()) for split, path in files.items() if path.exists()},
-        left_out.read_text().splitlines() if left_out.exists() else [],
-    )
+    return conversion.convert("labelme", folder, *flags)
