@@ -1,5 +1,6 @@
 """Prediction: filtering, COCO results, drawing, saving and cut-outs of the objects detected in an image."""
 
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -55,6 +56,38 @@ def test_above(found, masks):
     nothing = found.above(0.95)
     assert nothing.masks.shape == (0, 120, 160) and nothing.to_coco() == [] and "nothing" in repr(nothing)
     assert nothing.draw(threshold=0).shape == (480, 640, 3)
+
+
+def test_a_prediction_is_a_sequence_of_objects(found, masks):
+    labels = [(one.label, round(one.score, 1), one.class_index, one.category_id) for one in found]
+    assert labels == [("cat", 0.9, 1, 17), ("car", 0.6, 0, 3), ("cat", 0.2, 1, 17)]
+    np.testing.assert_array_equal(found[-2].box, BOXES[1])
+    np.testing.assert_array_equal(found[1].mask, masks[1])
+    assert repr(found[0]) == "<cat, 90%, x 20.0 to 90.0, y 10.0 to 60.0>"
+    with pytest.raises(IndexError):
+        found[3]
+    for index in (slice(1, None), [1, 2], np.array([False, True, True]), found.scores < 0.7):
+        assert isinstance(found[index], Prediction) and found[index].class_names == ["car", "cat"]
+        np.testing.assert_array_equal(found[index].masks, masks[1:])
+    assert len(found[[]]) == len(found[found.scores > 1]) == 0 and found.size == (120, 160)
+    assert found.visible().class_names == ["cat", "car"]  # the third mask is empty
+
+
+def test_polygons(found, image, tmp_path):
+    (first,), (second,), nothing = found.polygons(0)
+    assert {tuple(point) for point in first.outer} == {(20, 10), (90, 10), (90, 60), (20, 60)}
+    assert {tuple(point) for point in second.outer} == {(100, 0), (160, 0), (160, 40), (100, 40)} and nothing == []
+    np.testing.assert_array_equal(found[0].polygons()[0].outer, found.polygons()[0][0].outer)
+    found.to_labelme(tmp_path / "new" / "x.json", image_path=tmp_path / "x.jpg")
+    content = json.loads((tmp_path / "new" / "x.json").read_text())
+    assert [shape["label"] for shape in content["shapes"]] == ["cat", "car"] and content["imagePath"] == "../x.jpg"
+
+
+def test_notebooks_show_the_drawing(found, image):
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    np.testing.assert_array_equal(np.asarray(shown), found.draw())
+    large = Prediction(np.zeros((100, 3000, 3), np.uint8), found.result, CATEGORIES)
+    assert Image.open(io.BytesIO(large[:0]._repr_png_())).size == (1024, 34)
 
 
 def test_coco(found, masks):
