@@ -23,7 +23,7 @@ from apache_beam.runners.portability.local_job_service import SubprocessSdkWorke
 from htc_tf.errors import UserError
 from pipelines import job_progress
 
-ADVICE = "is memory exhausted? Finished shards are kept: run the same command again, with fewer --direct_num_workers"
+KEPT = "finished shards are kept: run the same command again"
 INTERVAL = 0.2  # seconds
 PATIENCE = 5  # seconds that the other workers get to end; one that a signal has suspended never does
 READER = "apache_beam.runners.worker.data_plane"
@@ -156,14 +156,15 @@ class MonitoredWorker(SubprocessSdkWorkerHandler):
         self.ended.set()
         if not self._closed.is_set():
             with contextlib.suppress(OSError):
-                job_progress.stop(self.folder, f"a worker process {_describe_end(status)}; {ADVICE}")
+                job_progress.stop(self.folder, _explain_end(status))
 
 
-def _describe_end(status):
-    """Returns how a process ended, from its exit status, which is negative after a signal."""
+def _explain_end(status):
+    """Returns the error message for a process that ended with this status, which is negative after a signal."""
     if status >= 0:
-        return f"ended with exit status {status}"
+        return f"a worker process ended with status {status}, its message is above; {KEPT}"
     try:
-        return f"was killed by {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name
     except ValueError:  # a real-time signal
-        return f"was killed by signal {-status}"
+        name = f"signal {-status}"
+    return f"a worker process was killed by {name}; is memory exhausted? {KEPT}, with fewer --direct_num_workers"

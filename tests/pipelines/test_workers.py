@@ -97,3 +97,11 @@ def test_workers_end_with_a_killed_job(start):
     job, workers = start()
     job.kill()
     wait_for(lambda: not any(map(is_alive, workers)))
+
+
+def test_what_ended_a_worker():
+    from pipelines import workers
+
+    assert "was killed by SIGKILL; is memory exhausted?" in workers._explain_end(-signal.SIGKILL)
+    assert "killed by signal 40;" in workers._explain_end(-40)
+    assert "ended with status 2, its message is above" in workers._explain_end(2)
