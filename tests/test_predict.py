@@ -156,6 +156,45 @@ def test_failed_images_do_not_affect_their_neighbors(call, monkeypatch, tmp_path
     assert "every input was skipped" in capsys.readouterr().err
 
 
+class SquareDetector:
+    """A detector that finds a square, an object without a pixel, and an unsure one."""
+
+    def detect_image(self, image):
+        mask = np.zeros(image.shape[:2], np.uint8, order="F")
+        mask[2:8, 3:9] = 1
+        masks = [{**run, "counts": run["counts"].decode()} for run in map(coco_mask.encode, (mask, 0 * mask, mask))]
+        return ImageResult(np.float32([[2, 3, 8, 9]] * 3), np.float32([0.9, 0.8, 0.2]), np.int32([0, 0, 0]), masks)
+
+
+def test_labels_for_annotation_tools(call, monkeypatch, tmp_path, capsys):
+    folder, output = tmp_path / "images", tmp_path / "out"
+    for name in ("a/x.png", "b/x.jpg", "b/x.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 16)).save(folder / name)
+    model = SimpleNamespace(detector=SquareDetector(), categories=[{"id": 4, "name": "cat"}])
+    monkeypatch.setattr(htc_tf.predict, "load", lambda *source: model)
+    flags = ["--checkpoint", "EXPORT", "--output", output, "--input", f"{folder}/*/*"]
+    assert call(*flags, "--save", "coco", "yolo", "--save", "labelme", "cvat", "labelstudio", "--tolerance", 0) == 0
+    lines = sorted(line for line in capsys.readouterr().err.splitlines() if line.startswith("left out"))
+    paths = [folder / name for name in ("a/x.png", "b/x.jpg", "b/x.png")]
+    assert [line.partition(" of ")[2].partition(": 1 object ")[0] for line in lines[:3]] == list(map(str, paths))
+    assert len(lines) == 4 and lines[3].startswith(f"left out of {paths[2]}: not saved as yolo: ")
+    content = json.loads((output / "coco.json").read_text())
+    assert [row["file_name"] for row in content["images"]] == ["a/x.png", "b/x.jpg", "b/x.png"]
+    assert [row["bbox"] for row in content["annotations"]] == [[3, 2, 6, 6]] * 3
+    assert (output / "yolo" / "labels" / "a" / "x.txt").read_text().startswith("0 0.")
+    assert json.loads((output / "labelme" / "b" / "x_2.json").read_text())["imagePath"] == "../../../images/b/x.png"
+    assert (output / "cvat.xml").is_file() and (output / "labelstudio.json").is_file()
+    assert len(json.loads((output / "predictions.json").read_text())) == 9
+    # A label file is not written over an input.
+    (output / "x.png").rename(output / "coco.json")
+    assert call(*flags, "--save", "coco", "--input", output / "coco.json", "--format", "jpg") == 2
+    assert "coco.json would replace" in capsys.readouterr().err
+    assert Image.open(output / "coco.json").format == "PNG"
+    assert call(*flags, "--save", "pascal") == 2
+    assert "invalid choice: 'pascal'" in capsys.readouterr().err
+
+
 def test_nothing_to_read(call, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(htc_tf.predict, "load", lambda *source: SimpleNamespace(detector=None, categories=[]))
     flags = ["--checkpoint", "RUN", "--output", tmp_path / "out", "--input", "-"]

@@ -189,8 +189,8 @@ class Job:
             return
         shown = prediction.above(self.options.threshold)
         visible = shown.visible()
-        if len(visible) < len(shown):
-            self.left_out.append((file.path, f"{len(shown) - len(visible)} objects without a pixel in their mask"))
+        if hidden := len(shown) - len(visible):
+            self.left_out.append((file.path, f"{hidden} object{'s' * (hidden > 1)} without a pixel in the mask"))
         for name, writer in self.labels.items():
             try:
                 writer.add(file, visible)
