@@ -27,6 +27,7 @@ from pipelines import objects
 from pipelines.checks import Counters, Rejected, encodable
 from pipelines.file_names import IMAGE_SUFFIXES
 from pipelines.importers.labeled import LabeledImage, LabeledObject
+from pipelines.plan import without_collector
 
 TOOLS = ("labelme", "via", "yolo", "voc", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
 MADE_BY = "python -m pipelines.to_coco"
@@ -52,10 +53,11 @@ def main(arguments=None):
     paths = list_files(source, tool.ENDINGS, written)
     if not paths:
         raise UserError(f"--input {source} holds no *{' or *'.join(tool.ENDINGS)}: name the folder of the tool's files")
-    entries, problems = read_all(tool, paths, images)
-    names = choose_classes(flags.classes, tool, paths, images, entries)
-    ignored = {*tool.IGNORED, *getattr(tool, "OPTIONAL", ())}.difference(names)
-    splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
+    with without_collector():
+        entries, problems = read_all(tool, paths, images)
+        names = choose_classes(flags.classes, tool, paths, images, entries)
+        ignored = {*tool.IGNORED, *getattr(tool, "OPTIONAL", ())}.difference(names)
+        splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
     problems += left_out
     if not splits["train"]["annotations"]:
         why = f"; first: {problems[0]}" if problems else ""
@@ -158,6 +160,7 @@ def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
     """Returns ({split: {"images", "annotations"}}, problems, numbers of objects of each ignored label)."""
     splits = {split: {"images": [], "annotations": []} for split in SPLITS}
     numbers, problems, skipped = itertools.count(1), [], Counter()
+    counters = Counters()  # of repairs, which the preparation repeats and counts
     class_ids = {name: number for number, name in enumerate(names, 1)}
     for image_id, (name, image) in enumerate(entries.items(), 1):
         split = choose_split(image, val_fraction)
@@ -170,7 +173,7 @@ def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
             try:
                 if found.label not in class_ids:
                     raise Rejected("category_unknown", f"label {found.label} is not one of --classes")
-                row = annotate(found, image.height, image.width)
+                row = annotate(found, image.height, image.width, counters)
             except Rejected as error:
                 problems.append(f"{name}: {error.detail}")
                 continue
@@ -191,13 +194,13 @@ def share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "big") / 2**32
 
 
-def annotate(found: LabeledObject, height: int, width: int) -> dict[str, Any]:
+def annotate(found: LabeledObject, height: int, width: int, counters: Counters) -> dict[str, Any]:
     """Returns COCO's annotation without ids."""
     row = {"iscrowd": int(found.crowd)}
     if found.segmentation is None:
-        ymin, xmin, ymax, xmax = objects.clip_box(found.box, height, width, Counters())
+        ymin, xmin, ymax, xmax = objects.clip_box(found.box, height, width, counters)
         return {**row, "area": (xmax - xmin) * (ymax - ymin), "bbox": [xmin, ymin, xmax - xmin, ymax - ymin]}
-    mask = {"size": [height, width], "counts": objects.to_rle(found.segmentation, height, width, Counters())}
+    mask = {"size": [height, width], "counts": objects.to_rle(found.segmentation, height, width, counters)}
     area = int(coco_mask.area(mask))
     if not area:
         raise Rejected("box_empty", "an object covers no pixel of the image")
