@@ -105,7 +105,7 @@ def make_plan(
         states = _read_states(plan, output)
         if states is not None:
             return _refresh(plan, states, output)
-    with _without_collector():
+    with without_collector():
         counters = Counters()
         dataset = annotation_files.read(annotations, images, panoptic_file, counters)
         return _make_new_plan(dataset, counters, output, options, panoptic_file, inputs, folders)
@@ -121,7 +121,7 @@ def read_lines(output: str, shard: int) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _without_collector():
+def without_collector():
     """Disables garbage collection, which would scan the millions of acyclic annotations again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
