@@ -44,7 +44,7 @@ class Seams:
         """Adds the ImageResult of a tile, in the tile's own pixels; `window` is the tile's Window of the image."""
         self.result = result
         boxes = result.boxes + np.float32([window.top, window.left] * 2)
-        cuts = ~lies_whole(boxes, self._inner(window))
+        cuts = self._depths(boxes, window) < self._margin(window)
         masks = result.masks or [None] * len(boxes)
         added = np.arange(len(boxes)) + len(self.pieces)
         for box, score, label, cut, mask in zip(boxes, result.scores, result.classes, cuts, masks, strict=True):
@@ -56,12 +56,16 @@ class Seams:
             self._pair(other, indices, window, added)
         self.recent.append((window, added))
 
-    def _inner(self, window):
-        """Returns a window as a box [4], without a margin at the borders that lie inside the image."""
+    def _depths(self, boxes, window):
+        """Returns how deep boxes [n, 4] lie in a window: [n], the distance to its nearest border inside the image."""
         start, sides = np.float32(window[:2]), np.float32(window[2:])
         end = start + sides
-        start = np.where(start > 0, start + self.margin * sides, start)
-        return np.concatenate([start, np.where(end < (self.height, self.width), end - self.margin * sides, end)])
+        before = np.where(start > 0, boxes[:, :2] - start, np.inf)
+        behind = np.where(end < (self.height, self.width), end - boxes[:, 2:], np.inf)
+        return np.minimum(before, behind).min(axis=1)
+
+    def _margin(self, window):
+        return self.margin * max(window.height, window.width)
 
     def _pair(self, window, indices, other, others):
         """Compares the pieces of two tiles, given by their windows and the indices of their pieces."""
@@ -70,12 +74,9 @@ class Seams:
             return
         boxes, other_boxes = (np.stack([self.pieces[index].box for index in group]) for group in (indices, others))
         labels, other_labels = ([self.pieces[index].label for index in group] for group in (indices, others))
-        for group, group_boxes, inner in (
-            (indices, boxes, self._inner(other)),
-            (others, other_boxes, self._inner(window)),
-        ):
-            whole = lies_whole(group_boxes, inner)
-            self.dropped.update(index for index in group[whole].tolist() if self.pieces[index].cut)
+        depths = [[self._depths(part, one) for one in (window, other)] for part in (boxes, other_boxes)]
+        self._drop(indices, *depths[0], self._margin(window))
+        self._drop(others, *depths[1][::-1], self._margin(window))
         shares = box_agreement(boxes, other_boxes, common) * np.equal.outer(labels, other_labels)  # [n, m]
         for row, column in np.argwhere(shares > 0):
             pair, share = (int(indices[row]), int(others[column])), shares[row, column]
@@ -87,6 +88,10 @@ class Seams:
             if share >= self.agreement:
                 self.pairs.setdefault(pair[0], []).append(pair[1])
                 self.pairs.setdefault(pair[1], []).append(pair[0])
+
+    def _drop(self, indices, depths, depths_there, margin):
+        """Drops the cut pieces that another tile shows whole; depths are [n], in their own and in the other tile."""
+        self.dropped.update(indices[(depths < margin) & (depths_there >= margin)].tolist())
 
     def merge(self):
         """Returns the ImageResult of the whole image. An object unites the boxes and masks of its pieces."""
@@ -133,11 +138,6 @@ def intersect(window, other):
     bottom = min(window.top + window.height, other.top + other.height)
     right = min(window.left + window.width, other.left + other.width)
     return type(window)(top, left, bottom - top, right - left)
-
-
-def lies_whole(boxes, window):
-    """Returns [n] bool: True for a box [n, 4] that lies inside a window, [4]."""
-    return (boxes[:, :2] >= window[:2]).all(axis=1) & (boxes[:, 2:] <= window[2:]).all(axis=1)
 
 
 def box_agreement(boxes, others, window):

@@ -1,6 +1,7 @@
 """Tiled detection of images in memory and of files, by a detector that finds squares."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from htc_tf import predict as predict_command
 from htc_tf.errors import ModelFailed, UserError
 from htc_tf.inference import windows
 from htc_tf.inference.detector import Detector
@@ -151,6 +153,15 @@ def test_files_are_detected_in_tiles(tmp_path):
         assert drawn.size == (640, 427)
     with pytest.raises(ModelFailed):
         Predictor(SquareDetector(), CATEGORIES)(tmp_path / "fails.png", tile=64)
+
+
+@pytest.mark.parametrize("flag", ["--semantic", "--cutouts"])
+def test_what_needs_the_whole_image_is_refused(flag, monkeypatch, capsys):
+    flags = ["--checkpoint", "none", "--input", "none", "--output", "none", "--tile", "64", flag]
+    monkeypatch.setattr(sys, "argv", ["predict", *flags])
+    with pytest.raises(SystemExit) as ended:
+        predict_command.main()
+    assert ended.value.code == 2 and "leave --semantic and --cutouts out" in capsys.readouterr().err
 
 
 def test_frames_are_detected_in_tiles(tmp_path):
