@@ -1,7 +1,7 @@
 """`annotations.json`: the records' ground truth as one COCO file, written if the records differ from any input file.
 
 If several files are merged, or image ids are names, evaluation by other programs needs a file with the records' ids. It
-holds the images and objects of the records, as the plan has them.
+holds the images and objects of the records; boxes and masks are as in the input, neither clipped nor computed.
 """
 
 import hashlib
@@ -39,7 +39,8 @@ def _encode(output: str, plan: Plan, sidecars: list[dict[str, Any]]) -> Iterator
         ("annotations", _annotations(output, plan, sidecars)),
         ("categories", plan.categories),
     ):
-        yield f'{"{" if key == "images" else ","}\n"{key}": ['.encode()
+        opening = "{" if key == "images" else ","
+        yield f'{opening}\n"{key}": ['.encode()
         for number, row in enumerate(rows):
             yield f"{',' if number else ''}\n{json.dumps(row)}".encode()
         yield b"]"

@@ -93,7 +93,8 @@ def identify(
 
 
 def _expand(word, flag):
-    if not set(PATTERN) & set(word) or files.size(word) is not None:
+    # In a store, `files.size` would take the pattern for a name.
+    if not set(PATTERN) & set(word) or (not files.is_remote(word) and files.size(word) is not None):
         return [word]
     if files.is_remote(word):
         folder = word.rstrip("/").rpartition("/")[0]

@@ -248,6 +248,22 @@ def test_an_image_missing_from_a_store_is_named(words, tiny_data, capsys):
     assert (row["reason"], row["file_name"]) == ("image_missing", name)
 
 
+def test_several_annotation_files_in_a_store(words, capsys):
+    STORE["mem://bucket/a/more.json"] = STORE["mem://bucket/a/instances_train2017.json"]
+    words = [word for word in words if not word.startswith("--annotations")]
+    coco_to_tfrecord.main([*words, "--annotations=mem://bucket/a/*.json"])
+    written = records()
+    assert list(json.loads(written["dataset_info.json"])["inputs"]) == ["1/instances_train2017.json", "2/more.json"]
+    assert len(json.loads(written["annotations.json"])["images"]) == 6
+    assert json.loads(written["dataset_info.json"])["counters"]["images_united"] == 6
+    del STORE["mem://bucket/records/annotations.json"]
+    coco_to_tfrecord.main([*words, "--annotations=mem://bucket/a/*.json"])
+    assert records() == written
+    with pytest.raises(SystemExit):
+        coco_to_tfrecord.main([*words, "--annotations=mem://bucket/a/*.jsonl"])
+    assert "mem://bucket/a/*.jsonl: no file matches this pattern" in capsys.readouterr().err
+
+
 def test_a_store_that_is_not_installed_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         coco_to_tfrecord.main(["--annotations=nowhere://a.json", f"--images={tmp_path}", f"--output={tmp_path}"])

@@ -100,6 +100,16 @@ def test_another_stuff_map_is_recorded(folder):
     assert unpack(record).semantic == path.read_bytes()
 
 
+def test_a_plan_without_the_newer_options_stays_valid(folder):
+    path, before = folder / "records" / "plan.json", load_info(folder / "records")
+    plan = files.read_checksummed_json(path)
+    for fields, name in ((plan, "merged"), (plan, "side_files"), (plan["options"], "follow_links")):
+        del fields[name]
+    files.write_checksummed_json(path, plan)
+    prepare(folder)
+    assert load_info(folder / "records").shards == before.shards
+
+
 def test_another_folder_is_refused_by_name(folder, capsys):
     before = contents(folder)
     shutil.copytree(folder / "images", folder / "copies")
