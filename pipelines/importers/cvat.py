@@ -152,10 +152,8 @@ def read_mask(shape, height, width):
         raise Rejected("rle_malformed", f"rle is {show(text)}, not numbers with commas") from None
     if min(counts) < 0 or sum(counts) != wide * high:
         raise Rejected("rle_malformed", f"rle is not the run lengths of {wide} x {high} pixels")
-    mask = np.zeros((height, width), np.uint8)
     inside = np.repeat(np.arange(len(counts)) % 2, counts)  # [high * wide]
-    mask[top : top + high, left : left + wide] = inside.reshape(high, wide)
-    return outlines.encode(mask)
+    return outlines.encode_crop(inside.reshape(high, wide), top, left, height, width)
 
 
 READERS = {"box": read_box, "ellipse": read_ellipse, "polygon": read_polygon, "mask": read_mask}

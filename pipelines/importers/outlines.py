@@ -58,16 +58,16 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 
 
 def encode_crop(mask: np.ndarray, top: int, left: int, height: int, width: int) -> dict[str, Any]:
-    """Returns the run lengths of a mask in an image of height x width pixels, whose part [h, w] at (top, left) is given.
+    """Returns the run lengths, in an image of height x width pixels, of a [h, w] mask at (top, left).
 
-    The time depends on the part alone.
+    The time depends on the size of the mask alone.
     """
     edges = np.diff(np.pad(mask.astype(bool), ((1, 1), (0, 0))), axis=0)  # [h + 1, w]: where a run starts or ends
     column, row = np.nonzero(edges.T)
     places = (column + left) * height + row + top  # down the columns of the image
     # A run that ends at the bottom and one that starts at the top of the next column are one.
-    same = np.flatnonzero(places[1:] == places[:-1])
-    counts = np.diff(np.delete(places, [*same, *(same + 1)]), prepend=0, append=height * width)
+    places, number = np.unique(places, return_counts=True)
+    counts = np.diff(places[number == 1], prepend=0, append=height * width)
     return as_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
 
 

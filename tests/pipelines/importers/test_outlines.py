@@ -35,3 +35,18 @@ def test_an_ellipse_covers_the_pixels_of_its_equation(degrees):
     inside = (along / a) ** 2 + (across / b) ** 2 <= 1
     assert (mask & inside).sum() / (mask | inside).sum() > 0.95
     assert abs(mask.sum() / (math.pi * a * b) - 1) < 0.05
+
+
+def test_the_run_lengths_of_a_part_are_those_of_the_whole_image():
+    rng = np.random.default_rng(0)
+    for share in [0.0, 1.0, *rng.uniform(0, 1, 100)]:
+        height, width = rng.integers(1, 20, 2)
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        high, wide = rng.integers(1, height - top + 1), rng.integers(1, width - left + 1)
+        if share > 0.8:
+            top, high = 0, height  # runs that go on in the next column
+        whole = np.zeros((height, width), np.uint8)
+        part = rng.random((high, wide)) < share
+        whole[top : top + high, left : left + wide] = part
+        found = outlines.encode_crop(part, int(top), int(left), int(height), int(width))
+        assert found == outlines.encode(whole)
