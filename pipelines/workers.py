@@ -68,8 +68,8 @@ def monitor(folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_at_interrupt(folder):
-    """Ctrl-C stops the workers too: Beam waits for them before it raises KeyboardInterrupt, and logs their errors."""
-    before = signal.getsignal(signal.SIGINT)
+    """Ctrl-C stops the workers too: Beam waits for them before it raises KeyboardInterrupt, and prints their errors."""
+    stderr, before = sys.stderr, signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
@@ -78,6 +78,7 @@ def _stop_at_interrupt(folder):
         with contextlib.suppress(OSError):
             job_progress.stop(folder, "interrupted")
         logging.disable(logging.CRITICAL)
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         before(*arguments)
 
     signal.signal(signal.SIGINT, interrupt)
@@ -86,6 +87,7 @@ def _stop_at_interrupt(folder):
     finally:
         signal.signal(signal.SIGINT, before)
         logging.disable(logging.NOTSET)
+        sys.stderr = stderr
 
 
 def _fail_workers(folder, ended):
