@@ -2,8 +2,9 @@
 
 An object that a tile's border cuts, and that lies whole in another tile, is the other tile's to detect: the piece is
 dropped. What remains is compared in the part of the image that two tiles both see. Detections of one class are one
-object if they agree there: the smaller of the two, within that part, lies in the other for the most part. Two pieces
-that are both cut are united, and so from tile to tile an object larger than a tile; of others the better one stays.
+object if they agree there: at least half of the larger, within that part, lies in the other; of the smaller, if one of
+them is cut. Two pieces that are both cut are united, and so from tile to tile an object larger than a tile; of others
+the better one stays.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from htc_tf.inference.results import ImageResult
 from htc_tf.ops.runs import clip_runs, count_common_pixels, count_pixels, encode_runs, place_runs, unite_runs
 
-AGREEMENT = 0.5  # lowest share of the smaller detection, within the common part of two tiles, that lies in the other
+AGREEMENT = 0.5  # lowest share of a detection, within the common part of two tiles, that lies in the other
 MARGIN = 0.02  # share of a tile's side: an object is cut if its box ends nearer to a border inside the image
 
 
@@ -74,17 +75,19 @@ class Seams:
             return
         boxes, other_boxes = (np.stack([self.pieces[index].box for index in group]) for group in (indices, others))
         labels, other_labels = ([self.pieces[index].label for index in group] for group in (indices, others))
+        cuts, other_cuts = ([self.pieces[index].cut for index in group] for group in (indices, others))
+        either_cut = np.logical_or.outer(cuts, other_cuts)  # [n, m]
         depths = [[self._depths(part, one) for one in (window, other)] for part in (boxes, other_boxes)]
         self._drop(indices, *depths[0], self._margin(window))
         self._drop(others, *depths[1][::-1], self._margin(window))
-        shares = box_agreement(boxes, other_boxes, common) * np.equal.outer(labels, other_labels)  # [n, m]
+        shares = box_agreement(boxes, other_boxes, common, either_cut) * np.equal.outer(labels, other_labels)  # [n, m]
         for row, column in np.argwhere(shares > 0):
             pair, share = (int(indices[row]), int(others[column])), shares[row, column]
             if not self.dropped.isdisjoint(pair):
                 continue
             one, another = (self.pieces[index] for index in pair)
             if one.runs is not None:
-                share = mask_agreement(one.runs, another.runs, common, self.height)
+                share = mask_agreement(one.runs, another.runs, common, self.height, either_cut[row, column])
             if share >= self.agreement:
                 self.pairs.setdefault(pair[0], []).append(pair[1])
                 self.pairs.setdefault(pair[1], []).append(pair[0])
@@ -140,19 +143,28 @@ def intersect(window, other):
     return type(window)(top, left, bottom - top, right - left)
 
 
-def box_agreement(boxes, others, window):
-    """Returns the share of the smaller box, within a window, that lies in the other: [n, m] for [n, 4] and [m, 4]."""
+def box_agreement(boxes, others, window, of_smaller):
+    """Returns how much boxes agree within a window.
+
+    Args:
+        boxes, others: [n, 4] and [m, 4] float32.
+        window: Window.
+        of_smaller: [n, m] bool. True for the share of the smaller box that lies in the other, False of the larger.
+    Returns:
+        [n, m] float32, 0 to 1.
+    """
     start = np.float32([window.top, window.left])
     end = start + np.float32([window.height, window.width])
     boxes, others = np.split(boxes[:, None], 2, axis=-1), np.split(others[None], 2, axis=-1)  # corners, [n, 1, 2] ...
     (low, high), (other_low, other_high) = np.clip(boxes, start, end), np.clip(others, start, end)
     common = np.prod(np.maximum(np.minimum(high, other_high) - np.maximum(low, other_low), 0), axis=-1)  # [n, m]
-    smaller = np.minimum(np.prod(high - low, axis=-1), np.prod(other_high - other_low, axis=-1))
-    return common / np.where(smaller > 0, smaller, np.inf)
+    areas = np.prod(high - low, axis=-1), np.prod(other_high - other_low, axis=-1)
+    divisor = np.where(of_smaller, np.minimum(*areas), np.maximum(*areas))
+    return common / np.where(divisor > 0, divisor, np.inf)
 
 
-def mask_agreement(runs, others, window, height):
-    """Returns the share of the smaller of two masks, within a window, that lies in the other; 0 if it is empty."""
+def mask_agreement(runs, others, window, height, of_smaller):
+    """Returns the same of two masks, by their runs in an image of that height; 0 if one is empty in the window."""
     runs, others = clip_runs(runs, window, height), clip_runs(others, window, height)
-    smaller = min(count_pixels(runs), count_pixels(others))
-    return count_common_pixels(runs, others) / smaller if smaller else 0.0
+    areas = count_pixels(runs), count_pixels(others)
+    return count_common_pixels(runs, others) / (min(areas) if of_smaller else max(areas)) if min(areas) else 0.0

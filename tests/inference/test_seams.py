@@ -132,13 +132,25 @@ def test_no_objects():
     assert merge((LEFT,), (MIDDLE,), (RIGHT,)) == []
 
 
+def test_an_object_inside_another_stays(masks):
+    """Within one tile the suppression keeps both, and so it is in the overlap of two."""
+    outer, inner = [30, 82, 70, 97], [45, 87, 55, 92]
+    tiles = [(window, (outer, 0.9, 1), (inner, score, 1)) for window, score in ((LEFT, 0.7), (MIDDLE, 0.8))]
+    assert merge(*tiles, masks=masks) == [(outer, 0.9, 1), (inner, 0.8, 1)]
+
+
 def test_agreement():
     boxes, others = np.float32([[0, 0, 10, 10], [20, 20, 20, 30]]), np.float32([[0, 5, 10, 25], [50, 50, 60, 60]])
-    np.testing.assert_allclose(box_agreement(boxes, others, Window(0, 0, 100, 100)), [[0.5, 0], [0, 0]])
-    np.testing.assert_allclose(box_agreement(boxes, others, Window(0, 4, 100, 3))[0, 0], 1)  # [4, 7) against [5, 7)
-    whole, right = np.zeros([2, 20, 20], bool)
-    whole[2:10, 2:10] = right[2:10, 6:14] = True
-    runs = [place_runs(encode(mask), 0, 0, 20) for mask in (whole, right)]
-    assert mask_agreement(*runs, Window(0, 0, 20, 20), 20) == 0.5
-    assert mask_agreement(*runs, Window(0, 0, 20, 8), 20) == 1
-    assert mask_agreement(*runs, Window(0, 15, 20, 5), 20) == 0
+    whole, part = Window(0, 0, 100, 100), Window(0, 4, 100, 3)
+    smaller, larger = np.ones([2, 2], bool), np.zeros([2, 2], bool)
+    np.testing.assert_allclose(box_agreement(boxes, others, whole, smaller), [[0.5, 0], [0, 0]])
+    np.testing.assert_allclose(box_agreement(boxes, others, whole, larger), [[0.25, 0], [0, 0]])
+    np.testing.assert_allclose(box_agreement(boxes, others, part, smaller)[0, 0], 1)  # [4, 7) against [5, 7)
+    np.testing.assert_allclose(box_agreement(boxes, others, part, larger)[0, 0], 2 / 3)
+    left, right = np.zeros([2, 20, 20], bool)
+    left[2:10, 2:10] = right[2:10, 6:18] = True
+    runs = [place_runs(encode(mask), 0, 0, 20) for mask in (left, right)]
+    assert mask_agreement(*runs, Window(0, 0, 20, 20), 20, True) == 0.5
+    assert mask_agreement(*runs, Window(0, 0, 20, 20), 20, False) == pytest.approx(1 / 3)
+    assert mask_agreement(*runs, Window(0, 0, 20, 8), 20, True) == 1
+    assert mask_agreement(*runs, Window(0, 15, 20, 5), 20, True) == 0

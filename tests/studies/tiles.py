@@ -32,7 +32,7 @@ GROUND = (124, 116, 104)  # of the gaps: the mean color, with which the network 
 ALONE, SHRUNK = "scenes one by one", "mosaic shrunk to 192 x 192"
 OVERLAPS = (0.2, 0.5)
 SETTINGS = [(AGREEMENT, MARGIN), (2.0, -1.0), (AGREEMENT, -1.0), (0.3, MARGIN), (0.7, MARGIN)]
-SETTINGS += [(AGREEMENT, margin) for margin in (0.01, 0.04)]
+SETTINGS += [(AGREEMENT, 0.01)]
 
 
 def parse():
