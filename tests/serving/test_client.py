@@ -232,17 +232,22 @@ def test_pixels_are_upright_as_in_the_model(tmp_path):
 
 
 def test_a_server_is_called_without_tensorflow():
-    """And of the package's numeric code only pasting and run lengths: the client starts in half a second."""
+    """And of the package's numeric code only pasting, run lengths and polygons: the client starts in half a second."""
     code = "import htc_tf.client, htc_tf.serving.rest_client, htc_tf.serving.grpc_client, sys\n"
     code += "print(sorted({n.partition('.')[0] for n in sys.modules} & {'tensorflow', 'keras', 'gin', 'apache_beam'}),"
     code += "sorted(n for n in sys.modules if n.startswith(('htc_tf.models', 'htc_tf.ops', 'htc_tf.data.'))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     allowed = [
         "htc_tf.data.file_kinds",
+        "htc_tf.data.image_checks",
         "htc_tf.data.image_io",
+        "htc_tf.data.image_pixels",
         "htc_tf.ops",
         "htc_tf.ops.paste",
+        "htc_tf.ops.polygon_simplification",
+        "htc_tf.ops.polygons",
         "htc_tf.ops.rle_decoding",
+        "htc_tf.ops.runs",
     ]
     expected = f"[] {allowed}"
     assert (done.returncode, done.stdout.strip()) == (0, expected), done.stderr
