@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-from pycocotools import mask as coco_mask
 
 from pipelines.checks import Rejected, show
 from pipelines.importers import documents, image_files, outlines
@@ -111,9 +110,6 @@ def visible_masks(polygons: list[list[tuple[float, float]]], height: int, width:
     masks = []
     for first, last in itertools.pairwise(bounds):
         runs = order[first:last]
-        # COCO's counts alternate between pixels outside and inside.
-        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-        counts = np.diff(edges, prepend=0, append=pixels.size).tolist()
-        mask = {"size": [height, width], "counts": counts}
-        masks.append(outlines.as_text(coco_mask.frPyObjects(mask, height, width)) if len(runs) else None)
+        places = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        masks.append(outlines.encode_runs(places, height, width) if len(runs) else None)
     return masks

@@ -67,8 +67,15 @@ def encode_crop(mask: np.ndarray, top: int, left: int, height: int, width: int) 
     places = (column + left) * height + row + top  # down the columns of the image
     # A run that ends at the bottom and one that starts at the top of the next column are one.
     places, number = np.unique(places, return_counts=True)
-    counts = np.diff(places[number == 1], prepend=0, append=height * width)
-    return as_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
+    return encode_runs(places[number == 1], height, width)
+
+
+def encode_runs(places: np.ndarray, height: int, width: int) -> dict[str, Any]:
+    """Returns run lengths from the pixels, counted down the columns, where each run starts and ends in turn."""
+    counts = np.diff(places, prepend=0, append=height * width).tolist()
+    if not counts[-1]:  # the mask covers the last pixel
+        counts.pop()
+    return as_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
 
 
 def join(parts: Sequence[Any], height: int, width: int) -> Any:
