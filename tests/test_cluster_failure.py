@@ -16,7 +16,7 @@ from htc_tf.training.stop import STOPPED
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 3
 SAVED, KILLED, STEPS = 3, 5, 6  # steps: the checkpoint, the last one of the killed worker, the last one of the training
-LIMIT = 400  # seconds for all workers; on a quiet computer they need 30
+LIMIT = 600  # seconds for all workers, which need half a minute on a computer that is not busy
 PARAMS = (
     *("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='layer'", "RoISampler.limit=8"),
     *("AnchorSampler.limit=8", f"BATCH_SIZE={WORKERS}", f"STEPS={STEPS}", f"CHECKPOINT_EVERY={SAVED}"),
