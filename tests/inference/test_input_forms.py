@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageFile, features
+from PIL import ExifTags, Image, features
 
 from htc_tf.data import image_io
 from htc_tf.errors import UserError
@@ -253,17 +253,15 @@ def test_heic_is_read_by_the_extra(pixels, monkeypatch, formats):
     with pytest.raises(Unreadable, match=r"a HEIC .*: pip install pillow-heif \(the extra htc_tf\[heic\]\)"):
         as_image(HEIC)
 
-    class Heif(ImageFile.ImageFile):
-        format = "HEIF"
-
-        def _open(self):
-            if self.fp.read()[-1]:
-                raise ValueError("damaged")
-            self._size, self._mode, self.tile = (40, 24), "RGB", []
-            self.im = Image.fromarray(pixels).im
+    def read(file, name):
+        if file.read()[-1]:
+            raise ValueError("damaged")
+        image = Image.fromarray(pixels)
+        image.format = "HEIF"
+        return image
 
     def register():
-        Image.register_open("HEIF", Heif, lambda start: start[8:12] == b"heic")
+        Image.register_open("HEIF", read, lambda start: start[8:12] == b"heic")
 
     monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
     np.testing.assert_array_equal(as_image(HEIC), pixels)
