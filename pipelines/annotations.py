@@ -9,7 +9,7 @@ from typing import Any
 
 from htc_tf.errors import UserError
 from pipelines import coco, file_names, lvis, merging, panoptic
-from pipelines.checks import Counters, Rejected
+from pipelines.checks import Counters, Rejected, show
 from pipelines.sources import ImageFolders
 
 
@@ -66,8 +66,9 @@ def read(paths: Sequence[str], folders: ImageFolders, panoptic_file: str | None,
         categories = coco.check_categories(content["categories"], paths[0], counters)
     images = coco.check_images(content["images"], counters, folders.root)
     if not images:
-        first = ": ".join(filter(None, (counters.rejected[0]["file_name"], counters.rejected[0]["detail"])))
-        raise UserError(f"{paths[0]}: none of its {listed_images} images is usable; the first: {first}")
+        row = next(row for row in counters.rejected if "file_name" in row)  # merging rejects annotations before
+        first = f"{show(row['file_name'])}: {row['detail']}" if row["file_name"] else row["detail"]
+        raise UserError(f"{coco.listed(paths)}: none of the {listed_images} images is usable; the first: {first}")
     objects = coco.check_annotations(content["annotations"], images, categories, counters)
     rows = {image_id: {"image": image, "objects": objects.get(image_id, [])} for image_id, image in images.items()}
     if panoptic_file:

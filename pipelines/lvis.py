@@ -45,7 +45,8 @@ def collect(
     """
     known, rows = {row["id"] for row in classes}, {}
     for entry in images:
-        if isinstance(entry, dict) and any(key in entry for key in KEYS) and entry.get("id") in image_ids:
+        has_lists = isinstance(entry, dict) and any(key in entry for key in KEYS)
+        if has_lists and type(entry.get("id")) is int and entry["id"] in image_ids:
             rows[entry["id"]] = {"id": entry["id"]} | {key: _ids(entry.get(key), known, counters) for key in KEYS}
     if not rows:
         return None

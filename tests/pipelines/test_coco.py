@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -98,7 +99,8 @@ def emptied(key):
         ),
         (lambda text: text.replace('"id": 9, "name": "cat"', '"name": "cat"'), "has no integer id"),
         (lambda text: text.replace('"name": "cat"', '"title": "cat"'), "id 9, has no name"),
-        (lambda text: text.replace('"height"', '"rows"'), "none of its 7 images is usable"),
+        (lambda text: text.replace('"height"', '"rows"'), "none of the 7 images is usable"),
+        (lambda text: re.sub(r'"file_name": "\d+.jpg"', '"file_name": 5', text), "the first: 5: no file_name"),
     ],
 )
 def test_unusable_annotation_files(tiny, capsys, change, expected):

@@ -54,7 +54,13 @@ def test_odd_lists_are_counted():
     values = [[1, "2", 2.0, 3, None, {}, True], "text", None, [], {"1": 2}]
     images = [{"id": number, "neg_category_ids": value} for number, value in enumerate(values)]
     counters = Counters()
-    found = lvis.collect([*images, None, {"id": []}], [5, {"name": "a", "frequency": {}}], range(5), classes, counters)
+    found = lvis.collect(
+        [*images, None, {"id": [], "neg_category_ids": []}],
+        [5, {"name": "a", "frequency": {}}],
+        range(5),
+        classes,
+        counters,
+    )
     assert [row["neg_category_ids"] for row in found["images"]] == [[1, 2], [], [], [], []]
     assert found["categories"] == []
     assert counters.counts["lvis_ids_dropped"] == 4 + 1 + 1
