@@ -50,6 +50,8 @@ def read_xml(path: Path) -> ElementTree.Element:
     # Entities can name other files, and grow without bound. Only a document type declares them.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise Rejected("file_malformed", "it has a document type (<!DOCTYPE ...>), which may declare entities")
+    if "\0" in text:  # the parser would take it for UTF-16, in which the search above finds nothing
+        raise Rejected("file_malformed", "it is not XML in UTF-8, nor in UTF-16 with a byte order mark")
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
