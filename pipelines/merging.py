@@ -35,7 +35,7 @@ def merge(
         folders: The image folder of each file.
         counters: Counters.
     Returns:
-        (content, same): one content like those given; and True if every image keeps its id and is in one file only.
+        (content, same): one content like those given; and True if every image keeps the id that its files give it.
     """
     classes = [
         coco.check_categories(content["categories"], path, counters)
@@ -60,7 +60,7 @@ def merge(
                     counters.count("annotations_repeated")
                     continue
             annotations.append(entry)
-    same = not shared and all(old == new for ids in image_ids for old, new in ids.items())
+    same = all(old == new for ids in image_ids for old, new in ids.items())
     return {"images": images, "annotations": annotations, "categories": categories}, same
 
 

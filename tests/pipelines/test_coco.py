@@ -60,6 +60,13 @@ def test_annotation_files_in_the_encodings_of_windows(tiny):
         assert (info.objects, info.counters["file_recoded"]) == (21, 1)
 
 
+def test_a_dataset_of_background(tiny, capsys):
+    info = prepare(edit(tiny, lambda content: content.update(annotations=[])))
+    assert (info.images, info.objects, info.masks) == (7, 0, True)
+    out = capsys.readouterr().out
+    assert "warning: no record contains an object" in out and "cannot train masks" not in out
+
+
 def without(key):
     def change(text):
         content = json.loads(text)

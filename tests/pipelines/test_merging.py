@@ -87,6 +87,7 @@ def test_an_image_of_several_files_has_the_objects_of_all():
     assert found == [(1, 1, 1), (1, 1, 9), (1, 9, 1), (5, 1, 1)]
     assert not same
     assert +counters.counts == {"images_united": 1, "annotations_repeated": 1}
+    assert merge(a, a)[1]
     # The same name in another folder is another image.
     assert len(merge(a, b, folders=["x", "y"])[0]["images"]) == 3
 
