@@ -1,7 +1,7 @@
 """YOLO's text files, one per image: an object a line, as a box or a polygon in fractions of the image's size.
 
 Format: https://docs.ultralytics.com/datasets/segment. The images are in a folder `images` where the text files are in
-`labels`, or beside them. `data.yaml` or `classes.txt` names the classes.
+`labels`, or beside them. data.yaml or classes.txt names the classes.
 """
 
 import functools
