@@ -47,7 +47,7 @@ class Predictor:
             UserError: A file cannot be read, or an image has another type.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images])[0]
+            return self([images], batch, max_pixels, tile, overlap)[0]
         if tile is not None:
             return [self._detect_tiled(image, tile, overlap, batch, max_pixels) for image in images]
         arrays = ((None, as_image(image, max_pixels)) for image in images)

@@ -105,7 +105,9 @@ def test_objects_over_seams_are_whole(tile, overlap):
     image, detector = draw(200, 300, OBJECTS), SquareDetector()
     model = Predictor(detector, CATEGORIES)
     found, expected = model(image, tile=tile, overlap=overlap), model(image)
-    assert len({shape for shape in detector.shapes[:-1]}) == 1 and found.image is image
+    assert found.image is image
+    *tiles, whole = detector.shapes
+    assert len(tiles) > 1 and set(tiles) == {(tile, tile, 3)} and whole == (200, 300, 3)
     rows = [[sorted(box) for box in prediction.boxes.tolist()] for prediction in (found, expected)]
     assert sorted(rows[0]) == sorted(rows[1])
     counts = [sorted(run["counts"] for run in prediction.run_lengths) for prediction in (found, expected)]
@@ -133,6 +135,7 @@ def test_batches_of_tiles_and_a_network(tiny_model, tiny_data, eagerly):
     assert len(one) > 3
     np.testing.assert_allclose(one.boxes, four.boxes, atol=1e-3)
     assert one.run_lengths == four.run_lengths and one.masks.shape[1:] == image.size
+    assert len(one) > len(image)
 
 
 def predict(paths, folder, **options):
