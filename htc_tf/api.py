@@ -1,13 +1,27 @@
 """The Python interface: `load` restores a trained model, `build` makes a new one from gin files."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from htc_tf import config
 from htc_tf.errors import UserError
 from htc_tf.named_runs import open_run
 
+if TYPE_CHECKING:
+    from htc_tf.inference.predictor import Predictor
+    from htc_tf.models.htc import HTC
+    from htc_tf.models.htc_loss import HTCLoss
 
-def load(source, gin_file=(), gin_param=(), trust_config=False):
+
+def load(
+    source: str | os.PathLike,
+    gin_file: Sequence[str | os.PathLike] = (),
+    gin_param: Sequence[str] = (),
+    trust_config: bool = False,
+) -> Predictor:
     """Loads a trained model that detects objects in images.
 
         model = htc_tf.load("RUN")
@@ -50,7 +64,9 @@ def is_export(folder):
     return any(path.is_file() for path in (folder / "saved_model.pb", *folder.glob("[0-9]*/saved_model.pb")))
 
 
-def build(*gin_files, weights=None, seed=0, **macros):
+def build(
+    *gin_files: str | os.PathLike, weights: str | os.PathLike | None = None, seed: int = 0, **macros: Any
+) -> tuple[HTC, HTCLoss]:
     """Builds the network and its loss from gin files, with all variables created.
 
         model, loss = htc_tf.build("gin/htc_r50_fpn_1x_coco.gin", NUM_CLASSES=20)

@@ -8,8 +8,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 ABOUT = "The commands, the Python interface, and what all folders share."
 START, END = "<!-- files -->\n", "<!-- end of files -->"
-ROOMS = ("htc_tf", "models", "models/backbones", "ops", "data", "training", "inference", "evaluation", "visualization")
+ROOMS = ("htc_tf", "models", "models/backbones", "ops", "data", "training", "inference")
 ROOMS = [f"htc_tf/{room}".replace("htc_tf/htc_tf", "htc_tf") for room in ROOMS]
+ROOMS += ["htc_tf/inference/label_files", "htc_tf/evaluation", "htc_tf/visualization"]
 ROOMS += [f"htc_tf/{room}" for room in ("explanation", "serving", "web", "weights")] + ["pipelines"]
 
 

@@ -68,7 +68,7 @@ class DetectedObject:
 class Prediction:
     """The n objects of one image, best first; none scores below the model's own threshold (0.001).
 
-    `len`, `for`, and an index give its `DetectedObject`s; a slice, a boolean mask [n] or indices give a Prediction.
+    Iteration and an index give its `DetectedObject`s; a slice, a boolean mask [n] or indices give a Prediction.
 
     Attributes:
         image: [H, W, 3] uint8 RGB, the image, upright; of a file that was read in windows a reduced overview.

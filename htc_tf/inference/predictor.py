@@ -1,12 +1,22 @@
 """Predictor: the model that `htc_tf.load` returns, which maps images in any common form to Predictions."""
 
+from __future__ import annotations
+
 import functools
+import os
+from collections.abc import Sequence
+from typing import Any, BinaryIO, TypeAlias, overload
+
+import numpy as np
+from PIL import Image
 
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, as_image
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.tile_plan import OVERLAP
 from htc_tf.inference.tiling import detect_tiled
+
+ImageSource: TypeAlias = "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray"
 
 
 class Predictor:
@@ -17,16 +27,28 @@ class Predictor:
         class_names: K strings.
     """
 
-    def __init__(self, detector, categories):
+    def __init__(self, detector: Any, categories: Sequence[dict[str, Any]]):
         """
         Args:
             detector: `inference.detector.Detector` of a run or `inference.exported.ExportedDetector` of an export.
             categories: K dicts {"id", "name"} by class index.
         """
         self.detector, self.categories = detector, list(categories)
-        self.class_names = [category["name"] for category in self.categories]
+        self.class_names: list[str] = [category["name"] for category in self.categories]
 
-    def __call__(self, images, batch=1, max_pixels=MAX_PIXELS, tile=None, overlap=OVERLAP):
+    @overload
+    def __call__(self, images: ImageSource, batch: int = ..., **options: Any) -> Prediction: ...
+    @overload
+    def __call__(self, images: Sequence[ImageSource], batch: int = ..., **options: Any) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        batch: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
+    ) -> Prediction | list[Prediction]:
         """Detects objects.
 
         Args:
@@ -59,7 +81,7 @@ class Predictor:
         image, size, result = detect_tiled(self.detector, image, tile, overlap, batch, read)
         return Prediction(image, result, self.categories, size)
 
-    def semantic(self, image, max_pixels=MAX_PIXELS):
+    def semantic(self, image: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Returns the semantic branch's label of each pixel of an image, [H, W] uint8.
 
         Labels are the training data's; in COCO's stuff-thing maps a label is a category's id minus 1.
