@@ -98,8 +98,8 @@ def predict_files(
     files = name_files(paths, [video_ending(path) if path in videos else options.ending for path in paths])
     writers = {name: label_files.find_writer(name) for name in options.formats}
     images = [file for file in files if file.path not in videos]
-    names = [name for writer in writers.values() for name in writer.paths(images)]
-    refuse_replacing(paths, [file.drawing for file in files] + names, output)
+    labels = [name for writer in writers.values() for name in writer.paths(images)]
+    refuse_replacing(paths, [file.drawing for file in files] + [predictions.RESULTS] + labels, output)
     with contextlib.ExitStack() as stack:
 
         def opened(writer):
