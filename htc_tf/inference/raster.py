@@ -36,6 +36,7 @@ class Raster:
 
     def __init__(self, path, dataset):
         self.path, self.dataset = path, dataset
+        self.orientation = read_orientation(path)
         self.height, self.width = dataset.height, dataset.width
         self._check_size()
         if dataset.subdatasets:
@@ -68,11 +69,11 @@ class Raster:
 
 
 @contextlib.contextmanager
-def open_raster(path):
+def open_raster(path, larger_than):
     """Opens a TIFF.
 
     Yields:
-        (Raster, EXIF orientation 1 to 8).
+        Raster; None if the image has no more than `larger_than` pixels.
     Raises:
         Unreadable: It is damaged, too large, or its pixels have no unique conversion to RGB.
     """
@@ -80,13 +81,12 @@ def open_raster(path):
     with rasterio.Env(**SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
-            orientation = read_orientation(path)  # ValueError, struct.error: a pointer beyond the end of the file
             # An absolute path cannot be one of GDAL's URLs.
             dataset = rasterio.open(os.path.abspath(path), driver="GTiff")
-        except (RasterioError, OSError, ValueError, struct.error) as error:
+        except (RasterioError, OSError) as error:
             raise Unreadable(path, f"a TIFF, but damaged or truncated ({in_one_line(error)})") from error
         with dataset:
-            yield Raster(path, dataset), orientation
+            yield Raster(path, dataset) if dataset.height * dataset.width > larger_than else None
 
 
 def find_colors(path, dataset):

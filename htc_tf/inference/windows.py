@@ -86,9 +86,9 @@ def open_windows(source, read=as_image):
     except ImportError:
         yield ArrayWindows(_read_without_rasterio(source, read))
         return
-    with open_raster(Path(source)) as (stored, orientation):
-        if stored.height * stored.width > WHOLE:
-            yield TurnedWindows(stored, orientation)
+    with open_raster(Path(source), WHOLE) as raster:
+        if raster is not None:
+            yield TurnedWindows(raster, raster.orientation)
             return
     yield ArrayWindows(read(source))
 
