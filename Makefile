@@ -69,7 +69,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@touch $@
 
 # Keeps the present versions and adds missing ones; ARGS=--upgrade takes the newest that setup.cfg allows.
-COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra onnx --extra test --universal --python-version 3.10
+COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra dask --extra onnx --extra test --universal --python-version 3.10
 constraints: $(UV) ## update constraints.txt from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
