@@ -11,7 +11,8 @@ START, END = "<!-- files -->\n", "<!-- end of files -->"
 ROOMS = ("htc_tf", "models", "models/backbones", "ops", "data", "training", "inference")
 ROOMS = [f"htc_tf/{room}".replace("htc_tf/htc_tf", "htc_tf") for room in ROOMS]
 ROOMS += ["htc_tf/inference/label_files", "htc_tf/evaluation", "htc_tf/visualization"]
-ROOMS += [f"htc_tf/{room}" for room in ("explanation", "serving", "web", "weights")] + ["pipelines"]
+ROOMS += [f"htc_tf/{room}" for room in ("explanation", "serving", "web", "weights")]
+ROOMS += ["pipelines", "pipelines/importers"]
 
 
 def first_line(path):
