@@ -87,7 +87,7 @@ def load(stream: BinaryIO, name: str, repairs: Counter) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{name} {_explain(error, text)}") from None
     except RecursionError:
-        raise UserError(f"{name} is not a COCO annotation file: its JSON is nested too deeply") from None
+        raise UserError(f"{name} is nested too deeply to be read as JSON") from None
     except ValueError as error:  # an integer of thousands of digits
         raise UserError(f"{name} is not valid JSON: {error}") from None
 

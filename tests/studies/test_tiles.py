@@ -32,9 +32,10 @@ def test_perfect_detections_in_the_mosaic_have_ap_1(monkeypatch):
 
 
 def test_the_section():
-    names = [tiles.ALONE, tiles.SHRUNK, *map(tiles.row_name, tiles.OVERLAPS)]
+    compared = tiles.row_name(*tiles.COMPARED)
+    names = [tiles.ALONE, tiles.SHRUNK, *(tiles.row_name(*tile) for tile in tiles.TILES)]
     metrics = {(name, tiles.SETTINGS[0]): (0.5, 0.4) for name in names}
-    metrics |= {(names[-1], setting): (0.25, 0.125) for setting in tiles.SETTINGS}
+    metrics |= {(compared, setting): (0.25, 0.125) for setting in tiles.SETTINGS}
     entries = {name: {"tiles": [0] * 9, "seconds": 1.6} for name in names}
     text = "\n".join(tiles.report(metrics, entries, SimpleNamespace(seed=7)))
     assert "| scenes one by one | 0.500 | 0.400 | 9 | 2 |" in text and "(seed 7)" in text

@@ -1,13 +1,14 @@
 """python -m tests.studies.tiles: AP on scenes stitched to a large image, in tiles, shrunk, and one by one.
 
 A network that was trained on the demo's scenes detects in 64 others: in each scene alone, in the mosaic of all of them
-by tiles of several overlaps, and in the mosaic as it is, which is shrunk to the network's size. The borders of the
-tiles cut the scenes and their objects. Detections in the mosaic are counted for the scene in which their center lies,
-so that COCO's protocol applies to every row. The table is a section of docs/results.md. Run again, the command
+by tiles of several sizes and overlaps, and in the mosaic as it is, which is shrunk to the network's size. The borders
+of the tiles cut the scenes and their objects. Detections in the mosaic are counted for the scene in which their center
+lies, so that COCO's protocol applies to every row. The table is a section of docs/results.md. Run again, the command
 continues after the last finished row.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 from unittest import mock
@@ -30,7 +31,8 @@ GAP = (CELL - SCENE) // 2
 SIDE = GRID * CELL
 GROUND = (124, 116, 104)  # of the gaps: the mean color, with which the network pads its images
 ALONE, SHRUNK = "scenes one by one", "mosaic shrunk to 192 x 192"
-OVERLAPS = (0.2, 0.5)
+TILES = ((SCENE, 0.2), (SCENE, 0.5), (448, 0.25), (640, 0.2))  # side in pixels, overlap
+COMPARED = TILES[1]  # of the settings of `inference.seams`
 SETTINGS = [(AGREEMENT, MARGIN), (2.0, -1.0), (AGREEMENT, -1.0), (0.3, MARGIN), (0.7, MARGIN)]
 SETTINGS += [(AGREEMENT, 0.01)]
 
@@ -50,16 +52,16 @@ def main():
     mosaic = stitch(drawn)
     cache = recorded.ResultCache(flags.workdir / "done.json")
     plans = {ALONE: [window_of(index) for index in range(len(drawn))], SHRUNK: [Window(0, 0, SIDE, SIDE)]}
-    plans |= {row_name(overlap): list(plan_tiles(SIDE, SIDE, SCENE, overlap)) for overlap in OVERLAPS}
-    model = None
+    plans |= {row_name(*tile): list(plan_tiles(SIDE, SIDE, *tile)) for tile in TILES}
+    params = {row_name(*tile): bindings(tile[0]) for tile in TILES}
     for name, windows in plans.items():
-        how = [str(flags.checkpoint), flags.seed, name]
+        how = [str(flags.checkpoint), flags.seed, name, *params.get(name, ())]
         if cache.find(name, how) is None:
-            model = model or api.load(flags.checkpoint)
+            model = api.load(flags.checkpoint, gin_param=params.get(name, ()))
             cache.add(name, how, detect(model.detector, mosaic, windows))
     truth = ground_truth(drawn)
     metrics = {(name, setting): None for name in plans for setting in SETTINGS[:1]}
-    metrics |= {(row_name(OVERLAPS[-1]), setting): None for setting in SETTINGS}
+    metrics |= {(row_name(*COMPARED), setting): None for setting in SETTINGS}
     for name, (agreement, margin) in metrics:
         seams = Seams(SIDE, SIDE, *((9.0, -1.0) if name == ALONE else (agreement, margin)))
         for window, fields in cache.entries[name]["tiles"]:
@@ -68,8 +70,17 @@ def main():
     recorded.write_section(flags.output, SECTION, report(metrics, cache.entries, flags))
 
 
-def row_name(overlap):
-    return f"tiles of {SCENE} pixels, overlap {overlap}"
+def row_name(tile, overlap):
+    return f"tiles of {tile} pixels, overlap {overlap}"
+
+
+def bindings(tile):
+    """Returns the bindings for tiles of more than one scene: as many pixels and objects as the scenes have alone."""
+    scenes_inside = math.ceil((tile / SCENE) ** 2)
+    if scenes_inside == 1:
+        return []
+    numbers = f"Postprocess.keep={50 * scenes_inside}", f"RPN.inference_proposals={256 * scenes_inside}"
+    return [f"IMAGE_MIN_SIDE={tile}", f"IMAGE_MAX_SIDE={tile}", *numbers]
 
 
 def draw_scenes(seed):
@@ -140,8 +151,8 @@ def report(metrics, entries, flags):
     def cells(key):
         return [f"{value:.3f}" for value in metrics[key]]
 
-    default, last = SETTINGS[0], row_name(OVERLAPS[-1])
-    order = [ALONE, *map(row_name, OVERLAPS), SHRUNK]
+    default, compared = SETTINGS[0], row_name(*COMPARED)
+    order = [ALONE, *(row_name(*tile) for tile in TILES), SHRUNK]
     rows = [
         [name, *cells((name, default)), str(len(entries[name]["tiles"])), f"{entries[name]['seconds']:.0f}"]
         for name in order
@@ -152,14 +163,16 @@ def report(metrics, entries, flags):
         f"`python -m tests.studies.tiles` detects in {GRID**2} drawn scenes of {SCENE} x {SCENE} pixels that the "
         f"demo's network has not seen (seed {flags.seed}), alone and stitched to a mosaic of {SIDE} x {SIDE} pixels "
         f"with {2 * GAP} pixels between them. The tiles' borders cut the scenes and their objects, whose diameters are "
-        f"{scenes.DIAMETERS[0]} to {scenes.DIAMETERS[1]} pixels. Detections count for the scene that has their center.",
+        f"{scenes.DIAMETERS[0]} to {scenes.DIAMETERS[1]} pixels. Detections count for the scene that has their center. "
+        "In tiles that are larger than a scene the network sees objects at the same size, and may find as many for "
+        "each scene.",
         "",
         *recorded.format_table(["", "box AP", "mask AP", "passes", "CPU-seconds"], rows),
         "",
-        f"Settings of `inference.seams`, {last}:",
+        f"Settings of `inference.seams`, {compared}:",
         "",
         *recorded.format_table(
-            ["", "box AP", "mask AP"], [[names[setting], *cells((last, setting))] for setting in SETTINGS]
+            ["", "box AP", "mask AP"], [[names[setting], *cells((compared, setting))] for setting in SETTINGS]
         ),
     ]
 
