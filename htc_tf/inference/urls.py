@@ -27,10 +27,8 @@ TIMEOUT = (10, 30)  # seconds until a connection, and between two parts of an an
 DEADLINE = 300  # seconds for a whole answer: a server may send one byte now and then
 MAX_REDIRECTS = 5
 CHUNK = 2**20  # bytes
-HEADERS = {
-    "Accept-Encoding": "identity",
-    "User-Agent": "htc_tf",
-}  # a compressed answer would not have the stated length
+# A compressed answer would not have the stated length.
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "htc_tf"}
 
 
 def check(url: str) -> None:
