@@ -49,7 +49,9 @@ def test_reasons():
 
 def test_files():
     named = column("file | |")
-    assert set(named) == {path.name for path in (ROOT / "docker").iterdir()}
+    files = {path.name for path in (ROOT / "docker").iterdir()}
+    # docs/data.md and docs/training.md have those of the preparation and the training.
+    assert set(named) == {name for name in files if not name.startswith(("prepare.", "train."))}
 
 
 def test_the_answer_can_be_read():
