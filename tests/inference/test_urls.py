@@ -1,147 +1,19 @@
 """Images by URL from a local https server: bounds, redirects, and addresses that a stranger's URL must not reach."""
 
 import contextlib
-import datetime
-import http.server
-import io
-import ipaddress
 import socket
 import ssl
 import threading
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from htc_tf.errors import UserError
 from htc_tf.inference import urls
 from htc_tf.inference.inputs import Unreadable, Url, as_image, find_inputs, read_image
 from htc_tf.inference.output_names import drawing_names, refuse_replacing
 from htc_tf.inference.video import check_decoder, is_video
-
-PIXELS = np.random.default_rng(0).integers(0, 255, (24, 40, 3), np.uint8)
-STREAM = io.BytesIO()
-Image.fromarray(PIXELS).save(STREAM, "PNG")
-CONTENT = STREAM.getvalue()
-SIZE = len(CONTENT)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers each path with the behavior of that name."""
-
-    def do_GET(self):
-        self.server.asked.append((self.path, self.headers))
-        getattr(self, self.path.strip("/").partition(".")[0].partition("/")[0])()
-
-    def log_message(self, *arguments):
-        pass
-
-    def start(self, status=200, length=SIZE, **headers):
-        self.send_response(status)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-    def good(self):
-        self.start()
-        self.wfile.write(CONTENT)
-
-    def unsized(self):
-        self.start(length=None)
-        self.wfile.write(CONTENT)
-
-    def chunked(self):
-        self.start(length=None, Transfer_Encoding="chunked")
-        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(CONTENT), CONTENT))
-
-    def cut(self):
-        self.start()
-        self.wfile.write(CONTENT[:100])
-
-    def claims_huge(self):
-        self.start(length=10**12)
-        self.wfile.write(CONTENT)
-
-    def endless(self):
-        """More than is stated nowhere, until the client leaves."""
-        self.start(length=None)
-        while True:
-            self.wfile.write(bytes(2**16))
-
-    def compressed(self):
-        self.start(Content_Encoding="gzip")
-        self.wfile.write(CONTENT)
-
-    def page(self):
-        self.start(length=15)
-        self.wfile.write(b"<!DOCTYPE html>")
-
-    def missing(self):
-        self.send_error(404)
-
-    def redirect(self):
-        self.start(302, 0, Location="/good")
-
-    def loop(self):
-        self.start(302, 0, Location="/loop")
-
-    def to_http(self):
-        self.start(302, 0, Location="http://localhost/x.png")
-
-    def to_file(self):
-        self.start(302, 0, Location="file:///etc/passwd")
-
-    def to_private(self):
-        self.start(302, 0, Location=f"https://127.0.0.2:{self.server.server_address[1]}/good")
-
-    def nowhere(self):
-        self.start(302, 0)
-
-    def dripping(self):
-        self.start()
-        for byte in CONTENT:
-            self.wfile.write(bytes([byte]))
-            if self.server.silence.wait(0.05):
-                return
-
-    def silent(self):
-        self.server.silence.wait(60)
-
-
-def write_certificate(path):
-    """Writes a self-signed certificate of this machine's addresses, with its key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "127.0.0.2")]
-    now = datetime.datetime.now()
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), *addresses]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    pem = serialization.Encoding.PEM
-    path.write_bytes(key.private_bytes(pem, *form) + certificate.public_bytes(pem))
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, address):
-        """A client that leaves is no error here."""
+from tests.inference.https_server import CONTENT, PIXELS, Handler, Server, write_certificate
 
 
 @pytest.fixture
@@ -182,7 +54,7 @@ def test_an_image_by_url_is_that_of_the_file(server, path):
     ("path", "reason"),
     [
         ("cut", "the connection was cut"),
-        ("claims_huge", "has more than the 20000 bytes"),
+        ("huge", "has more than the 20000 bytes"),
         ("endless", "has more than the 20000 bytes"),
         ("compressed", "the server compresses the file"),
         ("page", "an HTML page"),

@@ -1,8 +1,10 @@
 """Fixtures of the data preparation's tests."""
 
+import shutil
+
 import pytest
 
-from tests.pipelines import tiny_coco
+from tests.pipelines import preparation, tiny_coco
 
 
 @pytest.fixture
@@ -19,3 +21,14 @@ def exact_names(tmp_path_factory):
     for other in ("\u00c9", "e\u0301"):
         if (folder / other).exists():
             pytest.skip("the file system, as a Mac's, takes other spellings of a name for the same file")
+
+
+@pytest.fixture
+def folder(tiny_data, tmp_path):
+    """A changeable copy of the tiny data's images and stuff maps, and its records in six shards."""
+    root = tiny_data.annotations.parent.parent
+    for name, source in (("images", tiny_data.images), ("stuff", root / "stuffthingmaps" / "train2017")):
+        shutil.copytree(source, tmp_path / name)
+    shutil.copy(tiny_data.annotations, tmp_path / "instances.json")
+    preparation.prepare(tmp_path)
+    return tmp_path

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,23 +13,15 @@ distributed = pytest.importorskip("distributed")
 
 from htc_tf.errors import UserError  # noqa: E402
 from pipelines import coco_to_tfrecord, dask_runner, runners  # noqa: E402
+from tests.pipelines.waiting import wait_for  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 400  # longest wait for another process, on a busy machine
 # Makes a worker block at its first image.
 BLOCKING = """
 import time
 from pipelines import images
 images.read_inside = lambda *arguments: time.sleep(600)
 """
-
-
-def wait_for(condition):
-    end = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture

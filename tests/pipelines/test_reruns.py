@@ -1,12 +1,8 @@
-"""Reruns of the same command: after changed images or damage, beside another job, on a full or read-only disk."""
+"""Reruns of the same command: after changed images or damage, and beside another job."""
 
-import contextlib
-import errno
 import json
 import os
-import resource
 import shutil
-from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -14,43 +10,8 @@ import pytest
 from htc_tf import lock
 from htc_tf.data.datasets import load_info, read_shard
 from htc_tf.data.schema import unpack
-from pipelines import coco_to_tfrecord, files, shards
-
-
-@pytest.fixture
-def folder(tiny_data, tmp_path):
-    """A changeable copy of the tiny data's images and stuff maps, and its records in six shards."""
-    root = tiny_data.annotations.parent.parent
-    for name, source in (("images", tiny_data.images), ("stuff", root / "stuffthingmaps" / "train2017")):
-        shutil.copytree(source, tmp_path / name)
-    shutil.copy(tiny_data.annotations, tmp_path / "instances.json")
-    prepare(tmp_path)
-    return tmp_path
-
-
-def words(folder, **flags):
-    given = {"annotations": "instances.json", "images": "images", "stuff": "stuff", "output": "records"} | flags
-    return [f"--{name}={folder / value}" for name, value in given.items()] + ["--shards=6"]
-
-
-def prepare(folder, **flags):
-    coco_to_tfrecord.main(words(folder, **flags))
-
-
-def refuse(capsys, folder, **flags):
-    """Returns the line on standard error, apart from progress bars, of a command that must end with status 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        prepare(folder, **flags)
-    assert end.value.code == 2
-    rates = ("it/s]", "image/s]", "s/it]", "s/image]")  # of progress bars; the last two on a slow machine
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.endswith(rates)]
-    assert len(lines) == 1 and lines[0].startswith("error: ")
-    return lines[0]
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in (folder / "records").iterdir() if path.is_file()}
+from pipelines import files, shards
+from tests.pipelines.preparation import contents, prepare, read_only, refuse
 
 
 def shard_times(folder):
@@ -225,99 +186,6 @@ def test_two_jobs_do_not_share_a_folder(folder, capsys):
     path.write_text("left by a killed job\n")
     prepare(folder)
     assert not path.exists()
-
-
-@contextlib.contextmanager
-def read_only(monkeypatch):
-    """Simulates a read-only file system: root, which may run the tests, ignores permissions."""
-
-    def refuse(path, *args):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "atomic_write", refuse)
-        patch.setattr(files, "remove", refuse)
-        patch.setattr(lock, "hold", refuse)
-        patch.setattr(os, "makedirs", refuse)
-        yield
-
-
-def test_a_finished_folder_may_be_read_only(folder, monkeypatch, capsys):
-    capsys.readouterr()
-    with read_only(monkeypatch):
-        prepare(folder)
-    assert f"{folder / 'records'}: 6 records in 6 shards" in capsys.readouterr().out
-
-
-def test_an_unfinished_folder_that_is_read_only(folder, monkeypatch, capsys):
-    (folder / "records" / "00002-of-00006.json").unlink()
-    with read_only(monkeypatch):
-        line = refuse(capsys, folder)
-    assert str(folder / "records") in line and "Read-only file system" in line
-    prepare(folder)
-
-
-def test_an_output_that_is_a_file(folder, capsys):
-    assert "is a file" in refuse(capsys, folder, output="instances.json")
-    assert "Not a directory" in refuse(capsys, folder, output="instances.json/records")
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """Makes every write beyond the size fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_shard_that_cannot_be_written(folder, capsys):
-    """The worker's error is one line, no unfinished file remains, and the rerun gives the same bytes."""
-    before = contents(folder)
-    sizes = sorted(path.stat().st_size for path in (folder / "records").glob("*.tfrecord"))
-    shutil.rmtree(folder / "records")
-    with largest_file(sizes[2] + 1):
-        line = refuse(capsys, folder)
-    assert ".tfrecord: File too large; finished shards are kept" in line and files.TEMPORARY not in line
-    left = {path.name for path in (folder / "records").iterdir()}
-    assert not [name for name in left if files.TEMPORARY in name] and "dataset_info.json" not in left
-    prepare(folder)
-    assert contents(folder) == before
-
-
-def test_a_quota_exceeded_at_the_end_of_a_write(folder, capsys, monkeypatch):
-    before = contents(folder)
-    shutil.rmtree(folder / "records")
-
-    def refuse_shard(number):
-        if ".tfrecord" in os.readlink(f"/proc/self/fd/{number}"):
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("no /proc to name a file by its number")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse_shard)
-        assert ".tfrecord: Disk quota exceeded" in refuse(capsys, folder)
-    assert not list((folder / "records").glob("*.tfrecord*"))
-    prepare(folder)
-    assert contents(folder) == before
-
-
-def test_an_error_of_a_worker_elsewhere_is_one_line(folder, capsys, monkeypatch):
-    """A worker elsewhere does not share the folder that stops the workers of this machine."""
-    (folder / "records" / "00002-of-00006.json").unlink()
-
-    def fail(job, shard):
-        raise shards.UserError("the disk is full")
-
-    monkeypatch.setattr(shards, "write_shard", fail)
-    monkeypatch.setattr(shards, "stop", lambda folder, reason: Path(os.devnull, "none").touch())
-    with pytest.raises(SystemExit) as end:
-        prepare(folder)
-    assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: the disk is full"
 
 
 def test_a_rejected_image_is_read_again_when_its_file_changes(folder):

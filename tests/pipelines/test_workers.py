@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.pipelines.waiting import SECONDS, wait_for
+
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 400  # longest wait for another process, on a busy machine
 
 
 def find_workers(process):
@@ -25,14 +25,6 @@ def read_command(pid):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:  # it has ended
         return b""
-
-
-def wait_for(condition):
-    end = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 def is_alive(pid):
