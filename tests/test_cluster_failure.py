@@ -1,4 +1,4 @@
-"""Three workers that train as one, of which one is killed: all of them end, and go on when all are started again."""
+"""Three workers that train as one: if one is killed, all of them end, and all continue when started again."""
 
 import json
 import os

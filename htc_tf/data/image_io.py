@@ -138,7 +138,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS, limit: str
 
 
 def has_pages(image: Image.Image) -> bool:
-    """True for a TIFF of several pages, or with smaller copies of its image, of which `open_image` opens the first."""
+    """True for a TIFF with several pages or smaller copies of its image; `open_image` opens the first."""
     return image.format == "TIFF" and image.is_animated
 
 

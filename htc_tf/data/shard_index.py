@@ -65,7 +65,7 @@ class Unusable(Exception):
 
 
 def make(records: Iterable[Numbers], start: int = 0) -> ShardIndex:
-    """Returns the index of successive records, of which the first one's frame begins at byte `start` of the shard."""
+    """Returns the index of successive records. The frame of the first record begins at byte `start` of the shard."""
     records = list(records)
 
     def gather(name, dtype):

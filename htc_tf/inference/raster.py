@@ -114,7 +114,7 @@ def find_colors(path, dataset):
         values = 255 - values if structure.get("MINISWHITE") == "YES" else values
         table = np.repeat(np.clip(values, 0, 255).astype(np.uint8)[:, None], 3, axis=1)
     else:
-        raise Unreadable(path, f"bands of {', '.join(names)}, of which none are red, green and blue; {ADVICE} -b 1 ...")
+        raise Unreadable(path, f"bands of {', '.join(names)}, none of them red, green and blue; {ADVICE} -b 1 ...")
     return [1], lambda bands: table[bands[0]]
 
 

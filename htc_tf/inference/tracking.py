@@ -32,8 +32,8 @@ def check_tracker():
 class Tracker:
     """Numbers the objects of one video, frame after frame.
 
-    A track begins with a score of at least `threshold`, goes on with lower ones, and waits a second for an object that
-    is not detected.
+    A track starts at a score of at least `threshold` and continues with lower scores. An object that is not detected
+    keeps its track for a second.
     """
 
     def __init__(self, rate, threshold):
