@@ -41,15 +41,21 @@ def check_file(path: str, flag: str = "--annotations") -> None:
         raise UserError(f"{flag} {path} is empty (0 bytes)")
 
 
-def read(path: str, counters: Counters, flag: str = "--annotations", keys: Sequence[str] = LISTS) -> dict[str, Any]:
+def read(
+    path: str,
+    counters: Counters,
+    flag: str = "--annotations",
+    keys: Sequence[str] = LISTS,
+    may_be_empty: Sequence[str] = ("annotations",),
+) -> dict[str, Any]:
     """Reads and repairs an annotation file.
 
     Args:
         path: The file.
         counters: Counters.
         flag: The flag that names the file, for messages.
-        keys: Keys of lists that must be present, and not empty: but an instances file may hold background only, so
-            no annotations.
+        keys: Keys of lists that must be present.
+        may_be_empty: Those that may be empty: a dataset of background only has no annotations.
     Raises:
         UserError: The file cannot be read, or is not a COCO annotation file.
     """
@@ -66,7 +72,7 @@ def read(path: str, counters: Counters, flag: str = "--annotations", keys: Seque
     for key in keys:
         if not isinstance(content.get(key), list):
             raise UserError(f"{name} has no list '{key}': {_other_file(content, key)}")
-        if not content[key] and (key != "annotations" or keys != LISTS):
+        if not content[key] and key not in may_be_empty:
             raise UserError(f"{name}: its list '{key}' is empty")
     return content
 

@@ -45,7 +45,7 @@ def read(path: str, counters: Counters) -> dict[int, dict[str, Any]]:
     Raises:
         UserError: The file cannot be read, or is not a panoptic file.
     """
-    content = coco.read(path, counters, "--stuff", ("annotations", "categories"))
+    content = coco.read(path, counters, "--stuff", ("annotations", "categories"), may_be_empty=())
     # Repeated names do not matter here, because labels follow the ids.
     labels = label_categories(coco.check_categories(content["categories"], path, Counters(), "--stuff"), path)
     entries = {}

@@ -25,6 +25,7 @@ PACKED = {
     b"Rar!": "a RAR archive: unpack it first",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
 }
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; + in BigTIFF
 # Offset, bytes and description of a kind of file. The first match counts.
 SIGNATURES = [
     *((0, start, words) for start, words in PACKED.items()),
@@ -55,10 +56,7 @@ SIGNATURES = [
     (0, b"\x89HDF", "an HDF5 file"),
     (0, b"\0\5\x16\7", "a macOS resource file (._NAME), which contains no image"),
     (0, b"\0\0\1\0", f"an icon (ICO): {CONVERT}"),
-    (0, b"II*\0", "a TIFF"),
-    (0, b"MM\0*", "a TIFF"),
-    (0, b"II+\0", "a TIFF"),
-    (0, b"MM\0+", "a TIFF"),
+    *((0, start, "a TIFF") for start in TIFF),
     (0, b"BM", "a BMP"),
 ]
 # ISO media files have "ftyp" at byte 4, followed by their brand.

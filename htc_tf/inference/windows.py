@@ -7,10 +7,10 @@ import contextlib
 import os
 from pathlib import Path
 
+from htc_tf.data.file_kinds import TIFF
 from htc_tf.inference.inputs import Unreadable, as_image
 
 WHOLE = 2**25  # pixels; a TIFF up to this size is decoded whole, as all other images are
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; + in BigTIFF
 # EXIF orientation: the stored image is transposed or not, then its rows and its columns are reversed or not.
 TURNS = {
     1: (False, False, False),

@@ -98,10 +98,7 @@ def find_edges(runs, height):
     step = 2 * (height + 1)
     is_left, is_right = ~np.isin(key, key + step, assume_unique=True), ~np.isin(key + step, key, assume_unique=True)
     along = np.lexsort((x, top, y))  # the left ends and the right ends of edges in the same order
-    left, right = (
-        along[is_left[along]],
-        along[is_right[along]],
-    )  # [n], index of the first and the last border of an edge
+    left, right = along[is_left[along]], along[is_right[along]]  # [n], the first and the last border of an edge
     edge = np.empty_like(along)
     edge[along] = np.cumsum(is_left[along]) - 1  # [u], the edge of each border
     left_points = np.stack([x[left], y[left]], axis=1)

@@ -87,7 +87,7 @@ def read_shape(shape: Any, height: int, width: int) -> tuple[str, list[tuple[flo
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
         raise Rejected("annotation_malformed", "has no label")
     label, points = shape["label"].strip(), shape.get("polygon")
-    if not (isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)):
+    if not outlines.are_points(points):
         raise Rejected("polygon_malformed", f"the polygon of the {show(label)} is not a list of [x, y]")
     if len(points) < 3:
         raise Rejected("polygon_malformed", f"the polygon of the {show(label)} has {len(points)} points: it needs 3")

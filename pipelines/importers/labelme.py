@@ -61,7 +61,7 @@ def read_shape(shape: Any, height: int, width: int) -> tuple[str, int | str | No
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(kind, str) or kind not in READERS:
         raise Rejected("annotation_malformed", f"a {show(kind)} has no area: draw one of {', '.join(READERS)}")
-    if not (isinstance(points, list) and {list}.issuperset(map(type, points)) and {2}.issuperset(map(len, points))):
+    if not outlines.are_points(points):
         raise Rejected("polygon_malformed", "points are not a list of [x, y]")
     numbers = list(itertools.chain.from_iterable(points))
     outlines.check_numbers(numbers, height, width)

@@ -161,7 +161,7 @@ def own_labels(row: Any) -> list[Any]:
 
 def read_polygon(value, height, width):
     points = value["points"]
-    if not (isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)):
+    if not outlines.are_points(points):
         raise Rejected("polygon_malformed", "points are not a list of [x, y]")
     if len(points) < 3:
         raise Rejected("polygon_malformed", f"a polygon of {len(points)} points: it needs 3")

@@ -14,6 +14,11 @@ MIN_CORNERS = 16  # of the polygon that stands for an ellipse
 MAX_GAP = 0.1  # pixels between the two
 
 
+def are_points(points: Any) -> bool:
+    """Returns True for a list of lists of two values, [[x, y], ...]."""
+    return isinstance(points, list) and {list}.issuperset(map(type, points)) and {2}.issuperset(map(len, points))
+
+
 def check_numbers(numbers: Sequence[Any], height: int, width: int) -> None:
     """Raises Rejected unless all are numbers within twice the image's longer side, which bounds what is drawn."""
     limit = 2 * max(height, width)

@@ -75,21 +75,18 @@ def _parse(text):
         return None
 
 
-def list_regions(entry: dict[str, Any]) -> list[Any]:
-    """Returns the regions, which version 1 writes as a dict."""
+def list_regions(entry: dict[str, Any]) -> list[Any] | None:
+    """Returns the regions, which version 1 writes as a dict; None if they are neither."""
     regions = entry["regions"] or []
     regions = list(regions.values()) if isinstance(regions, dict) else regions
-    if not isinstance(regions, list):
-        raise Rejected("file_malformed", f"regions is {show(regions)}, not a list")
-    return regions
+    return regions if isinstance(regions, list) else None
 
 
 def choose_attribute(entries) -> str | None:
     """Returns the attribute that holds the class; None if no region has any."""
     names = {}
     for _, entry in entries:
-        regions = list(entry["regions"].values()) if isinstance(entry["regions"], dict) else entry["regions"]
-        for region in regions if isinstance(regions, list) else ():
+        for region in list_regions(entry) or ():
             attributes = region.get("region_attributes") if isinstance(region, dict) else None
             names.update(dict.fromkeys(attributes if isinstance(attributes, dict) else ()))
     for wanted in ATTRIBUTES:
@@ -107,6 +104,8 @@ def choose_attribute(entries) -> str | None:
 
 def read_image(entry: dict[str, Any], attribute: str | None, folder: Path, images: Path) -> LabeledImage:
     regions = list_regions(entry)
+    if regions is None:
+        raise Rejected("file_malformed", f"regions is {show(entry['regions'])}, not a list")
     name = image_files.find_image(entry["filename"], folder, images, "filename")
     height, width = image_files.read_size(images / name)
     found, problems = [], []

@@ -108,7 +108,9 @@ def add_masks(found: list[LabeledObject], path: Path, height: int, width: int, p
     masks = [outlines.encode(ids == number) for number in numbers]
     boxes = [coco_mask.toBbox(mask).tolist() for mask in masks]
     places = [place for place, row in enumerate(found) if row.box]
-    pairs = [(_iou(box, found[place].box), m, place) for m, box in enumerate(boxes) for place in places]
+    theirs = [found[place].box for place in places]
+    overlaps = coco_mask.iou(boxes, theirs, [0] * len(theirs)).tolist() if boxes and theirs else []  # [masks, objects]
+    pairs = [(overlap, m, place) for m, row in enumerate(overlaps) for overlap, place in zip(row, places, strict=True)]
     mask_of = {}
     # From the largest overlap to the smallest, so that neither a mask nor an object has two.
     for overlap, m, place in sorted(pairs, reverse=True):
@@ -138,12 +140,6 @@ def read_ids(path: Path, height: int, width: int) -> np.ndarray:
             return red << 16 | green << 8 | blue
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise Rejected("polygon_malformed", f"{MASKS}/{path.name} cannot be read ({error})") from None
-
-
-def _iou(one, two):
-    sides = [min(one[i] + one[i + 2], two[i] + two[i + 2]) - max(one[i], two[i]) for i in (0, 1)]
-    both = max(sides[0], 0) * max(sides[1], 0)
-    return both / (one[2] * one[3] + two[2] * two[3] - both)
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,6 +21,11 @@ class NotSaved(UserError):
     """Objects that a format cannot hold."""
 
 
+def with_polygons(prediction, tolerance):
+    """Returns an iterator of (DetectedObject, its Polygons or, without mask heads, None) of a Prediction."""
+    return zip(prediction, prediction.polygons(tolerance) or [None] * len(prediction), strict=True)
+
+
 def find_writer(name):
     """Returns the class Writer of a format."""
     return importlib.import_module(f"htc_tf.inference.label_files.{name}").Writer

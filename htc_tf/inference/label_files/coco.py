@@ -5,6 +5,7 @@ import json
 
 from pycocotools import mask as coco_mask
 
+from htc_tf.inference.label_files import with_polygons
 from htc_tf.inference.label_files.list_file import ListFile
 from htc_tf.ops.polygon_joins import join_holes
 
@@ -31,8 +32,7 @@ class Writer:
         """Appends the objects of an image."""
         height, width = prediction.size
         self.images.append({"id": file.image_id, "file_name": file.name, "height": height, "width": width})
-        polygons = prediction.polygons(self.tolerance) or [None] * len(prediction)
-        rows = zip(prediction, polygons, strict=True)
+        rows = with_polygons(prediction, self.tolerance)
         self.file.write(json.dumps(self._describe(file, found, parts)) for found, parts in rows)
 
     def _describe(self, file, found, parts):

@@ -7,7 +7,7 @@ polygon, any other a mask, which CVAT edits with its brush.
 import re
 from xml.sax.saxutils import escape, quoteattr
 
-from htc_tf.inference.label_files import NotSaved
+from htc_tf.inference.label_files import NotSaved, with_polygons
 from htc_tf.inference.label_files.list_file import ListFile
 from htc_tf.inference.label_files.masks import count_runs, crop_mask
 
@@ -32,8 +32,7 @@ class Writer:
         if NOT_XML.search(file.name):
             raise NotSaved("its name has characters that XML cannot hold: rename it")
         height, width = prediction.size
-        polygons = prediction.polygons(self.tolerance) or [None] * len(prediction)
-        shapes = "".join(f"  {describe(*row)}\n" for row in zip(prediction, polygons, strict=True))
+        shapes = "".join(f"  {describe(*row)}\n" for row in with_polygons(prediction, self.tolerance))
         image = {"id": file.image_id, "name": file.name, "width": width, "height": height}
         self.file.write([f"{element('image', image)}\n{shapes}</image>"])
 

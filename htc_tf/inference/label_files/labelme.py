@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from htc_tf.errors import UserError
+from htc_tf.inference.label_files import with_polygons
 from htc_tf.inference.label_files.list_file import write_whole
 from htc_tf.inference.label_files.masks import crop_mask
 
@@ -53,8 +54,7 @@ def write_labels(path, prediction, tolerance, image_path=None):
     else:
         name, data = reference(image_path, path.parent), None
     shapes = []
-    polygons = prediction.polygons(tolerance) or [None] * len(prediction)
-    for number, (found, parts) in enumerate(zip(prediction, polygons, strict=True), 1):
+    for number, (found, parts) in enumerate(with_polygons(prediction, tolerance), 1):
         for kind, points, mask in describe(found, parts):
             shape = {"label": found.label, "points": points, "group_id": None, "description": "", "flags": {}}
             shape |= {"shape_type": kind, "mask": mask, "score": round(found.score, 4)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from htc_tf.inference.label_files import NotSaved, brush
+from htc_tf.inference.label_files import NotSaved, brush, with_polygons
 from htc_tf.inference.label_files.cvat import clean
 from htc_tf.inference.label_files.list_file import ListFile, write_whole
 
@@ -38,9 +38,8 @@ class Writer:
     def add(self, file, prediction):
         """Appends the task of an image."""
         height, width = prediction.size
-        polygons = prediction.polygons(self.tolerance) or [None] * len(prediction)
         results = []
-        for number, (found, parts) in enumerate(zip(prediction, polygons, strict=True), 1):
+        for number, (found, parts) in enumerate(with_polygons(prediction, self.tolerance), 1):
             kind, value = describe(found, parts, height, width)
             result = {"id": str(number), "from_name": kind, "to_name": "image", "type": f"{kind}labels"}
             result |= {"original_width": width, "original_height": height, "image_rotation": 0}

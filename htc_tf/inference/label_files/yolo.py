@@ -6,7 +6,7 @@ Format: https://docs.ultralytics.com/datasets/segment. An object is one polygon:
 import json
 from pathlib import PurePath
 
-from htc_tf.inference.label_files import NotSaved
+from htc_tf.inference.label_files import NotSaved, with_polygons
 from htc_tf.inference.label_files.list_file import write_whole
 from htc_tf.ops.polygon_joins import join_parts
 
@@ -37,9 +37,8 @@ class Writer:
         if file.stem != file.name.removesuffix(PurePath(file.name).suffix):
             raise NotSaved("labels are found by an image's name: another one has the same, or it is too long")
         height, width = prediction.size
-        polygons = prediction.polygons(self.tolerance) or [None] * len(prediction)
         lines = []
-        for found, parts in zip(prediction, polygons, strict=True):
+        for found, parts in with_polygons(prediction, self.tolerance):
             if parts is None:
                 y1, x1, y2, x2 = found.box.tolist()
                 values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
