@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data import image_io
 from htc_tf.data.datasets import Category
-from htc_tf.data.schema import Record
+from htc_tf.data.record import Record
 from htc_tf.errors import UserError
 from htc_tf.visualization import drawing, fonts
 

@@ -15,7 +15,7 @@ import PIL.Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.data.annotations import MAX_OUTLINE, count_pixels, outline_length
-from htc_tf.data.schema import Object
+from htc_tf.data.record import Object
 from pipelines import agreement
 from pipelines.checks import Counters, Rejected, show
 

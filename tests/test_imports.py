@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import to_coco
+
 ROOT = Path(__file__).parent.parent
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -80,7 +82,9 @@ MAY_IMPORT |= {
     "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},
     "pipelines": {"errors", "flush", "command_line", "lock", "progress", "data", "visualization"},
 }
-SHARED_WITH_PIPELINES = {f"htc_tf.data{name}" for name in ("", ".annotations", ".schema", ".datasets", ".image_io")}
+SHARED_WITH_PIPELINES = {
+    f"htc_tf.data{name}" for name in ("", ".annotations", ".record", ".schema", ".datasets", ".image_io")
+}
 SHARED_WITH_PIPELINES |= {"htc_tf.data.shard_index", "htc_tf.data.record_walk"}
 
 
@@ -233,6 +237,14 @@ def test_the_package_alone_loads_no_tensorflow():
     loaded = loaded_by("-c", "import htc_tf")
     assert "htc_tf" in loaded
     assert "tensorflow" not in loaded
+
+
+def test_annotation_files_are_read_without_tensorflow():
+    """Labels are converted, and the plan is made, before a preparation starts TensorFlow and Beam."""
+    modules = [f"pipelines.importers.{tool}" for tool in to_coco.TOOLS]
+    loaded = loaded_by("-c", f"import {', '.join(['pipelines.to_coco', 'pipelines.plan', *modules])}")
+    assert {"pipelines.to_coco", *modules} <= loaded
+    assert not {"tensorflow", "apache_beam"} & loaded
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from htc_tf.data.record import Image, Object, Record
+
 
 class Field(NamedTuple):
     """One row of the schema: attribute, key in the Example, type and meaning."""
@@ -22,41 +24,6 @@ class Field(NamedTuple):
     key: str
     dtype: tf.DType
     meaning: str
-
-
-class Image(NamedTuple):
-    """The image of a record, in the order of `IMAGE_FIELDS`."""
-
-    encoded: bytes
-    format: str
-    height: int
-    width: int
-    filename: str
-    source_id: int
-    sha256: str = ""
-
-
-class Object(NamedTuple):
-    """One object of a record, in the order of `OBJECT_FIELDS`."""
-
-    id: int
-    ymin: float
-    xmin: float
-    ymax: float
-    xmax: float
-    label: int
-    text: str
-    is_crowd: int
-    area: float
-    mask_rle: bytes = b""
-
-
-class Record(NamedTuple):
-    """A record as Python values."""
-
-    image: Image
-    objects: tuple[Object, ...]
-    semantic: bytes = b""
 
 
 IMAGE_FIELDS = (
