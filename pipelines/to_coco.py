@@ -1,6 +1,6 @@
 """Converts the files of an annotation tool to COCO's format.
 
-    python -m pipelines.to_coco --from labelme --input DIR --output DIR
+    python -m pipelines.to_coco --from labelme --input DIR|FILE --output DIR
 
     DIR/annotations/instances_train.json, instances_val.json    for `pipelines.coco_to_tfrecord`
     DIR/left_out.txt                                            a line for each file, image or object that is left out
@@ -8,12 +8,12 @@
 The images stay where they are. Documentation: docs/data.md.
 """
 
+import contextlib
 import hashlib
 import importlib
 import itertools
 import json
 import os
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,63 +21,64 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from htc_tf import command_line
-from htc_tf.errors import UserError, command
-from htc_tf.progress import progress_bar
-from pipelines import objects
-from pipelines.checks import Counters, Rejected, encodable
-from pipelines.file_names import IMAGE_SUFFIXES
+from htc_tf.errors import UserError, command, printable
+from pipelines import conversion_summary, objects
+from pipelines.checks import Counters, Rejected, encodable, show
+from pipelines.importers import documents
 from pipelines.importers.labeled import LabeledImage, LabeledObject
+from pipelines.importers.reading import list_files, read_all
 from pipelines.plan import without_collector
 
 TOOLS = ("labelme", "via", "yolo", "voc", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
 MADE_BY = "python -m pipelines.to_coco"
 SPLITS = ("train", "val", "test")
 LEFT_OUT = "left_out.txt"
-MAX_LISTED = 10  # problems that are printed
 VAL_FRACTION = 0.2
 
 
 @command
 def main(arguments=None):
     flags = parse(arguments)
-    source, images, output = Path(flags.input), Path(flags.images or flags.input), Path(flags.output)
-    for flag, folder in (("--input", source), ("--images", images)):
-        if not folder.is_dir():
-            raise UserError(f"{flag} {folder}: no such folder")
+    source, output = Path(flags.input), Path(flags.output)
+    if not source.exists():
+        raise UserError(f"--input {source}: no such folder or file")
+    images = Path(flags.images or (source if source.is_dir() else source.parent))
+    if not images.is_dir():
+        raise UserError(f"--images {images}: no such folder")
     targets = {split: output / "annotations" / f"instances_{split}.json" for split in SPLITS}
     for path in targets.values():
         refuse_foreign(path)
     tool = importlib.import_module(f"pipelines.importers.{flags.source}")
     records = output.parent / "records"
-    written = {os.path.realpath(folder) for folder in (output / "annotations", records)}
-    paths = list_files(source, tool.ENDINGS, written)
-    if not paths:
-        raise UserError(f"--input {source} holds no *{' or *'.join(tool.ENDINGS)}: name the folder of the tool's files")
+    paths, unreadable = find_files(source, tool.ENDINGS, (output / "annotations", records))
     with without_collector():
         entries, problems = read_all(tool, paths, images)
         names = choose_classes(flags.classes, tool, paths, images, entries)
         ignored = {*tool.IGNORED, *getattr(tool, "OPTIONAL", ())}.difference(names)
         splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
-    problems += left_out
-    if not splits["train"]["annotations"]:
-        why = f"; first: {problems[0]}" if problems else ""
-        raise UserError(f"--input {source}: no object for training in {len(paths)} files{why}")
+    problems = list(dict.fromkeys([*unreadable, *problems, *left_out]))  # both folders may name the same links
+    where = f"--input {source}, {len(paths)} {'file' if len(paths) == 1 else 'files'}"
+    conversion_summary.refuse_without_objects(splits, skipped, problems, where)
     write(targets, splits, names, output, problems)
-    print("\n".join(count_table(splits, names)))
-    if skipped:
-        print(f"{sum(skipped.values())} objects labeled {' or '.join(skipped)} are no objects")
-    lines = [*case_variants(names), *boxes_alone(splits), *list_problems(problems, output / LEFT_OUT)]
-    print("\n".join([*lines, *next_commands(splits, targets, images, records)]))
+    lines = [*conversion_summary.describe(splits, names, skipped, problems, output / LEFT_OUT)]
+    lines += conversion_summary.next_commands(splits, targets, images, records)
     if flags.val_fraction != 0 and not splits["val"]["images"]:
-        print("no image is for validation: give a larger --val_fraction")
+        lines.append("no image is for validation: give a larger --val_fraction")
+    print("\n".join(map(printable, lines)))
 
 
 def parse(arguments=None):
     parser = command_line.Parser(prog="python -m pipelines.to_coco", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--from", dest="source", required=True, choices=TOOLS, help="the annotation tool")
-    add("--input", required=True, metavar="DIR", help="folder of its files, searched with all folders in it")
-    add("--images", metavar="DIR", help="folder that holds the images, --images of coco_to_tfrecord; default: --input")
+    add(
+        "--input", required=True, metavar="PATH", help="folder of its files, searched with all folders in it; or a file"
+    )
+    add(
+        "--images",
+        metavar="DIR",
+        help="folder that holds the images, --images of coco_to_tfrecord; default: the folder of --input",
+    )
     add("--output", required=True, metavar="DIR", help="folder to write to")
     add(
         "--val_fraction",
@@ -89,71 +90,44 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-def refuse_foreign(path):
+def refuse_foreign(path: Path) -> None:
     """Refuses to replace an annotation file that this command has not written."""
-    if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace")[:200]:
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            ours = MADE_BY in file.read(200)
+    else:
+        ours = not path.exists()
+    if not ours:
         raise UserError(f"{path} is not a file that this command wrote: give another --output")
 
 
-def list_files(folder: Path, endings: tuple[str, ...], pruned: set[str] = frozenset()) -> list[Path]:
-    """Returns the sorted files below a folder whose names have one of the endings; folders in `pruned` are left out."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in pruned]
-        found += [os.path.join(place, name) for name in names if name.lower().endswith(endings)]
-    return [Path(path) for path in sorted(found)]
-
-
-def read_all(tool, paths: list[Path], images: Path) -> tuple[dict[str, LabeledImage], list[str]]:
-    """Returns ({file name: image} in the order of names, problems)."""
-    entries, problems = {}, []
-    for path, found in read_images(tool, paths, images):
-        if isinstance(found, LabeledImage) and found.file_name in entries:
-            found = Rejected("image_duplicate", f"another entry describes the image {found.file_name}")
-        if isinstance(found, Rejected):
-            problems.append(f"{path}: {found.detail}")
-            continue
-        entries[found.file_name] = found
-        problems += [f"{path}: {problem}" for problem in found.problems]
-    read_unlabeled = getattr(tool, "read_unlabeled", lambda path, images: None)
-    for path in list_files(images, IMAGE_SUFFIXES):
-        name = path.relative_to(images).as_posix()
-        if name in entries:
-            continue
-        try:
-            found = read_unlabeled(path, images)
-            if found is None:
-                raise Rejected("annotation_malformed", "no usable annotation file")
-            entries[name] = found
-        except Rejected as error:
-            problems.append(f"{path}: {error.detail}")
-    return dict(sorted(entries.items())), problems
-
-
-def read_images(tool, paths, images):
-    """Yields (path, image or Rejected) of all files. The progress bar counts files, or the images of a single file."""
-    alone = len(paths) == 1
-    with progress_bar(desc="images" if alone else "files", unit="", total=None if alone else len(paths)) as bar:
-        for path in paths:
-            try:
-                for found in tool.read(path, images):
-                    yield path, found
-                    bar.update(alone)
-            except Rejected as error:
-                yield path, error
-            bar.update(not alone)
+def find_files(source: Path, endings: tuple[str, ...], written: tuple[Path, ...]) -> tuple[list[Path], dict[str, None]]:
+    """Returns what `reading.list_files` does for --input, without the folders that are written to."""
+    kinds = f"*{' or *'.join(endings)}"
+    if not source.is_dir():
+        if not (source.is_file() and source.name.lower().endswith(endings)):
+            raise UserError(f"--input {source} is not a file {kinds}: give one, or a folder; unpack archives first")
+        return [source], {}
+    paths, unreadable = list_files(source, endings, {os.path.realpath(folder) for folder in written})
+    if not paths:
+        why = f"; {printable(next(iter(unreadable)))}" if unreadable else ""
+        raise UserError(f"--input {source} holds no {kinds}: name the folder of the tool's files{why}")
+    return paths, unreadable
 
 
 def choose_classes(given, tool, paths, images, entries):
     """Returns the names of the classes, in their order."""
     if given and len(given) == 1 and os.path.isfile(given[0]):
-        given = [line.strip() for line in Path(given[0]).read_text(encoding="utf-8-sig").splitlines()]
+        try:
+            given = [line.strip() for line in documents.read_text(Path(given[0])).splitlines()]
+        except Rejected as error:
+            raise UserError(f"--classes {given[0]}: {error.detail}") from None
     ignored = tool.IGNORED
     if not given:
         ignored = (*ignored, *getattr(tool, "OPTIONAL", ()))
         stated = tool.read_classes(paths, images) if hasattr(tool, "read_classes") else []
         given = [*stated, *sorted({row.label for image in entries.values() for row in image.objects})]
-    return list(dict.fromkeys(name for name in given if name and name not in ignored))
+    return [name for name in dict.fromkeys(given) if name and name not in ignored and encodable(name) == name]
 
 
 def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
@@ -172,7 +146,8 @@ def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
                 continue
             try:
                 if found.label not in class_ids:
-                    raise Rejected("category_unknown", f"label {found.label} is not one of --classes")
+                    reason = "one of --classes" if encodable(found.label) == found.label else "Unicode"
+                    raise Rejected("category_unknown", f"label {show(found.label)} is not {reason}")
                 row = annotate(found, image.height, image.width, counters)
             except Rejected as error:
                 problems.append(f"{name}: {error.detail}")
@@ -217,69 +192,22 @@ def write(targets, splits, names, output, problems):
         if content["images"]
     }
     if problems:
-        texts[output / LEFT_OUT] = "".join(f"{encodable(problem)}\n" for problem in problems)
+        texts[output / LEFT_OUT] = "".join(f"{printable(problem)}\n" for problem in problems)
+    unfinished = {path: path.with_suffix(".unfinished") for path in texts}
     try:
         (output / "annotations").mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            unfinished[path].write_text(text, encoding="utf-8")
         for path in {*targets.values(), output / LEFT_OUT} - texts.keys():
             path.unlink(missing_ok=True)  # of an earlier call
-        for path, text in texts.items():
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(path)
+        for path in texts:
+            unfinished[path].replace(path)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror} ({error.filename}); give a folder to write to") from error
-
-
-def count_table(splits, names):
-    """Returns the lines of a table: images, and objects of each class, of each split."""
-    counts = {split: Counter(row["category_id"] for row in splits[split]["annotations"]) for split in SPLITS}
-    shown = [split for split in SPLITS if split != "test" or splits[split]["images"]]
-    rows = [("", shown), ("images", [len(splits[split]["images"]) for split in shown])]
-    rows += [(encodable(name), [counts[split][i] for split in shown]) for i, name in enumerate(names, 1)]
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:{width}}" + "".join(f"{number:>7}" for number in numbers) for name, numbers in rows]
-
-
-def case_variants(names):
-    """Returns a line for the names of classes that differ in case alone."""
-    found = {}
-    for name in names:
-        found.setdefault(name.casefold(), []).append(encodable(name))
-    same = ", ".join(" and ".join(variants) for variants in found.values() if len(variants) > 1)
-    return [f"warning: different classes by case alone: {same}; rename the labels if they are the same"] if same else []
-
-
-def boxes_alone(splits):
-    """Returns a line about objects without a mask beside others with one, which the preparation rejects."""
-    rows = [row for content in splits.values() for row in content["annotations"]]
-    masks = sum("segmentation" in row for row in rows)
-    if masks in (0, len(rows)):
-        return []
-    return [
-        f"warning: {len(rows) - masks} of {len(rows)} objects have a box and no mask: draw their outlines, or prepare "
-        "boxes alone by --masks none"
-    ]
-
-
-def list_problems(problems, path):
-    """Returns lines about the first problems; the file `path` lists all of them."""
-    if not problems:
-        return []
-    rest = len(problems) - MAX_LISTED
-    shown = [f"  {encodable(problem)}" for problem in problems[:MAX_LISTED]]
-    return [f"left out: {len(problems)}, listed in {path}:", *shown, *([f"  and {rest} more"] if rest > 0 else [])]
-
-
-def next_commands(splits, targets, images, records):
-    """Returns the commands that prepare the records in a folder."""
-    masks = any("segmentation" in row for content in splits.values() for row in content["annotations"])
-    filled = [split for split in SPLITS if splits[split]["images"]]
-    return [
-        f"{' and:' if place else 'next:'} python -m pipelines.coco_to_tfrecord "
-        f"--annotations {shlex.quote(str(targets[split]))} --images {shlex.quote(str(images))} "
-        f"--output {shlex.quote(str(records / split))}{'' if masks else ' --masks none'}"
-        for place, split in enumerate(filled)
-    ]
+    finally:
+        for path in unfinished.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ If the tool has them, also:
 - `OPTIONAL`: a tuple of labels that are no objects unless --classes names them.
 - `read_unlabeled(path, images)`: returns the LabeledImage of an image that no file describes, if that means an image
   without objects; None if it does not.
+- `holds_labels(path)`: True for an image file of labels, which is no image of the data set.
 
-Parts that several of them need: `image_files` finds images and their sizes, `documents` reads JSON, XML and text, and
-`outlines` makes polygons and run lengths of shapes.
+`reading` reads all files of a folder. Parts that several tools need: `image_files` finds images and their sizes,
+`documents` reads JSON, XML and text, and `outlines` makes polygons and run lengths of shapes.
 """

@@ -30,6 +30,7 @@ OPTIONAL = (
 NOT_DRAWN = ("license plate",)  # hides nothing: it is part of the object below it
 GROUP = "group"  # ends the label of a region of several objects: cargroup
 NO_GROUP = ("polegroup",)  # a class of its own
+LABEL_ENDINGS = ("_color.png", "_instanceIds.png", "_labelIds.png", "_instanceTrainIds.png", "_labelTrainIds.png")
 SPLITS = {"train": "train", "train_extra": "train", "val": "val", "test": "test"}  # by the folder
 
 
@@ -66,6 +67,10 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
 
 def read_classes(paths: list[Path], images: Path) -> tuple[str, ...]:
     return CLASSES
+
+
+def holds_labels(path: Path) -> bool:
+    return path.name.endswith(LABEL_ENDINGS)
 
 
 def find_image(path: Path, images: Path) -> str:

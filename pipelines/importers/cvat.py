@@ -152,7 +152,7 @@ def read_mask(shape, height, width):
         raise Rejected("rle_malformed", f"rle is {show(text)}, not numbers with commas") from None
     if min(counts) < 0 or sum(counts) != wide * high:
         raise Rejected("rle_malformed", f"rle is not the run lengths of {wide} x {high} pixels")
-    inside = np.repeat(np.arange(len(counts)) % 2, counts)  # [high * wide]
+    inside = np.repeat((np.arange(len(counts)) % 2).astype(bool), counts)  # [high * wide], a byte each
     return outlines.encode_crop(inside.reshape(high, wide), top, left, height, width)
 
 

@@ -1,6 +1,8 @@
 """Annotation files as JSON, XML or text: encodings are recognized, and the reason is named if one cannot be read."""
 
 import codecs
+import io
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,21 +23,14 @@ def read_json(path: Path) -> Any:
         Rejected: The file cannot be read. So do the other functions.
     """
     try:
-        with open(path, "rb") as file:
-            return annotations.load(file, "it", Counter())
-    except (UserError, OSError) as error:
+        return annotations.load(io.BytesIO(_read(path)), "it", Counter())
+    except UserError as error:
         raise Rejected("file_malformed", str(error)) from None
 
 
 def read_text(path: Path) -> str:
     """Returns the content of a file in UTF-8, or in UTF-16 with a byte order mark."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise Rejected("file_malformed", str(error)) from None
-    if len(data) > MAX_BYTES:
-        raise Rejected("file_malformed", f"it has more than {MAX_BYTES:,} bytes")
+    data = _read(path)
     try:
         return data.decode(MARKS.get(data[:2], "utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -56,3 +51,13 @@ def read_xml(path: Path) -> ElementTree.Element:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise Rejected("file_malformed", f"it is not XML: {error}") from None
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise Rejected("file_malformed", f"it has more than {MAX_BYTES:,} bytes")
+            return file.read(MAX_BYTES)
+    except OSError as error:
+        raise Rejected("file_malformed", error.strerror or str(error)) from None

@@ -92,7 +92,8 @@ def read_mask(numbers, shape, height, width):
     if not (0 <= left <= right < width and 0 <= top <= bottom < height):
         raise Rejected("polygon_malformed", f"a mask in the box {numbers} of an image of {width} x {height}")
     try:
-        with PIL.Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))) as image:
+        data = io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))
+        with PIL.Image.open(data, formats=("PNG",)) as image:  # other formats of Pillow start programs, as EPS does
             if image.size != (right - left + 1, bottom - top + 1):
                 raise Rejected("polygon_malformed", f"a mask of {image.size} pixels in the box {numbers}")
             pixels = np.asarray(image) > 0

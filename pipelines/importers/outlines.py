@@ -22,8 +22,10 @@ def are_points(points: Any) -> bool:
 def check_numbers(numbers: Sequence[Any], height: int, width: int) -> None:
     """Raises Rejected unless all are numbers within twice the image's longer side, which bounds what is drawn."""
     limit = 2 * max(height, width)
-    # At the speed of C; a NaN is unequal to itself, also as a sum.
-    numeric = {int, float}.issuperset(map(type, numbers)) and (total := sum(numbers)) == total
+    try:  # at the speed of C; a NaN is unequal to itself, also as a sum
+        numeric = {int, float}.issuperset(map(type, numbers)) and (total := sum(numbers)) == total
+    except OverflowError:  # an integer that is too large for a float, beside floats
+        numeric = False
     if not numeric or (numbers and not -limit <= min(numbers) <= max(numbers) <= limit):
         raise Rejected("polygon_malformed", f"points are not numbers, or far outside of {width} x {height} pixels")
 

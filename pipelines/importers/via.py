@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from htc_tf.errors import printable
 from pipelines.checks import Rejected, show
 from pipelines.importers import documents, image_files, outlines
 from pipelines.importers.labeled import LabeledImage, LabeledObject
@@ -27,7 +28,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
     entries = read_csv(path) if path.suffix.lower() == ".csv" else read_json(path)
     attribute = choose_attribute(entries)
     if attribute is not None:
-        print(f"{path}: the class of a region is its attribute {show(attribute)}")
+        print(printable(f"{path}: the class of a region is its attribute {show(attribute)}"))
     for key, entry in entries:
         try:
             yield read_image(entry, attribute, path.parent, images)

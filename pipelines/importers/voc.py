@@ -55,6 +55,10 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     yield LabeledImage(name, height, width, found, problems, _splits(str(folder), masked).get(path.stem))
 
 
+def holds_labels(path: Path) -> bool:
+    return path.parent.name in ("SegmentationClass", MASKS)
+
+
 def find_image(stated, path, images):
     """Returns the image's path relative to `images`: of the stated name, or of the XML file's own."""
     places = [place for name in ("JPEGImages", "images") if (place := path.parent.parent / name).is_dir()]
@@ -129,13 +133,17 @@ def read_ids(path: Path, height: int, width: int) -> np.ndarray:
     if not path.is_file():
         raise Rejected("mask_missing", f"no {path.name} in {MASKS}")
     try:
-        with PIL.Image.open(path) as image:
+        with PIL.Image.open(path, formats=("PNG",)) as image:  # other formats of Pillow start programs, as EPS does
             if image.size != (width, height):
                 raise Rejected(
                     "polygon_malformed", f"{MASKS}/{path.name} has {image.size} pixels, not {(width, height)}"
                 )
             if image.mode in ("P", "L"):
                 return np.asarray(image)
+            if image.mode not in ("RGB", "RGBA"):
+                raise Rejected(
+                    "polygon_malformed", f"{MASKS}/{path.name} is of mode {image.mode}: save it with a palette"
+                )
             red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
             return red << 16 | green << 8 | blue
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:

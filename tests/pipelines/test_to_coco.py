@@ -188,6 +188,15 @@ def test_the_printed_commands_prepare_the_records(tmp_path, capsys):
     assert all(info.masks and list(info.class_names) == ["cat", "dog"] for info in infos)
 
 
+def test_one_file_as_input(tmp_path, capsys):
+    for name in "ab":
+        add(tmp_path / "in", name, shape())
+    found, left_out = convert(tmp_path / "in/a.json", "--val_fraction", "0")
+    assert [image["file_name"] for image in found["train"]["images"]] == ["a.png"]
+    assert left_out == [f"{tmp_path}/in/b.png: no usable annotation file"]
+    assert f"--images {tmp_path}/in --output" in capsys.readouterr().out
+
+
 def test_it_runs_as_a_module(tmp_path):
     add(tmp_path / "in", "a", shape())
     words = ["--from", "labelme", "--input", tmp_path / "in", "--output", tmp_path / "out"]

@@ -1,7 +1,11 @@
 """LabelMe's files and shapes that cannot be used are listed with their reason, and refusals are one line."""
 
 import base64
+import errno
+import json
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,11 +49,14 @@ BAD_SHAPES = {
     "text": (shape(points=[(1, 2), (3, "4"), (5, 6)]), "not numbers"),
     "far": (shape(points=[(1, 2), (3, 1e9), (5, 6)]), "far outside"),
     "digits": (shape(points=[(1, 2), (3, 10**300), (5, 6)]), "far outside"),
+    "digits beside a float": (shape(points=[(1.5, 2), (3, 10**400), (5, 6)]), "far outside"),
     "outside": (shape(points=[(-30, -30), (-10, -30), (-10, -10)]), "no pixel"),
     "flat": (shape(points=[(5, 5), (5, 5)], kind="rectangle"), "no pixel"),
     "no mask": (shape(points=[(1, 1), (4, 4)], kind="mask"), "base64"),
     "a number": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=3), "base64"),
     "no png": (shape(points=[(1, 1), (4, 4)], kind="mask", mask="AAAA"), "base64"),
+    "no png but a bmp": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=png(np.ones((4, 4)), "BMP")), "not a PNG"),
+    "surrogate": (shape(label="\ud800"), "label \\ud800 is not Unicode"),
     "mask size": (shape(points=[(1, 1), (4, 4)], kind="mask", mask=png(np.ones((2, 2)))), "(2, 2) pixels"),
     "mask outside": (mask_shape(np.ones((4, 4)), left=38), "a mask in the box"),
     "mask of nothing": (mask_shape(np.zeros((4, 4))), "no pixel"),
@@ -105,16 +112,51 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys):
     mine = tmp_path / "other/annotations/instances_train.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
+    (tmp_path / "taken/annotations/instances_val.json").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"dog\n\xe9")
     new, other = str(tmp_path / "new"), str(tmp_path / "other")
     for source, output, words in (
-        ("in", new, "no object for training"),
+        ("in", new, "no object for training: all are labeled _background_, which are no objects"),
         ("in", other, "instances_train.json is not a file that this command wrote"),
+        ("in", str(tmp_path / "taken"), "instances_val.json is not a file that this command wrote"),
+        ("latin.txt", new, "is not a file *.json"),
         ("empty", new, "holds no *.json"),
-        ("none", new, "no such folder"),
+        ("none", new, "no such folder or file"),
     ):
         with pytest.raises(SystemExit, match="2"):
             to_coco.main(["--from", "labelme", "--input", str(tmp_path / source), "--output", output])
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("error: ") and words in last
     assert mine.read_text() == "{}" and not (tmp_path / "new").exists()
+
+
+def test_classes_that_are_not_utf8(tmp_path, capsys):
+    add(tmp_path / "in", "a", shape())
+    (tmp_path / "latin.txt").write_bytes(b"dog\n\xe9")
+    with pytest.raises(SystemExit, match="2"):
+        convert(tmp_path / "in", "--classes", str(tmp_path / "latin.txt"))
+    assert "latin.txt: it is not UTF-8: byte 0xe9 at position 4" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_leaves_the_earlier_files(tmp_path, capsys, monkeypatch):
+    """Train and val belong together: either both are of this call, or both of the earlier one."""
+    for number in range(8):
+        add(tmp_path / "in", str(number), shape())
+    before, _ = convert(tmp_path / "in", "--val_fraction", "0.5")
+    add(tmp_path / "in", "0", shape("cat"))
+    write_text = Path.write_text
+
+    def fill_up(path, *args, **kwargs):
+        write_text(path, *args, **kwargs)
+        if path.name == "instances_val.unfinished":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", fill_up)
+    with pytest.raises(SystemExit, match="2"):
+        convert(tmp_path / "in", "--val_fraction", "0.5")
+    assert "No space left on device" in capsys.readouterr().err
+    names = sorted(path.name for path in (tmp_path / "coco/annotations").iterdir())
+    assert names == ["instances_train.json", "instances_val.json"]
+    for split, content in before.items():
+        assert json.loads((tmp_path / f"coco/annotations/instances_{split}.json").read_text()) == content

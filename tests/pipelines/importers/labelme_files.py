@@ -16,9 +16,9 @@ def shape(label="dog", points=((4, 4), (14, 4), (14, 12), (4, 12)), kind="polygo
     return {"label": label, "points": [list(point) for point in points], "shape_type": kind, "group_id": None, **fields}
 
 
-def png(pixels):
+def png(pixels, kind="PNG"):
     stream = io.BytesIO()
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(stream, "PNG")
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(stream, kind)
     return base64.b64encode(stream.getvalue()).decode()
 
 

@@ -181,3 +181,11 @@ def test_the_classes_of_the_data_set_unless_others_are_named(tmp_path, capsys):
     assert "2 objects labeled road or caravan are no objects" in capsys.readouterr().out
     content = convert(folder, "--classes", "caravan", "car")
     assert [row["category_id"] for row in content["annotations"]] == [2, 1, 2]
+
+
+def test_maps_of_labels_are_no_images(tmp_path, capsys):
+    path = write(tmp_path / "in", square("car", 10, 10, 29, 19))
+    for kind in ("color", "instanceIds", "labelIds", "instanceTrainIds", "labelTrainIds"):
+        PIL.Image.new("L", (WIDTH, HEIGHT)).save(path.with_name(path.name.replace("polygons.json", f"{kind}.png")))
+    to_coco.main(["--from", "cityscapes", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "coco")])
+    assert "left out" not in capsys.readouterr().out

@@ -177,3 +177,23 @@ def test_bad_masks_are_named(tmp_path):
     (tmp_path / "SegmentationObject/a.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(Rejected, match="cannot be read"):
         read(tmp_path)
+
+
+def test_maps_of_labels_are_no_images(tmp_path):
+    """Otherwise each would be left out as an image that no file describes."""
+    add(tmp_path / "in", "a", xml_object())
+    for name in ("SegmentationObject", "SegmentationClass"):
+        add_image(tmp_path / "in" / name / "b.png")
+    add_mask(tmp_path / "in", "a", np.pad(np.ones((10, 10)), ((5, 25), (10, 40))))
+    found, left_out = convert("voc", tmp_path / "in", "--val_fraction", "0")
+    assert len(found["train"]["images"]) == 1 and not left_out
+
+
+@pytest.mark.parametrize("kind, mode, words", [("BMP", "RGB", "cannot be read"), ("PNG", "I;16", "of mode I;16")])
+def test_masks_of_other_kinds(tmp_path, kind, mode, words):
+    add(tmp_path / "in", "a", xml_object())
+    path = tmp_path / "in/SegmentationObject/a.png"
+    path.parent.mkdir()
+    Image.new(mode, (60, 40)).save(path, kind)
+    with pytest.raises(Rejected, match=words):
+        read(tmp_path / "in")

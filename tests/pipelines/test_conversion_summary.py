@@ -1,0 +1,56 @@
+"""The lines that a conversion of labels ends with."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from htc_tf.errors import UserError
+from pipelines import conversion_summary
+
+
+def splits(train=(), val=(), test=()):
+    """Returns the splits with annotations of the given category ids, each in an image of its own."""
+    return {
+        split: {"images": [{}] * len(ids), "annotations": [{"category_id": i, "segmentation": []} for i in ids]}
+        for split, ids in (("train", train), ("val", val), ("test", test))
+    }
+
+
+def describe(found, names, problems=()):
+    return conversion_summary.describe(found, names, Counter(), problems, Path("left_out.txt"))
+
+
+def test_the_table():
+    assert describe(splits([1, 1, 2], [2]), ["dog", "\x1b[2Jcat"]) == [
+        "            train    val",
+        "images          3      1",
+        "dog             2      0",
+        "\\x1b[2Jcat      1      1",
+    ]
+
+
+def test_long_lists_are_cut():
+    names = [f"c{number}" for number in range(1203)]
+    lines = describe(splits([1]), names, [f"problem {number}" for number in range(12)])
+    assert lines[101].startswith("c99 ") and lines[102] == "and 1,103 more classes"
+    assert lines[103] == "left out: 12, listed in left_out.txt:" and lines[-1] == "  and 2 more"
+    assert len(lines) == 2 + 100 + 1 + 1 + 10 + 1
+    lines = describe(splits([1]), ["x" * 10**6, *(name.upper() for name in names), *names])
+    assert max(map(len, lines)) < 400
+
+
+@pytest.mark.parametrize(
+    "found, skipped, problems, words",
+    [
+        (splits(val=[1, 1], test=[1]), {}, ["a"], "the images of all 3 are for val and test: --val_fraction 0 takes"),
+        (splits(), {"none": 2}, ["a.json: bad\n", "b"], "2 entries are left out; the first: a.json: bad\\n"),
+        (splits(), {"none": 2}, [], "all are labeled none, which are no objects"),
+        (splits(), {}, [], "none is annotated with an outline or a box"),
+    ],
+)
+def test_no_object_for_training(found, skipped, problems, words):
+    with pytest.raises(UserError) as error:
+        conversion_summary.refuse_without_objects(found, Counter(skipped), problems, "--input DIR, 7 files")
+    assert str(error.value).startswith(f"--input DIR, 7 files: no object for training: {words}")
+    conversion_summary.refuse_without_objects(splits([1]), Counter(skipped), problems, "")
