@@ -20,6 +20,7 @@ from pipelines.checks import Counters, Rejected, encodable, show
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 INT64 = 1 << 63
+MAX_DEPTH = 8  # levels of lists in an annotation; a polygon as a list of [x, y] has 3
 # Keys that identify COCO's other files.
 OTHER_ANNOTATIONS = {
     "segments_info": "a panoptic file; give COCO's instances_*.json, and this file with --stuff",
@@ -241,6 +242,9 @@ def _warn_of_shared_files(images, counters):
 def _check_annotation(entry, seen, categories):
     if not isinstance(entry, dict):
         raise Rejected("annotation_malformed", f"the entry is {show(entry)}, not an object")
+    # A worker's stack is deeper than this one: it could not read the plan's line.
+    if _is_deep([[entry.get(key) for key in OBJECT_KEYS]]):
+        raise Rejected("annotation_malformed", f"its lists are nested more than {MAX_DEPTH} levels deep")
     if entry.get("iscrowd") not in (0, 1, None):
         raise Rejected("annotation_malformed", f"iscrowd is {show(entry['iscrowd'])}, neither 0 nor 1")
     if _is_id(entry.get("id")) and seen.setdefault(entry["id"], entry) is not entry and seen[entry["id"]] == entry:
@@ -248,6 +252,15 @@ def _check_annotation(entry, seen, categories):
     category = entry.get("category_id")
     if type(category) is not int or category not in categories:
         raise Rejected("category_unknown", _explain_category(entry, category))
+
+
+def _is_deep(rows):
+    """Returns True if lists are nested more than MAX_DEPTH levels deep below `rows`; numbers cost little (C's speed)."""
+    for _ in range(MAX_DEPTH + 1):
+        values = [row.values() if isinstance(row, dict) else row for row in rows]
+        nested = (row for row in values if not {list, dict}.isdisjoint(map(type, row)))
+        rows = [value for row in nested for value in row if isinstance(value, (list, dict))]
+    return bool(rows)
 
 
 def _explain_category(entry, category):

@@ -40,7 +40,7 @@ def refuse_without_objects(splits: Splits, skipped: Counter, problems: Sequence[
         others = " and ".join(split for split, number in counts.items() if number)
         reason = f"the images of all {sum(counts.values())} are for {others}: --val_fraction 0 takes all for training"
     elif problems:
-        reason = f"{len(problems)} entries are left out; the first: {printable(problems[0])}"
+        reason = f"{len(problems)} left out; the first: {printable(problems[0])}"
     elif skipped:
         reason = f"all are labeled {' or '.join(skipped)}, which are no objects"
     else:

@@ -95,7 +95,10 @@ def _name_of_url(url, root):
     The folder is left out if it is `root` itself, or exists neither below nor beside it. LVIS's validation images are
     in train2017 and val2017: if `root` is one of these, the others' names keep their folder, and are missing.
     """
-    parts = PurePosixPath(unquote(urlsplit(url).path)).parts[-2:]
+    try:
+        parts = PurePosixPath(unquote(urlsplit(url).path)).parts[-2:]
+    except ValueError:
+        raise Rejected("image_malformed", f"no file_name, and coco_url {show(url)} is no URL") from None
     if len(parts) < 2 or root is None:
         return "/".join(parts[-1:])
     beside = parts[0] != files.base_name(root) and _is_folder(files.join(os.path.dirname(root), parts[0]))

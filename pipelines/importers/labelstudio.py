@@ -57,9 +57,9 @@ def read_task(task: dict[str, Any], folder: Path, images: Path) -> LabeledImage:
     labeled = {row["id"] for row in results if own_labels(row) and isinstance(row.get("id"), str)}
     for place, row in enumerate(results):
         try:
-            if not isinstance(row, dict) or not isinstance(row.get("value"), dict):
+            if not isinstance(row, dict) or not isinstance(row.get("value", {}), dict):
                 raise Rejected("annotation_malformed", "has no value")
-            value, kind = row["value"], row.get("type")
+            value, kind = row.get("value", {}), row.get("type")  # a relation of two results has no value
             shape = next((read for key, read in READERS.items() if key in value), None)
             if shape is None:
                 kinds[show(kind)] += 1

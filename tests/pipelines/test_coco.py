@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from pipelines import coco
+from pipelines.checks import Counters
 from tests.pipelines.tiny_coco import edit, prepare, records, refuse, report
 
 
@@ -49,6 +51,18 @@ def test_unusable_ids_are_replaced(tiny):
     ids = [item.id for record in records(info) for item in record.objects]
     assert len(set(ids)) == 21 and 0 not in ids
     assert info.counters["ids_renumbered"] == 15  # six are the first of their id
+
+
+@pytest.mark.parametrize("key", ["segmentation", "bbox", "area"])
+def test_deep_lists_do_not_reach_the_plan(key):
+    """JSON that this process can just read is too deep for a worker, whose stack is deeper."""
+    deep = json.loads("[" * 900 + "]" * 900)
+    whole = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": [[[[[1, 2], [3, 4], [5, 6]]]]]}
+    counters = Counters()
+    annotations = [{"id": 1, **whole}, {"id": 2, **whole, key: deep}, {"id": 3, **whole, key: {"counts": [[], deep]}}]
+    kept = coco.check_annotations(annotations, {1: {}}, [{"id": 1, "name": "dog"}], counters)
+    assert [row["id"] for row in kept[1]] == [1]
+    assert {row["detail"] for row in counters.rejected} == {"its lists are nested more than 8 levels deep"}
 
 
 def test_annotation_files_in_the_encodings_of_windows(tiny):

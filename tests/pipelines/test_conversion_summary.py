@@ -44,7 +44,7 @@ def test_long_lists_are_cut():
     "found, skipped, problems, words",
     [
         (splits(val=[1, 1], test=[1]), {}, ["a"], "the images of all 3 are for val and test: --val_fraction 0 takes"),
-        (splits(), {"none": 2}, ["a.json: bad\n", "b"], "2 entries are left out; the first: a.json: bad\\n"),
+        (splits(), {"none": 2}, ["a.json: bad\n", "b"], "2 left out; the first: a.json: bad\\n"),
         (splits(), {"none": 2}, [], "all are labeled none, which are no objects"),
         (splits(), {}, [], "none is annotated with an outline or a box"),
     ],

@@ -99,6 +99,11 @@ def test_urls_of_lvis_beside_one_of_its_two_folders(tmp_path):
     assert file_names.hint(str(root), "train2017/1.jpg") == "; --images has no folder train2017; give the folder above"
 
 
+def test_a_url_that_is_none(root):
+    with pytest.raises(Rejected, match=r"coco_url http://\[/1.jpg is no URL"):
+        find(root, None, coco_url="http://[/1.jpg")
+
+
 @pytest.mark.parametrize(
     "name, expected",
     [

@@ -220,6 +220,12 @@ def test_a_bad_result_is_named_and_the_others_stay(tmp_path, row, message):
     assert found.problems[0].startswith("a.png: result 1: ") and message in found.problems[0]
 
 
+def test_a_relation_of_two_objects_is_no_defect(tmp_path):
+    relation = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"}
+    found = read_results(tmp_path, result(), relation, relation)
+    assert len(found.objects) == 1 and found.problems == ["a.png: results without an area: relation 2"]
+
+
 def test_an_impossible_size_rejects_the_task(tmp_path):
     add_image(tmp_path / "a.png")
     for size in ((10**9, 10**9), ("40", 60), (-1, 60)):
