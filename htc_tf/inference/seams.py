@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from htc_tf.inference.results import ImageResult
+from htc_tf.inference.tile_plan import Window
 from htc_tf.ops.runs import clip_runs, count_common_pixels, count_pixels, encode_runs, place_runs, unite_runs
 
 AGREEMENT = 0.5  # lowest share of a detection, within the common part of two tiles, that lies in the other
@@ -21,12 +22,16 @@ MARGIN = 0.02  # share of a tile's side: an object is cut if its box ends nearer
 class Piece(NamedTuple):
     """An object as one tile shows it, in pixels of the whole image."""
 
-    tile: int  # number of the tile
+    tile: Window  # the tile's part of the image
     box: np.ndarray  # [4] float32
     score: np.float32
     label: int  # class index
     cut: bool  # True if a border of the tile cuts it
     runs: np.ndarray | None  # [k, 2] int64, its mask as `ops.runs` describes it; None without mask heads
+
+    def rank(self):
+        """Returns the key that sorts pieces, the best first; among equal scores it does not depend on any order."""
+        return -self.score, *self.box.tolist(), self.label, self.tile
 
 
 class Seams:
@@ -50,7 +55,7 @@ class Seams:
         added = np.arange(len(boxes)) + len(self.pieces)
         for box, score, label, cut, mask in zip(boxes, result.scores, result.classes, cuts, masks, strict=True):
             runs = None if mask is None else place_runs(mask, window.top, window.left, self.height)
-            self.pieces.append(Piece(self.tiles, box, score, int(label), bool(cut), runs))
+            self.pieces.append(Piece(window, box, score, int(label), bool(cut), runs))
         self.tiles += 1
         self.recent = [row for row in self.recent if row[0].top + row[0].height > window.top]
         for other, indices in self.recent:
@@ -114,13 +119,12 @@ class Seams:
 
     def _group(self):
         """Returns lists of the Pieces of one object each, the best piece and the best object first."""
-        groups = {}  # index of a piece: the group that it is in, {number of a tile: the piece from there}
-        for index in sorted(range(len(self.pieces)), key=lambda index: -self.pieces[index].score):
+        groups = {}  # index of a piece: the group that it is in, {Window of a tile: the piece from there}
+        ranks = [piece.rank() for piece in self.pieces]
+        for index in sorted(set(range(len(ranks))) - self.dropped, key=ranks.__getitem__):
             piece = self.pieces[index]
-            if index in self.dropped:
-                continue
             group, absorbed = {piece.tile: index}, False
-            for other in self.pairs.get(index, ()):
+            for other in sorted(self.pairs.get(index, ()), key=ranks.__getitem__):
                 if other not in groups:
                     continue  # dropped or absorbed, or its score is lower
                 if not (piece.cut and self.pieces[other].cut):
@@ -131,8 +135,8 @@ class Seams:
             if not absorbed:
                 groups.update(dict.fromkeys(group.values(), group))
         unique = {id(group): group for group in groups.values()}.values()
-        found = [sorted((self.pieces[i] for i in group.values()), key=lambda piece: -piece.score) for group in unique]
-        return sorted(found, key=lambda group: -group[0].score)
+        found = [sorted((self.pieces[index] for index in group.values()), key=Piece.rank) for group in unique]
+        return sorted(found, key=lambda group: group[0].rank())
 
 
 def intersect(window, other):

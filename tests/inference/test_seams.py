@@ -154,3 +154,21 @@ def test_agreement():
     assert mask_agreement(*runs, Window(0, 0, 20, 20), 20, False) == pytest.approx(1 / 3)
     assert mask_agreement(*runs, Window(0, 0, 20, 8), 20, True) == 1
     assert mask_agreement(*runs, Window(0, 15, 20, 5), 20, True) == 0
+
+
+def test_the_order_of_tiles_does_not_matter():
+    """Not even among equal scores, and where several pieces of one tile agree with one of another."""
+    windows = [Window(top, left, 100, 100) for top in (0, 80) for left in (0, 80)]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        start = rng.integers(0, 170, (8, 2))
+        boxes = np.hstack([start, np.minimum(start + rng.integers(5, 120, (8, 2)), 180)])
+        results = [see(window, *((box, rng.choice([0.5, 0.7]), 1) for box in boxes)) for window in windows]
+        merged = []
+        for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+            seams = Seams(180, 180)
+            for index in order:
+                seams.add(windows[index], results[index])
+            merged.append(seams.merge())
+        for one, other in zip(*merged, strict=True):
+            np.testing.assert_array_equal(one, other)
