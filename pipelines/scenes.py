@@ -62,6 +62,11 @@ def draw_scene(rng, labels=LABELS):
     crowd_index = rng.integers(count + 1) if crowded else -1
     for index in range(count + crowded):
         add_thing(rng, canvas, things, labels, crowd=index == crowd_index)
+    return finish_scene(rng, canvas, semantic, things)
+
+
+def finish_scene(rng, canvas, semantic, things):
+    """Returns the Scene of a painted canvas [3, H, W], the semantic map of its ground [H, W] and its things."""
     for thing in things:
         semantic[thing.mask] = thing.label
     canvas += rng.uniform(0, 0.02) * rng.standard_normal(semantic.shape, np.float32)  # camera noise
@@ -105,6 +110,21 @@ def add_thing(rng, canvas, things, labels, crowd):
     label = labels[rng.integers(len(labels))]
     diameter = np.exp(rng.uniform(*np.log(DIAMETERS)))
     pieces = draw_crowd(rng, THINGS[label]) if crowd else [(draw_outline(rng, THINGS[label], diameter), (0, 0))]
+    place_thing(rng, canvas, things, label, pieces, paint, crowd)
+
+
+def place_thing(rng, canvas, things, label, pieces, paint, crowd=False):
+    """Paints a thing where there is room for it, and removes its pixels from the masks of the things below it.
+
+    Args:
+        rng: NumPy random generator.
+        canvas: [3, H, W] float32, changed in place.
+        things: list of Things so far, back to front, changed in place.
+        label: int, or a function from the thing's pixels, [H, W] bool with hidden ones included, to its label.
+        pieces: list of (coverage of the pixels [h, w], offset [y, x] from the first one), the parts of the thing.
+        paint: Function of rng, a window [3, h, w] of the canvas, and the coverage [h, w]; paints a piece in place.
+        crowd: as in Thing.
+    """
     sides = canvas.shape[1:]
     full = sum(float(outline.sum()) for outline, _ in pieces)
     for _ in range(40):
@@ -124,7 +144,7 @@ def add_thing(rng, canvas, things, labels, crowd):
         if coverage.size:
             paint(rng, canvas[window], coverage)
     things[:] = [thing._replace(mask=mask) for thing, mask in zip(things, remains, strict=True)]
-    things.append(Thing(label, crowd, whole, whole))
+    things.append(Thing(label(whole) if callable(label) else label, crowd, whole, whole))
 
 
 def enough_is_seen(thing, mask):

@@ -4,9 +4,11 @@
     DIR/{train,val}2017/000000000001.jpg
     DIR/stuffthingmaps/{train,val}2017/000000000001.png
 
-`pipelines.scenes` paints the scenes. The same seed gives the same bytes, on any number of workers and with NumPy 1 or
-2. On a processor with other vector instructions, which round float32 sines differently, about one scene in fifty
-differs, by 1 in one value of its image.
+`pipelines.scenes` paints shapes on patterned ground; for --scenes letters `pipelines.letters` paints letters on clouds
+and sand, and for --scenes contexts `pipelines.contexts` crowded shapes whose class depends on the ground. The same seed
+gives the same bytes, on any number of workers and with NumPy 1 or 2. On a processor with other vector instructions,
+which round float32 sines differently, about one scene in fifty differs, by 1 in one value of its image. Letters come
+from Pillow's own font, which its versions may render differently.
 """
 
 import contextlib
@@ -24,11 +26,12 @@ from pycocotools import mask as coco_mask
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
-from pipelines.scenes import LABELS, THINGS, draw_scene
+from pipelines import contexts, letters, scenes
 
+SCENES = {"shapes": scenes, "letters": letters, "contexts": contexts}  # modules with THINGS and draw_scene
 SPLITS = ("train2017", "val2017")
 IDS_PER_SPLIT = 1_000_000  # splits share no image id
-IDS_PER_IMAGE = 10  # more than the things of a scene
+IDS_PER_IMAGE = 20  # more than the things of a scene
 
 
 @command
@@ -36,7 +39,8 @@ def main():
     flags = parse_flags()
     check(flags)
     output = Path(flags.output)
-    labels = [label for label in LABELS if THINGS[label] in flags.classes]
+    things = SCENES[flags.scenes].THINGS
+    labels = [label for label, name in enumerate(things) if flags.classes is None or name in flags.classes]
     counts = {split: count for split, count in zip(SPLITS, (flags.train, flags.val), strict=True) if count}
     for split, count in counts.items():
         refuse_foreign_files(output, split, count)
@@ -49,16 +53,18 @@ def main():
             pool = stack.enter_context(ProcessPoolExecutor(min(flags.workers, sum(counts.values())), context))
             run = functools.partial(pool.map, chunksize=8)
         for split, count in counts.items():
-            scenes = run(functools.partial(write_scene, output, split, flags.seed, labels), range(count))
+            scenes = run(
+                functools.partial(write_scene, output, split, flags.seed, labels, kind=flags.scenes), range(count)
+            )
             progress = progress_bar(scenes, desc=f"drawing {split}", total=count, unit="image")
-            write_annotations(annotations_path(output, split), flags.seed, labels, list(progress))
+            write_annotations(annotations_path(output, split), flags.seed, labels, list(progress), flags.scenes)
 
 
 def parse_flags():
     parser = command_line.Parser(
         prog="python -m pipelines.shapes",
-        description="Draws a dataset of overlapping, textured shapes on patterned ground in COCO's layout: images, "
-        "instance annotations and stuff-thing maps. The same seed gives the same bytes.",
+        description="Draws a dataset of overlapping shapes or letters in COCO's layout: images, instance annotations "
+        "and stuff-thing maps. The same seed gives the same bytes.",
     )
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="folder to write to; created if missing")
@@ -75,12 +81,18 @@ def parse_flags():
         help="number of validation images, 0 to omit the split (default: %(default)s)",
     )
     add(
+        "--scenes",
+        choices=SCENES,
+        default="shapes",
+        help="what to draw: textured shapes on patterned ground, letters on clouds and sand, or crowded shapes whose "
+        "class depends on the ground below them (default: %(default)s)",
+    )
+    add(
         "--classes",
         nargs="+",
-        choices=THINGS,
-        default=THINGS,
         metavar="CLASS",
-        help=f"classes of the shapes, of {', '.join(THINGS)} (default: all)",
+        help="classes to draw (default: all), of "
+        + "; or ".join(f"{', '.join(module.THINGS)} ({kind})" for kind, module in SCENES.items()),
     )
     add("--seed", type=command_line.seed, default=0, help="random seed of the scenes (default: %(default)s)")
     add(
@@ -97,6 +109,11 @@ def check(flags):
     if not 0 < max(flags.train, flags.val) < IDS_PER_SPLIT:
         raise UserError(
             f"--train {flags.train} --val {flags.val}: at least one must be 1 to {IDS_PER_SPLIT - 1} images"
+        )
+    things = SCENES[flags.scenes].THINGS
+    if unknown := [name for name in flags.classes or () if name not in things]:
+        raise UserError(
+            f"--classes {unknown[0]}: not a class of --scenes {flags.scenes}; choose of {', '.join(things)}"
         )
 
 
@@ -123,12 +140,12 @@ def annotations_path(output, split):
     return output / "annotations" / f"instances_{split}.json"
 
 
-def write_annotations(path, seed, labels, records):
-    """Writes COCO's annotation file atomically, from the (image, annotations) of every scene."""
+def write_annotations(path, seed, labels, records, kind="shapes"):
+    """Writes COCO's annotation file atomically, from the (image, annotations) of every scene of a kind."""
     content = {
         "info": {"description": "Shapes drawn by htc_tf", "version": "1", "seed": seed},
         "licenses": [],
-        "categories": [{"id": i + 1, "name": THINGS[i], "supercategory": "shape"} for i in labels],
+        "categories": [{"id": i + 1, "name": SCENES[kind].THINGS[i], "supercategory": "shape"} for i in labels],
         "images": [image for image, _ in records],
         "annotations": [annotation for _, annotations in records for annotation in annotations],
     }
@@ -141,8 +158,9 @@ def image_id(split, index):
     return SPLITS.index(split) * IDS_PER_SPLIT + index + 1
 
 
-def make_scene(seed, split, index, labels=LABELS):
-    return draw_scene(stream(seed, split, index), labels)
+def make_scene(seed, split, index, labels=None, kind="shapes"):
+    """Returns a Scene of a kind of SCENES; `labels` are indexes of its THINGS, by default all."""
+    return SCENES[kind].draw_scene(stream(seed, split, index), labels or SCENES[kind].LABELS)
 
 
 def stream(seed, split, index):
@@ -150,9 +168,9 @@ def stream(seed, split, index):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index)))
 
 
-def write_scene(output, split, seed, labels, index):
+def write_scene(output, split, seed, labels, index, kind="shapes"):
     """Draws one scene and writes its image and stuff-thing map. Returns COCO's (image, annotations)."""
-    scene = make_scene(seed, split, index, labels)
+    scene = make_scene(seed, split, index, labels, kind)
     height, width = scene.semantic.shape
     number = image_id(split, index)
     name = f"{number:012d}.jpg"

@@ -133,13 +133,13 @@ def run_workers(free_addresses):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Six drawn scenes: `images`, `annotations` and `records`. One has no object, one has a crowd."""
-    from pipelines import coco_to_tfrecord, shapes
+    from pipelines import coco_to_tfrecord, scenes, shapes
 
     folder, split, seed = tmp_path_factory.mktemp("tiny_data"), "train2017", 4
     shapes.make_folders(folder, split)
     annotations = shapes.annotations_path(folder, split)
-    scenes = [shapes.write_scene(folder, split, seed, shapes.LABELS, i) for i in range(6)]
-    shapes.write_annotations(annotations, seed, shapes.LABELS, scenes)
+    drawn = [shapes.write_scene(folder, split, seed, scenes.LABELS, i) for i in range(6)]
+    shapes.write_annotations(annotations, seed, scenes.LABELS, drawn)
     data = SimpleNamespace(images=folder / split, annotations=annotations, records=folder / "records")
     flags = {"annotations": annotations, "images": data.images, "stuff": folder / "stuffthingmaps" / split}
     flags |= {"output": data.records, "shards": 2}
