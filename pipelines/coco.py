@@ -255,7 +255,7 @@ def _check_annotation(entry, seen, categories):
 
 
 def _is_deep(rows):
-    """Returns True if lists are nested more than MAX_DEPTH levels deep below `rows`; numbers cost little (C's speed)."""
+    """Returns True if lists are nested more than MAX_DEPTH levels below `rows`; numbers are passed at C's speed."""
     for _ in range(MAX_DEPTH + 1):
         values = [row.values() if isinstance(row, dict) else row for row in rows]
         nested = (row for row in values if not {list, dict}.isdisjoint(map(type, row)))
