@@ -1,8 +1,9 @@
-"""python -m tests.studies.ablation: the paper's ablation on drawn scenes, four rows with three seeds each.
+"""python -m tests.studies.ablation: the paper's ablation on drawn scenes, four rows with five seeds each.
 
 Each training runs gin/htc_shapes.gin for the same number of steps, with the overlays by which the row's file in
-gin/ablation differs from full HTC, and is evaluated on scenes that no training sees. The table is a section of
-docs/results.md, written after every training. Run again, the command continues after the last finished training.
+gin/ablation differs from full HTC, and is evaluated on scenes that no training sees. The scenes are those of
+`pipelines.contexts`, in which occlusion and context matter. The table and a plot are a section of docs/results.md,
+written after every training. Run again, the command continues after the last finished training.
 """
 
 import argparse
@@ -11,24 +12,27 @@ import re
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from htc_tf.progress import progress_bar
 from tests.studies import recorded
 
 CONFIGURATION = "gin/htc_shapes.gin"
-STEPS = 1200
-SCENES = {"train": 2000, "val": 200}  # as `make demo` draws them
-DATA_SEED = 0
+STEPS = 4500
+SCENES = {"train": 2000, "val": 1000}
+KIND, DATA_SEED = "contexts", 0
 SECTION = "The paper's ablation, on drawn scenes"
+PLOT = "ablation.png"  # beside the page
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
+QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.ablation", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("runs/demo"), help="shapes/ and records/; made if missing")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default: {STEPS})")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training per row and seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="a training per row and seed")
     parser.add_argument("--gin_param", action="append", default=[], help="a binding after the gin files; repeatable")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"), help="results so far, runs and logs")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"), help="data, results so far, runs, logs")
     parser.add_argument(
         "--write_only", action="store_true", help="train nothing; write the table of finished trainings"
     )
@@ -40,6 +44,22 @@ def overlays(row):
     """Returns the overlays by which a row's gin file differs from full HTC: ["gin/options/no_semantic.gin", ...]."""
     text = (recorded.ROOT / "gin" / "ablation" / f"{row}.gin").read_text()
     return re.findall(r"^include '(gin/options/no_\w+\.gin)'$", text, re.MULTILINE)
+
+
+def check_distinct(entries):
+    """Refuses two rows with one configuration, or with the same first losses: they are one network under two names.
+
+    Args:
+        entries: {(row, seed): the cached result}.
+    Raises:
+        SystemExit: Two rows are the same; with their names.
+    """
+    for part in ("configuration", "first_losses"):
+        rows = {}
+        for (row, seed), entry in entries.items():
+            other = rows.setdefault((seed, repr(entry[part])), row)
+            if other != row:
+                raise SystemExit(f"{other} and {row} with seed {seed} have the same {part}: {entry[part]}")
 
 
 def gains(before, after):
@@ -55,23 +75,45 @@ def gains(before, after):
     return float(differences.mean()), recorded.deviation(differences) / count**0.5 if count > 1 else float("inf")
 
 
-def judge(found):
-    """Returns lines on which differences between consecutive rows exceed chance.
+def interval(before, after):
+    """Returns (mean difference, lowest, highest): the 95 % confidence interval of Student's t, paired by seed."""
+    gain, error = gains(before, after)
+    half = QUANTILES.get(len(before) - 1, 1.96) * error
+    return gain, gain - half, gain + half
+
+
+def compare(found):
+    """Returns the lines of the table of differences: each part's, and the whole HTC's.
 
     Args:
         found: {row: {kind: [S] AP by seed}}, in the rows' order, with the same seeds.
     """
-    beyond, within = [], []
-    for before, after in itertools.pairwise(found):
+    names = list(found)
+    pairs = [(recorded.title_of(after), before, after) for before, after in itertools.pairwise(names)]
+    rows = []
+    for title, before, after in [*pairs, ("all of them", names[0], names[-1])]:
+        cells = [title]
         for kind in recorded.KINDS:
-            gain, error = gains(found[before][kind], found[after][kind])
-            words = f"{recorded.title_of(after)}, {kind} AP {gain:+.3f} ± {error:.3f}"
-            (beyond if abs(gain) > 2 * error else within).append(words)
-    return [
-        "Differences from the row above of more than twice their standard error (over the seeds, paired): "
-        f"{'; '.join(beyond) or 'none'}.",
-        f"Smaller ones, indistinguishable from chance: {'; '.join(within) or 'none'}.",
-    ]
+            gain, low, high = interval(found[before][kind], found[after][kind])
+            cells += [f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}", "yes" if low > 0 or high < 0 else "no"]
+        rows.append(cells)
+    header = ["what is added"]
+    for kind in recorded.KINDS:
+        header += [f"{kind} AP", "95 % interval", "beyond chance"]
+    return recorded.format_table(header, rows)
+
+
+def draw(found):
+    """Draws every training's AP by row, and each row's mean: a matplotlib Figure."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(recorded.KINDS)), recorded.KINDS, strict=True):
+        for place, values in enumerate(row[kind] for row in found.values()):
+            axes.plot([place] * len(values), values, "o", color="#2f9be6", alpha=0.7)
+            axes.plot([place - 0.2, place + 0.2], [np.mean(values)] * 2, color="#d55e00", linewidth=2)
+        axes.set_xticks(range(len(found)), [f"row {place + 1}" for place in range(len(found))])
+        axes.set_title(f"{kind} AP, {len(values)} trainings a row", loc="left")
+        axes.grid(axis="y", color="#e2e2e0")
+    return figure
 
 
 def report(entries, flags):
@@ -85,26 +127,30 @@ def report(entries, flags):
     seeds = " ".join(map(str, flags.seeds))
     rows, found = [], {}
     for row in recorded.ROWS:
-        done = {seed: entries[row, seed]["metrics"] for seed in flags.seeds if (row, seed) in entries}
-        values = {kind: [metrics[name] for metrics in done.values()] for kind, name in recorded.KINDS.items()}
+        done = [entries[row, seed] for seed in flags.seeds if (row, seed) in entries]
+        values = {kind: [entry["metrics"][name] for entry in done] for kind, name in recorded.KINDS.items()}
         if len(done) == len(flags.seeds):
             found[row] = values
         cells = [recorded.title_of(row)]
         for kind in recorded.KINDS:
             cells += recorded.format_seeds(values[kind])
-        rows.append([*cells, "{:.1f} / {:.1f}".format(*recorded.published(row))])
+        last = ", ".join(f"{recorded.average_end(entry['losses']):.2f}" for entry in done)
+        hashes = ", ".join(sorted({entry["configuration"] for entry in done}))
+        rows.append([*cells, last, hashes, "{:.1f} / {:.1f}".format(*recorded.published(row))])
     cost = [entry[part] for entry in entries.values() for part in ("train", "evaluate")]
     wanted = len(recorded.ROWS) * len(flags.seeds)
     lines = [
         f"`make ablation` (`python -m tests.studies.ablation --steps {flags.steps} --seeds {seeds}{params}`) trains "
-        f"the four rows of the paper's table 3 on the demo's {SCENES['train']:,} drawn scenes: `{CONFIGURATION}`, "
-        f"{flags.steps:,} steps of 2 images, seeds {', '.join(map(str, flags.seeds))} (of weights, order and "
-        f"sampling). AP is COCO's, on the {SCENES['val']} scenes that training never sees; ± is the standard deviation "
-        "over the seeds.",
+        f"the four rows of the paper's table 3 from nothing on {SCENES['train']:,} drawn scenes of "
+        f"`pipelines.{KIND}`: `{CONFIGURATION}`, {flags.steps:,} steps of 2 images, seeds "
+        f"{', '.join(map(str, flags.seeds))} (of weights, order and sampling). AP is COCO's, on {SCENES['val']:,} "
+        "scenes that training never sees; ± is the standard deviation over the seeds. The last losses are the mean "
+        "total of the last tenth of the steps, by seed (rows have different losses); the hash is that of the resolved "
+        "configuration, and two rows with one hash or the same first losses end the command.",
         "",
         *recorded.format_table(
             [
-                *("row", "box AP", "by seed", "mask AP", "by seed"),
+                *("row", "box AP", "by seed", "mask AP", "by seed", "last losses", "hash"),
                 "box / mask AP in the paper (R50, COCO, 20 epochs)",
             ],
             rows,
@@ -113,13 +159,10 @@ def report(entries, flags):
         f"{len(entries)} of {wanted} trainings are done; with their evaluations they took "
         f"{sum(cpu for cpu, _ in cost):,.0f} CPU-seconds on {recorded.describe_machine()}.",
     ]
-    return lines + (["", *judge(found), "", CAVEAT] if len(found) == len(recorded.ROWS) else [])
-
-
-CAVEAT = (
-    "The paper's differences are those of a converged network on photographs; here a small network trains on small "
-    "scenes for a few minutes. The table shows that every row trains and what each part contributes early on."
-)
+    if len(found) < len(recorded.ROWS) or len(flags.seeds) < 2:
+        return lines
+    draw(found).savefig(Path(flags.output).with_name(PLOT), dpi=100)
+    return [*lines, "", "Differences, paired by seed:", "", *compare(found), "", f"![AP by row and seed]({PLOT})"]
 
 
 def plan(flags):
@@ -140,15 +183,17 @@ def main():
     trainings = {(row, seed, f"{row}_seed{seed}"): how for (row, seed), how in plan(flags).items()}
     found = {(row, seed): cache.find(name, how) for (row, seed, name), how in trainings.items()}
     entries = {key: entry for key, entry in found.items() if entry}
+    check_distinct(entries)
     if flags.write_only:
         recorded.write_section(flags.output, SECTION, report(entries, flags))
         return
-    train_records, records, annotations = recorded.make_data(flags.data.resolve(), SCENES, DATA_SEED)
+    train_records, records, annotations = recorded.make_data(folder / "data", SCENES, DATA_SEED, kind=KIND)
     for (row, seed, name), how in progress_bar(trainings.items(), unit="training", desc="ablation"):
         if (row, seed) not in entries:
             print(f"{name}: training; its log is {folder / name}.log", flush=True)
             outcome = recorded.train_and_evaluate(folder / name, how, train_records, records, annotations, seed)
             entries[row, seed] = cache.add(name, how, outcome)
+            check_distinct(entries)
         metrics = entries[row, seed]["metrics"]
         print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()), flush=True)
         recorded.write_section(flags.output, SECTION, report(entries, flags))

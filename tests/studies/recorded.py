@@ -4,6 +4,7 @@
 docs/results.md; `tests.studies.zoo` and `tests.benchmarks` write pages of their own.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ TITLE = "# Does it learn?\n\nRecorded trainings: each section is written by the 
 ROWS = tuple(path.stem for path in sorted((ROOT / "gin" / "ablation").glob("row*.gin")))
 KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 METRICS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")
+UNREPEATABLE = ("images_per_second", "input_wait")  # of the numbers that a step logs
 
 
 def run_module(log, module, *flags):
@@ -48,7 +50,7 @@ def children_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def make_data(folder, scenes, seed, classes=(), stuff=True):
+def make_data(folder, scenes, seed, classes=(), stuff=True, kind="shapes"):
     """Draws scenes and writes their records, unless the records exist.
 
     Args:
@@ -57,6 +59,7 @@ def make_data(folder, scenes, seed, classes=(), stuff=True):
         seed: Seed of the scenes.
         classes: Classes of the shapes; () for all.
         stuff: If True, the records have stuff maps.
+        kind: Kind of the scenes, of `pipelines.shapes.SCENES`.
     Returns:
         (records to train on, records to detect in, the annotations of the latter)
     """
@@ -66,7 +69,7 @@ def make_data(folder, scenes, seed, classes=(), stuff=True):
     if not all((records / split / "dataset_info.json").exists() for split in scenes):
         flags = [word for split, number in scenes.items() for word in (f"--{split}", number)]
         flags += ["--classes", *classes] if classes else []
-        run_module(log, "pipelines.shapes", "--output", shapes, "--seed", seed, *flags)
+        run_module(log, "pipelines.shapes", "--output", shapes, "--seed", seed, "--scenes", kind, *flags)
         for split in scenes:
             flags = ["--annotations", annotations_of(shapes, split), "--images", shapes / f"{split}2017"]
             flags += ["--stuff", shapes / "stuffthingmaps" / f"{split}2017"] if stuff else []
@@ -89,7 +92,8 @@ def train_and_evaluate(run, configuration, train_records, records, annotations, 
         annotations: COCO annotation file of `records`.
         seed: Seed of the training.
     Returns:
-        {"metrics": {name: value}, "losses": [[step, total], ...], "train": seconds, "evaluate": seconds}, where
+        {"metrics": {name: value}, "losses": [[step, total], ...], "first_losses": {name: value} of the first step that
+        is logged, "configuration": hash of the resolved configuration, "train": seconds, "evaluate": seconds}, where
         seconds are [CPU, wall].
     """
     shutil.rmtree(run, ignore_errors=True)
@@ -103,12 +107,20 @@ def train_and_evaluate(run, configuration, train_records, records, annotations, 
     evaluated = run_module(log, "htc_tf.eval", "--checkpoint", run, *flags)
     metrics = json.loads(output.read_text())
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in logged if "total" in line]
     return {
         "metrics": {name: metrics[name] for name in METRICS},
-        "losses": [[line["step"], line["total"]] for line in logged if "total" in line],
+        "losses": [[line["step"], line["total"]] for line in logged],
+        "first_losses": {name: value for name, value in logged[0].items() if name not in UNREPEATABLE},
+        "configuration": hashlib.sha256((run / "config.gin").read_bytes()).hexdigest()[:12],
         "train": trained,
         "evaluate": evaluated,
     }
+
+
+def average_end(losses):
+    """Returns the mean total of the last tenth of a training's [[step, total], ...]."""
+    return float(np.mean([total for _, total in losses[-max(len(losses) // 10, 1) :]]))
 
 
 class ResultCache:

@@ -1,6 +1,5 @@
 """The plans and reports of the recorded trainings: `tests.studies.overfit`, `ablation` and `fine_tuning`."""
 
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +12,12 @@ TITLES = ["Cascade Mask R-CNN, the baseline", "+ interleaved execution", "+ mask
 TITLES += ["+ semantic branch: HTC"]
 
 
-def entry(box=0.75, mask=0.625):
+def entry(box=0.75, mask=0.625, configuration="c0ffee"):
     metrics = {"bbox/AP": box, "bbox/AP50": 1.0, "segm/AP": mask, "segm/AP50": 0.9}
     losses = [[step, float(step)] for step in range(1, 41)]
-    return {"metrics": metrics, "losses": losses, "train": [100.0, 60.0], "evaluate": [10.0, 6.0]}
+    seconds = {"train": [100.0, 60.0], "evaluate": [10.0, 6.0]}
+    first = {"total": 1.0, "semantic": len(configuration)}
+    return {"metrics": metrics, "losses": losses, "configuration": configuration, "first_losses": first, **seconds}
 
 
 def object_of(image_id, area=5000, iscrowd=0):
@@ -82,18 +83,46 @@ def test_gains_are_paired_by_seed():
     assert ablation.gains([0.1], [0.2])[1] == float("inf")
 
 
-def test_the_section_on_the_ablation():
-    flags = SimpleNamespace(gin_param=[], seeds=[0, 1], steps=1000)
+def test_intervals_are_those_of_student():
+    """Differences 0.1, 0.2, 0.3: their standard error is 0.1 / sqrt(3), and t(2) = 4.303."""
+    gain, low, high = ablation.interval([0.0, 0.0, 0.0], [0.1, 0.2, 0.3])
+    assert (gain, low, high) == pytest.approx((0.2, 0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5))
+
+
+def test_the_section_on_the_ablation(tmp_path):
+    flags = SimpleNamespace(gin_param=[], seeds=[0, 1], steps=1000, output=tmp_path / "results.md")
     rows = recorded.ROWS
-    entries = {(row, 0): entry() for row in rows}
+    entries = {(row, 0): entry(configuration=row) for row in rows}
     text = "\n".join(ablation.report(entries, flags))
-    assert "4 of 8 trainings are done" in text and "standard error" not in text
-    entries |= {(row, 1): entry(mask=0.625 + 0.1 * (row == rows[2])) for row in rows}
+    assert "4 of 8 trainings are done" in text and "interval" not in text and not list(tmp_path.iterdir())
+    masks = {rows[1]: (0.725, 0.726), rows[2]: (0.625, 0.725)}
+    for row in rows:
+        for seed in flags.seeds:
+            entries[row, seed] = entry(mask=masks.get(row, (0.625, 0.626))[seed], configuration=row)
     text = "\n".join(ablation.report(entries, flags))
-    line = f"| {TITLES[2]} | **0.750** ± 0.000 | 0.750, 0.750 | **0.675** ± 0.071 | 0.625, 0.725 | 42.5 / 37.4 |"
-    assert line in text and "8 of 8 trainings" in text and "they took 880 CPU-seconds" in text
-    beyond, within = re.search(r"paired\): (.*)\.\n.*from chance: (.*)\.", text).groups()
-    assert beyond == "none" and "flow, mask AP +0.050 ± 0.050" in within
+    line = f"| {TITLES[2]} | **0.750** ± 0.000 | 0.750, 0.750 | **0.675** ± 0.071 | 0.625, 0.725 | 38.50, 38.50 | "
+    assert f"{line}{rows[2]} | 42.5 / 37.4 |" in text
+    assert "8 of 8 trainings" in text and "they took 880 CPU-seconds" in text
+    box = "+0.0000 | +0.0000 to +0.0000 | no"
+    assert f"| {TITLES[1]} | {box} | +0.1000 | +0.1000 to +0.1000 | yes |" in text
+    assert f"| {TITLES[2]} | {box} | -0.0505 | -0.6796 to +0.5786 | no |" in text
+    assert "| all of them |" in text and (tmp_path / ablation.PLOT).stat().st_size > 1000
+
+
+def test_two_rows_that_are_one_network_are_refused():
+    one, two = recorded.ROWS[:2]
+    distinct = {
+        (one, 0): entry(configuration="a"),
+        (two, 0): entry(configuration="bb"),
+        (one, 1): entry(configuration="a"),
+    }
+    ablation.check_distinct(distinct)
+    same_file = distinct | {(two, 1): entry(configuration="a")}
+    with pytest.raises(SystemExit, match=f"{one} and {two} with seed 1 have the same configuration: a"):
+        ablation.check_distinct(same_file)
+    same_numbers = distinct | {(two, 1): entry(configuration="b")}
+    with pytest.raises(SystemExit, match=f"{one} and {two} with seed 1 have the same first_losses"):
+        ablation.check_distinct(same_numbers)
 
 
 FLAGS = SimpleNamespace(images=40, pretraining=3000, seeds=[0, 1], gin_param=["A=1"])
