@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,4 +215,5 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C; else PID 1 of a container ignores it
     main()

@@ -20,6 +20,8 @@ from apache_beam.runners.dask import dask_runner  # noqa: E402
 
 from htc_tf.errors import UserError  # noqa: E402
 
+# Only of the processes: Beam's import warns of missing Google clients.
+dask.config.set({"logging.root": "error"})
 AGAIN = "finished shards are kept: run the same command to continue"
 
 
@@ -35,6 +37,9 @@ class DaskRunner(dask_runner.DaskRunner):
             UserError: No scheduler answers, or too many workers died, or the workers lack a package.
         """
         settings = options.view_as(dask_runner.DaskOptions)
+        for flag, number in (("npartitions", settings.npartitions), ("partition_size", settings.partition_size)):
+            if number is not None and number < 1:
+                raise UserError(f"--dask_{flag} {number}: give a whole number, 1 or more")
         if not settings.npartitions and not settings.partition_size:
             settings.partition_size = 1
         if settings.scheduler_file and not os.path.isfile(settings.scheduler_file):  # the client would wait forever

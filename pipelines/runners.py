@@ -4,6 +4,7 @@ Beam's runners go by their short names; so does `DaskRunner` here, which is `pip
 """
 
 import contextlib
+import io
 import logging
 import urllib.error
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,8 @@ from pipelines import files
 # which it fetches from the network.
 DEFAULT = "FnApiRunner"
 DASK = "DaskRunner"
-DOCUMENTED = (DASK, "DataflowRunner", "FlinkRunner", DEFAULT, "PortableRunner", "PrismRunner", "SparkRunner")
+PORTABLE = "PortableRunner"
+DOCUMENTED = (DASK, "DataflowRunner", "FlinkRunner", DEFAULT, PORTABLE, "PrismRunner", "SparkRunner")
 # Beam's own runner gives one worker up to 128 shards, and shows its errors as tracebacks.
 DASK_CLASS = "pipelines.dask_runner.DaskRunner"
 BEAMS_DASK_CLASS = "apache_beam.runners.dask.dask_runner.DaskRunner"
@@ -23,16 +25,24 @@ BEAMS_DASK_CLASS = "apache_beam.runners.dask.dask_runner.DaskRunner"
 NOT_STARTED = ("Unable to fetch", "Java must be installed", "Java is not correctly installed")
 INVALID = "Pipeline has validations errors"  # how Beam's message of missing or wrong flags begins
 MAX_REASON = 200  # characters of Beam's message that a line quotes
+# Runners by how their own flags begin; all others would ignore these flags.
+OWNERS = {
+    "--dask_": (DASK,),
+    "--direct_": (DEFAULT, "DirectRunner"),
+    "--flink_": ("FlinkRunner",),
+    "--spark_": ("SparkRunner",),
+    "--prism_": ("PrismRunner",),
+}
 
 
 def parse_beam(arguments: list[str]):
     """Returns Beam's PipelineOptions.
 
     Raises:
-        UserError: Beam does not know a flag (it would only warn), the default runner would ignore it, or the package
-            that has the flags of the named runner is not installed.
+        UserError: Beam does not know a flag (it would only warn) or its value, the runner would ignore it, or the
+            package that has the flags of the named runner is not installed.
     """
-    with without_warnings():
+    with without_warnings(), _usage_errors():
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
         named = PipelineOptions(arguments).view_as(StandardOptions).runner
@@ -44,18 +54,24 @@ def parse_beam(arguments: list[str]):
         options = PipelineOptions(arguments)
         options.view_as(StandardOptions).runner = runner
         known = options.get_all_options()
-        unknown = [f"--{name}" for name in options.get_all_options(retain_unknown_options=True) if name not in known]
+        kept = options.get_all_options(retain_unknown_options=True)
+    given = {word.partition("=")[0] for word in arguments}
+    unknown = [f"--{name}" for name in kept if name not in known and f"--{name}" in given]
     # A word after a flag is that flag's value.
     before = ["", *arguments]
     unknown += [word for word, last in zip(arguments, before, strict=False) if _is_stray(word, last)]
+    _check_owners(given, DASK if runner == DASK_CLASS else runner)
     if unknown:
-        dask = f"; --dask_… needs --runner={DASK}" if any(name.startswith("--dask_") for name in unknown) else ""
-        raise UserError(f"neither this command nor Apache Beam knows {', '.join(unknown)}{dask}; see --help")
-    if known["num_workers"] and not named:
-        raise UserError(
-            "--num_workers is for cloud runners; "
-            "on this machine use --direct_running_mode=multi_processing --direct_num_workers=N"
-        )
+        raise UserError(f"neither this command nor Apache Beam knows {', '.join(unknown)}; see --help")
+    local = "on this machine use --direct_running_mode=multi_processing --direct_num_workers=N"
+    if known["num_workers"] and runner in (DEFAULT, DASK_CLASS):
+        remedy = "`dask worker --nworkers=N` starts Dask's" if runner == DASK_CLASS else local
+        raise UserError(f"--num_workers is for cloud runners; {remedy}")
+    workers = known["direct_num_workers"]
+    if workers is not None and workers < 0:
+        raise UserError(f"--direct_num_workers {workers}: give a whole number, 0 for one worker per core")
+    if workers not in (None, 1) and known["direct_running_mode"] in (None, "in_memory"):
+        raise UserError(f"--direct_num_workers {workers} has no effect in one process; {local}")
     return options
 
 
@@ -76,7 +92,7 @@ def check_runner(options) -> None:
             create_runner(name)
     except ImportError as error:
         raise UserError(f"--runner {name}: {error}") from error
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):  # TypeError from a name of something that is no runner
         raise UserError(f"--runner {name}: no such runner; give one of {', '.join(DOCUMENTED)}") from None
 
 
@@ -139,7 +155,28 @@ def _import_dask():
         ) from error
 
 
+@contextlib.contextmanager
+def _usage_errors():
+    """Turns the end of the process at a wrong value, after the usage of all flags of Beam, into a UserError."""
+    usage = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(usage):
+            yield
+    except SystemExit:
+        reason = usage.getvalue().rstrip().rpartition("\n")[2].partition(": error: ")[2]
+        raise UserError(reason.removeprefix("argument ")) from None
+
+
+def _check_owners(flags, runner):
+    names = {name.lower().removesuffix("runner"): name for name in (*DOCUMENTED, "DirectRunner")}
+    name = names.get(runner.lower().removesuffix("runner"), PORTABLE)  # a portable runner's service may read any flag
+    for flag in sorted(flags):
+        owners = next((owners for start, owners in OWNERS.items() if flag.startswith(start)), None)
+        if owners and name not in (*owners, PORTABLE):
+            raise UserError(f"{flag} is for --runner={owners[0]}, but the runner is {name}")
+
+
 def _is_stray(word, last):
     if word.startswith("-"):
-        return not word.startswith("--")
+        return word == "--" or not word.startswith("--")
     return not last.startswith("--") or "=" in last

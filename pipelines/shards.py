@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 from apache_beam.metrics import Metrics
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from htc_tf.data import record_walk, schema, shard_index
 from htc_tf.errors import UserError
@@ -60,7 +60,9 @@ def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
     Raises:
         UserError: A worker could not read or write a file, or was killed, or the runner's service does not answer.
     """
-    failure = None
+    # Workers without a shard would only take memory; 0 is one worker per core.
+    local, failure = options.view_as(DirectOptions), None
+    local.direct_num_workers = min(local.direct_num_workers or os.cpu_count() or 1, len(shards))
     try:
         with workers.monitor(job.progress), beam.Pipeline(options=options) as pipeline:
             _ = pipeline | beam.Create(shards) | WriteShards(job)

@@ -8,14 +8,16 @@ because the watching thread must start before Beam is imported, which takes seco
 
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
 
-from pipelines import job_progress
+from pipelines import job_progress, runners
 
 INTERVAL = 0.2  # seconds
 GRACE = 2  # seconds to finish the current image and remove unfinished files
+PAUSE = 0.1  # seconds after which the end of the job is known
 
 
 def main(folder: str, job: int) -> None:
@@ -26,18 +28,41 @@ def main(folder: str, job: int) -> None:
         job: Process id of the job, the parent of this process.
     """
     threading.Thread(target=_watch, args=(folder, job), daemon=True).start()
-    from apache_beam.runners.worker import sdk_worker_main
+    sys.stderr = _Messages(sys.stderr, folder, job)
+    with runners.without_warnings():
+        from apache_beam.runners.worker import sdk_worker_main
 
     # Beam's worker logs every step, which would disturb the progress bar.
     logging.getLogger("apache_beam.runners.worker").setLevel(logging.ERROR)
     sdk_worker_main.main(sys.argv[:1])
 
 
-def _watch(folder, job):
+class _Messages:
+    """Standard error until the job has ended; then Beam's threads would print tracebacks of lost connections."""
+
+    def __init__(self, file, folder, job):
+        self._file, self._folder, self._job = file, folder, job
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, text):
+        time.sleep(PAUSE)
+        if not _has_ended(self._folder, self._job):
+            self._file.write(text)
+
+
+def _has_ended(folder, job):
     # On Windows the parent is a shell, which ends with the worker.
-    while (os.name != "posix" or os.getppid() == job) and job_progress.stop_reason(folder) is None:
+    return (os.name == "posix" and os.getppid() != job) or job_progress.stop_reason(folder) is not None
+
+
+def _watch(folder, job):
+    while not _has_ended(folder, job):
         time.sleep(INTERVAL)
     time.sleep(GRACE)
+    if job_progress.stop_reason(folder) is None:  # the job was killed, and has not removed its folder
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

@@ -33,7 +33,7 @@ _workers = []  # the open workers of all jobs
 
 @contextlib.contextmanager
 def monitor(folder: str) -> Iterator[None]:
-    """If a worker process dies while the block runs, or Ctrl-C is pressed, the workers stop and the job fails.
+    """If a worker process dies while the block runs, or a signal ends the job, the workers stop and the job fails.
 
     Args:
         folder: The folder of `job_progress.show_progress`, to stop the workers.
@@ -55,7 +55,9 @@ def monitor(folder: str) -> Iterator[None]:
     thread = threading.Thread(target=_fail_workers, args=(folder, ended), daemon=True)
     thread.start()
     try:
-        with _stop_at_interrupt(folder):
+        with contextlib.ExitStack() as stack:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                stack.enter_context(_stop_at(number, folder))
             yield
     finally:
         ended.set()
@@ -67,9 +69,9 @@ def monitor(folder: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_at_interrupt(folder):
+def _stop_at(number, folder):
     """Ctrl-C stops the workers too: Beam waits for them before it raises KeyboardInterrupt, and prints their errors."""
-    stderr, before = sys.stderr, signal.getsignal(signal.SIGINT)
+    stderr, before = sys.stderr, signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
@@ -81,11 +83,11 @@ def _stop_at_interrupt(folder):
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         before(*arguments)
 
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
         logging.disable(logging.NOTSET)
         sys.stderr = stderr
 

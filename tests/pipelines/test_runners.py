@@ -27,7 +27,8 @@ def test_a_misspelt_runner():
     assert line.startswith("--runner FlnkRunner: no such runner") and "FlinkRunner" in line and "DaskRunner" in line
     assert "Test" not in line
     assert "no_such_package" in refuse("--runner=no_such_package.Runner")
-    assert "no such runner" in refuse("--runner=pipelines.runners.Runner")
+    for name in ("pipelines.runners.Runner", "os.system", "../../runner"):
+        assert "no such runner" in refuse(f"--runner={name}")
 
 
 @pytest.mark.parametrize("name", ["DaskRunner", "dask", runners.BEAMS_DASK_CLASS])
@@ -41,10 +42,39 @@ def test_dask_is_not_installed(monkeypatch, name, package):
     assert refuse(f"--runner={name}", "--dask_client_address=tcp://scheduler:8786") == expected
 
 
-def test_flags_of_dask_without_its_runner():
-    if "pipelines.dask_runner" in sys.modules:
-        pytest.skip("Beam has learned Dask's flags already")
-    assert "--dask_… needs --runner=DaskRunner" in refuse("--dask_client_address=tcp://scheduler:8786")
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (
+            "--dask_client_address=a:1",
+            "--dask_client_address is for --runner=DaskRunner, but the runner is",
+        ),
+        (
+            "--runner=spark --direct_num_workers 8",
+            "--direct_num_workers is for --runner=FnApiRunner, but the",
+        ),
+        ("--flink_master=a:8081", "--flink_master is for --runner=FlinkRunner, but the runner is FnApiRunner"),
+        ("--num_workers=3", "--num_workers is for cloud runners; on this machine use --direct_running_mode"),
+        (
+            "--direct_num_workers=4",
+            "--direct_num_workers 4 has no effect in one process; on this machine use --direct_",
+        ),
+        ("--direct_running_mode=multi_processing --direct_num_workers=-1", "--direct_num_workers -1: give a whole nu"),
+        ("--direct_num_workers=abc", "--direct_num_workers: invalid int value: 'abc'"),
+        ("--runner=FlinkRunner --flink_version=9", "--flink_version: invalid choice: '9' (choose from"),
+        ("-x", "neither this command nor Apache Beam knows -x; see"),
+        ("--", "neither this command nor Apache Beam knows --; see"),
+    ],
+)
+def test_flags_that_would_have_no_effect(capfd, words, line):
+    message = refuse(*words.split())
+    assert message.startswith(line) and "\n" not in message
+    assert capfd.readouterr().err == ""  # Beam's usage has more than a hundred lines
+
+
+def test_flags_of_other_runners():
+    runners.parse_beam(["--runner=PortableRunner", "--job_endpoint=a:1", "--flink_version=1.19"])
+    runners.parse_beam(["--runner=direct", "--direct_running_mode=multi_threading", "--direct_num_workers=0"])
 
 
 @pytest.mark.parametrize(

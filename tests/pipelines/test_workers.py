@@ -36,16 +36,17 @@ def is_alive(pid):
 
 @pytest.fixture
 def start(tiny_data, tmp_path):
-    """start() -> (the job, running on two worker processes, and their process ids)."""
+    """start() -> (the job, on two worker processes, and their process ids). Its temporary files are in tmp_path/tmp."""
     if not Path("/proc/self/task").is_dir():
         pytest.skip("no /proc to find the workers in")
-    jobs = []
+    jobs, temporary = [], tmp_path / "tmp"
+    temporary.mkdir()
 
     def start():
         flags = {"annotations": tiny_data.annotations, "images": tiny_data.images, "output": tmp_path / "records"}
         flags |= {"shards": 6, "direct_running_mode": "multi_processing", "direct_num_workers": 2}
         words = [sys.executable, "-m", "pipelines.coco_to_tfrecord", *(f"--{k}={v}" for k, v in flags.items())]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"TMPDIR": str(temporary)}}
         # A process group of its own gets Ctrl-C, which a program that runs in the background ignores.
         group = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         jobs.append(subprocess.Popen(words, cwd=ROOT, text=True, **pipes, **group))
@@ -75,20 +76,51 @@ def test_a_killed_worker_ends_the_job(start, tmp_path):
     assert not (tmp_path / "records" / "dataset_info.json").exists()
 
 
-def test_ctrl_c_ends_the_job_and_a_suspended_worker(start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_job_and_a_suspended_worker(start, tmp_path, number):
     job, workers = start()
     os.kill(workers[0], signal.SIGSTOP)
-    os.killpg(job.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(job.pid, number)  # Ctrl-C
+    else:
+        job.send_signal(number)
     errors = job.communicate(timeout=SECONDS)[1]
     assert job.returncode == 130
     assert "Traceback" not in errors and errors.splitlines()[-1] == "interrupted" and errors.count("interrupted") == 1
     wait_for(lambda: not any(map(is_alive, workers)))
+    assert not list((tmp_path / "tmp").iterdir()) and not (tmp_path / "records" / "lock").exists()
 
 
-def test_workers_end_with_a_killed_job(start):
+def test_workers_end_with_a_killed_job(start, tmp_path):
+    """They print nothing, neither while they import Beam nor when the connection is lost, and remove its folder."""
     job, workers = start()
+    wait_for(lambda: len(list((tmp_path / "tmp").glob("htc_tf-progress-*/*.progress"))) >= 2)
     job.kill()
     wait_for(lambda: not any(map(is_alive, workers)))
+    assert not list((tmp_path / "tmp").glob("htc_tf-*"))
+    lines = job.communicate(timeout=SECONDS)[1].replace("\r", "\n").splitlines()
+    assert not [
+        line for line in lines if line.strip() and not line.startswith(("files:", "plan:", "check:", "records:"))
+    ]
+
+
+def test_no_worker_without_a_shard(monkeypatch):
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+
+    from pipelines import shards
+
+    class Started(Exception):
+        pass
+
+    def start(options):
+        raise Started(options.view_as(DirectOptions).direct_num_workers)
+
+    monkeypatch.setattr(shards.beam, "Pipeline", start)
+    monkeypatch.setattr(shards.os, "cpu_count", lambda: 5)
+    for asked, expected in ((None, 1), (1, 1), (0, 3), (100_000, 3)):
+        options = PipelineOptions([] if asked is None else [f"--direct_num_workers={asked}"])
+        with pytest.raises(Started, match=f"^{expected}$"):
+            shards.run(shards.Job(None, "", None, "", os.devnull), [4, 5, 6], options)
 
 
 def test_what_ended_a_worker():
