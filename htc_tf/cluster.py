@@ -4,9 +4,11 @@ Several machines are described by the environment variable TF_CONFIG, as TensorF
 (https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable).
 """
 
+import hashlib
 import json
 import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -112,6 +114,36 @@ def make_agreement(strategy, cluster):
     """
     if cluster.workers == 1:
         return bool
+    add = _make_sum(strategy)
+    return lambda flag: bool(add(tf.constant(float(bool(flag)))) > 0)
+
+
+def check_same(strategy, cluster, values):
+    """Checks that all workers have the same values; workers with other variables would wait for each other forever.
+
+    Args:
+        strategy: The workers' strategy.
+        cluster: Cluster.
+        values: {name: value}, compared as text. The code and the version of TensorFlow are compared too.
+    Raises:
+        UserError: On all workers, with the names of the values that differ.
+    """
+    if cluster.workers == 1:
+        return
+    values = {**values, "TensorFlow's version": tf.__version__, "the code of htc_tf": _read_code()}
+    digests = [hashlib.sha256(str(value).encode()).hexdigest() for value in values.values()]
+    numbers = tf.constant([int(digest[:5], 16) for digest in digests], tf.float64)
+    # Numbers are equal if their variance is zero. The sums are exact: below 2**53 for 20 bits and 8,192 devices.
+    totals, squares = _make_sum(strategy)(tf.stack([numbers, numbers**2])).numpy().astype(int).tolist()
+    differ = [
+        name for name, a, b in zip(values, totals, squares, strict=True) if a * a != b * strategy.num_replicas_in_sync
+    ]
+    if differ:
+        raise UserError(f"the workers differ in {', '.join(differ)}: start the same command on all of them")
+
+
+def _make_sum(strategy):
+    """Returns a function of a tensor that returns the sum over all devices of all workers."""
 
     def total(value):
         value = tf.identity(value)  # places the value on this replica's device, which identifies it in the all-reduce
@@ -121,7 +153,12 @@ def make_agreement(strategy, cluster):
     def add(value):
         return strategy.experimental_local_results(strategy.run(total, args=(value,)))[0]
 
-    return lambda flag: bool(add(tf.constant(float(bool(flag)))) > 0)
+    return add
+
+
+def _read_code():
+    folder = Path(__file__).parent
+    return [path.read_bytes() for path in sorted(folder.rglob("*.py"))]
 
 
 def check_same_step(agree, step):

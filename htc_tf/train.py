@@ -7,7 +7,7 @@ import sys
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
-from htc_tf.training.stop import STOPPED, StopRequest, end_process
+from htc_tf.training.stop import MISTAKEN, STOPPED, StopRequest, end_process
 
 EPILOG = """
 The first weights come from the first of these sources that exists:
@@ -123,6 +123,11 @@ def main():
         except WorkerLost as error:
             print(f"error: {error}", file=sys.stderr)
             end_process(STOPPED)  # TensorFlow's own end would wait for the lost worker
+        except UserError as error:
+            if stop.alone:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            end_process(MISTAKEN)  # it would wait for the others too
     if stopped:
         (end_process if stop.alone else sys.exit)(STOPPED)
 

@@ -1,14 +1,17 @@
 """Devices and workers: reading TF_CONFIG, and two workers that train as one process."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf import cluster
 from htc_tf.cluster import (
     Cluster,
     check_batch,
+    check_same,
     choose_communication,
     make_agreement,
     make_strategy,
@@ -62,6 +65,25 @@ def test_workers_with_gpus_use_nccl(monkeypatch, gpus, expected):
 def test_agreement_of_a_single_worker():
     agree = make_agreement(None, Cluster())
     assert agree(True) is True and agree(False) is False
+
+
+def test_workers_that_differ_end_before_they_wait_for_each_other(monkeypatch):
+    """Two workers with a device each; the sums over both are computed here."""
+    strategy, sums, other = SimpleNamespace(num_replicas_in_sync=2), [], {"configuration": "A = 2", "--seed": 0}
+
+    def add(value):
+        sums.append(value)
+        return sums[0] + value
+
+    monkeypatch.setattr(cluster, "_make_sum", lambda strategy: add)
+    check_same(strategy, Cluster(0, 2), other)
+    check_same(strategy, Cluster(1, 2), dict(other))
+    with pytest.raises(UserError, match=r"^the workers differ in configuration: start the same command"):
+        check_same(strategy, Cluster(1, 2), {**other, "configuration": "A = 1"})
+    monkeypatch.setattr(cluster, "_read_code", lambda: "other")
+    with pytest.raises(UserError, match="differ in --seed, the code of htc_tf: "):
+        check_same(strategy, Cluster(1, 2), {**other, "--seed": 1})
+    check_same(None, Cluster(), other)
 
 
 # No randomness and no batch statistics: these depend on the number of images per worker.

@@ -13,6 +13,7 @@ import threading
 from htc_tf.errors import INTERRUPTED
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped, and the same command continues
+MISTAKEN = 2  # a user's mistake, as of every command
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

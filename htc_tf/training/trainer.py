@@ -11,7 +11,7 @@ import tempfile
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints, data_fingerprint, fingerprint
-from htc_tf.cluster import check_batch, check_same_step, make_agreement, make_strategy, read_cluster
+from htc_tf.cluster import check_batch, check_same, check_same_step, make_agreement, make_strategy, read_cluster
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
@@ -78,12 +78,14 @@ def train(
     manifest = {"config": fingerprint(config), "data": data_fingerprint(train_info), "seed": seed}
 
     with worker_errors(cluster), contextlib.ExitStack() as stack:
-        if cluster.chief:
-            stack.enter_context(run_lock(run.lock))
         if stop is None:
             stop = stack.enter_context(StopRequest())
         if cluster.workers > 1:
             stop.alone = stop.nothing_to_save = False  # no worker may leave the others waiting
+        same = {"configuration": config, "--train_records": manifest["data"], "--seed": seed}
+        check_same(strategy, cluster, same | {"--val_records": val_info and data_fingerprint(val_info)})
+        if cluster.chief:
+            stack.enter_context(run_lock(run.lock))
 
         # Model, optimizer and averages, with all variables; then their first values.
         with strategy.scope():
