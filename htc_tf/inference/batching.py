@@ -7,9 +7,10 @@ ones, so the queue is limited to MAX_QUEUED batches.
 import contextlib
 from collections import deque
 
+import numpy as np
 import tensorflow as tf
 
-from htc_tf.errors import ModelFailed, reason_of
+from htc_tf.errors import ModelFailed, UserError, reason_of
 
 MAX_QUEUED = 4  # batches' worth of images in memory
 FAILED = object()  # the result of an image on which the model failed
@@ -46,7 +47,11 @@ def detect_in_batches(detector, images, batch=1, failed=None, semantic=False):
         semantic: If True, the results have the semantic map too.
     Yields:
         (name, image, ImageResult), in input order.
+    Raises:
+        UserError: `batch` is not a whole number of at least 1.
     """
+    if not isinstance(batch, (int, np.integer)) or batch < 1:
+        raise UserError(f"batch={batch}: give a number of images, 1 or more")
     options = {"semantic": True} if semantic else {}
 
     def detect_one(name, image):

@@ -1,5 +1,6 @@
 """Plan of the tiles of an image: overlapping squares of one size, so that one shape is compiled."""
 
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ def check_tiles(tile, overlap):
     """Raises UserError if the size or the overlap of tiles is out of range."""
     if isinstance(tile, bool) or not isinstance(tile, (int, np.integer)) or tile < MIN_TILE:
         raise UserError(f"tile={tile}: give the side of the tiles in pixels, a whole number, {MIN_TILE} or more")
-    if not 0 <= overlap <= MAX_OVERLAP:
+    if not isinstance(overlap, Real) or not 0 <= overlap <= MAX_OVERLAP:
         raise UserError(f"overlap={overlap}: give a share of the tile from 0 to {MAX_OVERLAP}")
 
 

@@ -4,10 +4,13 @@ The area of a mask's exact polygons is its number of pixels, and pycocotools dra
 image are traced at once, side by side, from their runs down the columns; nothing is decoded.
 """
 
+import math
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from htc_tf.errors import UserError
 from htc_tf.ops.polygon_simplification import close_rings, signed_areas, simplify_rings
 from htc_tf.ops.runs import place_runs
 
@@ -51,7 +54,11 @@ def trace_polygons(run_lengths: list[dict[str, Any]], tolerance: float = TOLERAN
         tolerance: Pixels by which an outline may be simplified, see `simplify_rings`; 0 for the exact outline.
     Returns:
         n lists of Polygons, the parts of each mask, the largest first; an empty list for an empty mask.
+    Raises:
+        UserError: The tolerance is no finite number, or negative.
     """
+    if not isinstance(tolerance, Real) or not 0 <= tolerance < math.inf:
+        raise UserError(f"tolerance={tolerance}: give a number of pixels, 0 or more")
     polygons = [[] for _ in run_lengths]
     if not run_lengths:
         return polygons
@@ -67,7 +74,8 @@ def trace_polygons(run_lengths: list[dict[str, Any]], tolerance: float = TOLERAN
     areas = signed_areas(*close_rings(points, starts))
     parents = find_parents(edges, order, lengths, areas < 0)
     if tolerance:
-        points, starts = simplify_rings(points, starts, touching, tolerance)
+        # No outline can differ by more than the image's sides.
+        points, starts = simplify_rings(points, starts, touching, min(tolerance, height + width))
     rings = np.split(points.astype(np.float64), starts[1:])
     outer = np.flatnonzero(areas > 0)
     found = {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf.errors import ModelFailed
+from htc_tf.errors import ModelFailed, UserError
 from htc_tf.inference.batching import MAX_QUEUED, detect_in_batches
 from htc_tf.inference.detector import Detector
 from htc_tf.inference.predictor import Predictor
@@ -99,3 +99,9 @@ def test_a_batch_gives_the_results_of_its_images(tiny_model, tiny_data, eagerly)
         np.testing.assert_allclose(one.scores, several.scores, rtol=1e-5)
         np.testing.assert_array_equal(one.classes, several.classes)
         assert one.run_lengths == several.run_lengths
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.0, "2", None])
+def test_batches_out_of_range(batch):
+    with pytest.raises(UserError, match=f"batch={batch}: give a number of images, 1 or more"):
+        list(detect_in_batches(RecordingDetector(), make_images([3]), batch))

@@ -94,7 +94,7 @@ def test_tiles_out_of_range(tile):
         check_tiles(tile, 0.2)
 
 
-@pytest.mark.parametrize("overlap", [-0.1, 0.76, np.nan])
+@pytest.mark.parametrize("overlap", [-0.1, 0.76, np.nan, None, "0.2"])
 def test_overlaps_out_of_range(overlap):
     with pytest.raises(UserError, match=f"overlap={overlap}: give"):
         check_tiles(64, overlap)

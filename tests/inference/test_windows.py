@@ -151,7 +151,7 @@ def test_many_bands_are_refused(tmp_path, all_in_windows):
 
     with rasterio.open(tmp_path / "x.tif", "w", "GTiff", 8, 8, 5, dtype="uint8", photometric="minisblack") as file:
         file.write(np.zeros([5, 8, 8], np.uint8))
-    refused = pytest.raises(Unreadable, match=r"gray, undefined, undefined.*none are red")
+    refused = pytest.raises(Unreadable, match=r"gray, undefined, undefined.*none of them red")
     with refused, open_windows(tmp_path / "x.tif"):
         pass
 

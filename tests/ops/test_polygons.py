@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from htc_tf.errors import UserError
 from htc_tf.ops.polygon_joins import join_holes, join_parts
 from htc_tf.ops.polygons import trace_polygons
 
@@ -144,3 +145,15 @@ def test_joined_rings_are_the_mask(seed, tolerance):
             expected = fill(parts, height, width) > 0
             np.testing.assert_array_equal(decode([join_holes(part) for part in parts], height, width), expected)
             np.testing.assert_array_equal(decode([join_parts(parts)], height, width), expected)
+
+
+@pytest.mark.parametrize("tolerance", [-1, np.nan, np.inf, None, "1"])
+def test_tolerances_out_of_range(tolerance):
+    with pytest.raises(UserError, match=f"tolerance={tolerance}: give a number of pixels, 0 or more"):
+        trace_polygons([encode(np.ones((3, 4)))], tolerance)
+
+
+def test_a_huge_tolerance_is_no_more_than_the_image():
+    mask = encode(np.hypot(*np.mgrid[-9:10, -9:10]) < 9)
+    found, expected = (trace_polygons([mask], tolerance)[0][0].outer for tolerance in (1e300, 100))
+    np.testing.assert_array_equal(found, expected)
