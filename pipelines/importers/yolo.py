@@ -158,8 +158,15 @@ def _split_paths(stated, roots):
                 return [os.path.realpath(path)]
             if os.path.isfile(path) and name.endswith(".txt"):
                 lines = map(str.strip, documents.read_text(Path(path)).splitlines())
-                return [os.path.realpath(os.path.join(os.path.dirname(path), line)) for line in lines if line]
+                return [_listed_path(os.path.dirname(path), line) for line in lines if line and "\0" not in line]
     return []
+
+
+def _listed_path(folder, line):
+    path = os.path.join(folder, line)
+    if not os.path.lexists(path):
+        path = os.path.join(folder, line.removeprefix("data/"))  # CVAT writes data/images/train for images/train
+    return os.path.realpath(path)
 
 
 def _split(images, name, folder):

@@ -75,8 +75,8 @@ def test_a_folder_for_two_splits_states_none(tmp_path):
 
 def test_lists_of_images_state_splits(tmp_path):
     write(tmp_path / "data.yaml", "train: t.txt\nval: v.txt\n" + NAMES)
-    write(tmp_path / "t.txt", "./images/train/a.jpg\n")
-    write(tmp_path / "v.txt", "./images/train/b.jpg\n")
+    write(tmp_path / "t.txt", "./images/train/a.jpg\n\0.jpg\n")
+    write(tmp_path / "v.txt", "data/images/train/b.jpg\n")  # as CVAT exports it
     add(tmp_path, "a")
     add(tmp_path, "b")
     assert [read(tmp_path, name).split for name in "ab"] == ["train", "val"]
