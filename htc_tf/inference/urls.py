@@ -24,10 +24,11 @@ from htc_tf import request_errors
 from htc_tf.data.image_io import MAX_BYTES, ImageError
 
 TIMEOUT = (10, 30)  # seconds until a connection, and between two parts of an answer
-# IPv6 addresses that Python counts as global and that lead elsewhere: a translator or tunnel connects to the IPv4 address
-# in them (the first is NAT64's), or the network itself does (fec0::, by its old name site-local).
-OTHER_NETWORKS = [ipaddress.ip_network(name) for name in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fec0::/10")]
-OTHER_NETWORKS += [ipaddress.ip_network(name) for name in ("::/96", "::ffff:0:0:0/96")]
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # its last 32 bits are the IPv4 address to which a translator connects
+# IPv6 addresses that Python counts as global, of networks that nobody outside reaches or whose tunnels lead to IPv4.
+NOT_PUBLIC = [
+    ipaddress.ip_network(name) for name in ("64:ff9b:1::/48", "2002::/16", "fec0::/10", "::/96", "::ffff:0:0:0/96")
+]
 DEADLINE = 300  # seconds for a whole answer: a server may send one byte now and then
 MAX_REDIRECTS = 5
 CHUNK = 2**20  # bytes
@@ -108,7 +109,9 @@ def _read(response):
 
 def _check_public(address):
     found = ipaddress.ip_address(address)
-    if not found.is_global or found.is_multicast or any(found in network for network in OTHER_NETWORKS):
+    if found in NAT64:
+        found = ipaddress.IPv4Address(int(found) % 2**32)
+    if not found.is_global or found.is_multicast or any(found in network for network in NOT_PUBLIC):
         raise ImageError("a URL of a private or local address: download it and give the file")
 
 

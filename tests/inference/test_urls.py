@@ -97,7 +97,8 @@ def test_other_urls_are_refused_before_any_connection(monkeypatch, url, reason):
 
 
 HOSTS = "127.0.0.1 localhost 10.0.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 2130706433 127.1 [::1] "
-HOSTS += "[64:ff9b::a9fe:a9fe] [64:ff9b:1::7f00:1] [2002:7f00:1::] [::7f00:1] [::ffff:0:7f00:1] [fec0::1] 224.0.1.1 [ff0e::1]"
+HOSTS += "[64:ff9b::a9fe:a9fe] [64:ff9b:1::7f00:1] [2002:7f00:1::] [::7f00:1] [::ffff:0:7f00:1] [fec0::1] "
+HOSTS += "224.0.1.1 [ff0e::1]"
 
 
 @pytest.mark.parametrize("host", [*HOSTS.split(), "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]"])
@@ -107,6 +108,11 @@ def test_private_addresses_are_refused_without_a_connection(monkeypatch, host):
     monkeypatch.setattr("urllib3.util.connection.create_connection", None)
     with pytest.raises(Unreadable, match="a URL of a private or local address"):
         as_image(f"https://{host}/x.png")
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_addresses(address):
+    urls._check_public(address)
 
 
 def test_a_name_server_that_changes_its_mind_is_not_followed(server, monkeypatch):
