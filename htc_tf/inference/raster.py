@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 import rasterio
 from PIL import Image
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from htc_tf.errors import printable
@@ -60,7 +60,7 @@ class Raster:
         """
         try:
             pixels = self.dataset.read(self.bands, window=Window(left, top, width, height))  # [bands, h, w]
-        except RasterioError as error:
+        except Exception as error:  # as in `open_raster`
             reason = in_one_line(error.__cause__ or error)  # rasterio's own message points to GDAL's
             raise Unreadable(self.path, f"damaged or truncated near row {top}, column {left} ({reason})") from error
         if pixels.dtype == np.uint16:
@@ -78,15 +78,19 @@ def open_raster(path, larger_than):
         Unreadable: It is damaged, too large, or its pixels have no unique conversion to RGB.
     """
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what fails is raised, too
-    with rasterio.Env(**SETTINGS), warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rasterio.Env(**SETTINGS))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             # An absolute path cannot be one of GDAL's URLs.
-            dataset = rasterio.open(os.path.abspath(path), driver="GTiff")
-        except (RasterioError, OSError) as error:
+            dataset = stack.enter_context(rasterio.open(os.path.abspath(path), driver="GTiff"))
+            raster = Raster(path, dataset) if dataset.height * dataset.width > larger_than else None
+        except Unreadable:
+            raise
+        except Exception as error:  # rasterio lets GDAL's own exceptions through
             raise Unreadable(path, f"a TIFF, but damaged or truncated ({in_one_line(error)})") from error
-        with dataset:
-            yield Raster(path, dataset) if dataset.height * dataset.width > larger_than else None
+        yield raster
 
 
 def find_colors(path, dataset):

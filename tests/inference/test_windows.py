@@ -146,6 +146,19 @@ def test_hostile_headers_are_refused(content, reason, tmp_path, all_in_windows, 
     assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
 
 
+def test_gdal_errors_about_a_later_page_are_one_line(tmp_path, all_in_windows):
+    """GDAL's own exceptions, which are none of rasterio's, come from a file that is cut after its first page."""
+    Image.fromarray(draw()).save(tmp_path / "x.tif")
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    first = int.from_bytes(content[4:8], "little")
+    following = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content[following : following + 4] = b"\0\0\1\0"
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(Unreadable, match="damaged or truncated") as error, open_windows(tmp_path / "x.tif"):
+        pass
+    assert "\n" not in str(error.value)
+
+
 def test_many_bands_are_refused(tmp_path, all_in_windows):
     import rasterio
 
