@@ -60,7 +60,7 @@ $(UV):
 
 # Where Python may not write bytecode later, it is compiled now: importing TensorFlow takes 10 CPU-seconds without
 # bytecode and 4 with it.
-EXTRAS := $(EXTRA),prepare,train,fast,video,onnx,test
+EXTRAS := $(EXTRA),prepare,train,fast,video,dask,onnx,test
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@$(PY) -m htc_tf.platforms --extra $(EXTRA) --check
 	$(UV) pip install --python $(PY) -c constraints.txt --build-constraints constraints.txt \
