@@ -26,7 +26,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test lanes other_python lint field parity kills overfit ablation fine_tuning zoo benchmarks demo coco_sample constraints clean
+.PHONY: help env test slow lanes other_python lint field parity kills overfit ablation fine_tuning pretraining zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -81,9 +81,13 @@ clean: ## remove the environments and the caches (runs/ stays)
 
 # ---- checks -----------------------------------------------------------------------------------------------
 
-# The tests of a file share their fixtures, so they run in one process.
+# The tests of a file share their fixtures, so they run in one process. The files start in the order of tests/conftest.py.
+PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: env ## run the test suite, in one process per core, at most four
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+slow: env ## run the tests that `make test` leaves out: every family's further sizes, XLA, trajectories, wheels (an hour)
+	$(PYTEST) -m slow $(ARGS)
 
 # A second environment: 3.12 or 3.13 beside 3.10 or 3.11, and the reverse.
 OTHERS = $(shell $(PY) -c 'import sys; print("3.12 3.13" if sys.version_info < (3, 12) else "3.11 3.10")')
