@@ -16,6 +16,7 @@ from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays, paddle_arrays
 from htc_tf.weights.convnext_names import from_convnext
 from htc_tf.weights.sources import read_weights
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 DRAWN = runpy.run_path(str(REFERENCE / "drawn_weights.py"))
@@ -54,7 +55,8 @@ def drawn(network):
     return DRAWN["state_dict"](shapes)
 
 
-@pytest.mark.parametrize("letter", SIZES)
+@pytest.mark.parametrize("letter", ["t", "s", *slow("b", "l", "xl")])
+@tf.autograph.experimental.do_not_convert  # which takes half a minute
 def test_names_shapes_and_rates_at_full_size(letter, listings):
     """In a graph, where variables have no values; learning rates are those of the original's optimizer."""
     file = next(file for file in FILES if f"_convnext_{letter}_" in file)

@@ -16,6 +16,7 @@ from htc_tf.weights import entries, mmdet_arrays
 from htc_tf.weights.assign import NamedWeights
 from htc_tf.weights.names import COUNTER, Framework
 from htc_tf.weights.tables.switchable import ADDED
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 WEIGHTS = runpy.run_path(str(REFERENCE / "detectors_weights.py"))
@@ -49,7 +50,7 @@ class Network(tf.keras.layers.Layer):
         return self.neck(self.backbone(images, training=training), training=training)
 
 
-@pytest.mark.parametrize("case", FILES)
+@pytest.mark.parametrize("case", ["both", *slow("sac", "rfp")])
 def test_names_and_shapes_of_the_full_size(blank, case):
     network = Network(f"detectors/{FILES[case]}")
     network(tf.zeros([1, 32, 32, 3]))

@@ -23,6 +23,7 @@ from htc_tf.weights.detectron2_names import (
     to_detectron2,
 )
 from htc_tf.weights.sources import SOURCES, read_weights
+from tests.slow import slow
 
 LISTING = Path(__file__).resolve().parents[1] / "reference" / "detectron2_state_dict.txt.gz"
 CONFIGS = {
@@ -31,6 +32,7 @@ CONFIGS = {
     "mask_rcnn_x101_32x8d_fpn": "mask_rcnn_x101_32x8d_fpn_3x_coco",
     "cascade_mask_rcnn_r50_fpn": "cascade_mask_rcnn_r50_fpn_3x_coco",
 }
+DEEP = ("mask_rcnn_r101_fpn", "mask_rcnn_x101_32x8d_fpn")
 CAFFE2 = {
     "conv1_w": "stem.conv1.weight",
     "res_conv1_bn_gamma": "stem.conv1.norm.weight",
@@ -56,7 +58,7 @@ def build(name):
     return model
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["cascade_mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn", *slow(*DEEP)])
 def test_names_and_shapes_are_the_originals(name):
     arrays, expected = detectron2_arrays(build(CONFIGS[name])), listing(name)
     assert {key: array.shape for key, array in arrays.items()} == expected

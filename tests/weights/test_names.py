@@ -13,6 +13,7 @@ from htc_tf import config
 from htc_tf.weights import Unmatched, entries, load_mmdet
 from htc_tf.weights.names import COUNTER
 from htc_tf.weights.versions import from_mmdet
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -136,7 +137,10 @@ def test_the_derivation_matches_mmdetection():
     assert backbone() | heads(**HTC) == known
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+ALIKE = ("htc_r101_fpn_20e_coco", "htc_x101_32x4d_fpn_20e_coco", "htc_x101_64x4d_fpn_20e_coco")
+
+
+@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name not in ALIKE), *slow(*ALIKE)])
 def test_backbones(build, name):
     model = build(name)
     model.neck(model.backbone(tf.zeros([1, 64, 64, 3])))

@@ -17,6 +17,7 @@ from htc_tf.models.backbones.res2net import Res2Net
 from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import entries, mmdet_arrays, paddle_arrays
 from htc_tf.weights.names import COUNTER
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 DRAWN = runpy.run_path(str(REFERENCE / "drawn_weights.py"))
@@ -40,13 +41,16 @@ def fpn():
     "file, listing",
     [
         ("res2net/htc_r2_101_fpn_20e_coco", "res2net_state_dict.txt"),
-        ("res2net/cascade_mask_rcnn_r2_101_fpn_20e_coco", "res2net_state_dict.txt"),
-        ("res2net/mask_rcnn_r2_101_fpn_2x_coco", "res2net_state_dict.txt"),
         ("hrnet/htc_hrnetv2p_w18_20e_coco", "hrnet_w18_state_dict.txt"),
-        ("hrnet/htc_hrnetv2p_w32_20e_coco", "hrnet_w32_state_dict.txt"),
-        ("hrnet/htc_hrnetv2p_w40_20e_coco", "hrnet_w40_state_dict.txt"),
+        *slow(
+            ("res2net/cascade_mask_rcnn_r2_101_fpn_20e_coco", "res2net_state_dict.txt"),
+            ("res2net/mask_rcnn_r2_101_fpn_2x_coco", "res2net_state_dict.txt"),
+            ("hrnet/htc_hrnetv2p_w32_20e_coco", "hrnet_w32_state_dict.txt"),
+            ("hrnet/htc_hrnetv2p_w40_20e_coco", "hrnet_w40_state_dict.txt"),
+        ),
     ],
 )
+@tf.autograph.experimental.do_not_convert  # which takes half a minute
 def test_names_and_shapes_are_the_originals(file, listing):
     """Of backbone and neck; what follows is as with a ResNet, see test_names."""
     model = config.load([f"gin/{file}.gin"], [])[0].build_model()

@@ -23,6 +23,7 @@ from htc_tf.weights.names import UNREAD
 from htc_tf.weights.swin_names import from_swin, rename_swin
 from htc_tf.weights.tables.swin import CONSTANTS
 from htc_tf.weights.versions import from_mmdet
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 WEIGHTS = runpy.run_path(str(REFERENCE / "swin_weights.py"))
@@ -104,7 +105,7 @@ def test_mismatches_are_named(authors_file, write, tmp_path):
 
 LISTED = [
     ("mask_rcnn_swin_t_fpn_3x_coco", "tiny"),
-    ("cascade_mask_rcnn_swin_s_fpn_3x_coco", "small"),
+    *slow(("cascade_mask_rcnn_swin_s_fpn_3x_coco", "small")),
     ("cascade_mask_rcnn_swin_b_fpn_3x_coco", "base"),
 ]
 

@@ -14,11 +14,12 @@ from htc_tf.training.first_weights import load_backbone
 from htc_tf.weights import Unmatched, entries, load_mmdet, mmdet_arrays
 from htc_tf.weights.detectron2_names import from_detectron2, to_detectron2
 from htc_tf.weights.sources import read_weights
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 DRAWN = runpy.run_path(str(REFERENCE / "drawn_weights.py"))
 CASCADE = "cascade_mask_rcnn_vitdet_b_100ep"
-LISTED = (CASCADE, "cascade_mask_rcnn_vitdet_l_100ep", "mask_rcnn_vitdet_b_100ep")
+LISTED = (CASCADE, *slow("cascade_mask_rcnn_vitdet_l_100ep", "mask_rcnn_vitdet_b_100ep"))
 TOY = (
     *("NUM_CLASSES=5", "STEPS=1", "ViT.channels=16", "ViT.depth=4", "ViT.heads=2", "ViT.window=3"),
     *("ViT.global_blocks=(2, 4)", "ViT.image_side=64", "ViT.pretrained_side=48", "SimpleFPN.channels=8"),
