@@ -42,7 +42,7 @@ def mmdet_state(stand_in_weights):
 
 @pytest.fixture(scope="session")
 def build():
-    """build(*params, overlays) returns (Experiment, HTC R50-FPN with variables) of the run file and overlays."""
+    """build(*params, overlays) returns (Experiment, HTC R50-FPN, all zero) of the run file and overlays."""
 
     def build(*params, overlays=()):
         experiment, _ = config.load(["gin/htc_r50_fpn_1x_coco.gin", *overlays], params)
@@ -53,7 +53,7 @@ def build():
             # The detections are not used: it is enough that every layer runs once.
             patch.setitem(model.rpn.proposals, False, 1)
             patch.setattr(model.postprocess, "keep", 1)
-            model.build_variables()
+            model.build_variables(blank=True)
         return experiment, model
 
     return build

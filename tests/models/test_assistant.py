@@ -69,7 +69,7 @@ def test_gradients_reach_both_parts_and_the_links(composite, drawn_batch, make_l
         assert "backbone" not in variable.name or np.any(gradient.numpy()), variable.name
 
 
-def test_validation_losses_include_the_assistants(composite, drawn_batch):
+def test_validation_losses_include_the_assistants(composite, drawn_batch, eagerly):
     """Of boxes without annotations of masks and stuff they are left out, as the lead's."""
     names = make_losses(*composite)(drawn_batch).keys()
     info = SimpleNamespace(stuff=SimpleNamespace(present=False), masks=False)

@@ -1,4 +1,4 @@
-"""HTCLoss: golden sums and counts, and batches without objects or proposals."""
+"""HTCLoss: golden sums and counts, batches without objects or proposals, and a few steps of training."""
 
 import math
 
@@ -188,3 +188,16 @@ def test_eager_and_traced_agree(tiny_learner, drawn_batch):
         (traced, _), (eager, _) = tiny_learner.traced(batch), tiny_learner.eager(batch)
         for name, value in traced.items():
             np.testing.assert_allclose(value, eager[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_two_images_are_learned(tiny_learner, drawn_batch):
+    model = tiny_learner.model
+    before = model.get_weights()
+    optimizer = tf.keras.optimizers.Adam(3e-3)
+    totals = []
+    for _ in range(40):
+        losses, gradients = tiny_learner.traced(drawn_batch)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        totals.append(float(losses["total"]))
+    model.set_weights(before)
+    assert min(totals[-5:]) < 0.7 * totals[0], totals

@@ -4,6 +4,8 @@ Proposals and samples are fixed, so that no box that crosses a threshold makes a
 samples drawn, single steps differ by up to 5 %, their mean by 0.6 % (bfloat16) and 1 % (float16).
 """
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +15,7 @@ from htc_tf.structures import Proposals
 from htc_tf.training.optim import SGD
 from htc_tf.training.schedules import StepSchedule
 from htc_tf.training.step import make_train_step
+from tests.slow import slow
 
 STEPS = 50
 HALVES = {"bfloat16": tf.bfloat16, "float16": tf.float16}
@@ -46,51 +49,60 @@ def fixed_proposals(truth):
     return Proposals(boxes, tf.ones(boxes.shape[:2]), tf.ones(boxes.shape[:2], tf.bool))
 
 
-@pytest.fixture(scope="module", params=["float32", *HALVES])
-def trained(request, tiny_experiment, drawn_batch, losses):
-    """50 steps in one precision; `losses` gets their totals."""
-    experiment = tiny_experiment(f"PRECISION='{request.param}'", *PARAMS)
-    experiment.optimizer = SGD(StepSchedule(base=0.016, batch_size=2, steps=4 * STEPS, warmup_steps=10))
-    try:
-        experiment.prepare_runtime(seed=0)
-        strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-        with strategy.scope():
-            model = experiment.build_model()
-            model.build_variables()
-            optimizer = experiment.optimizer.build()
-            optimizer.build(model.trainable_variables)
-            step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        detect = tf.function(lambda: model.infer(drawn_batch.images, drawn_batch.sizes), autograph=False)
-        graphs = [detect.get_concrete_function().graph]
-        experiment.objective.anchor_sampler.choose = model.roi_sampler.choose = lambda seed: subsample_evenly
-        model.rpn.propose = lambda *_: fixed_proposals(drawn_batch.truth)
-        train_step = make_train_step(experiment, strategy, model, optimizer, step, seed=0)
-        # float16 may first halve its loss scale once or twice; such a step updates nothing and does not count.
-        numbers = []
-        while optimizer.iterations.numpy() < STEPS and len(numbers) < STEPS + 2:
-            numbers.append(train_step(drawn_batch))
-        graphs.append(train_step.get_concrete_function(drawn_batch).graph)
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
-    losses[request.param] = np.array([float(n["total"]) for n in numbers if n["gradient_norm"] > 0])
-    assert all(n["finite"] for n in numbers) and len(losses[request.param]) == STEPS
-    return request.param, graphs, model, optimizer
-
-
 @pytest.fixture(scope="module")
-def losses():
-    return {}
+def train(tiny_experiment, drawn_batch):
+    """train(precision) returns totals of 50 steps, the graphs, the model and the optimizer; each is trained once."""
+
+    @functools.cache
+    def train(precision):
+        experiment = tiny_experiment(f"PRECISION='{precision}'", *PARAMS)
+        experiment.optimizer = SGD(StepSchedule(base=0.016, batch_size=2, steps=4 * STEPS, warmup_steps=10))
+        try:
+            return run_steps(experiment, drawn_batch)
+        finally:
+            tf.keras.mixed_precision.set_global_policy("float32")
+
+    return train
 
 
-def test_losses_agree_with_float32(trained, losses):
-    precision, *_ = trained
-    np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.02)
-    assert losses[precision][-1] < losses[precision][0]
-    assert precision == "float32" or (losses[precision] != losses["float32"]).any()
+def run_steps(experiment, batch):
+    experiment.prepare_runtime(seed=0)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = experiment.build_model()
+        model.build_variables()
+        optimizer = experiment.optimizer.build()
+        optimizer.build(model.trainable_variables)
+        step = tf.Variable(0, dtype=tf.int64, trainable=False)
+    detect = tf.function(lambda: model.infer(batch.images, batch.sizes), autograph=False)
+    graphs = [detect.get_concrete_function().graph]
+    experiment.objective.anchor_sampler.choose = model.roi_sampler.choose = lambda seed: subsample_evenly
+    model.rpn.propose = lambda *_: fixed_proposals(batch.truth)
+    train_step = make_train_step(experiment, strategy, model, optimizer, step, seed=0)
+    # float16 may first halve its loss scale once or twice; such a step updates nothing and does not count.
+    numbers = []
+    while optimizer.iterations.numpy() < STEPS and len(numbers) < STEPS + 2:
+        numbers.append(train_step(batch))
+    graphs.append(train_step.get_concrete_function(batch).graph)
+    losses = np.array([float(n["total"]) for n in numbers if n["gradient_norm"] > 0])
+    assert all(n["finite"] for n in numbers) and len(losses) == STEPS
+    return losses, graphs, model, optimizer
 
 
-def test_dtypes_of_operations(trained):
-    precision, graphs, model, optimizer = trained
+PRECISIONS = pytest.mark.parametrize("precision", ["float32", "bfloat16", *slow("float16")])
+
+
+@PRECISIONS
+def test_losses_agree_with_float32(train, precision):
+    losses, expected = train(precision)[0], train("float32")[0]
+    np.testing.assert_allclose(losses, expected, rtol=0.02)
+    assert losses[-1] < losses[0]
+    assert precision == "float32" or (losses != expected).any()
+
+
+@PRECISIONS
+def test_dtypes_of_operations(train, precision):
+    _, graphs, model, optimizer = train(precision)
     found = {}
     for graph in graphs:
         for operation, dtypes in types(graph).items():

@@ -49,7 +49,7 @@ def make_model(*params):
     model = experiment.build_model()
     model.backbone, model.neck = (lambda *_, **__: None), (lambda *_, **__: maps())
     model.rpn = lambda *_: rpn()
-    tf.function(model.infer, autograph=False)(tf.zeros([INPUTS.IMAGES, 64, 96, 3], tf.uint8), SIZES)
+    model.infer(tf.zeros([INPUTS.IMAGES, 64, 96, 3], tf.uint8), SIZES)
     model.built = True  # in part
     drawn = DRAWN["state_dict"]({name: array.shape for name, array in mmdet_arrays(model).items()})
     assert load_mmdet(model, {n: a * np.float32(INPUTS.damp(n)) for n, a in drawn.items()}) == Unmatched([], [], [])
@@ -138,7 +138,6 @@ def test_inference_is_the_originals(scnet, reference):
     expected = reference("scnet")
     _, model = scnet
 
-    @tf.function(autograph=False)
     def detect():
         outputs = model.run_cascade(maps(), rpn(), SIZES, None, None, False)
         logits = tf.add_n([stage.logits for stage in outputs.stages]) / 3
@@ -168,7 +167,6 @@ def test_losses_and_gradients_are_the_originals(scnet, reference, monkeypatch):
     wanted = {name: table[name.removeprefix("gradient_")] for name in expected if name.startswith(prefix)}
     assert len(wanted) == 15
 
-    @tf.function(autograph=False)
     def learn():
         pyramid = maps()
         with tf.GradientTape() as tape:

@@ -39,14 +39,13 @@ def compare_with_original(network, forward, expected, count, compiled):
     wanted = {name: table[name.removeprefix("gradient_")] for name in expected if name.startswith("gradient_")}
     assert len(wanted) == count
 
-    @tf.function(jit_compile=compiled, autograph=False)
     def learn():
         with tf.GradientTape() as tape:
             outputs, others = forward()
             loss = sum(tf.reduce_sum(x * DRAWN["waves"](x.shape)) for x in outputs.values())
         return {**outputs, **others}, tape.gradient(loss, [entry.variable for entry in wanted.values()])
 
-    found, gradients = learn()
+    found, gradients = (tf.function(learn, jit_compile=True, autograph=False) if compiled else learn)()
     for name, x in found.items():
         np.testing.assert_allclose(x, expected[name], atol=1e-5 * abs(expected[name]).max(), err_msg=name)
     for (name, entry), gradient in zip(wanted.items(), gradients, strict=True):

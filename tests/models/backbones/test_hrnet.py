@@ -8,6 +8,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.hrnet import HRNet
 from htc_tf.models.hrfpn import HRFPN
 from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
+from tests.slow import slow
 
 
 def make_network():
@@ -25,7 +26,7 @@ def images():
     return tf.constant(DRAWN["images"]())
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 def test_features_and_gradients_are_the_originals(compiled, network, images, reference):
     def forward():
         features = network.backbone(images, training=True)

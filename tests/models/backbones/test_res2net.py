@@ -7,6 +7,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.res2net import Res2Net
 from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
+from tests.slow import slow
 
 TOY = {"depth": 50, "width": 8, "group_width": 24}  # groups of 3, 6, 12 and 24 channels
 
@@ -26,7 +27,7 @@ def images():
     return tf.constant(DRAWN["images"]())
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 def test_features_and_gradients_are_the_originals(compiled, network, images, reference):
     def forward():
         found = network.backbone(images, training=True)
