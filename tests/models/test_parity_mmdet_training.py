@@ -5,7 +5,6 @@ sampler takes evenly spaced candidates, so that nothing is left to chance. The R
 positives than the paper's limits (512, 128), so limits just above change nothing but the time.
 """
 
-import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +17,7 @@ from htc_tf.ops.masks import mask_targets
 from htc_tf.ops.matching import subsample_evenly
 from htc_tf.structures import GroundTruth, RoIs
 from htc_tf.weights import entries
+from tests.slow import slow
 
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 NAMES = {"rpn_class": "loss_rpn_cls", "rpn_box": "loss_rpn_bbox", "semantic": "loss_semantic_seg"} | {
@@ -40,8 +40,7 @@ class SparingSampler(RoISampler):
         return super().positives(RoIs(*(part[:, :most] for part in rois)))
 
 
-# Medium takes 20 CPU-seconds: `make parity` only.
-@pytest.fixture(scope="module", params=["tiny", "medium"] if "PARITY_LONG" in os.environ else ["tiny"])
+@pytest.fixture(scope="module", params=["tiny", *slow("medium")])
 def step(request, mmdet_model, mmdet_batch, mmdet_truth, reference, deterministic):
     """One training step: its outputs, {name: loss}, {mmdetection's name: gradient in its layout}."""
     expected, (images, sizes) = reference(f"train_{request.param}"), mmdet_batch(request.param)

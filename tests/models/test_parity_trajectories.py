@@ -8,7 +8,6 @@ are 3 to 10 times what mmdetection in float32 and in float64 differ by; past the
 total is compared.
 """
 
-import os
 import re
 from types import SimpleNamespace
 
@@ -40,8 +39,8 @@ MOVED["const"] = MOVED["warmup"]
 CROSSED = 3e-3  # a box across a threshold moves the total by up to 0.2 % in mmdetection itself
 MOMENTUM = {1: 3e-2, 4: 0.1, 12: 0.3}
 CLEAN = re.compile(r"rpn_cls|rpn_reg|conv_logits|fc_cls|fc_reg|upsample")
-# Two steps of one trajectory; the second has a velocity and another rate. `make parity` compares all.
-CASES = {"warmup": 12, "clip": 12, "const": 12} if "PARITY_LONG" in os.environ else {"clip": 2}
+STEPS = 12
+pytestmark = pytest.mark.slow
 
 
 def evenly(seed):
@@ -71,10 +70,10 @@ def flat(arrays, name):
     return values[:: max(1, len(values) // 64)][:64]
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=["warmup", "clip", "const"])
 def run(request, build, mmdet_state, mmdet_batch, mmdet_truth, reference, deterministic):
     """The records of all steps."""
-    expected, steps = reference(f"trajectory_{request.param}"), CASES[request.param]
+    expected = reference(f"trajectory_{request.param}")
     rate, factor, warmup_steps, clip, decay, momentum = expected["setting"].tolist()
     params = ["STEPS=88716", "BATCH_SIZE=2", f"BASE_LEARNING_RATE={8 * rate}"]
     params += [f"SGD.decay={decay}", f"SGD.momentum={momentum}"]
@@ -99,7 +98,7 @@ def run(request, build, mmdet_state, mmdet_batch, mmdet_truth, reference, determ
     table = entries(model)
     velocities = dict(zip((id(v) for v in model.trainable_variables), optimizer.velocities, strict=True))
     records = []
-    for number in range(1, steps + 1):
+    for number in range(1, STEPS + 1):
         numbers = {name: float(value) for name, value in train_step(batch).items()}
         weights = {e.name: e.layout.theirs(e.variable.numpy(), model) for e in table}
         moved = [np.linalg.norm(weights[name] - mmdet_state[name]) for name in expected["param_names"]]
