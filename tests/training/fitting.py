@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.checkpoint import restore_weights
@@ -54,6 +55,7 @@ def weights_of(model, run):
 
 def main(records, folder):
     divide_cpu(DEVICES)
+    tf.config.run_functions_eagerly(True)  # tracing eight functions for two devices takes minutes
     fitted, trained = Run(Path(folder, "fitted")), Run(Path(folder, "trained"))
     with make_strategy(DEVICES, read_cluster()).scope():
         model = make(records, fitted)

@@ -25,7 +25,7 @@ from htc_tf.training.validation_losses import ValidationLosses
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests" / "tiny.gin")
-STEPS = 20
+STEPS = 4
 PARAMS = [f"STEPS={STEPS}", "NUM_STAGES=1", "XLA=False", "EVALUATE_EVERY=0"]
 
 
@@ -44,7 +44,7 @@ def differing(these, those):
 
 @pytest.fixture(scope="module")
 def fitted(tiny_data, tmp_path_factory):
-    """A KerasModel after 20 epochs of one step, with its history, callbacks' files and saved run."""
+    """A KerasModel after four epochs of one step, with its history, callbacks' files and saved run."""
     folder = tmp_path_factory.mktemp("keras")
     model = make(tiny_data, folder / "run")
     model.compile()
@@ -72,9 +72,12 @@ def test_fit_has_the_losses_and_weights_of_train(fitted, tiny_data, tmp_path):
     trained.build_variables()
     restore_weights(run, trained)
     assert not differing(values(trained), values(fitted.model.htc))
+    # TensorBoard gets the graph of the compiled step.
+    events = [event for path in run.folder.glob("events*") for event in tf.compat.v1.train.summary_iterator(str(path))]
+    assert any(b"Conv2D" in event.graph_def for event in events)
 
 
-def test_evaluate_has_the_validation_losses_of_train_and_updates_nothing(fitted, tiny_data):
+def test_evaluate_has_the_validation_losses_of_train_and_updates_nothing(fitted, tiny_data, eagerly):
     before = values(fitted.model)
     one_by_one = copy.copy(fitted.model.experiment.eval_input)
     one_by_one.batch_size = 1
@@ -89,7 +92,7 @@ def test_evaluate_has_the_validation_losses_of_train_and_updates_nothing(fitted,
     assert not differing(before, values(fitted.model))
 
 
-def test_predict_returns_the_detections_of_every_image(fitted, tiny_data):
+def test_predict_returns_the_detections_of_every_image(fitted, tiny_data, eagerly):
     dataset = fitted.model.experiment.eval_input.dataset(tiny_data.records, seed=0)
     found = fitted.model.predict(dataset, verbose=0)
     detector, start = Detector(fitted.model.htc, fitted.model.experiment), 0
