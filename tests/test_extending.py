@@ -18,7 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"^`(\S+)`[^`\n]*(?:`[^`\n]*`[^`\n]*)*:\n\n```\w*\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
 PARTS = ["convolution_head", "vgg", "dice", "gray", "polynomial"]
-SMALL = ["STEPS=2", "VGG.depths=(1, 1, 1, 1, 1)", "VGG.widths=(16, 16, 16, 16, 16)", "ConvolutionHead.hidden=16"]
+SMALL = [
+    "STEPS=2",
+    "NUM_STAGES=1",
+    "XLA=False",
+    "VGG.depths=(1, 1, 1, 1, 1)",
+    "VGG.widths=(16, 16, 16, 16, 16)",
+    "ConvolutionHead.hidden=16",
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,6 @@ def test_the_run_remembers_its_parts(folder, monkeypatch):
     for words, trust in (([f"import {part}" for part in PARTS], False), ([], True)):
         experiment, _ = config.load([], words, run, trust)
         model = experiment.build_model()
-        parts = [model.backbone, model.stages[2].box_head, experiment.optimizer.schedule]
+        parts = [model.backbone, model.stages[0].box_head, experiment.optimizer.schedule]
         assert [type(part).__name__ for part in parts] == ["VGG", "ConvolutionHead", "PolynomialSchedule"]
         assert [function.__name__ for function in experiment.train_input.augment] == ["flip", "gray"]

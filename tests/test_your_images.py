@@ -33,6 +33,7 @@ def test_no_output_is_stored(notebook):
     assert [index for index, cell in enumerate(code(notebook)) if "parameters" in cell.metadata.get("tags", [])] == [0]
 
 
+@pytest.mark.slow
 def test_it_runs(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient, of the extra test")
     pytest.importorskip("ipykernel", reason="needs ipykernel, of the extra test")

@@ -11,6 +11,7 @@ from tests.benchmarks import __main__ as main
 from tests.benchmarks import environments
 
 FLAGS = SimpleNamespace(mode="environments", repeats=2, gin_file=["tests/tiny.gin"], height=64, width=64)
+BARE = ("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False")
 # A process in place of TensorFlow's: a step of the other Python takes 3 CPU-seconds, one of this Python 2.
 PROCESS = """
 import json, sys
@@ -91,7 +92,7 @@ def test_a_process_that_fails_is_named():
 
 
 def test_a_process_answers_each_line(tmp_path):
-    words = environments.words_of(environments.Case("inference", 64, 64, 1, 1, "tests/tiny.gin"))
+    words = environments.words_of(environments.Case("inference", 64, 64, 1, 1, "tests/tiny.gin", BARE))
     environment = environments.Environment(sys.executable, words)
     environment.start()
     assert environment.first["step"] > environment.first["imports"] > 0

@@ -15,6 +15,7 @@ from htc_tf.structures import Proposals
 from tests.benchmarks import hlo
 from tests.benchmarks.hlo import Program, describe, dump
 from tests.benchmarks.hlo_parameters import draw
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +63,7 @@ def test_a_dynamic_shape_is_refused(tmp_path):
         dump(program, tmp_path / "toy.hlo")
 
 
-@pytest.mark.parametrize("mode, last, masks", [("inference", "sizes", True), ("train", "seed", False)])
+@pytest.mark.parametrize("mode, last, masks", [("train", "seed", False), *slow(("inference", "sizes", True))])
 def test_the_network_is_one_static_program(monkeypatch, tmp_path, capsys, mode, last, masks):
     path = tmp_path / "tiny.hlo"
     flags = ["--gin_file=tests/tiny.gin", "--height=64", "--width=64", "--batch=1", "--objects=2", f"--output={path}"]

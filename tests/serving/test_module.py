@@ -24,6 +24,7 @@ from htc_tf.serving.module import NO_RECORD, NO_SIZE, Options, ServingModule, ma
 from htc_tf.serving.warmup import WARMUP
 from htc_tf.serving.write import export
 from tests.serving.exports import CATEGORIES, MASKS, check_core_operations, draw_samples, sharpen
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("NUM_STAGES=1", "IMAGE_MAX_SIDE=96", "ASPECTS=()")  # one stage, a landscape and a portrait shape
@@ -206,7 +207,7 @@ def test_without_tensorflows_python(exported, detector, samples, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("views", "semantic", "passes"), [(None, False, 1), (None, True, 1), (2, False, 2), (2, True, 3)]
+    ("views", "semantic", "passes"), [(None, True, 1), (2, True, 3), *slow((None, False, 1), (2, False, 2))]
 )
 def test_passes_of_the_network(tiny_model, monkeypatch, views, semantic, passes):
     """Detections and semantic map come of one pass; with test-time augmentation each view is one."""

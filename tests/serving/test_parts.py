@@ -10,6 +10,7 @@ from htc_tf.models.backbones import resnet
 from htc_tf.serving.module import Options
 from htc_tf.serving.write import export
 from tests.serving.exports import CATEGORIES, MASKS, check_core_operations, draw_samples, sharpen
+from tests.slow import slow
 
 # Overrides with operations that the tiny model lacks: the operations, and bindings of a small size.
 PARTS = {
@@ -29,7 +30,7 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", ["options/rfp", *slow("options/convnext_t", "options/sac", "base/scnet")])
 def test_core_operations_of_other_parts(part, tmp_path, monkeypatch):
     present, params = PARTS[part]
     monkeypatch.setitem(resnet.BLOCKS, 50, (1, 1, 1, 1))  # the fewest bottlenecks

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 BARE = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_equals_an_uninterrupted_one(tiny_data):
     command = [sys.executable, "-m", "tests.studies.kills", "--kills", "1", "--steps", "30", "--devices", "1"]
     command += ["--records", str(tiny_data.records), *(f"--gin_param={param}" for param in BARE)]
