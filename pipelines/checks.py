@@ -28,7 +28,7 @@ IMAGE_REASONS = {
     "panoptic segment",
 }
 ANNOTATION_REASONS = {
-    "annotation_malformed": "the entry is not a JSON object, or iscrowd is not 0 or 1",
+    "annotation_malformed": "the entry is not a JSON object or nested more than 8 lists deep, or iscrowd is not 0 or 1",
     "annotation_duplicate": "an earlier annotation is identical, including the id",
     "image_unknown": "no image has the annotation's image_id",
     "category_unknown": "the categories do not define the annotation's category_id",
