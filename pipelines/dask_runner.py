@@ -4,6 +4,7 @@ Dask moves the shards of a worker that dies to other workers. Without --dask_cli
 and without `scheduler-address` in Dask's configuration, it starts a cluster of processes on this machine.
 """
 
+import importlib.util
 import os
 import sys
 import warnings
@@ -22,6 +23,7 @@ from htc_tf.errors import UserError  # noqa: E402
 
 # Only of the processes: Beam's import warns of missing Google clients.
 dask.config.set({"logging.root": "error"})
+ENVIRONMENT = "all need the same environment as this command, with htc_tf[cpu,prepare,dask]"
 AGAIN = "finished shards are kept: run the same command to continue"
 
 
@@ -49,6 +51,8 @@ class DaskRunner(dask_runner.DaskRunner):
             warnings.filterwarnings("ignore", message="Sending large graph")
             warnings.filterwarnings("ignore", message="Port .* is already in use")  # of the monitoring page
             try:
+                if where:
+                    _check_workers(settings)
                 job = super().run_pipeline(pipeline, options)
             except (OSError, ValueError) as error:
                 reason = f"no scheduler answers: {error}" if where else f"no local cluster can be started: {error}"
@@ -63,6 +67,17 @@ class DaskRunner(dask_runner.DaskRunner):
 class _Finished(dask_runner.DaskRunnerResult):
     def wait_until_finish(self, duration=None):
         return self.state
+
+
+def _check_workers(settings):
+    """Checks that the present workers have this package: one without it would leave the cluster at its first task."""
+    options = settings.get_all_options(drop_default=True, current_only=True)
+    dask_runner.DaskOptions._extract_bag_kwargs(options)
+    with distributed.Client(**options) as client:
+        found = client.run(importlib.util.find_spec, "pipelines")
+    for address, spec in found.items():
+        if spec is None:
+            raise UserError(f"--runner DaskRunner: the worker {address} lacks htc_tf: {ENVIRONMENT}")
 
 
 def _wait(job):
@@ -81,10 +96,7 @@ def _wait(job):
         missing = _find_missing(error)
         if not missing:
             raise
-        raise UserError(
-            f"the Dask scheduler or its workers lack the module {missing}: they need the same environment as this "
-            f"command, with htc_tf[cpu,prepare,dask]"
-        ) from error
+        raise UserError(f"the Dask scheduler or its workers lack the module {missing}: {ENVIRONMENT}") from error
 
 
 def _find_missing(error):

@@ -13,7 +13,7 @@ distributed = pytest.importorskip("distributed")
 
 from htc_tf.errors import UserError  # noqa: E402
 from pipelines import coco_to_tfrecord, dask_runner, runners  # noqa: E402
-from tests.pipelines.waiting import wait_for  # noqa: E402
+from tests.pipelines.waiting import SECONDS, wait_for  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 # Makes a worker block at its first image.
@@ -85,6 +85,7 @@ def test_a_killed_worker_loses_nothing(start, flags, tmp_path, capfd):
         ("--dask_client_address=127.0.0.1:1", "127.0.0.1:1: no scheduler answers"),
         ("--dask_client_address=nothing://here", "no scheduler answers: unknown address scheme"),
         ("--dask_scheduler_file=no/such.json", "--dask_scheduler_file no/such.json: no such file"),
+        ("--dask_partition_size=0", "--dask_partition_size 0: give a whole number, 1 or more"),
     ],
 )
 def test_no_scheduler(flags, tmp_path, capsys, flag, reason):
@@ -94,6 +95,20 @@ def test_no_scheduler(flags, tmp_path, capsys, flag, reason):
     assert end.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and reason in last
+
+
+def test_a_worker_without_this_package(start, tmp_path):
+    """At its first task it would leave the cluster, and the job would wait for another."""
+    address, lacking = tmp_path / "scheduler.json", tmp_path / "lacking.py"
+    lacking.write_text("import sys\n\nsys.modules['pipelines'] = None\n")
+    start("scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={address}")
+    wait_for(address.exists)
+    start("worker", f"--scheduler-file={address}", "--host=127.0.0.1", "--no-nanny", f"--preload={lacking}")
+    with distributed.Client(scheduler_file=str(address)) as client:
+        client.wait_for_workers(1, timeout=SECONDS)
+    options = runners.parse_beam(["--runner=DaskRunner", f"--dask_scheduler_file={address}"])
+    with pytest.raises(UserError, match=r"the worker tcp://127.0.0.1:\d+ lacks htc_tf: all need the same environment"):
+        dask_runner._check_workers(options.view_as(dask_runner.dask_runner.DaskOptions))
 
 
 def end_with(error):
