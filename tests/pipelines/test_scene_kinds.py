@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from htc_tf.errors import UserError
-from pipelines import contexts, letters, scenes, shapes
+from pipelines import contexts, letters, scenes, shapes, surfaces
 
 KINDS = ("shapes", "letters", "contexts")
 
@@ -38,8 +38,8 @@ def test_a_seed_draws_the_same_again(drawn):
 
 
 def test_classes_of_contexts_are_those_of_the_ground():
-    stripes, dots, plain = (len(scenes.THINGS) + scenes.TEXTURES.index("stripes"), len(scenes.THINGS) + 2, 255)
-    assert scenes.TEXTURES[2] == "dots"
+    stripes, dots, plain = (len(scenes.THINGS) + surfaces.TEXTURES.index("stripes"), len(scenes.THINGS) + 2, 255)
+    assert surfaces.TEXTURES[2] == "dots"
     star = contexts.OUTLINES.index("star")
     grounds = ([stripes, stripes, dots], [dots, dots, stripes, plain, plain, plain], [plain])
     labels = [contexts.name(star, np.uint8(ground)) for ground in grounds]
@@ -56,7 +56,7 @@ def test_things_of_contexts_lie_on_the_ground_of_their_class():
             window = scene.semantic[max(y.min() - 3, 0) : y.max() + 4, max(x.min() - 3, 0) : x.max() + 4]
             around = window[(window >= len(scenes.THINGS)) & (window != scenes.UNLABELED)] - len(scenes.THINGS)
             if around.size and len(set(around)) == 1:
-                lines = scenes.TEXTURES[around[0]] in contexts.LINES
+                lines = surfaces.TEXTURES[around[0]] in contexts.LINES
                 right, wrong = right + (lines == (thing.label % 2 == 0)), wrong + (lines != (thing.label % 2 == 0))
     assert right > 50 and wrong < right / 20
 

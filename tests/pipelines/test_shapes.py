@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipelines import scenes, shapes
+from pipelines import scenes, shapes, surfaces
 
 
 def run(monkeypatch, *flags):
@@ -57,7 +57,7 @@ def test_surfaces_and_outlines_are_float32():
     """In NumPy 2 a float64 scalar makes a float64 array of a float32 array, and so other pixels."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:16, :20].astype(np.float32)
-    arrays = {name: scenes.draw_texture(rng, name, y, x, 9.0) for name in (None, *scenes.TEXTURES)}
+    arrays = {name: surfaces.draw_texture(rng, name, y, x, 9.0) for name in (None, *surfaces.TEXTURES)}
     arrays |= {name: shape(rng, x / 16, y / 16) for name, shape in scenes.SHAPES.items()}
     arrays["ground"] = scenes.draw_ground(rng, 30, 40)[0]
     assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(arrays, np.float32)
@@ -196,10 +196,10 @@ def test_outlines_are_supersampled_and_reach_their_diameter(name):
         assert ((outline > 0) & (outline < 1)).sum() > 40, "a blended edge"
 
 
-@pytest.mark.parametrize("name", [None, *scenes.TEXTURES])
+@pytest.mark.parametrize("name", [None, *surfaces.TEXTURES])
 def test_textures_are_shares(name):
     y, x = np.mgrid[:40, :60].astype(np.float32)
-    texture = scenes.draw_texture(np.random.default_rng(0), name, y, x, 9)
+    texture = surfaces.draw_texture(np.random.default_rng(0), name, y, x, 9)
     assert texture.shape == (40, 60) and texture.min() >= 0 and texture.max() <= 1
     assert (texture.std() > 0.1) == (name is not None)
 
