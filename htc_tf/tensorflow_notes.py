@@ -1,8 +1,9 @@
-"""Notes that TensorFlow 2.16 and later write to standard error as they are imported, kept from the commands' users.
+"""Notes that TensorFlow writes to standard error despite TF_CPP_MIN_LOG_LEVEL, kept from the commands' users.
 
-Two of its libraries log "I0000 …" lines while they are loaded, before TF_CPP_MIN_LOG_LEVEL is read
-(https://github.com/tensorflow/tensorflow/issues/100442). On a machine without an NVIDIA driver, its first operation
-adds an error of CUDA. Any other line passes.
+At the import, two libraries of TensorFlow 2.16 and later log "I0000 …" lines while they are loaded, before the level is
+read (https://github.com/tensorflow/tensorflow/issues/100442). On a machine without an NVIDIA driver, its first
+operation adds an error of CUDA. In training, XLA logs its first compilation through absl, which does not know the
+level, and as an error that the streams of a CPU have no priority. Any other line passes.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ NOTES = (
     r"^I[0-9]{4} [0-9:.]+ +[0-9]+ [A-Za-z0-9_]+\.(cc|h):[0-9]+\] ",
 )
 NO_DRIVER = r"^E[0-9]{4} [0-9:.]+ +[0-9]+ cuda_[a-z]+\.cc:[0-9]+\] failed call to cuInit: "
+NO_PRIORITY = r" SetPriority unimplemented for this stream\.$"
 DRIVERS = ("/proc/driver/nvidia", "/dev/dxg")  # of Linux; of Windows, as its Linux subsystem shows it
 
 
@@ -49,6 +51,24 @@ class _Finder:
 
 def has_driver():
     return any(map(os.path.exists, DRIVERS))
+
+
+@contextlib.contextmanager
+def without_xla_notes():
+    """Drops XLA's notes on a training, unless TF_CPP_MIN_LOG_LEVEL is 0.
+
+    What Python writes, such as a progress bar without an end of line, goes directly to standard error.
+    """
+    if os.environ.get(LEVEL) == "0" or sys.stderr is None:
+        yield
+        return
+    options = {"encoding": sys.stderr.encoding, "errors": sys.stderr.errors}
+    with (
+        open(os.dup(2), "w", buffering=1, **options) as direct,
+        without_lines((*NOTES, NO_PRIORITY)),
+        contextlib.redirect_stderr(direct),
+    ):
+        yield
 
 
 @contextlib.contextmanager

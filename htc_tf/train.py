@@ -7,6 +7,7 @@ import sys
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
+from htc_tf.tensorflow_notes import without_xla_notes
 from htc_tf.training.stop import MISTAKEN, STOPPED, StopRequest, end_process
 
 EPILOG = """
@@ -98,7 +99,7 @@ def main():
 
         print(dry_run(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
         return
-    with StopRequest(own_process=True) as stop:
+    with StopRequest(own_process=True) as stop, without_xla_notes():
         experiment, resolved = load()
         from htc_tf.training.guard import WorkerLost
         from htc_tf.training.trainer import train

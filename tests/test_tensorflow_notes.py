@@ -52,6 +52,36 @@ def test_later_lines_are_not_read(import_tensorflow):
     assert import_tensorflow(write(NOTES), after=f"import os; {write(NOTES)}") == (0, NOTES)
 
 
+XLA = """\
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795919727.187103   21079 device_compiler.h:186] Compiled cluster using XLA!  This line is logged once.
+2026-11-29 02:35:27.241696: E external/xla/stream_executor_internal.h:177] SetPriority unimplemented for this stream.
+"""
+TRAINING = """
+import os, sys
+from htc_tf.tensorflow_notes import without_xla_notes
+with without_xla_notes():
+    print("train:  0%", end="", file=sys.stderr, flush=True)
+    {body}
+    print("\\rtrain: 10%", file=sys.stderr)
+{after}
+"""
+
+
+@pytest.mark.parametrize("level, lines", [("2", ""), ("0", XLA)])
+def test_notes_on_a_training_are_not_glued_to_its_progress_bar(import_tensorflow, level, lines):
+    after = TRAINING.format(body=write(XLA), after="")
+    status, stderr = import_tensorflow("", after=after, TF_CPP_MIN_LOG_LEVEL=level)
+    assert (status, stderr) == (0, f"train:  0%{lines}\ntrain: 10%\n")  # the pipe is read with universal newlines
+
+
+def test_other_lines_of_a_training_pass(import_tensorflow):
+    after = TRAINING.format(body=write(OTHERS + NO_DRIVER), after=write(XLA))
+    status, stderr = import_tensorflow("", after=after)
+    assert status == 0
+    assert sorted(stderr.splitlines()) == sorted(f"train:  0%\ntrain: 10%\n{OTHERS}{NO_DRIVER}{XLA}".splitlines())
+
+
 def test_level_0_keeps_the_notes(import_tensorflow):
     assert import_tensorflow(write(NOTES), TF_CPP_MIN_LOG_LEVEL="0") == (0, NOTES)
 

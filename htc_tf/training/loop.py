@@ -95,7 +95,7 @@ class Loop:
     def train_steps(self, count):
         """Trains `count` steps, fewer if one is not finite. Returns True if the last is; sets its `numbers`."""
         if not self.compiled:
-            self.monitor.print_line("compiling the training step, which takes about a minute on a CPU")
+            self.monitor.describe("tracing the training step")
             self.compiled = True
         with memory_errors(self.experiment.batch_size), named_errors(self.records):
             self.numbers, make_batch = self.call_step(count)

@@ -82,6 +82,10 @@ class Monitor:
         self.bar.set_description_str(f"train, epoch {epoch}/{epochs}", refresh=False)
         self.bar.update(steps)
 
+    def describe(self, work):
+        """Shows, in place of the epoch, what the run is about to do until the next `advance`."""
+        self.bar.set_description_str(f"train, {work}")
+
     def print_line(self, line):
         """Prints a line on standard output, above the progress bar."""
         self.bar.write(line)

@@ -87,6 +87,15 @@ def test_the_bar_counts_epochs(tmp_path, capsys):
     assert shown == ["train, epoch 2/3", "train, epoch 2/3", "train, epoch 3/3"] and monitor.bar.n == 9
 
 
+def test_the_bar_names_what_comes_before_the_first_step(tmp_path, capsys):
+    monitor = Monitor(Run(tmp_path), CONFIG, first_step=0, steps=10, batch_size=2, epoch_steps=4)
+    monitor.describe("tracing the training step")
+    assert "train, tracing the training step:   0%" in capsys.readouterr().err
+    monitor.advance(1)
+    monitor.close()
+    assert "train, epoch 1/3:  10%" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def ask(tiny_run):
     """ask(path, **query) returns the response of a TensorBoard of the tiny run, which gets a graph: it was eager."""
