@@ -247,27 +247,22 @@ def tiny_learner(tiny_model, make_learner):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data, tmp_path_factory):
     """A trained Run, eager: four logged steps, two checkpoints, and an evaluation at the end."""
-    import tensorflow as tf
-
     from htc_tf import config
     from htc_tf.run import Run
     from htc_tf.training.trainer import train
+    from tests.eagerly import run_eagerly
 
     run = Run(tmp_path_factory.mktemp("tiny") / "run")
     experiment, resolved = config.load([TINY], ["EVALUATE_EVERY=4"])
-    tf.config.run_functions_eagerly(True)  # tracing takes longer than four steps
-    try:
+    with run_eagerly():
         train(experiment, resolved, tiny_data.records, tiny_data.records, run, seed=0)
-    finally:
-        tf.config.run_functions_eagerly(False)
     return run
 
 
 @pytest.fixture
 def eagerly():
     """Runs tf.functions eagerly: tracing takes longer than a few calls."""
-    import tensorflow as tf
+    from tests.eagerly import run_eagerly
 
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with run_eagerly():
+        yield

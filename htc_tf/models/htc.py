@@ -12,10 +12,10 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.blank_variables import blank_variables
 from htc_tf.models.drop_path import fold_in
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.models.targets import RoISampler
+from htc_tf.models.variable_creation import creating_variables
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.masks import select_class
 from htc_tf.ops.valid_rows import map_valid_rows
@@ -198,7 +198,7 @@ class HTC(tf.keras.layers.Layer):
             blank: If True, all variables are zero, for a checkpoint to replace.
             divisor: int, side of the image.
         """
-        with blank_variables(blank):
+        with creating_variables(blank):
             self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
     def extract_pyramids(self, images, sizes, training=False, with_assistant=False):

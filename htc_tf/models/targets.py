@@ -131,17 +131,23 @@ class RoISampler:
             iou_threshold: float, smallest IoU of a positive; RoIs below are negative.
             seed: [2] int32.
         """
-        overlaps = box_ops.iou(boxes, truth.boxes)  # [B, P, G]
+        rois = self._sample(boxes, valid, truth.boxes, truth.valid, tf.constant(iou_threshold, tf.float32), seed)
+        return rois._replace(boxes=tf.stop_gradient(rois.boxes))
+
+    @tf.function(autograph=False)  # traced once for all stages with equal shapes
+    def _sample(self, boxes, valid, truth_boxes, truth_valid, iou_threshold, seed):
+        """Returns RoIs; arguments as in `__call__`, but a tensor for the threshold."""
+        overlaps = box_ops.iou(boxes, truth_boxes)  # [B, P, G]
         thresholds = [iou_threshold] * 3
-        matches = match(overlaps, truth.valid, *thresholds, low_quality=self.low_quality, candidates=valid)
+        matches = match(overlaps, truth_valid, *thresholds, low_quality=self.low_quality, candidates=valid)
         # Ground-truth boxes are appended after matching, each matched to itself: matched with the others, each would be
         # its object's best box, and no low-quality match would be left for a proposal.
         appended, label, index = 0, matches.label, matches.index
         if self.append_truth:
-            appended = truth.boxes.shape[1]  # G
-            own = tf.broadcast_to(tf.range(appended), tf.shape(truth.valid))  # [B, G]
-            boxes = tf.concat([truth.boxes, boxes], axis=1)  # [B, G + P, 4]
-            label = tf.concat([tf.where(truth.valid, 1, -1), label], axis=1)
+            appended = truth_boxes.shape[1]  # G
+            own = tf.broadcast_to(tf.range(appended), tf.shape(truth_valid))  # [B, G]
+            boxes = tf.concat([truth_boxes, boxes], axis=1)  # [B, G + P, 4]
+            label = tf.concat([tf.where(truth_valid, 1, -1), label], axis=1)
             index = tf.concat([own, index], axis=1)
         positive, negative = sample(label, self.limit, self.positive_fraction, self.choose(seed))
         # 2 for positives, 1 for negatives, 0 for the rest: top_k puts positives first and is stable among equals.

@@ -9,6 +9,7 @@ import tensorflow as tf
 from htc_tf.ops.roi_align_taps import count_samples
 
 
+@tf.function(autograph=False)  # traced once for all stages
 def mask_targets(masks, crop_boxes, boxes, matches, size=28):
     """Computes the mask head's targets: the matched ground-truth mask, pooled by RoIAlign and thresholded at 0.5.
 

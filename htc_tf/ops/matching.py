@@ -29,7 +29,7 @@ def match(iou, valid, positive, negative, minimum, low_quality=True, reassign=Tr
     Args:
         iou: [B, N, G] float32, G >= 1.
         valid: [B, G] bool, False for padding. If no object is valid, all candidates are negative.
-        positive, negative, minimum: floats, thresholds of the IoU, 0 < negative <= positive, 0 < minimum.
+        positive, negative, minimum: floats or [] float32, thresholds of the IoU, 0 < negative <= positive, 0 < minimum.
         low_quality: If True, objects take their best boxes.
         reassign: If True, a box that is taken is assigned to the object that takes it; otherwise it stays with the
             object of its largest IoU.

@@ -17,6 +17,7 @@ from htc_tf.errors import UserError
 from htc_tf.ops import roi_align_crop, roi_align_xla
 
 
+@tf.function(autograph=False)  # traced once for all stages
 def levels(boxes, canonical_scale=56.0, count=4):
     """Chooses the pyramid level that each RoI is pooled from (FPN, arXiv:1612.03144, equation 1).
 
@@ -66,23 +67,22 @@ def roi_align(prepared, strides, boxes, levels, output_size, sampling_ratio, imp
     Returns:
         [B, N, P, P, C] float32.
     """
-    boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
+    pool, samples = _implementation(implementation).pool, oversampling * sampling_ratio
+    pooled = pool(prepared, *_flatten(boxes, levels, strides), output_size, samples, oversampling)  # [B N, P, P, C]
+    shape = [*boxes.shape[:2], output_size, output_size, pooled.shape[-1]]
+    return tf.ensure_shape(tf.reshape(pooled, tf.concat([tf.shape(boxes)[:2], shape[2:]], axis=0)), shape)
+
+
+@tf.function(autograph=False)  # traced once for all stages
+def _flatten(boxes, levels, strides):
+    """Returns the RoIs of a batch as a flat list: boxes [B N, 4] in cells of their level, images and levels [B N]."""
+    boxes = tf.cast(boxes, tf.float32)
     batch, number = tf.unstack(tf.shape(boxes)[:2])
-    cells = boxes / tf.gather(tf.constant(strides, tf.float32), levels)[..., None]  # [B, N, 4] in cells of the level
+    cells = boxes / tf.gather(tf.constant(strides, tf.float32), levels)[..., None]  # [B, N, 4]
     # An inverted box becomes an empty one.
     cells = tf.concat([cells[..., :2], tf.maximum(cells[..., :2], cells[..., 2:])], axis=-1)
     images = tf.broadcast_to(tf.range(batch)[:, None], [batch, number])  # index of each RoI's image
-    pooled = _implementation(implementation).pool(
-        prepared,
-        tf.reshape(cells, [-1, 4]),
-        tf.reshape(images, [-1]),
-        tf.reshape(levels, [-1]),
-        output_size,
-        oversampling * sampling_ratio,
-        oversampling,
-    )  # [B N, P, P, C]
-    static = [*boxes.shape[:2], output_size, output_size, pooled.shape[-1]]
-    return tf.ensure_shape(tf.reshape(pooled, [batch, number, *pooled.shape[1:]]), static)
+    return tf.reshape(cells, [-1, 4]), tf.reshape(images, [-1]), tf.reshape(levels, [-1])
 
 
 def _implementation(name):

@@ -55,52 +55,61 @@ def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio, oversa
     Returns:
         [R, P, P, C] float32.
     """
+    rois = boxes, images, levels
 
     @tf.custom_gradient
     def pooled(*padded_maps):
-        indices, parts = [], []
-        for level, padded in enumerate(padded_maps):
-            chosen = tf.where(levels == level)[:, 0]  # [r], the RoIs of this level
-            indices.append(tf.cast(chosen, tf.int32))
-            level_boxes, level_images = tf.gather(boxes, chosen), tf.gather(images, chosen)  # [r, 4], [r]
-            if sampling_ratio:
-                parts.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
-            else:
-                # [r, 2]; an empty RoI has no samples.
-                samples = count_samples(level_boxes[:, 2:] - level_boxes[:, :2], output_size, oversampling)
-                part = _pool_adaptive(padded, level_boxes, level_images, tf.cast(samples, tf.int32), output_size)
-                parts.append(tf.ensure_shape(part, [None, output_size, output_size, padded.shape[-1]]))
-        shapes = tf.stack([tf.shape(padded) for padded in padded_maps])  # [L, 4]
+        shapes = [tuple(m.shape) if m.shape.is_fully_defined() else tf.shape(m) for m in padded_maps]
 
         def gradient(upstream):
-            parts = _gradients(upstream, shapes, boxes, images, levels, sampling_ratio, oversampling)
-            return [tf.ensure_shape(part, padded.shape) for part, padded in zip(parts, padded_maps, strict=True)]
+            return _gradients(upstream, shapes, *rois, sampling_ratio, oversampling)
 
-        return tf.dynamic_stitch(indices, parts), gradient  # [R, P, P, C], in the order of the RoIs
+        return _pool_levels(padded_maps, *rois, output_size, sampling_ratio, oversampling), gradient
 
     return pooled(*padded_maps)
 
 
+# These functions are traced, and the second compiled, once for all stages and branches that pool equal shapes.
+@tf.function(autograph=False)
+def _pool_levels(padded_maps, boxes, images, levels, output_size, sampling_ratio, oversampling):
+    """Computes the forward pass; arguments and result as in `pool`."""
+    indices, parts = [], []
+    for level, padded in enumerate(padded_maps):
+        chosen = tf.where(levels == level)[:, 0]  # [r], the RoIs of this level
+        indices.append(tf.cast(chosen, tf.int32))
+        level_boxes, level_images = tf.gather(boxes, chosen), tf.gather(images, chosen)  # [r, 4], [r]
+        if sampling_ratio:
+            parts.append(_pool_fixed(padded, level_boxes, level_images, output_size, sampling_ratio))
+        else:
+            # [r, 2]; an empty RoI has no samples.
+            samples = count_samples(level_boxes[:, 2:] - level_boxes[:, :2], output_size, oversampling)
+            part = _pool_adaptive(padded, level_boxes, level_images, tf.cast(samples, tf.int32), output_size)
+            parts.append(tf.ensure_shape(part, [None, output_size, output_size, padded.shape[-1]]))
+    return tf.dynamic_stitch(indices, parts)  # [R, P, P, C], in the order of the RoIs
+
+
+@tf.function(jit_compile=True, autograph=False)
 def _gradients(upstream, shapes, boxes, images, levels, sampling_ratio, oversampling):
     """Computes the gradients of the padded maps; they are 0 in the padding.
 
     Args:
         upstream: [R, P, P, C], gradient of the pooled features.
-        shapes: [L, 4] int32, shapes of the padded maps.
+        shapes: list of L shapes of the padded maps: tuples of 4 ints, or [4] int32.
         boxes, images, levels, sampling_ratio, oversampling: as in `pool`.
 
     Returns:
         List of L tensors of these shapes.
     """
-    counts = tf.reduce_prod(shapes[:, :3], axis=-1)  # [L], cells of each level
-    of_level, width = tf.gather(shapes, levels), tf.gather(shapes[:, 2], levels)  # [R, 4], [R]
+    sizes = tf.stack(shapes)  # [L, 4]
+    counts = tf.reduce_prod(sizes[:, :3], axis=-1)  # [L], cells of each level
+    of_level, width = tf.gather(sizes, levels), tf.gather(sizes[:, 2], levels)  # [R, 4], [R]
     # The first cell of a RoI's own map inside the padding: after its level's and its image's predecessors, one row and
     # one column.
     starts = tf.gather(tf.cumsum(counts, exclusive=True), levels) + images * of_level[:, 1] * width + width + 1
     rois = FlatRoIs(boxes, of_level[:, 1:3] - 2, starts, width)
     summed = roi_align_xla.scatter(upstream, tf.reduce_sum(counts), rois, sampling_ratio, oversampling)  # [cells, C]
-    parts = tf.split(summed, counts, num=shapes.shape[0])
-    return [tf.reshape(part, shape) for part, shape in zip(parts, tf.unstack(shapes), strict=True)]
+    parts = tf.split(summed, counts, num=len(shapes))
+    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _pool_fixed(padded, boxes, images, output_size, samples):

@@ -80,7 +80,7 @@ def pool(prepared, boxes, images, levels, output_size, sampling_ratio, oversampl
     return pooled(tf.reshape(cells, [-1, cells.shape[-1]]))  # of [B S, C]
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _gather(cells, rois, output_size, sampling_ratio, oversampling):
     """Computes the forward pass: features [R, P, P, C] from all cells [B S, C]."""
 
@@ -138,7 +138,7 @@ def _gather(cells, rois, output_size, sampling_ratio, oversampling):
     return pooled
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def scatter(upstream, count, rois, sampling_ratio, oversampling=1):
     """Computes the backward pass.
 

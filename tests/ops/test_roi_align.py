@@ -234,3 +234,13 @@ def test_levels_double_at_112_pixels():
 def test_unknown_implementation():
     with pytest.raises(UserError, match='"crop_and_resize" or "xla"'):
         prepare([tf.zeros([1, 2, 2, 1])], "cuda")
+
+
+def test_stages_with_equal_shapes_share_a_trace():
+    functions, counts = (roi_align_crop._pool_levels, roi_align_crop._gradients), []
+    for edge in (8.0, 20.0):
+        boxes = [[[0.0, 0.0, edge, edge], [4.0, 4.0, 16.0, 16.0]]]
+        upstream = tf.ones([1, 2, 3, 3, 5])
+        pool([np.ones((1, 8, 8, 5))], [4], boxes, [[0, 0]], 3, 2, "crop_and_resize", upstream)
+        counts.append([function.experimental_get_tracing_count() for function in functions])
+    assert counts[0] == counts[1]

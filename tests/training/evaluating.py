@@ -5,17 +5,17 @@ python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results, 
 on the chief for all workers together.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
-
-import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.cluster import divide_cpu, make_agreement, make_strategy, read_cluster
 from htc_tf.data.datasets import load_info
 from htc_tf.evaluation.records import Interrupted, evaluate_records
 from htc_tf.training.validation import Validation
+from tests.eagerly import run_eagerly
 
 NAMES = ("1 traced", "1", "2", "4")
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
@@ -35,23 +35,27 @@ def main(records, folder):
     for name, strategy in strategies.items():
         # Tracing for 1, 2 and 4 devices would take longer than the run. Workers need functions for their collectives,
         # and a traced function may differ from an eager one in the last bit.
-        tf.config.run_functions_eagerly(name in "124")
-        agree = make_agreement(strategy, cluster)
-        validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
-        validation.copy_weights(model)
-        losses = validation.losses.compute()
-        evaluated = evaluate_records(validation.detector, validation.info, workers=validation.workers)
-        if cluster.chief:
-            Path(folder, f"{name}.json").write_text(json.dumps([*evaluated[:2], losses]))
-        else:
-            assert evaluated is None
-        # A stop request of any worker stops all of them.
-        validation.workers.stop = cluster.worker == cluster.workers - 1
-        try:
-            validation.evaluate()
-        except Interrupted:
-            continue
-        raise AssertionError("was not interrupted")
+        with run_eagerly() if name in "124" else contextlib.nullcontext():
+            evaluate(name, strategy, model, experiment, cluster, records, folder)
+
+
+def evaluate(name, strategy, model, experiment, cluster, records, folder):
+    agree = make_agreement(strategy, cluster)
+    validation = Validation(experiment, load_info(records), False, strategy, cluster, agree)
+    validation.copy_weights(model)
+    losses = validation.losses.compute()
+    evaluated = evaluate_records(validation.detector, validation.info, workers=validation.workers)
+    if cluster.chief:
+        Path(folder, f"{name}.json").write_text(json.dumps([*evaluated[:2], losses]))
+    else:
+        assert evaluated is None
+    # A stop request of any worker stops all of them.
+    validation.workers.stop = cluster.worker == cluster.workers - 1
+    try:
+        validation.evaluate()
+    except Interrupted:
+        return
+    raise AssertionError("was not interrupted")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.checkpoint import restore_weights
@@ -18,6 +17,7 @@ from htc_tf.cluster import divide_cpu, make_strategy, read_cluster
 from htc_tf.run import Run
 from htc_tf.training.keras_model import KerasModel
 from htc_tf.training.trainer import train
+from tests.eagerly import run_eagerly
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 DEVICES = ["CPU:0", "CPU:1"]
@@ -55,7 +55,6 @@ def weights_of(model, run):
 
 def main(records, folder):
     divide_cpu(DEVICES)
-    tf.config.run_functions_eagerly(True)  # tracing eight functions for two devices takes minutes
     fitted, trained = Run(Path(folder, "fitted")), Run(Path(folder, "trained"))
     with make_strategy(DEVICES, read_cluster()).scope():
         model = make(records, fitted)
@@ -76,4 +75,5 @@ def main(records, folder):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with run_eagerly():  # tracing eight functions for two devices takes minutes
+        main(*sys.argv[1:])
