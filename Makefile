@@ -129,11 +129,14 @@ kills: env ## kill a training at random moments, twenty times, and compare it wi
 overfit: have_sample env ## overfit eight COCO images (SAMPLE) with each row of the ablation (half an hour)
 	$(PY) -m tests.studies.overfit --sample $(SAMPLE)
 
-ablation: env ## train the paper's ablation on drawn scenes, four rows with three seeds (an hour and a half)
-	$(PY) -m tests.studies.ablation --data $(DEMO)
+ablation: env ## train the paper's ablation on drawn scenes, four rows with five seeds (five hours)
+	$(PY) -m tests.studies.ablation
 
 fine_tuning: env ## fine-tune on 40 drawn scenes of new classes, from pretrained weights and from nothing (three quarters of an hour)
 	$(PY) -m tests.studies.fine_tuning
+
+pretraining: env ## train the demo's network on letters and on shapes, from each other and from nothing (two hours)
+	$(PY) -m tests.studies.pretraining
 
 ZOO := runs/zoo
 zoo: env ## train every configuration for ten steps, measure the cost of each part, and write docs/zoo.md (four hours)

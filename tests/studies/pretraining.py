@@ -1,0 +1,167 @@
+"""python -m tests.studies.pretraining: trains the weights from which `make demo` starts, and shows what they are worth.
+
+The demo's network learns one kind of drawn scenes, letters, and then another, the demo's shapes; also the reverse, and
+each from nothing. Trainings of several lengths give AP over CPU seconds. The table and the plot are a section of
+docs/results.md, written after every training. Run again, the command continues after the last finished training.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from safetensors.numpy import save_file
+
+import htc_tf
+from htc_tf.progress import progress_bar
+from htc_tf.weights.assign import mmdet_arrays
+from htc_tf.weights.names import COUNTER
+from tests.studies import recorded
+
+CONFIGURATION = "gin/htc_shapes.gin"
+LETTERS = "gin/options/letters.gin"
+WEIGHTS = Path("gin/weights/letters.safetensors")
+SCENES = {"train": 2000, "val": 200}
+SECTION = "The demo's pretrained weights"
+PLOT = "pretraining.png"  # beside the page
+# mmdetection's HTC on the same kind of scenes, on the reference machine: CPU seconds, box AP, mask AP.
+PEER = (1200, 0.330, 0.301)
+
+
+class Training(NamedTuple):
+    """A row of the table."""
+
+    scenes: str  # kind of the scenes, of `pipelines.shapes.SCENES`
+    start: str  # kind of the scenes of the training whose weights it starts from, or "nothing"
+    steps: int
+    seed: int = 0
+
+    @property
+    def name(self):
+        return f"{self.scenes}_from_{self.start}_{self.steps}_seed{self.seed}"
+
+
+FULL, DEMO = 4500, 800  # steps
+FIRST = {kind: Training(kind, "nothing", FULL) for kind in ("letters", "shapes")}
+TRAININGS = [
+    *FIRST.values(),
+    *(Training("shapes", "letters", DEMO, seed) for seed in range(3)),
+    Training("shapes", "nothing", DEMO),
+    *(Training("letters", start, DEMO) for start in ("shapes", "nothing")),
+    *(Training("shapes", "letters", steps) for steps in (200, 400, 1600)),
+    *(Training("shapes", "nothing", steps) for steps in (1600, 2400)),
+]
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="python -m tests.studies.pretraining", description=__doc__)
+    parser.add_argument("--weights", action="store_true", help=f"write {WEIGHTS} from the training on letters, and end")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/pretraining"), help="data, results so far, runs")
+    parser.add_argument("--write_only", action="store_true", help="train nothing; write what is finished")
+    parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
+    return parser.parse_args()
+
+
+def plan(training, folder):
+    """Returns the flags of htc_tf.train for a Training, whose runs are in `folder`."""
+    files = [CONFIGURATION, *([LETTERS] if training.scenes == "letters" else [])]
+    flags = [f"--gin_file={file}" for file in files]
+    flags += ["--gin_param=CHECKPOINT_EVERY=0", f"--gin_param=STEPS={training.steps}"]
+    return flags + ([f"--init_from={folder / FIRST[training.start].name}"] if training.start in FIRST else [])
+
+
+def write_weights(run, path):
+    """Writes all weights of a run in float16, by mmdetection's names."""
+    arrays = mmdet_arrays(htc_tf.load(run).detector.model)
+    kept = {name: array.astype(np.float16) for name, array in arrays.items() if not name.endswith(COUNTER)}
+    path.parent.mkdir(exist_ok=True)
+    save_file(kept, path)
+
+
+def group(entries):
+    """Returns {(scenes, start, steps): [the cached result of each seed]} of {Training: the cached result}."""
+    groups = {}
+    for training, entry in entries.items():
+        groups.setdefault(training[:3], []).append(entry)
+    return dict(sorted(groups.items(), reverse=True))
+
+
+def report(entries, plot):
+    """Returns the section's lines.
+
+    Args:
+        entries: {Training: the cached result}; some may be missing yet.
+        plot: Path of the plot to write.
+    """
+    rows = []
+    for (scenes, start, steps), done in group(entries).items():
+        values = [[entry["metrics"][name] for entry in done] for name in recorded.KINDS.values()]
+        cost = np.mean([entry["train"][0] for entry in done])
+        rows.append([scenes, start, f"{steps:,}", f"{cost:,.0f}", *recorded.format_seeds(values[0])])
+        rows[-1] += recorded.format_seeds(values[1])
+    draw(entries).savefig(plot, dpi=100)
+    header = ["scenes", "weights from", "steps", "CPU-seconds", "box AP", "by seed", "mask AP", "by seed"]
+    return [
+        f"`make pretraining` (`python -m tests.studies.pretraining`) trains `{CONFIGURATION}` on {SCENES['train']:,} "
+        f"scenes of one kind and evaluates it on {SCENES['val']} others of this kind, after different numbers of steps "
+        f"of 2 images. Weights from the other kind are those after {FULL:,} steps on its scenes, taken by "
+        "`--init_from`: all but the layers of classes. The kinds share no surface and no outline "
+        "(`pipelines.scenes`, `pipelines.letters`), so the weights carry no habit of one generator. The demo is the "
+        f"row of {DEMO} steps on shapes; it starts from `{WEIGHTS}`, the letters' weights in float16.",
+        "",
+        *recorded.format_table(header, rows),
+        "",
+        f"![AP over CPU seconds]({plot.name})",
+        "",
+        f"Measured on {recorded.describe_machine()}; mmdetection's HTC on another machine, with which these seconds "
+        "cannot be compared exactly.",
+    ]
+
+
+def draw(entries):
+    """Draws AP on shapes over the CPU seconds of the training, from letters and from nothing: a matplotlib Figure."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for place, (axes, kind) in enumerate(zip(figure.subplots(1, 2), recorded.KINDS, strict=True)):
+        for start, color in (("letters", "#0072b2"), ("nothing", "#d55e00")):
+            found = [
+                done for (scenes, begun, _), done in group(entries).items() if (scenes, begun) == ("shapes", start)
+            ]
+            points = sorted(
+                (np.mean([entry["train"][0] for entry in done]), np.mean([entry["metrics"][name] for entry in done]))
+                for done in found
+                for name in [recorded.KINDS[kind]]
+            )
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=color, label=f"weights from {start}")
+        axes.plot(PEER[0], PEER[1 + place], "s", color="#787880", label="mmdetection's HTC, from nothing")
+        axes.set(xlabel="CPU seconds of the training", ylim=(0, None), xlim=(0, None))
+        axes.set_title(f"{kind} AP", loc="left")
+        axes.grid(color="#e2e2e0")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def main():
+    flags = parse()
+    folder = flags.workdir.resolve()
+    if flags.weights:
+        write_weights(folder / FIRST["letters"].name, recorded.ROOT / WEIGHTS)
+        print(f"wrote {WEIGHTS}")
+        return
+    cache = recorded.ResultCache(folder / "done.json")
+    entries = {training: cache.find(training.name, plan(training, folder)) for training in TRAININGS}
+    for training in progress_bar(TRAININGS, unit="training", desc="pretraining"):
+        if not entries[training] and not flags.write_only:
+            data = recorded.make_data(folder / training.scenes, SCENES, seed=0, kind=training.scenes)
+            run, how = folder / training.name, plan(training, folder)
+            print(f"{training.name}: training; its log is {run}.log", flush=True)
+            outcome = recorded.train_and_evaluate(run, how, *data, training.seed)
+            entries[training] = cache.add(training.name, how, outcome)
+        done = {training: entry for training, entry in entries.items() if entry}
+        recorded.write_section(flags.output, SECTION, report(done, flags.output.with_name(PLOT)))
+    print(f"wrote the section '{SECTION}' of {flags.output}")
+
+
+if __name__ == "__main__":
+    main()
