@@ -149,8 +149,8 @@ benchmarks: env ## run all benchmarks, and write docs/benchmarks.md and docs/gro
 # ---- demos ------------------------------------------------------------------------------------------------
 
 demo: env ## on drawn scenes: data set, records, training, evaluation, drawings, export
-	# Draw 2000 scenes for training and 200 for validation, in COCO's layout.
-	$(PY) -m pipelines.shapes --output $(DEMO)/shapes --train 2000 --val 200 --seed 0
+	# Draw 1200 scenes for training and 200 for validation, in COCO's layout.
+	$(PY) -m pipelines.shapes --output $(DEMO)/shapes --train 1200 --val 200 --seed 0
 	# Convert them to TFRecords with Apache Beam.
 	$(PY) -m pipelines.coco_to_tfrecord --annotations $(DEMO)/shapes/annotations/instances_train2017.json \
 	    --images $(DEMO)/shapes/train2017 --stuff $(DEMO)/shapes/stuffthingmaps/train2017 \
@@ -160,8 +160,9 @@ demo: env ## on drawn scenes: data set, records, training, evaluation, drawings,
 	    --output $(DEMO)/records/val
 	# Inspect the records: counts, and a contact sheet with boxes and masks.
 	$(PY) -m pipelines.inspect_records --records $(DEMO)/records/train --output $(DEMO)/contact_sheet.png
-	# Train. Follow it with: tensorboard --logdir $(DEMO)
-	$(PY) -m htc_tf.train --gin_file gin/htc_shapes.gin --workdir $(DEMO) \
+	# Train, from weights that have learned to find drawn letters. Follow it with: tensorboard --logdir $(DEMO)
+	$(PY) -m htc_tf.train --gin_file gin/htc_shapes.gin --gin_file gin/options/from_letters.gin \
+	    --init_from gin/weights/letters.safetensors --workdir $(DEMO) \
 	    --train_records $(DEMO)/records/train --val_records $(DEMO)/records/val
 	# Evaluate box and mask AP on the validation scenes, with charts of the errors.
 	$(PY) -m htc_tf.eval --checkpoint $(DEMO) --records $(DEMO)/records/val \
@@ -174,6 +175,8 @@ demo: env ## on drawn scenes: data set, records, training, evaluation, drawings,
 	$(PY) -m htc_tf.export --checkpoint $(DEMO) --output $(DEMO)/export
 	# Ask the SavedModel, in a process of its own.
 	$(PY) -m htc_tf.client --export $(DEMO)/export --input $(DEMO)/shapes/val2017/000001000003.jpg
+	@echo "Look at $(DEMO)/pictures, $(DEMO)/report/report.md, or tensorboard --logdir $(DEMO);" \
+	    "then train on your images: docs/training.md"
 
 COCO_SAMPLE := runs/coco_sample
 coco_sample: have_sample env ## train 300 steps on a small part of COCO (SAMPLE), and draw detections

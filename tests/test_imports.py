@@ -277,7 +277,8 @@ def test_the_folder_of_gin_files_is_no_package_and_ships_whole():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     shipped = {pattern.strip() for pattern in setup["options.data_files"].values()}
-    assert {f"{path.parent.relative_to(ROOT).as_posix()}/*.gin" for path in (ROOT / "gin").rglob("*.gin")} <= shipped
+    files = [path for path in (ROOT / "gin").rglob("*") if path.is_file()]
+    assert {f"{path.parent.relative_to(ROOT).as_posix()}/*{path.suffix}" for path in files} <= shipped
 
 
 def test_no_file_knows_a_machine_or_a_registry():

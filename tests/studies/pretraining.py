@@ -20,7 +20,7 @@ from htc_tf.weights.names import COUNTER
 from tests.studies import recorded
 
 CONFIGURATION = "gin/htc_shapes.gin"
-LETTERS = "gin/options/letters.gin"
+LETTERS, SHORT = "gin/options/letters.gin", "gin/options/from_letters.gin"
 WEIGHTS = Path("gin/weights/letters.safetensors")
 SCENES = {"train": 2000, "val": 200}
 SECTION = "The demo's pretrained weights"
@@ -42,15 +42,15 @@ class Training(NamedTuple):
         return f"{self.scenes}_from_{self.start}_{self.steps}_seed{self.seed}"
 
 
-FULL, DEMO = 4500, 800  # steps
+FULL, DEMO = 4500, 700  # steps, of 2 and of 4 images
 FIRST = {kind: Training(kind, "nothing", FULL) for kind in ("letters", "shapes")}
 TRAININGS = [
     *FIRST.values(),
     *(Training("shapes", "letters", DEMO, seed) for seed in range(3)),
     Training("shapes", "nothing", DEMO),
     *(Training("letters", start, DEMO) for start in ("shapes", "nothing")),
-    *(Training("shapes", "letters", steps) for steps in (200, 400, 1600)),
-    *(Training("shapes", "nothing", steps) for steps in (1600, 2400)),
+    *(Training("shapes", "letters", steps) for steps in (175, 350, 1400)),
+    *(Training("shapes", "nothing", steps) for steps in (1400, 2100)),
 ]
 
 
@@ -65,9 +65,11 @@ def parse():
 
 def plan(training, folder):
     """Returns the flags of htc_tf.train for a Training, whose runs are in `folder`."""
-    files = [CONFIGURATION, *([LETTERS] if training.scenes == "letters" else [])]
+    files = [CONFIGURATION, *([SHORT] if training.steps != FULL else [])]
+    files += [LETTERS] if training.scenes == "letters" else []
     flags = [f"--gin_file={file}" for file in files]
-    flags += ["--gin_param=CHECKPOINT_EVERY=0", f"--gin_param=STEPS={training.steps}"]
+    params = ["CHECKPOINT_EVERY=0", "EVALUATE_EVERY=0", f"STEPS={training.steps}"]
+    flags += [f"--gin_param={param}" for param in params]
     return flags + ([f"--init_from={folder / FIRST[training.start].name}"] if training.start in FIRST else [])
 
 
@@ -104,8 +106,8 @@ def report(entries, plot):
     header = ["scenes", "weights from", "steps", "CPU-seconds", "box AP", "by seed", "mask AP", "by seed"]
     return [
         f"`make pretraining` (`python -m tests.studies.pretraining`) trains `{CONFIGURATION}` on {SCENES['train']:,} "
-        f"scenes of one kind and evaluates it on {SCENES['val']} others of this kind, after different numbers of steps "
-        f"of 2 images. Weights from the other kind are those after {FULL:,} steps on its scenes, taken by "
+        f"scenes of one kind and evaluates it on {SCENES['val']} others of this kind: {FULL:,} steps of 2 images, or "
+        f"fewer of 4 by `{SHORT}`. Weights from the other kind are those after {FULL:,} steps on its scenes, taken by "
         "`--init_from`: all but the layers of classes. The kinds share no surface and no outline "
         "(`pipelines.scenes`, `pipelines.letters`), so the weights carry no habit of one generator. The demo is the "
         f"row of {DEMO} steps on shapes; it starts from `{WEIGHTS}`, the letters' weights in float16.",
