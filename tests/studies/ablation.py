@@ -3,7 +3,8 @@
 Each training runs gin/htc_shapes.gin for the same number of steps, with the overlays by which the row's file in
 gin/ablation differs from full HTC, and is evaluated on scenes that no training sees. The scenes are those of
 `pipelines.contexts`, in which occlusion and context matter. The table and a plot are a section of docs/results.md,
-written after every training. Run again, the command continues after the last finished training.
+written after every training. docs/ablation.json keeps the results, so that the command, run again here or in another
+clone, continues after the last finished training.
 """
 
 import argparse
@@ -23,6 +24,8 @@ SCENES = {"train": 2000, "val": 1000}
 KIND, DATA_SEED = "contexts", 0
 SECTION = "The paper's ablation, on drawn scenes"
 PLOT = "ablation.png"  # beside the page
+RESULTS = recorded.ROOT / "docs" / "ablation.json"
+LOSSES = 45  # numbers that are kept of a training's losses, each a mean over equally many steps
 # Two-sided 95 % quantiles of Student's t, by degrees of freedom.
 QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -32,7 +35,8 @@ def parse():
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default: {STEPS})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="a training per row and seed")
     parser.add_argument("--gin_param", action="append", default=[], help="a binding after the gin files; repeatable")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"), help="data, results so far, runs, logs")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"), help="data, runs and logs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the results so far")
     parser.add_argument(
         "--write_only", action="store_true", help="train nothing; write the table of finished trainings"
     )
@@ -116,6 +120,12 @@ def draw(found):
     return figure
 
 
+def shorten(losses):
+    """Returns [[last step, mean total], ...] of LOSSES equal pieces of a training's [[step, total], ...]."""
+    pieces = [piece for piece in np.array_split(losses, min(LOSSES, len(losses))) if len(piece)]
+    return [[int(piece[-1, 0]), round(float(piece[:, 1].mean()), 4)] for piece in pieces]
+
+
 def report(entries, flags):
     """Returns the section's lines.
 
@@ -146,7 +156,8 @@ def report(entries, flags):
         f"{', '.join(map(str, flags.seeds))} (of weights, order and sampling). AP is COCO's, on {SCENES['val']:,} "
         "scenes that training never sees; ± is the standard deviation over the seeds. The last losses are the mean "
         "total of the last tenth of the steps, by seed (rows have different losses); the hash is that of the resolved "
-        "configuration, and two rows with one hash or the same first losses end the command.",
+        f"configuration, and two rows with one hash or the same first losses end the command. [{RESULTS.name}]"
+        f"({RESULTS.name}) has each training's losses, CPU-seconds and machine.",
         "",
         *recorded.format_table(
             [
@@ -157,7 +168,7 @@ def report(entries, flags):
         ),
         "",
         f"{len(entries)} of {wanted} trainings are done; with their evaluations they took "
-        f"{sum(cpu for cpu, _ in cost):,.0f} CPU-seconds on {recorded.describe_machine()}.",
+        f"{sum(cpu for cpu, _ in cost):,.0f} CPU-seconds on {recorded.machines_of(entries.values())}.",
     ]
     if len(found) < len(recorded.ROWS) or len(flags.seeds) < 2:
         return lines
@@ -179,7 +190,7 @@ def plan(flags):
 def main():
     flags = parse()
     folder = flags.workdir.resolve()
-    cache = recorded.ResultCache(folder / "done.json")
+    cache = recorded.ResultCache(flags.results)
     trainings = {(row, seed, f"{row}_seed{seed}"): how for (row, seed), how in plan(flags).items()}
     found = {(row, seed): cache.find(name, how) for (row, seed, name), how in trainings.items()}
     entries = {key: entry for key, entry in found.items() if entry}
@@ -192,6 +203,7 @@ def main():
         if (row, seed) not in entries:
             print(f"{name}: training; its log is {folder / name}.log", flush=True)
             outcome = recorded.train_and_evaluate(folder / name, how, train_records, records, annotations, seed)
+            outcome["losses"] = shorten(outcome["losses"])
             entries[row, seed] = cache.add(name, how, outcome)
             check_distinct(entries)
         metrics = entries[row, seed]["metrics"]

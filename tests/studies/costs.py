@@ -67,7 +67,8 @@ float32 on a CPU.
   to pasted masks; *relative* divides it by the first row's.
 - *Weights* is the memory of the process before the first detection, with Python and TensorFlow; *on top* is what its
   peak adds.
-- *Training step* is the second step of one image, with the memory of the process at its peak."""
+- *Training step* is the second step of one image, with the memory of the process at its peak; *relative* divides it by
+  the first row's."""
 
 
 def parse():
@@ -98,27 +99,29 @@ def measure(row, mode, folder):
     return {"cpu": content["cpu_seconds"]["median"], "loaded": memory["loaded"], "peak": memory["peak"]}
 
 
-def cells(row, detection, training, first):
-    """Returns the cells of a row; `first` is the detection of the first row, and any of the three may be None."""
-    file = f"[{Path(row.files[-1]).stem}](../{row.files[-1]})"
-    if detection is None:
-        return [row.part, file, *["not yet"] * 6]
-    loaded, peak = detection["loaded"] / 1e9, detection["peak"] / 1e9
-    return [
-        *(row.part, file, f"{detection['cpu']:.1f}"),
-        f"{detection['cpu'] / first['cpu']:.2f}" if first else "not yet",
-        *(f"{loaded:.1f}", f"{peak - loaded:.1f}"),
-        *([f"{training['cpu']:.0f}", f"{training['peak'] / 1e9:.1f}"] if training else ["not yet"] * 2),
-    ]
+def cells(row, found):
+    """Returns the cells of a row; `found` has a result or None for each (row, mode)."""
+    cells = [row.part, f"[{Path(row.files[-1]).stem}](../{row.files[-1]})"]
+    for mode, digits in (("inference", 1), ("train", 0)):
+        done, first = found[row, mode], found[ROWS[0], mode]
+        memory = []
+        if done:
+            loaded, peak = done["loaded"] / 1e9, done["peak"] / 1e9
+            memory = [f"{loaded:.1f}", f"{peak - loaded:.1f}"] if mode == "inference" else [f"{peak:.1f}"]
+            cells += [f"{done['cpu']:.{digits}f}", f"{done['cpu'] / first['cpu']:.2f}" if first else "not yet"]
+        cells += memory if done else ["not yet"] * (4 if mode == "inference" else 3)
+    return cells
 
 
 def write(path, found):
     """Writes the section; `found` has a result or None for each (row, mode)."""
     header = ["part", "file", "detection, CPU-s", "relative", "weights, GB", "on top, GB"]
-    header += ["training step, CPU-s", "peak, GB"]
-    first = found[ROWS[0], "inference"]
-    table = [cells(row, found[row, "inference"], found[row, "train"], first) for row in ROWS]
-    lines = [INTRODUCTION, "", *recorded.format_table(header, table), "", f"On {recorded.describe_machine()}."]
+    header += ["training step, CPU-s", "relative", "peak, GB"]
+    table = [cells(row, found) for row in ROWS]
+    lines = [INTRODUCTION, "", *recorded.format_table(header, table), ""]
+    for title, mode in (("Detection", "inference"), ("Training", "train")):
+        done = [found[row, mode] for row in ROWS if found[row, mode]]
+        lines.append(f"{title}: measured on {recorded.machines_of(done)}.")
     recorded.write_section(path, TITLE, lines)
 
 

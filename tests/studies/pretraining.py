@@ -116,8 +116,8 @@ def report(entries, plot):
         "",
         f"![AP over CPU seconds]({plot.name})",
         "",
-        f"Measured on {recorded.describe_machine()}; mmdetection's HTC on another machine, with which these seconds "
-        "cannot be compared exactly.",
+        f"Measured on {recorded.machines_of(entries.values())}; mmdetection's HTC on another machine, with which these "
+        "seconds cannot be compared exactly.",
     ]
 
 

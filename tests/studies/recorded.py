@@ -124,7 +124,7 @@ def average_end(losses):
 
 
 class ResultCache:
-    """Finished results in a JSON file: {name: {"how": the command, **its outcome}}."""
+    """Finished results in a JSON file: {name: {"how": the command, "machine": where it ran, **its outcome}}."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -136,7 +136,7 @@ class ResultCache:
         return entry if entry and entry["how"] == how else None
 
     def add(self, name, how, outcome):
-        self.entries[name] = {"how": how, **outcome}
+        self.entries[name] = {"how": how, "machine": describe_machine(), **outcome}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_suffix(".aside")
         aside.write_text(json.dumps(self.entries, indent=1) + "\n")
@@ -206,3 +206,9 @@ def describe_machine():
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.MULTILINE)
     return f"{cores} core{'s' * (cores > 1)} of {found[1].strip() if found else platform.machine()}"
+
+
+def machines_of(entries):
+    """Returns the machines of cached results in words: "2 cores of AMD EPYC", or several joined by "and"."""
+    named = dict.fromkeys(entry["machine"] for entry in entries)
+    return " and ".join(named) if named else describe_machine()

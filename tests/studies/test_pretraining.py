@@ -9,7 +9,13 @@ from tests.studies import pretraining, recorded
 
 def entry(seconds, box, mask):
     metrics = {"bbox/AP": box, "bbox/AP50": 1.0, "segm/AP": mask, "segm/AP50": 1.0}
-    return {"metrics": metrics, "losses": [[800, 1.0]], "train": [seconds, 1.0], "evaluate": [1.0, 1.0]}
+    return {
+        "metrics": metrics,
+        "losses": [[800, 1.0]],
+        "train": [seconds, 1.0],
+        "evaluate": [1.0, 1.0],
+        "machine": "2 cores",
+    }
 
 
 def test_a_training_starts_from_the_whole_one_of_the_other_kind():

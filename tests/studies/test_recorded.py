@@ -17,7 +17,8 @@ def entry(box=0.75, mask=0.625, configuration="c0ffee"):
     losses = [[step, float(step)] for step in range(1, 41)]
     seconds = {"train": [100.0, 60.0], "evaluate": [10.0, 6.0]}
     first = {"total": 1.0, "semantic": len(configuration)}
-    return {"metrics": metrics, "losses": losses, "configuration": configuration, "first_losses": first, **seconds}
+    found = {"metrics": metrics, "losses": losses, "configuration": configuration, "first_losses": first, **seconds}
+    return {"machine": "2 cores", **found}
 
 
 def object_of(image_id, area=5000, iscrowd=0):
@@ -169,9 +170,23 @@ def test_sections_replace_their_own():
 def test_what_was_done_by_another_command_is_done_again(tmp_path):
     cache = recorded.ResultCache(tmp_path / "new" / "done.json")
     assert cache.find("row", ["how"]) is None
-    cache.add("row", ["how"], entry())
+    cache.add("row", ["how"], {"metrics": {"bbox/AP": 0.5}})
     again = recorded.ResultCache(cache.path)
-    assert again.find("row", ["how"]) == {"how": ["how"], **entry()} and again.find("row", ["else"]) is None
+    expected = {"how": ["how"], "machine": recorded.describe_machine(), "metrics": {"bbox/AP": 0.5}}
+    assert again.find("row", ["how"]) == expected and again.find("row", ["else"]) is None
+
+
+def test_results_name_the_machines_that_they_come_from():
+    entries = [{"machine": "2 cores of A"}, {"machine": "4 cores of B"}, {"machine": "2 cores of A"}]
+    assert recorded.machines_of(entries) == "2 cores of A and 4 cores of B"
+    assert recorded.machines_of([]) == recorded.describe_machine()
+
+
+def test_a_record_keeps_the_means_of_losses():
+    losses = [[step, float(step)] for step in range(1, 4501)]
+    kept = ablation.shorten(losses)
+    assert len(kept) == ablation.LOSSES and kept[0] == [100, 50.5] and kept[-1] == [4500, 4450.5]
+    assert ablation.shorten([[1, 2.0], [2, 4.0]]) == [[1, 2.0], [2, 4.0]]
 
 
 def test_a_command_that_fails_is_shown(tmp_path):
