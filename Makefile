@@ -26,7 +26,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test slow lanes other_python lint field parity kills overfit ablation fine_tuning pretraining zoo benchmarks demo coco_sample constraints clean
+.PHONY: help env test slow lanes other_python lint field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,7 +60,7 @@ $(UV):
 
 # Where Python may not write bytecode later, it is compiled now: importing TensorFlow takes 10 CPU-seconds without
 # bytecode and 4 with it.
-EXTRAS := $(EXTRA),prepare,train,fast,video,dask,onnx,test
+EXTRAS := $(EXTRA),prepare,train,fast,video,dask,onnx,completion,test
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@$(PY) -m htc_tf.platforms --extra $(EXTRA) --check
 	$(UV) pip install --python $(PY) -c constraints.txt --build-constraints constraints.txt \
@@ -69,7 +69,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@touch $@
 
 # Keeps the present versions and adds missing ones; ARGS=--upgrade takes the newest that setup.cfg allows.
-COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra dask --extra onnx --extra test --universal --python-version 3.10
+COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra dask --extra onnx --extra completion --extra test --universal --python-version 3.10
 constraints: $(UV) ## update constraints.txt from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
@@ -137,6 +137,9 @@ fine_tuning: env ## fine-tune on 40 drawn scenes of new classes, from pretrained
 
 pretraining: env ## train the demo's network on letters and on shapes, from each other and from nothing (two hours)
 	$(PY) -m tests.studies.pretraining
+
+photos: have_sample env ## train on people in the photographs of a small part of COCO (SAMPLE): AP by number of images
+	$(PY) -m tests.studies.photos --sample $(SAMPLE)
 
 ZOO := runs/zoo
 zoo: env ## train every configuration for ten steps, measure the cost of each part, and write docs/zoo.md (four hours)

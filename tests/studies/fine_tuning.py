@@ -106,7 +106,7 @@ def report(entries, pretraining, flags):
     lines += [
         f"The pretraining took {pretraining['train'][0]:,.0f} CPU-seconds and reaches box AP {box:.3f}, mask AP "
         f"{mask:.3f} on {KNOWN_SCENES['val']} other scenes of its own classes. All trainings and evaluations took "
-        f"{sum(cost):,.0f} CPU-seconds on {recorded.describe_machine()}.",
+        f"{sum(cost):,.0f} CPU-seconds on {recorded.machines_of([pretraining, *entries.values()])}.",
     ]
     return [*lines, *report_trials(entries), "", CAVEAT]
 

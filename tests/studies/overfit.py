@@ -135,8 +135,8 @@ def report(entries, data, flags):
         f"- Configuration: `--gin_file gin/ablation/ROW.gin --gin_file {OVERLAY}`, seed {flags.seed}; no augmentation.",
         "- The sample has no stuff maps. The semantic branch learns the objects' own masks, and one label for "
         "everything else.",
-        f"- Measured on {recorded.describe_machine()}, including the start of each command. Training keeps one core "
-        "busy: where the minutes exceed the CPU-seconds, the machine had other work.",
+        f"- Measured on {recorded.machines_of(entries.values())}, including the start of each command. Training keeps "
+        "one core busy: where the minutes exceed the CPU-seconds, the machine had other work.",
         "",
         *recorded.format_table(
             [

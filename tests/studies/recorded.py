@@ -210,5 +210,5 @@ def describe_machine():
 
 def machines_of(entries):
     """Returns the machines of cached results in words: "2 cores of AMD EPYC", or several joined by "and"."""
-    named = dict.fromkeys(entry["machine"] for entry in entries)
+    named = dict.fromkeys(entry["machine"] for entry in entries if "machine" in entry)
     return " and ".join(named) if named else describe_machine()

@@ -243,7 +243,7 @@ def write(path, tables, entries):
         lines += [f"## {title}", "", *recorded.format_table(header, table), ""]
     done = [entry for entry in entries.values() if entry]
     cost = sum(entry["cpu"] + entry["count_cpu"] for entry in done)
-    lines.append(f"{len(done)} rows took {cost:,.0f} CPU-seconds on {recorded.describe_machine()}.")
+    lines.append(f"{len(done)} rows took {cost:,.0f} CPU-seconds on {recorded.machines_of(done)}.")
     path = Path(path)
     kept = recorded.find_section(path.read_text(), costs.TITLE) if path.exists() else None
     path.write_text("\n".join(lines) + "\n")
