@@ -1,5 +1,9 @@
 """Gradients of convolutions against TensorFlow's own, whole and in strips."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,9 +17,15 @@ def draw(*shapes):
     return [tf.constant(random.standard_normal(shape)) for shape in shapes]
 
 
+@pytest.fixture(params=(False, True), ids=("eigen", "onednn"))
+def onednn(request, monkeypatch):
+    monkeypatch.setattr(convolution, "has_onednn", lambda: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("side", (1, 3, 5))
 @pytest.mark.parametrize("compiled", (False, True))
-def test_value_and_gradients_are_tensorflow_s(side, compiled):
+def test_value_and_gradients_are_tensorflow_s(side, compiled, onednn):
     x, kernel, upstream = draw((2, 6, 5, 3), (side, side, 3, 4), (2, 6, 5, 4))
 
     def run(convolve, jit_compile=False):
@@ -57,7 +67,33 @@ def test_unrolled_strips_of_a_large_map_are_small():
     assert len(large) == 10 and all(shape[1] * shape[2] * 9 * 256 <= 1.1 * convolution._STRIP for shape in large)
 
 
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_no_gradient_has_explicit_padding(dtype, onednn):
+    """oneDNN has no kernel for it, and Eigen's is ten times as slow in bfloat16; on a large map and on a small one."""
+
+    def step(x, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = conv2d(x, kernel)
+        return tape.gradient(y, [x, kernel])
+
+    for height, width in ((200, 336), (14, 14)):
+        specs = tf.TensorSpec([1, height, width, 256], dtype), tf.TensorSpec([3, 3, 256, 256], dtype)
+        operations = tf.function(step, autograph=False).get_concrete_function(*specs).graph.get_operations()
+        gradients = [op for op in operations if op.type.startswith("Conv2DBackprop")]
+        assert gradients and all(op.get_attr("padding") != b"EXPLICIT" for op in gradients)
+        assert not onednn or {op.get_attr("padding") for op in gradients} == {b"SAME"}
+
+
+def test_onednn_can_be_turned_off():
+    code = "from htc_tf.ops.convolution import has_onednn; print(has_onednn())"
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_a_gpu_has_its_own_gradient(monkeypatch):
+    monkeypatch.setattr(convolution, "has_onednn", lambda: False)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"{kind}:0"])
     monkeypatch.setattr(convolution, "_conv2d", None)
     x, kernel = draw((1, 4, 4, 2), (3, 3, 2, 2))
