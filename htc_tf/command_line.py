@@ -1,16 +1,36 @@
-"""Command-line flags: a parser that reports a mistake in one line, and argparse types for numbers within a range.
+"""Command-line flags: a parser with mistakes in one line and shell completion, and types for numbers within a range.
 
 It imports nothing slow, so that `--help` stays fast.
 """
 
 import argparse
 import math
+import os
 
 from htc_tf.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser with UserErrors: one line instead of the usage of every flag."""
+    """argparse's parser with UserErrors: one line instead of the usage of every flag.
+
+    Attributes:
+        program: The name that the usage shows, set by `htc-tf`; None for the name of the command itself.
+    """
+
+    program = None
+    _completing = False
+
+    def __init__(self, prog=None, **options):
+        super().__init__(prog=self.program or prog, **options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parses as argparse does. Where a shell asks for completions, it prints them and ends the process."""
+        if "_ARGCOMPLETE" in os.environ and not Parser._completing:
+            Parser._completing = True  # argcomplete parses the words so far with this parser
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise UserError(f"{message.removeprefix('argument ')}; --help lists all flags")

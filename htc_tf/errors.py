@@ -23,6 +23,7 @@ EXTRAS = {
     **dict.fromkeys(("tensorboard", "keras_cv"), "train"),
     "faster_coco_eval": "fast",
     "av": "video",
+    "argcomplete": "completion",
     **dict.fromkeys(("dask", "distributed"), "dask"),
     "supervision": "supervision",
     "pillow_heif": "heic",

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipelines.checks import Counters, Rejected, show
+from .checks import Counters, Rejected, show
 
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax, pixels
 

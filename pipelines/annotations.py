@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from htc_tf.errors import UserError
-from pipelines import coco, file_names, lvis, merging, panoptic
-from pipelines.checks import Counters, Rejected, show
-from pipelines.sources import ImageFolders
+
+from . import coco, file_names, lvis, merging, panoptic
+from .checks import Counters, Rejected, show
+from .sources import ImageFolders
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import Any
 from htc_tf.data import annotations as annotation_files
 from htc_tf.data.annotations import LISTS
 from htc_tf.errors import UserError
-from pipelines import file_names, files
-from pipelines.checks import Counters, Rejected, encodable, show
+
+from . import file_names, files
+from .checks import Counters, Rejected, encodable, show
 
 OBJECT_KEYS = ("id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 INT64 = 1 << 63

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from htc_tf import command_line, lock
 from htc_tf.errors import UserError, command
-from pipelines import coco, files, job_progress, merged_file, runners, sources
-from pipelines.plan import FOLDER, Options, Plan, make_plan
+
+from . import coco, files, job_progress, merged_file, runners, sources
+from .plan import FOLDER, Options, Plan, make_plan
 
 LOCK_FILE = "lock"
 
@@ -93,7 +94,7 @@ def write_records(
 ) -> None:
     """Runs the Beam job for the unfinished shards, then reports and completes the dataset."""
     # Beam and TensorFlow take seconds to import, so the flags and the annotation file are checked first.
-    from pipelines import report, shards
+    from . import report, shards
 
     report.write_report(flags.output, plan, [], flags.max_bad_fraction)
     for folder in (flags.output, files.join(flags.output, FOLDER)):
@@ -130,7 +131,7 @@ def write_records(
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Returns this command's flags, and the remaining arguments, for Beam."""
     parser = command_line.Parser(
-        prog="python -m pipelines.coco_to_tfrecord",
+        prog=f"python -m {__package__}.coco_to_tfrecord",
         description="Converts COCO annotations and images to TFRecords.",
         epilog=f"Other flags are Apache Beam's; --runner is {runners.DEFAULT} by default. For several local processes: "
         "--direct_running_mode=multi_processing --direct_num_workers=N",

@@ -8,9 +8,9 @@ semantic branch and its interleaved masks are made for (arXiv:1901.07518, sectio
 
 import numpy as np
 
-from pipelines import scenes
-from pipelines.scenes import UNLABELED, draw_ground, draw_outline, finish_scene, paint, place_thing
-from pipelines.surfaces import TEXTURES
+from . import scenes
+from .scenes import UNLABELED, draw_ground, draw_outline, finish_scene, paint, place_thing
+from .surfaces import TEXTURES
 
 OUTLINES = ("circle", "square", "star", "cross")
 LINES = ("stripes", "checker", "waves")  # the other textures, dots and noise, are grains

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from htc_tf.errors import UserError, printable
-from pipelines.checks import show
+
+from .checks import show
 
 MAX_LISTED = 10  # problems that are printed
 MAX_CLASSES = 100  # rows of the table
@@ -53,7 +54,7 @@ def next_commands(splits: Splits, targets: Mapping[str, Path], images: Path, rec
     masks = any("segmentation" in row for content in splits.values() for row in content["annotations"])
     for place, split in enumerate(split for split, content in splits.items() if content["images"]):
         yield (
-            f"{' and:' if place else 'next:'} python -m pipelines.coco_to_tfrecord "
+            f"{' and:' if place else 'next:'} python -m {__package__}.coco_to_tfrecord "
             f"--annotations {shlex.quote(str(targets[split]))} --images {shlex.quote(str(images))} "
             f"--output {shlex.quote(str(records / split))}{'' if masks else ' --masks none'}"
         )

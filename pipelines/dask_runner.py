@@ -74,9 +74,9 @@ def _check_workers(settings):
     options = settings.get_all_options(drop_default=True, current_only=True)
     dask_runner.DaskOptions._extract_bag_kwargs(options)
     with distributed.Client(**options) as client:
-        found = client.run(importlib.util.find_spec, "pipelines")
+        found = client.run(importlib.util.find_spec, __package__, on_error="return")  # without htc_tf, an error
     for address, spec in found.items():
-        if spec is None:
+        if spec is None or isinstance(spec, Exception):
             raise UserError(f"--runner DaskRunner: the worker {address} lacks htc_tf: {ENVIRONMENT}")
 
 

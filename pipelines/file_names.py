@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from htc_tf.data.image_io import SUFFIXES as IMAGE_SUFFIXES
-from pipelines import files
-from pipelines.checks import Counters, Rejected, encodable, show
+
+from . import files
+from .checks import Counters, Rejected, encodable, show
 
 MAX_LENGTH = 4096  # Linux's PATH_MAX
 

@@ -19,7 +19,8 @@ import PIL.Image
 
 from htc_tf.data import image_io
 from htc_tf.progress import progress_bar
-from pipelines import files
+
+from . import files
 
 # --max_pixels replaces Pillow's own limit; no pixels are decoded here.
 PIL.Image.MAX_IMAGE_PIXELS = None

@@ -19,8 +19,9 @@ import tensorflow as tf
 from htc_tf.data import image_io
 from htc_tf.data.image_io import ImageError
 from htc_tf.errors import reason_of
-from pipelines import file_names, files
-from pipelines.checks import Counters, Rejected
+
+from . import file_names, files
+from .checks import Counters, Rejected
 
 # --max_pixels replaces Pillow's own limit.
 PIL.Image.MAX_IMAGE_PIXELS = None

@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     # TensorFlow takes seconds to import, so the flags are checked first.
     from htc_tf.data.datasets import load_info
-    from pipelines.statistics import describe
+
+    from .statistics import describe
 
     info = load_info(flags.records)
     stats = count(info)
@@ -44,7 +45,8 @@ def count(info):
         UserError: A shard without an index is damaged or holds the wrong number of records.
     """
     from htc_tf.data.shard_index import read_all
-    from pipelines.statistics import Statistics
+
+    from .statistics import Statistics
 
     stats = Statistics()
     with progress_bar(total=info.records, desc="index", unit="image") as bar:
@@ -73,7 +75,8 @@ def verify_shards(info) -> int:
         UserError: A shard or its index is damaged.
     """
     from htc_tf.data import datasets, record_walk, schema, shard_index
-    from pipelines import files
+
+    from . import files
 
     rewrite = "run the same preparation again, which writes what is damaged anew"
     indexes = 0
@@ -111,7 +114,7 @@ def verify_counts(info, stats) -> None:
 
 def write_sheet(path: Path, info, stats, samples) -> None:
     """Draws a sample of records; the suffix of the path chooses PNG or JPEG."""
-    from pipelines.contact_sheet import draw_sheet
+    from .contact_sheet import draw_sheet
 
     title = " / ".join(Path(os.path.abspath(info.folder)).parts[-2:])
     subtitle = f"{stats.images:,} images  ·  {stats.objects:,} objects  ·  {info.num_classes} classes"
@@ -125,7 +128,7 @@ def write_sheet(path: Path, info, stats, samples) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command_line.Parser(
-        prog="python -m pipelines.inspect_records", description="Counts, draws and verifies a folder of records."
+        prog=f"python -m {__package__}.inspect_records", description="Counts, draws and verifies a folder of records."
     )
     parser.add_argument("--records", required=True, help="folder written by pipelines.coco_to_tfrecord")
     parser.add_argument("--output", type=Path, help="contact sheet to write, a .png or .jpg file")

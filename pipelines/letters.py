@@ -12,7 +12,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.scenes import CONTRAST, MAX_THINGS, UNLABELED, finish_scene, place_thing
+from .scenes import CONTRAST, MAX_THINGS, UNLABELED, finish_scene, place_thing
 
 THINGS = tuple("ABCEFGHKLMPRSTUY")  # none is another one's mirror image
 LABELS = range(len(THINGS))

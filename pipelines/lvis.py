@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from htc_tf.data.annotations import as_integer
-from pipelines.checks import Counters
+
+from .checks import Counters
 
 FILE = "lvis.json"
 KEYS = ("neg_category_ids", "not_exhaustive_category_ids")

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines import files
-from pipelines.plan import Plan, read_lines
+from . import files
+from .plan import Plan, read_lines
 
 FILE = "annotations.json"
 

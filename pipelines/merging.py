@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import coco, lvis
-from pipelines.checks import Counters, Rejected, show
-from pipelines.coco import listed
+from . import coco, lvis
+from .checks import Counters, Rejected, show
+from .coco import listed
 
 MAX_WARNINGS = 5
 

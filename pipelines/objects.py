@@ -16,8 +16,9 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data.annotations import MAX_OUTLINE, count_pixels, outline_length
 from htc_tf.data.record import Object
-from pipelines import agreement
-from pipelines.checks import Counters, Rejected, show
+
+from . import agreement
+from .checks import Counters, Rejected, show
 
 # Pixels. Boxes may exceed the image by float noise (x + w > width in COCO's own files); less than this is not counted.
 MIN_CLIP = 1e-3

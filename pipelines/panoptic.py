@@ -10,8 +10,9 @@ from typing import Any
 
 from htc_tf.data.annotations import as_integer
 from htc_tf.errors import UserError
-from pipelines import coco
-from pipelines.checks import Counters, encodable, show
+
+from . import coco
+from .checks import Counters, encodable, show
 
 IGNORED_LABEL = 255
 # Merged panoptic class -> id of the COCO-stuff class of that name (cocodataset/panopticapi's categories and

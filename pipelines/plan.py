@@ -18,11 +18,12 @@ from typing import Any
 
 from htc_tf.errors import UserError
 from htc_tf.progress import progress_bar
-from pipelines import annotations as annotation_files
-from pipelines import file_states, files, lvis, sources
-from pipelines.checks import Counters
-from pipelines.file_states import State
-from pipelines.sources import ImageFolders
+
+from . import annotations as annotation_files
+from . import file_states, files, lvis, sources
+from .checks import Counters
+from .file_states import State
+from .sources import ImageFolders
 
 PLAN_FILE = "plan.json"
 FOLDER = "plan"  # of the shards' lines, below the output

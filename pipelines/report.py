@@ -7,10 +7,11 @@ from typing import Any
 from htc_tf.data.datasets import INFO_FILE
 from htc_tf.data.datasets import VERSION as INFO_VERSION
 from htc_tf.errors import UserError
-from pipelines import coco, files
-from pipelines.checks import ADVICE, ANNOTATION_REASONS, IMAGE_REASONS, REPAIRS, allowed, rejections, show
-from pipelines.plan import Plan
-from pipelines.shards import read_sidecars
+
+from . import coco, files
+from .checks import ADVICE, ANNOTATION_REASONS, IMAGE_REASONS, REPAIRS, allowed, rejections, show
+from .plan import Plan
+from .shards import read_sidecars
 
 REPORT_FILE = "report.json"
 REJECTED_FILE = "rejected.jsonl"

@@ -4,13 +4,15 @@ Beam's runners go by their short names; so does `DaskRunner` here, which is `pip
 """
 
 import contextlib
+import importlib
 import io
 import logging
 import urllib.error
 from collections.abc import Iterable, Iterator
 
 from htc_tf.errors import UserError
-from pipelines import files
+
+from . import files
 
 # Works in this process, or in several on this machine, and needs no download. Beam's own default first tries Prism,
 # which it fetches from the network.
@@ -19,7 +21,7 @@ DASK = "DaskRunner"
 PORTABLE = "PortableRunner"
 DOCUMENTED = (DASK, "DataflowRunner", "FlinkRunner", DEFAULT, PORTABLE, "PrismRunner", "SparkRunner")
 # Beam's own runner gives one worker up to 128 shards, and shows its errors as tracebacks.
-DASK_CLASS = "pipelines.dask_runner.DaskRunner"
+DASK_CLASS = f"{__package__}.dask_runner.DaskRunner"
 BEAMS_DASK_CLASS = "apache_beam.runners.dask.dask_runner.DaskRunner"
 # How Beam's messages begin when it cannot start a runner's job server.
 NOT_STARTED = ("Unable to fetch", "Java must be installed", "Java is not correctly installed")
@@ -145,7 +147,7 @@ def without_warnings() -> Iterator[None]:
 
 def _import_dask():
     try:
-        import pipelines.dask_runner  # noqa: F401
+        importlib.import_module(f"{__package__}.dask_runner")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("dask", "distributed"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.surfaces import TEXTURES, draw_colors, draw_light, draw_texture, mix
+from .surfaces import TEXTURES, draw_colors, draw_light, draw_texture, mix
 
 THINGS = ("circle", "square", "triangle", "star", "ring", "cross", "crescent", "hexagon")
 LABELS = range(len(THINGS))  # the textures of the ground are stuff labels 8 ... 12

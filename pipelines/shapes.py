@@ -26,7 +26,8 @@ from pycocotools import mask as coco_mask
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
-from pipelines import contexts, letters, scenes
+
+from . import contexts, letters, scenes
 
 SCENES = {"shapes": scenes, "letters": letters, "contexts": contexts}  # modules with THINGS and draw_scene
 SPLITS = ("train2017", "val2017")
@@ -62,7 +63,7 @@ def main():
 
 def parse_flags():
     parser = command_line.Parser(
-        prog="python -m pipelines.shapes",
+        prog=f"python -m {__package__}.shapes",
         description="Draws a dataset of overlapping shapes or letters in COCO's layout: images, instance annotations "
         "and stuff-thing maps. The same seed gives the same bytes.",
     )

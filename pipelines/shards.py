@@ -23,10 +23,11 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from htc_tf.data import record_walk, schema, shard_index
 from htc_tf.errors import UserError
 from htc_tf.progress import progress_bar
-from pipelines import files, images, objects, runners, stuff, workers
-from pipelines.checks import Counters, Rejected
-from pipelines.job_progress import Progress, Stopped, stop, stop_reason
-from pipelines.plan import Plan, read_lines
+
+from . import files, images, objects, runners, stuff, workers
+from .checks import Counters, Rejected
+from .job_progress import Progress, Stopped, stop, stop_reason
+from .plan import Plan, read_lines
 
 REMEDY = "finished shards are kept: fix this, then run the same command to continue"
 READERS = 16  # threads that read sidecars, because each read from a store has a latency

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from htc_tf.errors import UserError
-from pipelines import coco, files
+
+from . import coco, files
 
 PATTERN = "*?["
 

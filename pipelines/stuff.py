@@ -12,9 +12,10 @@ import numpy as np
 import PIL.Image
 
 from htc_tf.data import image_io
-from pipelines.checks import Counters, Rejected
-from pipelines.images import encode_png, read_inside, rejecting
-from pipelines.panoptic import IGNORED_LABEL
+
+from .checks import Counters, Rejected
+from .images import encode_png, read_inside, rejecting
+from .panoptic import IGNORED_LABEL
 
 UNLISTED = 256  # no label has this value
 PNG_BIT_DEPTH = 24  # its position in the file

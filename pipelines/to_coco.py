@@ -22,12 +22,13 @@ from pycocotools import mask as coco_mask
 
 from htc_tf import command_line
 from htc_tf.errors import UserError, command, printable
-from pipelines import conversion_summary, objects
-from pipelines.checks import Counters, Rejected, encodable, show
-from pipelines.importers import documents
-from pipelines.importers.labeled import LabeledImage, LabeledObject
-from pipelines.importers.reading import list_files, read_all
-from pipelines.plan import without_collector
+
+from . import conversion_summary, objects
+from .checks import Counters, Rejected, encodable, show
+from .importers import documents
+from .importers.labeled import LabeledImage, LabeledObject
+from .importers.reading import list_files, read_all
+from .plan import without_collector
 
 TOOLS = ("labelme", "via", "yolo", "voc", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
 MADE_BY = "python -m pipelines.to_coco"
@@ -48,7 +49,7 @@ def main(arguments=None):
     targets = {split: output / "annotations" / f"instances_{split}.json" for split in SPLITS}
     for path in targets.values():
         refuse_foreign(path)
-    tool = importlib.import_module(f"pipelines.importers.{flags.source}")
+    tool = importlib.import_module(f".importers.{flags.source}", __package__)
     records = output.parent / "records"
     paths, unreadable = find_files(source, tool.ENDINGS, (output / "annotations", records))
     with without_collector():
@@ -68,7 +69,7 @@ def main(arguments=None):
 
 
 def parse(arguments=None):
-    parser = command_line.Parser(prog="python -m pipelines.to_coco", description=__doc__.partition("\n")[0])
+    parser = command_line.Parser(prog=f"python -m {__package__}.to_coco", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--from", dest="source", required=True, choices=TOOLS, help="the annotation tool")
     add(

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from pipelines import job_progress, runners
+from . import job_progress, runners
 
 INTERVAL = 0.2  # seconds
 GRACE = 2  # seconds to finish the current image and remove unfinished files

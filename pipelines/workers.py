@@ -21,7 +21,8 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import Subpro
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 
 from htc_tf.errors import UserError
-from pipelines import job_progress
+
+from . import job_progress
 
 KEPT = "finished shards are kept: run the same command again"
 INTERVAL = 0.2  # seconds
@@ -119,7 +120,7 @@ class MonitoredWorker(SubprocessSdkWorkerHandler):
         self.folder = _folders[-1] if _folders else os.devnull
         _workers.append(self)
         self._id_file = os.path.join(self.folder, f"{self.worker_id}.pid")
-        command = shlex.join([sys.executable, "-m", "pipelines.worker_main", self.folder, str(os.getpid())])
+        command = shlex.join([sys.executable, "-m", f"{__package__}.worker_main", self.folder, str(os.getpid())])
         if os.name == "posix":
             # Without `exec`, the worker would be the child of a shell, which outlives this process. Ctrl-C reaches the
             # workers too, but it is the job that ends them.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.checks import Rejected
+from ..checks import Rejected
 
 HEADER = 32 + 5 + 4 * 4  # bits
 CHANNELS = 4

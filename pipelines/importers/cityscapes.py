@@ -13,9 +13,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from pipelines.checks import Rejected, show
-from pipelines.importers import documents, image_files, outlines
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+from ..checks import Rejected, show
+from . import documents, image_files, outlines
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = ("_polygons.json",)
 IGNORED = ()

@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from pipelines.checks import Rejected, show
-from pipelines.importers import documents, image_files, outlines
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+from ..checks import Rejected, show
+from . import documents, image_files, outlines
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = (".xml",)
 IGNORED = ()

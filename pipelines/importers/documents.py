@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 from htc_tf.data import annotations
 from htc_tf.errors import UserError
-from pipelines.checks import Rejected
+
+from ..checks import Rejected
 
 MAX_BYTES = 1 << 31  # of a file; parsed, it takes several times as much memory
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # byte order marks other than UTF-8's

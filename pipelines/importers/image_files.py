@@ -7,10 +7,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from htc_tf.data import image_io
-from pipelines import file_names
-from pipelines.checks import Counters, Rejected, show
-from pipelines.file_names import IMAGE_SUFFIXES
-from pipelines.plan import Options
+
+from .. import file_names
+from ..checks import Counters, Rejected, show
+from ..file_names import IMAGE_SUFFIXES
+from ..plan import Options
 
 
 def find_image(name: Any, folder: Path, images: Path, key: str = "the image's name") -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from pipelines.checks import Rejected, show
-from pipelines.importers import documents, image_files, outlines
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+from ..checks import Rejected, show
+from . import documents, image_files, outlines
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = (".json",)
 IGNORED = ("_background_", "__ignore__")  # LabelMe's labels of what is no object

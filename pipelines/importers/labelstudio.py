@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pipelines.checks import Rejected, show
-from pipelines.file_names import IMAGE_SUFFIXES
-from pipelines.importers import brush, documents, image_files, outlines
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+from ..checks import Rejected, show
+from ..file_names import IMAGE_SUFFIXES
+from . import brush, documents, image_files, outlines
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = (".json",)
 IGNORED = ()

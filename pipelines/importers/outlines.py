@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipelines import objects
-from pipelines.checks import Counters, Rejected
+from .. import objects
+from ..checks import Counters, Rejected
 
 MIN_CORNERS = 16  # of the polygon that stands for an ellipse
 MAX_GAP = 0.1  # pixels between the two

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 from htc_tf.progress import progress_bar
-from pipelines.checks import Rejected, encodable
-from pipelines.file_names import IMAGE_SUFFIXES
-from pipelines.importers.labeled import LabeledImage
+
+from ..checks import Rejected, encodable
+from ..file_names import IMAGE_SUFFIXES
+from .labeled import LabeledImage
 
 ARCHIVE_FOLDER = "__MACOSX"  # of a Mac's zip files: it repeats every name
 

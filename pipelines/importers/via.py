@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from htc_tf.errors import printable
-from pipelines.checks import Rejected, show
-from pipelines.importers import documents, image_files, outlines
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+
+from ..checks import Rejected, show
+from . import documents, image_files, outlines
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = (".json", ".csv")
 IGNORED = ("_background_", "__ignore__")

@@ -13,9 +13,9 @@ import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
-from pipelines.checks import Rejected, show
-from pipelines.importers import documents, image_files, outlines
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+from ..checks import Rejected, show
+from . import documents, image_files, outlines
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = (".xml",)
 IGNORED = ()

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from pipelines.checks import Rejected, show
-from pipelines.importers import documents, image_files
-from pipelines.importers.labeled import LabeledImage, LabeledObject
+from ..checks import Rejected, show
+from . import documents, image_files
+from .labeled import LabeledImage, LabeledObject
 
 ENDINGS = (".txt",)
 IGNORED = ()

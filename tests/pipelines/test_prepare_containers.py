@@ -34,7 +34,7 @@ def test_the_pods_find_each_other():
     address = f"tcp://{service['metadata']['name']}:{port}"
     assert scheduling[:4] == ["python", "-m", "dask", "scheduler"] and scheduling[4:] == [f"--port={port}"]
     assert working[:5] == ["python", "-m", "dask", "worker", address]
-    assert preparing[:3] == ["python", "-m", "pipelines.coco_to_tfrecord"]
+    assert preparing[:3] == ["python", "-m", "htc_tf.pipelines.coco_to_tfrecord"]
     _, beam_arguments = coco_to_tfrecord.parse(preparing[3:])
     assert beam_arguments == ["--runner=DaskRunner", f"--dask_client_address={address}"]
     # The workers and the job see the same folder.
