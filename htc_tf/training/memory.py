@@ -8,16 +8,14 @@ neck and mask heads that the backward pass needs, from their graph; and the prog
 compares it with measured peaks.
 """
 
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
-from htc_tf.process_memory import peak_bytes
+from htc_tf.process_memory import available_memory, peak_bytes
 from htc_tf.training.dry_run import KEPT, PROGRAM, run_mask_heads
 
 REPLICA = 0.7e9  # bytes, measured: graph and buffers of each further replica
@@ -65,36 +63,3 @@ def estimate_memory(experiment, model, optimizer, strategy):
 def is_overwritten(result):
     """True if the only consumer of a result writes its own result into the same buffer."""
     return [op.type in IN_PLACE for op in result.consumers()] == [True]
-
-
-def available_memory():
-    """Returns the bytes that the system and this process's control groups have available, or None if unknown."""
-    left = []
-    try:
-        left.append(1024 * int(re.search(r"^MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(), re.M)[1]))
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except (OSError, TypeError):
-        groups = []
-    for line in groups:
-        _, controllers, name = line.split(":", 2)
-        if not controllers:  # version 2 has one hierarchy without names, version 1 one per controller
-            left += _group_left(Path("/sys/fs/cgroup"), name, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            files = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            left += _group_left(Path("/sys/fs/cgroup/memory"), name, *files)
-    return min(left, default=None)
-
-
-def _group_left(root, name, limit, usage, reclaimable):
-    """Yields the bytes that a control group and each of its parents have left, if they have a limit."""
-    folder = root / name.strip("/")
-    for group in (folder, *folder.parents):
-        if group == root.parent:
-            return
-        try:
-            most, used = int((group / limit).read_text()), int((group / usage).read_text())
-            cached = re.search(rf"^{reclaimable} (\d+)", (group / "memory.stat").read_text(), re.M)
-        except (OSError, ValueError):  # missing, as in a container; or "max"
-            continue
-        # The kernel reclaims cached files before it kills a process.
-        yield most - used + (int(cached[1]) if cached else 0)
