@@ -13,6 +13,8 @@ OTHER_PYTHON ?= python3.12 python3.13 python3.11 python3.10 python3
 DEMO ?= runs/demo
 ## SAMPLE   a small data set in COCO's layout, for `make coco_sample`
 SAMPLE ?= ../shared/data/coco_sample
+## TAG      yes: `make release` tags the commit
+TAG ?=
 ## ARGS     further arguments: make test ARGS="tests/ops -x", make constraints ARGS=--upgrade
 ARGS ?=
 
@@ -26,7 +28,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test slow lanes other_python lint field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks demo coco_sample constraints clean
+.PHONY: help env test slow lanes other_python lint release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,7 +62,7 @@ $(UV):
 
 # Where Python may not write bytecode later, it is compiled now: importing TensorFlow takes 10 CPU-seconds without
 # bytecode and 4 with it.
-EXTRAS := $(EXTRA),prepare,train,fast,video,dask,onnx,completion,test
+EXTRAS := $(EXTRA),prepare,train,fast,video,dask,onnx,completion,wandb,mlflow,docs,test
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@$(PY) -m htc_tf.platforms --extra $(EXTRA) --check
 	$(UV) pip install --python $(PY) -c constraints.txt --build-constraints constraints.txt \
@@ -69,7 +71,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt | $(UV)
 	@touch $@
 
 # Keeps the present versions and adds missing ones; ARGS=--upgrade takes the newest that setup.cfg allows.
-COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra dask --extra onnx --extra completion --extra test --universal --python-version 3.10
+COMPILE := uv pip compile setup.cfg - --extra cpu --extra gpu --extra prepare --extra train --extra fast --extra video --extra dask --extra onnx --extra completion --extra wandb --extra mlflow --extra docs --extra test --universal --python-version 3.10
 constraints: $(UV) ## update constraints.txt from setup.cfg
 	echo uv | $(VENV)/bin/$(COMPILE) --no-annotate --output-file constraints.txt --quiet \
 	    --custom-compile-command "make constraints, which is: echo uv | $(COMPILE)" $(ARGS)
@@ -148,6 +150,20 @@ zoo: env ## train every configuration for ten steps, measure the cost of each pa
 
 benchmarks: env ## run all benchmarks, and write docs/benchmarks.md and docs/growth.png (half an hour)
 	$(PY) -m tests.benchmarks $(ARGS)
+
+GPU_KIT := runs/gpu_kit
+gpu_kit: env ## write a kit that runs the network on a machine with a GPU and no TensorFlow: bash run.sh OUT there
+	$(PY) -m tests.benchmarks.gpu --output $(GPU_KIT)
+
+# ---- releases ---------------------------------------------------------------------------------------------
+
+# Both TensorFlows are tried: the environment's, and that of `make lanes`.
+release: env ## build sdist and wheel, check them, and try the wheel in both lanes, demo included; TAG=yes tags it (an hour)
+	@other=$$($(MAKE) --silent --no-print-directory other_python) || exit 2; \
+	    $(PY) -m tests.release --python $(PY) --python "$$other" $(if $(filter yes,$(TAG)),--tag) $(ARGS)
+
+release_check: env ## build and check a release, and try the wheel in an empty folder with a tiny training (two minutes)
+	$(PY) -m tests.release --python $(PY) --small $(ARGS)
 
 # ---- demos ------------------------------------------------------------------------------------------------
 

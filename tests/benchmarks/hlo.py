@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -64,9 +65,33 @@ def gradient_program(flags):
     return Program(gradients, arguments, vars(flags), sum(map(sum, parts.values())))
 
 
+def pooling_program(flags, with_gradient):
+    """Returns the Program of RoIAlign on four maps, 1000 RoIs an image at 7 x 7, adaptive sampling."""
+    import tensorflow as tf
+
+    from htc_tf.ops import roi_align
+    from tests.benchmarks import operations
+
+    def pool(p2, p3, p4, p5, boxes):
+        maps = [p2, p3, p4, p5]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(maps if with_gradient else [])
+            prepared = roi_align.prepare(maps, "xla")
+            levels = roi_align.levels(boxes, count=len(maps))
+            pooled = roi_align.roi_align(prepared, operations.STRIDES, boxes, levels, 7, 0, "xla")
+        return [pooled, *(tape.gradient(pooled, maps, pooled) if with_gradient else [])]
+
+    maps = operations.draw_maps(flags.batch, flags.height, flags.width)
+    arguments = {f"p{level}": one for level, one in enumerate(maps, start=2)}
+    boxes = operations.draw_rois(flags.batch, 1000, flags.height, flags.width)
+    return Program(pool, {**arguments, "boxes": boxes}, vars(flags), 0.0)
+
+
 MODES = {
     "inference": Mode("detection in a batch of images", detection_program, gin=benchmark.PAPER),
     "train": Mode("forward and backward of a training step", gradient_program, gin=benchmark.PAPER),
+    "roi_align": Mode("RoIAlign of 1000 RoIs an image", lambda flags: pooling_program(flags, False)),
+    "roi_align_gradient": Mode("the same, forward and backward", lambda flags: pooling_program(flags, True)),
 }
 
 
@@ -89,7 +114,8 @@ def dump(program, path):
     def compiled(*tensors):
         return program.function(*tf.nest.pack_sequence_as(arguments, tensors))
 
-    serialized = compiled.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+    with as_with_gpu():
+        serialized = compiled.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
     module = hlo_pb2.HloModuleProto.FromString(serialized)
     dynamic = find_dynamic(module)
     if dynamic:
@@ -102,6 +128,7 @@ def dump(program, path):
     content = {
         "work": {name: value for name, value in program.work.items() if not isinstance(value, Path)},
         "flop": program.flop,
+        "instructions": sum(1 for _ in instructions(module)),
         "custom_calls": sorted(calls),
         "parameters": [{"name": name, **describe(array)} for name, array in parameters],
     }
@@ -112,10 +139,18 @@ def dump(program, path):
         path.with_name(path.name + ".json").write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output {path} cannot be written: {error.strerror or error}") from None
-    count = sum(1 for _ in instructions(module))
-    return (
-        f"{path}: {len(serialized) / 1e6:.1f} MB, {count} instructions, {len(parameters)} parameters, no dynamic "
-        f"shape; next: python -m tests.benchmarks.hlo_parameters {path}.json OUT.npz"
+    size = f"{len(serialized) / 1e6:.1f} MB, {content['instructions']} instructions, {len(parameters)} parameters"
+    return f"{path}: {size}, no dynamic shape; next: python -m tests.benchmarks.hlo_parameters {path}.json OUT.npz"
+
+
+def as_with_gpu():
+    """Makes `tf.config` report a GPU, so that operations with a form of their own for CPUs are traced in the other."""
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices
+    gpu = tf.config.LogicalDevice("/device:GPU:0", "GPU")
+    return mock.patch.object(
+        tf.config, "list_logical_devices", lambda kind=None: [gpu] if kind == "GPU" else devices(kind)
     )
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from htc_tf.errors import UserError
+from htc_tf.ops.grouped_convolution import grouped_conv2d
 from htc_tf.structures import Proposals
 from tests.benchmarks import hlo
 from tests.benchmarks.hlo import Program, describe, dump
@@ -55,6 +56,18 @@ def test_a_program_and_its_parameters(tmp_path):
     subprocess.run(command, check=True, cwd=ROOT)
     drawn = np.load(tmp_path / "in.npz")
     assert sorted(drawn) == [f"p{i}" for i in range(6)] and (drawn["p4"] == [[2, 3]]).all()
+
+
+def test_a_program_has_the_form_for_a_gpu(tmp_path):
+    """A grouped convolution is one operation there, and blocks on a CPU."""
+
+    def function(x):
+        return grouped_conv2d(x, tf.ones([3, 3, 4, 64]), 1, 16, "SAME")
+
+    dump(Program(function, {"x": tf.ones([1, 8, 8, 64])}, {}, 1.0), tmp_path / "grouped.hlo")
+    module = hlo_pb2.HloModuleProto.FromString((tmp_path / "grouped.hlo").read_bytes())
+    counts = [i.feature_group_count for i in hlo.instructions(module) if i.opcode == "convolution"]
+    assert counts == [16]
 
 
 def test_a_dynamic_shape_is_refused(tmp_path):
