@@ -18,6 +18,7 @@ from htc_tf.cluster import (
     read_cluster,
 )
 from htc_tf.errors import UserError
+from tests.slow import slow
 
 TWO = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
 WITH_CHIEF = {"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 0}}
@@ -87,33 +88,16 @@ def test_workers_that_differ_end_before_they_wait_for_each_other(monkeypatch):
 
 
 # No randomness and no batch statistics: these depend on the number of images per worker.
-WORKER = """
-import sys
-from htc_tf import config
-from htc_tf.training.optim import SGD
-from htc_tf.training.schedules import StepSchedule
-from htc_tf.training.trainer import train
-from htc_tf.ops.matching import subsample_evenly
-from htc_tf.run import Run
-
-records, folder = sys.argv[1:]
-params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='layer'", "STEPS=2"]
-params += ["RoISampler.limit=8", "AnchorSampler.limit=8"]
-experiment, resolved = config.load(["tests/tiny.gin"], params)
-experiment.optimizer = SGD(StepSchedule(base=0.4, batch_size=2, steps=4, warmup_steps=0))
-experiment.objective.anchor_sampler.choose = lambda seed: subsample_evenly
-build = experiment.build_model
-def build_model():
-    model = build()
-    model.roi_sampler.choose = lambda seed: subsample_evenly
-    return model
-experiment.build_model = build_model
-assert not train(experiment, resolved, records, None, Run(folder))
-"""
+PARAMS = ("NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "ResNet.norm='layer'", "RoISampler.limit=8")
+PARAMS += ("AnchorSampler.limit=8", "STEPS=2", "WARMUP_STEPS=0", "BASE_LEARNING_RATE=3.2")
 
 
-def test_two_workers_train_as_one_process(run_workers, tiny_data, tmp_path):
-    run_workers(*(["-c", WORKER, tiny_data.records, tmp_path / name] for name in ("one", "two")))
+@pytest.mark.parametrize("network", ["toy", *slow("detector")])
+def test_two_workers_train_as_one_process(run_workers, tiny_data, tmp_path, network):
+    command = ["tests/cluster_worker.py", 0, network, "--gin_file", "tests/tiny.gin", "--backbone_weights", "none"]
+    command += [word for param in PARAMS for word in ("--gin_param", param)]
+    command += ["--train_records", tiny_data.records, "--workdir"]
+    run_workers(*([*command, tmp_path / name] for name in ("one", "two")))
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from htc_tf.training.stop import STOPPED
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 3
@@ -24,7 +25,7 @@ PARAMS = (
 )
 
 
-def run(records, folder, free_addresses, last_step=0):
+def run(records, folder, free_addresses, network, last_step=0):
     """Returns the exit statuses and the standard errors of the workers; worker 1 is killed after `last_step`."""
     words = ["--gin_file", "tests/tiny.gin", *(word for param in PARAMS for word in ("--gin_param", param))]
     words += ["--train_records", str(records), "--workdir", str(folder), "--backbone_weights", "none"]
@@ -34,7 +35,7 @@ def run(records, folder, free_addresses, last_step=0):
     try:
         for index, log in enumerate(logs):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            program = [sys.executable, "tests/cluster_worker.py", str(last_step if index == 1 else 0), *words]
+            program = [sys.executable, "tests/cluster_worker.py", str(last_step if index == 1 else 0), network, *words]
             with log.open("w") as file:
                 more = {"cwd": ROOT, "env": {**environment, "TF_CONFIG": json.dumps(task)}}
                 processes.append(subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=file, **more))
@@ -54,16 +55,17 @@ def read_losses(folder):
 
 
 @pytest.mark.timeout(2 * LIMIT + 100)
-def test_all_workers_end_and_go_on(tiny_data, tmp_path, free_addresses):
+@pytest.mark.parametrize("network", ["toy", *slow("detector")])
+def test_all_workers_end_and_go_on(tiny_data, tmp_path, free_addresses, network):
     folder = tmp_path / "run"
-    statuses, errors = run(tiny_data.records, folder, free_addresses, last_step=KILLED)
+    statuses, errors = run(tiny_data.records, folder, free_addresses, network, last_step=KILLED)
     assert statuses == [STOPPED, -9, STOPPED], errors
     for text in (errors[0], errors[2]):
         assert len(re.findall(r"^error: another of the 3 workers has ended", text, re.M)) == 1
         assert "Traceback" not in text
     before = read_losses(folder)
     assert SAVED < max(before) <= KILLED + 1
-    statuses, errors = run(tiny_data.records, folder, free_addresses)
+    statuses, errors = run(tiny_data.records, folder, free_addresses, network)
     assert statuses == [0] * WORKERS, errors
     after = read_losses(folder)
     assert list(after) == list(range(1, STEPS + 1))

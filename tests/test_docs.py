@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import functools
 import importlib.util
 import re
 import subprocess
@@ -57,10 +58,16 @@ def test_a_module_says_in_one_line_what_it_is(path):
     assert architecture.first_line(path).endswith((".", ":"))
 
 
-def definitions(tree):
+@functools.cache
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def definitions(path):
     """Every name that a module defines or imports, at any depth: classes, functions, arguments, attributes, strings."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parse(path)):
         match node:
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                 names.add(node.name)
@@ -79,8 +86,11 @@ def definitions(tree):
     return names
 
 
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
-KNOWN = {name for tree in TREES.values() for name in definitions(tree)} | set(dir(builtins))
+@functools.cache
+def known_names():
+    return {name for path in MODULES for name in definitions(path)} | set(dir(builtins))
+
+
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in MODULES}
 
 
@@ -94,20 +104,20 @@ CITED = {
 def resolves(name):
     """True if a name in backticks is one of the project's modules, or is defined or used somewhere in the project."""
     name = re.sub(r"^(tf|np)(?=\.)", lambda m: {"tf": "tensorflow", "np": "numpy"}[m[0]], name.removesuffix("()"))
-    parts = name.split(".")
+    parts, known = name.split("."), known_names()
     if name in CITED or name.endswith((".json", ".jsonl", ".npz", ".gin", ".md", ".py")):
         return True
     if any(module == name or module.endswith(f".{name}") for module in NAMES):
         return True
-    if parts[0] in KNOWN and len(parts) == 1:
+    if parts[0] in known and len(parts) == 1:
         return True
     for depth in range(len(parts) - 1, 0, -1):  # module.name, module.Class.method
         prefix = ".".join(parts[:depth])
         found = [path for path in MODULES if is_module(path, prefix)]
         if found:
-            return any(set(parts[depth:]) <= definitions(TREES[path]) for path in found)
-    if parts[0][:1].isupper() or parts[0] in KNOWN:  # Class.method, variable.attribute
-        return set(parts) <= KNOWN
+            return any(set(parts[depth:]) <= definitions(path) for path in found)
+    if parts[0][:1].isupper() or parts[0] in known:  # Class.method, variable.attribute
+        return set(parts) <= known
     return importlib.util.find_spec(parts[0]) is not None  # of a library
 
 
@@ -125,7 +135,7 @@ def docstrings(tree):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_names_in_docstrings_exist(path):
     wrong = []
-    for text in docstrings(TREES[path]):
+    for text in docstrings(parse(path)):
         names = re.findall(r"(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)", text)
         wrong += [name for name in names if not resolves(name)]
         files = re.findall(r"(?:htc_tf|pipelines|tests|gin|docs)/[\w./]+\.(?:py|gin|md)\b", text)

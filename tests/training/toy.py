@@ -31,7 +31,7 @@ CASES = {  # devices, accumulate, xla, norm
 }
 
 
-class Network(tf.keras.Model):
+class Network(tf.keras.layers.Layer):
     def __init__(self, norm):
         super().__init__(name="toy")
         self.features = Convolution(4, 3, 2, norm=norm, relu=True, initializer="glorot_uniform", name="features")
