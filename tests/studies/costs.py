@@ -68,7 +68,7 @@ float32 on a CPU.
 - *Weights* is the memory of the process before the first detection, with Python and TensorFlow; *on top* is what its
   peak adds.
 - *Training step* is the second step of one image, with the memory of the process at its peak; *relative* divides it by
-  the first row's."""
+  the first row's. *Too large*: memory ran out; the peak is what the process held when it was killed."""
 
 
 def parse():
@@ -90,10 +90,17 @@ def flags_of(row, mode):
 
 
 def measure(row, mode, folder):
-    """Returns {"cpu": seconds, "loaded": bytes, "peak": bytes} of a row in one mode of `htc_tf.benchmark`."""
+    """Measures a row in one mode of `htc_tf.benchmark`.
+
+    Returns:
+        {"cpu": seconds, "loaded": bytes, "peak": bytes}, or {"exceeds": bytes} if memory ran out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     found = folder / "cost.json"
-    recorded.run_module(folder / "costs.log", "htc_tf.benchmark", *flags_of(row, mode), "--json", found)
+    try:
+        recorded.run_module(folder / "costs.log", "htc_tf.benchmark", *flags_of(row, mode), "--json", found)
+    except recorded.Killed as error:
+        return {"exceeds": error.peak}
     content = json.loads(found.read_text())
     memory = content["memory_bytes"]
     return {"cpu": content["cpu_seconds"]["median"], "loaded": memory["loaded"], "peak": memory["peak"]}
@@ -105,6 +112,9 @@ def cells(row, found):
     for mode, digits in (("inference", 1), ("train", 0)):
         done, first = found[row, mode], found[ROWS[0], mode]
         memory = []
+        if done and "exceeds" in done:
+            cells += [*["too large"] * (3 if mode == "inference" else 2), f"> {done['exceeds'] / 1e9:.0f}"]
+            continue
         if done:
             loaded, peak = done["loaded"] / 1e9, done["peak"] / 1e9
             memory = [f"{loaded:.1f}", f"{peak - loaded:.1f}"] if mode == "inference" else [f"{peak:.1f}"]

@@ -11,6 +11,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,16 @@ TITLE = "# Does it learn?\n\nRecorded trainings: each section is written by the 
 ROWS = tuple(path.stem for path in sorted((ROOT / "gin" / "ablation").glob("row*.gin")))
 KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 METRICS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")
+MAXRSS = 1 if sys.platform == "darwin" else 1024  # bytes
 UNREPEATABLE = ("images_per_second", "input_wait")  # of the numbers that a step logs
+
+
+class Killed(SystemExit):
+    """A command was killed, as Linux does where memory runs out; `peak` is the bytes that it had at most."""
+
+    def __init__(self, text, peak):
+        super().__init__(text)
+        self.peak = peak
 
 
 def run_module(log, module, *flags):
@@ -34,15 +44,18 @@ def run_module(log, module, *flags):
         (CPU seconds, wall seconds)
     Raises:
         SystemExit: The command failed; with the end of its output.
+        Killed: Signal 9 ended it.
     """
-    before, began = children_seconds(), time.monotonic()
+    began = time.monotonic()
     with open(log, "a") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
-        raise SystemExit(f"{module} ended with {done.returncode}; the end of {log}:\n{Path(log).read_text()[-2000:]}")
-    return children_seconds() - before, time.monotonic() - began
+        command = [sys.executable, "-m", module, *map(str, flags)]
+        child = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        end = f"{module} ended with {child.returncode}; the end of {log}:\n{Path(log).read_text()[-2000:]}"
+        raise Killed(end, MAXRSS * used.ru_maxrss) if child.returncode == -signal.SIGKILL else SystemExit(end)
+    return used.ru_utime + used.ru_stime, time.monotonic() - began
 
 
 def children_seconds():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies import costs, zoo
+from tests.studies import costs, recorded, zoo
+from tests.studies.costs import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,3 +56,14 @@ def test_it_continues_after_finished_rows_and_the_zoo_keeps_its_section(run, tmp
     assert text.startswith("# The zoo") and text.endswith(page[page.index(f"## {costs.TITLE}") :])
     assert run()[0] == [pair for pair in pairs if pair[0] == "Swin-T"]
     assert "| Swin-T | [swin_t](../gin/options/swin_t.gin) | 24.0 | 1.50 | 1.2 | 2.2 | 45 | 1.00 | 3.5 |\n" in run()[1]
+
+
+def test_a_row_that_memory_does_not_suffice_for_says_so(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise recorded.Killed("killed", 17.6e9)
+
+    monkeypatch.setattr(recorded, "run_module", fail)
+    row = costs.ROWS[0]
+    assert measure(row, "train", tmp_path) == {"exceeds": 17.6e9}
+    found = {(row, "inference"): {"cpu": 10.0, "loaded": 1e9, "peak": 2e9}, (row, "train"): {"exceeds": 17.6e9}}
+    assert costs.cells(row, found)[2:] == ["10.0", "1.00", "1.0", "1.0", "too large", "too large", "> 18"]

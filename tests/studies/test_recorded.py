@@ -196,6 +196,15 @@ def test_a_command_that_fails_is_shown(tmp_path):
     assert cpu > 0 and wall > 0
 
 
+def test_a_command_that_is_killed_tells_its_memory(tmp_path, monkeypatch):
+    module = tmp_path / "victim.py"
+    module.write_text("import os, signal\nheld = bytearray(2**27)\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(recorded.Killed, match="victim ended with -9") as error:
+        recorded.run_module(tmp_path / "log", "victim")
+    assert 2**27 < error.value.peak < 2**29
+
+
 INTEL = "processor\t: 0\nmodel name\t: Fast CPU @ 2 GHz\n\nprocessor\t: 1\nmodel name\t: Fast CPU @ 2 GHz\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"  # has no name
 
