@@ -43,8 +43,13 @@ def names(resolved):
 
 
 @functools.cache
+def load(*files):
+    """Returns the Experiment and the resolved text. Only a model built before the next call is of these files."""
+    return config.load(list(files), [])
+
+
 def resolved_paper():
-    return config.load([PAPER], [])[1]
+    return load(PAPER)[1]
 
 
 def test_gin_files_are_found():
@@ -53,7 +58,7 @@ def test_gin_files_are_found():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_configs_build_and_define_every_macro(name):
-    experiment, resolved = config.load([name], [])
+    experiment, resolved = load(name)
     assert config.MACROS.keys() <= names(resolved)
     assert experiment.num_classes >= 1
 
@@ -61,7 +66,7 @@ def test_experiment_configs_build_and_define_every_macro(name):
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_overrides_build_on_the_configuration_of_the_paper(name):
     paper = resolved_paper()
-    _, changed = config.load([PAPER, name], [])
+    _, changed = load(PAPER, name)
     assert config.MACROS.keys() <= names(changed) and changed != paper
     # Bindings that disappear belong to a configurable that the override replaces.
     left_out = {re.sub(r".*/|\..*", "", name) for name in names(paper) - names(changed) if not name.startswith("#")}
@@ -242,7 +247,7 @@ def test_the_backbone_weights_fit_the_backbone(name):
     wanted = [weights for part, weights in BACKBONES.items() if name.startswith(f"gin/{part}")]
     files = [name] if name in EXPERIMENTS else [PAPER, name]
     if wanted:
-        assert config.load(files, [])[0].backbone_weights == wanted[0]
+        assert load(*files)[0].backbone_weights == wanted[0]
 
 
 def test_evaluations_are_once_an_epoch_with_validation_records(coco_records):

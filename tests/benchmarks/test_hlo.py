@@ -76,7 +76,7 @@ def test_a_dynamic_shape_is_refused(tmp_path):
         dump(program, tmp_path / "toy.hlo")
 
 
-@pytest.mark.parametrize("mode, last, masks", [("train", "seed", False), *slow(("inference", "sizes", True))])
+@pytest.mark.parametrize("mode, last, masks", slow(("train", "seed", False), ("inference", "sizes", True)))
 def test_the_network_is_one_static_program(monkeypatch, tmp_path, capsys, mode, last, masks):
     path = tmp_path / "tiny.hlo"
     flags = ["--gin_file=tests/tiny.gin", "--height=64", "--width=64", "--batch=1", "--objects=2", f"--output={path}"]

@@ -56,6 +56,7 @@ def test_masks(model, inference):
     assert trained == Flop(forward, 2 * forward)
 
 
+@pytest.mark.slow
 def test_scnet(tiny_scnet):
     """One mask head of two convolutions; each of its RoIs also passes the last box head's hidden layers."""
     _, model = tiny_scnet()
@@ -132,6 +133,7 @@ def test_inference_and_its_parts(details_of):
     assert share["share"] == pytest.approx(share["amount"] / 1e9 / content["cpu_seconds"]["median"])
 
 
+@pytest.mark.slow
 def test_training_and_its_flops(details_of):
     flags = ["--height=64", "--objects=3", "--repeats=1", "--gin_param=RoISampler.mask_limit=None"]
     content, details = details_of("train", *flags)

@@ -52,6 +52,7 @@ def test_postprocess():
     assert details["share of the limit"]["amount"] == 4 * (3 * 60 * 6 + 60 * 4)
 
 
+@pytest.mark.slow
 def test_roi_align(monkeypatch):
     monkeypatch.setattr(operations.ops.roi_align_xla, "_TAPS", (3,))  # less to compile
     found = operations.run_roi_align(SimpleNamespace(height=64, width=96, batch=1, repeats=1))

@@ -56,6 +56,7 @@ def test_other_flags_are_passed_on():
     assert "--gin_file=gin/htc_shapes.gin" not in words and "--gin_file=gin/htc_shapes.gin" in scaling.parse([])[1]
 
 
+@pytest.mark.slow
 def test_two_devices_in_a_fresh_process():
     found = scaling.measure_in_fresh_process([*TINY, *BARE], 2)
     assert found["details"]["gradient bytes"] == 4 * found["details"]["trained parameters"] > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines.waiting import SECONDS, wait_for
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +77,7 @@ def test_a_killed_worker_ends_the_job(start, tmp_path):
     assert not (tmp_path / "records" / "dataset_info.json").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *slow(signal.SIGTERM)])
 def test_a_signal_ends_the_job_and_a_suspended_worker(start, tmp_path, number):
     job, workers = start()
     os.kill(workers[0], signal.SIGSTOP)
