@@ -19,6 +19,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from htc_tf import formats
 from htc_tf.errors import UserError, reason_of
 from htc_tf.run import sync, write_whole
 
@@ -62,9 +63,10 @@ class CheckpointFiles:
         """Returns a line that names the missing or damaged file of a checkpoint, or None if it is intact.
 
         Raises:
-            UserError: A file cannot be read, so nothing is known about its content.
+            UserError: A file cannot be read, so nothing is known about its content, or a newer htc_tf wrote it.
         """
         if number not in self._problems:
+            formats.check(self.manifest(number).get("format"), formats.CHECKPOINT, _manifest_path(self.prefix(number)))
             try:
                 self._problems[number] = self._find_problem(number)
             except OSError as error:
@@ -86,7 +88,7 @@ class CheckpointFiles:
         self.sweep()
         self.folder.mkdir(parents=True, exist_ok=True)
         sync(self.folder.parent)
-        self._write_manifest(number, {"step": number, **manifest, "files": None})
+        self._write_manifest(number, {"format": formats.CHECKPOINT, "step": number, **manifest, "files": None})
 
     def acknowledge(self, number):
         """Acknowledges a checkpoint that TensorFlow has written; returns once all of it is on the disk."""

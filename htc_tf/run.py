@@ -3,15 +3,20 @@
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
+from htc_tf import formats
 from htc_tf.errors import UserError
 from htc_tf.flush import flush
 
 # Largest sizes that are read, in bytes: many times what a training writes. A run may come from an untrusted source.
 MAX_CONFIG_BYTES = 2**18
 MAX_CLASSES_BYTES = 2**24
+
+# The first line of config.gin, a comment for gin. Runs of before the format numbers have none.
+HEADER = "# htc_tf run, format {}\n"
 
 
 class Run:
@@ -36,7 +41,7 @@ class Run:
         """Writes the resolved gin text and the classes, [{"id": ..., "name": ...}, ...], into a new or old folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, config)
+            write_whole(self.config, HEADER.format(formats.RUN) + config)
             write_whole(self.classes, json.dumps({"categories": list(categories)}, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): name another folder") from error
@@ -48,8 +53,11 @@ class Run:
             raise UserError(f"{self.folder} {problem}: name the folder of a training run, its --workdir")
 
     def read_config(self):
-        """Returns the resolved gin text."""
-        return self._read(self.config, MAX_CONFIG_BYTES)
+        """Returns the resolved gin text, without the line of its format number."""
+        text = self._read(self.config, MAX_CONFIG_BYTES)
+        header = re.match(HEADER.format(r"(\d{1,9})").replace("\n", r"\r?\n"), text)
+        formats.check(header and int(header[1]), formats.RUN, self.config)
+        return text[header.end() :] if header else text
 
     def read_categories(self):
         """Returns [{"id": ..., "name": ...}, ...]; a class index counts from 0 in this list."""

@@ -11,11 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from htc_tf import formats
 from htc_tf.data import schema
 from htc_tf.errors import UserError, reason_of
 
 INFO_FILE = "dataset_info.json"
-VERSION = 1
+VERSION = formats.RECORDS
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def load_info(folder: str | os.PathLike) -> DatasetInfo:
     folder = os.fspath(folder)
     path = os.path.join(folder, INFO_FILE)
     if not tf.io.gfile.isdir(folder):
-        raise UserError(f"{folder}: no such folder of records; prepare it with python -m pipelines.coco_to_tfrecord")
+        raise UserError(f"{folder}: no such folder of records; prepare it with htc-tf coco_to_tfrecord")
     try:
         with tf.io.gfile.GFile(path) as file:
             content = json.load(file)
@@ -159,10 +160,9 @@ def coco_from_records(info: DatasetInfo) -> dict[str, Any]:
 
 def _from_json(folder, path, content) -> DatasetInfo:
     version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
-        raise UserError(
-            f"{path} has version {version}, but this program reads version {VERSION}; prepare the data again"
-        )
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path} states no version: it was not written by the preparation; prepare the data again")
+    formats.check(version, VERSION, path)
     try:
         return DatasetInfo(
             folder=folder,

@@ -3,6 +3,7 @@
 Neither gin nor the model's own code is needed.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from htc_tf import formats
 from htc_tf.errors import ModelFailed, UserError, reason_of
 from htc_tf.inference.batching import model_errors
 from htc_tf.inference.exported_outputs import read_row
@@ -112,6 +114,7 @@ def load_export(folder, signature):
     version = newest_version(folder)
     if version is None:
         raise UserError(f"{folder} holds no exported model; make one with python -m htc_tf.export")
+    check_format(version / CLASSES)
     if not tf.config.list_physical_devices("GPU"):
         # On a CPU Grappler gains nothing and prints a screen of warnings, as in `Experiment.prepare_runtime`.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -122,6 +125,15 @@ def load_export(folder, signature):
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         reason = reason_of(str(error))
         raise UserError(f"{version}: cannot be loaded ({reason}): export the run again") from error
+
+
+def check_format(path):
+    """Checks the format number of an export, in its classes.json; `read_categories` reports a damaged file."""
+    content = {}
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_text())
+    if isinstance(content, dict):
+        formats.check(content.get("format"), formats.EXPORT, path)
 
 
 def newest_version(folder):

@@ -8,7 +8,7 @@ import shutil
 
 import tensorflow as tf
 
-from htc_tf import lock
+from htc_tf import formats, lock
 from htc_tf.errors import UserError, reason_of
 from htc_tf.inference.exported import CLASSES
 from htc_tf.serving.module import Options, ServingModule
@@ -68,7 +68,7 @@ def _write_version(detector, categories, folder, options):
         tf.saved_model.save(module, str(aside), signatures=signatures, options=settings)
         classes = aside / CLASSES
         classes.parent.mkdir()
-        classes.write_text(json.dumps({"categories": categories}, indent=1) + "\n")
+        classes.write_text(json.dumps({"format": formats.EXPORT, "categories": categories}, indent=1) + "\n")
         write_warmup(aside / WARMUP, detector.input, options.batch_sizes)
         aside.rename(version)
     except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:  # a full disk
