@@ -28,7 +28,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test slow lanes other_python lint release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
+.PHONY: help env test slow lanes other_python lint check docs release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -85,6 +85,8 @@ clean: ## remove the environments and the caches (runs/ stays)
 
 # The tests of a file share their fixtures, so they run in one process. The files start in the order of tests/conftest.py.
 PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Dozens of processes start in less time with bytecode, which a container may have turned off.
+test slow: export PYTHONDONTWRITEBYTECODE :=
 test: env ## run the test suite, in one process per core, at most four
 	$(PYTEST) $(ARGS)
 
@@ -116,6 +118,19 @@ other_python: env ## print the interpreter of the second environment
 lint: env ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+# What finds most mistakes in a short time: the rules of the tree, the pages, configurations, and the arithmetic.
+CHECK_TESTS := tests/test_imports.py tests/test_docs.py tests/test_docs_commands.py tests/test_project_pages.py \
+    tests/test_command_line.py tests/test_main.py tests/test_config.py tests/test_gin_files.py tests/test_errors.py \
+    tests/test_formats.py tests/test_run.py tests/test_platforms.py tests/ops/test_boxes.py tests/ops/test_matching.py \
+    tests/ops/test_masks.py tests/models/test_targets.py tests/pipelines/test_objects.py tests/pipelines/test_to_coco.py
+check: lint ## lint and the tests that find most in a short time: what to run before each commit (two minutes)
+	$(PYTEST) $(CHECK_TESTS) $(ARGS)
+
+# MkDocs' banners are about its successors.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: env ## build the site of docs/ in site/, with every link and anchor checked
+	$(PY) -m mkdocs build --quiet $(ARGS)
 
 field: env ## prepare every kind of input that docs/data.md lists (half a minute)
 	$(PY) -m pytest -p no:xdist tests/pipelines/test_field_cases.py $(ARGS)
@@ -159,7 +174,7 @@ gpu_kit: env ## write a kit that runs the network on a machine with a GPU and no
 
 # Both TensorFlows are tried: the environment's, and that of `make lanes`.
 release: env ## build sdist and wheel, check them, and try the wheel in both lanes, demo included; TAG=yes tags it (an hour)
-	@other=$$($(MAKE) --silent --no-print-directory other_python) || exit 2; \
+	@other=$$(make --silent --no-print-directory other_python VENV=$(VENV)) || exit 2; \
 	    $(PY) -m tests.release --python $(PY) --python "$$other" $(if $(filter yes,$(TAG)),--tag) $(ARGS)
 
 release_check: env ## build and check a release, and try the wheel in an empty folder with a tiny training (two minutes)

@@ -16,7 +16,7 @@ import sys
 
 from htc_tf.keras_version import choose_keras_2
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 choose_keras_2()
 

@@ -12,7 +12,7 @@ from htc_tf import platforms
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
-EXTRAS = ("cpu", "prepare", "train", "fast", "video", "dask", "onnx", "completion", "test")  # as in the Makefile
+EXTRAS = ("cpu", "prepare", "train", "fast", "video", "dask", "onnx", "completion", "wandb", "mlflow", "docs", "test")
 PLATFORMS = {  # uv's name: platform.system(), platform.machine()
     "x86_64-manylinux_2_28": ("Linux", "x86_64"),
     "aarch64-manylinux_2_28": ("Linux", "aarch64"),
