@@ -5,6 +5,7 @@ are traced in a second, or "detector". The samplers choose evenly, so that the l
 its division among workers.
 """
 
+import contextlib
 import functools
 import os
 import signal
@@ -14,7 +15,6 @@ from tensorflow.python.eager import context
 
 from htc_tf import config, train
 from htc_tf.ops.matching import subsample_evenly
-from htc_tf.training import trainer
 from htc_tf.training.monitor import Monitor
 from tests import toy_detector
 
@@ -51,9 +51,8 @@ def main(last_step, network):
         return experiment, resolved
 
     Monitor.log, config.load = log_and_die, load_and_change
-    if network == "toy":
-        trainer.warn_of_memory = lambda *_: None  # it counts a detector's activations
-    train.main()
+    with toy_detector.without_estimate() if network == "toy" else contextlib.nullcontext():
+        train.main()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The tiny data set (six scenes), model (tests/tiny.gin) and run (four steps) are made once a session, in seconds.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -246,16 +247,25 @@ def tiny_learner(tiny_model, make_learner):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data, tmp_path_factory):
-    """A trained Run, eager: four logged steps, two checkpoints, and an evaluation at the end."""
+    """A trained Run, eager: four logged steps, two checkpoints, and an evaluation at the end.
+
+    The processes of a session share it: the first that needs it trains, while the others wait.
+    """
     from htc_tf import config
     from htc_tf.run import Run
     from htc_tf.training.trainer import train
     from tests.eagerly import run_eagerly
 
-    run = Run(tmp_path_factory.mktemp("tiny") / "run")
-    experiment, resolved = config.load([TINY], ["EVALUATE_EVERY=4"])
-    with run_eagerly():
-        train(experiment, resolved, tiny_data.records, tiny_data.records, run, seed=0)
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    run, finished = Run(folder / "tiny_run"), folder / "tiny_run.finished"
+    with (folder / "tiny_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            experiment, resolved = config.load([TINY], ["EVALUATE_EVERY=4"])
+            with run_eagerly():
+                train(experiment, resolved, tiny_data.records, tiny_data.records, run, seed=0)
+            finished.touch()
     return run
 
 

@@ -1,12 +1,14 @@
 """A network of two convolutions in the place of the detector, for tests of what surrounds it: it trains in a second."""
 
+import contextlib
 import functools
 
+import pytest
 import tensorflow as tf
 
 from htc_tf import config
 from htc_tf.structures import Detections
-from htc_tf.training import trainer
+from htc_tf.training import memory, trainer
 from tests.training import toy
 
 LOSSES = ("some", "few")
@@ -42,12 +44,17 @@ def use(experiment, norm=None):
     return experiment
 
 
+@contextlib.contextmanager
+def without_estimate():
+    """Trainings estimate no memory, for which they would count the activations of a detector's parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("available_memory", "gpu_memory"):
+            patch.setattr(memory, name, lambda *_: None, raising=False)
+        yield
+
+
 def train(gin_file, params, records, val_records, run, norm=None, **options):
     """Calls trainer.train with the toy."""
     experiment, resolved = config.load([gin_file], params)
-    warn = trainer.warn_of_memory
-    trainer.warn_of_memory = lambda *_: None  # it counts the activations of a detector's parts
-    try:
+    with without_estimate():
         return trainer.train(use(experiment, norm), resolved, records, val_records, run, **options)
-    finally:
-        trainer.warn_of_memory = warn

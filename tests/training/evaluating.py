@@ -1,8 +1,8 @@
 """Evaluates a small untrained network on 1, 2 and 4 logical devices, or as one of the workers of TF_CONFIG.
 
 `test_validation` starts it in a process of its own, since devices and workers are fixed once TensorFlow has started:
-python evaluating.py RECORDS FOLDER writes FOLDER/NAME.json, [metrics, results, losses], for each number of devices, or
-on the chief for all workers together.
+python evaluating.py RECORDS FOLDER NETWORK writes FOLDER/NAME.json, [metrics, results, losses], for each number of
+devices, or on the chief for all workers together. NETWORK is "toy" or "detector".
 """
 
 import contextlib
@@ -15,15 +15,18 @@ from htc_tf.cluster import divide_cpu, make_agreement, make_strategy, read_clust
 from htc_tf.data.datasets import load_info
 from htc_tf.evaluation.records import Interrupted, evaluate_records
 from htc_tf.training.validation import Validation
+from tests import toy_detector
 from tests.eagerly import run_eagerly
 
 NAMES = ("1 traced", "1", "2", "4")
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 
 
-def main(records, folder):
+def main(records, folder, network):
     cluster = read_cluster()
     experiment, _ = config.load([TINY], ["NUM_STAGES=1", "SEMANTIC=False", "eval/Input.batch_size=1"])
+    if network == "toy":
+        toy_detector.use(experiment)
     experiment.prepare_runtime(seed=0)
     divide_cpu(["CPU:3"])
     if cluster.workers > 1:

@@ -1,7 +1,8 @@
 """Trains a KerasModel on two logical devices, and compares it with `train` on two and a KerasModel on one.
 
 `test_keras_model` starts it in a process of its own, since devices are fixed once TensorFlow has started:
-python fitting.py RECORDS FOLDER prints JSON, {name: [value on two devices, expected value]}.
+python fitting.py RECORDS FOLDER NETWORK writes FOLDER/fitting.json, {name: [value on two devices, expected value]}.
+NETWORK is "toy" or "detector".
 """
 
 import copy
@@ -17,6 +18,7 @@ from htc_tf.cluster import divide_cpu, make_strategy, read_cluster
 from htc_tf.run import Run
 from htc_tf.training.keras_model import KerasModel
 from htc_tf.training.trainer import train
+from tests import toy_detector
 from tests.eagerly import run_eagerly
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
@@ -26,8 +28,15 @@ PARAMS = [f"STEPS={STEPS}", "NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "XL
 PARAMS += [f"CHECKPOINT_EVERY={STEPS}"]  # saving makes the replicas' batch norm statistics equal
 
 
-def make(records, run):
+def load(network):
     experiment, resolved = config.load([TINY], PARAMS)
+    if network == "toy":
+        toy_detector.use(experiment, norm="batch")
+    return experiment, resolved
+
+
+def make(records, run, network):
+    experiment, resolved = load(network)
     model = KerasModel(experiment, resolved, records, run.folder)
     model.compile()
     return model
@@ -53,20 +62,22 @@ def weights_of(model, run):
     return [variable.numpy() for variable in plain.variables]
 
 
-def main(records, folder):
+def main(records, folder, network):
     divide_cpu(DEVICES)
     fitted, trained = Run(Path(folder, "fitted")), Run(Path(folder, "trained"))
     with make_strategy(DEVICES, read_cluster()).scope():
-        model = make(records, fitted)
+        model = make(records, fitted, network)
     history = model.fit(model.train_dataset(), steps_per_epoch=1, epochs=STEPS, verbose=0).history
     model.save_run()
-    experiment, resolved = config.load([TINY], PARAMS)
-    train(experiment, resolved, records, None, trained, seed=0, devices=DEVICES)
+    if network == "toy":
+        toy_detector.train(TINY, PARAMS, records, None, trained, norm="batch", seed=0, devices=DEVICES)
+    else:
+        train(*load(network), records, None, trained, seed=0, devices=DEVICES)
     logged = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
     found = {name: [history[name], [row[name] for row in logged]] for name in history if name != "loss"}
     pairs = zip(weights_of(model, fitted), weights_of(model, trained), strict=True)
     found["differing weights"] = [[index for index, pair in enumerate(pairs) if not np.array_equal(*pair)], []]
-    alone = make(records, fitted)  # of one device, from the saved run
+    alone = make(records, fitted, network)  # of one device, from the saved run
     # RoIs are sampled by an image's place in the replica's batch, so each replica gets one image.
     two, one = evaluate_and_predict(model, records, len(DEVICES)), evaluate_and_predict(alone, records, 1)
     found |= {name: [two[name], one[name]] for name in two.keys() | one.keys()}

@@ -22,16 +22,30 @@ from htc_tf.run import Run
 from htc_tf.training.keras_model import KerasModel
 from htc_tf.training.trainer import train
 from htc_tf.training.validation_losses import ValidationLosses
+from tests import toy_detector
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests" / "tiny.gin")
 STEPS = 4
 PARAMS = [f"STEPS={STEPS}", "NUM_STAGES=1", "XLA=False", "EVALUATE_EVERY=0"]
+LOSSES = {"toy": {*toy_detector.LOSSES}, "detector": {"rpn_class", "rpn_box", "stage1_class", "stage1_box"}}
 
 
-def make(tiny_data, workdir, *params, **options):
+@pytest.fixture(scope="module", params=["toy", *slow("detector")])
+def network(request):
+    return request.param
+
+
+def load(network, *params):
     experiment, resolved = config.load([TINY], [*PARAMS, *params])
-    return KerasModel(experiment, resolved, tiny_data.records, workdir, **options)
+    if network == "toy":
+        toy_detector.use(experiment, norm="batch")
+    return experiment, resolved
+
+
+def make(network, tiny_data, workdir, *params, **options):
+    return KerasModel(*load(network, *params), tiny_data.records, workdir, **options)
 
 
 def values(model):
@@ -43,10 +57,10 @@ def differing(these, those):
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_data, tmp_path_factory):
+def fitted(network, tiny_data, tmp_path_factory):
     """A KerasModel after four epochs of one step, with its history, callbacks' files and saved run."""
     folder = tmp_path_factory.mktemp("keras")
-    model = make(tiny_data, folder / "run")
+    model = make(network, tiny_data, folder / "run")
     model.compile()
     callbacks = [
         tf.keras.callbacks.ModelCheckpoint(str(folder / "weights"), monitor="loss", save_weights_only=True),
@@ -58,17 +72,19 @@ def fitted(tiny_data, tmp_path_factory):
     return SimpleNamespace(model=model, history=history.history, folder=folder)
 
 
-def test_fit_has_the_losses_and_weights_of_train(fitted, tiny_data, tmp_path):
-    experiment, resolved = config.load([TINY], PARAMS)
+def test_fit_has_the_losses_and_weights_of_train(network, fitted, tiny_data, tmp_path):
     run = Run(tmp_path / "run")
-    train(experiment, resolved, tiny_data.records, None, run, seed=0)
+    if network == "toy":
+        toy_detector.train(TINY, PARAMS, tiny_data.records, None, run, norm="batch", seed=0)
+    else:
+        train(*load(network), tiny_data.records, None, run, seed=0)
     logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     names = set(fitted.history) - {"loss"}
-    assert len(logged) == STEPS and names >= {"rpn_class", "stage1_mask", "semantic"}
+    assert len(logged) == STEPS and names >= LOSSES[network]
     for name in names:
         assert fitted.history[name] == [row[name] for row in logged]
     np.testing.assert_allclose(fitted.history["loss"], [row["total"] for row in logged], rtol=1e-6)
-    trained = experiment.build_model()
+    trained = load(network)[0].build_model()
     trained.build_variables()
     restore_weights(run, trained)
     assert not differing(values(trained), values(fitted.model.htc))
@@ -98,7 +114,7 @@ def test_predict_returns_the_detections_of_every_image(fitted, tiny_data, eagerl
     detector, start = Detector(fitted.model.htc, fitted.model.experiment), 0
     for batch in dataset:
         wanted = {"image_ids": batch.image_ids.numpy(), **detector.detect(batch.images, batch.sizes)._asdict()}
-        del wanted["stage_masks"]
+        wanted = {name: value for name, value in wanted.items() if name != "stage_masks" and value is not None}
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
             np.testing.assert_array_equal(found[name][start : start + len(value)], value)
@@ -106,8 +122,8 @@ def test_predict_returns_the_detections_of_every_image(fitted, tiny_data, eagerl
     assert len(found["boxes"]) == start > 2
 
 
-def test_saved_weights_and_the_saved_run_hold_every_variable(fitted, tiny_data, tmp_path):
-    fresh = make(tiny_data, tmp_path / "run", seed=5)
+def test_saved_weights_and_the_saved_run_hold_every_variable(network, fitted, tiny_data, tmp_path):
+    fresh = make(network, tiny_data, tmp_path / "run", seed=5)
     fresh.compile()
     assert differing(values(fresh.htc), values(fitted.model.htc)) and not fresh.step
     fresh.load_weights(str(fitted.folder / "weights"))
@@ -125,13 +141,13 @@ def test_saved_weights_and_the_saved_run_hold_every_variable(fitted, tiny_data, 
     ]
 
 
-def test_two_devices_have_the_numbers_of_train_and_of_one_device(tiny_data, tmp_path):
+def test_two_devices_have_the_numbers_of_train_and_of_one_device(network, tiny_data, tmp_path):
     """Built in a strategy's scope: `fit` as `train`, bit for bit; `evaluate` and `predict` as on one device."""
-    words = [sys.executable, Path(__file__).with_name("fitting.py"), tiny_data.records, tmp_path]
+    words = [sys.executable, Path(__file__).with_name("fitting.py"), tiny_data.records, tmp_path, network]
     subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
     found = json.loads((tmp_path / "fitting.json").read_text())
     assert found.pop("replicas") == [2, 2] and found.pop("differing weights") == [[], []]
-    assert found.keys() >= {"rpn_class", "stage1_box", "evaluated loss", "predicted image_ids", "predicted boxes"}
+    assert found.keys() >= LOSSES[network] | {"evaluated loss", "predicted image_ids", "predicted boxes"}
     for name, (two, expected) in found.items():
         if name.startswith("evaluated"):
             assert two == pytest.approx(expected, rel=1e-5)
@@ -141,8 +157,8 @@ def test_two_devices_have_the_numbers_of_train_and_of_one_device(tiny_data, tmp_
             assert two == expected
 
 
-def test_a_model_continues_from_its_run(fitted, tiny_data, capsys):
-    model = make(tiny_data, fitted.folder / "run", seed=0)
+def test_a_model_continues_from_its_run(network, fitted, tiny_data, capsys):
+    model = make(network, tiny_data, fitted.folder / "run", seed=0)
     assert "resuming" in capsys.readouterr().out
     model.compile()
     assert int(model.step) == int(model.optimizer.iterations) == STEPS
@@ -152,7 +168,8 @@ def test_a_model_continues_from_its_run(fitted, tiny_data, capsys):
 
 
 def test_a_keras_optimizer_and_its_rate_are_used(tiny_data, tmp_path, eagerly):
-    model = make(tiny_data, tmp_path / "run")
+    """With the detector itself."""
+    model = make("detector", tiny_data, tmp_path / "run", "MASKS=False", "SEMANTIC=False")
     model.compile(tf.keras.optimizers.SGD(0.0))
     before = [variable.numpy() for variable in model.trainable_variables]
     for rate, changes in ((0.0, False), (1e-3, True)):
@@ -160,21 +177,23 @@ def test_a_keras_optimizer_and_its_rate_are_used(tiny_data, tmp_path, eagerly):
         model.fit(model.train_dataset(), steps_per_epoch=1, verbose=0)
         assert bool(differing(before, [variable.numpy() for variable in model.trainable_variables])) == changes
     assert int(model.optimizer.iterations) == 2
+    found = model.predict(model.experiment.eval_input.dataset(tiny_data.records, seed=0).take(1), verbose=0)
+    assert {"image_ids", "boxes", "scores", "classes", "valid"} == found.keys()
 
 
-def test_what_a_keras_model_cannot_do_is_refused_in_one_line(fitted, tiny_data, tmp_path):
+def test_what_a_keras_model_cannot_do_is_refused_in_one_line(network, fitted, tiny_data, tmp_path):
     with pytest.raises(UserError, match=r"ema_decay.*htc_tf\.train"):
-        make(tiny_data, tmp_path / "run", "Experiment.ema_decay=0.9")
+        make(network, tiny_data, tmp_path / "run", "Experiment.ema_decay=0.9")
     with pytest.raises(UserError, match="NUM_CLASSES"):
-        make(tiny_data, tmp_path / "run", "NUM_CLASSES=3")
+        make(network, tiny_data, tmp_path / "run", "NUM_CLASSES=3")
     with pytest.raises(UserError, match="size of the records"):
-        make(tiny_data, tmp_path / "run", "CHECKPOINT_EVERY='epoch'")
+        make(network, tiny_data, tmp_path / "run", "CHECKPOINT_EVERY='epoch'")
     with pytest.raises(UserError, match=r"q\.weights\.h5.*without \.h5"):
         fitted.model.save_weights(str(tmp_path / "q.weights.h5"))
     with pytest.raises(UserError, match="save_run"):
         fitted.model.save(str(tmp_path / "q.keras"))
     other = copy.copy(fitted.model.experiment)
-    model = make(tiny_data, tmp_path / "run")
+    model = make(network, tiny_data, tmp_path / "run")
     model.experiment = other
     other.optimizer = SimpleNamespace(build=tf.Module)
     with pytest.raises(UserError, match="choose SGD or AdamW"):

@@ -15,8 +15,9 @@ from htc_tf.errors import UserError
 from htc_tf.inference.detector import restore
 from htc_tf.run import Run
 from htc_tf.training.monitor import Monitor
-from htc_tf.training.trainer import train
-from tests.training.runs import TINY, checkpoints, copy, lines, start, steps
+from tests import toy_detector
+from tests.training import toy
+from tests.training.runs import TINY, checkpoints, copy, lines, start, start_toy, steps
 
 LOSSES = ["rpn_class", "rpn_box", *(f"stage{t}_{name}" for t in (1, 2, 3) for name in ("class", "box", "mask"))]
 LOSSES.append("semantic")
@@ -50,30 +51,38 @@ def test_the_files_of_a_run(tiny_run):
     assert evaluation["val_loss/total"] == pytest.approx(records[-1]["total"], rel=0.5)
 
 
-def test_a_finished_run_has_nothing_left_to_do(tiny_run, tiny_data, tmp_path):
-    run = copy(tiny_run, tmp_path / "run", newest=4)
+@pytest.fixture(scope="module")
+def toy_run(tiny_data, tmp_path_factory):
+    """A trained Run of the toy: four logged steps, two checkpoints."""
+    run = Run(tmp_path_factory.mktemp("toy") / "run")
+    start_toy(run, tiny_data.records)
+    return run
+
+
+def test_a_finished_run_has_nothing_left_to_do(toy_run, tiny_data, tmp_path):
+    run = copy(toy_run, tmp_path / "run", newest=4)
     before = run.metrics.read_text()
-    start(run, tiny_data.records)
+    start_toy(run, tiny_data.records)
     assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
 
 
 @pytest.mark.parametrize("state", [None, b"", b"\0" * 100])
-def test_a_run_without_tensorflows_list_keeps_everything(tiny_run, tiny_data, tmp_path, state, capsys):
-    run = copy(tiny_run, tmp_path / "run", newest=4)
+def test_a_run_without_tensorflows_list_keeps_everything(toy_run, tiny_data, tmp_path, state, capsys):
+    run = copy(toy_run, tmp_path / "run", newest=4)
     path, before = run.checkpoints / "checkpoint", run.metrics.read_text()
     path.unlink() if state is None else path.write_bytes(state)
-    start(run, tiny_data.records)
+    start_toy(run, tiny_data.records)
     assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
     printed = capsys.readouterr()
     assert "resuming from" in printed.out and "ckpt-4: repaired" in printed.err
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(tiny_run, tiny_data, tmp_path, capsys):
-    run = copy(tiny_run, tmp_path / "run", newest=4)
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(toy_run, tiny_data, tmp_path, capsys):
+    run = copy(toy_run, tmp_path / "run", newest=4)
     before = lines(run)
     path = run.checkpoints / "ckpt-4.data-00000-of-00001"
     path.write_bytes(path.read_bytes()[:-100])
-    start(run, tiny_data.records, "STEPS=2")
+    start_toy(run, tiny_data.records, "STEPS=2")
     assert [record["step"] for record in lines(run)] == [1, 2]
     assert [json.loads(line) for line in run.metrics_cut.read_text().splitlines()] == before[2:]
     printed = capsys.readouterr()
@@ -82,15 +91,15 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(ti
     assert f"note: {path} is damaged" in line and f"using {run.checkpoints / 'ckpt-2'}" in line
 
 
-def test_a_run_without_an_intact_checkpoint_is_left_unchanged(tiny_run, tiny_data, tmp_path):
-    run = copy(tiny_run, tmp_path / "run", newest=2)
+def test_a_run_without_an_intact_checkpoint_is_left_unchanged(toy_run, tiny_data, tmp_path):
+    run = copy(toy_run, tmp_path / "run", newest=2)
     path = run.checkpoints / "ckpt-2.index"
     path.write_bytes(bytes(len(path.read_bytes())))
     before = run.metrics.read_text(), sorted(run.checkpoints.iterdir())
     with pytest.raises(UserError, match=rf"{path} is damaged.*No intact checkpoint"):
-        start(run, tiny_data.records)
+        start_toy(run, tiny_data.records)
     with pytest.raises(UserError, match=rf"{path} is damaged"):
-        start(Run(tmp_path / "other"), tiny_data.records, init_from=run)
+        start_toy(Run(tmp_path / "other"), tiny_data.records, init_from=run)
     assert (run.metrics.read_text(), sorted(run.checkpoints.iterdir())) == before
 
 
@@ -106,7 +115,7 @@ def test_a_run_that_cannot_resume_is_left_unchanged(tiny_run, tiny_data, tmp_pat
 
 def test_no_steps_still_leave_a_run(tiny_data, tmp_path):
     run = Run(tmp_path)
-    start(run, tiny_data.records, "STEPS=0")
+    start_toy(run, tiny_data.records, "STEPS=0")
     assert checkpoints(run) == ["ckpt-0"] and run.config.exists() and not lines(run)
 
 
@@ -124,13 +133,12 @@ def spoiled(objective, name, at):
     return call
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, capsys):
-    experiment, resolved = config.load([TINY], ["NUM_STAGES=1", "CHECKPOINT_EVERY=1", "Experiment.skip_non_finite=1"])
-    experiment.objective = spoiled(experiment.objective, "stage1_class", at=3)
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, monkeypatch, capsys):
+    monkeypatch.setattr(toy, "objective", spoiled(toy.objective, "few", at=3))
     run = Run(tmp_path)
-    with pytest.raises(FloatingPointError, match=r"step 4 \(learning rate .*stage1_class, total") as error:
-        train(experiment, resolved, tiny_data.records, None, run)
-    assert "rpn" not in str(error.value) and "semantic" not in str(error.value)
+    with pytest.raises(FloatingPointError, match=r"step 4 \(learning rate .*: few, total") as error:
+        start_toy(run, tiny_data.records, "CHECKPOINT_EVERY=1", "Experiment.skip_non_finite=1")
+    assert "some" not in str(error.value)
     assert "failed_batch.npz" in str(error.value)
     # Step 3 was allowed to pass: it is counted, but not logged, and its checkpoint is that of step 2.
     assert "skipped step 3" in capsys.readouterr().err
@@ -164,11 +172,11 @@ def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkey
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Monitor, "log", log_and_terminate)
-    params = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "STEPS=2", "Experiment.ema_decay=0.5"]
-    assert start(run, tiny_data.records, *params) is True
+    params = ["STEPS=2", "Experiment.ema_decay=0.5"]
+    assert start_toy(run, tiny_data.records, *params) is True
     assert checkpoints(run) == ["ckpt-1"] and signal.getsignal(signal.SIGINT) == ctrl_c
     assert f"stopped after step 1, saved in {run.folder}: the same command continues" in capsys.readouterr().out
-    assert start(run, tiny_data.records, *params) is False
+    assert start_toy(run, tiny_data.records, *params) is False
     told = capsys.readouterr().out
     assert (
         f"resuming from {run.checkpoints / 'ckpt-1'}" in told
@@ -179,10 +187,10 @@ def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkey
     # The averages were saved and are what the other commands take.
     newest = str(run.checkpoints / "ckpt-2")
     average = tf.train.load_variable(newest, "averages/weights/0/.ATTRIBUTES/VARIABLE_VALUE")
-    experiment, _ = config.load([TINY], params)
+    experiment = toy_detector.use(config.load([TINY], params)[0])
     restored = restore(experiment, run).model.trainable_variables[0].numpy()
     np.testing.assert_array_equal(restored, average)
-    experiment, _ = config.load([TINY], params[:-1])
+    experiment = toy_detector.use(config.load([TINY], params[:-1])[0])
     assert (restore(experiment, run).model.trainable_variables[0].numpy() != average).any()
 
 
@@ -193,7 +201,7 @@ def test_a_corrupt_record_is_named(tiny_data, tmp_path):
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with pytest.raises(UserError, match=shard.name):
-        start(Run(tmp_path / "run"), records, "NUM_STAGES=1")
+        start_toy(Run(tmp_path / "run"), records)
 
 
 def test_records_and_configuration_must_fit(tiny_data, tmp_path):

@@ -10,15 +10,16 @@ import tensorflow as tf
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.run import Run
 from htc_tf.training.validation import BestCheckpoint, describe_evaluations, evaluations_since_best
+from tests.slow import slow
 
 SCRIPT = Path(__file__).with_name("evaluating.py")
 
 
-@pytest.fixture(scope="module")
-def written(run_workers, tiny_data, tmp_path_factory):
+@pytest.fixture(scope="module", params=["toy", *slow("detector")])
+def written(request, run_workers, tiny_data, tmp_path_factory):
     """[metrics, results, losses] of each: "1", "2", "4": devices, run eagerly; "1 traced"; "workers": two, traced."""
     folder = tmp_path_factory.mktemp("evaluations")
-    command = [SCRIPT, tiny_data.records, folder]
+    command = [SCRIPT, tiny_data.records, folder, request.param]
     run_workers(command, command)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
