@@ -4,14 +4,13 @@ import json
 
 import pytest
 
-from htc_tf import config
 from htc_tf.evaluation.records import Interrupted
 from htc_tf.run import Run
-from htc_tf.training.trainer import train
 from htc_tf.training.validation import Validation
+from tests import toy_detector
 from tests.training.runs import TINY, checkpoints, copy, lines
 
-SMALL = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False", "CHECKPOINT_EVERY=2", "EVALUATE_EVERY=2"]
+SMALL = ["CHECKPOINT_EVERY=2", "EVALUATE_EVERY=2"]
 
 
 @pytest.fixture
@@ -34,8 +33,7 @@ def evaluate_as(monkeypatch, eagerly):
 
 
 def start_evaluated(run, records, *params):
-    experiment, resolved = config.load([TINY], [*SMALL, *params])
-    return train(experiment, resolved, records, records, run)
+    return toy_detector.train(TINY, [*SMALL, *params], records, records, run)
 
 
 def test_the_last_step_is_evaluated(tiny_data, tmp_path, evaluate_as, capsys):
