@@ -9,8 +9,9 @@ from htc_tf.named_runs import open_run
 
 EPILOG = """
 EXPORT/N is a SavedModel of core TensorFlow operations, for TensorFlow Serving or any program with TensorFlow; its
-inputs and outputs are described in docs/serving.md. Without --xla it runs on any server; with it every padded shape and
-batch size is compiled as one computation, which needs a server with XLA and pays off on GPUs.
+inputs and outputs are described in docs/serving.md, the model in EXPORT/N/assets.extra/model_card.md. Without
+--xla it runs on any server; with it every padded shape and batch size is compiled as one computation, which needs a
+server with XLA and pays off on GPUs.
 """
 
 
@@ -55,6 +56,11 @@ def parse():
         metavar="N",
         help="files whose header announces more pixels are refused (default: 50000000)",
     )
+    parser.add_argument(
+        "--license",
+        metavar="NAME",
+        help="license of the weights for the model card, such as Apache-2.0 (default: that of public weights)",
+    )
     return parser.parse_args()
 
 
@@ -96,10 +102,12 @@ def main():
     flags = parse()
     batch_sizes = read_batch_sizes(flags.batch_sizes)
     run = open_run(flags.checkpoint)
-    experiment, _ = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run, flags.trust_config)
+    experiment, resolved = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run, flags.trust_config)
     from htc_tf.inference.detector import restore
+    from htc_tf.serving.model_card import write_card
     from htc_tf.serving.module import Options
     from htc_tf.serving.write import export
+    from htc_tf.weights.public_weights import WEIGHTS
 
     detector, folder = restore(experiment, run), Path(flags.output)
     if flags.onnx:
@@ -110,6 +118,8 @@ def main():
         masks = read_masks(flags.masks, detector.model.masks)
         options = Options(masks, flags.semantic, batch_sizes, flags.max_pixels, flags.xla)
         place = export(detector, run.read_categories(), folder, options)
+        public = None if Path(flags.checkpoint).exists() else WEIGHTS.get(flags.checkpoint)
+        write_card(place, run, resolved, run.read_categories(), flags.license, public)
     print(f"exported to {place}")
 
 

@@ -36,6 +36,8 @@ def call(monkeypatch, run_folder, tmp_path):
         lambda detector, categories, folder, options: seen.append((detector.experiment, options)),
     )
 
+    monkeypatch.setattr("htc_tf.serving.model_card.write_card", lambda *arguments: None)
+
     def run(*flags):
         files = ["--checkpoint", str(run_folder), "--output", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["export", *files, *flags])

@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
     "weights": {"errors", "request_errors", "progress", "ops", "data", "checkpoint", "inference"},
     "explanation": {"structures", "ops", "visualization", "inference"},
-    "serving": {"errors", "formats", "structures", "lock", "ops", "data", "inference"},
+    "serving": {"errors", "formats", "run", "checkpoint_files", "structures", "lock", "ops", "data", "inference"},
     "web": {"errors", "ops", "data", "visualization", "inference"},
 }
 MAY_IMPORT["training"] = {*MAY_IMPORT} - {"root", "explanation", "serving", "web"}

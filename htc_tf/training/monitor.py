@@ -1,4 +1,4 @@
-"""Monitoring of a training: RUN/metrics.jsonl, TensorBoard event files and the progress bar."""
+"""Monitoring of a training: RUN/metrics.jsonl, TensorBoard event files, further sinks and the progress bar."""
 
 import ast
 import json
@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams import api as hparams
 from htc_tf.progress import progress_bar
 from htc_tf.run import sync, write_whole
 from htc_tf.training.epochs import describe_epoch, epoch_of
+from htc_tf.training.sinks import Sinks
 
 # In the line of an evaluation.
 PRINTED_METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP", "val_loss/total": "validation loss"}
@@ -58,6 +59,7 @@ class Monitor:
             tf.summary.text("gin/config", f"```\n{config}\n```")
             tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
             hparams.hparams(macros(config), trial_id=run.folder.resolve().name)
+        self.sinks = Sinks(run.folder, macros(config))
         self.bar = progress_bar(initial=first_step, total=steps, unit="step", desc="train")
         self.batch_size, self.epoch_steps = batch_size, epoch_steps
         self.restart_clock(first_step)
@@ -139,6 +141,7 @@ class Monitor:
                 grouped = name in UNGROUPED or "/" in name
                 tf.summary.scalar(name if grouped else f"loss/{name}", value)
         self.writer.flush()
+        self.sinks.log(step, numbers)
 
     def sync(self):
         """Returns when all lines are on the disk."""
@@ -147,6 +150,7 @@ class Monitor:
     def close(self):
         self.bar.close()
         self.writer.close()
+        self.sinks.close()
 
 
 def read_lines(path, last_step):
