@@ -1,5 +1,7 @@
 """Runs and files to start from, for tests of first weights and fine-tuning: values that tell every variable apart."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from htc_tf.checkpoint import Checkpoints
 from htc_tf.run import Run
 from htc_tf.training.first_weights import initialize
 from htc_tf.weights import mmdet_arrays
+from tests import checkpoint_writers
 
 SMALL = ["NUM_STAGES=2", "Postprocess.keep=2"]
 PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
@@ -26,15 +29,22 @@ def fill(variables, start=0.0):
         start += size
 
 
-@pytest.fixture
-def trained(tiny_model, tmp_path):
-    """A run of a model of two stages and eight classes, and the model."""
+@pytest.fixture(scope="session")
+def trained_once(tiny_model, tmp_path_factory):
+    """A run of a model of two stages and eight classes, and the model, which no test changes."""
     _, model = tiny_model(*SMALL)
     fill(model.variables)
-    run = Run(tmp_path / "trained")
+    run = Run(tmp_path_factory.mktemp("trained") / "run")
     run.create("", categories(NAMES))
     Checkpoints(run, model).save(3)
     return run, model
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of the run that the test may change, and the model."""
+    run, model = trained_once
+    return Run(shutil.copytree(run.folder, tmp_path / "trained")), model
 
 
 def start(model, tmp_path, source, names=OTHERS, averages=None):
@@ -47,11 +57,11 @@ def equal_parts(model, other, name):
     return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
 
 
-@pytest.fixture
-def detector_file(tiny_model, tmp_path, write):
-    """A file of mmdetection with COCO's 80 classes, and its arrays."""
+@pytest.fixture(scope="session")
+def detector_file(tiny_model, tmp_path_factory):
+    """A file of mmdetection with COCO's 80 classes, and its model; no test changes them."""
     _, model = tiny_model(*SMALL, *PLAIN, "NUM_CLASSES=80")
     fill(model.variables)
-    arrays = mmdet_arrays(model)
-    write.pytorch_zip(tmp_path / "detector.pth", {"state_dict": arrays})
-    return tmp_path / "detector.pth", model
+    path = tmp_path_factory.mktemp("detector") / "detector.pth"
+    checkpoint_writers.pytorch_zip(path, {"state_dict": mmdet_arrays(model)})
+    return path, model

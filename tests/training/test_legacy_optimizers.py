@@ -13,6 +13,7 @@ from htc_tf.checkpoint import Checkpoints, optimizer_variables
 from htc_tf.run import Run
 from htc_tf.training.optim import LAMB, SGDW
 from htc_tf.training.schedules import CosineSchedule, StepSchedule
+from tests.slow import slow
 
 TOY = runpy.run_path(str(Path(__file__).resolve().parent / "toy.py"))
 STEPS = 24
@@ -63,8 +64,13 @@ def states(recipe, way):
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", RECIPES)
+# Every recipe eagerly, and those with the most parts compiled.
+QUICK = [(name, way) for name in RECIPES for way in WAYS if way == "eager" or "groups" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [*QUICK, *slow(*((n, w) for n in RECIPES for w in WAYS if (n, w) not in QUICK))]
+)
 def test_steps_are_tensorflow_addons_to_the_last_bit(addons_package, choose, name, way):
     choose(addons_package)
     theirs = states(RECIPES[name](), way)
