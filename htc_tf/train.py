@@ -29,7 +29,8 @@ gin/options/from_scratch.gin freezes nothing in a ResNet.
 exit status:
   0   all steps are done, or Experiment.patience ended the training early
   1   a step was not finite, or an internal error
-  2   a mistake in a flag, a file or the configuration, named in one line; a full disk; a --workdir in use
+  2   a mistake in a flag, a file or the configuration, named in one line; a full disk; too little memory; a --workdir
+      in use
   75  SIGTERM or Ctrl-C: the step was finished and saved; the same command continues from there. Also if another worker
       has ended: the same command on all workers continues from the last checkpoint
   130 a second Ctrl-C: ended at once; the same command continues from the last checkpoint
@@ -74,6 +75,11 @@ def parse():
     )
     parser.add_argument("--profile", metavar="FIRST:LAST", help="steps to profile, for TensorBoard's profiler")
     parser.add_argument(
+        "--ignore_memory",
+        action="store_true",
+        help="train even if the estimate of the memory that is needed exceeds what is free",
+    )
+    parser.add_argument(
         "--dry_run",
         action="store_true",
         help="train nothing: print length, memory, FLOPs, parameters, shapes of the first batch, configuration and "
@@ -116,6 +122,7 @@ def main():
                 init_from=flags.init_from,
                 backbone_weights=flags.backbone_weights,
                 profile=profile,
+                ignore_memory=flags.ignore_memory,
                 stop=stop,
             )
         except FloatingPointError as error:

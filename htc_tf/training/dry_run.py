@@ -12,7 +12,7 @@ import io
 import numpy as np
 import tensorflow as tf
 
-from htc_tf.checkpoint import count_bytes, optimizer_variables
+from htc_tf.checkpoint import count_bytes
 from htc_tf.data.input import named_errors
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
@@ -20,11 +20,8 @@ from htc_tf.record_settings import steps_per_epoch
 from htc_tf.training.checks import load_records
 from htc_tf.training.epochs import describe_interval, describe_steps
 from htc_tf.training.guard import flatten
+from htc_tf.training.memory import estimate_memory
 from htc_tf.training.validation import describe_evaluations
-
-PROGRAM = 1.1e9  # bytes, measured: TensorFlow and the compiled step of a minimal network on a CPU
-# Operations whose results the forward pass keeps for the backward pass.
-KEPT = {"Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMulV2", "FusedBatchNormV3", "Relu", "BiasAdd", "AddV2"}
 
 
 def dry_run(experiment, config, train_records, val_records=None, seed=0):
@@ -43,7 +40,7 @@ def dry_run(experiment, config, train_records, val_records=None, seed=0):
     parts = Parts(model)
     sections = {
         "length": length_lines(experiment, train_info, val_info),
-        "memory": memory_lines(experiment, model, graphs["training, forward"], batch),
+        "memory": memory_lines(experiment, model, batch),
         "GFLOPs per image": flop_lines(graphs, parts),
         "parameters": parameter_lines(model, parts),
         "first batch": shape_lines(batch),
@@ -212,25 +209,13 @@ def _profile(graph, options):
         logger.setLevel(level)
 
 
-def memory_lines(experiment, model, forward, batch):
-    """Estimates the memory of one device that has the whole batch, in float32."""
-    trained = count_bytes(model.trainable_variables)
+def memory_lines(experiment, model, batch):
+    """Estimates the memory of one device that has the whole batch."""
     optimizer = experiment.optimizer.build()
     optimizer.build(model.trainable_variables)
-    results = [op.outputs[0] for op in forward.get_operations() if op.type in KEPT]
-    kept = count_bytes(x for x in results if x.shape.is_fully_defined())
-    rows = experiment.batch_size // experiment.accumulate
-    sizes = {
-        "weights": count_bytes(model.variables),
-        "gradients": trained,
-        "optimizer": count_bytes(optimizer_variables(optimizer)),
-        "averages": trained if experiment.ema_decay is not None else 0,
-        f"results kept for the backward pass, {rows} images": kept * rows,
-        "a batch": count_bytes(tf.nest.flatten(batch)),
-    }
-    sizes["total, on one device"] = sum(sizes.values())
-    table = align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
-    return [*table, f"In addition the program itself takes about {PROGRAM / 1e9:.1f} GB of the host's memory."]
+    sizes = {**estimate_memory(experiment, model, optimizer), "a batch": count_bytes(tf.nest.flatten(batch))}
+    sizes["total"] = sum(sizes.values())
+    return align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
 
 
 def shape_lines(batch):

@@ -1,11 +1,10 @@
-"""Memory of a training on a CPU, estimated before its first step and compared with the machine's.
+"""Memory of a training, estimated before its first step and compared with the memory that is free.
 
-Without memory the system kills the process without any message, so `training.trainer` warns first. On GPUs TensorFlow
-itself reports an allocation that fails.
+Without memory the system kills the process without any message, so `training.trainer` refuses first.
 
-The estimate takes about a second. It counts weights, gradients, slots and averages exactly; the results of backbone,
-neck and mask heads that the backward pass needs, from their graph; and the program, as measured. docs/reliability.md
-compares it with measured peaks.
+The estimate takes one to three CPU-seconds. It counts weights, gradients, slots and averages exactly, and from a graph
+what the forward pass keeps for the backward pass; the program and buffers of the step are as measured.
+docs/reliability.md compares it with measured peaks.
 """
 
 import sys
@@ -14,52 +13,80 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import count_bytes, optimizer_variables
-from htc_tf.ops.grouped_convolution import native_grouped_convolution
-from htc_tf.process_memory import available_memory, peak_bytes
-from htc_tf.training.dry_run import KEPT, PROGRAM, run_mask_heads
+from htc_tf.errors import UserError
+from htc_tf.process_memory import available_memory, resident_bytes
+from htc_tf.training.kept import kept_bytes
 
-REPLICA = 0.7e9  # bytes, measured: graph and buffers of each further replica
-IN_PLACE = {"BiasAdd", "AddV2", "Relu"}  # operations that reuse the buffer of their input if nothing else needs it
+PROGRAM = 1.1e9  # bytes, measured: TensorFlow and the compiled step of a minimal network on a CPU
+BUFFERS = 0.3  # measured share, beside what is kept: gradients of maps, temporary results, gaps of the allocator
+HOST = "program, in the host's memory"
+REPLICA = 0.7e9  # bytes, measured: graph and buffers of each further replica on a CPU
 
 
-def warn_of_memory(experiment, model, optimizer, strategy):
-    """Prints one line if the replicas are on a CPU and need more memory than is available."""
-    left = available_memory()
-    if left is None or any("GPU" in device for device in strategy.extended.worker_devices):
+def check_memory(experiment, model, optimizer, strategy, ignore=False):
+    """Compares the estimate with the memory that is free: that of the system, or of a GPU if its limit is known.
+
+    Args:
+        experiment, model, optimizer: Experiment, HTC and optimizer with all variables.
+        strategy: tf.distribute.Strategy under which they were built.
+        ignore: If True, too little memory is a warning. Under XLA, whose buffers the estimate does not know, it always
+            is.
+    Raises:
+        UserError: The training needs more memory than is free; the message says what needs less.
+    """
+    devices = strategy.extended.worker_devices
+    on_gpu = any("GPU" in device for device in devices)
+    free = gpu_memory() if on_gpu else available_memory()
+    if free is None:
         return
-    needed = estimate_memory(experiment, model, optimizer, strategy)
-    left += peak_bytes()  # this process has allocated a part already
-    if needed > left:
-        print(
-            f"warning: this training takes about {needed / 1e9:.1f} GB of memory, {left / 1e9:.1f} GB are available: "
-            f"the system may kill it. Lower BATCH_SIZE = {experiment.batch_size}, raise ACCUMULATE = "
-            f"{experiment.accumulate}, or lower IMAGE_MAX_SIDE",
-            file=sys.stderr,
-        )
+    sizes = estimate_memory(experiment, model, optimizer, replicas=len(devices), in_sync=strategy.num_replicas_in_sync)
+    if on_gpu:
+        where, needed = "memory of a GPU", sum(sizes.values()) - sizes[HOST]
+    else:
+        where, needed = "memory", sizes[HOST] + (sum(sizes.values()) - sizes[HOST]) * len(devices)
+        free += resident_bytes()  # this process has allocated a part already
+    if needed <= free:
+        return
+    text = (
+        f"this training takes about {needed / 1e9:.1f} GB of {where}, but {free / 1e9:.1f} GB are free: lower "
+        f"BATCH_SIZE = {experiment.batch_size}, raise ACCUMULATE = {experiment.accumulate}, or lower IMAGE_MAX_SIDE"
+    )
+    if not ignore and not experiment.xla:
+        raise UserError(f"{text}; --ignore_memory trains nevertheless")
+    print(f"warning: {text}", file=sys.stderr)
 
 
-def estimate_memory(experiment, model, optimizer, strategy):
-    """Returns the bytes that the replicas on this machine need, if they are on its CPU."""
+def estimate_memory(experiment, model, optimizer, replicas=1, in_sync=1):
+    """Returns {part: bytes} of the memory that one device needs in training.
+
+    Args:
+        experiment, model, optimizer: As in `check_memory`.
+        replicas: int, devices of this machine.
+        in_sync: int, devices of all machines.
+    """
     height, width = max(experiment.train_input.shapes, key=np.prod)
-
-    def run(images, sizes):
-        masks = run_mask_heads(model, model.roi_sampler.mask_limit, True)
-        return model.extract_pyramids(images, sizes, with_assistant=True), masks
-
-    specs = tf.TensorSpec([1, height, width, 3], tf.uint8), tf.TensorSpec([1, 2])
-    with native_grouped_convolution():
-        graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
-    # Of one image, with the most RoIs per mask head: the activations that the backward pass reads.
-    results = [op.outputs[0] for op in graph.get_operations() if op.type in KEPT]
-    image = count_bytes(x for x in results if x.shape.is_fully_defined() and not is_overwritten(x))
+    images = max(experiment.batch_size // experiment.accumulate // in_sync, 1)
     trained = count_bytes(model.trainable_variables)
-    averages = trained if experiment.ema_decay is not None else 0
-    network = count_bytes(model.variables) + trained + averages + count_bytes(optimizer_variables(optimizer))
-    replicas = len(strategy.extended.worker_devices)
-    images = experiment.batch_size // experiment.accumulate * replicas // strategy.num_replicas_in_sync
-    return PROGRAM + REPLICA * (replicas - 1) + network * replicas + image * images
+    kept = kept_bytes(model, height, width)
+    return {
+        "weights": count_bytes(model.variables),
+        "gradients": trained if experiment.accumulate == 1 else 2 * trained,  # of a part, and their sum
+        "optimizer": count_bytes(optimizer_variables(optimizer)),
+        "averages": trained if experiment.ema_decay is not None else 0,
+        f"kept for the backward pass, {images} image{'s' * (images > 1)}": kept * images,
+        "buffers of the step": BUFFERS * kept * images,
+        HOST: PROGRAM + REPLICA * (replicas - 1),
+    }
 
 
-def is_overwritten(result):
-    """True if the only consumer of a result writes its own result into the same buffer."""
-    return [op.type in IN_PLACE for op in result.consumers()] == [True]
+def gpu_memory():
+    """Returns the smallest limit of a GPU in bytes, or None if no GPU has one.
+
+    TensorFlow tells the limit of a logical device that was configured with one; the memory of a whole GPU, which grows
+    with use, it tells nobody.
+    """
+    limits = []
+    for gpu in tf.config.list_physical_devices("GPU"):
+        for logical in tf.config.get_logical_device_configuration(gpu) or ():
+            limits += [2**20 * logical.memory_limit] if logical.memory_limit else []
+    return min(limits, default=None)

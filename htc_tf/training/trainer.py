@@ -21,7 +21,7 @@ from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
 from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock, worker_errors
 from htc_tf.training.loop import Loop
-from htc_tf.training.memory import warn_of_memory
+from htc_tf.training.memory import check_memory
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.stop import StopRequest
 from htc_tf.training.validation import BestCheckpoint, Validation, describe_evaluations, evaluations_since_best
@@ -38,6 +38,7 @@ def train(
     init_from=None,
     backbone_weights=None,
     profile=None,
+    ignore_memory=False,
     stop=None,
 ):
     """Trains to `experiment.steps`, or until `experiment.patience` ends it; resumes from `run`'s newest checkpoint.
@@ -54,12 +55,13 @@ def train(
         backbone_weights: Name or path of the backbone's weights, "none" for no weights, or None for
             `experiment.backbone_weights`; see `first_weights.initialize`.
         profile: (first, last) step to profile for TensorBoard, or None.
+        ignore_memory: If True, a training that needs more memory than is free begins with a warning.
         stop: StopRequest that is already entered; by default one for the duration of this call.
     Returns:
         True if SIGTERM or Ctrl-C ended it early, with a checkpoint saved; the same call continues it.
     Raises:
-        UserError: Records, configuration, checkpoint and devices do not fit, another process trains in `run`, or a file
-            cannot be written.
+        UserError: Records, configuration, checkpoint, devices and memory do not fit, another process trains in `run`,
+            or a file cannot be written.
         FloatingPointError: A loss or a gradient is not finite; the update was not applied.
         WorkerLost: Another worker has ended.
     """
@@ -111,7 +113,7 @@ def train(
                 configured=experiment.backbone_weights,
                 class_names=train_info.class_names,
             )
-        warn_of_memory(experiment, model, optimizer, strategy)
+        check_memory(experiment, model, optimizer, strategy, ignore=ignore_memory)
         first_step = int(step.numpy())
         check_same_step(agree, first_step)
         print(describe_start(model, source, first_step), flush=True)

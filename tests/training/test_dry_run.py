@@ -10,6 +10,7 @@ from htc_tf import config
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
 from htc_tf.training.dry_run import Parts, dry_run, flops, length_lines, run_mask_heads
+from htc_tf.training.memory import PROGRAM
 from htc_tf.training.optim import SGD
 from htc_tf.training.schedules import StepSchedule
 
@@ -61,11 +62,12 @@ def test_sections(tiny_data):
     total, trained = (int(x.replace(",", "")) for x in re.search(r"total +([\d,]+) +([\d,]+)", table).groups())
     shapes = [[int(x) for x in re.findall(r"\d+", line)] for line in re.findall(r"\[(.*?)\]", variables)]
     assert total == sum(int(tf.reduce_prod(shape)) for shape in shapes) and 0 < trained < total
-    weights, gradients, slots = (
-        float(re.search(rf"{name} +([\d.]+) MB", sections["memory"])[1])
-        for name in ("weights", "gradients", "optimizer")
-    )
-    assert "the program itself takes about 1.1 GB" in sections["memory"]
+    sizes = {
+        name: float(n.replace(",", "")) for name, n in re.findall(r"^(\S.*?) +([\d.,]+) MB$", sections["memory"], re.M)
+    }
+    weights, gradients, slots = sizes["weights"], sizes["gradients"], sizes["optimizer"]
+    assert sizes.pop("total") == pytest.approx(sum(sizes.values()), abs=1)
+    assert sizes["program, in the host's memory"] == PROGRAM / 1e6
     assert weights == pytest.approx(4 * total / 1e6, abs=0.06) and gradients == pytest.approx(
         4 * trained / 1e6, abs=0.06
     )
