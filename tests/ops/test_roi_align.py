@@ -7,6 +7,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ops import roi_align_crop, roi_align_xla
 from htc_tf.ops.roi_align import levels, prepare, roi_align
+from tests.slow import slow
 
 IMPLEMENTATIONS = ("crop_and_resize", "xla")
 
@@ -56,9 +57,19 @@ def reference_result(maps, strides, boxes, level, size, ratio, upstream):
     return pooled, gradients
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("ratio", (0, 2))
-@pytest.mark.parametrize("size, strides", ((7, (4, 8, 32)), (14, (4, 32))))
+# XLA compiles for seconds. Both implementations have the same gradient, so that one of them shows it.
+CROP, XLA = "crop_and_resize", "xla"
+BOTH_RATIOS = ((0, XLA), (2, CROP), *slow((0, CROP), (2, XLA)))
+
+
+@pytest.mark.parametrize(
+    "size, strides, ratio, implementation",
+    [
+        *((7, (4, 8, 32), *case) for case in ((0, CROP), (0, XLA), (2, CROP))),
+        *((14, (4, 32), ratio, CROP) for ratio in (0, 2)),
+        *slow((7, (4, 8, 32), 2, XLA), (14, (4, 32), 0, XLA), (14, (4, 32), 2, XLA)),
+    ],
+)
 def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, monkeypatch):
     if size == 14:
         monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))  # less to compile; size 7 uses the real numbers
@@ -140,7 +151,7 @@ def test_golden_ramp(ratio, implementation, monkeypatch):
     np.testing.assert_allclose(pooled[0, ..., 0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", [XLA, *slow(CROP)])
 def test_oversampling_equals_averaging_a_larger_result(implementation, monkeypatch):
     monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))
     generator = np.random.default_rng(0)
@@ -170,8 +181,7 @@ def test_oversampling_equals_averaging_a_larger_result(implementation, monkeypat
         np.testing.assert_allclose(b, a, atol=2e-5)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("ratio", (0, 2))
+@pytest.mark.parametrize("ratio, implementation", BOTH_RATIOS)
 def test_no_rois(ratio, implementation):
     maps = [np.ones((2, 6, 5, 3)), np.ones((2, 3, 3, 3))]
     upstream = np.zeros((2, 0, 7, 7, 3), np.float32)
@@ -180,7 +190,7 @@ def test_no_rois(ratio, implementation):
     assert [g.shape for g in gradients] == [m.shape for m in maps] and not any(g.any() for g in gradients)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", [CROP, *slow(XLA)])
 def test_shapes_may_be_unknown_when_traced(implementation):
     """As in a served model: one trace for all image sizes and numbers of RoIs; maps of one cell, in bfloat16."""
 
@@ -206,8 +216,7 @@ def test_shapes_may_be_unknown_when_traced(implementation):
         np.testing.assert_allclose(tf.reduce_sum(tf.cast(gradient[0, ..., 0], tf.float32)), 9 * number, rtol=0.02)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("ratio", (0, 2))
+@pytest.mark.parametrize("ratio, implementation", BOTH_RATIOS)
 def test_gradient_is_the_same_every_time(ratio, implementation, monkeypatch):
     """A thousand RoIs on one spot, several threads: additions to the same cells, always in the same order."""
     monkeypatch.setattr(roi_align_xla, "_TAPS", (3,))  # less to compile
