@@ -28,7 +28,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test slow lanes other_python lint check docs release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
+.PHONY: help env test slow lanes other_python lint check fuzz docs release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -126,6 +126,9 @@ CHECK_TESTS := tests/test_imports.py tests/test_docs.py tests/test_docs_commands
     tests/ops/test_masks.py tests/models/test_targets.py tests/pipelines/test_objects.py tests/pipelines/test_to_coco.py
 check: lint ## lint and the tests that find most in a short time: what to run before each commit (two minutes)
 	$(PYTEST) $(CHECK_TESTS) $(ARGS)
+
+fuzz: env ## feed random damage to every reader of foreign files, a minute each; faults stay in tests/corpus
+	$(PY) -m tests.fuzz $(ARGS)
 
 # MkDocs' banners are about its successors.
 docs: export NO_MKDOCS_2_WARNING := 1

@@ -83,7 +83,7 @@ def test_the_date_of_the_citation_is_the_changelog_s():
 def test_make_targets_of_contributing_exist():
     targets = set(re.findall(r"make ([a-z_]+)", read("CONTRIBUTING.md")))
     known = set(re.findall(r"^([a-z_]+):", read("Makefile"), re.MULTILINE))
-    assert targets <= known and {"check", "test", "release", "docs"} <= targets
+    assert targets <= known and {"check", "test", "release", "docs", "fuzz"} <= targets
 
 
 def test_files_of_contributing_exist():

@@ -184,8 +184,9 @@ def _repair_segmentation(segmentation, repairs):
 def _explain(error, text):
     """Describes a JSON error and its remedy."""
     start = text.lstrip()[:MAX_SHOWN]
-    if start[0] not in "{[":
-        return f"is not JSON: it begins with {json.dumps(start, ensure_ascii=False)}"
+    if not start.startswith(("{", "[")):
+        # Python's blanks are more than JSON's: the text may hold nothing else.
+        return f"is not JSON: it begins with {json.dumps(start or text[:MAX_SHOWN], ensure_ascii=False)}"
     end = len(text.rstrip())
     if error.pos >= end or text[end - 1] not in "}]" or error.msg.startswith("Unterminated string"):
         return "ends in the middle of its JSON: it was cut short; fetch or export it again"
