@@ -122,7 +122,7 @@ def test_an_export_in_a_fresh_process_gives_the_detections_of_predict(call, tiny
     from htc_tf.inference.inputs import read_image
 
     export, outputs_path = tmp_path / "export", tmp_path / "outputs.npz"
-    call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export)
+    call(htc_tf.export, "--checkpoint", tiny_run.folder, "--output", export, "--batch_sizes", 2)
     assert str(export / "1") in capsys.readouterr().out
     paths = [images / "7.jpg", images / "scene.png"]
     # The process imports none of our code before the client, at its end.
