@@ -94,6 +94,16 @@ def test_a_training_without_enough_memory_is_refused(training, kept, free, monke
         check_memory(*training, two)
 
 
+def test_plenty_of_memory_needs_no_estimate(training, free, monkeypatch):
+    monkeypatch.setattr(training[0], "batch_size", 2)
+    monkeypatch.setattr(memory, "kept_bytes", lambda *_: pytest.fail("estimates"))
+    free(64e9)
+    check_memory(*training, Devices("CPU:0"))
+    monkeypatch.setattr(memory, "kept_bytes", lambda model, height, width: 3e3 * height * width)
+    free(5e9)  # less than is certainly enough
+    check_memory(*training, Devices("CPU:0"))
+
+
 def test_xla_is_only_warned(training, kept, free, monkeypatch, capsys):
     free(1e9)
     monkeypatch.setattr(training[0], "xla", True)
