@@ -37,7 +37,8 @@ _LARGE, _STRIP = 2**26, 2**24
 def conv2d(x, kernel):
     """Computes `tf.nn.conv2d(x, kernel, 1, "SAME")`.
 
-    The gradient is TensorFlow's, too, if there is oneDNN or, when it is traced, a GPU: neither needs that memory.
+    The gradient is TensorFlow's, too, if there is oneDNN or, when it is traced, a GPU: neither needs that memory. In
+    float16 it is not: oneDNN has no float16 on most CPUs, and Eigen would add up the pixels in that type.
 
     Args:
         x: [B, H, W, C].
@@ -46,7 +47,7 @@ def conv2d(x, kernel):
     Returns:
         [B, H, W, O].
     """
-    if has_onednn() or tf.config.list_logical_devices("GPU"):
+    if tf.config.list_logical_devices("GPU") or (has_onednn() and x.dtype != tf.float16):
         return tf.nn.conv2d(x, kernel, 1, "SAME")
     return _conv2d(x, kernel)
 
@@ -120,8 +121,12 @@ def kernel_gradient(x, upstream, shape, large=_LARGE, strip=_STRIP):
 def _kernel_gradient(x, upstream, shape, above, below):
     """Computes the kernel's gradient with `above` and `below` rows of zeros around x.
 
-    Never with EXPLICIT padding, for which oneDNN has no kernel.
+    Never with EXPLICIT padding, for which oneDNN has no kernel; and never in float16 or bfloat16, in which Eigen would
+    add up the pixels.
     """
+    if x.dtype.size == 2:
+        wide = _kernel_gradient(tf.cast(x, tf.float32), tf.cast(upstream, tf.float32), shape, above, below)
+        return tf.cast(wide, x.dtype)
     margin = shape[1] // 2
     same = above == below == margin
     return tf.raw_ops.Conv2DBackpropFilter(

@@ -30,7 +30,10 @@ UNREPEATABLE = ("images_per_second", "input_wait")  # of the numbers that a step
 
 
 class Killed(SystemExit):
-    """A command was killed, as Linux does where memory runs out; `peak` is the bytes that it had at most."""
+    """A command was killed, as Linux does where memory runs out.
+
+    `peak` is the bytes that it had at most, or this process when it started the command.
+    """
 
     def __init__(self, text, peak):
         super().__init__(text)

@@ -101,7 +101,7 @@ def test_float16_halves_its_scale_if_gradients_overflow(tmp_path):
         (batch,) = make_batches(1)
         numbers = training.train_step(batch)
         assert numbers["finite"] and numbers["loss_scale"] == 2.0**15
-        assert float(numbers["gradient_norm"]) == pytest.approx(2.03, rel=0.02)  # without the scale
+        assert float(numbers["gradient_norm"]) == pytest.approx(2.50, rel=0.02)  # without the scale
         scale, good = training.optimizer.loss_scale.value, training.optimizer.loss_scale.good_steps
         scale.assign(2.0**40)
         before = [v.numpy() for v in [*training.model.variables, *training.optimizer.velocities]]
