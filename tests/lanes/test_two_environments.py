@@ -3,7 +3,8 @@
 `make lanes` names the other environment's Python in HTC_TF_OTHER_PYTHON. `job.py` runs twice in each environment, first
 to write and then to read; a test compares the files.
 
-Weights, boxes, classes, run lengths and files are equal bit for bit, scores and mask probabilities up to rounding.
+Without oneDNN, weights, boxes, classes, run lengths and files are equal bit for bit, scores and mask probabilities up
+to rounding. With it, boxes differ by up to 1.5e-5 pixels.
 TensorFlow 2.15 and 2.21 add up gradients in different orders, so trainings are equal up to rounding, too. On an AMD
 EPYC with AVX2 the losses of six steps differ by up to 1.7e-5 of their value, the norm of the gradients by 3.1e-4, and
 the numbers of tests/training/toy.py not at all.
@@ -24,6 +25,8 @@ from tests.lanes.job import OPTIMIZERS, STEPS, STOP
 ROOT = Path(__file__).resolve().parents[2]
 OTHER = os.environ.get("HTC_TF_OTHER_PYTHON")
 PYTHONS = {"this": sys.executable, "other": OTHER}
+# The two bring different versions of oneDNN, which TensorFlow uses on some processors only.
+SETTINGS = {"CUDA_VISIBLE_DEVICES": "", "TF_ENABLE_ONEDNN_OPTS": "0"}
 READER = {"this": "other", "other": "this"}  # of a writer's files
 TIMES = {"images_per_second", "input_wait"}
 # Greatest differences of scores and mask probabilities; measured: 7.5e-9 and 1.2e-7.
@@ -88,9 +91,7 @@ def start(python, folder, *flags):
     }
     with open(f"{folder}.log", "w") as log:
         command = [python, "-m", "tests.lanes.job", str(folder), *map(str, flags)]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log
-        )
+        return subprocess.Popen(command, cwd=ROOT, env=environment | SETTINGS, stdout=log, stderr=log)
 
 
 def assert_same_files(first, second):
