@@ -95,7 +95,7 @@ class CheckpointFiles:
         files = {}
         for path in self._tensorflow_files(number):
             sync(path)
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         sync(self.folder)
         self._write_manifest(number, {**self.manifest(number), "files": files})
         self._problems[number] = None
@@ -190,7 +190,7 @@ class CheckpointFiles:
                 return f"{path} is missing"
             if path.stat().st_size != size:
                 return f"{path} is damaged: {path.stat().st_size} of {size} bytes"
-            if _sha256(path) != sha256:
+            if hash_file(path) != sha256:
                 return f"{path} is damaged: its bytes differ from those saved"
         return None
 
@@ -233,7 +233,8 @@ def _manifest_path(prefix):
     return Path(f"{prefix}.json")
 
 
-def _sha256(path):
+def hash_file(path):
+    """Returns the hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

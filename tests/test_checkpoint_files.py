@@ -108,7 +108,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(run, monkeypatch):
     def refuse(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("htc_tf.checkpoint_files._sha256", refuse)
+    monkeypatch.setattr("htc_tf.checkpoint_files.hash_file", refuse)
     monkeypatch.setattr(CheckpointFiles, "_read", lambda self, number: refuse(self.prefix(number)))
     with pytest.raises(UserError, match=r"ckpt-6\S* cannot be read \(Permission denied\)"):
         restored(run)

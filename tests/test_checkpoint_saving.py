@@ -120,7 +120,7 @@ def test_a_kill_inside_a_save_loses_nothing(tmp_path, monkeypatch, call):
         raise Killed
 
     if call == "sync":
-        monkeypatch.setattr("htc_tf.checkpoint_files._sha256", die)
+        monkeypatch.setattr("htc_tf.checkpoint_files.hash_file", die)
     else:
         method = getattr(CheckpointFiles, call)
 

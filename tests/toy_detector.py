@@ -1,4 +1,4 @@
-"""A network of two convolutions in the place of the detector, for tests of what surrounds it: it trains in a second."""
+"""A network of two convolutions that replaces the detector in tests of what surrounds it. It trains in a second."""
 
 import contextlib
 import functools

@@ -8,7 +8,7 @@ import hashlib
 import json
 
 from htc_tf import __version__
-from htc_tf.checkpoint_files import CheckpointFiles
+from htc_tf.checkpoint_files import CheckpointFiles, hash_file
 from htc_tf.run import write_whole
 
 CARD = "assets.extra/model_card.md"
@@ -138,15 +138,7 @@ def list_hashes(version, manifest, config):
     """Yields (name, SHA-256) of the model's files, of the checkpoint's files and of the configuration."""
     for path in (version / "saved_model.pb", *sorted((version / "variables").glob("*"))):
         if path.is_file():
-            yield path.relative_to(version).as_posix(), sha256(path)
+            yield path.relative_to(version).as_posix(), hash_file(path)
     for name, row in (manifest.get("files") or {}).items():
         yield f"checkpoint {name}", row["sha256"]
     yield "configuration", hashlib.sha256(config.encode()).hexdigest()
-
-
-def sha256(path):
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -63,7 +63,7 @@ def run(folder, seconds, parts, options=()):
 
     Args:
         folder: Path.
-        seconds: No part starts, or goes on, after so many.
+        seconds: Time limit of the whole run; no part starts after it, and a running part is killed.
         parts: ((limit, script, argument, ...), ...).
         options: Further arguments of every part.
     Returns:
