@@ -11,11 +11,11 @@ import argparse
 import itertools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from htc_tf.progress import progress_bar
 from tests.studies import recorded
 
 CONFIGURATION = "gin/htc_shapes.gin"
@@ -25,7 +25,6 @@ KIND, DATA_SEED = "contexts", 0
 SECTION = "The paper's ablation, on drawn scenes"
 PLOT = "ablation.png"  # beside the page
 RESULTS = recorded.ROOT / "docs" / "ablation.json"
-LOSSES = 45  # numbers that are kept of a training's losses, each a mean over equally many steps
 # Two-sided 95 % quantiles of Student's t, by degrees of freedom.
 QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -120,12 +119,6 @@ def draw(found):
     return figure
 
 
-def shorten(losses):
-    """Returns [[last step, mean total], ...] of LOSSES equal pieces of a training's [[step, total], ...]."""
-    pieces = [piece for piece in np.array_split(losses, min(LOSSES, len(losses))) if len(piece)]
-    return [[int(piece[-1, 0]), round(float(piece[:, 1].mean()), 4)] for piece in pieces]
-
-
 def report(entries, flags):
     """Returns the section's lines.
 
@@ -176,39 +169,45 @@ def report(entries, flags):
     return [*lines, "", "Differences, paired by seed:", "", *compare(found), "", f"![AP by row and seed]({PLOT})"]
 
 
+class Training(NamedTuple):
+    """A training of the study."""
+
+    row: str
+    seed: int
+
+    @property
+    def name(self):
+        return f"{self.row}_seed{self.seed}"
+
+
 def plan(flags):
-    """Returns {(row, seed): configuration flags}; all rows of one seed come first."""
+    """Returns {Training: (its name, configuration flags)}; all rows of one seed come first."""
     params = [f"STEPS={flags.steps}", "CHECKPOINT_EVERY=0", *flags.gin_param]
+    trainings = [Training(row, seed) for seed in flags.seeds for row in recorded.ROWS]
     return {
-        (row, seed): [f"--gin_file={file}" for file in (CONFIGURATION, *overlays(row))]
-        + [f"--gin_param={param}" for param in params]
-        for seed in flags.seeds
-        for row in recorded.ROWS
+        training: (
+            training.name,
+            [f"--gin_file={file}" for file in (CONFIGURATION, *overlays(training.row))]
+            + [f"--gin_param={param}" for param in params],
+        )
+        for training in trainings
     }
 
 
 def main():
     flags = parse()
     folder = flags.workdir.resolve()
-    cache = recorded.ResultCache(flags.results)
-    trainings = {(row, seed, f"{row}_seed{seed}"): how for (row, seed), how in plan(flags).items()}
-    found = {(row, seed): cache.find(name, how) for (row, seed, name), how in trainings.items()}
-    entries = {key: entry for key, entry in found.items() if entry}
-    check_distinct(entries)
-    if flags.write_only:
+
+    def train(training, name, how):
+        data = recorded.make_data(folder / "data", SCENES, DATA_SEED, kind=KIND)
+        outcome = recorded.train_and_evaluate(folder / name, how, *data, training.seed)
+        return {**outcome, "losses": recorded.shorten(outcome["losses"])}
+
+    def write(entries):
+        check_distinct(entries)
         recorded.write_section(flags.output, SECTION, report(entries, flags))
-        return
-    train_records, records, annotations = recorded.make_data(folder / "data", SCENES, DATA_SEED, kind=KIND)
-    for (row, seed, name), how in progress_bar(trainings.items(), unit="training", desc="ablation"):
-        if (row, seed) not in entries:
-            print(f"{name}: training; its log is {folder / name}.log", flush=True)
-            outcome = recorded.train_and_evaluate(folder / name, how, train_records, records, annotations, seed)
-            outcome["losses"] = shorten(outcome["losses"])
-            entries[row, seed] = cache.add(name, how, outcome)
-            check_distinct(entries)
-        metrics = entries[row, seed]["metrics"]
-        print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()), flush=True)
-        recorded.write_section(flags.output, SECTION, report(entries, flags))
+
+    recorded.run_study("ablation", plan(flags), recorded.ResultCache(flags.results), train, write, flags.write_only)
     print(f"wrote the section '{SECTION}' of {flags.output}")
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from htc_tf.progress import progress_bar
 from tests.studies import recorded
 
 CONFIGURATION, OVERLAY = "gin/htc_shapes.gin", "gin/options/few_photos.gin"
@@ -26,6 +25,7 @@ SEEDS = (0, 1, 2)
 STARTS = {"letters": [f"--init_from={WEIGHTS}"], "nothing": []}
 SECTION = "People in photographs"
 PLOT = "photos.png"  # beside the page
+RESULTS = recorded.ROOT / "docs" / "photos.json"
 
 
 class Training(NamedTuple):
@@ -46,7 +46,8 @@ def parse():
     parser.add_argument("--images", type=int, nargs="+", default=IMAGES, help="numbers of training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="a training per number, start and seed")
     parser.add_argument("--gin_param", action="append", default=[], help="a binding after the gin files; repeatable")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/photos"), help="records, results so far, runs")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/photos"), help="records, runs and logs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the results so far")
     parser.add_argument("--write_only", action="store_true", help="train nothing; write what is finished")
     parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
     return parser.parse_args()
@@ -134,7 +135,7 @@ def report(entries, plot, flags):
         f"![AP50 over the number of training images]({plot.name})",
         "",
         f"{len(entries)} trainings and their evaluations took {cost:,.0f} CPU-seconds on "
-        f"{recorded.machines_of(entries.values())}.",
+        f"{recorded.machines_of(entries.values())}. [{RESULTS.name}]({RESULTS.name}) has each training's losses.",
     ]
 
 
@@ -160,21 +161,19 @@ def draw(entries):
 def main():
     flags = parse()
     folder = flags.workdir.resolve()
-    cache = recorded.ResultCache(folder / "done.json")
+
+    def train(training, name, how):
+        records, _ = prepare(flags.sample, folder / "data", "train", training.images)
+        validation = prepare(flags.sample, folder / "data", "val")
+        outcome = recorded.train_and_evaluate(folder / name, how, records, *validation, training.seed)
+        return {**outcome, "losses": recorded.shorten(outcome["losses"])}
+
+    def write(entries):
+        recorded.write_section(flags.output, SECTION, report(entries, flags.output.with_name(PLOT), flags))
+
     trainings = [Training(images, start, seed) for seed in flags.seeds for images in flags.images for start in STARTS]
-    entries = {training: cache.find(training.name, plan(training, flags.gin_param)) for training in trainings}
-    for training in progress_bar(trainings, unit="training", desc="photos"):
-        if not entries[training] and not flags.write_only:
-            data = folder / "data"
-            train_records, _ = prepare(flags.sample, data, "train", training.images)
-            run, how = folder / training.name, plan(training, flags.gin_param)
-            print(f"{training.name}: training; its log is {run}.log", flush=True)
-            outcome = recorded.train_and_evaluate(
-                run, how, train_records, *prepare(flags.sample, data, "val"), training.seed
-            )
-            entries[training] = cache.add(training.name, how, outcome)
-        done = {training: entry for training, entry in entries.items() if entry}
-        recorded.write_section(flags.output, SECTION, report(done, flags.output.with_name(PLOT), flags))
+    plans = {training: (training.name, plan(training, flags.gin_param)) for training in trainings}
+    recorded.run_study("photos", plans, recorded.ResultCache(flags.results), train, write, flags.write_only)
     print(f"wrote the section '{SECTION}' of {flags.output}")
 
 

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
 import htc_tf
-from htc_tf.progress import progress_bar
 from htc_tf.weights.assign import mmdet_arrays
 from htc_tf.weights.names import COUNTER
 from tests.studies import recorded
@@ -25,6 +24,7 @@ WEIGHTS = Path("gin/weights/letters.safetensors")
 SCENES = {"train": 2000, "val": 200}
 SECTION = "The demo's pretrained weights"
 PLOT = "pretraining.png"  # beside the page
+RESULTS = recorded.ROOT / "docs" / "pretraining.json"
 # mmdetection's HTC on the same kind of scenes, on the reference machine: CPU seconds, box AP, mask AP.
 PEER = (1200, 0.330, 0.301)
 
@@ -57,20 +57,25 @@ TRAININGS = [
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.pretraining", description=__doc__)
     parser.add_argument("--weights", action="store_true", help=f"write {WEIGHTS} from the training on letters, and end")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/pretraining"), help="data, results so far, runs")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/pretraining"), help="data, runs and logs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the results so far")
     parser.add_argument("--write_only", action="store_true", help="train nothing; write what is finished")
     parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
     return parser.parse_args()
 
 
-def plan(training, folder):
-    """Returns the flags of htc_tf.train for a Training, whose runs are in `folder`."""
+def plan(training):
+    """Returns the flags of htc_tf.train for a Training, without those of the weights that it starts from."""
     files = [CONFIGURATION, *([SHORT] if training.steps != FULL else [])]
     files += [LETTERS] if training.scenes == "letters" else []
     flags = [f"--gin_file={file}" for file in files]
     params = ["CHECKPOINT_EVERY=0", "EVALUATE_EVERY=0", f"STEPS={training.steps}"]
-    flags += [f"--gin_param={param}" for param in params]
-    return flags + ([f"--init_from={folder / FIRST[training.start].name}"] if training.start in FIRST else [])
+    return flags + [f"--gin_param={param}" for param in params]
+
+
+def start_of(training, folder):
+    """Returns the flags of the weights that a Training starts from: the last ones of a run in `folder`, or none."""
+    return [f"--init_from={folder / FIRST[training.start].name}"] if training.start in FIRST else []
 
 
 def write_weights(run, path):
@@ -117,7 +122,7 @@ def report(entries, plot):
         f"![AP over CPU seconds]({plot.name})",
         "",
         f"Measured on {recorded.machines_of(entries.values())}; mmdetection's HTC on another machine, with which these "
-        "seconds cannot be compared exactly.",
+        f"seconds cannot be compared exactly. [{RESULTS.name}]({RESULTS.name}) has each training's losses.",
     ]
 
 
@@ -151,17 +156,18 @@ def main():
         write_weights(folder / FIRST["letters"].name, recorded.ROOT / WEIGHTS)
         print(f"wrote {WEIGHTS}")
         return
-    cache = recorded.ResultCache(folder / "done.json")
-    entries = {training: cache.find(training.name, plan(training, folder)) for training in TRAININGS}
-    for training in progress_bar(TRAININGS, unit="training", desc="pretraining"):
-        if not entries[training] and not flags.write_only:
-            data = recorded.make_data(folder / training.scenes, SCENES, seed=0, kind=training.scenes)
-            run, how = folder / training.name, plan(training, folder)
-            print(f"{training.name}: training; its log is {run}.log", flush=True)
-            outcome = recorded.train_and_evaluate(run, how, *data, training.seed)
-            entries[training] = cache.add(training.name, how, outcome)
-        done = {training: entry for training, entry in entries.items() if entry}
-        recorded.write_section(flags.output, SECTION, report(done, flags.output.with_name(PLOT)))
+
+    def train(training, name, how):
+        data = recorded.make_data(folder / training.scenes, SCENES, seed=0, kind=training.scenes)
+        how = [*how, *start_of(training, folder)]
+        outcome = recorded.train_and_evaluate(folder / name, how, *data, training.seed)
+        return {**outcome, "losses": recorded.shorten(outcome["losses"])}
+
+    def write(entries):
+        recorded.write_section(flags.output, SECTION, report(entries, flags.output.with_name(PLOT)))
+
+    plans = {training: (training.name, plan(training)) for training in TRAININGS}
+    recorded.run_study("pretraining", plans, recorded.ResultCache(flags.results), train, write, flags.write_only)
     print(f"wrote the section '{SECTION}' of {flags.output}")
 
 

@@ -19,12 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
+from htc_tf.progress import progress_bar
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results.md"
 TITLE = "# Does it learn?\n\nRecorded trainings: each section is written by the command that it names; do not edit.\n"
 ROWS = tuple(path.stem for path in sorted((ROOT / "gin" / "ablation").glob("row*.gin")))
 KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 METRICS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")
+LOSSES = 45  # numbers that are kept of a training's losses, each a mean over equally many steps
 MAXRSS = 1 if sys.platform == "darwin" else 1024  # bytes
 UNREPEATABLE = ("images_per_second", "input_wait")  # of the numbers that a step logs
 
@@ -139,6 +142,12 @@ def average_end(losses):
     return float(np.mean([total for _, total in losses[-max(len(losses) // 10, 1) :]]))
 
 
+def shorten(losses):
+    """Returns [[last step, mean total], ...] of LOSSES equal pieces of a training's [[step, total], ...]."""
+    pieces = [piece for piece in np.array_split(losses, min(LOSSES, len(losses))) if len(piece)]
+    return [[int(piece[-1, 0]), round(float(piece[:, 1].mean()), 4)] for piece in pieces]
+
+
 class ResultCache:
     """Finished results in a JSON file: {name: {"how": the command, "machine": where it ran, **its outcome}}."""
 
@@ -158,6 +167,37 @@ class ResultCache:
         aside.write_text(json.dumps(self.entries, indent=1) + "\n")
         os.replace(aside, self.path)
         return self.entries[name]
+
+
+def run_study(name, trainings, cache, train, write, write_only=False):
+    """Makes the trainings of a study that its cache lacks, and writes its section after each of them.
+
+    Args:
+        name: Name of the study, shown by the progress bar.
+        trainings: {key: (the training's name in the cache, its flags)}, in the section's order.
+        cache: ResultCache.
+        train: Function of (key, the training's name, its flags) that returns its outcome.
+        write: Function of {key: cached result} that writes the section of the trainings that are finished.
+        write_only: If True, makes no training.
+    Raises:
+        SystemExit: `write_only`, but no training is finished.
+    """
+    entries = {key: cache.find(*training) for key, training in trainings.items()}
+
+    def write_finished():
+        write({key: entry for key, entry in entries.items() if entry})
+
+    if any(entries.values()):
+        write_finished()
+    elif write_only:
+        raise SystemExit(f"error: {cache.path} has no finished training of this command")
+    for key, (title, how) in progress_bar({} if write_only else trainings.items(), unit="training", desc=name):
+        if not entries[key]:
+            print(f"{title}: training", flush=True)
+            entries[key] = cache.add(title, how, train(key, title, how))
+            write_finished()
+        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in entries[key]["metrics"].items())
+        print(f"{title}: {metrics}", flush=True)
 
 
 def title_of(row):

@@ -23,8 +23,7 @@ def test_a_training_starts_from_the_whole_one_of_the_other_kind():
     names = [training.name for training in pretraining.TRAININGS]
     assert len(set(names)) == len(names)
     for training in pretraining.TRAININGS:
-        flags = pretraining.plan(training, folder)
-        starts = [flag for flag in flags if flag.startswith("--init_from=")]
+        flags, starts = pretraining.plan(training), pretraining.start_of(training, folder)
         assert f"--gin_param=STEPS={training.steps}" in flags
         assert (pretraining.LETTERS in " ".join(flags)) == (training.scenes == "letters")
         if training.start == "nothing":

@@ -187,9 +187,9 @@ def test_results_name_the_machines_that_they_come_from():
 
 def test_a_record_keeps_the_means_of_losses():
     losses = [[step, float(step)] for step in range(1, 4501)]
-    kept = ablation.shorten(losses)
-    assert len(kept) == ablation.LOSSES and kept[0] == [100, 50.5] and kept[-1] == [4500, 4450.5]
-    assert ablation.shorten([[1, 2.0], [2, 4.0]]) == [[1, 2.0], [2, 4.0]]
+    kept = recorded.shorten(losses)
+    assert len(kept) == recorded.LOSSES and kept[0] == [100, 50.5] and kept[-1] == [4500, 4450.5]
+    assert recorded.shorten([[1, 2.0], [2, 4.0]]) == [[1, 2.0], [2, 4.0]]
 
 
 def test_a_command_that_fails_is_shown(tmp_path):
@@ -236,3 +236,33 @@ def test_a_machine_is_described_on_every_system(monkeypatch, tmp_path, info, aff
     else:
         monkeypatch.delattr(recorded.os, "sched_getaffinity", raising=False)
     assert recorded.describe_machine() == expected
+
+
+def test_a_study_continues_after_its_last_training(tmp_path, capsys):
+    trainings = {"a": ("training_a", ["--seed=0"]), "b": ("training_b", ["--seed=1"]), "c": ("training_c", [])}
+    made, written = [], []
+
+    def train(key, name, how):
+        assert trainings[key] == (name, how)
+        made.append(key)
+        if made == ["a", "c"]:
+            raise SystemExit("killed")
+        return entry(mask=0.5)
+
+    def run(write_only=False):
+        """Runs the study as a new command does."""
+        recorded.run_study("study", trainings, recorded.ResultCache(path), train, written.append, write_only)
+
+    path = tmp_path / "results.json"
+    with pytest.raises(SystemExit, match=r"results\.json has no finished"):
+        run(write_only=True)
+    recorded.ResultCache(path).add("training_b", ["--seed=1"], entry(mask=0.25))
+    recorded.ResultCache(path).add("training_c", ["--seed=7"], entry())  # by other flags: made again
+    run(write_only=True)
+    assert not made and [list(entries) for entries in written] == [["b"]]
+    with pytest.raises(SystemExit, match="killed"):
+        run()
+    assert made == ["a", "c"] and list(written[-1]) == ["a", "b"]
+    run()
+    assert made == ["a", "c", "c"] and list(written[-1]) == ["a", "b", "c"]
+    assert "training_b: bbox/AP 0.750, bbox/AP50 1.000, segm/AP 0.250" in capsys.readouterr().out
