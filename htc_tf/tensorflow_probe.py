@@ -60,6 +60,16 @@ def describe_build(tf):
     )
 
 
+def describe_onednn():
+    """Returns whether TensorFlow computes convolutions on the CPU by oneDNN, and why not."""
+    from htc_tf.ops.convolution import has_onednn
+
+    if has_onednn():
+        return "on"
+    setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+    return f"off (TF_ENABLE_ONEDNN_OPTS={setting})" if setting else "off, by default on this processor"
+
+
 def probe():
     """Returns {name: text or {name: text}}."""
     import tensorflow as tf
@@ -69,7 +79,7 @@ def probe():
         "versions": {"TensorFlow": tf.__version__, "tf.keras": f"{keras.__name__} {keras.__version__}"},
         "devices": attempt(lambda: list_devices(tf)),
         "built with CUDA": attempt(lambda: describe_build(tf)),
-        "oneDNN": "off (TF_ENABLE_ONEDNN_OPTS=0)" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else "on",
+        "oneDNN": attempt(describe_onednn),
         "XLA, float32": attempt(lambda: compile_product(tf, tf.float32)),
         "XLA, bfloat16": attempt(lambda: compile_product(tf, tf.bfloat16)),
         "codecs": list_codecs(tf),

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from htc_tf import doctor, machine, tensorflow_probe
+from htc_tf.ops import convolution
 
 CPUINFO = """processor\t: 0
 model name\t: Example Processor @ 2.00GHz
@@ -50,6 +51,22 @@ def test_tensorflow_that_ends_its_process_is_reported(code, message, monkeypatch
     run = subprocess.run
     monkeypatch.setattr(doctor.subprocess, "run", lambda words, **options: run([words[0], "-c", code], **options))
     assert doctor.probe_tensorflow() == {"TensorFlow": message}
+
+
+@pytest.mark.parametrize(
+    ("used", "setting", "expected"),
+    [
+        (True, None, "on"),
+        (False, "0", "off (TF_ENABLE_ONEDNN_OPTS=0)"),
+        (False, None, "off, by default on this processor"),
+    ],
+)
+def test_onednn_is_reported_as_tensorflow_uses_it(used, setting, expected, monkeypatch):
+    monkeypatch.setattr(convolution, "has_onednn", lambda: used)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if setting:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", setting)
+    assert tensorflow_probe.describe_onednn() == expected
 
 
 def test_a_check_that_fails_is_a_row():
