@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from htc_tf.ops.paste import encode_columns
-from htc_tf.ops.rle_decoding import decode_counts
+from htc_tf.ops.rle_decoding import find_edges
 
 MAX_PIXELS = 2**22  # of an overview
 
@@ -47,7 +47,7 @@ def shrink_mask(mask, factor):
         COCO run lengths of [ceil(height / factor), ceil(width / factor)].
     """
     height, width = mask["size"]
-    edges = np.cumsum(decode_counts(mask["counts"]))[:-1]  # the pixels at which the mask changes
+    edges = find_edges(mask)[:-1]  # the pixels at which the mask changes
     size = -(-height // factor), -(-width // factor)
     if not len(edges):
         return encode_columns(np.zeros([0, 0], bool), 0, 0, *size)

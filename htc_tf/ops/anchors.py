@@ -3,11 +3,19 @@
 Centers lie on multiples of the stride, without rounding.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 
-def level_anchors(height, width, stride, scale=8.0, ratios=(0.5, 1.0, 2.0)):
+def level_anchors(
+    height: int | tf.Tensor,
+    width: int | tf.Tensor,
+    stride: int,
+    scale: float = 8.0,
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+) -> tf.Tensor:
     """Generates the anchors of one feature map.
 
     Source: `AnchorGenerator` of mmdetection with center offset 0 (https://github.com/open-mmlab/mmdetection).
@@ -28,7 +36,12 @@ def level_anchors(height, width, stride, scale=8.0, ratios=(0.5, 1.0, 2.0)):
     return tf.reshape(centers + _anchors_at_origin(stride, scale, ratios), [-1, 4])
 
 
-def pyramid_anchors(shapes, strides, scale=8.0, ratios=(0.5, 1.0, 2.0)):
+def pyramid_anchors(
+    shapes: Sequence[Sequence[int | tf.Tensor]],
+    strides: Sequence[int],
+    scale: float = 8.0,
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+) -> tf.Tensor:
     """Generates the anchors of all pyramid levels, one level after the other.
 
     Args:
@@ -46,7 +59,7 @@ def pyramid_anchors(shapes, strides, scale=8.0, ratios=(0.5, 1.0, 2.0)):
     return tf.concat(levels, axis=0)
 
 
-def inside(anchors, sizes):
+def inside(anchors: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Selects the anchors inside each image; an anchor that touches the bottom or right edge is outside.
 
     Args:
@@ -61,7 +74,7 @@ def inside(anchors, sizes):
     return positive & below
 
 
-def center_inside(anchors, sizes, divisor=32):
+def center_inside(anchors: tf.Tensor, sizes: tf.Tensor, divisor: int = 32) -> tf.Tensor:
     """Selects the anchors whose center lies inside each image, padded to multiples of `divisor`.
 
     The other cells exist only because another image of the batch is larger: mmdetection's `valid_flags`.

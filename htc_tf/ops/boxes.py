@@ -5,6 +5,7 @@ targets. Boxes are [y1, x1, y2, x2] in pixels.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -12,13 +13,13 @@ import tensorflow as tf
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 
-def area(boxes):
+def area(boxes: tf.Tensor) -> tf.Tensor:
     """Returns the areas [...] of boxes [..., 4] in square pixels; negative if one side of a box is."""
     y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
     return (x2 - x1) * (y2 - y1)
 
 
-def iou(a, b):
+def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Computes the IoU of all pairs of boxes.
 
     Several anchors tie for the best IoU with an object, and rounding decides which of them win: the operations and
@@ -45,7 +46,7 @@ def iou(a, b):
     return overlap / tf.maximum(union, 1e-6)  # 1e-6: mmdetection's eps
 
 
-def generalized_iou(a, b):
+def generalized_iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Computes the GIoU of each box with its counterpart (arXiv:1902.09630, algorithm 1).
 
     Args:
@@ -73,12 +74,12 @@ def generalized_iou(a, b):
     return tf.math.divide_no_nan(overlap, union) - uncovered
 
 
-def exceeds(boxes, size):
+def exceeds(boxes: tf.Tensor, size: float) -> tf.Tensor:
     """Returns [...] bool, True for boxes [..., 4] that are both higher and wider than `size` pixels."""
     return tf.reduce_all(boxes[..., 2:] - boxes[..., :2] > size, axis=-1)
 
 
-def clip(boxes, sizes):
+def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Clips boxes to their images.
 
     Args:
@@ -93,7 +94,7 @@ def clip(boxes, sizes):
     return tf.minimum(tf.maximum(boxes, 0.0), limits)
 
 
-def encode(boxes, reference, target_stds):
+def encode(boxes: tf.Tensor, reference: tf.Tensor, target_stds: Sequence[float]) -> tf.Tensor:
     """Computes the deltas from reference boxes to boxes (R-CNN, arXiv:1311.2524, appendix C).
 
     Args:
@@ -115,7 +116,9 @@ def encode(boxes, reference, target_stds):
     return tf.where(usable, deltas, 0.0)
 
 
-def decode(deltas, reference, target_stds, sizes=None):
+def decode(
+    deltas: tf.Tensor, reference: tf.Tensor, target_stds: Sequence[float], sizes: tf.Tensor | None = None
+) -> tf.Tensor:
     """Applies deltas to reference boxes: the inverse of `encode`.
 
     dh and dw are limited to |log(16 / 1000)|, so that no delta overflows.
@@ -137,7 +140,7 @@ def decode(deltas, reference, target_stds, sizes=None):
     return boxes if sizes is None else clip(boxes, sizes)
 
 
-def flip(boxes, width):
+def flip(boxes: tf.Tensor, width: float | tf.Tensor) -> tf.Tensor:
     """Mirrors boxes [..., 4] horizontally in an image of that width."""
     y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
     width = tf.cast(width, boxes.dtype)

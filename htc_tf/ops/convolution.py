@@ -27,6 +27,8 @@ is a sum over strips of the map:
 | of the kernel: strips of 20 rows | 1482, 217 | 562, 90 | |
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 KERNEL_EPSILON = 1e-5  # added to the variance of a kernel that is standardized (arXiv:1903.10520)
@@ -34,7 +36,7 @@ KERNEL_EPSILON = 1e-5  # added to the variance of a kernel that is standardized 
 _LARGE, _STRIP = 2**26, 2**24
 
 
-def conv2d(x, kernel):
+def conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Computes `tf.nn.conv2d(x, kernel, 1, "SAME")`.
 
     The gradient is TensorFlow's, too, if there is oneDNN or, when it is traced, a GPU: neither needs that memory. In
@@ -52,7 +54,7 @@ def conv2d(x, kernel):
     return _conv2d(x, kernel)
 
 
-def has_onednn():
+def has_onednn() -> bool:
     """Returns True if TensorFlow computes convolutions on a CPU by oneDNN; TF_ENABLE_ONEDNN_OPTS=0 turns it off."""
     try:
         from tensorflow.python.util._pywrap_util_port import IsMklEnabled  # there is no public function
@@ -70,7 +72,7 @@ def _conv2d(x, kernel):
     return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
 
 
-def dilated_conv2d(x, kernel, dilation):
+def dilated_conv2d(x: tf.Tensor, kernel: tf.Tensor, dilation: int) -> tf.Tensor:
     """Computes `tf.nn.conv2d(x, kernel, 1, "SAME", dilations=dilation)`, with a gradient on CPUs too.
 
     Every `dilation`-th row and column is a map of its own, which an ordinary convolution works on.
@@ -89,7 +91,9 @@ def dilated_conv2d(x, kernel, dilation):
     return tf.batch_to_space(tf.nn.conv2d(maps, kernel, 1, "VALID"), [dilation] * 2, [[0, end] for end in ends])
 
 
-def kernel_gradient(x, upstream, shape, large=_LARGE, strip=_STRIP):
+def kernel_gradient(
+    x: tf.Tensor, upstream: tf.Tensor, shape: Sequence[int], large: int = _LARGE, strip: int = _STRIP
+) -> tf.Tensor:
     """Computes the kernel's gradient, summed over strips of rows if the map is large.
 
     Args:

@@ -20,6 +20,7 @@ instead of 222 ms on 50x84x1024.
 import contextlib
 import contextvars
 import functools
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -29,7 +30,7 @@ _islands = contextvars.ContextVar("islands", default=True)
 
 
 @contextlib.contextmanager
-def without_islands():
+def without_islands() -> Iterator[None]:
     """Traces deformable convolutions as TensorFlow operations, for an export: TensorFlow Serving may lack XLA."""
     token = _islands.set(False)
     try:
@@ -38,7 +39,7 @@ def without_islands():
         _islands.reset(token)
 
 
-def island(function):
+def island(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """Returns a function that calls another one, compiled by XLA inside of a tf.function but in `without_islands`."""
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
@@ -49,7 +50,15 @@ def island(function):
     return call
 
 
-def deformable_conv2d(x, offsets, mask, kernel, stride=1, groups=1, dilation=1):
+def deformable_conv2d(
+    x: tf.Tensor,
+    offsets: tf.Tensor,
+    mask: tf.Tensor | None,
+    kernel: tf.Tensor,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+) -> tf.Tensor:
     """Computes a deformable convolution with symmetric padding, `dilation` * (k - 1) / 2.
 
     Args:

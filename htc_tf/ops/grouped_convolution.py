@@ -31,6 +31,7 @@ backward: it computes a dense convolution, so XLA pays on GPUs only.
 
 import contextlib
 import contextvars
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -38,7 +39,7 @@ _BLOCK = 32  # channels
 _native = contextvars.ContextVar("native", default=False)
 
 
-def grouped_conv2d(x, kernel, stride, groups, padding):
+def grouped_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int, groups: int, padding: str) -> tf.Tensor:
     """Computes a convolution in which each group of output channels sees its own group of input channels only.
 
     The implementation is chosen when it is traced: TensorFlow's operation if there is a GPU, else blocks, or the
@@ -81,7 +82,7 @@ def _convolve_blocks(x, kernel, stride, groups, padding):
 
 
 @contextlib.contextmanager
-def native_grouped_convolution():
+def native_grouped_convolution() -> Iterator[None]:
     """Returns a context in which TensorFlow's operation is traced on any device: FLOP counts then omit the zeros."""
     token = _native.set(True)
     try:

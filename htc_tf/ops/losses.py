@@ -6,17 +6,17 @@
 import tensorflow as tf
 
 
-def sigmoid_cross_entropy(logits, labels):
+def sigmoid_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes the binary cross entropy of logits [...] with labels [...] in [0, 1]: [...] float32."""
     return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(labels, tf.float32), tf.cast(logits, tf.float32))
 
 
-def mask_cross_entropy(logits, targets):
+def mask_cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Computes the mean `sigmoid_cross_entropy` of masks [..., h, w]: [...] float32."""
     return tf.reduce_mean(sigmoid_cross_entropy(logits, targets), [-2, -1])
 
 
-def softmax_cross_entropy(logits, labels):
+def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes the cross entropy of logits [..., K] with class labels [...] in 0 ... K - 1: [...] float32.
 
     A label outside that range is an error on a CPU and NaN elsewhere: replace ignored labels and give them no weight.
@@ -24,7 +24,7 @@ def softmax_cross_entropy(logits, labels):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
 
 
-def softmax_focal(logits, labels, gamma):
+def softmax_focal(logits: tf.Tensor, labels: tf.Tensor, gamma: float) -> tf.Tensor:
     """Computes `softmax_cross_entropy` times (1 - p) ^ gamma, p the probability of the label: [...] float32.
 
     Source: focal loss, arXiv:1708.02002, equation 4, with softmax instead of sigmoid.
@@ -33,7 +33,7 @@ def softmax_focal(logits, labels, gamma):
     return power(-tf.math.expm1(-cross_entropy), gamma) * cross_entropy  # 1 - p = -expm1(log p)
 
 
-def sigmoid_focal(logits, labels, alpha, gamma):
+def sigmoid_focal(logits: tf.Tensor, labels: tf.Tensor, alpha: float, gamma: float) -> tf.Tensor:
     """Computes `sigmoid_cross_entropy` times alpha_t * (1 - p_t) ^ gamma: [...] float32.
 
     p_t is the probability of the label, and alpha_t is alpha for the label 1 and 1 - alpha for the label 0. Source:
@@ -47,7 +47,7 @@ def sigmoid_focal(logits, labels, alpha, gamma):
     return alpha_t * power(1.0 - p_t, gamma) * sigmoid_cross_entropy(logits, labels)
 
 
-def smooth_l1(prediction, target, beta):
+def smooth_l1(prediction: tf.Tensor, target: tf.Tensor, beta: float) -> tf.Tensor:
     """Computes |d| - beta / 2, or d^2 / (2 beta) if |d| < beta, of each difference d: [...] float32.
 
     With beta 0 it is |d|. Source: Fast R-CNN (arXiv:1504.08083, equation 3), where beta is 1.
@@ -58,7 +58,7 @@ def smooth_l1(prediction, target, beta):
     return tf.where(distance < beta, 0.5 * distance * distance / beta, distance - 0.5 * beta)
 
 
-def boundary(logits, targets, tolerance):
+def boundary(logits: tf.Tensor, targets: tf.Tensor, tolerance: int) -> tf.Tensor:
     """Computes 1 - F1 of the boundaries of masks.
 
     A boundary consists of the mask's cells that touch a cell outside, weighted by the probabilities. Precision is the
@@ -83,7 +83,7 @@ def boundary(logits, targets, tolerance):
     return tf.reshape(tf.where(tf.reduce_any(target > 0, [1, 2, 3]), loss, 0.0), shape[:-2])
 
 
-def power(x, exponent):
+def power(x: tf.Tensor, exponent: float) -> tf.Tensor:
     """Computes x ^ exponent for a Python number; 0 ^ 0 is 1 and has the gradient 0, which TensorFlow's pow lacks."""
     return x**exponent if exponent else tf.ones_like(x)
 

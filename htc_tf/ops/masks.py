@@ -10,7 +10,9 @@ from htc_tf.ops.roi_align_taps import count_samples
 
 
 @tf.function(autograph=False)  # traced once for all stages
-def mask_targets(masks, crop_boxes, boxes, matches, size=28):
+def mask_targets(
+    masks: tf.Tensor, crop_boxes: tf.Tensor, boxes: tf.Tensor, matches: tf.Tensor, size: int = 28
+) -> tf.Tensor:
     """Computes the mask head's targets: the matched ground-truth mask, pooled by RoIAlign and thresholded at 0.5.
 
     As in mmdetection (aligned RoIAlign, adaptive number of samples), on the cells of the mask's own crop.
@@ -75,7 +77,9 @@ def _hat(distance):
     return tf.nn.relu(1.0 - tf.abs(distance))
 
 
-def paste(masks, boxes, height, width, threshold=0.5):
+def paste(
+    masks: tf.Tensor, boxes: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, threshold: float = 0.5
+) -> tf.Tensor:
     """Pastes each mask into its box in an otherwise empty image.
 
     As in mmdetection: bilinear between cell centers, zero outside the mask, sampled at pixel centers.
@@ -103,7 +107,7 @@ def _pasting_weights(box, pixels, cells):
     return tf.where(extent[..., None] > 0.0, weights, 0.0)
 
 
-def select_class(mask_logits, classes):
+def select_class(mask_logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Selects the mask of each object's own class.
 
     Args:

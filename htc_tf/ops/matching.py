@@ -5,9 +5,12 @@
 training, `subsample_evenly` where two runs must select the same boxes.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
+
+Choose: TypeAlias = Callable[..., tf.Tensor]  # (candidates [B, N] bool, limit, maximum=None) -> [B, N] bool
 
 
 class Matches(NamedTuple):
@@ -18,7 +21,16 @@ class Matches(NamedTuple):
     iou: tf.Tensor  # [B, N] float32, the largest IoU with any object; 0 without objects
 
 
-def match(iou, valid, positive, negative, minimum, low_quality=True, reassign=True, candidates=None):
+def match(
+    iou: tf.Tensor,
+    valid: tf.Tensor,
+    positive: float | tf.Tensor,
+    negative: float | tf.Tensor,
+    minimum: float | tf.Tensor,
+    low_quality: bool = True,
+    reassign: bool = True,
+    candidates: tf.Tensor | None = None,
+) -> Matches:
     """Assigns boxes to objects by IoU. Source: `MaxIoUAssigner` of mmdetection.
 
     A box whose largest IoU reaches `positive` is positive and assigned to that object (the first one on a tie); below
@@ -62,7 +74,7 @@ def match(iou, valid, positive, negative, minimum, low_quality=True, reassign=Tr
     return Matches(index=tf.where(label == 1, index, 0), label=label, iou=best)
 
 
-def sample(label, limit, positive_fraction, choose):
+def sample(label: tf.Tensor, limit: int, positive_fraction: float, choose: Choose) -> tuple[tf.Tensor, tf.Tensor]:
     """Selects at most `limit` boxes per image; negatives fill the places that positives leave.
 
     Source: `RandomSampler` of mmdetection.
@@ -82,7 +94,7 @@ def sample(label, limit, positive_fraction, choose):
     return positive, negative
 
 
-def subsample_randomly(seed):
+def subsample_randomly(seed: tf.Tensor) -> Choose:
     """Returns a `choose` function for `sample` in which every subset of the right size has the same probability.
 
     The same seed ([2] int32) and shape give the same choice, on every device, compiled or not.
@@ -120,7 +132,7 @@ def subsample_randomly(seed):
     return choose
 
 
-def subsample_evenly(candidates, limit, maximum=None):
+def subsample_evenly(candidates: tf.Tensor, limit: int | tf.Tensor, maximum: int | None = None) -> tf.Tensor:
     """Chooses at most `limit` candidates in each row, evenly spaced.
 
     Of n > limit candidates it chooses those with the ranks (j * n) // limit, j = 0 ... limit - 1; otherwise all.

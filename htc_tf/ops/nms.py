@@ -21,7 +21,7 @@ NEG_INF = float("-inf")  # score of a box that is not a candidate
 MIN_SCORE = -1.0  # below the score of every candidate; the combined op returns -1 in the rows without a detection
 
 
-def suppress(boxes, valid, threshold):
+def suppress(boxes: tf.Tensor, valid: tf.Tensor, threshold: float) -> tf.Tensor:
     """Computes greedy NMS: a box is suppressed if its IoU with a better box that is kept exceeds the threshold.
 
     Boxes are processed in tiles: NMS is solved inside a tile, then the tile suppresses all later boxes, so that no
@@ -73,7 +73,9 @@ def _overlaps_any(keep, overlaps):
     return tf.reduce_any(overlaps & keep[..., None], axis=-2)
 
 
-def select_proposals(boxes, scores, valid, threshold, keep, implementation="combined"):
+def select_proposals(
+    boxes: tf.Tensor, scores: tf.Tensor, valid: tf.Tensor, threshold: float, keep: int, implementation: str = "combined"
+) -> Proposals:
     """Applies NMS to each pyramid level separately and selects the best `keep` boxes of all levels.
 
     Args:
@@ -106,7 +108,15 @@ def select_proposals(boxes, scores, valid, threshold, keep, implementation="comb
     return Proposals(tf.where(valid[..., None], boxes, 0.0), scores, valid)
 
 
-def select_detections(boxes, scores, valid, score_threshold, iou_threshold, keep, implementation="combined"):
+def select_detections(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    valid: tf.Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    keep: int,
+    implementation: str = "combined",
+) -> Detections:
     """Applies NMS to each class separately and selects the best `keep` boxes of all classes.
 
     A box may become a detection of several classes.

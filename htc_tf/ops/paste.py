@@ -10,7 +10,7 @@ also processes masks whose crossings could be moved by rounding: the two are equ
 no TensorFlow.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -31,7 +31,7 @@ class _Axis(NamedTuple):
     distance: np.ndarray  # [pixels] float32, from that cell to the center, in cells
 
 
-def encode_masks(masks, boxes, height, width):
+def encode_masks(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> list[dict[str, Any]]:
     """Pastes masks into their boxes, thresholds them at 0.5 and encodes them as run lengths of the whole image.
 
     The pixels equal mmdetection's (`FCNMaskHead`): bilinear between cell centers, zero outside the mask.
@@ -128,7 +128,9 @@ def _find_crossings(framed, rows, columns, owner, column, cell, share, boxes, ri
     return guess - sooner + later
 
 
-def encode_changes(owner, position, count, height, width):
+def encode_changes(
+    owner: np.ndarray, position: np.ndarray, count: int, height: int, width: int
+) -> list[dict[str, Any]]:
     """Encodes masks by the pixels where they change.
 
     Args:
@@ -205,7 +207,7 @@ def _blend(values, lower, distance):
     return blended
 
 
-def paste_columns(mask, box, height, width):
+def paste_columns(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int, int]:
     """Pastes one mask into its box, pixel by pixel: the plain implementation.
 
     Args:
@@ -225,7 +227,7 @@ def paste_columns(mask, box, height, width):
     return pasted >= MASK_THRESHOLD, int(rows.first[0]), int(columns.first[0])
 
 
-def encode_columns(columns, top, left, height, width):
+def encode_columns(columns: np.ndarray, top: int, left: int, height: int, width: int) -> dict[str, Any]:
     """Encodes an image that is zero except for one part as run lengths.
 
     Args:

@@ -3,10 +3,14 @@
 Rings are joined by bridges: two segments on the same line, there and back, which enclose nothing.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from htc_tf.ops.polygons import Polygon
 
-def join_holes(polygon):
+
+def join_holes(polygon: Polygon) -> np.ndarray:
     """Returns one ring [p, 2] of a Polygon.
 
     Each hole, the highest first, is joined to what is vertically above it: the outer ring or a higher hole.
@@ -27,7 +31,7 @@ def join_holes(polygon):
     return drop_repeated(ring)
 
 
-def join_parts(polygons):
+def join_parts(polygons: Sequence[Polygon]) -> np.ndarray:
     """Returns one ring [p, 2] of the Polygons of a mask. Each part is joined to the nearest point of those before."""
     ring, *others = map(join_holes, polygons)
     for other in others:
@@ -38,6 +42,6 @@ def join_parts(polygons):
     return drop_repeated(ring)
 
 
-def drop_repeated(ring):
+def drop_repeated(ring: np.ndarray) -> np.ndarray:
     """Returns a ring without points that equal the one before."""
     return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]

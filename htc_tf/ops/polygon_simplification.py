@@ -12,7 +12,9 @@ STEP, MIN_TOLERANCE = 0.7, 0.1  # the factor between tolerances that are tried, 
 MAX_PAIRS = 2**20  # segments that are compared at once
 
 
-def simplify_rings(points, starts, touching, tolerance):
+def simplify_rings(
+    points: np.ndarray, starts: np.ndarray, touching: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Replaces outlines along the borders of pixels by polygons with fewer points.
 
     First the stairs of slanted lines are cut, so that the polygon is neither larger nor smaller than the mask; then
@@ -59,7 +61,7 @@ def simplify_rings(points, starts, touching, tolerance):
     return closed[keep] / 2, np.cumsum(lengths) - lengths
 
 
-def cut_stairs(points, starts, touching):
+def cut_stairs(points: np.ndarray, starts: np.ndarray, touching: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the corners of stairs to the middles of their steps.
 
     On a straight slanted line, either the horizontal or the vertical steps are one pixel long. A corner between two
@@ -85,13 +87,13 @@ def cut_stairs(points, starts, touching):
     return pair[use], np.cumsum(lengths) - lengths
 
 
-def close_rings(points, starts):
+def close_rings(points: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (points with each ring's first one again at its end [p + r, 2], the ring of each point [p + r])."""
     ends = np.append(starts[1:], len(points))
     return np.insert(points, ends, points[starts], axis=0), np.repeat(np.arange(len(starts)), ends - starts + 1)
 
 
-def remove_crossings(points, keep, rings):
+def remove_crossings(points: np.ndarray, keep: np.ndarray, rings: np.ndarray) -> None:
     """Keeps more points, in place, until no segments between kept points cross."""
     while len(crossing := find_crossings(points, keep, rings)):
         restored = np.isin(np.cumsum(keep) - 1, crossing)  # the points after a crossing segment's begin
@@ -100,14 +102,14 @@ def remove_crossings(points, keep, rings):
         keep |= restored
 
 
-def signed_areas(points, rings):
+def signed_areas(points: np.ndarray, rings: np.ndarray) -> np.ndarray:
     """Returns the area [r] of each closed ring, positive if it is clockwise as seen on the image."""
     x, y = points.T
     twice = (x[:-1] * y[1:] - x[1:] * y[:-1]) * (rings[1:] == rings[:-1])
     return np.bincount(rings[:-1], twice, rings[-1] + 1) / 2
 
 
-def select_points(points, fixed, rings, tolerance):
+def select_points(points: np.ndarray, fixed: np.ndarray, rings: np.ndarray, tolerance: float) -> np.ndarray:
     """Returns the points to keep, [p] bool: in each span between kept points, the farthest one if it is too far."""
     keep = fixed.copy()
     kept = np.flatnonzero(keep)
@@ -129,7 +131,7 @@ def select_points(points, fixed, rings, tolerance):
     return keep
 
 
-def area_between(points, keep, rings, count):
+def area_between(points: np.ndarray, keep: np.ndarray, rings: np.ndarray, count: int) -> np.ndarray:
     """Returns the area [count] between each ring and its kept points, or a little more."""
     kept = np.flatnonzero(keep)
     segment = np.minimum(np.cumsum(keep) - 1, len(kept) - 2)[:-1]  # of each side i, i + 1 of the former ring
@@ -141,7 +143,7 @@ def area_between(points, keep, rings, count):
     return np.bincount(rings[:-1][same], area[same], count)
 
 
-def to_chord(points, begin, end):
+def to_chord(points: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (distance from the line, distance along it, length of the chord) of points, for chords between points."""
     chord, offset = end - begin, points - begin
     length = np.maximum(np.hypot(chord[:, 0], chord[:, 1]), 1e-9)
@@ -149,14 +151,14 @@ def to_chord(points, begin, end):
     return across, (chord * offset).sum(axis=1) / length, length
 
 
-def first_maxima(values, offsets):
+def first_maxima(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Returns the index of the first maximum of each part of `values`; the parts begin at `offsets`."""
     lengths = np.diff(offsets, append=len(values))
     hits = np.flatnonzero(values == np.repeat(np.maximum.reduceat(values, offsets), lengths))
     return hits[np.searchsorted(hits, offsets)]
 
 
-def find_crossings(points, keep, rings):
+def find_crossings(points: np.ndarray, keep: np.ndarray, rings: np.ndarray) -> np.ndarray:
     """Returns the numbers of the segments between kept points that cross or touch others, but for common ends."""
     kept = np.flatnonzero(keep)
     begin, end = points[kept[:-1]], points[kept[1:]]
@@ -185,7 +187,7 @@ def find_crossings(points, keep, rings):
     return np.sort(numbers[found])
 
 
-def cross(a, b, c, d):
+def cross(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     """Returns True where the segments a, b and c, d, [m, 2] int64 each, have a point in common other than an end."""
     c_side, d_side = side(a, b, c), side(a, b, d)
     a_side, b_side = side(c, d, a), side(c, d, b)
@@ -198,10 +200,10 @@ def cross(a, b, c, d):
     return np.where(one_line, overlap | ((low <= high).all(axis=1) & ~joined), meet & ~joined)
 
 
-def side(a, b, c):
+def side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Returns the sign of the side of the line a, b on which c is."""
     return np.sign((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))
 
 
-def equal(a, b):
+def equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a == b).all(axis=1)

@@ -89,7 +89,7 @@ def trace_polygons(run_lengths: list[dict[str, Any]], tolerance: float = TOLERAN
     return polygons
 
 
-def find_edges(runs, height):
+def find_edges(runs: np.ndarray, height: int) -> Edges:
     """Finds the horizontal edges of outlines.
 
     Args:
@@ -129,7 +129,7 @@ def find_edges(runs, height):
     return Edges(points, following, touching, edge[left - 1])
 
 
-def walk_rings(edges):
+def walk_rings(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
     """Orders the points of edges by rings. A ring that returns to a point is cut there in two.
 
     Returns:
@@ -162,7 +162,7 @@ def walk_rings(edges):
     return np.array([point for ring in rings for point in ring]), np.array([len(ring) for ring in rings])
 
 
-def find_parents(edges, order, lengths, is_hole):
+def find_parents(edges: Edges, order: np.ndarray, lengths: np.ndarray, is_hole: np.ndarray) -> np.ndarray:
     """Returns the outer ring [r] around each hole; for an outer ring, itself.
 
     The run of pixels above the highest edge of a hole begins at an edge of another ring of the same part, which is

@@ -35,7 +35,7 @@ class Bands(NamedTuple):
     end: tf.Tensor  # [b] int64, the last one
 
 
-def encode_masks(masks, boxes, height, width):
+def encode_masks(masks: tf.Tensor, boxes: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """Pastes masks into their boxes, thresholds them at 0.5 and encodes them as run lengths of the whole image.
 
     Args:
@@ -65,7 +65,7 @@ def encode_masks(masks, boxes, height, width):
     return runs
 
 
-def encode_chunk(masks, boxes, height, width):
+def encode_chunk(masks: tf.Tensor, boxes: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     framed = tf.pad(masks, [[0, 0], [1, 1], [1, 1]])  # [n, M + 2, M + 2]
     rows = interpolate(boxes[:, 0], boxes[:, 2], height, masks.shape[1])
     # A box between two rows of pixel centers gets no columns either: they would have no rows to gather from.
@@ -80,7 +80,7 @@ def encode_chunk(masks, boxes, height, width):
     return compress(owner, position, tf.shape(masks, out_type=tf.int64)[0], height * width)
 
 
-def interpolate(start, end, size, cells):
+def interpolate(start: tf.Tensor, end: tf.Tensor, size: tf.Tensor, cells: int) -> Axis:
     """Computes the Axis of boxes that extend from start [n] to end [n], in an image of that size."""
     some = end > start
     limits = tf.stack([tf.math.ceil(tf.cast(start, tf.float64) - 0.5), tf.floor(tf.cast(end, tf.float64) + 0.5)])
@@ -100,11 +100,11 @@ def interpolate(start, end, size, cells):
     return Axis(first, count, offset, owner, cell, position - lower)
 
 
-def blend(lower, upper, distance):
+def blend(lower: tf.Tensor, upper: tf.Tensor, distance: tf.Tensor) -> tf.Tensor:
     return lower * (1.0 - distance) + upper * distance
 
 
-def find_bands(framed, boxes, rows, columns):
+def find_bands(framed: tf.Tensor, boxes: tf.Tensor, rows: Axis, columns: Axis) -> Bands:
     """Finds the Bands of all masks.
 
     Args:
@@ -159,7 +159,7 @@ def find_bands(framed, boxes, rows, columns):
     return Bands(column, start, end)
 
 
-def find_changes(framed, rows, columns, bands):
+def find_changes(framed: tf.Tensor, rows: Axis, columns: Axis, bands: Bands) -> tuple[tf.Tensor, tf.Tensor]:
     """Finds the pixels that differ from the one before in their column (or from the background, at its ends).
 
     Args:
@@ -190,7 +190,7 @@ def find_changes(framed, rows, columns, bands):
     return tf.gather(column, changes), tf.gather(row, changes)
 
 
-def compress(owner, position, count, size):
+def compress(owner: tf.Tensor, position: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Encodes masks by the pixels where they change (rleToString in cocoapi's common/maskApi.c).
 
     Args:

@@ -4,8 +4,11 @@ pycocotools does not validate them itself: it writes beyond its memory, or never
 """
 
 import numbers
+from typing import Any
 
 import numpy as np
+
+from htc_tf.errors import UserError
 
 # A character's code is FIRST plus 6 bits: BITS bits of the number, whose highest bit is SIGN in the last character,
 # and MORE if another character follows.
@@ -14,11 +17,11 @@ MAX_CHARACTERS = 7  # of a number
 MAX_PIXELS = 2**32  # of an image: pycocotools counts in 32 bits
 
 
-def is_valid_rle(mask, height, width):
+def is_valid_rle(mask: object, height: int, width: int) -> bool:
     """True if `mask` is {"size": [height, width], "counts": run lengths of the whole image, as a list or a string}."""
     if not isinstance(mask, dict) or not isinstance(size := mask.get("size"), (list, tuple)):
         return False
-    whole = all(isinstance(side, numbers.Integral) and side > 0 for side in size)
+    whole = all(isinstance(side, numbers.Integral) and int(side) > 0 for side in size)
     if not whole or list(size) != [height, width] or height * width >= MAX_PIXELS:
         return False
     counts = mask.get("counts")
@@ -28,7 +31,7 @@ def is_valid_rle(mask, height, width):
     return isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts) and sum(counts) == height * width
 
 
-def decode_counts(counts):
+def decode_counts(counts: str | bytes) -> np.ndarray | None:
     """Decodes COCO's compressed run lengths (rleFrString in cocoapi's common/maskApi.c).
 
     Args:
@@ -57,3 +60,18 @@ def decode_counts(counts):
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
+
+
+def find_edges(mask: dict[str, Any]) -> np.ndarray:
+    """Returns the pixels in COCO's order at which the runs of a mask end, [n] int64: background and mask in turn.
+
+    Args:
+        mask: COCO run lengths {"size": [height, width], "counts": str}.
+
+    Raises:
+        UserError: The string is invalid.
+    """
+    runs = decode_counts(mask["counts"])
+    if runs is None:
+        raise UserError(f"invalid run lengths {mask['counts'][:40]!r}: give those of pycocotools.mask.encode")
+    return np.cumsum(runs)

@@ -11,6 +11,8 @@ sampling (it has no samples) and the value at its point with a fixed number of s
 | "xla" | `ops.roi_align_xla` | everywhere, inside and outside of jit_compile |
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from htc_tf.errors import UserError
@@ -18,7 +20,7 @@ from htc_tf.ops import roi_align_crop, roi_align_xla
 
 
 @tf.function(autograph=False)  # traced once for all stages
-def levels(boxes, canonical_scale=56.0, count=4):
+def levels(boxes: tf.Tensor, canonical_scale: float = 56.0, count: int = 4) -> tf.Tensor:
     """Chooses the pyramid level that each RoI is pooled from (FPN, arXiv:1612.03144, equation 1).
 
     Args:
@@ -37,7 +39,7 @@ def levels(boxes, canonical_scale=56.0, count=4):
     return tf.reduce_sum(tf.cast(reached, tf.int32), axis=-1)
 
 
-def prepare(maps, implementation):
+def prepare(maps: Sequence[tf.Tensor], implementation: str) -> tuple[tf.Tensor, ...]:
     """Prepares feature maps for `roi_align`: once per batch, for all stages.
 
     Args:
@@ -50,7 +52,16 @@ def prepare(maps, implementation):
     return tuple(_implementation(implementation).prepare(maps))
 
 
-def roi_align(prepared, strides, boxes, levels, output_size, sampling_ratio, implementation, oversampling=1):
+def roi_align(
+    prepared: Sequence[tf.Tensor],
+    strides: Sequence[int],
+    boxes: tf.Tensor,
+    levels: tf.Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    implementation: str,
+    oversampling: int = 1,
+) -> tf.Tensor:
     """Pools every RoI from its level.
 
     Args:

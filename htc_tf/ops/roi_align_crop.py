@@ -17,6 +17,8 @@ TensorFlow logs "Error in PredictCost() for the op: CropAndResize" once per call
 dynamic (https://github.com/tensorflow/tensorflow/issues/56904). It concerns a cost estimate only.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from htc_tf.ops import roi_align_xla
@@ -28,7 +30,7 @@ _CHUNK = 2**22
 _CENTER = 0.5
 
 
-def prepare(maps):
+def prepare(maps: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
     """Pads maps [B, h_l, w_l, C] of any float type to a tuple of [B, h_l + 2, w_l + 2, C] float32, edges repeated."""
     return tuple(_repeat_edge(tf.cast(m, tf.float32)) for m in maps)
 
@@ -40,7 +42,15 @@ def _repeat_edge(feature_map):
     return padded, lambda upstream: upstream[:, 1:-1, 1:-1]
 
 
-def pool(padded_maps, boxes, images, levels, output_size, sampling_ratio, oversampling=1):
+def pool(
+    padded_maps: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    images: tf.Tensor,
+    levels: tf.Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    oversampling: int = 1,
+) -> tf.Tensor:
     """Computes RoIAlign of a flat list of RoIs, with a gradient to the maps and none to the boxes.
 
     Args:

@@ -24,7 +24,7 @@ class FlatRoIs(NamedTuple):
     strides: tf.Tensor  # [R] int32, cells from one row of the map to the next
 
 
-def count_samples(extents, bins, oversampling=1):
+def count_samples(extents: tf.Tensor, bins: int, oversampling: int = 1) -> tf.Tensor:
     """Computes the adaptive number of samples per bin, ceil(extent / bins), exactly.
 
     XLA replaces the division by a product with a rounded reciprocal: 21 cells in 7 bins would be 3.0000002 and get 4
@@ -42,7 +42,7 @@ def count_samples(extents, bins, oversampling=1):
     return oversampling * (guess + tf.cast(extents > guess * (oversampling * bins), tf.float32))
 
 
-def count_taps(rois, output_size, sampling_ratio, oversampling=1):
+def count_taps(rois: FlatRoIs, output_size: int, sampling_ratio: int, oversampling: int = 1) -> tf.Tensor:
     """Counts the taps of each RoI on each axis: [R, 2] int32."""
     if sampling_ratio:
         return tf.fill([tf.size(rois.starts), 2], 2 * sampling_ratio)
@@ -50,7 +50,15 @@ def count_taps(rois, output_size, sampling_ratio, oversampling=1):
     return tf.minimum(tf.cast(samples, tf.int32) + 1, rois.sizes)
 
 
-def bilinear_taps(rois, axis, output_size, sampling_ratio, first, width, oversampling=1):
+def bilinear_taps(
+    rois: FlatRoIs,
+    axis: int,
+    output_size: int,
+    sampling_ratio: int,
+    first: tf.Tensor,
+    width: int,
+    oversampling: int = 1,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes a block of the taps of n RoIs on one axis.
 
     Args:

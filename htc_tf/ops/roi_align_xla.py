@@ -17,6 +17,7 @@ Outside of jit_compile both passes are compiled islands in the graph, which on a
 operations one by one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -40,13 +41,21 @@ class _Chunk(NamedTuple):
     num_taps: tf.Tensor  # [2] int32, the largest number of taps on each axis
 
 
-def prepare(maps):
+def prepare(maps: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """Flattens maps [B, h_l, w_l, C] of any float type to all cells [B, S, C] float32, and their sizes [L, 2] int32."""
     cells = [tf.reshape(tf.cast(m, tf.float32), [tf.shape(m)[0], -1, m.shape[-1]]) for m in maps]
     return tf.concat(cells, axis=1), tf.stack([tf.shape(m)[1:3] for m in maps])
 
 
-def pool(prepared, boxes, images, levels, output_size, sampling_ratio, oversampling=1):
+def pool(
+    prepared: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    images: tf.Tensor,
+    levels: tf.Tensor,
+    output_size: int,
+    sampling_ratio: int,
+    oversampling: int = 1,
+) -> tf.Tensor:
     """Computes RoIAlign of a flat list of RoIs, with a gradient to the maps and none to the boxes.
 
     The list may be empty only if its length is static, because XLA refuses to gather from an empty tensor.
@@ -139,7 +148,9 @@ def _gather(cells, rois, output_size, sampling_ratio, oversampling):
 
 
 @tf.function(jit_compile=True, autograph=False)
-def scatter(upstream, count, rois, sampling_ratio, oversampling=1):
+def scatter(
+    upstream: tf.Tensor, count: tf.Tensor, rois: FlatRoIs, sampling_ratio: int, oversampling: int = 1
+) -> tf.Tensor:
     """Computes the backward pass.
 
     Args:

@@ -4,13 +4,16 @@ A mask's runs are [k, 2] int64, the first pixel of each run and the one after it
 image as COCO does; each run lies within one column, and they are sorted and disjoint.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from htc_tf.ops.paste import encode_changes
-from htc_tf.ops.rle_decoding import decode_counts
+from htc_tf.ops.rle_decoding import find_edges
 
 
-def place_runs(mask, top, left, height):
+def place_runs(mask: dict[str, Any], top: int, left: int, height: int) -> np.ndarray:
     """Places the mask of a part of the image in the whole image.
 
     Args:
@@ -21,7 +24,7 @@ def place_runs(mask, top, left, height):
         [k, 2] int64, the runs in the image.
     """
     side = mask["size"][0]
-    edges = np.cumsum(decode_counts(mask["counts"]))  # background and foreground end in turn
+    edges = find_edges(mask)
     starts, ends = edges[:-1:2], edges[1::2]
     # A run of the part may extend over several of its columns, whose pixels are apart in the whole image.
     first = starts // side
@@ -33,7 +36,7 @@ def place_runs(mask, top, left, height):
     return np.stack([starts, ends], axis=1) + ((column + left) * height + top - column * side)[:, None]
 
 
-def clip_runs(runs, window, height):
+def clip_runs(runs: np.ndarray, window: tuple[int, int, int, int], height: int) -> np.ndarray:
     """Returns the runs [k', 2] inside a window (top, left, height, width) of an image of that height."""
     top, left, window_height, window_width = window
     column = runs[:, 0] // height
@@ -43,7 +46,7 @@ def clip_runs(runs, window, height):
     return clipped[clipped[:, 0] < clipped[:, 1]]
 
 
-def unite_runs(masks):
+def unite_runs(masks: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the runs [k, 2] of the union of several masks' runs."""
     if len(masks) == 1:
         return masks[0]
@@ -55,16 +58,16 @@ def unite_runs(masks):
     return np.stack([edges[(depth == 1) & (steps == 1)], edges[depth == 0]], axis=1)
 
 
-def count_pixels(runs):
+def count_pixels(runs: np.ndarray) -> int:
     return int((runs[:, 1] - runs[:, 0]).sum())
 
 
-def count_common_pixels(runs, others):
+def count_common_pixels(runs: np.ndarray, others: np.ndarray) -> int:
     """Returns the number of pixels in both of two masks."""
     return count_pixels(runs) + count_pixels(others) - count_pixels(unite_runs([runs, others]))
 
 
-def encode_runs(masks, height, width):
+def encode_runs(masks: Sequence[np.ndarray], height: int, width: int) -> list[dict[str, Any]]:
     """Encodes masks, a list of runs [k, 2], as n COCO run lengths {"size": [height, width], "counts": str}."""
     edges = [runs.ravel() for runs in masks]
     owner = np.repeat(np.arange(len(masks)), [len(positions) for positions in edges])

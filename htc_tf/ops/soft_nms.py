@@ -13,7 +13,16 @@ NEG_INF = float("-inf")  # score of a box that is not a candidate, or was select
 METHODS = ("linear", "gaussian")
 
 
-def select_softly(boxes, scores, valid, score_threshold, keep, method="linear", iou_threshold=0.3, sigma=0.5):
+def select_softly(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    valid: tf.Tensor,
+    score_threshold: float,
+    keep: int,
+    method: str = "linear",
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+) -> Detections:
     """Selects the best `keep` boxes one after the other; each lowers the scores of its class by their overlap with it.
 
     A selection changes its own class only. So one loop over all classes equals soft-NMS on each class separately,

@@ -5,6 +5,8 @@ rows as are valid. Under XLA no shape may depend on a value: there the rows are 
 loop that ends with the last valid row, and the gradient's loop has as many steps.
 """
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 # Graph mode rounds the number of rows up to a multiple of this, so that kernels which are prepared for each new shape
@@ -14,7 +16,9 @@ MULTIPLE = 8
 CHUNK = 32
 
 
-def map_valid_rows(function, rows, valid, xla=False):
+def map_valid_rows(
+    function: Callable[..., tf.Tensor], rows: Sequence[tf.Tensor], valid: tf.Tensor, xla: bool = False
+) -> tf.Tensor:
     """Applies a function to the valid rows alone.
 
     Args:
@@ -40,7 +44,7 @@ def map_valid_rows(function, rows, valid, xla=False):
     return tf.reshape(values, [-1, valid.shape[1], *values.shape[1:]])  # [B, N, ...]
 
 
-def in_chunks(function, rows, count):
+def in_chunks(function: Callable[..., tf.Tensor], rows: Sequence[tf.Tensor], count: tf.Tensor) -> tf.Tensor:
     """Applies a function to the first `count` rows, chunk by chunk.
 
     The gradient computes each chunk again: the values that a loop would store for it are TensorLists, which cannot
@@ -83,15 +87,15 @@ def in_chunks(function, rows, count):
 
     # Traced once, so that both loops share the graph and its variables are known.
     specs = [tf.TensorSpec([size, *x.shape[1:]], x.dtype) for x in rows]
-    function = tf.function(function, autograph=False).get_concrete_function(*specs)
-    spec = function.structured_outputs  # [size, ...]
+    traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    spec = traced.structured_outputs  # [size, ...]
 
     @tf.custom_gradient
     def compute(*rows):
         inputs = [split(x) for x in rows]
 
         def forward(chunk, values):
-            return (update(values, chunk, function(*[tf.gather(x, chunk) for x in inputs])),)
+            return (update(values, chunk, traced(*[tf.gather(x, chunk) for x in inputs])),)
 
         def gradient(upstream, variables=()):
             upstream = split(upstream)
@@ -105,7 +109,7 @@ def in_chunks(function, rows, count):
                 sources = [chunk_inputs[index] for index in differentiable] + list(variables)
                 with tf.GradientTape() as tape:
                     tape.watch(sources)
-                    values = function(*chunk_inputs)
+                    values = traced(*chunk_inputs)
                 parts = tape.gradient(values, sources, tf.gather(upstream, chunk), tf.UnconnectedGradients.ZERO)
                 of_variables = [tf.convert_to_tensor(part) for part in parts[num_rows:]]
                 of_rows = [update(x, chunk, part) for x, part in zip(sums[:num_rows], parts[:num_rows], strict=True)]
@@ -118,7 +122,7 @@ def in_chunks(function, rows, count):
 
         (values,) = loop(forward, [tf.zeros([chunks, *spec.shape], spec.dtype)])  # [chunks, size, ...]
         # tf.custom_gradient passes `variables` only if the function reads some.
-        return join(values), gradient if function.variables else lambda upstream: gradient(upstream)[0]
+        return join(values), gradient if traced.variables else lambda upstream: gradient(upstream)[0]
 
     values = compute(*rows)
     # The last chunk may contain rows that are not valid.

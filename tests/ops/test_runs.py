@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from htc_tf.errors import UserError
 from htc_tf.ops import runs as ops
 
 HEIGHT, WIDTH = 23, 31
@@ -32,6 +33,12 @@ def to_runs(mask):
 
 def to_mask(runs):
     return coco_mask.decode(ops.encode_runs([runs], HEIGHT, WIDTH))[..., 0].astype(bool)
+
+
+@pytest.mark.parametrize("counts", ["132!", "é", ""])
+def test_invalid_run_lengths_are_refused_and_not_an_empty_mask(counts):
+    with pytest.raises(UserError, match="invalid run lengths"):
+        ops.place_runs({"size": [3, 2], "counts": counts}, 0, 0, 3)
 
 
 def test_runs_by_hand():
