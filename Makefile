@@ -28,7 +28,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test slow lanes other_python lint check fuzz docs release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
+.PHONY: help env test slow lanes other_python lint check fuzz docs links release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -134,6 +134,9 @@ fuzz: env ## feed random damage to every reader of foreign files, a minute each;
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: env ## build the site of docs/ in site/, with every link and anchor checked
 	$(PY) -m mkdocs build --quiet $(ARGS)
+
+links: export HTC_TF_ASK_LINKS := true
+links: docs ## ask every host that a page links to whether the page is there (needs a network)
 
 field: env ## prepare every kind of input that docs/data.md lists (half a minute)
 	$(PY) -m pytest -p no:xdist tests/pipelines/test_field_cases.py $(ARGS)
