@@ -78,7 +78,7 @@ constraints: $(UV) ## update constraints.txt from setup.cfg
 
 clean: ## remove the environments and the caches (runs/ stays)
 	for folder in $(VENV) $(VENV)-3.11 $(VENV)-3.12; do test ! -f $$folder/pyvenv.cfg || rm -rf $$folder; done
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find htc_tf pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- checks -----------------------------------------------------------------------------------------------
@@ -115,9 +115,10 @@ other_python: env ## print the interpreter of the second environment
 	        "and '$(OTHER_PYTHON)' has none: uv python install $(firstword $(OTHERS))," \
 	        "or make lanes OTHER_PYTHON=/path/to/python$(firstword $(OTHERS))" >&2; exit 2; }
 
-lint: env ## check style and formatting
+lint: env ## check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 # What finds most mistakes in a short time: the rules of the tree, the pages, configurations, and the arithmetic.
 CHECK_TESTS := tests/test_imports.py tests/test_docs.py tests/test_docs_commands.py tests/test_project_pages.py \

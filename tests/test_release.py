@@ -7,13 +7,15 @@ import pytest
 from htc_tf.errors import UserError
 from tests import release
 
-NAMES = ["LICENSE", "gin/a.gin", "gin/base/b.gin", "htc_tf/web/pages/x.html", "pipelines/y.py", "setup.cfg"]
+NAMES = ["LICENSE", "gin/a.gin", "gin/base/b.gin", "htc_tf/py.typed", "htc_tf/web/pages/x.html", "pipelines/y.py"]
+NAMES += ["setup.cfg"]
 
 
 def test_the_files_of_a_wheel():
     assert release.expected_in_wheel(NAMES, "htc_tf-1.0") == {
         "htc_tf-1.0.data/data/share/htc_tf/gin/a.gin",
         "htc_tf-1.0.data/data/share/htc_tf/gin/base/b.gin",
+        "htc_tf/py.typed",
         "htc_tf/web/pages/x.html",
         "htc_tf/pipelines/y.py",
         *(f"htc_tf-1.0.dist-info/{name}" for name in release.INFO),
