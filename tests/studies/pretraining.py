@@ -112,8 +112,8 @@ def report(entries, plot):
         f"`make pretraining` (`python -m tests.studies.pretraining`) trains `{CONFIGURATION}` on {SCENES['train']:,} "
         f"scenes of one kind and evaluates it on {SCENES['val']} others of this kind: steps of 4 images, by `{SHORT}`. "
         f"Weights from the other kind are those after {FULL:,} steps on its scenes, taken by `--init_from`: all but "
-        "the layers of classes. The kinds share no surface and no outline (`pipelines.scenes`, `pipelines.letters`), so "
-        f"the weights carry no habit of one generator. The demo is the row of {DEMO} steps on shapes; it starts from "
+        "the layers of classes. The kinds share no surface and no outline (`pipelines.scenes`, `pipelines.letters`), "
+        f"so the weights carry no habit of one generator. The demo is the row of {DEMO} steps on shapes; it starts from "
         f"`{WEIGHTS}`, the letters' weights in float16.",
         "",
         *recorded.format_table(header, rows),
