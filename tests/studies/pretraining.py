@@ -113,8 +113,8 @@ def report(entries, plot):
         f"scenes of one kind and evaluates it on {SCENES['val']} others of this kind: steps of 4 images, by `{SHORT}`. "
         f"Weights from the other kind are those after {FULL:,} steps on its scenes, taken by `--init_from`: all but "
         "the layers of classes. The kinds share no surface and no outline (`pipelines.scenes`, `pipelines.letters`), "
-        f"so the weights carry no habit of one generator. The demo is the row of {DEMO} steps on shapes; it starts from "
-        f"`{WEIGHTS}`, the letters' weights in float16.",
+        "so the weights carry no habit of one generator. The demo is the row of "
+        f"{DEMO} steps on shapes; it starts from `{WEIGHTS}`, the letters' weights in float16.",
         "",
         *recorded.format_table(header, rows),
         "",
