@@ -12,11 +12,13 @@ Conventions:
 - Sizes are [height, width], float32, of the resized image without its padding.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 IGNORED_LABEL = 255
+FeatureMaps: TypeAlias = dict[int, tf.Tensor]  # {level: [B, H / 2^level, W / 2^level, C]}, of a backbone or a neck
 
 
 class GroundTruth(NamedTuple):
@@ -76,7 +78,7 @@ class StageOutput(NamedTuple):
     """The outputs of one stage. The mask fields are None in inference, and without a mask branch."""
 
     rois: RoIs
-    target_stds: tuple  # 4 floats, units of the deltas (y, x, height, width)
+    target_stds: Sequence[float]  # 4 floats, units of the deltas (y, x, height, width)
     logits: tf.Tensor  # [B, N, K + 1] float32, class logits, background last
     deltas: tf.Tensor  # [B, N, 4] float32, class-agnostic, or [B, N, K, 4], in units of target_stds
     boxes: tf.Tensor  # [B, N, 4] float32, RoIs refined by the deltas (of one class each), no gradient
@@ -85,7 +87,7 @@ class StageOutput(NamedTuple):
     class_boxes: tf.Tensor | None = None  # [B, N, K, 4] float32, refined by each class's deltas; None if class-agnostic
 
     @property
-    def candidates(self):
+    def candidates(self) -> tf.Tensor:
         """The boxes that NMS selects from: [B, N, 4], shared by the classes, or [B, N, K, 4]."""
         return self.boxes if self.class_boxes is None else self.class_boxes
 
@@ -110,14 +112,14 @@ class Outputs(NamedTuple):
     A traced graph computes only the fields that its caller reads.
     """
 
-    pyramid: dict  # {level: [B, H / 2^level, W / 2^level, C]}, P2 ... P6
+    pyramid: FeatureMaps  # P2 ... P6
     rpn: RPNOutput
-    stages: tuple  # StageOutput of each stage of the cascade
+    stages: tuple[StageOutput, ...]  # of each stage of the cascade
     valid: tf.Tensor  # [B, N] bool, boxes of the last stage that may become detections
     features: Any  # prepared feature maps that `models.roi_pooler.RoIPooler` pools RoIs from
     semantic: SemanticOutput | None = None
     context: ContextOutput | None = None
-    assistant: Any = None  # Outputs of a composite backbone's assistant in training, for its losses
+    assistant: "Outputs | None" = None  # of a composite backbone's assistant in training, for its losses
 
 
 class Detections(NamedTuple):

@@ -7,7 +7,7 @@ from htc_tf.models.layers import NORM, Convolution, make_norm
 from htc_tf.ranges import CHANNELS, FLAG, FRACTION, check_ranges, whole
 
 
-def scale_gradient(x, factor):
+def scale_gradient(x: tf.Tensor, factor: float) -> tf.Tensor:
     """Returns x, with a gradient that is multiplied by a factor."""
     if factor == 1:
         return x
@@ -34,17 +34,17 @@ class BoxHead(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        num_classes,
-        channels=1024,
-        norm=None,
-        class_agnostic=True,
-        num_hidden=2,
-        num_convs=0,
-        conv_channels=256,
-        conv_norm=None,
-        feature_gradient=1.0,
-        name="box_head",
-    ):
+        num_classes: int,
+        channels: int = 1024,
+        norm: str | None = None,
+        class_agnostic: bool = True,
+        num_hidden: int = 2,
+        num_convs: int = 0,
+        conv_channels: int = 256,
+        conv_norm: str | None = None,
+        feature_gradient: float = 1.0,
+        name: str = "box_head",
+    ) -> None:
         """
         Args:
             num_classes: int, K.
@@ -72,7 +72,7 @@ class BoxHead(tf.keras.layers.Layer):
         self.classifier = tf.keras.layers.Dense(num_classes + 1, kernel_initializer=normal(stddev=0.01), name="logits")
         self.regressor = tf.keras.layers.Dense(outputs, kernel_initializer=normal(stddev=0.001), name="deltas")
 
-    def extract_features(self, pooled, training=None):
+    def extract_features(self, pooled: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the output of the last hidden layer, [R, F].
 
         Args:
@@ -88,7 +88,7 @@ class BoxHead(tf.keras.layers.Layer):
             x = tf.nn.relu(x if norm is None else norm(x))
         return x
 
-    def call(self, pooled, training=None):
+    def call(self, pooled: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns class logits and box deltas of features as in `extract_features`.
 
         Returns:

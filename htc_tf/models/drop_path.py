@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def draw_seed(images, variable):
+def draw_seed(images: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
     """Returns a random seed [2] int32, a function of the images and a trained variable.
 
     It differs between steps but is the same for every forward pass of one step (`training.gradients` may run two)
@@ -19,12 +19,12 @@ def draw_seed(images, variable):
     return tf.stack([pixels, weights])
 
 
-def fold_in(seed, number):
+def fold_in(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
     """Returns the seed of part `number`, for example a block or one of its paths; None if seed is None."""
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
 
 
-def drop_paths(x, rate, seed):
+def drop_paths(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     """Zeroes images of x with probability `rate` and scales the others by 1 / (1 - rate).
 
     Args:

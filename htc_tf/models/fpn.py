@@ -1,16 +1,19 @@
 """The neck: a feature pyramid network (Lin et al., arXiv:1612.03144)."""
 
+from typing import Any
+
 import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
+from htc_tf.structures import FeatureMaps
 
 LEVELS = (2, 3, 4, 5)
 
 
-def upsample(x, factor=2):
+def upsample(x: tf.Tensor, factor: int = 2) -> tf.Tensor:
     """Returns x [B, h, w, C] repeated to [B, factor h, factor w, C].
 
     XLA on CPU lacks the gradient of nearest-neighbor resizing (TensorFlow 2.15), so cells are repeated instead.
@@ -18,7 +21,7 @@ def upsample(x, factor=2):
     return tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
 
 
-def check_levels(neck, features):
+def check_levels(neck: tf.keras.layers.Layer, features: FeatureMaps) -> None:
     """Raises a UserError if the backbone's features lack one of the levels of a neck, C2 to C5."""
     if not features.keys() >= set(LEVELS):
         given = ", ".join(f"C{level}" for level in sorted(features))
@@ -36,7 +39,7 @@ def check_levels(neck, features):
 class FPN(tf.keras.layers.Layer):
     """Feature pyramid of four backbone levels, with P6 subsampled from P5 for the RPN."""
 
-    def __init__(self, channels=256, norm=None, name="neck"):
+    def __init__(self, channels: int = 256, norm: str | None = None, name: str = "neck") -> None:
         """
         Args:
             channels: int, channels of every level.
@@ -44,11 +47,11 @@ class FPN(tf.keras.layers.Layer):
         """
         super().__init__(name=name)
         self.channels = channels
-        kind = {"norm": norm, "initializer": "glorot_uniform"}
+        kind: dict[str, Any] = {"norm": norm, "initializer": "glorot_uniform"}
         self.laterals = {str(level): Convolution(channels, 1, name=f"lateral{level}", **kind) for level in LEVELS}
         self.outputs = {str(level): Convolution(channels, 3, name=f"output{level}", **kind) for level in LEVELS}
 
-    def call(self, features, training=None):
+    def call(self, features: FeatureMaps, training: bool | None = None) -> FeatureMaps:
         """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {2: C2, ..., 5: C5}."""
         check_levels(self, features)
         merged = {level: self.laterals[str(level)](features[level], training=training) for level in LEVELS}

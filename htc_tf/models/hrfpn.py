@@ -1,11 +1,14 @@
 """The neck of an HRNet: a high-resolution feature pyramid (Sun et al., arXiv:1904.04514, section 3.2)."""
 
+from typing import Any
+
 import gin
 import tensorflow as tf
 
 from htc_tf.models.fpn import check_levels
 from htc_tf.models.layers import Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
+from htc_tf.structures import FeatureMaps
 
 
 @gin.register
@@ -13,18 +16,18 @@ from htc_tf.ranges import CHANNELS, check_ranges
 class HRFPN(tf.keras.layers.Layer):
     """Features of all levels, joined at stride 4 and averaged to each level of the pyramid."""
 
-    def __init__(self, channels=256, name="neck"):
+    def __init__(self, channels: int = 256, name: str = "neck") -> None:
         """
         Args:
             channels: int, channels of every level.
         """
         super().__init__(name=name)
         self.channels = channels
-        kind = {"initializer": "glorot_uniform"}
+        kind: dict[str, Any] = {"initializer": "glorot_uniform"}
         self.reduction = Convolution(channels, 1, name="reduction", **kind)
         self.outputs = [Convolution(channels, 3, name=f"output{level}", **kind) for level in range(2, 7)]
 
-    def call(self, features, training=None):
+    def call(self, features: FeatureMaps, training: bool | None = None) -> FeatureMaps:
         """Returns {2: P2, ..., 6: P6} of {2: C2, ..., 5: C5}; a level is [B, H // 2^level, W // 2^level, channels].
 
         P6 of an image below 64 pixels has one row or column.

@@ -8,19 +8,25 @@ SCNet (arXiv:2012.10150) is the same network with other parts: one mask head, in
 features of its box head, and a context of the whole image that is added to every RoI.
 """
 
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.branches import StageBranches
 from htc_tf.models.drop_path import fold_in
-from htc_tf.models.mask_head import mask_information_flow
+from htc_tf.models.postprocess import Postprocess
+from htc_tf.models.roi_pooler import RoIPooler
+from htc_tf.models.rpn import RPN
+from htc_tf.models.scnet import FeatureRelay, GlobalContextHead
+from htc_tf.models.semantic_head import SemanticHead
+from htc_tf.models.stage import Stage
 from htc_tf.models.targets import RoISampler
+from htc_tf.models.test_time_augmentation import TestTimeAugmentation
 from htc_tf.models.variable_creation import creating_variables
-from htc_tf.ops import boxes as box_ops
-from htc_tf.ops.masks import select_class
-from htc_tf.ops.valid_rows import map_valid_rows
 from htc_tf.ranges import FLAG, Each, check_ranges, number, whole
-from htc_tf.structures import Outputs, RoIs, StageOutput
+from htc_tf.structures import Detections, FeatureMaps, GroundTruth, Outputs, RPNOutput
 
 # Mean and standard deviation of ImageNet's RGB values, the ones that torchvision's weights are trained with.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -42,7 +48,7 @@ MEAN, STD = Each(number(-255, 255), 3), Each(number(above=0, maximum=255), 3)
     pixel_std=STD,
     xla=FLAG,
 )
-class HTC(tf.keras.layers.Layer):
+class HTC(StageBranches):
     """The detector: backbone, neck, RPN, semantic branch and the cascade of stages.
 
     It is a layer and not a keras.Model: a keras.Model creates counters in its constructor and so starts TensorFlow's
@@ -51,30 +57,30 @@ class HTC(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        backbone,
-        neck,
-        rpn,
-        roi_pooler,
-        stages,
-        postprocess,
-        semantic_head=None,
-        context_head=None,
-        relay=None,
-        roi_sampler=None,
-        num_stages=3,
-        masks=True,
-        interleaved=True,
-        mask_info_flow=True,
-        semantic=True,
-        average_masks=True,
-        drop_refined_truth=True,
-        drop_empty=False,
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
-        test_time=None,
-        xla=False,
-        name="htc",
-    ):
+        backbone: tf.keras.layers.Layer,
+        neck: tf.keras.layers.Layer,
+        rpn: RPN,
+        roi_pooler: RoIPooler,
+        stages: Sequence[Stage],
+        postprocess: Postprocess,
+        semantic_head: SemanticHead | None = None,
+        context_head: GlobalContextHead | None = None,
+        relay: FeatureRelay | None = None,
+        roi_sampler: RoISampler | None = None,
+        num_stages: int = 3,
+        masks: bool = True,
+        interleaved: bool = True,
+        mask_info_flow: bool = True,
+        semantic: bool = True,
+        average_masks: bool = True,
+        drop_refined_truth: bool = True,
+        drop_empty: bool = False,
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+        test_time: TestTimeAugmentation | None = None,
+        xla: bool = False,
+        name: str = "htc",
+    ) -> None:
         """
         Args:
             backbone: Layer from normalized images to {2: C2, ..., 5: C5}.
@@ -121,11 +127,6 @@ class HTC(tf.keras.layers.Layer):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.test_time, self.xla = test_time, xla
 
-    @property
-    def mask_heads(self):
-        """The mask heads of the stages that have one, from the first stage on."""
-        return [stage.mask_head for stage in self.stages if self.masks and stage.mask_head is not None]
-
     def _check_channels(self):
         """Checks that all features that are added to those of RoIs have as many channels as the neck's."""
         channels = getattr(self.neck, "channels", None)
@@ -137,7 +138,14 @@ class HTC(tf.keras.layers.Layer):
                 kind, neck = type(head).__name__, type(self.neck).__name__
                 raise UserError(f"{kind}.channels = {theirs}, but {neck}.channels = {channels}: give both the same")
 
-    def call(self, images, sizes, truth=None, seed=None, validate=False):
+    def call(
+        self,
+        images: tf.Tensor,
+        sizes: tf.Tensor,
+        truth: GroundTruth | None = None,
+        seed: tf.Tensor | None = None,
+        validate: bool = False,
+    ) -> Outputs:
         """The forward pass: pyramid, proposals, semantic branch, then one stage after the other.
 
         Args:
@@ -159,7 +167,15 @@ class HTC(tf.keras.layers.Layer):
             assistant = self.run_cascade(assistants[0], theirs, sizes, truth, fold_in(seed, -1), training)
         return self.run_cascade(pyramid, rpn, sizes, truth, seed, training)._replace(assistant=assistant)
 
-    def run_cascade(self, pyramid, rpn, sizes, truth, seed, training):
+    def run_cascade(
+        self,
+        pyramid: FeatureMaps,
+        rpn: RPNOutput,
+        sizes: tf.Tensor,
+        truth: GroundTruth | None,
+        seed: tf.Tensor | None,
+        training: bool,
+    ) -> Outputs:
         """Returns the Outputs of a pyramid and its RPNOutput; other arguments as in `call`."""
         # The semantic branch starts when the RPN is done: their temporary buffers are never in memory together.
         with tf.control_dependencies([rpn.proposals.boxes]):
@@ -178,20 +194,20 @@ class HTC(tf.keras.layers.Layer):
             stages.append(output)
         return Outputs(pyramid, rpn, tuple(stages), valid, features, semantic, context)
 
-    def detect(self, outputs):
+    def detect(self, outputs: Outputs) -> Detections:
         """Returns the Detections of the Outputs of a pass without ground truth: NMS, then masks of the boxes kept."""
         detections = self.postprocess(outputs.stages, outputs.valid)
         if not self.masks:
             return detections
         return self.add_masks(detections, self.stage_masks(outputs.features, detections))
 
-    def infer(self, images, sizes):
+    def infer(self, images: tf.Tensor, sizes: tf.Tensor) -> Detections:
         """Returns Detections of images and sizes as in `call`: of one pass or, with `test_time`, of several views."""
         if self.test_time is not None:
             return self.test_time(self, images, sizes)
         return self.detect(self(images, sizes))
 
-    def build_variables(self, blank=False, divisor=32):
+    def build_variables(self, blank: bool = False, divisor: int = 32) -> None:
         """Creates all variables by a forward pass over an image that is all padding, in which nothing is found.
 
         Args:
@@ -201,13 +217,15 @@ class HTC(tf.keras.layers.Layer):
         with creating_variables(blank):
             self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
 
-    def extract_pyramids(self, images, sizes, training=False, with_assistant=False):
+    def extract_pyramids(
+        self, images: tf.Tensor, sizes: tf.Tensor, training: bool = False, with_assistant: bool = False
+    ) -> list[FeatureMaps]:
         """Returns [{level: [B, H / 2^level, W / 2^level, C]}], P2 ... P6; second, if asked, of the assistant."""
         features = self.backbone(self.normalize(images, sizes), training=training)
         features = features if isinstance(features, tuple) else (features,)
         return [self.neck(part, training=training) for part in (features if with_assistant else features[:1])]
 
-    def normalize(self, images, sizes):
+    def normalize(self, images: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """Returns normalized images [B, H, W, 3] float32, zero in the padding, as the public weights expect it."""
         images = (tf.cast(images, tf.float32) - tf.constant(self.pixel_mean)) / tf.constant(self.pixel_std)
         height, width = images.shape[1:3]
@@ -215,85 +233,3 @@ class HTC(tf.keras.layers.Layer):
         columns = tf.range(width, dtype=tf.float32) < sizes[:, 1:]  # [B, W]
         inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]  # [B, H, W]
         return tf.where(inside[..., tf.newaxis], images, 0.0)
-
-    def sample_rois(self, boxes, valid, truth, stage, seed, branch):
-        """Returns the RoIs of a stage: all boxes in inference, in training a sample by the stage's IoU threshold."""
-        if truth is None:
-            return RoIs(boxes, valid)
-        seed = fold_in(seed, branch)  # every branch has its own random numbers
-        return (stage.roi_sampler or self.roi_sampler)(boxes, valid, truth, stage.iou_threshold, seed)
-
-    def box_branch(self, stage, features, rois, sizes, truth=None, training=None):
-        """Returns the StageOutput of a stage's box head on RoIs, without masks. No gradient flows into boxes."""
-        logits, deltas = stage.box_head(self.roi_pooler.pool_boxes(features, rois), training=training)  # [B * N, ...]
-        count = rois.boxes.shape[1]
-        logits = tf.reshape(logits, [-1, count, logits.shape[-1]])  # [B, N, K + 1]
-        deltas = tf.reshape(deltas, [-1, count, *deltas.shape[1:]])  # [B, N, 4] or [B, N, K, 4]
-        if deltas.shape.rank == 3:
-            boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes, stage.target_stds, sizes)
-            return StageOutput(rois, stage.target_stds, logits, deltas, boxes)
-        class_boxes = box_ops.decode(tf.stop_gradient(deltas), rois.boxes[:, :, tf.newaxis], stage.target_stds, sizes)
-        # The next stage gets one box per RoI: a positive's by its object's class, any other's by the class with the
-        # largest logit (mmdetection).
-        classes = tf.argmax(logits[..., :-1], axis=-1, output_type=tf.int32)  # [B, N]
-        if truth is not None:
-            classes = tf.where(rois.positive, tf.gather(truth.classes, rois.matches, batch_dims=1), classes)
-        boxes = tf.gather(class_boxes, classes, batch_dims=2)  # [B, N, 4]
-        return StageOutput(rois, stage.target_stds, logits, deltas, boxes, class_boxes=class_boxes)
-
-    def valid_for_next_stage(self, output):
-        """Returns [B, N] bool: the boxes of a StageOutput that its mask branch and the next stage may use."""
-        valid = output.rois.valid
-        if self.drop_refined_truth and output.rois.is_truth is not None:
-            valid &= ~output.rois.is_truth
-        if self.drop_empty:
-            valid &= box_ops.exceeds(output.boxes, 0.0)
-        return valid
-
-    def mask_branch(self, index, features, output, valid, truth, seed, training):
-        """Returns the StageOutput of stage `index` with the mask logits of its positives.
-
-        Interleaved, the positives are sampled again from the boxes just refined; else they are the box branch's.
-        """
-        rois = output.rois
-        if self.interleaved:
-            rois = self.sample_rois(output.boxes, valid, truth, self.stages[index], seed, branch=2 * index + 1)
-        rois = (self.stages[index].roi_sampler or self.roi_sampler).positives(rois)  # M of them an image
-        # With information flow, the mask heads of all stages so far run on these RoIs, one after the other.
-        first = 0 if self.mask_info_flow else index
-        heads = [stage.mask_head for stage in self.stages[first : index + 1] if stage.mask_head is not None]
-
-        def predict(pooled):
-            return heads[-1](mask_information_flow(heads, pooled, self.mask_info_flow, training)[-1])
-
-        pooled = self.mask_features(features, rois, training)  # [B * M, 14, 14, C]
-        logits = map_valid_rows(predict, [pooled], rois.valid, self.xla)  # [B, M, 28, 28, K]
-        return output._replace(mask_rois=rois, mask_logits=logits)
-
-    def mask_features(self, features, rois, training=None):
-        """Returns the mask heads' features of RoIs, [B * M, 14, 14, C]: pooled, and relayed from the last box head."""
-        pooled = self.roi_pooler.pool_masks(features, rois)
-        if self.relay is not None:
-            for_boxes = self.roi_pooler.pool_boxes(features, rois)  # [B * M, 7, 7, C]
-            hidden = self.stages[-1].box_head.extract_features(for_boxes, training)  # [B * M, F]
-            pooled += self.relay(hidden, self.roi_pooler.mask_size)
-        return pooled
-
-    def stage_masks(self, features, detections):
-        """Returns [B, D, heads, 28, 28] float32: each mask head's probabilities, of the detection's class."""
-        rois, heads = RoIs(detections.boxes, detections.valid), self.mask_heads
-
-        def predict(pooled, classes):
-            outputs = mask_information_flow(heads, pooled, self.mask_info_flow)  # of each stage [R, 14, 14, C]
-            masks = [select_class(head(output), classes) for head, output in zip(heads, outputs, strict=True)]
-            return tf.sigmoid(tf.stack(masks, axis=1))  # [R, heads, 28, 28]
-
-        with tf.name_scope(self.name):  # `call` does not create the mask heads' variables in inference
-            # R = B * D rows: features [R, 14, 14, C] and classes [R].
-            rows = [self.mask_features(features, rois), tf.reshape(detections.classes, [-1])]
-            return map_valid_rows(predict, rows, detections.valid, self.xla)
-
-    def add_masks(self, detections, stage_masks):
-        """Returns Detections with `stage_masks` and, in `masks`, their mean over the stages or the last stage's."""
-        masks = tf.unstack(stage_masks, axis=2)[0 if self.average_masks else -1 :]  # each [B, D, 28, 28]
-        return detections._replace(masks=tf.add_n(masks) / len(masks), stage_masks=stage_masks)

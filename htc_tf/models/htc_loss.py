@@ -4,6 +4,7 @@ Each loss is a sum and a count, so that training can divide by the count of the 
 do not depend on the number of replicas.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import gin
@@ -17,7 +18,7 @@ from htc_tf.models.targets import AnchorSampler
 from htc_tf.ops import losses
 from htc_tf.ops.masks import mask_targets, select_class
 from htc_tf.ranges import Each, check_ranges, choice, number, optional
-from htc_tf.structures import IGNORED_LABEL
+from htc_tf.structures import IGNORED_LABEL, GroundTruth, Outputs, RoIs, RPNOutput, StageOutput
 
 
 class Loss(NamedTuple):
@@ -28,22 +29,22 @@ class Loss(NamedTuple):
     weight: float
 
     @property
-    def value(self):
+    def value(self) -> tf.Tensor:
         """[] float32, the loss where there is one replica."""
         return self.weight * self.total / tf.maximum(self.count, 1.0)
 
 
-def total_where(values, mask):
+def total_where(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns the sum of the values where the mask is True; values elsewhere, NaN included, have no effect."""
     return tf.reduce_sum(tf.where(mask, values, 0.0))
 
 
-def count_where(mask):
+def count_where(mask: tf.Tensor) -> tf.Tensor:
     """Returns the number of True elements, float32."""
     return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
-def check_loss(name, loss):
+def check_loss(name: str, loss: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """Returns the loss. Raises UserError if it is a class or cannot be called."""
     if isinstance(loss, type) or not callable(loss):
         raise UserError(f"HTCLoss.{name} is not a loss: {loss!r}; name one with its (), for example @GIoULoss()")
@@ -69,20 +70,20 @@ class HTCLoss:
 
     def __init__(
         self,
-        anchor_sampler=None,
-        stage_weights=(1.0, 0.5, 0.25),
-        mask_weights=None,
-        semantic_weight=0.2,
-        context_weight=3.0,
-        assistant_weight=0.5,
-        semantic_mean="all",
-        rpn_beta=1 / 9,
-        box_beta=1.0,
-        rpn_class_loss=losses.sigmoid_cross_entropy,
-        class_loss=losses.softmax_cross_entropy,
-        box_loss=None,
-        mask_loss=None,
-    ):
+        anchor_sampler: AnchorSampler | None = None,
+        stage_weights: Sequence[float] = (1.0, 0.5, 0.25),
+        mask_weights: Sequence[float] | None = None,
+        semantic_weight: float = 0.2,
+        context_weight: float = 3.0,
+        assistant_weight: float = 0.5,
+        semantic_mean: str = "all",
+        rpn_beta: float = 1 / 9,
+        box_beta: float = 1.0,
+        rpn_class_loss: Callable[..., tf.Tensor] = losses.sigmoid_cross_entropy,
+        class_loss: Callable[..., tf.Tensor] = losses.softmax_cross_entropy,
+        box_loss: Callable[..., tf.Tensor] | None = None,
+        mask_loss: Callable[..., tf.Tensor] | None = None,
+    ) -> None:
         """
         Args:
             anchor_sampler: AnchorSampler; None for the paper's.
@@ -112,7 +113,7 @@ class HTCLoss:
         self.box_loss = check_loss("box_loss", box_loss or SmoothL1Loss(box_beta))
         self.mask_loss = check_loss("mask_loss", mask_loss or losses.mask_cross_entropy)
 
-    def __call__(self, outputs, truth, sizes, seed):
+    def __call__(self, outputs: Outputs, truth: GroundTruth, sizes: tf.Tensor, seed: tf.Tensor) -> dict[str, Loss]:
         """Returns {name: Loss}.
 
         Args:
@@ -139,7 +140,7 @@ class HTCLoss:
                 named[f"assistant_{name}"] = loss._replace(weight=self.assistant_weight * loss.weight)
         return named
 
-    def rpn(self, rpn, truth, sizes, seed):
+    def rpn(self, rpn: RPNOutput, truth: GroundTruth, sizes: tf.Tensor, seed: tf.Tensor) -> dict[str, Loss]:
         """Returns {"rpn_class": Loss, "rpn_box": Loss}, both averaged over the sampled anchors."""
         targets = self.anchor_sampler(rpn.anchors, truth, sizes, seed)
         sampled = targets.positive | targets.negative
@@ -152,7 +153,7 @@ class HTCLoss:
             "rpn_box": Loss(total_where(distance, targets.positive), count, 1.0),
         }
 
-    def stage(self, stage, truth):
+    def stage(self, stage: StageOutput, truth: GroundTruth) -> dict[str, Loss]:
         """Returns {"class": Loss, "box": Loss, "mask": Loss} of a StageOutput; no "mask" without mask logits."""
         rois = stage.rois
         background = stage.logits.shape[-1] - 1
@@ -167,25 +168,25 @@ class HTCLoss:
             "class": Loss(total_where(self.class_loss(stage.logits, classes), rois.valid), count, 1.0),
             "box": Loss(total_where(distance, rois.positive), count, 1.0),
         }
-        if stage.mask_logits is not None:
+        if stage.mask_rois is not None and stage.mask_logits is not None:
             named["mask"] = self.mask(stage.mask_rois, stage.mask_logits, truth)
         return named
 
-    def mask(self, rois, logits, truth):
+    def mask(self, rois: RoIs, logits: tf.Tensor, truth: GroundTruth) -> Loss:
         """Returns the Loss of mask logits [B, M, 28, 28, K], averaged over the RoIs."""
         side = logits.shape[2]
         targets = mask_targets(truth.masks, truth.crop_boxes, rois.boxes, rois.matches, side)  # [B, M, 28, 28]
         logits = select_class(logits, tf.gather(truth.classes, rois.matches, batch_dims=1))  # [B, M, 28, 28]
         return Loss(total_where(self.mask_loss(logits, targets), rois.valid), count_where(rois.valid), 1.0)
 
-    def semantic(self, logits, labels):
+    def semantic(self, logits: tf.Tensor, labels: tf.Tensor) -> Loss:
         """Returns the Loss of semantic logits [B, h, w, S] and labels [B, h, w] int32."""
         known = labels != IGNORED_LABEL
         cross_entropy = losses.softmax_cross_entropy(logits, tf.where(known, labels, 0))
         counted = known if self.semantic_mean == "valid" else tf.ones_like(known)
         return Loss(total_where(cross_entropy, known), count_where(counted), self.semantic_weight)
 
-    def context(self, logits, truth):
+    def context(self, logits: tf.Tensor, truth: GroundTruth) -> Loss:
         """Returns the Loss of context logits [B, K], averaged over images and classes; 1 is a class in the image."""
         classes = tf.where(truth.valid, truth.classes, -1)  # [B, G]; -1 is no class
         labels = tf.reduce_max(tf.one_hot(classes, logits.shape[-1]), axis=1)  # [B, K]

@@ -4,6 +4,8 @@ TensorFlow's SAME padding is asymmetric when the stride is 2. The public weights
 which `Convolution` therefore does explicitly.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from htc_tf.errors import UserError
@@ -22,14 +24,20 @@ NORM = choice(None, "frozen_batch", "constant_batch", "batch", "sync_batch", "gr
 class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
     """Batch norm on stored statistics in training too, with a trained scale and offset (mmdetection's norm_eval)."""
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return super().call(inputs, training=False)
 
 
 class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
     """Batch norm over the images of all replicas, in float32: Keras' own sums bfloat16 squares in bfloat16."""
 
-    def __init__(self, momentum, epsilon, gamma_initializer, name=None):
+    def __init__(
+        self,
+        momentum: float,
+        epsilon: float,
+        gamma_initializer: str | tf.keras.initializers.Initializer,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             momentum=momentum,
             epsilon=epsilon,
@@ -40,11 +48,11 @@ class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
             name=name,
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return tf.cast(super().call(tf.cast(inputs, tf.float32), training=training), inputs.dtype)
 
 
-def trained_batch_norms(model):
+def trained_batch_norms(model: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
     """Returns a model's batch norms whose moving mean and variance are updated by each forward pass in training."""
     norms = [layer for layer in model.submodules if isinstance(layer, tf.keras.layers.BatchNormalization)]
     return [norm for norm in norms if norm.trainable and not isinstance(norm, FrozenBatchNormalization)]
@@ -57,18 +65,24 @@ class GroupNormalization(tf.keras.layers.Layer):
     per channel first, with a quarter of the operations and of the time.
     """
 
-    def __init__(self, groups, epsilon=BATCH_NORM_EPSILON, gamma_initializer="ones", name=None):
+    def __init__(
+        self,
+        groups: int,
+        epsilon: float = BATCH_NORM_EPSILON,
+        gamma_initializer: str | tf.keras.initializers.Initializer = "ones",
+        name: str | None = None,
+    ) -> None:
         super().__init__(name=name)
         self.groups, self.epsilon, self.gamma_initializer = groups, epsilon, gamma_initializer
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         if shape[-1] % self.groups:
             layer = tf.get_current_name_scope() or self.name
             raise UserError(f"norm = 'group' needs channels in multiples of {self.groups}, but {layer} has {shape[-1]}")
         self.gamma = self.add_weight("gamma", [shape[-1]], initializer=self.gamma_initializer)
         self.beta = self.add_weight("beta", [shape[-1]], initializer="zeros")
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns x [B, ..., C], normalized, in its own dtype."""
         spatial = list(range(1, len(x.shape) - 1))
         channels = x.shape[-1]
@@ -90,17 +104,24 @@ class GroupNormalization(tf.keras.layers.Layer):
 class ChannelNormalization(tf.keras.layers.LayerNormalization):
     """Layer norm over the channels of every cell, computed in float32."""
 
-    def __init__(self, epsilon=CHANNEL_NORM_EPSILON, gamma_initializer="ones", name=None):
+    def __init__(
+        self,
+        epsilon: float = CHANNEL_NORM_EPSILON,
+        gamma_initializer: str | tf.keras.initializers.Initializer = "ones",
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             epsilon=epsilon, gamma_initializer=gamma_initializer, dtype="float32", autocast=False, name=name
         )
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns x [..., C], normalized, in its own dtype."""
         return tf.cast(super().call(tf.cast(x, tf.float32)), x.dtype)
 
 
-def make_norm(kind, groups=16, scale="ones"):
+def make_norm(
+    kind: str | None, groups: int = 16, scale: str | tf.keras.initializers.Initializer = "ones"
+) -> tf.keras.layers.Layer | None:
     """Returns a new normalization layer, or None.
 
     Args:
@@ -113,8 +134,8 @@ def make_norm(kind, groups=16, scale="ones"):
     check_range("norm", kind, NORM)
     if kind is None:
         return None
-    common = {"epsilon": BATCH_NORM_EPSILON, "gamma_initializer": scale, "name": "norm"}
-    batch = {"momentum": 0.9, **common}
+    common: dict[str, Any] = {"epsilon": BATCH_NORM_EPSILON, "gamma_initializer": scale, "name": "norm"}
+    batch: dict[str, Any] = {"momentum": 0.9, **common}
     if kind == "frozen_batch":
         return FrozenBatchNormalization(**batch)
     if kind == "constant_batch":
@@ -137,7 +158,7 @@ class DenseConv2D(tf.keras.layers.Conv2D):
     cannot fuse bias and ReLU with an operation that has a custom gradient.
     """
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training or self.strides != (1, 1) or self.kernel_size == (1, 1):
             return super().call(x)
         x = conv2d(x, tf.convert_to_tensor(self.kernel))
@@ -150,7 +171,7 @@ class GroupedConv2D(tf.keras.layers.Conv2D):
     Its kernel is [k, k, C / groups, channels].
     """
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
         x = grouped_conv2d(x, kernel, self.strides[0], self.groups, self.padding.upper())
         return x if self.bias is None else tf.nn.bias_add(x, self.bias)
@@ -164,8 +185,16 @@ class DeformableConv2D(tf.keras.layers.Conv2D):
     """
 
     def __init__(
-        self, channels, kernel, stride=1, groups=1, version=2, deform_groups=1, initializer="he_normal", name=None
-    ):
+        self,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        version: int = 2,
+        deform_groups: int = 1,
+        initializer: str | tf.keras.initializers.Initializer = "he_normal",
+        name: str | None = None,
+    ) -> None:
         """
         Args:
             channels, kernel, stride, groups, initializer: As in `Convolution`.
@@ -184,7 +213,7 @@ class DeformableConv2D(tf.keras.layers.Conv2D):
             deform_groups * (version + 1) * kernel**2, kernel, stride, kernel_initializer="zeros", name="offsets"
         )
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, C]."""
         margin = [self.margin, self.margin]
         # [B, H', W', deform_groups * (version + 1) * kernel^2]
@@ -202,20 +231,20 @@ class Convolution(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        channels,
-        kernel,
-        stride=1,
-        norm=None,
-        relu=False,
-        bias=None,
-        initializer="he_normal",
-        norm_scale="ones",
-        groups=1,
-        deformable=None,
-        standardized=False,
-        switchable=False,
-        name=None,
-    ):
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        norm: str | None = None,
+        relu: bool = False,
+        bias: bool | None = None,
+        initializer: str | tf.keras.initializers.Initializer = "he_normal",
+        norm_scale: str | tf.keras.initializers.Initializer = "ones",
+        groups: int = 1,
+        deformable: int | None = None,
+        standardized: bool = False,
+        switchable: bool = False,
+        name: str | None = None,
+    ) -> None:
         """
         Args:
             channels: int, output channels.
@@ -254,11 +283,11 @@ class Convolution(tf.keras.layers.Layer):
         self.relu = relu
 
     @property
-    def offsets(self):
+    def offsets(self) -> tf.keras.layers.Layer | None:
         """The convolution that predicts a deformable convolution's offsets, else None."""
         return getattr(self.convolution, "offsets", None)
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, C]."""
         if self.margin:
             x = tf.pad(x, [[0, 0], [self.margin, self.margin], [self.margin, self.margin], [0, 0]])

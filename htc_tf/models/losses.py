@@ -3,6 +3,8 @@
 `models.htc_loss` decides which elements count. Its defaults are the paper's cross entropy and smooth L1.
 """
 
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
@@ -24,7 +26,7 @@ WEIGHT = number(above=0, maximum=1000)
 class FocalLoss:
     """Focal loss (arXiv:1708.02002) of a stage's classes, over the softmax, so that scores keep their meaning."""
 
-    def __init__(self, gamma=2.0, weight=1.0):
+    def __init__(self, gamma: float = 2.0, weight: float = 1.0) -> None:
         """
         Args:
             gamma: float, exponent that lowers the loss of well-classified examples.
@@ -32,7 +34,7 @@ class FocalLoss:
         """
         self.gamma, self.weight = gamma, weight
 
-    def __call__(self, logits, labels):
+    def __call__(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Returns the loss [...] of logits [..., K + 1] and labels [...] int32."""
         return self.weight * losses.softmax_focal(logits, labels, self.gamma)
 
@@ -46,7 +48,7 @@ class FocalLoss:
 class SigmoidFocalLoss:
     """Focal loss (arXiv:1708.02002) of the RPN's objectness, from tensorflow-addons if it is installed."""
 
-    def __init__(self, alpha=0.25, gamma=2.0, weight=1.0):
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, weight: float = 1.0) -> None:
         """
         Args:
             alpha: float, weight of objects; background has 1 - alpha.
@@ -55,7 +57,7 @@ class SigmoidFocalLoss:
         """
         self.alpha, self.gamma, self.weight = alpha, gamma, weight
 
-    def __call__(self, logits, labels):
+    def __call__(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Returns the loss [...] of logits [...] and labels [...], 0 or 1."""
         package = addons.load()
         if not package:
@@ -73,14 +75,16 @@ class SigmoidFocalLoss:
 class SmoothL1Loss:
     """Smooth L1 loss (arXiv:1504.08083), summed over the four deltas."""
 
-    def __init__(self, beta=1.0):
+    def __init__(self, beta: float = 1.0) -> None:
         """
         Args:
             beta: float, error at which the loss changes from quadratic to linear, in units of the deltas; 0 is L1.
         """
         self.beta = beta
 
-    def __call__(self, deltas, reference, target_stds, boxes):
+    def __call__(
+        self, deltas: tf.Tensor, reference: tf.Tensor, target_stds: Sequence[float], boxes: tf.Tensor
+    ) -> tf.Tensor:
         """Returns the loss [...].
 
         Args:
@@ -100,14 +104,16 @@ class SmoothL1Loss:
 class GIoULoss:
     """GIoU loss (arXiv:1902.09630) of the decoded boxes: 1 - GIoU, 0 ... 2; from tensorflow-addons if installed."""
 
-    def __init__(self, weight=10.0):
+    def __init__(self, weight: float = 10.0) -> None:
         """
         Args:
             weight: float, factor of the loss; with 10 it is about as large as smooth L1 of four deltas (mmdetection).
         """
         self.weight = weight
 
-    def __call__(self, deltas, reference, target_stds, boxes):
+    def __call__(
+        self, deltas: tf.Tensor, reference: tf.Tensor, target_stds: Sequence[float], boxes: tf.Tensor
+    ) -> tf.Tensor:
         """Returns the loss [...] of the same arguments as `SmoothL1Loss`."""
         decoded = box_ops.decode(deltas, reference, target_stds)
         package = addons.load()
@@ -125,7 +131,7 @@ class GIoULoss:
 class BoundaryLoss:
     """Mask cross entropy plus the boundary loss (arXiv:1905.07852): 1 - F1 of the predicted and the true boundary."""
 
-    def __init__(self, weight=0.5, tolerance=2):
+    def __init__(self, weight: float = 0.5, tolerance: int = 2) -> None:
         """
         Args:
             weight: float, factor of the boundary loss.
@@ -133,7 +139,7 @@ class BoundaryLoss:
         """
         self.weight, self.tolerance = weight, tolerance
 
-    def __call__(self, logits, targets):
+    def __call__(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns the loss [...] of logits [..., h, w] and targets [..., h, w], 0 or 1."""
         return losses.mask_cross_entropy(logits, targets) + self.weight * losses.boundary(
             logits, targets, self.tolerance

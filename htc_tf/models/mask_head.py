@@ -1,5 +1,7 @@
 """The mask head, and the mask information flow between the mask heads of successive stages (paper, section 3.1)."""
 
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
@@ -19,7 +21,15 @@ from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 class MaskHead(tf.keras.layers.Layer):
     """A stage's mask head: `extract_features` convolves pooled RoIs, `call` upsamples the result to mask logits."""
 
-    def __init__(self, num_classes, channels=256, num_convs=4, norm=None, residual=False, name="mask_head"):
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 256,
+        num_convs: int = 4,
+        norm: str | None = None,
+        residual: bool = False,
+        name: str = "mask_head",
+    ) -> None:
         """
         Args:
             num_classes: int, K.
@@ -38,7 +48,9 @@ class MaskHead(tf.keras.layers.Layer):
         )
         self.predict = Convolution(num_classes, 1, name="logits")
 
-    def extract_features(self, pooled, previous_features=None, training=None):
+    def extract_features(
+        self, pooled: tf.Tensor, previous_features: tf.Tensor | None = None, training: bool | None = None
+    ) -> tf.Tensor:
         """Returns this stage's mask features, [R, 14, 14, C].
 
         Args:
@@ -53,12 +65,14 @@ class MaskHead(tf.keras.layers.Layer):
             x = conv(x, training=training)
         return x
 
-    def call(self, features):
+    def call(self, features: tf.Tensor) -> tf.Tensor:
         """Returns mask logits [R, 28, 28, K] float32 of features [R, 14, 14, C]."""
         return tf.cast(self.predict(self.upsample(features)), tf.float32)
 
 
-def mask_information_flow(heads, pooled, enabled, training=None):
+def mask_information_flow(
+    heads: Sequence[MaskHead], pooled: tf.Tensor, enabled: bool, training: bool | None = None
+) -> list[tf.Tensor]:
     """Runs the mask heads of successive stages on the same RoIs; each passes its features to the next.
 
     Args:

@@ -1,11 +1,14 @@
 """Postprocessing: class scores averaged over the stages, then NMS of the last stage's boxes (paper, section 4.1)."""
 
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
 from htc_tf.ops.nms import select_detections
 from htc_tf.ops.soft_nms import METHODS, select_softly
 from htc_tf.ranges import FLAG, FRACTION, check_ranges, choice, number, optional, whole
+from htc_tf.structures import Detections, StageOutput
 
 
 @gin.register
@@ -24,15 +27,15 @@ class Postprocess:
 
     def __init__(
         self,
-        score_threshold=0.001,
-        nms_threshold=0.5,
-        keep=100,
-        average="logits",
-        nms="auto",
-        xla=False,
-        soft=None,
-        soft_sigma=0.5,
-    ):
+        score_threshold: float = 0.001,
+        nms_threshold: float = 0.5,
+        keep: int = 100,
+        average: str = "logits",
+        nms: str = "auto",
+        xla: bool = False,
+        soft: str | None = None,
+        soft_sigma: float = 0.5,
+    ) -> None:
         """
         Args:
             score_threshold: float, class scores must exceed it.
@@ -50,7 +53,7 @@ class Postprocess:
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms
         self.soft, self.soft_sigma = soft, soft_sigma
 
-    def __call__(self, stages, valid=None):
+    def __call__(self, stages: Sequence[StageOutput], valid: tf.Tensor | None = None) -> Detections:
         """Returns Detections without masks.
 
         Args:
@@ -60,14 +63,14 @@ class Postprocess:
         last = stages[-1]
         return self.select(last.candidates, self.scores(stages), last.rois.valid if valid is None else valid)
 
-    def scores(self, stages):
+    def scores(self, stages: Sequence[StageOutput]) -> tf.Tensor:
         """Returns the probabilities of the thing classes, [B, N, K], averaged over the stages."""
         logits = [stage.logits for stage in stages]  # each [B, N, K + 1]
         if self.average == "probabilities":
             return (tf.add_n([tf.nn.softmax(x) for x in logits]) / len(logits))[..., :-1]
         return tf.nn.softmax(tf.add_n(logits) / len(logits))[..., :-1]
 
-    def select(self, boxes, scores, valid):
+    def select(self, boxes: tf.Tensor, scores: tf.Tensor, valid: tf.Tensor) -> Detections:
         """Returns Detections without masks of boxes [B, N, 4] or [B, N, K, 4], scores [B, N, K] and valid [B, N]."""
         if self.soft is not None:
             return select_softly(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from htc_tf.ops import roi_align as ops
 from htc_tf.ranges import FLAG, check_ranges, choice, number, whole
-from htc_tf.structures import RoIs
+from htc_tf.structures import FeatureMaps, RoIs
 
 POOLED_LEVELS = (2, 3, 4, 5)
 SEMANTIC_STRIDE = 8
@@ -20,8 +20,8 @@ IMPLEMENTATIONS = ("crop_and_resize", "xla")
 class PreparedMaps(NamedTuple):
     """Feature maps in the layout that `ops.roi_align` reads."""
 
-    pyramid: tuple
-    semantic: tuple | None
+    pyramid: tuple[tf.Tensor, ...]
+    semantic: tuple[tf.Tensor, ...] | None
     context: tf.Tensor | None = None  # [B, C] float32
 
 
@@ -40,15 +40,15 @@ class RoIPooler(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        box_size=7,
-        mask_size=14,
-        sampling_ratio=0,
-        semantic_oversampling=2,
-        canonical_scale=56.0,
-        implementation="auto",
-        xla=False,
-        name="roi_pooler",
-    ):
+        box_size: int = 7,
+        mask_size: int = 14,
+        sampling_ratio: int = 0,
+        semantic_oversampling: int = 2,
+        canonical_scale: float = 56.0,
+        implementation: str = "auto",
+        xla: bool = False,
+        name: str = "roi_pooler",
+    ) -> None:
         """
         Args:
             box_size, mask_size: int, cells along each side of the features of a box head and of a mask head.
@@ -68,7 +68,9 @@ class RoIPooler(tf.keras.layers.Layer):
         self.sampling_ratio, self.semantic_oversampling = sampling_ratio, semantic_oversampling
         self.canonical_scale, self.implementation = canonical_scale, implementation
 
-    def prepare(self, pyramid, embedding=None, context=None):
+    def prepare(
+        self, pyramid: FeatureMaps, embedding: tf.Tensor | None = None, context: tf.Tensor | None = None
+    ) -> PreparedMaps:
         """Returns the PreparedMaps of a pyramid and of what is added to the features of its RoIs.
 
         Args:
@@ -82,14 +84,14 @@ class RoIPooler(tf.keras.layers.Layer):
             context,
         )
 
-    def pool_boxes(self, prepared, rois: RoIs):
+    def pool_boxes(self, prepared: PreparedMaps, rois: RoIs) -> tf.Tensor:
         """Returns a box head's features of RoIs, [B * N, 7, 7, C] float32."""
         features = self._pyramid(prepared, rois.boxes, self.box_size)
         if prepared.semantic is not None:
             features += self._semantic(prepared, rois.boxes, self.box_size, self.semantic_oversampling)
         return self._add_context(prepared, features, rois)
 
-    def pool_masks(self, prepared, rois: RoIs):
+    def pool_masks(self, prepared: PreparedMaps, rois: RoIs) -> tf.Tensor:
         """Returns a mask head's features of RoIs, [B * N, 14, 14, C] float32; rows that are not valid are undefined."""
         # Padded rows become boxes of zero area, which cost almost nothing to pool.
         boxes = tf.where(rois.valid[..., tf.newaxis], rois.boxes, 0.0)

@@ -1,5 +1,7 @@
 """The region proposal network (arXiv:1506.01497): anchors, objectness, deltas and the proposals of the first stage."""
 
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
@@ -8,7 +10,7 @@ from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.anchors import pyramid_anchors
 from htc_tf.ops.nms import select_proposals
 from htc_tf.ranges import CHANNELS, FLAG, FRACTION, Each, check_ranges, choice, number, optional, whole
-from htc_tf.structures import RPNOutput
+from htc_tf.structures import FeatureMaps, Proposals, RPNOutput
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # target_stds of the RPN's deltas
 
@@ -33,20 +35,20 @@ class RPN(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        channels=256,
-        num_convs=1,
-        anchor_scale=8.0,
-        anchor_ratios=(0.5, 1.0, 2.0),
-        training_proposals=2000,
-        inference_proposals=1000,
-        training_kept=None,
-        inference_kept=None,
-        minimum_size=0.0,
-        nms_threshold=0.7,
-        nms="auto",
-        xla=False,
-        name="rpn",
-    ):
+        channels: int = 256,
+        num_convs: int = 1,
+        anchor_scale: float = 8.0,
+        anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        training_proposals: int = 2000,
+        inference_proposals: int = 1000,
+        training_kept: int | None = None,
+        inference_kept: int | None = None,
+        minimum_size: float = 0.0,
+        nms_threshold: float = 0.7,
+        nms: str = "auto",
+        xla: bool = False,
+        name: str = "rpn",
+    ) -> None:
         """
         Args:
             channels: int, output channels of each shared convolution.
@@ -78,7 +80,7 @@ class RPN(tf.keras.layers.Layer):
         self.objectness = Convolution(len(self.anchor_ratios), 1, initializer=normal(), name="objectness")
         self.deltas = Convolution(4 * len(self.anchor_ratios), 1, initializer=normal(), name="deltas")
 
-    def call(self, pyramid, sizes, training):
+    def call(self, pyramid: FeatureMaps, sizes: tf.Tensor, training: bool) -> RPNOutput:
         """Runs the head on every level and selects proposals.
 
         Args:
@@ -104,7 +106,15 @@ class RPN(tf.keras.layers.Layer):
         proposals = self.propose(anchors, logits, deltas, sizes, self.proposals[training], self.kept[training])
         return RPNOutput(tf.concat(anchors, 0), tf.concat(logits, 1), tf.concat(deltas, 1), proposals)
 
-    def propose(self, anchors, logits, deltas, sizes, count, kept=None):
+    def propose(
+        self,
+        anchors: Sequence[tf.Tensor],
+        logits: Sequence[tf.Tensor],
+        deltas: Sequence[tf.Tensor],
+        sizes: tf.Tensor,
+        count: int,
+        kept: int | None = None,
+    ) -> Proposals:
         """Selects proposals by NMS. They have no gradient.
 
         Args:

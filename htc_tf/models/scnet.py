@@ -7,7 +7,7 @@ from htc_tf.models.layers import NORM
 from htc_tf.models.residual import make_convs
 from htc_tf.models.semantic_head import resize_corners
 from htc_tf.ranges import CHANNELS, check_ranges, whole
-from htc_tf.structures import ContextOutput
+from htc_tf.structures import ContextOutput, FeatureMaps
 
 
 @gin.register
@@ -20,7 +20,14 @@ from htc_tf.structures import ContextOutput
 class GlobalContextHead(tf.keras.layers.Layer):
     """Predicts the classes in an image from the mean over its coarsest map, which is added to the features of RoIs."""
 
-    def __init__(self, num_classes, channels=256, num_convs=4, norm=None, name="context_head"):
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 256,
+        num_convs: int = 4,
+        norm: str | None = None,
+        name: str = "context_head",
+    ) -> None:
         """
         Args:
             num_classes: int, K.
@@ -34,7 +41,7 @@ class GlobalContextHead(tf.keras.layers.Layer):
         initializer = tf.keras.initializers.RandomNormal(stddev=0.01)
         self.classifier = tf.keras.layers.Dense(num_classes, kernel_initializer=initializer, name="logits")
 
-    def call(self, pyramid, training=None):
+    def call(self, pyramid: FeatureMaps, training: bool | None = None) -> ContextOutput:
         """Returns the ContextOutput of a pyramid {2: P2, ..., 6: P6}."""
         x = pyramid[max(pyramid)]
         for conv in self.convs:
@@ -52,7 +59,7 @@ class GlobalContextHead(tf.keras.layers.Layer):
 class FeatureRelay(tf.keras.layers.Layer):
     """Turns the last hidden layer of a box head into features of the mask head, a vector into a map."""
 
-    def __init__(self, channels=256, size=7, name="relay"):
+    def __init__(self, channels: int = 256, size: int = 7, name: str = "relay") -> None:
         """
         Args:
             channels: int, channels of the neck's features.
@@ -63,7 +70,7 @@ class FeatureRelay(tf.keras.layers.Layer):
         initializer = tf.keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
         self.expand = tf.keras.layers.Dense(size * size * channels, kernel_initializer=initializer, name="expand")
 
-    def call(self, hidden, side):
+    def call(self, hidden: tf.Tensor, side: int) -> tf.Tensor:
         """Returns [R, side, side, C] float32 of hidden features [R, F]."""
         cells = tf.reshape(self.expand(hidden), [-1, self.size, self.size, self.channels])
         return resize_corners(cells, side, side)

@@ -6,12 +6,12 @@ import tensorflow as tf
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.models.residual import make_convs
 from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
-from htc_tf.structures import SemanticOutput
+from htc_tf.structures import FeatureMaps, SemanticOutput
 
 SEMANTIC_LEVEL = 3
 
 
-def resize_corners(x, height, width):
+def resize_corners(x: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Returns [B, height, width, C] float32, resized bilinearly with aligned corners, as both references do."""
     return tf.raw_ops.ResizeBilinear(images=x, size=[height, width], align_corners=True, half_pixel_centers=False)
 
@@ -27,7 +27,15 @@ def resize_corners(x, height, width):
 class SemanticHead(tf.keras.layers.Layer):
     """Resizes all levels of the pyramid to P3, sums them, convolves the sum and predicts a label for every cell."""
 
-    def __init__(self, num_labels, channels=256, num_convs=4, norm=None, residual=False, name="semantic_head"):
+    def __init__(
+        self,
+        num_labels: int,
+        channels: int = 256,
+        num_convs: int = 4,
+        norm: str | None = None,
+        residual: bool = False,
+        name: str = "semantic_head",
+    ) -> None:
         """
         Args:
             num_labels: int, number of thing and stuff labels together; COCO-stuff has 183.
@@ -43,7 +51,7 @@ class SemanticHead(tf.keras.layers.Layer):
         self.embed = Convolution(channels, 1, norm=norm, relu=True, name="embedding")
         self.predict = Convolution(num_labels, 1, name="logits")
 
-    def call(self, pyramid, training=None):
+    def call(self, pyramid: FeatureMaps, training: bool | None = None) -> SemanticOutput:
         """Returns the SemanticOutput of a pyramid {2: P2, ..., 6: P6}."""
         height, width = pyramid[SEMANTIC_LEVEL].shape[1:3]
         x = 0.0

@@ -1,5 +1,7 @@
 """The neck of ViTDet (Li et al., arXiv:2203.16527, section 3): a simple feature pyramid of one map at stride 16."""
 
+from typing import Any
+
 import gin
 import tensorflow as tf
 
@@ -7,6 +9,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.fpn import LEVELS
 from htc_tf.models.layers import ChannelNormalization, Convolution
 from htc_tf.ranges import CHANNELS, check_ranges
+from htc_tf.structures import FeatureMaps
 
 
 @gin.register
@@ -14,16 +17,16 @@ from htc_tf.ranges import CHANNELS, check_ranges
 class SimpleFPN(tf.keras.layers.Layer):
     """Levels resized from the same map, each with two convolutions, and P6 subsampled from P5 for the RPN."""
 
-    def __init__(self, channels=256, name="neck"):
+    def __init__(self, channels: int = 256, name: str = "neck") -> None:
         """channels: int, channels of every level."""
         super().__init__(name=name)
         self.channels = channels
-        kind = {"norm": "channel", "initializer": "glorot_uniform"}
+        kind: dict[str, Any] = {"norm": "channel", "initializer": "glorot_uniform"}
         self.reductions = [Convolution(channels, 1, name=f"reduction{level}", **kind) for level in LEVELS]
         self.smoothings = [Convolution(channels, 3, name=f"smoothing{level}", **kind) for level in LEVELS]
         self.upsampling_norm = ChannelNormalization(name="upsampling_norm")
 
-    def build(self, shapes):
+    def build(self, shapes: dict[int, tf.TensorShape]) -> None:
         channels = shapes[4][-1]
         # Two layers for P2, one for P3.
         self.upsamplings = [
@@ -31,7 +34,7 @@ class SimpleFPN(tf.keras.layers.Layer):
             for i, divisor in enumerate((2, 4, 2), start=1)
         ]
 
-    def call(self, features, training=None):
+    def call(self, features: FeatureMaps, training: bool | None = None) -> FeatureMaps:
         """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {4: [B, H / 16, W / 16, C]}."""
         if max(features) > 4:
             raise UserError(

@@ -1,8 +1,12 @@
 """A stage of the cascade."""
 
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
+from htc_tf.models.mask_head import MaskHead
+from htc_tf.models.targets import RoISampler
 from htc_tf.ranges import Each, check_ranges, number
 
 
@@ -16,13 +20,13 @@ class Stage(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        box_head,
-        mask_head=None,
-        iou_threshold=0.5,
-        target_stds=(0.1, 0.1, 0.2, 0.2),
-        roi_sampler=None,
-        name="stage",
-    ):
+        box_head: tf.keras.layers.Layer,
+        mask_head: MaskHead | None = None,
+        iou_threshold: float = 0.5,
+        target_stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        roi_sampler: RoISampler | None = None,
+        name: str = "stage",
+    ) -> None:
         """
         Args:
             box_head: BoxHead, or a layer with the same inputs and outputs.

@@ -1,6 +1,7 @@
 """Switchable atrous convolution (arXiv:2006.02334, section 4), and the standardized convolution that it builds on."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
     of its kernel, and its outputs stay the same.
     """
 
-    def __init__(self, channels, kernel, stride=1, **options):
+    def __init__(self, channels: int, kernel: int, stride: int = 1, **options: Any) -> None:
         """
         Args:
             channels, kernel, stride: As in `layers.Convolution`.
@@ -28,7 +29,7 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
         """
         super().__init__(channels, kernel, stride, use_bias=False, **options)
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         super().build(shape)
         self.fan_in = self.kernel.shape.num_elements() // self.filters
         deviation = tf.constant_initializer(math.sqrt(2 / self.fan_in))
@@ -36,14 +37,14 @@ class StandardizedConv2D(tf.keras.layers.Conv2D):
         self.kernel_mean = self.add_weight("kernel_mean", initializer="zeros", **constant)
         self.kernel_deviation = self.add_weight("kernel_deviation", initializer=deviation, **constant)
 
-    def standardize(self):
+    def standardize(self) -> tf.Tensor:
         """Returns the standardized kernel [k, k, C, channels] float32."""
         kernel = tf.cast(self.kernel, tf.float32)
         mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)  # [1, 1, 1, channels]
         variance *= self.fan_in / (self.fan_in - 1)  # PyTorch's estimate is unbiased
         return (kernel - mean) / tf.sqrt(variance + KERNEL_EPSILON) * self.kernel_deviation + self.kernel_mean
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         kernel = tf.cast(self.standardize(), x.dtype)
         if training and self.strides == (1, 1) and self.kernel_size != (1, 1):
             return conv2d(x, kernel)
@@ -58,7 +59,13 @@ class SwitchableConv2D(StandardizedConv2D):
     context. Initially this layer equals the ordinary convolution.
     """
 
-    def __init__(self, channels, stride=1, initializer="he_normal", name=None):
+    def __init__(
+        self,
+        channels: int,
+        stride: int = 1,
+        initializer: str | tf.keras.initializers.Initializer = "he_normal",
+        name: str | None = None,
+    ) -> None:
         super().__init__(channels, 3, stride, padding="same", kernel_initializer=initializer, name=name)
         zeros = {"kernel_initializer": "zeros"}
         self.switch = tf.keras.layers.Conv2D(1, 1, stride, bias_initializer="ones", name="switch", **zeros)
@@ -69,11 +76,11 @@ class SwitchableConv2D(StandardizedConv2D):
             tf.keras.layers.Conv2D(channels, 1, name=f"context_{place}", **zeros) for place in ("before", "after")
         )
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         super().build(shape)
         self.kernel_difference = self.add_weight("kernel_difference", self.kernel.shape, initializer="zeros")
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:  # type: ignore[override]  # it needs no `training`
         """Returns [B, ceil(H / stride), ceil(W / stride), channels] of x [B, H, W, channels]."""
         x += self.context_before(global_mean(x))
         window = window_mean(x)
@@ -91,12 +98,12 @@ class SwitchableConv2D(StandardizedConv2D):
         return x + self.context_after(global_mean(x))
 
 
-def global_mean(x):
+def global_mean(x: tf.Tensor) -> tf.Tensor:
     """Returns [B, 1, 1, C], the mean over the map x [B, H, W, C], summed in float32."""
     return tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2], keepdims=True), x.dtype)
 
 
-def window_mean(x):
+def window_mean(x: tf.Tensor) -> tf.Tensor:
     """Returns [B, H, W, C], the mean of each cell's 5x5 neighborhood in x [B, H, W, C], reflected at the border."""
     margin = WINDOW // 2
     # A map of one or two cells, of an image below 96 pixels, has nothing to reflect; the original refuses it.

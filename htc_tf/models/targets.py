@@ -1,5 +1,6 @@
 """Matching and sampling in training: `RoISampler` for the stages of the cascade, `AnchorSampler` for the RPN's loss."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import gin
@@ -8,9 +9,9 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ops import anchors as anchor_ops
 from htc_tf.ops import boxes as box_ops
-from htc_tf.ops.matching import match, sample, subsample_randomly
+from htc_tf.ops.matching import Choose, match, sample, subsample_randomly
 from htc_tf.ranges import FLAG, FRACTION, check_range, check_ranges, number, optional, whole
-from htc_tf.structures import RoIs
+from htc_tf.structures import GroundTruth, RoIs
 
 
 class AnchorTargets(NamedTuple):
@@ -21,7 +22,7 @@ class AnchorTargets(NamedTuple):
     matches: tf.Tensor  # [B, A] int32, index of the matched object; 0 if none
 
 
-def check_positives(name, limit, fraction):
+def check_positives(name: str, limit: int, fraction: float) -> None:
     if int(limit * fraction) < 1:
         raise UserError(f"{name}.positive_fraction = {fraction!r} of {name}.limit = {limit} is less than 1: give more")
 
@@ -41,15 +42,15 @@ class AnchorSampler:
 
     def __init__(
         self,
-        positive_iou=0.7,
-        negative_iou=0.3,
-        minimum_iou=0.3,
-        limit=256,
-        positive_fraction=0.5,
-        inside_only=True,
-        reassign=True,
-        choose=subsample_randomly,
-    ):
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        minimum_iou: float = 0.3,
+        limit: int = 256,
+        positive_fraction: float = 0.5,
+        inside_only: bool = True,
+        reassign: bool = True,
+        choose: Callable[[tf.Tensor], Choose] = subsample_randomly,
+    ) -> None:
         """
         Args:
             positive_iou: float, smallest IoU with an object of a positive anchor.
@@ -69,7 +70,7 @@ class AnchorSampler:
         self.limit, self.positive_fraction = limit, positive_fraction
         self.inside_only, self.reassign, self.choose = inside_only, reassign, choose
 
-    def __call__(self, anchors, truth, sizes, seed):
+    def __call__(self, anchors: tf.Tensor, truth: GroundTruth, sizes: tf.Tensor, seed: tf.Tensor) -> AnchorTargets:
         """Returns the AnchorTargets of a batch.
 
         Args:
@@ -98,13 +99,13 @@ class RoISampler:
 
     def __init__(
         self,
-        limit=512,
-        positive_fraction=0.25,
-        mask_limit=None,
-        low_quality=True,
-        append_truth=True,
-        choose=subsample_randomly,
-    ):
+        limit: int = 512,
+        positive_fraction: float = 0.25,
+        mask_limit: int | None = None,
+        low_quality: bool = True,
+        append_truth: bool = True,
+        choose: Callable[[tf.Tensor], Choose] = subsample_randomly,
+    ) -> None:
         """
         Args:
             limit: int, RoIs of an image, N.
@@ -121,7 +122,9 @@ class RoISampler:
         positives = int(limit * positive_fraction)
         self.mask_limit = positives if mask_limit is None else min(mask_limit, positives)
 
-    def __call__(self, boxes, valid, truth, iou_threshold, seed):
+    def __call__(
+        self, boxes: tf.Tensor, valid: tf.Tensor, truth: GroundTruth, iou_threshold: float, seed: tf.Tensor
+    ) -> RoIs:
         """Returns RoIs with N = limit, positives first.
 
         Args:
@@ -170,7 +173,7 @@ class RoISampler:
             is_truth=chosen & (order < appended),  # the first G of the G + P boxes
         )
 
-    def positives(self, rois: RoIs):
+    def positives(self, rois: RoIs) -> RoIs:
         """Returns the positives alone, the RoIs of the mask branch, with N = mask_limit."""
-        first = RoIs(*(x[:, : self.mask_limit] for x in rois))
+        first = RoIs(*(x[:, : self.mask_limit] for x in rois))  # type: ignore[index]  # all are set in training
         return first._replace(valid=first.positive)

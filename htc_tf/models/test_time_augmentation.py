@@ -4,11 +4,20 @@ The boxes of all views are mapped to the frame of the image, where one NMS merge
 predicted in every view and averaged.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import gin
 import tensorflow as tf
 
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ranges import FLAG, Each, check_ranges, number
+from htc_tf.structures import Detections
+
+if TYPE_CHECKING:
+    from htc_tf.models.htc import HTC
 
 DIVISOR = 32  # stride of C5; the sides of a view are multiples of it
 
@@ -21,7 +30,7 @@ DIVISOR = 32  # stride of C5; the sides of a view are multiples of it
 class TestTimeAugmentation:
     """Detects objects with a model in several views of a batch."""
 
-    def __init__(self, scales=(0.75, 1.0, 1.25), flip=True):
+    def __init__(self, scales: Sequence[float] = (0.75, 1.0, 1.25), flip: bool = True) -> None:
         """
         Args:
             scales: floats, sizes of the views relative to the input.
@@ -29,7 +38,7 @@ class TestTimeAugmentation:
         """
         self.views = [(scale, flipped) for scale in scales for flipped in ((False, True) if flip else (False,))]
 
-    def __call__(self, model, images, sizes):
+    def __call__(self, model: HTC, images: tf.Tensor, sizes: tf.Tensor) -> Detections:
         """Returns Detections in the frame of the images.
 
         Args:
@@ -58,13 +67,13 @@ class TestTimeAugmentation:
         return model.add_masks(detections, tf.add_n(masks) / len(masks))
 
 
-def scaled_shape(images, scale):
+def scaled_shape(images: tf.Tensor, scale: float) -> tuple[list[int], tf.Tensor]:
     """Returns [height, width] of the batch at a scale, and [2] float32, the exact scale of each after rounding."""
     shape = [max(1, round(side * scale)) for side in images.shape[1:3]]
     return shape, tf.constant([new / old for new, old in zip(shape, images.shape[1:3], strict=True)], tf.float32)
 
 
-def make_view(images, sizes, scale, flipped):
+def make_view(images: tf.Tensor, sizes: tf.Tensor, scale: float, flipped: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """Resizes and optionally flips a batch of images.
 
     Args:
@@ -90,17 +99,17 @@ def make_view(images, sizes, scale, flipped):
     return tf.pad(view, [[0, 0], [0, bottom], [0, right], [0, 0]]), ratio
 
 
-def to_image_frame(boxes, sizes, ratio, flipped):
+def to_image_frame(boxes: tf.Tensor, sizes: tf.Tensor, ratio: tf.Tensor, flipped: bool) -> tf.Tensor:
     """Returns boxes [B, n, ..., 4] of a view in the frame of the images."""
     boxes = boxes / tf.tile(ratio, [2])
     return flip_boxes(boxes, sizes) if flipped else boxes
 
 
-def to_view_frame(boxes, sizes, ratio, flipped):
+def to_view_frame(boxes: tf.Tensor, sizes: tf.Tensor, ratio: tf.Tensor, flipped: bool) -> tf.Tensor:
     """Returns boxes [B, n, 4] of the images in the frame of a view."""
     return (flip_boxes(boxes, sizes) if flipped else boxes) * tf.tile(ratio, [2])
 
 
-def flip_boxes(boxes, sizes):
+def flip_boxes(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Returns boxes [B, n, ..., 4], flipped horizontally in images of sizes [B, 2]."""
     return box_ops.flip(boxes, tf.reshape(sizes[:, 1], [-1] + [1] * (boxes.shape.rank - 2)))

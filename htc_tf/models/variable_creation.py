@@ -2,12 +2,13 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 
 @contextlib.contextmanager
-def creating_variables(blank=False):
+def creating_variables(blank: bool = False) -> Iterator[None]:
     """Runs functions eagerly: one call of a function takes less time than its trace.
 
     Args:

@@ -5,6 +5,9 @@ The assistant's features of a level and of all higher ones are added to the inpu
 work on the assistant's, whose losses count less (section 3.3; see `HTCLoss.assistant_weight`).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import gin
 import tensorflow as tf
 
@@ -12,6 +15,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.fpn import LEVELS, upsample
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import check_ranges
+from htc_tf.structures import FeatureMaps
 
 
 @gin.register
@@ -26,7 +30,13 @@ class Composite(tf.keras.layers.Layer):
     - the arguments `shared` and `added` of Swin's `call`.
     """
 
-    def __init__(self, assistant, lead, norm=None, name="backbone"):
+    def __init__(
+        self,
+        assistant: tf.keras.layers.Layer,
+        lead: tf.keras.layers.Layer,
+        norm: str | None = None,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             assistant: Swin, ResNet or another such backbone.
@@ -47,7 +57,7 @@ class Composite(tf.keras.layers.Layer):
         self.parts, self.norm = [assistant, lead], norm
         self.links = [self.make_links(level) for level in LEVELS]
 
-    def make_links(self, level):
+    def make_links(self, level: int) -> list[Convolution | None]:
         """Returns a list of layers: one for each of the assistant's features that the lead's stage receives, or None.
 
         Initially their output is zero. Features in the shape of the stage's input pass unchanged.
@@ -57,13 +67,14 @@ class Composite(tf.keras.layers.Layer):
         if target not in LEVELS:
             return []  # a shared stage
         width = lead.width * 2 ** (target - 2)
-        kind = {"norm": self.norm, "norm_scale": "zeros", "initializer": "he_normal" if self.norm else "zeros"}
+        initializer = "he_normal" if self.norm else "zeros"
+        kind: dict[str, Any] = {"norm": self.norm, "norm_scale": "zeros", "initializer": initializer}
         return [
             None if source == target else Convolution(width, 1, name=f"link{level}_{source}", **kind)
             for source in range(level, LEVELS[-1] + 1)
         ]
 
-    def call(self, images, training=None):
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tuple[FeatureMaps, FeatureMaps]:
         """Returns a pair {2: C2, 3: C3, 4: C4, 5: C5}, the lead's and the assistant's, of normalized images."""
         assistant, lead = self.parts
         with tf.name_scope(assistant.name):
@@ -76,7 +87,9 @@ class Composite(tf.keras.layers.Layer):
         }
         return lead(images, training=training, shared=shared, added=added), features
 
-    def connect(self, links, level, features, training):
+    def connect(
+        self, links: Sequence[Convolution | None], level: int, features: FeatureMaps, training: bool | None
+    ) -> tf.Tensor:
         """Returns the sum of the assistant's features in the shape of the input of the lead's stage."""
         target = level - self.parts[1].levels_up
         linked = []

@@ -4,6 +4,8 @@ As in its authors' detectors, each stage's output has a layer norm of its own. L
 every cell, in float32; convolutions and matrix products are in the precision of the run.
 """
 
+from collections.abc import Sequence
+
 import gin
 import numpy as np
 import tensorflow as tf
@@ -12,17 +14,18 @@ from htc_tf.models.backbones.swin import make_dense
 from htc_tf.models.drop_path import draw_seed, drop_paths, fold_in
 from htc_tf.models.layers import ChannelNormalization, GroupedConv2D
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
+from htc_tf.structures import FeatureMaps
 
 
-def make_initializer():
+def make_initializer() -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.TruncatedNormal(stddev=0.02)
 
 
-def make_norm(name):
+def make_norm(name: str) -> ChannelNormalization:
     return ChannelNormalization(epsilon=1e-6, name=name)
 
 
-def make_downsampling(channels, side, name):
+def make_downsampling(channels: int, side: int, name: str) -> tf.keras.layers.Conv2D:
     """Returns a convolution whose stride is the kernel's side."""
     return tf.keras.layers.Conv2D(channels, side, side, kernel_initializer=make_initializer(), name=name)
 
@@ -33,7 +36,7 @@ class ConvNeXtBlock(tf.keras.layers.Layer):
     The scale of each channel before the addition is trained (LayerScale, arXiv:2103.17239).
     """
 
-    def __init__(self, channels, layer_scale, drop_path, name):
+    def __init__(self, channels: int, layer_scale: float, drop_path: float, name: str) -> None:
         super().__init__(name=name)
         self.layer_scale, self.drop_path = layer_scale, drop_path
         self.depthwise = GroupedConv2D(
@@ -42,10 +45,10 @@ class ConvNeXtBlock(tf.keras.layers.Layer):
         self.depthwise_norm = make_norm("depthwise_norm")
         self.expand, self.shrink = make_dense(4 * channels, "expand"), make_dense(channels, "shrink")
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         self.gamma = self.add_weight("gamma", [shape[-1]], initializer=tf.keras.initializers.Constant(self.layer_scale))
 
-    def call(self, x, seed=None):
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, H, W, C] of x [B, H, W, C]; seed is [2] int32, or None to drop no path."""
         hidden = tf.nn.gelu(self.expand(self.depthwise_norm(self.depthwise(x))), approximate=False)  # [B, H, W, 4 C]
         return x + drop_paths(self.gamma * self.shrink(hidden), self.drop_path, seed)
@@ -61,7 +64,14 @@ class ConvNeXtBlock(tf.keras.layers.Layer):
 class ConvNeXt(tf.keras.layers.Layer):
     """A ConvNeXt without its classifier. The default is ConvNeXt-T: 28 million parameters, 96 to 768 channels."""
 
-    def __init__(self, channels=96, depths=(3, 3, 9, 3), layer_scale=1.0, drop_path=0.4, name="backbone"):
+    def __init__(
+        self,
+        channels: int = 96,
+        depths: Sequence[int] = (3, 3, 9, 3),
+        layer_scale: float = 1.0,
+        drop_path: float = 0.4,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             channels: int, channels of C2; each stage doubles them.
@@ -87,7 +97,7 @@ class ConvNeXt(tf.keras.layers.Layer):
         ]
         self.output_norms = [make_norm(f"norm{stage}") for stage in range(1, 5)]
 
-    def call(self, images, training=None):
+    def call(self, images: tf.Tensor, training: bool | None = None) -> FeatureMaps:
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].
 
         H and W are multiples of 32.

@@ -4,6 +4,9 @@ The first branch keeps a high resolution from the beginning to the end. Each sta
 resolution and twice the channels.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import gin
 import tensorflow as tf
 
@@ -11,6 +14,7 @@ from htc_tf.models.backbones.resnet import Block
 from htc_tf.models.fpn import upsample
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import CHANNELS, Each, check_ranges, whole
+from htc_tf.structures import FeatureMaps
 
 STEM = 64  # channels of the stem, and a quarter of the first stage's
 
@@ -18,7 +22,7 @@ STEM = 64  # channels of the stem, and a quarter of the first stage's
 class Fusion(tf.keras.layers.Layer):
     """Takes the features of one branch to the resolution and the channels of another."""
 
-    def __init__(self, source, target, widths, norm, name):
+    def __init__(self, source: int, target: int, widths: Sequence[int], norm: str | None, name: str) -> None:
         """
         Args:
             source, target: int, indices of the branches. If they are the same, the features stay.
@@ -34,7 +38,7 @@ class Fusion(tf.keras.layers.Layer):
             outputs = widths[target if last else source]
             self.down.append(Convolution(outputs, 3, 2, norm=norm, relu=not last, name=f"down{step - source}"))
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if self.up is not None:
             x = self.up(x, training=training)
         for _ in range(self.doublings):
@@ -47,7 +51,7 @@ class Fusion(tf.keras.layers.Layer):
 class Exchange(tf.keras.layers.Layer):
     """Residual blocks in each branch; then each branch becomes the sum of all (section 3.1)."""
 
-    def __init__(self, widths, blocks, norm, name):
+    def __init__(self, widths: Sequence[int], blocks: int, norm: str | None, name: str) -> None:
         """
         Args:
             widths: ints, channels of the branches.
@@ -55,7 +59,7 @@ class Exchange(tf.keras.layers.Layer):
             norm: str, a kind of `layers.make_norm`, or None.
         """
         super().__init__(name=name)
-        kind = {"stride": 1, "bottleneck": False, "project": False, "norm": norm}
+        kind: dict[str, Any] = {"stride": 1, "bottleneck": False, "project": False, "norm": norm}
         branches = range(len(widths))
         self.branches = [
             [Block(widths[branch], name=f"branch{branch + 1}_block{block + 1}", **kind) for block in range(blocks)]
@@ -66,7 +70,7 @@ class Exchange(tf.keras.layers.Layer):
             for target in branches
         ]
 
-    def call(self, features, training=None):
+    def call(self, features: Sequence[tf.Tensor], training: bool | None = None) -> list[tf.Tensor]:
         """Returns the features of the branches, a list of [B, H / 2^i, W / 2^i, widths[i]] as given."""
         refined = []
         for x, blocks in zip(features, self.branches, strict=True):
@@ -89,7 +93,14 @@ class Exchange(tf.keras.layers.Layer):
 class HRNet(tf.keras.layers.Layer):
     """An HRNet without its classifier; the first stage has one branch of bottlenecks, as in a ResNet."""
 
-    def __init__(self, width=32, blocks=4, exchanges=(1, 4, 3), norm="frozen_batch", name="backbone"):
+    def __init__(
+        self,
+        width: int = 32,
+        blocks: int = 4,
+        exchanges: Sequence[int] = (1, 4, 3),
+        norm: str | None = "frozen_batch",
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             width: int, channels of the branch at stride 4: 18, 32 or 40 in the published networks.
@@ -98,7 +109,7 @@ class HRNet(tf.keras.layers.Layer):
             norm: str, a kind of `layers.make_norm`, or None.
         """
         super().__init__(name=name)
-        kind = {"norm": norm, "relu": True}
+        kind: dict[str, Any] = {"norm": norm, "relu": True}
         self.conv1 = Convolution(STEM, 3, 2, name="conv1", **kind)
         self.conv2 = Convolution(STEM, 3, 2, name="conv2", **kind)
         self.bottlenecks = [
@@ -116,7 +127,7 @@ class HRNet(tf.keras.layers.Layer):
             for stage, count in enumerate(exchanges)
         ]
 
-    def call(self, images, training=None):
+    def call(self, images: tf.Tensor, training: bool | None = None) -> FeatureMaps:
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].
 
         H and W are multiples of 32.

@@ -13,6 +13,9 @@ were trained like that.
 
 import contextlib
 import io
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 import gin
 import tensorflow as tf
@@ -20,6 +23,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.htc import MEAN, PIXEL_MEAN, PIXEL_STD, STD
 from htc_tf.ranges import FLAG, check_ranges, choice, whole
+from htc_tf.structures import FeatureMaps
 
 LEVELS = (2, 3, 4, 5)
 # Classes of keras_cv.models that gin may name.
@@ -29,7 +33,7 @@ NETWORKS = (
 )
 
 
-def import_models():
+def import_models() -> ModuleType:
     """Returns keras_cv.models, imported only where a backbone is built, without the line that the import prints.
 
     Raises:
@@ -47,7 +51,7 @@ def import_models():
     return models
 
 
-def make_external(name):
+def make_external(name: str) -> Callable[..., Any]:
     """Registers a class of keras_cv.models with gin, without importing it."""
 
     def create(**arguments):
@@ -74,15 +78,15 @@ class KerasCVBackbone(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        network=None,
-        preset=None,
-        load_weights=True,
-        norm="frozen_batch",
-        frozen_stages=0,
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
-        name="backbone",
-    ):
+        network: Callable[..., tf.keras.Model] | None = None,
+        preset: str | None = None,
+        load_weights: bool = True,
+        norm: str = "frozen_batch",
+        frozen_stages: int = 0,
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             network: Function that creates a keras-cv backbone, such as @ResNetV2Backbone with its arguments bound; None
@@ -102,7 +106,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
         self.frozen_stages, self.frozen_statistics = frozen_stages, norm == "frozen_batch"
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         with names_below(tf.get_current_name_scope()):
             # With rescaling it takes pixels of 0 ... 255, as all presets do, and divides them by 255 itself.
             if self.network is None:
@@ -115,7 +119,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
                     raise UserError(f"KerasCVBackbone.network = @{name}: {first_line(error)}") from error
         self.extractor = extract_levels(network, self.frozen_stages)
 
-    def call(self, images, training=None):
+    def call(self, images: tf.Tensor, training: bool | None = None) -> FeatureMaps:
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].
 
         H and W are multiples of 32.
@@ -127,7 +131,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
                 raise UserError(f"KerasCVBackbone.network: C{level} has a stride other than {2**level}")
         return features
 
-    def fetch_weights(self):
+    def fetch_weights(self) -> str | None:
         """Sets the preset's weights, from Kaggle or from kagglehub's cache. Called before a new training.
 
         Returns:
@@ -148,7 +152,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
         self.extractor.set_weights(fetched)
         return f"keras-cv's {self.preset}"
 
-    def find_class(self):
+    def find_class(self) -> type[tf.keras.Model]:
         """Returns the class of keras_cv.models that has the preset."""
         classes = [getattr(import_models(), name) for name in NETWORKS]
         for kind in classes:
@@ -157,7 +161,7 @@ class KerasCVBackbone(tf.keras.layers.Layer):
         presets = ", ".join(sorted(preset for kind in classes for preset in kind.presets))
         raise UserError(f"KerasCVBackbone.preset = {self.preset!r} is unknown; choose one of {presets}")
 
-    def load_preset(self, load_weights):
+    def load_preset(self, load_weights: bool) -> tf.keras.Model:
         """Returns the preset's keras-cv backbone, which takes pixels of 0 ... 255."""
         kind = self.find_class()
         try:
@@ -173,11 +177,11 @@ class KerasCVBackbone(tf.keras.layers.Layer):
             ) from error
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def extract_levels(network, frozen_stages=0):
+def extract_levels(network: tf.keras.Model, frozen_stages: int = 0) -> tf.keras.Model:
     """Returns a Keras model of a keras-cv backbone's layers as far as C5: pixels to {2: C2, ..., 5: C5}."""
     names = network.pyramid_level_inputs
     outputs = {level: network.get_layer(names[f"P{level}"]).output for level in LEVELS}
@@ -188,7 +192,7 @@ def extract_levels(network, frozen_stages=0):
 
 
 @contextlib.contextmanager
-def names_below(scope):
+def names_below(scope: str) -> Iterator[None]:
     """Names variables below `scope`, as other layers' are: Keras ignores it while it builds a functional model."""
 
     def create(next_creator, **variable):

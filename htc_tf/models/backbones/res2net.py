@@ -15,7 +15,7 @@ from htc_tf.ranges import check_ranges, choice, whole
 class DeepStem(tf.keras.layers.Layer):
     """Three 3x3 convolutions, the first with stride 2 (arXiv:1812.01187, section 4.2)."""
 
-    def __init__(self, channels, norm, name):
+    def __init__(self, channels: int, norm: str | None, name: str) -> None:
         super().__init__(name=name)
         sizes = ((channels // 2, 2), (channels // 2, 1), (channels, 1))
         self.convs = [
@@ -23,7 +23,7 @@ class DeepStem(tf.keras.layers.Layer):
             for i, (outputs, stride) in enumerate(sizes, start=1)
         ]
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         for conv in self.convs:
             x = conv(x, training=training)
         return x
@@ -35,7 +35,9 @@ class Res2NetBlock(tf.keras.layers.Layer):
     Each of these convolutions also receives the output of the one before, except in the first block of a stage.
     """
 
-    def __init__(self, channels, group_width, groups, stride, first, norm, name):
+    def __init__(
+        self, channels: int, group_width: int, groups: int, stride: int, first: bool, norm: str | None, name: str
+    ) -> None:
         """
         Args:
             channels: int, a quarter of the output channels.
@@ -56,7 +58,7 @@ class Res2NetBlock(tf.keras.layers.Layer):
         self.expand = Convolution(4 * channels, 1, norm=norm, norm_scale=scale, name="expand")
         self.projection = Convolution(4 * channels, 1, norm=norm, name="projection") if first else None
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         *groups, last = tf.split(self.reduce(x, training=training), self.groups, axis=-1)
         outputs = []
         for group, conv in zip(groups, self.convs, strict=True):
@@ -84,8 +86,15 @@ class Res2Net(ResidualNetwork):
     """A Res2Net without its classifier."""
 
     def __init__(
-        self, depth=101, width=64, norm="frozen_batch", frozen_stages=1, groups=4, group_width=26, name="backbone"
-    ):
+        self,
+        depth: int = 101,
+        width: int = 64,
+        norm: str | None = "frozen_batch",
+        frozen_stages: int = 1,
+        groups: int = 4,
+        group_width: int = 26,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             depth: int, 50, 101 or 152.

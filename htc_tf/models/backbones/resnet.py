@@ -5,12 +5,16 @@ the first 1x1 convolution, as in the original (MSRA, "caffe" style). Switchable 
 feature pyramid make it the backbone of DetectoRS (arXiv:2006.02334).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.layers import NORM, Convolution
 from htc_tf.ranges import FLAG, Each, check_ranges, choice, whole
+from htc_tf.structures import FeatureMaps
 
 BLOCKS = {
     10: (1, 1, 1, 1),
@@ -28,20 +32,20 @@ class Block(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        channels,
-        stride,
-        bottleneck,
-        project,
-        norm,
-        name,
-        inner=None,
-        groups=1,
-        deformable=None,
-        standardized=False,
-        switchable=False,
-        feedback=False,
-        stride_in_1x1=False,
-    ):
+        channels: int,
+        stride: int,
+        bottleneck: bool,
+        project: bool,
+        norm: str | None,
+        name: str,
+        inner: int | None = None,
+        groups: int = 1,
+        deformable: int | None = None,
+        standardized: bool = False,
+        switchable: bool = False,
+        feedback: bool = False,
+        stride_in_1x1: bool = False,
+    ) -> None:
         """
         Args:
             channels: int, output channels of the convolutions; a bottleneck's last has four times as many.
@@ -59,11 +63,11 @@ class Block(tf.keras.layers.Layer):
         inner = inner or channels
         # Stored statistics do not normalize an untrained network, whose features would double in every block. So the
         # last scale starts at zero and the block as the identity (arXiv:1706.02677, section 5.1).
-        last = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
-        kind = {"standardized": standardized}
+        last: dict[str, Any] = {"norm": norm, "norm_scale": "zeros" if norm == "frozen_batch" else "ones"}
+        kind: dict[str, Any] = {"standardized": standardized}
         if bottleneck:
             first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-            middle = {"groups": groups, "deformable": deformable, "switchable": switchable, **kind}
+            middle: dict[str, Any] = {"groups": groups, "deformable": deformable, "switchable": switchable, **kind}
             self.body = [
                 Convolution(inner, 1, first, norm=norm, relu=True, name="conv1", **kind),
                 Convolution(inner, 3, second, norm=norm, relu=True, name="conv2", **middle),
@@ -78,7 +82,7 @@ class Block(tf.keras.layers.Layer):
         self.shortcut = Convolution(width, 1, stride, norm=norm, name="shortcut", **kind) if project else None
         self.feedback = Convolution(width, 1, initializer="zeros", name="feedback") if feedback else None
 
-    def call(self, x, feedback=None, training=None):
+    def call(self, x: tf.Tensor, feedback: tf.Tensor | None = None, training: bool | None = None) -> tf.Tensor:
         """Returns [B, H / stride, W / stride, outputs] of x [B, H, W, C] and, if any, feedback [B, H / stride, ...]."""
         shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
         for layer in self.body:
@@ -96,7 +100,7 @@ class ResidualNetwork(tf.keras.layers.Layer):
     levels_up = 1  # the first block of a stage halves the resolution (see `composite`)
     with_images = feedback = False
 
-    def check_groups(self, width, group_width):
+    def check_groups(self, width: int, group_width: int) -> None:
         """Raises a UserError if a group of the first stage, of `width` channels, has none."""
         if width * group_width < 64:
             raise UserError(
@@ -104,7 +108,7 @@ class ResidualNetwork(tf.keras.layers.Layer):
                 f"give {-(-64 // width)} or more"
             )
 
-    def freeze(self, frozen_stages):
+    def freeze(self, frozen_stages: int) -> None:
         """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
         if frozen_stages >= 0:
             self.stem.trainable = False
@@ -112,14 +116,16 @@ class ResidualNetwork(tf.keras.layers.Layer):
             for block in blocks:
                 block.trainable = False
 
-    def share(self, images, training=None):
+    def share(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns C2 [B, H / 4, W / 4, width] of normalized images; see `composite`."""
         x = self.stem(images, training=training)  # [B, H / 2, W / 2, C]
         # The stem ends in a ReLU, so that padding with zeros equals padding with minus infinity.
         x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")  # [B, H / 4, W / 4, C]
         return self.run_stage(2, x, training)
 
-    def run_stage(self, level, x, training, feedback=None):
+    def run_stage(
+        self, level: int, x: tf.Tensor, training: bool | None, feedback: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns C<level> of x, the input of its stage; arguments as in `call`."""
         first, *others = self.stages[level - 2]
         x = first(x, training=training) if feedback is None else first(x, feedback[level], training=training)
@@ -127,7 +133,14 @@ class ResidualNetwork(tf.keras.layers.Layer):
             x = block(x, training=training)
         return x
 
-    def call(self, images, feedback=None, training=None, shared=None, added=None):
+    def call(
+        self,
+        images: tf.Tensor,
+        feedback: FeatureMaps | None = None,
+        training: bool | None = None,
+        shared: tf.Tensor | None = None,
+        added: FeatureMaps | None = None,
+    ) -> FeatureMaps:
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, and with `with_images` {0: images} too.
 
         Args:
@@ -170,21 +183,21 @@ class ResNet(ResidualNetwork):
 
     def __init__(
         self,
-        depth=50,
-        width=64,
-        norm="frozen_batch",
-        frozen_stages=1,
-        groups=1,
-        group_width=64,
-        deformable=None,
-        deformable_stages=(),
-        standardized=False,
-        switchable_stages=(),
-        feedback=False,
-        with_images=False,
-        stride_in_1x1=False,
-        name="backbone",
-    ):
+        depth: int = 50,
+        width: int = 64,
+        norm: str | None = "frozen_batch",
+        frozen_stages: int = 1,
+        groups: int = 1,
+        group_width: int = 64,
+        deformable: int | None = None,
+        deformable_stages: Sequence[int] = (),
+        standardized: bool = False,
+        switchable_stages: Sequence[int] = (),
+        feedback: bool = False,
+        with_images: bool = False,
+        stride_in_1x1: bool = False,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             depth: int, 10 (half of 18), 18, 34, 50, 101 or 152.

@@ -7,6 +7,8 @@ half a window and masks the attention between cells that are not neighbors in th
 Matrix products are in the precision of the run; layer norms and softmax are in float32.
 """
 
+from collections.abc import Sequence
+
 import gin
 import numpy as np
 import tensorflow as tf
@@ -15,29 +17,30 @@ from htc_tf.errors import UserError
 from htc_tf.models.drop_path import draw_seed, drop_paths, fold_in
 from htc_tf.models.layers import ChannelNormalization
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
+from htc_tf.structures import FeatureMaps
 
 PATCH = 4  # side of an embedded patch, pixels
 NORM_EPSILON = 1e-5
 MASKED = -100.0  # added to the attention logits of cells that are not neighbors, as in the authors' code
 
 
-def make_norm(name):
+def make_norm(name: str) -> ChannelNormalization:
     """Returns a layer norm over the channels, with PyTorch's epsilon."""
     return ChannelNormalization(epsilon=NORM_EPSILON, name=name)
 
 
-def make_dense(units, name, bias=True):
+def make_dense(units: int, name: str, bias: bool = True) -> tf.keras.layers.Dense:
     initializer = tf.keras.initializers.TruncatedNormal(stddev=0.02)
     return tf.keras.layers.Dense(units, use_bias=bias, kernel_initializer=initializer, name=name)
 
 
-def pad_to_windows(x, window):
+def pad_to_windows(x: tf.Tensor, window: int) -> tf.Tensor:
     """Returns x [B, H, W, C] with zeros at the bottom and the right, so that H and W are multiples of the window."""
     height, width = x.shape[1:3]
     return tf.pad(x, [[0, 0], [0, -height % window], [0, -width % window], [0, 0]])
 
 
-def partition(x, window):
+def partition(x: tf.Tensor, window: int) -> tf.Tensor:
     """Returns the n windows of x [B, H, W, C], row by row: [B n, window^2, C]. H and W are multiples of the window."""
     height, width, channels = x.shape[1:]
     # [B, H / window, window, W / window, window, C] -> [B, H / window, W / window, window, window, C]
@@ -45,7 +48,7 @@ def partition(x, window):
     return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, window * window, channels])
 
 
-def merge(windows, window, height, width):
+def merge(windows: tf.Tensor, window: int, height: int, width: int) -> tf.Tensor:
     """Returns x [B, height, width, C] of its windows [B n, window^2, C], the inverse of `partition`."""
     channels = windows.shape[-1]
     # [B, H / window, W / window, window, window, C] -> [B, H / window, window, W / window, window, C]
@@ -53,7 +56,7 @@ def merge(windows, window, height, width):
     return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, height, width, channels])
 
 
-def attention_mask(height, width, window):
+def attention_mask(height: int, width: int, window: int) -> tf.Tensor:
     """Returns [n, 1, window^2, window^2]: MASKED where two cells of a shifted window are not neighbors in the image."""
 
     def regions(side):
@@ -66,7 +69,7 @@ def attention_mask(height, width, window):
     return tf.where(tf.equal(ids, tf.transpose(ids, [0, 2, 1])), 0.0, MASKED)[:, tf.newaxis]
 
 
-def relative_positions(window):
+def relative_positions(window: int) -> np.ndarray:
     """Returns [window^4] int32: the index, below (2 window - 1)^2, of the offset (y, x) between each pair of cells."""
     cells = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), axis=-1).reshape(-1, 2)
     offsets = cells[:, np.newaxis] - cells + window - 1  # [window^2, window^2, 2], 0 ... 2 window - 2
@@ -76,13 +79,13 @@ def relative_positions(window):
 class WindowAttention(tf.keras.layers.Layer):
     """Multi-head self-attention within windows, with a learned bias for each offset between two cells."""
 
-    def __init__(self, channels, heads, window, name):
+    def __init__(self, channels: int, heads: int, window: int, name: str) -> None:
         super().__init__(name=name)
         self.heads, self.window = heads, window
         self.qkv = make_dense(3 * channels, "qkv")
         self.projection = make_dense(channels, "projection")
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         self.relative_position_bias = self.add_weight(
             "relative_position_bias",
             [(2 * self.window - 1) ** 2, self.heads],
@@ -90,7 +93,7 @@ class WindowAttention(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
 
-    def call(self, windows, mask=None):
+    def call(self, windows: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B n, window^2, C].
 
         Args:
@@ -109,7 +112,7 @@ class WindowAttention(tf.keras.layers.Layer):
         attended = tf.matmul(tf.cast(tf.nn.softmax(logits), values.dtype), values)  # [B n, heads, cells, depth]
         return self.projection(tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, cells, channels]))
 
-    def bias(self):
+    def bias(self) -> tf.Tensor:
         """Returns [heads, window^2, window^2], by a matrix product: a gather's gradient is not deterministic."""
         chosen = tf.one_hot(relative_positions(self.window), (2 * self.window - 1) ** 2)  # [window^4, offsets]
         pairs = tf.matmul(chosen, tf.convert_to_tensor(self.relative_position_bias))  # [window^4, heads]
@@ -119,7 +122,9 @@ class WindowAttention(tf.keras.layers.Layer):
 class SwinBlock(tf.keras.layers.Layer):
     """Window attention, then an MLP of two layers, each with a layer norm before it and a shortcut around it."""
 
-    def __init__(self, channels, heads, window, shift, mlp_ratio, drop_path, name):
+    def __init__(
+        self, channels: int, heads: int, window: int, shift: int, mlp_ratio: int, drop_path: float, name: str
+    ) -> None:
         super().__init__(name=name)
         self.window, self.shift, self.drop_path = window, shift, drop_path
         self.norm1, self.norm2 = make_norm("norm1"), make_norm("norm2")
@@ -127,7 +132,7 @@ class SwinBlock(tf.keras.layers.Layer):
         self.expand = make_dense(mlp_ratio * channels, "expand")
         self.shrink = make_dense(channels, "shrink")
 
-    def call(self, x, mask, seed=None):
+    def call(self, x: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, H, W, C].
 
         Args:
@@ -139,7 +144,7 @@ class SwinBlock(tf.keras.layers.Layer):
         hidden = tf.nn.gelu(self.expand(self.norm2(x)), approximate=False)
         return x + drop_paths(self.shrink(hidden), self.drop_path, fold_in(seed, 1))
 
-    def attend(self, x, mask):
+    def attend(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns the attention [B, H, W, C] within the windows of x, shifted or not."""
         height, width = x.shape[1:3]
         x = pad_to_windows(x, self.window)
@@ -155,12 +160,12 @@ class SwinBlock(tf.keras.layers.Layer):
 class PatchMerging(tf.keras.layers.Layer):
     """Halves the resolution and doubles the channels: 2 x 2 cells become one cell, in the channel order (y, x, c)."""
 
-    def __init__(self, channels, name):
+    def __init__(self, channels: int, name: str) -> None:
         super().__init__(name=name)
         self.norm = make_norm("norm")
         self.reduction = make_dense(2 * channels, "reduction", bias=False)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns [B, H / 2, W / 2, 2 C] of x [B, H, W, C]."""
         return self.reduction(self.norm(tf.nn.space_to_depth(x, 2)))  # from 4 C channels
 
@@ -182,15 +187,15 @@ class Swin(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        channels=96,
-        depths=(2, 2, 6, 2),
-        heads=(3, 6, 12, 24),
-        window=7,
-        mlp_ratio=4,
-        drop_path=0.2,
-        frozen_stages=-1,
-        name="backbone",
-    ):
+        channels: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        heads: Sequence[int] = (3, 6, 12, 24),
+        window: int = 7,
+        mlp_ratio: int = 4,
+        drop_path: float = 0.2,
+        frozen_stages: int = -1,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             channels: int, channels of C2; each stage doubles them.
@@ -236,11 +241,17 @@ class Swin(tf.keras.layers.Layer):
         for layer in frozen:
             layer.trainable = False
 
-    def share(self, images, training=None):
+    def share(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the patch embedding [B, H / 4, W / 4, channels] of normalized images; see `composite`."""
         return self.embed_norm(self.embed(images))
 
-    def call(self, images, training=None, shared=None, added=None):
+    def call(
+        self,
+        images: tf.Tensor,
+        training: bool | None = None,
+        shared: tf.Tensor | None = None,
+        added: FeatureMaps | None = None,
+    ) -> FeatureMaps:
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32.
 
         Args:

@@ -6,6 +6,8 @@ two cells, the sum of one for the rows and one for the columns (arXiv:2112.01526
 Matrix products are in the precision of the run; layer norms and softmax are in float32.
 """
 
+from collections.abc import Sequence
+
 import gin
 import numpy as np
 import tensorflow as tf
@@ -16,12 +18,13 @@ from htc_tf.models.drop_path import draw_seed, drop_paths, fold_in
 from htc_tf.models.layers import ChannelNormalization
 from htc_tf.ops.table_resizing import cubic, linear, resizing_matrix
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
+from htc_tf.structures import FeatureMaps
 
 PATCH = 16  # side of an embedded patch, pixels
 LEVEL = 4  # of the pyramid, at stride 16
 
 
-def offset_matrix(cells, rows):
+def offset_matrix(cells: int, rows: int) -> np.ndarray:
     """Returns [cells, cells, rows] float32: the weight of each row of a table for the offset between two cells.
 
     The rows are the offsets from -(rows - 1) / 2 to (rows - 1) / 2; for more or fewer cells the table is resized.
@@ -33,20 +36,20 @@ def offset_matrix(cells, rows):
 class Attention(tf.keras.layers.Layer):
     """Multi-head self-attention over a grid of cells, with decomposed relative positions."""
 
-    def __init__(self, channels, heads, side, name):
+    def __init__(self, channels: int, heads: int, side: int, name: str) -> None:
         """side: int, cells along each side of the grid for which the tables of offsets are made."""
         super().__init__(name=name)
         self.heads, self.side = heads, side
         self.qkv = make_dense(3 * channels, "qkv")
         self.projection = make_dense(channels, "projection")
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         table = [2 * self.side - 1, shape[-1] // self.heads]
         options = {"initializer": "zeros", "experimental_autocast": False}
         self.row_offsets = self.add_weight("row_offsets", table, **options)
         self.column_offsets = self.add_weight("column_offsets", table, **options)
 
-    def call(self, x, height, width):
+    def call(self, x: tf.Tensor, height: int, width: int) -> tf.Tensor:
         """Returns [B, height * width, C] of x [B, height * width, C]."""
         cells, channels = x.shape[1:]
         depth = channels // self.heads
@@ -60,7 +63,7 @@ class Attention(tf.keras.layers.Layer):
         attended = tf.matmul(tf.cast(weights, values.dtype), values)  # [B, heads, cells, depth]
         return self.projection(tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, cells, channels]))
 
-    def biases(self, queries):
+    def biases(self, queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the logits' biases by the keys' row and by the keys' column.
 
         Args:
@@ -80,16 +83,16 @@ class Attention(tf.keras.layers.Layer):
 class PositionTable(tf.keras.layers.Layer):
     """Learned absolute positions, added to a map of any size."""
 
-    def __init__(self, side, name):
+    def __init__(self, side: int, name: str) -> None:
         super().__init__(name=name)
         self.side = side
 
-    def build(self, shape):
+    def build(self, shape: tf.TensorShape) -> None:
         initializer = tf.keras.initializers.TruncatedNormal(stddev=0.02)
         shape = [self.side, self.side, shape[-1]]
         self.table = self.add_weight("table", shape, initializer=initializer, experimental_autocast=False)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, C], x [B, H, W, C] plus the table resized to its map."""
         rows, columns = (resizing_matrix(size, self.side, cubic) for size in x.shape[1:3])
         table = tf.tensordot(rows, tf.convert_to_tensor(self.table), 1)  # [H, side, C]
@@ -99,7 +102,9 @@ class PositionTable(tf.keras.layers.Layer):
 class ViTBlock(tf.keras.layers.Layer):
     """Attention, then an MLP of two layers, each with a layer norm before it and a shortcut around it."""
 
-    def __init__(self, channels, heads, window, side, mlp_ratio, drop_path, name):
+    def __init__(
+        self, channels: int, heads: int, window: int | None, side: int, mlp_ratio: int, drop_path: float, name: str
+    ) -> None:
         """
         Args:
             channels: int.
@@ -117,13 +122,13 @@ class ViTBlock(tf.keras.layers.Layer):
         self.expand = make_dense(mlp_ratio * channels, "expand")
         self.shrink = make_dense(channels, "shrink")
 
-    def call(self, x, seed=None):
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, H, W, C] of x [B, H, W, C]; seed [2] int32 drops paths, None drops none."""
         x += drop_paths(self.attend(self.norm1(x)), self.drop_path, fold_in(seed, 0))
         hidden = tf.nn.gelu(self.expand(self.norm2(x)), approximate=False)
         return x + drop_paths(self.shrink(hidden), self.drop_path, fold_in(seed, 1))
 
-    def attend(self, x):
+    def attend(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the attention [B, H, W, C] within the windows of x, or over the whole map."""
         height, width, channels = x.shape[1:]
         if self.window is None:
@@ -151,17 +156,17 @@ class ViT(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        channels=768,
-        depth=12,
-        heads=12,
-        window=14,
-        global_blocks=(3, 6, 9, 12),
-        mlp_ratio=4,
-        drop_path=0.1,
-        image_side=1024,
-        pretrained_side=224,
-        name="backbone",
-    ):
+        channels: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        window: int = 14,
+        global_blocks: Sequence[int] = (3, 6, 9, 12),
+        mlp_ratio: int = 4,
+        drop_path: float = 0.1,
+        image_side: int = 1024,
+        pretrained_side: int = 224,
+        name: str = "backbone",
+    ) -> None:
         """
         Args:
             channels: int, channels of all blocks.
@@ -197,7 +202,7 @@ class ViT(tf.keras.layers.Layer):
             for block, rate in enumerate(np.linspace(0.0, drop_path, depth).tolist(), start=1)
         ]
 
-    def call(self, images, training=None):
+    def call(self, images: tf.Tensor, training: bool | None = None) -> FeatureMaps:
         """Returns {4: C4} at stride 16, [B, H / 16, W / 16, channels], of normalized images [B, H, W, 3]."""
         seed = draw_seed(images, self.encoder[-1].norm2.beta) if training else None
         x = self.positions(self.patch_embedding(images))
