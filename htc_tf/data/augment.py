@@ -10,12 +10,14 @@ after a restart.
 """
 
 import math
+from collections.abc import Sequence
 
 import gin
 import numpy as np
 import tensorflow as tf
 
 from htc_tf.data.mask_crops import visible_boxes
+from htc_tf.data.sample import Sample
 from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ranges import FRACTION, SIDE, Each, check_ranges, number
@@ -25,7 +27,7 @@ _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.
 _TO_RGB = np.linalg.inv(_TO_YIQ)
 
 
-def draw(sample, count):
+def draw(sample: Sample, count: int) -> tuple[tf.Tensor, Sample]:
     """Draws random numbers from a sample's seed.
 
     Returns:
@@ -39,7 +41,7 @@ def draw(sample, count):
 @check_ranges(
     probability=FRACTION,
 )
-def flip(sample, probability=0.5):
+def flip(sample: Sample, probability: float = 0.5) -> Sample:
     """Flips the image horizontally with the given probability."""
     numbers, sample = draw(sample, 1)
     width = tf.shape(sample["image"])[1]
@@ -61,7 +63,7 @@ def flip(sample, probability=0.5):
 @check_ranges(
     min_sides=Each(SIDE),
 )
-def multi_scale(sample, min_sides):
+def multi_scale(sample: Sample, min_sides: Sequence[int]) -> Sample:
     """Draws the short side of the resized image from a list; the limit `max_side` stays.
 
     Args:
@@ -81,7 +83,7 @@ def multi_scale(sample, min_sides):
     lowest=SIDE,
     highest=SIDE,
 )
-def scale_range(sample, lowest, highest):
+def scale_range(sample: Sample, lowest: int, highest: int) -> Sample:
     """Draws the short side of the resized image uniformly from `lowest` to `highest` pixels; `max_side` stays.
 
     Raises:
@@ -105,7 +107,12 @@ def _check_sides(name, sides, limit):
     min_sides=Each(SIDE),
     sizes=Each(SIDE, 2),
 )
-def random_crop(sample, probability=0.5, min_sides=(400, 500, 600), sizes=(384, 600)):
+def random_crop(
+    sample: Sample,
+    probability: float = 0.5,
+    min_sides: Sequence[int] = (400, 500, 600),
+    sizes: Sequence[int] = (384, 600),
+) -> Sample:
     """Crops a random window, as in the training of DETR (arXiv:2005.12872) and of Swin's detectors.
 
     The window is measured in pixels of the image resized to a short side of `min_sides`, but cut in pixels of the
@@ -137,7 +144,7 @@ def random_crop(sample, probability=0.5, min_sides=(400, 500, 600), sizes=(384, 
 @check_ranges(
     scales=Each(number(above=0, maximum=100), 2),
 )
-def large_scale_jitter(sample, scales=(0.1, 2.0)):
+def large_scale_jitter(sample: Sample, scales: Sequence[float] = (0.1, 2.0)) -> Sample:
     """Resizes by a random scale and crops a random window if the image exceeds the padded shape.
 
     Large-scale jitter as in arXiv:2012.07177, section 4.1.
@@ -158,7 +165,7 @@ def large_scale_jitter(sample, scales=(0.1, 2.0)):
     return {**cut, "min_side": scale * tf.reduce_min(window), "max_side": tf.reduce_max(canvas)}
 
 
-def crop(sample, corner, size):
+def crop(sample: Sample, corner: tf.Tensor, size: tf.Tensor) -> Sample:
     """Crops a window out of a sample.
 
     Boxes become tight around the visible part of their objects, and invisible objects are dropped. Masks do not change:
@@ -197,7 +204,9 @@ def crop(sample, corner, size):
     saturation=FRACTION,
     hue=number(0, 0.5),
 )
-def photometric(sample, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05):
+def photometric(
+    sample: Sample, brightness: float = 0.125, contrast: float = 0.5, saturation: float = 0.5, hue: float = 0.05
+) -> Sample:
     """Changes brightness, contrast, saturation and hue, each by a uniformly drawn amount.
 
     The four changes are one affine map of a pixel's (r, g, b). The default ranges are SSD's (arXiv:1512.02325); unlike

@@ -5,6 +5,7 @@ largest factor of its classes. An image of factor 2.3 occurs twice in an epoch, 
 """
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import gin
@@ -13,6 +14,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from htc_tf.data import schema, shard_index
+from htc_tf.data.datasets import DatasetInfo
 from htc_tf.ranges import check_ranges, number
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class Occurrences(NamedTuple):
 class ClassBalance:
     """Repeat factors of the images of a dataset."""
 
-    def __init__(self, threshold=0.001):
+    def __init__(self, threshold: float = 0.001) -> None:
         """Initializes the sampler.
 
         Args:
@@ -43,7 +45,7 @@ class ClassBalance:
         """
         self.threshold = threshold
 
-    def repeats(self, info):
+    def repeats(self, info: DatasetInfo) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         """Reads the classes of all records, from the shards' index files if there are any.
 
         Args:
@@ -76,7 +78,7 @@ class ClassBalance:
 
         return repeat
 
-    def factors(self, found, info):
+    def factors(self, found: Occurrences, info: DatasetInfo) -> np.ndarray:
         """Returns the repeat factors of the classes, [K], given the Occurrences of a dataset."""
         count = np.bincount(found.classes, minlength=info.num_classes)
         fraction = count / max(found.images, 1)
@@ -84,7 +86,7 @@ class ClassBalance:
         return np.sqrt(np.maximum(1.0, ratio))
 
 
-def find_classes(info):
+def find_classes(info: DatasetInfo) -> Occurrences:
     """Returns the Occurrences of the classes of a dataset.
 
     Raises:
@@ -96,7 +98,8 @@ def find_classes(info):
             classes = index.classes(info.category_ids)
             counted = (classes >= 0) & ~index.crowd
             number = max(info.num_classes, 1)
-            pairs.append(np.divmod(np.unique((images + index.owners[counted]) * number + classes[counted]), number))
+            owned = np.unique((images + index.owners[counted]) * number + classes[counted])
+            pairs.append(np.stack(np.divmod(owned, number)))
             images += len(index.counts)
             progress.update(len(index.counts))
     return Occurrences(images, *np.concatenate(pairs, axis=1))

@@ -12,14 +12,14 @@ from PIL import Image
 from htc_tf.data.mask_crops import visible_boxes
 from htc_tf.data.numpy_op import numpy_op
 from htc_tf.ranges import FRACTION, check_ranges
-from htc_tf.structures import GroundTruth
+from htc_tf.structures import Batch, GroundTruth
 
 
 @gin.register
 @check_ranges(
     probability=FRACTION,
 )
-def copy_paste(row, source, seed, probability=0.5):
+def copy_paste(row: Batch, source: Batch, seed: tf.Tensor, probability: float = 0.5) -> Batch:
     """Pastes random objects of a source row at their own position and cuts the masks beneath.
 
     Boxes become tight around the visible part of their objects, and fully occluded objects are dropped. Nothing is

@@ -158,7 +158,7 @@ def coco_from_records(info: DatasetInfo) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _from_json(folder, path, content) -> DatasetInfo:
+def _from_json(folder: str, path: str, content: Any) -> DatasetInfo:
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is not int or version < 1:
         raise UserError(f"{path} states no version: it was not written by the preparation; prepare the data again")

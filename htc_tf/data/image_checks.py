@@ -9,6 +9,7 @@ import io
 import itertools
 import threading
 import warnings
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -25,13 +26,13 @@ LOCK = threading.Lock()  # Pillow's limit and Python's warnings are global
 class ImageError(UserError):
     """An image that cannot be used. `kind` is "unreadable", "too_large" or "mode"; the message names no file."""
 
-    def __init__(self, message: str, kind: str = "unreadable"):
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
         super().__init__(message)
         self.kind = kind
 
 
 @contextlib.contextmanager
-def quiet_and_unbounded():
+def quiet_and_unbounded() -> Iterator[None]:
     """Disables Pillow's warnings and its own limit on pixels; `image_io.open_image` has its own."""
     with LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,7 +62,7 @@ def check_whole(image: Image.Image, encoded: bytes) -> None:
             raise ImageError(f"a PNG, but damaged or truncated ({error})") from None
 
 
-def check_parts(encoded):
+def check_parts(encoded: bytes) -> None:
     """Refuses a file of very many parts: Pillow is slow on each, and keeps some in memory."""
     walks = {b"\xff\xd8": _jpeg_segments, b"\x89P": _png_chunks, b"GI": _gif_blocks}
     walk = walks.get(encoded[:2])
@@ -111,11 +112,11 @@ def _gif_blocks(encoded):
         position += 1
 
 
-def check_scans(image, encoded):
+def check_scans(image: Image.Image, encoded: bytes) -> None:
     """Refuses a JPEG with more passes over its pixels than any encoder writes."""
     start = _first_scan(encoded)
     channels = encoded[start + 4] if len(encoded) > start + 4 else 0
     # If the first scan has all channels, the decoder stops after it.
-    several = "progressive" in image.info or channels < image.layers
+    several = "progressive" in image.info or channels < image.layers  # type: ignore[attr-defined]
     if several and encoded.count(START_OF_SCAN, start) > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which no encoder writes", "too_large")

@@ -45,7 +45,7 @@ except ImportError:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
 # The suffixes by which folders are searched for images, in lower case.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff")
-SUFFIXES += (".avif", ".heic", ".heif", ".hif")
+SUFFIXES += (".avif", ".heic", ".heif", ".hif")  # type: ignore[assignment]  # a longer tuple
 MAX_PIXELS = 178_956_970  # Pillow's own limit
 MAX_SIDE = 65_535  # the longest side of a JPEG
 MAX_BYTES = 2**29
@@ -139,7 +139,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS, limit: str
 
 def has_pages(image: Image.Image) -> bool:
     """True for a TIFF with several pages or smaller copies of its image; `open_image` opens the first."""
-    return image.format == "TIFF" and image.is_animated
+    return image.format == "TIFF" and image.is_animated  # type: ignore[attr-defined]
 
 
 def orientation(image: Image.Image) -> int:
@@ -150,7 +150,7 @@ def orientation(image: Image.Image) -> int:
             if image.format is None:  # created in memory
                 tags = image.getexif()
             elif image.format == "TIFF":
-                tags = image.tag_v2
+                tags = image.tag_v2  # type: ignore[attr-defined]
             else:
                 # Not `getexif`, which also reads XMP; browsers and OpenCV do not.
                 tags = Image.Exif()
@@ -164,7 +164,9 @@ def orientation(image: Image.Image) -> int:
 def stored_size(image: Image.Image) -> tuple[int, int]:
     """Returns width and height of an image as stored, before its pixels are decoded and without EXIF rotation."""
     # Pillow rotates a TIFF while loading it, and newer versions report its upright size before that.
-    return (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+    if image.format == "TIFF":
+        return image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
+    return image.size
 
 
 def to_rgb(image: Image.Image, upright: bool = True) -> np.ndarray:

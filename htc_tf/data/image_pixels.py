@@ -30,7 +30,7 @@ def image_to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() >= 0 and values.max() <= 0xFFFF:
             # PhotometricInterpretation (tag 262) 0 is WhiteIsZero, which Pillow applies to 8 bits only.
-            if image.format == "TIFF" and image.tag_v2.get(262) == 0:
+            if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
                 values = 0xFFFF - values
             return Image.fromarray(array_to_rgb(values.astype(np.uint16)))
     kind = {"F": "floating-point pixels", "I": "32-bit or negative pixels"}.get(image.mode)

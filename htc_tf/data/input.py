@@ -7,20 +7,23 @@ resizing and padding), `data.copy_paste`, and here the batch.
 import contextlib
 import functools
 import logging
+import os
+from collections.abc import Callable, Sequence
 
 import gin
 import tensorflow as tf
 
 # gin finds the augmentations, and callers find named_errors, through this module.
 from htc_tf.data import augment as _augment  # noqa: F401
-from htc_tf.data import class_balance as _class_balance  # noqa: F401
+from htc_tf.data import class_balance as _class_balance
 from htc_tf.data import copy_paste as _copy_paste  # noqa: F401
 from htc_tf.data import datasets, preprocessing, record_order
 from htc_tf.data.integrity import check_counts
 from htc_tf.data.integrity import named_errors as named_errors
-from htc_tf.data.sample import SampleReader, make_row
+from htc_tf.data.sample import Sample, SampleReader, make_row
 from htc_tf.errors import UserError
 from htc_tf.ranges import FLAG, SIDE, Each, check_bindings, check_ranges, number, whole
+from htc_tf.structures import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -43,22 +46,22 @@ class Input:
 
     def __init__(
         self,
-        batch_size,
-        min_side,
-        max_side,
-        max_objects,
-        mask_size=112,
-        augment=(),
-        resize=None,
-        color_jitter=None,
-        paste=None,
-        balance=None,
-        training=True,
-        shuffle_buffer=2048,
-        semantic_stride=8,
-        size_divisor=32,
-        aspects=preprocessing.ASPECTS,
-    ):
+        batch_size: int,
+        min_side: int,
+        max_side: int,
+        max_objects: int,
+        mask_size: int = 112,
+        augment: Sequence[Callable[[Sample], Sample]] = (),
+        resize: Callable[[Sample], Sample] | None = None,
+        color_jitter: Callable[[Sample], Sample] | None = None,
+        paste: Callable[[Batch, Batch, tf.Tensor], Batch] | None = None,
+        balance: _class_balance.ClassBalance | None = None,
+        training: bool = True,
+        shuffle_buffer: int = 2048,
+        semantic_stride: int = 8,
+        size_divisor: int = 32,
+        aspects: Sequence[float] = preprocessing.ASPECTS,
+    ) -> None:
         """Checks the settings; reads nothing yet.
 
         Args:
@@ -106,7 +109,15 @@ class Input:
         self.semantic_stride = semantic_stride
         self.shapes = preprocessing.padded_shapes(min_side, max_side, size_divisor, aspects)
 
-    def dataset(self, folder, seed, start_step=0, worker=0, workers=1, replicas=1):
+    def dataset(
+        self,
+        folder: str | os.PathLike,
+        seed: int,
+        start_step: int = 0,
+        worker: int = 0,
+        workers: int = 1,
+        replicas: int = 1,
+    ) -> tf.data.Dataset:
         """Builds the batches of a dataset.
 
         Training is endless. Order and augmentation depend only on (seed, epoch, index in the epoch), so
@@ -163,7 +174,7 @@ class Input:
         options.experimental_optimization.map_and_batch_fusion = True
         return batches.with_options(options).prefetch(2)
 
-    def make_row(self, reader, entry):
+    def make_row(self, reader: SampleReader, entry: record_order.Entry) -> Batch:
         """Decodes and augments one record.
 
         Args:

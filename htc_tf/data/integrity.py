@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import struct
+from collections.abc import Iterator
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -24,7 +25,7 @@ _DAMAGE = (
 _FRAME = 16
 
 
-def check_counts(info):
+def check_counts(info: datasets.DatasetInfo) -> None:
     """Checks the frames of every local shard: the record count and, if the shard has an index, every record's length.
 
     8 bytes per record are read; nothing is decoded.
@@ -47,7 +48,7 @@ def check_counts(info):
             raise UserError(f"{path} holds records of other lengths than its index; prepare the data again")
 
 
-def record_lengths(path):
+def record_lengths(path: str) -> list[int]:
     """Returns the lengths in bytes of the records in a local TFRecord file."""
     lengths, position = [], 0
     with open(path, "rb", buffering=0) as file:
@@ -63,7 +64,7 @@ def record_lengths(path):
 
 
 @contextlib.contextmanager
-def named_errors(folder):
+def named_errors(folder: str | os.PathLike) -> Iterator[None]:
     """Turns TensorFlow's error about a record, raised during iteration, into a UserError that names the image.
 
     TensorFlow names neither the shard nor the image. This decodes record after record of the folder until one fails.

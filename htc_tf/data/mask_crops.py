@@ -4,6 +4,8 @@ Mask targets are sampled from these grids. The cells do not change when the imag
 box does.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -12,7 +14,9 @@ from pycocotools import mask as coco_mask
 from htc_tf.ops import boxes as box_ops
 
 
-def visible_boxes(boxes, masks, crop_boxes, size):
+def visible_boxes(
+    boxes: tf.Tensor, masks: tf.Tensor, crop_boxes: tf.Tensor, size: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes boxes around the visible part of each object in an image.
 
     A side moves inward if the mask ends more than a cell before it; otherwise it stays where it is or at the image's
@@ -48,7 +52,7 @@ def visible_boxes(boxes, masks, crop_boxes, size):
     return tight, any_area & (tf.reduce_any(profiles > 0, axis=[1, 2]) | ~masked)
 
 
-def crop_masks(rles, height, width, cells):
+def crop_masks(rles: Sequence[bytes], height: int, width: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Crops each mask to its object and samples the crop on a grid.
 
     The crop box is the mask's own box with a margin of at least one and a half cells on each side, so the outermost
@@ -68,11 +72,12 @@ def crop_masks(rles, height, width, cells):
     crop_boxes = np.zeros((len(rles), 4), np.float32)
     present = np.flatnonzero([len(counts) > 0 for counts in rles])
     # [n, 4] int64: left, top, width, height.
-    boxes = coco_mask.toBbox([{"size": [height, width], "counts": rles[index]} for index in present]).astype(np.int64)
+    encoded = [{"size": [height, width], "counts": rles[index]} for index in present.tolist()]
+    boxes = coco_mask.toBbox(encoded).astype(np.int64)
     nonempty = (boxes.reshape(-1, 4)[:, 2:] > 0).all(axis=1)
     present, boxes = present[nonempty], boxes.reshape(-1, 4)[nonempty]
     if len(present):
-        bitmaps = _decode_boxes([rles[index] for index in present], boxes, height)
+        bitmaps = _decode_boxes([rles[index] for index in present.tolist()], boxes, height)
         masks[present], crop_boxes[present] = _resample(bitmaps, boxes, cells)
     return masks, crop_boxes
 

@@ -6,6 +6,8 @@ COCO's run lengths and copy-paste need it: TensorFlow has no operation for them.
 import atexit
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +15,7 @@ import tensorflow as tf
 _QUIET = 0.2
 
 
-def numpy_op(function, inputs, dtypes):
+def numpy_op(function: Callable[..., Any], inputs: Sequence[tf.Tensor], dtypes: Sequence[tf.DType]) -> list[tf.Tensor]:
     """Wraps `function(*inputs)`, which must depend on its arguments alone, as a TensorFlow operation.
 
     Args:
@@ -37,20 +39,20 @@ class _Gate:
     still referenced, waits for that thread forever: the program hangs after its last line.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._last_call = None
+        self._last_call: float | None = None
         self._closed = False
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self._lock:
             if self._closed:
                 self._last_call = time.monotonic()
                 raise RuntimeError("the program is ending")
             self._inside += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             self._last_call = time.monotonic()

@@ -4,13 +4,15 @@ Training, prediction and the exported model share these functions, so that all o
 `data.image_io` decodes the same formats in Python.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 JPEG = b"\xff\xd8\xff"  # first bytes of a JPEG file
 ASPECTS = (4 / 3, 3 / 2)  # long side / short side of most photographs
 
 
-def decode_rgb(encoded):
+def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG or PNG to the pixels that Pillow and OpenCV decode.
 
     Args:
@@ -31,7 +33,13 @@ def decode_rgb(encoded):
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def fitted_size(height, width, min_side, max_side, canvas=None):
+def fitted_size(
+    height: int | tf.Tensor,
+    width: int | tf.Tensor,
+    min_side: float | tf.Tensor,
+    max_side: float | tf.Tensor,
+    canvas: Sequence[int | tf.Tensor] | None = None,
+) -> tf.Tensor:
     """Returns the size of a resized image: short side `min_side`, or long side `max_side` if that is smaller.
 
     Computed as in mmcv's `rescale_size`: in double precision, rounded half up.
@@ -51,7 +59,7 @@ def fitted_size(height, width, min_side, max_side, canvas=None):
     return tf.maximum(tf.cast(sides * scale + 0.5, tf.int32), 1)  # a very long image keeps at least one pixel
 
 
-def resize(image, size):
+def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Resizes an image [h, w, C] uint8 to [size[0], size[1], C] uint8, bilinearly between pixel centers.
 
     No anti-aliasing, as in OpenCV's INTER_LINEAR, which the published weights were trained with.
@@ -61,7 +69,9 @@ def resize(image, size):
     return tf.cast(tf.image.resize(tf.cast(image, tf.float32) + 0.5, size), tf.uint8)
 
 
-def resize_to_fit(image, min_side, max_side):
+def resize_to_fit(
+    image: tf.Tensor, min_side: float | tf.Tensor, max_side: float | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Resizes an image [h, w, 3] uint8 to its `fitted_size`.
 
     Returns:
@@ -72,7 +82,7 @@ def resize_to_fit(image, min_side, max_side):
     return resize(image, size), tf.cast(size, tf.float32)
 
 
-def pad_to(image, height, width):
+def pad_to(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """Pads an image [h, w, C] with zeros at the bottom and the right to [height, width, C].
 
     Args:
@@ -87,7 +97,9 @@ def pad_to(image, height, width):
     return tf.reshape(rows, [height, width, channels])
 
 
-def padded_shapes(min_side, max_side, divisor=32, aspects=ASPECTS):
+def padded_shapes(
+    min_side: int, max_side: int, divisor: int = 32, aspects: Sequence[float] = ASPECTS
+) -> list[tuple[int, int]]:
     """Returns the shapes [(height, width), ...] that hold every image resized to these sides, smallest first.
 
     Few shapes, because each one is compiled separately: landscape and portrait for each aspect ratio, and for longer
@@ -105,7 +117,7 @@ def padded_shapes(min_side, max_side, divisor=32, aspects=ASPECTS):
     return [(short, side) for side in sides] + [(side, short) for side in sides if side != short]
 
 
-def choose_shape(size, shapes):
+def choose_shape(size: tf.Tensor, shapes: Sequence[tuple[int, int]]) -> tf.Tensor:
     """Returns the index, [] int64, of the first, and so the smallest, padded shape that holds a size [2] int32."""
     return tf.argmax(tf.reduce_all(tf.constant(shapes, tf.int32) >= size, axis=1))
 

@@ -6,6 +6,7 @@ classes are balanced (`data.class_balance`). Records left in a bucket at the end
 the next epoch; none is dropped.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -28,7 +29,13 @@ class Entry(NamedTuple):
     paste_source: tf.Tensor  # [] string, the record whose objects are pasted; "" without copy-paste
 
 
-def training_entries(paths, counts, seed, shuffle_buffer, repeats=None):
+def training_entries(
+    paths: Sequence[str],
+    counts: Sequence[int],
+    seed: int,
+    shuffle_buffer: int,
+    repeats: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+) -> tf.data.Dataset:
     """Returns an endless dataset of entries, epoch after epoch, in file order or shuffled.
 
     Shuffling permutes the shards of an epoch and then the records in a buffer.
@@ -76,13 +83,13 @@ def training_entries(paths, counts, seed, shuffle_buffer, repeats=None):
     return tf.data.Dataset.counter(dtype=tf.int64).flat_map(read_epoch)
 
 
-def evaluation_entries(paths, counts):
+def evaluation_entries(paths: Sequence[str], counts: Sequence[int]) -> tf.data.Dataset:
     """Returns a dataset of every record once, in file order."""
     records = _read(paths, counts, tf.range(len(paths), dtype=tf.int64), 1)
-    return records.map(lambda *record: _entry(*record, seed=tf.zeros([2], tf.int64)))
+    return records.map(lambda shard, serialized: _entry(shard, serialized, seed=tf.zeros([2], tf.int64)))
 
 
-def with_paste_sources(entries):
+def with_paste_sources(entries: tf.data.Dataset) -> tf.data.Dataset:
     """Sets the paste source of each entry to the previous record; the very first record is only a source."""
 
     def pair(previous, entry):
@@ -92,7 +99,14 @@ def with_paste_sources(entries):
     return entries.scan((tf.constant(0, tf.int64), tf.constant("")), pair).skip(1)
 
 
-def group_by_bucket(entries, bucket_of, batch_size, start_step, worker=0, workers=1):
+def group_by_bucket(
+    entries: tf.data.Dataset,
+    bucket_of: Callable[[tf.Tensor], tf.Tensor],
+    batch_size: int,
+    start_step: int,
+    worker: int = 0,
+    workers: int = 1,
+) -> tf.data.Dataset:
     """Reorders entries so that each batch_size consecutive entries are of one bucket.
 
     Where the entries end, the last batch of each bucket is padded with its last entry, marked as not valid.

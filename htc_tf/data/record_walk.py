@@ -7,13 +7,14 @@ remaining entries are parsed by protobuf, as a smaller map. `data.shard_index` w
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from htc_tf.data import schema
+from htc_tf.data.record import Image, Object
 
 FRAME_BEFORE, FRAME_AFTER = 12, 4  # bytes: length and its checksum before a record, the record's checksum after it
 MAX_LENGTH = 2**31  # bytes; protobuf parses nothing longer
@@ -31,17 +32,17 @@ class Numbers(NamedTuple):
     image_id: int
     height: int  # pixels
     width: int
-    labels: list  # [G], COCO's category ids
-    crowd: list  # [G], 1 or 0
-    areas: list  # [G], square pixels
-    sides: list  # 4 lists [G]: top, left, bottom and right of the boxes, 0 ... 1
+    labels: list[int]  # [G], COCO's category ids
+    crowd: list[int]  # [G], 1 or 0
+    areas: list[float]  # [G], square pixels
+    sides: list[list[float]]  # 4 lists [G]: top, left, bottom and right of the boxes, 0 ... 1
 
 
 class Damaged(Exception):
     """The bytes are not records of this format."""
 
 
-def numbers_of(length, image, objects) -> Numbers:
+def numbers_of(length: int, image: Image, objects: Iterable[Object]) -> Numbers:
     """Returns the Numbers of a record of `length` bytes, from its `schema.Image` and `schema.Object`s."""
     labels, crowd, areas, *sides = (
         [getattr(item, name) for item in objects] for name in ("label", "is_crowd", "area", *SIDES)
@@ -49,7 +50,7 @@ def numbers_of(length, image, objects) -> Numbers:
     return Numbers(length, image.source_id, image.height, image.width, labels, crowd, areas, sides)
 
 
-def open_shard(path):
+def open_shard(path: str) -> bytes | mmap.mmap:
     """Returns the bytes of a shard: a local file memory-mapped, a remote file read at once."""
     if "://" in path:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -63,7 +64,7 @@ def open_shard(path):
     return buffer
 
 
-def walk(buffer) -> Iterator[Numbers]:
+def walk(buffer: bytes | mmap.mmap) -> Iterator[Numbers]:
     """Yields the Numbers of each record.
 
     Raises:

@@ -20,15 +20,20 @@ cells. `SampleReader` makes it, the functions of `data.augment` change it, `make
 
 import logging
 import threading
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from htc_tf.data import preprocessing, schema
+from htc_tf.data.datasets import DatasetInfo
 from htc_tf.data.mask_crops import crop_masks
 from htc_tf.data.numpy_op import numpy_op
 from htc_tf.errors import UserError
 from htc_tf.structures import IGNORED_LABEL, Batch, GroundTruth
+
+Sample: TypeAlias = dict[str, Any]  # with the keys above
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ logger = logging.getLogger(__name__)
 class SampleReader:
     """Decodes the records of one dataset."""
 
-    def __init__(self, info, max_objects, mask_size):
+    def __init__(self, info: DatasetInfo, max_objects: int, mask_size: int) -> None:
         """Initializes a reader.
 
         Args:
@@ -52,7 +57,7 @@ class SampleReader:
         self._crowded_images = 0
         self._lock = threading.Lock()
 
-    def read(self, shard, serialized):
+    def read(self, shard: tf.Tensor, serialized: tf.Tensor) -> Sample:
         """Decodes a record in a tf.data graph.
 
         Args:
@@ -133,7 +138,7 @@ class SampleReader:
             )
 
 
-def make_row(sample, shape, max_objects, semantic_stride):
+def make_row(sample: Sample, shape: Sequence[int | tf.Tensor], max_objects: int, semantic_stride: int) -> Batch:
     """Resizes a sample and pads it to static shapes.
 
     Args:
@@ -145,7 +150,8 @@ def make_row(sample, shape, max_objects, semantic_stride):
         A `structures.Batch` without its first axis.
     """
     before = tf.shape(sample["image"])[:2]
-    size = preprocessing.fitted_size(*tf.unstack(before), sample["min_side"], sample["max_side"], shape)
+    height, width = tf.unstack(before)
+    size = preprocessing.fitted_size(height, width, sample["min_side"], sample["max_side"], shape)
     image, size = preprocessing.resize(sample["image"], size), tf.cast(size, tf.float32)
     scale = tf.tile(size / tf.cast(before, tf.float32), [2])  # [4], of the axes y, x, y, x
     objects = tf.shape(sample["boxes"])[0]

@@ -10,7 +10,7 @@ objects keeps all keys, with empty lists.
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -123,9 +123,10 @@ def unpack(serialized: bytes) -> Record:
         IndexError: The Example does not have this schema.
     """
     features = tf.train.Example.FromString(serialized).features.feature
-    image = Image(*(_values(features, field)[0] for field in IMAGE_FIELDS))
+    # Their texts are bytes at first.
+    image: Any = Image(*(_values(features, field)[0] for field in IMAGE_FIELDS))
     columns = [_values(features, field) for field in OBJECT_FIELDS]
-    objects = tuple(Object(*row) for row in zip(*columns, strict=True))
+    objects: Any = tuple(Object(*row) for row in zip(*columns, strict=True))
     semantic = features[SEMANTIC.key].bytes_list.value if SEMANTIC.key in features else ()
     return Record(
         image._replace(

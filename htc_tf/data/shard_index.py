@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from htc_tf.data.datasets import DatasetInfo, Shard
 from htc_tf.data.record_walk import FRAME_AFTER, FRAME_BEFORE, MAX_LENGTH, Damaged, Numbers, open_shard, walk
 from htc_tf.errors import UserError, reason_of
 
@@ -148,7 +149,7 @@ def decode(content: bytes, records: int, size: int, sha256: str) -> ShardIndex:
     return index
 
 
-def load(shard_path: str, shard) -> ShardIndex | None:
+def load(shard_path: str, shard: Shard) -> ShardIndex | None:
     """Reads the index file of a shard.
 
     Args:
@@ -175,7 +176,7 @@ def load(shard_path: str, shard) -> ShardIndex | None:
     return None
 
 
-def read_all(info) -> Iterator[tuple[int, ShardIndex]]:
+def read_all(info: DatasetInfo) -> Iterator[tuple[int, ShardIndex]]:
     """Yields the index of all records of a dataset, in order: that of a whole shard, or parts as a walk reads them.
 
     Args:

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ CLASSES = 80
 MEDIAN_SCALE = 90.0
 
 
-def draw_image(height, width, seed=0):
+def draw_image(height: int, width: int, seed: int | np.random.Generator = 0) -> np.ndarray:
     """Returns [H, W, 3] uint8: smooth color patches of 16 pixels with fine noise on top."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (-(-height // 16), -(-width // 16), 3)).astype(np.uint8)
@@ -29,7 +31,7 @@ def draw_image(height, width, seed=0):
     return np.clip(smooth + generator.normal(0, 10, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def draw_boxes(count, height, width, seed=0):
+def draw_boxes(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """Returns [n, 4] float32 inside the image: log-normal scales and aspect ratios, uniform centers."""
     generator = np.random.default_rng(seed)
     median = MEDIAN_SCALE * min(height, width) / 800
@@ -43,7 +45,13 @@ def draw_boxes(count, height, width, seed=0):
     return np.concatenate([start, start + sides], axis=1).astype(np.float32)
 
 
-def write_records(folder, images=48, classes=CLASSES, objects=OBJECTS, sizes=SIZES):
+def write_records(
+    folder: str | os.PathLike,
+    images: int = 48,
+    classes: int = CLASSES,
+    objects: int = OBJECTS,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> None:
     """Writes a dataset of one shard into an existing folder, as `pipelines.coco_to_tfrecord` would.
 
     Args:
@@ -74,7 +82,9 @@ def write_records(folder, images=48, classes=CLASSES, objects=OBJECTS, sizes=SIZ
     (Path(folder) / datasets.INFO_FILE).write_text(json.dumps(described))
 
 
-def draw_record(generator, number, size, classes=CLASSES, objects=OBJECTS):
+def draw_record(
+    generator: np.random.Generator, number: int, size: tuple[int, int], classes: int = CLASSES, objects: int = OBJECTS
+) -> bytes:
     """Returns a serialized record: a JPEG with elliptic objects, their masks and a semantic map."""
     height, width = size
     ys, xs = np.mgrid[:height, :width]
@@ -88,8 +98,8 @@ def draw_record(generator, number, size, classes=CLASSES, objects=OBJECTS):
         labels[inside] = category - 1
         pixels[inside] += generator.integers(-90, 90, 3).astype(np.int16)
         drawn.append(_describe(number * objects + index, inside, category))
-    pixels = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    image = schema.Image(_encode(pixels, "jpeg", quality=93), "jpeg", height, width, f"{number}.jpg", number)
+    drawing = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    image = schema.Image(_encode(drawing, "jpeg", quality=93), "jpeg", height, width, f"{number}.jpg", number)
     return schema.example(image, drawn, _encode(Image.fromarray(labels), "png"))
 
 
