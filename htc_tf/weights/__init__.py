@@ -8,11 +8,12 @@ work of the command `htc_tf.convert`.
 """
 
 import importlib
+from typing import Any
 
 __all__ = ["Unmatched", "detectron2_arrays", "entries", "load_mmdet", "load_paddle", "mmdet_arrays", "paddle_arrays"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Imports the functions of `assign`, and TensorFlow with them, at their first use."""
     if name in __all__:
         return getattr(importlib.import_module("htc_tf.weights.assign"), name)

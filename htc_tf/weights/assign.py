@@ -1,8 +1,11 @@
 """Assignment of weights: sets a model's variables from another framework's arrays, and exports them as such arrays."""
 
+from __future__ import annotations
+
 import functools
 import re
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +15,9 @@ from htc_tf.weights.implied import complete
 from htc_tf.weights.layouts import Layout
 from htc_tf.weights.names import COUNTER, LAYERS, UNREAD, Framework, Index
 
+if TYPE_CHECKING:
+    from htc_tf.models.htc import HTC
+
 
 class Entry(NamedTuple):
     """A name of a framework's state dict, our variable for it, and the layout between them."""
@@ -20,11 +26,11 @@ class Entry(NamedTuple):
     variable: tf.Variable
     layout: Layout
 
-    def their_shape(self, model, shape=None):
+    def their_shape(self, model: HTC, shape: Sequence[int] | None = None) -> tuple[int, ...]:
         """Returns the shape of the framework's array for a shape of ours, by default the variable's."""
         return self.layout.theirs(np.empty(shape or self.variable.shape, np.bool_), model).shape  # one byte per number
 
-    def mismatch(self, array, model):
+    def mismatch(self, array: np.ndarray, model: HTC) -> str | None:
         """Returns "name: our shape here, their shape there" if they differ, else None."""
         here, there = self.their_shape(model), np.shape(array)
         return None if here == there else f"{self.name}: {list(here)} here, {list(there)} there"
@@ -33,12 +39,12 @@ class Entry(NamedTuple):
 class Unmatched(NamedTuple):
     """Names without a counterpart; three empty lists after a complete load."""
 
-    missing: list  # names absent from the arrays, and variables for which the framework has no name
-    unexpected: list  # names of arrays for which the model has no variable
-    mismatched: list  # "name: our shape here, their shape there"
+    missing: list[str]  # names absent from the arrays, and variables for which the framework has no name
+    unexpected: list[str]  # names of arrays for which the model has no variable
+    mismatched: list[str]  # "name: our shape here, their shape there"
 
 
-def entries(model, framework=Framework.MMDET):
+def entries(model: HTC, framework: Framework = Framework.MMDET) -> list[Entry]:
     """Returns [Entry] for all variables of a model, in the order of the tables.
 
     Args:
@@ -65,7 +71,7 @@ def entries(model, framework=Framework.MMDET):
     return found
 
 
-def resolve(node, path, numbers):
+def resolve(node: Any, path: Sequence[str], numbers: dict[str, Index]) -> Iterator[tuple[Any, dict[str, Index]]]:
     """Yields (layer, {placeholder: Index}) for each layer at a path of the table, starting from a node.
 
     A path may lead nowhere, since each kind of backbone has its own rows.
@@ -84,7 +90,7 @@ def resolve(node, path, numbers):
         yield from resolve(child, rest, numbers)
 
 
-def to_arrays(model, framework):
+def to_arrays(model: HTC, framework: Framework) -> dict[str, np.ndarray]:
     """Returns {the framework's name: array in its layout} of a built HTC; PyTorch's batch norm counters are 0."""
     arrays = {}
     for name, variable, layout in entries(model, framework):
@@ -97,7 +103,9 @@ def to_arrays(model, framework):
 class NamedWeights:
     """Arrays under a framework's names as a source of weights for a model; see `training.adoption`."""
 
-    def __init__(self, name, model, arrays, framework, class_names):
+    def __init__(
+        self, name: str, model: HTC, arrays: dict[str, np.ndarray], framework: Framework, class_names: list[str] | None
+    ) -> None:
         """
         Args:
             name: str, path of the file, for messages.
@@ -111,28 +119,29 @@ class NamedWeights:
         self.entries = {id(entry.variable): entry for entry in entries(model, framework)}
         self.arrays = complete(arrays, {entry.name for entry in self.entries.values()})
 
-    def find(self, variable, shape):
+    def find(self, variable: tf.Variable, shape: Sequence[int]) -> np.ndarray | None:
         """Returns the array for a variable in our layout, if it then has the given shape, else None."""
         entry = self.entries.get(id(variable))
-        if entry is None or np.shape(self.arrays.get(entry.name)) != entry.their_shape(self.model, shape):
+        array = None if entry is None else self.arrays.get(entry.name)
+        if entry is None or array is None or np.shape(array) != entry.their_shape(self.model, shape):
             return None
-        return entry.layout.ours(np.asarray(self.arrays[entry.name]), self.model)
+        return entry.layout.ours(np.asarray(array), self.model)
 
-    def mismatch(self, variable):
+    def mismatch(self, variable: tf.Variable) -> str | None:
         """Returns the difference between a variable and its array in words, or None if it fits."""
         entry = self.entries.get(id(variable))
         if entry is None or entry.name not in self.arrays:
             return f"it lacks {variable.name if entry is None else entry.name}"
         return entry.mismatch(self.arrays[entry.name], self.model)
 
-    def surplus(self):
+    def surplus(self) -> list[str]:
         """Returns the names of the backbone's arrays for which the model has no variable."""
         known = {entry.name for entry in self.entries.values()}
         rest = sorted(self.arrays.keys() - known)
         return [name for name in rest if name.startswith("backbone.") and not UNREAD.search(name)]
 
 
-def load(model, arrays, framework):
+def load(model: HTC, arrays: dict[str, np.ndarray], framework: Framework) -> Unmatched:
     """Sets the variables of a built HTC from {the framework's name: array} and leaves those that do not match.
 
     Returns:
@@ -161,6 +170,6 @@ paddle_arrays = functools.partial(to_arrays, framework=Framework.PADDLE)
 load_paddle = functools.partial(load, framework=Framework.PADDLE)
 
 
-def detectron2_arrays(model):
+def detectron2_arrays(model: HTC) -> dict[str, np.ndarray]:
     """Returns {detectron2's name: array in its layout} of a built HTC, for a network that reads BGR images."""
     return to_detectron2(mmdet_arrays(model))

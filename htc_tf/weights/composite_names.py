@@ -7,10 +7,12 @@ them in the second way.
 
 import re
 
+import numpy as np
+
 PARTS = ("backbone.cb_modules.0.", "backbone.cb_modules.1.")
 LINK = re.compile(r"(backbone\.cb_linears\.\d\.\d)\.(weight|bias)")
 
 
-def rename_links(arrays):
+def rename_links(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the arrays with the tables' names of links."""
     return {LINK.sub(r"\1.0.\2", name) if LINK.fullmatch(name) else name: array for name, array in arrays.items()}

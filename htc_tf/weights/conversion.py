@@ -3,18 +3,29 @@
 Training in the folder of the new run starts from its weights.
 """
 
+from __future__ import annotations
+
 import json
+import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
-from htc_tf.weights.assign import load
+from htc_tf.weights.assign import Unmatched, load
 from htc_tf.weights.sources import SOURCES, read_weights
+
+if TYPE_CHECKING:
+    from htc_tf.experiment import Experiment
+    from htc_tf.models.htc import HTC
+    from htc_tf.run import Run
+
 
 # target_stds of the third stage in the Paddle port; 0.033 and 0.067 elsewhere.
 PADDLE_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)
@@ -24,7 +35,16 @@ PADDLE_NOTE = (
 )
 
 
-def convert(experiment, config, path, run, source=None, ema=None, annotations=None, allow_partial=()):
+def convert(
+    experiment: Experiment,
+    config: str,
+    path: str | os.PathLike,
+    run: Run,
+    source: str | None = None,
+    ema: bool | None = None,
+    annotations: str | os.PathLike | None = None,
+    allow_partial: Sequence[str] = (),
+) -> tuple[int, int]:
     """Writes a run: configuration, classes, and a checkpoint of step 0 with weights only.
 
     Args:
@@ -63,13 +83,15 @@ def convert(experiment, config, path, run, source=None, ema=None, annotations=No
     return count - kept, count
 
 
-def check_new(run):
+def check_new(run: Run) -> None:
     """Raises a UserError if the folder already holds a run."""
     if run.config.exists() or run.checkpoints.exists():
         raise UserError(f"{run.folder} already holds a run: name another --output")
 
 
-def check_unmatched(unmatched, patterns, absent, weights):
+def check_unmatched(
+    unmatched: Unmatched, patterns: Sequence[re.Pattern[str]], absent: str | None, weights: str | os.PathLike
+) -> int:
     """Prints the names that did not match and returns the number of variables that keep their initial values.
 
     Raises:
@@ -93,7 +115,7 @@ def check_unmatched(unmatched, patterns, absent, weights):
     return len(unmatched.missing) + len(unmatched.mismatched)
 
 
-def compile_pattern(pattern):
+def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -102,13 +124,13 @@ def compile_pattern(pattern):
         ) from error
 
 
-def has_paddle_stds(model):
+def has_paddle_stds(model: HTC) -> bool:
     """Returns True if the third stage, if any, has the Paddle port's target_stds."""
     third_stage = model.stages[2:3]
     return all(np.allclose(stage.target_stds, PADDLE_STDS, rtol=1e-3, atol=0) for stage in third_stage)
 
 
-def name_categories(names, num_classes):
+def name_categories(names: Sequence[str] | None, num_classes: int) -> list[dict[str, Any]]:
     """Returns [{"id": ..., "name": ...}] of the classes that a checkpoint names, or of COCO's 80.
 
     Args:
@@ -132,7 +154,7 @@ def name_categories(names, num_classes):
     return [{"id": key, "name": name} for key, name in zip(ids, names, strict=True)]
 
 
-def read_categories(annotations, num_classes):
+def read_categories(annotations: str | os.PathLike, num_classes: int) -> list[dict[str, Any]]:
     """Returns [{"id": ..., "name": ...}] of a COCO annotation file, in the order of the ids.
 
     Raises:

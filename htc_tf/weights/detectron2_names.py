@@ -3,6 +3,7 @@
 Its networks with ResNets read BGR images, so the first convolution has its input channels in this order; ours read RGB.
 """
 
+import os
 import re
 
 import numpy as np
@@ -61,7 +62,7 @@ CAFFE2 = (
 CAFFE2_UNREAD = re.compile(r"(fc1000|pred)_[wb]$|conv1_b$|.*_momentum$")
 
 
-def from_detectron2(arrays, path):
+def from_detectron2(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads a detector of detectron2 with a feature pyramid; a name that no row of `MODULES` has stays as it is.
 
     Args:
@@ -75,37 +76,37 @@ def from_detectron2(arrays, path):
         return {rename(name, 0): array for name, array in flipped.items() if not UNREAD.match(name)}, []
 
 
-def from_caffe2(arrays, path):
+def from_caffe2(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads an ImageNet ResNet that detectron2 trains from, such as its MSRA/R-50.pkl, without its last layer."""
     named = {name: array for name, array in arrays.items() if not CAFFE2_UNREAD.match(name)}
     return from_detectron2({f"{BOTTOM_UP}{rename_caffe2(name)}": array for name, array in named.items()}, path)
 
 
-def rename_caffe2(name):
+def rename_caffe2(name: str) -> str:
     """Returns the name in detectron2's ResNet of a name such as "res2_0_branch2a_bn_gamma" or "conv1_w"."""
     for pattern, replacement in CAFFE2:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def to_detectron2(arrays):
+def to_detectron2(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns {detectron2's name: array} of {name of the tables: array}, for a network that reads BGR images."""
     flipped = flip_stem(arrays, TABLE_STEM)
     return {rename(name, 1): array for name, array in flipped.items() if not UNREAD.match(name)}
 
 
-def is_bgr(arrays):
+def is_bgr(arrays: dict[str, np.ndarray]) -> bool:
     """Returns True if the network reads BGR images: blue has the smallest mean. A file without the means is BGR."""
     mean = np.ravel(arrays.get("pixel_mean", [0, 0, 1]))
     return mean[0] < mean[-1]
 
 
-def flip_stem(arrays, name):
+def flip_stem(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Returns the arrays with the input channels of the first convolution, [out, 3, 7, 7], in reverse order."""
     return arrays | {name: arrays[name][:, ::-1]} if name in arrays else arrays
 
 
-def rename(name, column):
+def rename(name: str, column: int) -> str:
     """Returns the counterpart of a name in a column of `MODULES`, or the name itself if no row has it."""
     module, _, leaf = name.rpartition(".")
     for pattern, first, counterpart in PATTERNS[column]:
@@ -116,7 +117,7 @@ def rename(name, column):
     return name
 
 
-def compile_module(template):
+def compile_module(template: str) -> tuple[re.Pattern[str], dict[str, int]]:
     """Returns the pattern of a module, and {placeholder: the first value of its index}."""
     pattern, first = re.escape(PLACEHOLDER.sub("<>", template)), {}
     for key, start in PLACEHOLDER.findall(template):

@@ -10,7 +10,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
@@ -19,6 +21,7 @@ from htc_tf.errors import UserError, printable
 from htc_tf.progress import progress_bar
 from htc_tf.request_errors import describe
 from htc_tf.weights.other_files import HEAD, check_kind
+from htc_tf.weights.public_weights import PublicWeights
 
 MAX_BYTES = 4 * 2**30  # several times the largest file of the table
 CHUNK = 2**20  # bytes
@@ -27,7 +30,7 @@ TEMPORARY = "tmp"  # names begin with it, pooch's too
 ABANDONED = 3600  # seconds without a change after which a temporary file belongs to no process
 
 
-def cache_folder(name):
+def cache_folder(name: str) -> Path:
     """Returns the folder `name` of the cache: in HTC_TF_CACHE, or in htc_tf in the user's cache folder."""
     folder = os.environ.get("HTC_TF_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "htc_tf")
     try:
@@ -36,7 +39,7 @@ def cache_folder(name):
         raise UserError("this user has no home folder for the cache: set HTC_TF_CACHE to a folder") from error
 
 
-def fetch(weights):
+def fetch(weights: PublicWeights) -> Path:
     """Returns the Path of a file in the cache, after downloading it if it is not there.
 
     Args:
@@ -63,7 +66,7 @@ def fetch(weights):
     raise UserError(f"{weights.file} cannot be downloaded: {by_hand}")
 
 
-def download(address, path, digest):
+def download(address: str, path: Path, digest: str | None) -> str | None:
     """Downloads a file; returns None, or why the address did not give it.
 
     Raises:
@@ -71,7 +74,7 @@ def download(address, path, digest):
     """
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        pooch.retrieve(address, None, path.name, path.parent, downloader=lambda *names: save(*names[:2], digest))
+        pooch.retrieve(address, None, path.name, path.parent, downloader=lambda url, file, _: save(url, file, digest))
     except requests.RequestException as error:
         return describe(error)
     except (ValueError, UserError) as error:
@@ -83,7 +86,7 @@ def download(address, path, digest):
     return None
 
 
-def save(address, target, digest):
+def save(address: str, target: str | os.PathLike, digest: str | None) -> None:
     """Writes the answer of an address to a file.
 
     Raises:
@@ -93,7 +96,7 @@ def save(address, target, digest):
         OSError: The file cannot be written.
     """
     # A compressed answer would not have the stated length.
-    options = {"stream": True, "timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}
+    options: dict[str, Any] = {"stream": True, "timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}}
     with requests.get(address, **options) as response, open(target, "wb") as file:
         response.raise_for_status()
         total = int(response.headers.get("Content-Length", 0))
@@ -111,12 +114,12 @@ def save(address, target, digest):
     os.chmod(target, 0o644)  # users may share a cache, and a temporary file is for its owner alone
 
 
-def check_size(size):
+def check_size(size: int) -> None:
     if size > MAX_BYTES:
         raise ValueError(f"more than {MAX_BYTES:,} bytes")
 
 
-def other_hash(path, digest):
+def other_hash(path: str | os.PathLike, digest: str | None) -> str | None:
     """Returns a file's hash if it does not begin with the published digits, else None."""
     if digest is None:
         return None
@@ -128,14 +131,14 @@ def other_hash(path, digest):
     return None if found.startswith(digits) else found
 
 
-def spell(found, digest):
+def spell(found: str | None, digest: str | None) -> str:
     """Returns a published hash in words, after a file's own if that differs."""
-    algorithm, _, digits = digest.rpartition(":")
+    algorithm, _, digits = (digest or "").rpartition(":")
     return f"{(algorithm or 'sha256').upper()} {f'{found} instead of ' if found else ''}{digits}…"
 
 
 @contextlib.contextmanager
-def writing(folder):
+def writing(folder: Path) -> Iterator[None]:
     """Makes a folder of the cache, removes what killed processes left there, and explains a failure to write."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

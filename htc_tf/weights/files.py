@@ -14,7 +14,9 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ MAX_EXPANSION = 4
 SLACK = 1 << 20  # bytes that small checkpoints may take anyway
 
 
-def read(path):
+def read(path: str | os.PathLike) -> Any:
     """Returns the object in a checkpoint file: containers, numbers, strings, and stored arrays for `collect`.
 
     Raises:
@@ -51,7 +53,7 @@ def read(path):
     return decode(data, path)
 
 
-def decode(data, path, packed=False):
+def decode(data: bytes, path: str | os.PathLike, packed: bool = False) -> Any:
     """Returns the object in the bytes of a checkpoint file.
 
     Args:
@@ -67,7 +69,7 @@ def decode(data, path, packed=False):
         return read_zip(data, path, packed) if data.startswith(ZIP_MAGIC) else read_pickles(data, path)
 
 
-def collect(named, path):
+def collect(named: Mapping[str, Any], path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Returns {name: array} of {name: stored array}: floating point numbers as float32, integers as int64.
 
     Raises:
@@ -100,7 +102,7 @@ def collect(named, path):
     return arrays
 
 
-def read_zip(data, path, packed):
+def read_zip(data: bytes, path: str | os.PathLike, packed: bool) -> Any:
     """Reads the format since PyTorch 1.6: an archive of NAME/data.pkl, NAME/data/KEY and perhaps NAME/byteorder."""
     if data.count(ZIP_ENTRY) > MAX_MEMBERS:
         raise ValueError(f"more than {MAX_MEMBERS} files in one archive")
@@ -128,12 +130,12 @@ def read_zip(data, path, packed):
     return content
 
 
-def is_checkpoint(name):
+def is_checkpoint(name: str) -> bool:
     """Returns True for the name of a checkpoint in an archive; macOS adds a folder of its own with the same names."""
     return name.endswith(SUFFIXES) and not name.startswith("__MACOSX/")
 
 
-def unpack(archive, checkpoints, size):
+def unpack(archive: zipfile.ZipFile, checkpoints: Sequence[zipfile.ZipInfo], size: int) -> bytes:
     """Returns the bytes of the only checkpoint in a zip archive of `size` bytes."""
     if len(checkpoints) > 1:
         raise ValueError(f"{len(checkpoints)} checkpoints in one archive, unpack it and name one of them")
@@ -145,7 +147,7 @@ def unpack(archive, checkpoints, size):
     return archive.read(info)
 
 
-def member_bytes(data, info):
+def member_bytes(data: bytes, info: zipfile.ZipInfo) -> memoryview:
     """Returns the bytes of an uncompressed file in an archive as a view, since many tensors may share it.
 
     Args:
@@ -161,7 +163,7 @@ def member_bytes(data, info):
     return part
 
 
-def read_pickles(data, path):
+def read_pickles(data: bytes, path: str | os.PathLike) -> Any:
     """Reads the older format of PyTorch or, without its magic number, the single pickle of Paddle."""
     file, budget = io.BytesIO(data), Budget(len(data))
     content = ArrayUnpickler(file, path, budget).load()
@@ -186,7 +188,7 @@ def read_pickles(data, path):
 
 
 @contextlib.contextmanager
-def reading(what):
+def reading(what: object) -> Iterator[None]:
     """Turns any exception into a UserError that names the file, since damaged bytes can raise anything."""
     try:
         yield

@@ -6,6 +6,7 @@
 """
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 
@@ -18,7 +19,7 @@ PAIRS = (PARTS, (BACKBONE, f"{SECOND}."))  # prefixes of a first and a second ba
 STATISTICS = re.compile(r"(.*)\.weight_(gamma|beta)")
 
 
-def complete(arrays, names):
+def complete(arrays: dict[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
     """Returns the arrays with those that a model needs and the arrays imply.
 
     Args:
@@ -30,7 +31,7 @@ def complete(arrays, names):
     return {**arrays, **{k: v for module in sorted(modules) for k, v in statistics(arrays, module).items()}}
 
 
-def copy_backbone(arrays, names):
+def copy_backbone(arrays: dict[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
     """Returns the arrays with those of the only backbone under the names of both backbones of the model.
 
     The second one takes what it has: in CBNetV2 it lacks the shared layers.
@@ -46,13 +47,13 @@ def copy_backbone(arrays, names):
     return arrays
 
 
-def statistics(arrays, module):
+def statistics(arrays: dict[str, np.ndarray], module: str) -> dict[str, np.ndarray]:
     """Returns the statistics of a module's kernel by name, or {} if there is no kernel or if they are stored.
 
     mmdetection also recomputes stored deviations whose mean is not positive.
     """
     kernel, stored = arrays.get(f"{module}.weight"), arrays.get(f"{module}.weight_gamma")
-    if np.ndim(kernel) != 4 or (stored is not None and np.mean(stored) > 0):
+    if kernel is None or np.ndim(kernel) != 4 or (stored is not None and np.mean(stored) > 0):
         return {}
     rows = np.reshape(kernel, (len(kernel), -1)).astype(np.float64)
     deviation = np.sqrt(np.var(rows, axis=1, ddof=1) + KERNEL_EPSILON)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,17 +10,17 @@ import numpy as np
 class Layout(NamedTuple):
     """Both directions. The functions also take the model, which knows the size of the pooled features."""
 
-    ours: Callable  # (their array, model) -> our array
-    theirs: Callable  # (our array, model) -> their array
+    ours: Callable[[np.ndarray, Any], np.ndarray]  # (their array, model) -> our array
+    theirs: Callable[[np.ndarray, Any], np.ndarray]  # (our array, model) -> their array
 
 
-def permutation(*axes):
+def permutation(*axes: int) -> Layout:
     """Our axis i is their axis axes[i]."""
     back = tuple(int(i) for i in np.argsort(axes))
     return Layout(lambda a, model: np.transpose(a, axes), lambda a, model: np.transpose(a, back))
 
 
-def flattened(layout):
+def flattened(layout: Layout) -> Layout:
     """A kernel over all pooled features of an RoI, kept as a matrix: their [out, c y x] is our [y x c, out]."""
 
     def ours(a, model):
@@ -36,7 +36,7 @@ def flattened(layout):
     return Layout(ours, theirs)
 
 
-def deltas(layout):
+def deltas(layout: Layout) -> Layout:
     """Outputs in groups of four, one group per anchor or class: their dx, dy, dw, dh are our dy, dx, dh, dw."""
 
     def swap(a):
@@ -45,12 +45,12 @@ def deltas(layout):
     return Layout(lambda a, model: layout.ours(swap(a), model), lambda a, model: swap(layout.theirs(a, model)))
 
 
-def transposed(layout):
+def transposed(layout: Layout) -> Layout:
     """Their matrix is [in, out]; in `layout` it is [out, in]."""
     return Layout(lambda a, model: layout.ours(a.T, model), lambda a, model: layout.theirs(a, model).T)
 
 
-def merged_first(a, cells=4):
+def merged_first(a: np.ndarray, cells: int = 4) -> np.ndarray:
     """Reorders the input channels of a Swin's patch merging, 2 x 2 cells: [(c y x), ...] becomes [(y x c), ...].
 
     mmdetection orders them (c, y, x), our variables (y, x, c), and the authors of Swin (x, y, c): see `swin_names`.
@@ -60,13 +60,13 @@ def merged_first(a, cells=4):
     return np.reshape(np.moveaxis(parts, 0, 1), a.shape)
 
 
-def merged_last(a, cells=4):
+def merged_last(a: np.ndarray, cells: int = 4) -> np.ndarray:
     """Inverse of `merged_first`."""
     parts = np.reshape(a, (cells, -1, *a.shape[1:]))  # [y x, c, ...]
     return np.reshape(np.moveaxis(parts, 0, 1), a.shape)
 
 
-def relayed(layout):
+def relayed(layout: Layout) -> Layout:
     """Outputs of the feature relay, the cells of a map: their [c y x, in] is our [in, y x c]."""
 
     def ours(a, model):

@@ -5,17 +5,17 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 from htc_tf.weights.other_files import check_path
-from htc_tf.weights.public_weights import WEIGHTS
+from htc_tf.weights.public_weights import WEIGHTS, PublicWeights
 
 
-def nearest(name):
+def nearest(name: str) -> list[str]:
     """Returns up to three names of the table that begin with a name or resemble it."""
     return [known for known in WEIGHTS if known.startswith(name)][:3] or difflib.get_close_matches(
         name, WEIGHTS, n=3, cutoff=0.6
     )
 
 
-def find(text, flag):
+def find(text: str, flag: str) -> PublicWeights | None:
     """Returns the PublicWeights that a flag names, or None if it names a file.
 
     Args:
@@ -37,7 +37,7 @@ def find(text, flag):
     raise UserError(f"{flag} {text} is missing, and no public weights have this name; {advice}")
 
 
-def locate(text, flag):
+def locate(text: str, flag: str) -> tuple[Path, str | None]:
     """Returns the checkpoint file that a flag names, after downloading it if it is not in the cache.
 
     Args:

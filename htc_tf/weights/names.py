@@ -11,6 +11,7 @@ is a, b, c, ...; {s:.} is .0, .1, .2, ..., or nothing if the model has only one.
 import enum
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from htc_tf.weights.tables import composite, convnext, detector, hrnet, res2net, resnet, scnet, swin, switchable, vit
 
@@ -29,7 +30,7 @@ class Index:
     i: int
     count: int
 
-    def __format__(self, first):
+    def __format__(self, first: str) -> str:
         if first == ".":
             return f".{self.i}" if self.count > 1 else ""
         if not first.isalpha():
@@ -39,7 +40,7 @@ class Index:
         return f"b{self.i}" if many else chr(ord(first) + self.i)
 
 
-LAYERS = (
+LAYERS: tuple[Any, ...] = (
     *resnet.LAYERS,
     *res2net.LAYERS,
     *hrnet.LAYERS,

@@ -1,5 +1,6 @@
 """Files that are not checkpoints: recognized by their first bytes and refused, with their kind and advice."""
 
+import os
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ FOLDERS = (
 )
 
 
-def check_path(path):
+def check_path(path: str | os.PathLike) -> None:
     """Raises UserError if a path leads to a folder, or is the prefix of a TensorFlow checkpoint."""
     path = Path(path)
     if path.is_dir():
@@ -40,7 +41,7 @@ def check_path(path):
         raise UserError(f"{path} is a checkpoint of TensorFlow, not of another framework: {EXPORT}")
 
 
-def check_kind(data, path):
+def check_kind(data: bytes, path: str | os.PathLike) -> None:
     """Raises UserError if the bytes of a file are no checkpoint, with the kind that they are.
 
     Args:

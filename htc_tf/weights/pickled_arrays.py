@@ -5,9 +5,9 @@ Nothing here reads a file; each array is a view of bytes that exist.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,15 +23,17 @@ class Storage:
 
     dtype: np.dtype
     count: int
-    fetch: Callable | None = None
+    fetch: Callable[[], bytes | memoryview] | None = None
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of bytes."""
         return self.count * self.dtype.itemsize
 
-    def flat(self):
+    def flat(self) -> np.ndarray:
         """Returns [count] `dtype` without a copy."""
+        if self.fetch is None:
+            raise ValueError("the numbers of a storage are missing")
         data = self.fetch()
         if len(data) != self.size:
             raise ValueError(f"{len(data)} bytes instead of {self.count} numbers ({self.dtype})")
@@ -43,14 +45,14 @@ class Tensor(NamedTuple):
 
     storage: Storage
     offset: int
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
-    def source(self):
+    def source(self) -> tuple[object, int]:
         """Returns the object that holds the numbers, and its size in bytes."""
         return self.storage, self.storage.size
 
-    def array(self):
+    def array(self) -> np.ndarray:
         flat, offset, shape, strides = self.storage.flat(), self.offset, tuple(self.shape), tuple(self.strides)
         numbers = (offset, *shape, *strides)
         small = len(shape) == len(strides) <= MAX_AXES
@@ -68,31 +70,31 @@ class Tensor(NamedTuple):
 class NumpyDtype:
     """NumPy's pickled dtype: a code such as f4, then the byte order."""
 
-    def __init__(self, code, *_):
+    def __init__(self, code: Any, *_: Any) -> None:
         self.code, self.order = code, "="
 
-    def set_state(self, state):
+    def set_state(self, state: Any) -> None:
         self.order = state[1]
 
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         if not isinstance(self.code, str) or not DTYPE_CODE.fullmatch(self.code) or self.order not in list("<>=|"):
             raise ValueError("an array of something other than numbers")
-        return np.dtype(self.code).newbyteorder(self.order)
+        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
 class NumpyArray:
     """NumPy's pickled array: version, shape, dtype, order of the axes, bytes."""
 
-    def __init__(self, *_):
-        self.state = None
+    def __init__(self, *_: Any) -> None:
+        self.state: Any = None
 
-    def set_state(self, state):
+    def set_state(self, state: Any) -> None:
         self.state = state
 
-    def source(self):
+    def source(self) -> tuple[object, int]:
         return self.state[-1], len(self.state[-1])
 
-    def array(self):
+    def array(self) -> np.ndarray:
         _, shape, dtype, fortran, data = self.state
         # Python 2 pickled bytes as a string.
         data = data.encode("latin1") if isinstance(data, str) else data
@@ -105,22 +107,22 @@ class NumpyScalar(NamedTuple):
     dtype: NumpyDtype
     data: bytes
 
-    def source(self):
+    def source(self) -> tuple[object, int]:
         return self.data, len(self.data)
 
-    def array(self):
+    def array(self) -> np.ndarray:
         return np.frombuffer(self.data, self.dtype.dtype()).reshape(())
 
 
 class Mapping(dict):
     """An OrderedDict without the attributes that PyTorch sets on it."""
 
-    def __init__(self, pairs=()):
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
         super().__init__()
         for key, value in pairs:
             self[check_key(key)] = value
 
-    def set_state(self, state):
+    def set_state(self, state: Any) -> None:
         pass
 
 
@@ -130,34 +132,34 @@ class Inert:
 
     name: str  # printable
 
-    def set_state(self, state):
+    def set_state(self, state: Any) -> None:
         pass
 
 
 class Call(NamedTuple):
     """A function that a pickle may call but cannot change."""
 
-    function: Callable
+    function: Callable[..., Any]
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         return self.function(*args)
 
 
-def encode(text, encoding):
+def encode(text: str, encoding: str) -> bytes:
     """Returns the bytes of a text; Python 3 pickles bytes for Python 2 as a call of this function."""
     if encoding != "latin1":
         raise ValueError("bytes in an encoding other than latin1")
     return text.encode("latin1")
 
 
-def check_key(key):
+def check_key(key: Any) -> Any:
     """Returns a valid key of a dict; nested tuples could take forever to hash."""
     if not isinstance(key, str | bytes | int | float | Inert | None):
         raise ValueError(f"a {type(key).__name__} as a key")
     return key
 
 
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),

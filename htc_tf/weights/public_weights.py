@@ -34,32 +34,48 @@ class PublicWeights(NamedTuple):
     file: str
     # First digits of its SHA-256, or "sha384:..." or "md5:..." as pooch writes them; None where none is published.
     digest: str | None
-    gin_files: tuple  # of its model; () for a backbone
-    addresses: tuple  # in the order in which they are tried
+    gin_files: tuple[str, ...]  # of its model; () for a backbone
+    addresses: tuple[str, ...]  # in the order in which they are tried
     box_ap: float | None = None
     mask_ap: float | None = None
     license: str | None = None  # of the project that publishes the file; None where it states none
 
     @property
-    def is_backbone(self):
+    def is_backbone(self) -> bool:
         """True for the classifier of a backbone, False for a detector."""
         return not self.gin_files
 
 
-def of_mmdet(folder, name, date, digits, gin_file, box_ap, mask_ap=None):
+def of_mmdet(
+    folder: str,
+    name: str,
+    date: int | str | None,
+    digits: str | None,
+    gin_file: str,
+    box_ap: float | None,
+    mask_ap: float | None = None,
+) -> PublicWeights:
     """Returns a detector of mmdetection, whose names and paths follow a rule; some names have no date."""
     file = f"{name}_{date}-{digits}.pth" if date else f"{name}-{digits}.pth"
     addresses = tuple(f"{host}/mmdetection/v2.0/{folder}/{name}/{file}" for host in OPENMMLAB)
     return PublicWeights(name, "mmdet", file, digits, (gin_file,), addresses, box_ap, mask_ap, "Apache-2.0")
 
 
-def of_authors(address, gin_file, box_ap, mask_ap, license):
+def of_authors(address: str, gin_file: str, box_ap: float, mask_ap: float, license: str) -> PublicWeights:
     """Returns a detector of a paper's authors, with mmdetection's names of the heads; its name is the file's."""
     file = address.rsplit("/", 1)[1]
     return PublicWeights(file.split(".")[0], "mmdet", file, None, (gin_file,), (address,), box_ap, mask_ap, license)
 
 
-def of_detectron2(folder, name, number, digits, gin_file, box_ap, mask_ap):
+def of_detectron2(
+    folder: str,
+    name: str,
+    number: int | str,
+    digits: str | None,
+    gin_file: str,
+    box_ap: float | None,
+    mask_ap: float | None,
+) -> PublicWeights:
     """Returns a detector of detectron2's model zoo."""
     file = f"model_final_{digits}.pkl"
     address = f"{DETECTRON2}/{folder}/{name}/{number}/{file}"
@@ -67,28 +83,30 @@ def of_detectron2(folder, name, number, digits, gin_file, box_ap, mask_ap):
     return PublicWeights(name, "detectron2", file, f"md5:{digits}", gin_files, (address,), box_ap, mask_ap, license)
 
 
-def of_vitdet(name, number, digits, box_ap, mask_ap):
+def of_vitdet(name: str, number: str, digits: str, box_ap: float, mask_ap: float) -> PublicWeights:
     """Returns a detector of detectron2's ViTDet, whose page states neither a hash nor a license of the files."""
     gin_file = f"gin/vitdet/{name}_100ep_coco.gin"
     weights = of_detectron2("ViTDet/COCO", name, number, digits, gin_file, box_ap, mask_ap)
     return weights._replace(name=f"{name}_100ep", digest=None, license="Apache-2.0")
 
 
-def of_torchvision(name, digits):
+def of_torchvision(name: str, digits: str | None) -> PublicWeights:
     """Returns an ImageNet classifier of torchvision, with the first published weights (V1)."""
     file = f"{name}-{digits}.pth"
     addresses = (f"{TORCHVISION}/{file}",)
     return PublicWeights(name, "torchvision", file, digits, (), addresses, license="BSD-3-Clause")
 
 
-def of_openmmlab(name, digits, suffix=""):
+def of_openmmlab(name: str, digits: str | None, suffix: str = "") -> PublicWeights:
     """Returns an ImageNet classifier of open-mmlab's collection, under torchvision's names."""
     file = f"{name}{suffix}-{digits}.pth"
     addresses = tuple(f"{host}/pretrain/third_party/{file}" for host in OPENMMLAB)
     return PublicWeights(name, "torchvision", file, digits, (), addresses)
 
 
-def of_classifier(source, *addresses, license, name=None, digest=None):
+def of_classifier(
+    source: str, *addresses: str, license: str | None, name: str | None = None, digest: str | None = None
+) -> PublicWeights:
     """Returns an ImageNet classifier of a paper's authors; its name is the file's unless given."""
     file = addresses[0].rsplit("/", 1)[1]
     return PublicWeights(name or file.split(".")[0], source, file, digest, (), addresses, license=license)

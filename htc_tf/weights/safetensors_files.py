@@ -13,7 +13,7 @@ import safetensors
 from htc_tf.weights.pickled_arrays import BFLOAT16
 
 MAX_HEADER = 10_000_000  # bytes; 2,400 tensors take about 300,000
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -30,26 +30,26 @@ DTYPES = {
 class RawArray(NamedTuple):
     """An array as the library returns it."""
 
-    shape: list
+    shape: list[int]
     dtype: str  # key of DTYPES, unless NumPy lacks it
     data: bytearray
 
-    def source(self):
+    def source(self) -> tuple[object, int]:
         """Returns the object that holds the numbers, and its size in bytes."""
         return self.data, len(self.data)
 
-    def array(self):
+    def array(self) -> np.ndarray:
         if self.dtype not in DTYPES:
             raise ValueError(f"numbers of type {self.dtype}, which NumPy lacks")
         return np.frombuffer(self.data, DTYPES[self.dtype]).reshape(self.shape)
 
 
-def is_safetensors(data):
+def is_safetensors(data: bytes) -> bool:
     """Returns True if a file starts with a plausible length of a header and the header's brace."""
     return data[6:9] == b"\0\0{"
 
 
-def read_safetensors(data):
+def read_safetensors(data: bytes) -> dict[str, RawArray]:
     """Returns {name: RawArray} of a file's bytes."""
     (length,) = struct.unpack_from("<Q", data)
     if length > MAX_HEADER:

@@ -1,7 +1,8 @@
 """Sources of weights: a checkpoint file as arrays under the names of mmdetection or Paddle."""
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,9 @@ from htc_tf.weights.wrappers import class_names, unwrap
 class Source(NamedTuple):
     """Reader of one --source."""
 
-    read: Callable  # ({name: array}, path) -> (arrays, notes), a function of `versions`
+    read: Callable[..., tuple[dict[str, np.ndarray], list[str]]]  # arguments: {name: array}, path; see `versions`
     framework: Framework  # of the arrays' names
-    marks: tuple  # regular expressions; a file of this source has a name that matches each
+    marks: tuple[str, ...]  # regular expressions; a file of this source has a name that matches each
     absent: str | None = None  # regular expression of names that this source never has
 
 
@@ -74,14 +75,14 @@ OTHERS = (
 class Weights(NamedTuple):
     """Content of a checkpoint file."""
 
-    arrays: dict  # {the framework's name: array}
+    arrays: dict[str, np.ndarray]  # {the framework's name: array}
     framework: Framework
     source: str  # key of SOURCES
-    class_names: list | None  # of the detector's classes in the order of its outputs, without the background
-    notes: list  # of str, for the user
+    class_names: list[str] | None  # of the detector's classes in the order of its outputs, without the background
+    notes: list[str]  # for the user
 
 
-def read_weights(path, source=None, ema=None):
+def read_weights(path: str | os.PathLike, source: str | None = None, ema: bool | None = None) -> Weights:
     """Reads the weights in a checkpoint file of another framework.
 
     Args:
@@ -103,7 +104,7 @@ def read_weights(path, source=None, ema=None):
     return Weights(arrays, SOURCES[source].framework, source, names, [*notes, *more])
 
 
-def detect(names, path):
+def detect(names: Collection[str], path: str | os.PathLike) -> str:
     """Returns the key of SOURCES by the names in a file.
 
     Raises:
@@ -118,13 +119,13 @@ def detect(names, path):
     raise UserError(f"{path} is of another architecture{kind}: it has weights such as {shown}")
 
 
-def check_finite(arrays, path):
+def check_finite(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> None:
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         raise UserError(f"{path} holds NaN or infinity in {', '.join(bad[:8])}: its training failed")
 
 
-def check_classes(names, arrays):
+def check_classes(names: list[str] | None, arrays: dict[str, np.ndarray]) -> list[str] | None:
     """Returns the classes that a file states if the detector has as many, COCO's for 81 outputs, or None.
 
     Args:

@@ -1,5 +1,6 @@
 """Swin Transformers of their authors (https://github.com/microsoft/Swin-Transformer): their names and layouts here."""
 
+import os
 import re
 
 import numpy as np
@@ -20,7 +21,7 @@ RENAMED = (
 )
 
 
-def from_swin(arrays, path):
+def from_swin(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads the backbone of a Swin classifier of its authors, which has no output norms."""
     if SWIN_MARK not in arrays:
         raise UserError(f"{path} is not a Swin Transformer of its authors: it lacks {SWIN_MARK}")
@@ -28,7 +29,7 @@ def from_swin(arrays, path):
         return rename_swin(arrays), []
 
 
-def rename_swin(arrays, prefix=BACKBONE):
+def rename_swin(arrays: dict[str, np.ndarray], prefix: str = BACKBONE) -> dict[str, np.ndarray]:
     """Returns {prefix and mmdetection's name: array} of {its authors' name: array}, without a classifier."""
     renamed = {}
     for name, array in arrays.items():

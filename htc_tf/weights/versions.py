@@ -4,6 +4,7 @@ Each `from_*` function takes {name: array} of a file and the file's path, for me
 the names of the tables and a list of notes for the user.
 """
 
+import os
 import re
 
 import numpy as np
@@ -26,7 +27,7 @@ VERSION_1_NOTE = (
 VIT_HEAD = re.compile(r"(cls_token|mask_token|norm|fc_norm|head|decoder\w*)(\.|$)")
 
 
-def from_mmdet(arrays, path):
+def from_mmdet(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads a detector of mmdetection 1, 2 or 3, or one of Swin's authors, which has their names in its backbone."""
     for swins in ((BACKBONE,), PARTS):
         if swins[0] + SWIN_MARK in arrays:
@@ -47,7 +48,7 @@ def from_mmdet(arrays, path):
     return renamed, [VERSION_1_NOTE]
 
 
-def background_last(name, array):
+def background_last(name: str, array: np.ndarray) -> np.ndarray:
     """Moves the background, mmdetection 1's class 0, to the end in box heads and removes it from mask heads.
 
     The RPN has no classes. Source: mmdetection's tools/model_converters/upgrade_model_version.py, which removes the
@@ -62,7 +63,7 @@ def background_last(name, array):
     return array
 
 
-def from_torchvision(arrays, path):
+def from_torchvision(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads the backbone of a classifier of torchvision, or of a ResNeXt, Res2Net or HRNet with such names."""
     arrays = {name: array for name, array in arrays.items() if not CLASSIFIER.match(name)}
     if RES2NET_STEM in arrays:
@@ -70,11 +71,11 @@ def from_torchvision(arrays, path):
     return {BACKBONE + name: array for name, array in arrays.items()}, []
 
 
-def from_vit(arrays, path):
+def from_vit(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads a ViT that MAE or timm has trained on ImageNet, without its classifier, tokens and decoder."""
     return {f"{BACKBONE}net.{name}": array for name, array in arrays.items() if not VIT_HEAD.match(name)}, []
 
 
-def from_paddle(arrays, path):
+def from_paddle(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reads a detector of the Paddle port, whose names are those of the tables."""
     return arrays, []

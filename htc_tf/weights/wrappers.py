@@ -9,6 +9,9 @@ Averages (EMA) of the weights lie in a file in one of four ways:
 - some publish the average alone.
 """
 
+import os
+from typing import Any
+
 from htc_tf.errors import UserError
 from htc_tf.weights.pickled_arrays import Inert
 
@@ -24,7 +27,7 @@ MMCV_NOTE = (
 )
 
 
-def unwrap(content, path, ema=None):
+def unwrap(content: Any, path: str | os.PathLike, ema: bool | None = None) -> tuple[dict[str, Any], list[str]]:
     """Returns {name: stored array} without the wrappers around it, and a list of notes for the user.
 
     Args:
@@ -60,7 +63,7 @@ def unwrap(content, path, ema=None):
     return plain, notes
 
 
-def choose(content, ema):
+def choose(content: Any, ema: bool | None) -> tuple[Any, bool]:
     """Returns the state dict in a training checkpoint, or the content itself, and True if it is an average."""
     found = content if isinstance(content, dict) else {}
     if all(isinstance(found.get(key), dict) for key in EXCHANGED):
@@ -75,12 +78,12 @@ def choose(content, ema):
     return (content if last is None else last), False
 
 
-def is_name(key):
+def is_name(key: object) -> bool:
     """Returns True if a key can be the name of a weight and can be printed in a message."""
     return isinstance(key, str) and key.isprintable() and 0 < len(key) <= MAX_NAME
 
 
-def class_names(content):
+def class_names(content: Any) -> list[str] | None:
     """Returns the names of the classes that a checkpoint of mmdetection 2 or 3 states, or None."""
     meta = content.get("meta") if isinstance(content, dict) else None
     meta = meta if isinstance(meta, dict) else {}

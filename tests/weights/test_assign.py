@@ -17,7 +17,8 @@ from htc_tf.models.rpn import RPN
 from htc_tf.models.semantic_head import SemanticHead
 from htc_tf.models.stage import Stage
 from htc_tf.weights import Unmatched, entries, load_mmdet, load_paddle, mmdet_arrays, paddle_arrays
-from htc_tf.weights.assign import NamedWeights
+from htc_tf.weights.assign import Entry, NamedWeights
+from htc_tf.weights.layouts import TABLE
 from htc_tf.weights.names import Framework, Index
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
@@ -216,3 +217,13 @@ def test_a_model_without_variables_is_refused():
 def test_float64_and_other_types_become_float32(model, arrays):
     load_mmdet(model, {name: tf.constant(array).numpy().astype(np.float64) for name, array in arrays.items()})
     assert mmdet_arrays(model)["neck.fpn_convs.0.conv.weight"].dtype == np.float32
+
+
+def test_a_number_that_the_arrays_lack_is_not_found():
+    """An absent array has the shape [] for NumPy, and so has a variable that is a single number."""
+    variable, weights = tf.Variable(1.0), NamedWeights.__new__(NamedWeights)
+    weights.model, weights.entries = None, {id(variable): Entry("scale", variable, TABLE)}
+    weights.arrays = {}
+    assert weights.find(variable, ()) is None
+    weights.arrays = {"scale": np.float32(2)}
+    assert weights.find(variable, ()) == 2

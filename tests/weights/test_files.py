@@ -12,6 +12,7 @@ import pytest
 from htc_tf.errors import UserError
 from htc_tf.weights import pickles
 from htc_tf.weights.files import read
+from htc_tf.weights.pickled_arrays import Storage
 from tests.weights.reading import load, refused
 
 FORMATS = ["pytorch_zip", "pytorch_legacy", "paddle_arrays", "paddle_tuples"]
@@ -242,3 +243,8 @@ def test_packed_files_are_bounded(write, tmp_path):
     pack(a=(tmp_path / "x.pth").read_bytes())
     pack(a=path.read_bytes())  # packed twice
     refused(path, "a compressed archive")
+
+
+def test_a_storage_without_numbers_is_damage():
+    with pytest.raises(ValueError, match="the numbers of a storage are missing"):
+        Storage(np.dtype("<f4"), 1).flat()

@@ -4,7 +4,7 @@ from htc_tf.weights.tables import res2net, resnet, swin
 from htc_tf.weights.tables.kinds import CONVOLUTION, NORM
 
 
-def inside(name, part):
+def inside(name: str, part: str) -> str:
     """Returns a name of a backbone, "backbone" or "backbone. ...", in a part of a composite."""
     return f"backbone.{part}{name.removeprefix('backbone')}"
 
