@@ -6,18 +6,21 @@ ones, so the queue is limited to MAX_QUEUED batches.
 
 import contextlib
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from htc_tf.errors import ModelFailed, UserError, reason_of
+from htc_tf.inference.results import ImageDetector, ImageResult
 
 MAX_QUEUED = 4  # batches' worth of images in memory
 FAILED = object()  # the result of an image on which the model failed
 
 
 @contextlib.contextmanager
-def model_errors():
+def model_errors() -> Iterator[None]:
     """Turns a TensorFlow error inside this context into a ModelFailed with a one-line message."""
     try:
         yield
@@ -28,11 +31,17 @@ def model_errors():
 class QueuedImage:
     """An image in the queue. `result` is None until it has been detected."""
 
-    def __init__(self, name, image):
+    def __init__(self, name: Any, image: np.ndarray) -> None:
         self.name, self.image, self.result = name, image, None
 
 
-def detect_in_batches(detector, images, batch=1, failed=None, semantic=False):
+def detect_in_batches(
+    detector: ImageDetector,
+    images: Iterable[tuple[Any, np.ndarray]],
+    batch: int = 1,
+    failed: Callable[[Any, ModelFailed], None] | None = None,
+    semantic: bool = False,
+) -> Iterator[tuple[Any, np.ndarray, ImageResult]]:
     """Detects objects in a stream of images.
 
     A batch gives the same results as its images one by one, except for float32 rounding in the last digits.
@@ -70,6 +79,7 @@ def detect_in_batches(detector, images, batch=1, failed=None, semantic=False):
             if result is not FAILED:
                 yield name, image, result
         return
+    padded_shape = detector.padded_shape  # type: ignore[attr-defined]  # as a Detector has it
     queue, groups = deque(), {}  # all queued images in input order; those not yet detected, by padded shape
 
     def detect(shape):
@@ -89,13 +99,13 @@ def detect_in_batches(detector, images, batch=1, failed=None, semantic=False):
                 yield queued.name, queued.image, queued.result
 
     for name, image in images:
-        queued, shape = QueuedImage(name, image), detector.padded_shape(image)
+        queued, shape = QueuedImage(name, image), padded_shape(image)
         queue.append(queued)
         groups.setdefault(shape, []).append(queued)
         if len(groups[shape]) == batch:
             detect(shape)
         elif len(queue) == MAX_QUEUED * batch:
-            detect(detector.padded_shape(queue[0].image))  # the first image holds back all others
+            detect(padded_shape(queue[0].image))  # the first image holds back all others
         yield from pop_finished()
     for shape in list(groups):
         detect(shape)

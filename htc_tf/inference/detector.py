@@ -3,18 +3,33 @@
 The commands predict, eval, export and explain use it, and the evaluations during training.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import restore_weights
 from htc_tf.data.preprocessing import choose_shape, fitted_size, pad_to, resize_to_fit
 from htc_tf.errors import UserError
-from htc_tf.inference.results import image_results
+from htc_tf.inference.results import ImageResult, image_results
 from htc_tf.inference.semantic_map import enlarge
-from htc_tf.structures import Detections
+from htc_tf.structures import Batch, Detections
+
+if TYPE_CHECKING:
+    from htc_tf.experiment import Experiment
+    from htc_tf.models.htc import HTC
+    from htc_tf.run import Run
 
 
-def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
+def restore(
+    experiment: Experiment,
+    run: Run,
+    seed: int = 0,
+    find_strategy: Callable[[], tf.distribute.Strategy] = tf.distribute.get_strategy,
+) -> Detector:
     """Returns a Detector with the newest weights of a run, or with their averages if the experiment has `ema_decay`.
 
     Args:
@@ -41,7 +56,7 @@ def restore(experiment, run, seed=0, find_strategy=tf.distribute.get_strategy):
 class Detector:
     """Maps images to detections, and to the semantic map if it is wanted, in one pass of the network."""
 
-    def __init__(self, model, experiment, strategy=None):
+    def __init__(self, model: HTC, experiment: Experiment, strategy: tf.distribute.Strategy | None = None) -> None:
         """
         Args:
             model: HTC with variables, built in the strategy's scope.
@@ -74,7 +89,7 @@ class Detector:
         detections = self.model.infer(images, sizes) if augmented else self.model.detect(outputs)
         return detections, outputs.semantic.logits
 
-    def detect(self, images, sizes):
+    def detect(self, images: np.ndarray | tf.Tensor, sizes: np.ndarray | tf.Tensor) -> Detections:
         """Returns Detections as NumPy arrays, in pixels of the padded input.
 
         Args:
@@ -83,7 +98,7 @@ class Detector:
         """
         return _to_numpy(self._detect(images, sizes))
 
-    def detect_each(self, batches, stage_masks=False):
+    def detect_each(self, batches: Sequence[Batch], stage_masks: bool = False) -> list[Detections]:
         """Detects in one batch on each replica.
 
         Args:
@@ -109,11 +124,11 @@ class Detector:
         ]
         return [Detections(*fields) for fields in zip(*per_field, strict=True)]
 
-    def detect_image(self, image, semantic=False):
+    def detect_image(self, image: np.ndarray, semantic: bool = False) -> ImageResult:
         """Returns the ImageResult of an image [H, W, 3] uint8 of any size, in its own pixels."""
         return self.detect_images([image], semantic=semantic)[0]
 
-    def detect_images(self, images, rows=1, semantic=False):
+    def detect_images(self, images: Sequence[np.ndarray], rows: int = 1, semantic: bool = False) -> list[ImageResult]:
         """Detects in several images at once.
 
         Args:
@@ -142,7 +157,7 @@ class Detector:
             results = [result._replace(labels=labels) for result, labels in zip(results, maps, strict=True)]
         return results
 
-    def label_map(self, image):
+    def label_map(self, image: np.ndarray) -> np.ndarray:
         """Returns the semantic branch's label of each pixel, [H, W] uint8, of an image [H, W, 3] uint8.
 
         Raises:
@@ -156,19 +171,20 @@ class Detector:
         if self.model.semantic_head is None:
             raise UserError("a semantic map needs a model with the semantic branch (SEMANTIC = True)")
 
-    def prepare(self, image):
+    def prepare(self, image: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns an image [H, W, 3] uint8 as `detect` takes it: images [1, H', W', 3] and sizes [1, 2]."""
         height, width = self.padded_shape(image)
         resized, size = resize_to_fit(tf.constant(image), self.input.min_side, self.input.max_side)
         return pad_to(resized, height, width)[tf.newaxis], size[tf.newaxis]
 
-    def padded_shape(self, image):
+    def padded_shape(self, image: np.ndarray) -> tuple[int, int]:
         """Returns the (height, width) to which an image [H, W, 3] is padded."""
-        size = fitted_size(*image.shape[:2], self.input.min_side, self.input.max_side)
+        height, width = image.shape[:2]
+        size = fitted_size(height, width, self.input.min_side, self.input.max_side)
         return self.input.shapes[choose_shape(size, self.input.shapes)]
 
 
-def enlarge_to(image, logits, size):
+def enlarge_to(image: np.ndarray, logits: tf.Tensor, size: tf.Tensor) -> np.ndarray:
     """Returns labels [H, W] uint8 of an image from its logits [h, w, S], given its resized height and width."""
     return enlarge(logits, image.shape[:2], size / tf.constant(image.shape[:2], tf.float32))
 

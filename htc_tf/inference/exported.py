@@ -5,7 +5,10 @@ Neither gin nor the model's own code is needed.
 
 import contextlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +18,7 @@ from htc_tf import formats
 from htc_tf.errors import ModelFailed, UserError, reason_of
 from htc_tf.inference.batching import model_errors
 from htc_tf.inference.exported_outputs import read_row
+from htc_tf.inference.results import ImageResult
 
 CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow reserves assets.extra for users
 
@@ -22,7 +26,7 @@ CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow reserv
 class ExportedDetector:
     """The newest version of an export as a detector. `categories` are K dicts {"id", "name"} by class index."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike) -> None:
         """
         Args:
             folder: Path of an export, with versions EXPORT/1, EXPORT/2, ..., or of one version.
@@ -32,7 +36,7 @@ class ExportedDetector:
         version, self.model, self.serve = load_export(folder, "predict_image")
         self.categories = self.read_categories(version / CLASSES)
 
-    def read_categories(self, path):
+    def read_categories(self, path: Path) -> list[dict[str, Any]]:
         """Returns the categories of the file at `path`, or else the model's class names with ids 1, 2, ..."""
         try:
             if path.is_file():
@@ -44,13 +48,13 @@ class ExportedDetector:
             ) from error
         return [{"id": index + 1, "name": name.decode()} for index, name in enumerate(names)]
 
-    def detect_image(self, image, semantic=False):
+    def detect_image(self, image: np.ndarray, semantic: bool = False) -> ImageResult:
         """Returns the ImageResult of an image [H, W, 3] uint8 of any size, with the semantic map if it is wanted."""
         outputs = self.predict(image)
         result = read_row(outputs).result
         return result._replace(labels=read_labels(outputs)) if semantic else result
 
-    def label_map(self, image):
+    def label_map(self, image: np.ndarray) -> np.ndarray:
         """Returns the semantic branch's label of each pixel, [H, W] uint8, of an image [H, W, 3] uint8.
 
         Raises:
@@ -58,7 +62,7 @@ class ExportedDetector:
         """
         return read_labels(self.predict(image))
 
-    def predict(self, image):
+    def predict(self, image: np.ndarray) -> dict[str, Any]:
         """Returns {output: array without the batch dimension} for an image [H, W, 3] uint8.
 
         Raises:
@@ -72,7 +76,7 @@ class ExportedDetector:
         return outputs
 
 
-def read_labels(outputs):
+def read_labels(outputs: dict[str, Any]) -> np.ndarray:
     """Returns the semantic map [H, W] uint8 of an image's outputs."""
     if "semantic_png_bytes" not in outputs:
         raise UserError("a semantic map needs a model that was exported with --semantic")
@@ -82,7 +86,7 @@ def read_labels(outputs):
 class LocalClient:
     """Client of an export's newest version in this process, with the interface of RestClient and GrpcClient."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike) -> None:
         """
         Args:
             folder: Path of an export, with versions EXPORT/1, EXPORT/2, ..., or of one version.
@@ -91,7 +95,7 @@ class LocalClient:
         """
         _, self.model, self.serve = load_export(folder, "serving_default")
 
-    def predict(self, files):
+    def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Returns {output: array [B, ...]} for B encoded images; strings are arrays of bytes objects.
 
         Raises:
@@ -102,7 +106,7 @@ class LocalClient:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-def load_export(folder, signature):
+def load_export(folder: str | os.PathLike, signature: str) -> tuple[Path, Any, Any]:
     """Loads the newest version of an export.
 
     Returns:
@@ -127,7 +131,7 @@ def load_export(folder, signature):
         raise UserError(f"{version}: cannot be loaded ({reason}): export the run again") from error
 
 
-def check_format(path):
+def check_format(path: Path) -> None:
     """Checks the format number of an export, in its classes.json; `read_categories` reports a damaged file."""
     content = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -136,7 +140,7 @@ def check_format(path):
         formats.check(content.get("format"), formats.EXPORT, path)
 
 
-def newest_version(folder):
+def newest_version(folder: str | os.PathLike) -> Path | None:
     """Returns EXPORT/N with the highest N, as a model server does, or EXPORT itself; None without a model."""
     folder = Path(folder)
     if (folder / "saved_model.pb").is_file():

@@ -3,12 +3,16 @@
 This module does not import TensorFlow, so a client of a server needs none.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.inference.inputs import Unreadable, read_image
+from htc_tf.inference.inputs import Unreadable, Url, read_image
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.results import ImageResult
 from htc_tf.ops.paste import encode_masks
@@ -25,7 +29,7 @@ class Response(NamedTuple):
     result: ImageResult
     names: list[str]  # the objects' class names
 
-    def above(self, threshold):
+    def above(self, threshold: float) -> Response:
         """Returns a Response with the objects whose score is at least `threshold`."""
         keep = np.flatnonzero(self.result.scores >= threshold)
         masks = self.result.masks
@@ -33,7 +37,7 @@ class Response(NamedTuple):
         kept = ImageResult(boxes, scores, classes, None if masks is None else [masks[index] for index in keep])
         return self._replace(result=kept, names=[self.names[index] for index in keep])
 
-    def describe(self, masks=False):
+    def describe(self, masks: bool = False) -> dict[str, Any]:
         """Returns a dict for JSON; with `masks`, each detection has its COCO run lengths as `segmentation`."""
         found = [
             {"class": name, "score": round(score, 4), "box": [round(side, 2) for side in box]}
@@ -45,7 +49,7 @@ class Response(NamedTuple):
             found = [{**row, "segmentation": run} for row, run in zip(found, self.result.masks, strict=True)]
         return {"height": self.size[0], "width": self.size[1], "detections": found}
 
-    def draw(self, path, output, threshold):
+    def draw(self, path: Path | Url, output: Path, threshold: float) -> None:
         """Draws the objects with a score of at least `threshold` on the image at `path`, saved to `output`."""
         # Only the names of detected classes are in the response; the others are never drawn.
         categories = [{"id": index + 1, "name": ""} for index in range(self.result.classes.max(initial=-1) + 1)]
@@ -54,7 +58,7 @@ class Response(NamedTuple):
         Prediction(read_pixels(path, self.size), self.result, categories).draw(output, threshold)
 
 
-def read_responses(outputs):
+def read_responses(outputs: Mapping[str, np.ndarray]) -> list[Response]:
     """Returns a Response for each row of a model's output arrays {name: [B, ...]}.
 
     Raises:
@@ -69,7 +73,7 @@ def read_responses(outputs):
     return [read_row({name: array[row] for name, array in outputs.items()}) for row in range(len(outputs["boxes"]))]
 
 
-def read_row(row):
+def read_row(row: dict[str, Any]) -> Response:
     """Returns the Response of one image's outputs, arrays without the batch dimension."""
     count = int(row["num_detections"])
     size = tuple(row["sizes"].tolist())
@@ -78,10 +82,12 @@ def read_row(row):
     return Response(row["status"].decode(), size, result, [name.decode() for name in row["class_names"]])
 
 
-def read_masks(row, height, width):
+def read_masks(row: dict[str, Any], height: int, width: int) -> list[dict[str, Any]] | None:
     """Returns the masks of one image as COCO run lengths, from whichever output has them; None without masks."""
     if "masks_rle_bytes" in row:
-        runs = [{"size": [height, width], "counts": bytes(counts)} for counts in row["masks_rle_bytes"]]
+        runs: list[dict[str, Any]] = [
+            {"size": [height, width], "counts": bytes(counts)} for counts in row["masks_rle_bytes"]
+        ]
         if not all(is_valid_rle(run, height, width) for run in runs):
             raise UserError(f"the model's response is damaged: run lengths that do not fill {height} x {width} pixels")
         return [run | {"counts": run["counts"].decode()} for run in runs]
@@ -90,7 +96,7 @@ def read_masks(row, height, width):
     return None
 
 
-def read_pixels(path, size):
+def read_pixels(path: Path | Url, size: tuple[int, int]) -> np.ndarray:
     """Returns an image file as [H, W, 3] uint8 RGB, upright, as the model saw it.
 
     Raises:

@@ -7,7 +7,9 @@ import glob
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -27,13 +29,14 @@ EXPECTED = (
     "uint8 or uint16, or a list of them"
 )
 MAX_PIXELS = image_io.MAX_PIXELS
+ImageSource: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
 
 class Url(str):
     """The URL of an image file, with a path's `name`, `stem` and `suffix` for the outputs."""
 
     @property
-    def name(self):
+    def name(self) -> str:
         try:
             last = unquote(urlsplit(self).path).rstrip("/").rpartition("/")[2]
         except ValueError:  # no valid URL, which `urls.fetch` reports
@@ -41,23 +44,23 @@ class Url(str):
         return re.sub(r"[^\w.() -]+", "_", last).strip(". ") or "image"
 
     @property
-    def stem(self):
+    def stem(self) -> str:
         return PurePosixPath(self.name).stem
 
     @property
-    def suffix(self):
+    def suffix(self) -> str:
         return PurePosixPath(self.name).suffix
 
 
 class Unreadable(UserError):
     """A file that is neither a readable image nor a readable video. `reason` is the message without the file's name."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path: object, reason: object) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
 
 
-def find_inputs(names, lines=()):
+def find_inputs(names: Iterable[str], lines: Iterable[str] = ()) -> list[Path | Url]:
     """Returns the paths and Urls of images and videos that names stand for, in order and without duplicates.
 
     Args:
@@ -89,13 +92,13 @@ def find_inputs(names, lines=()):
     return list(found)
 
 
-def as_location(name):
+def as_location(name: str) -> Path | Url:
     """Returns a name as a Url if it begins with a scheme, else as a Path."""
     scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name)
     return Url(scheme[0].lower() + name[scheme.end() :]) if scheme else Path(name)
 
 
-def as_image(source, max_pixels=MAX_PIXELS):
+def as_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns an image as [H, W, 3] uint8 RGB.
 
     Args:
@@ -116,7 +119,7 @@ def as_image(source, max_pixels=MAX_PIXELS):
             if getattr(source, "tile", None):  # not decoded yet
                 image_io.check_pixels(source.size, max_pixels, _limit(max_pixels))
             return image_io.to_rgb(source)
-        if hasattr(source, "read"):
+        if not isinstance(source, np.ndarray) and hasattr(source, "read"):
             name = str(getattr(source, "name", name))
             return _decode(image_io.read_stream(source), name, max_pixels)
     except image_io.ImageError as error:
@@ -131,7 +134,7 @@ def as_image(source, max_pixels=MAX_PIXELS):
     return pixels
 
 
-def read_image(path, max_pixels=MAX_PIXELS, limit="max_pixels"):
+def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> np.ndarray:
     """Returns an image file as [H, W, 3] uint8 RGB, rotated by its EXIF orientation; the first frame of an animation.
 
     It is decoded by `data.image_io`, as the records are.
@@ -150,7 +153,7 @@ def read_image(path, max_pixels=MAX_PIXELS, limit="max_pixels"):
         raise Unreadable(path, str(error)) from error
 
 
-def read_encoded(path):
+def read_encoded(path: Path | Url) -> bytes:
     """Returns the content of an image file, given by its path or Url.
 
     Raises:

@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -97,14 +97,14 @@ def unique_stems(stems: Sequence[str]) -> list[str]:
     return list(unique.values())
 
 
-def cut_out_name(stem, number, class_name):
+def cut_out_name(stem: str, number: int, class_name: str) -> str:
     """Returns STEM_01_person.png, with the valid characters of a class name, at most 40 of them."""
     label = re.sub(r"\W+", "_", class_name)[:MAX_LABEL].encode()
     start, ending = f"{shorten(stem)}_{number:02d}_", ".png"
     return start + label[: MAX_NAME - len(os.fsencode(start + ending))].decode(errors="ignore") + ending
 
 
-def shorten(stem, end=""):
+def shorten(stem: str, end: str = "") -> str:
     """Returns `stem` + `end`, with the stem, after its last slash, cut so that both fit MAX_STEM bytes."""
     room = MAX_STEM - len(os.fsencode(end))
     folder, slash, name = stem.rpartition("/")
@@ -112,7 +112,7 @@ def shorten(stem, end=""):
     return folder + slash + (name if len(encoded) <= room else encoded[:room].decode(errors="ignore")) + end
 
 
-def refuse_replacing(paths, names, output):
+def refuse_replacing(paths: Iterable[Path], names: Iterable[str], output: Path) -> None:
     """Raises UserError if one of output/NAME is a file of `paths`, or a link to one."""
     inputs = {_identity(path) for path in paths} - {None}
     for name in names:

@@ -1,6 +1,7 @@
 """Overview of a large image: reduced by a whole factor to a size that can be drawn, made from the image's windows."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,11 @@ MAX_PIXELS = 2**22  # of an overview
 class Overview:
     """`image` is [ceil(H / f), ceil(W / f), 3] uint8 RGB, the means of f x f pixels."""
 
-    def __init__(self, height, width):
+    def __init__(self, height: int, width: int) -> None:
         self.factor = reduction(height, width)
         self.image = np.zeros([-(-height // self.factor), -(-width // self.factor), 3], np.uint8)
 
-    def add(self, pixels, top, left):
+    def add(self, pixels: np.ndarray, top: int, left: int) -> None:
         """Adds a window [h, w, 3] of the image; windows come row after row.
 
         A cell that the window's end cuts is completed by the next window, if the two overlap by a cell.
@@ -32,12 +33,12 @@ class Overview:
         self.image[first : first + len(rows), second : second + len(columns)] = sums // counts[..., None]
 
 
-def reduction(height, width):
+def reduction(height: int, width: int) -> int:
     """Returns the smallest whole factor by which an image must be reduced to have about `MAX_PIXELS` pixels at most."""
     return max(math.ceil(math.sqrt(height * width / MAX_PIXELS)), 1)
 
 
-def shrink_mask(mask, factor):
+def shrink_mask(mask: dict[str, Any], factor: int) -> dict[str, Any]:
     """Reduces a mask by sampling one pixel of each cell, without decoding the rest.
 
     Args:

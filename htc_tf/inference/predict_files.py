@@ -5,19 +5,21 @@ Files that cannot be read are skipped and reported. `label_files` has the format
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from htc_tf.errors import ModelFailed
 from htc_tf.inference import label_files
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, Unreadable, read_image
-from htc_tf.inference.label_files import predictions
-from htc_tf.inference.output_names import cut_out_name, name_files, refuse_replacing
+from htc_tf.inference.label_files import LabelWriter, predictions
+from htc_tf.inference.output_names import InputFile, cut_out_name, name_files, refuse_replacing
 from htc_tf.inference.prediction import THRESHOLD, Prediction, save
+from htc_tf.inference.results import ImageDetector
 from htc_tf.inference.semantic_map import draw_labels
 from htc_tf.inference.tile_plan import OVERLAP
 from htc_tf.inference.tiling import detect_tiled
@@ -77,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 def predict_files(
-    detector: Any,
+    detector: ImageDetector,
     categories: list[dict[str, Any]],
     paths: Sequence[Path],
     output: Path,
@@ -98,8 +100,8 @@ def predict_files(
     files = name_files(paths, [video_ending(path) if path in videos else options.ending for path in paths])
     writers = {name: label_files.find_writer(name) for name in options.formats}
     images = [file for file in files if file.path not in videos]
-    labels = [name for writer in writers.values() for name in writer.paths(images)]
-    refuse_replacing(paths, [file.drawing for file in files] + [predictions.RESULTS] + labels, output)
+    names = [name for writer in writers.values() for name in writer.paths(images)]
+    refuse_replacing(paths, [file.drawing for file in files] + [predictions.RESULTS] + names, output)
     with contextlib.ExitStack() as stack:
 
         def opened(writer):
@@ -123,7 +125,17 @@ def predict_files(
 class Job:
     """Prediction on files while it runs. The arguments are those of `predict_files`, its open files and its bar."""
 
-    def __init__(self, detector, categories, files, output, options, results, labels, bar):
+    def __init__(
+        self,
+        detector: ImageDetector,
+        categories: Sequence[dict[str, Any]],
+        files: Sequence[InputFile],
+        output: Path,
+        options: Options,
+        results: predictions.Writer,
+        labels: dict[str, LabelWriter],
+        bar: tqdm,
+    ) -> None:
         self.detector, self.categories, self.output, self.options = detector, categories, output, options
         self.results = results  # label_files.predictions.Writer
         self.labels = labels  # Writer by name of a format
@@ -132,11 +144,13 @@ class Job:
         self.frame_ids = (number for number in itertools.count(len(files)) if number not in taken)
         self.skipped, self.left_out = [], []
 
-    def skip(self, file, reason):
+    def skip(self, file: InputFile, reason: object) -> None:
         self.skipped.append((file.path, str(reason)))
         self.bar.update()
 
-    def detect(self, images, failed, semantic=False):
+    def detect(
+        self, images: Iterable[tuple[Any, Any]], failed: Callable[[Any, Any], None], semantic: bool = False
+    ) -> Iterator[tuple[Any, Prediction]]:
         """Yields (key, Prediction) of each (key, image), in their order, as `detect_in_batches` does."""
         if self.options.tile is not None:
             yield from self._detect_tiled(images, failed)
@@ -160,14 +174,14 @@ class Job:
                 yield key, Prediction(image, result, self.categories, size)
                 self.bar.update()
 
-    def predict_images(self, files):
+    def predict_images(self, files: Iterable[InputFile]) -> None:
         for file, prediction in self.detect(self._read_images(files), self.skip, self.options.semantic):
             self.results.add(file, prediction)
             prediction.draw(self.output / file.drawing, self.options.threshold)
             self._save_labels(file, prediction)
             if self.options.cutouts:
                 save_cut_outs(prediction, self.options.threshold, self.output / "cutouts" / file.drawing)
-            if self.options.semantic:
+            if self.options.semantic and prediction.result.labels is not None:
                 drawn = draw_labels(prediction.image, prediction.result.labels, self.categories)
                 save(drawn, self.output / "semantic" / file.drawing)
 
@@ -197,7 +211,7 @@ class Job:
             except label_files.NotSaved as error:
                 self.left_out.append((file.path, f"not saved as {name}: {error}"))
 
-    def predict_video(self, file):
+    def predict_video(self, file: InputFile) -> None:
         try:
             video = read_video(file.path, self.options.every)
         except Unreadable as error:
@@ -230,7 +244,7 @@ class Job:
             self.skipped.append((file.path, f"{len(failed)} frames failed, {first}"))
 
 
-def save_cut_outs(prediction, threshold, path):
+def save_cut_outs(prediction: Prediction, threshold: float, path: Path) -> None:
     """Saves NAME_01_person.png, ... beside `path`, whose stem is NAME."""
     for number, (name, _, piece) in enumerate(cut_outs(prediction, threshold), 1):
         save(piece, path.with_name(cut_out_name(path.stem, number, name)))

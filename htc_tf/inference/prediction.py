@@ -43,13 +43,14 @@ class DetectedObject:
         run_lengths: COCO run lengths; None without mask heads.
     """
 
-    def __init__(self, prediction: Prediction, index: int):
+    def __init__(self, prediction: Prediction, index: int) -> None:
         self.label: str = prediction.class_names[index]
         self.score = float(prediction.scores[index])
         self.box: np.ndarray = prediction.boxes[index]
         self.class_index = int(prediction.classes[index])
         self.category_id: int = prediction.category_ids[index]
-        self.run_lengths: dict[str, Any] | None = prediction.run_lengths and prediction.run_lengths[index]
+        run_lengths = prediction.run_lengths
+        self.run_lengths: dict[str, Any] | None = None if run_lengths is None else run_lengths[index]
 
     @functools.cached_property
     def mask(self) -> np.ndarray | None:
@@ -88,7 +89,7 @@ class Prediction:
         result: ImageResult,
         categories: Sequence[dict[str, Any]],
         size: tuple[int, int] | None = None,
-    ):
+    ) -> None:
         """
         Args:
             image: [H, W, 3] uint8 RGB, or `inference.overview.Overview.image` of it.
@@ -97,7 +98,7 @@ class Prediction:
             size: (height, width) of the image if `image` is an overview.
         """
         self.image, self.result, self.categories = image, result, categories
-        self.size: tuple[int, int] = size or image.shape[:2]
+        self.size: tuple[int, int] = size or (image.shape[0], image.shape[1])
         self.boxes, self.scores, self.classes, self.run_lengths = result[:4]
         self.track_ids: np.ndarray | None = result.track_ids
 
@@ -129,7 +130,7 @@ class Prediction:
     @overload
     def __getitem__(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> Prediction: ...
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> DetectedObject | Prediction:
         """Returns a DetectedObject for an int; a Prediction for a slice, a boolean mask [n], or indices."""
         rows = np.arange(len(self))[index]
         if np.ndim(rows) == 0:
@@ -254,7 +255,7 @@ def save(image: np.ndarray, path: str | os.PathLike) -> None:
     if path.suffix.lower() not in SAVED:
         raise UserError(f"{path}: name an image that ends in {', '.join(SAVED)}")
     # subsampling 0 keeps colors at full resolution: outlines would fray at half of it.
-    options = {"quality": 92, "subsampling": 0} if path.suffix.lower() in JPEG else {}
+    options: dict[str, Any] = {"quality": 92, "subsampling": 0} if path.suffix.lower() in JPEG else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path, **options)

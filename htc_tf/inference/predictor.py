@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
-from PIL import Image
 
 from htc_tf.inference.batching import detect_in_batches
-from htc_tf.inference.inputs import MAX_PIXELS, as_image
+from htc_tf.inference.inputs import MAX_PIXELS, ImageSource, as_image
 from htc_tf.inference.prediction import Prediction
+from htc_tf.inference.results import ImageDetector
 from htc_tf.inference.tile_plan import OVERLAP
 from htc_tf.inference.tiling import detect_tiled
-
-ImageSource: TypeAlias = "str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray"
 
 
 class Predictor:
@@ -27,7 +24,7 @@ class Predictor:
         class_names: K strings.
     """
 
-    def __init__(self, detector: Any, categories: Sequence[dict[str, Any]]):
+    def __init__(self, detector: ImageDetector, categories: Sequence[dict[str, Any]]) -> None:
         """
         Args:
             detector: `inference.detector.Detector` of a run or `inference.exported.ExportedDetector` of an export.
@@ -37,9 +34,18 @@ class Predictor:
         self.class_names: list[str] = [category["name"] for category in self.categories]
 
     @overload
-    def __call__(self, images: ImageSource, batch: int = ..., **options: Any) -> Prediction: ...
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of them, too
+        self, images: ImageSource, batch: int = ..., max_pixels: int = ..., tile: int | None = ..., overlap: float = ...
+    ) -> Prediction: ...
     @overload
-    def __call__(self, images: Sequence[ImageSource], batch: int = ..., **options: Any) -> list[Prediction]: ...
+    def __call__(
+        self,
+        images: Sequence[ImageSource],
+        batch: int = ...,
+        max_pixels: int = ...,
+        tile: int | None = ...,
+        overlap: float = ...,
+    ) -> list[Prediction]: ...
 
     def __call__(
         self,
@@ -69,7 +75,7 @@ class Predictor:
             UserError: A file cannot be read, or an image has another type.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images], batch, max_pixels, tile, overlap)[0]
+            return self([images], batch, max_pixels, tile, overlap)[0]  # type: ignore[list-item]
         if tile is not None:
             return [self._detect_tiled(image, tile, overlap, batch, max_pixels) for image in images]
         arrays = ((None, as_image(image, max_pixels)) for image in images)

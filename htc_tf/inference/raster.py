@@ -10,6 +10,8 @@ import os
 import struct
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -34,7 +36,7 @@ class Raster:
 
     image = None
 
-    def __init__(self, path, dataset):
+    def __init__(self, path: Path, dataset: rasterio.DatasetReader) -> None:
         self.path, self.dataset = path, dataset
         self.orientation = read_orientation(path)
         self.height, self.width = dataset.height, dataset.width
@@ -52,7 +54,7 @@ class Raster:
         if rows * columns * bytes_of_pixel > MAX_BLOCK:
             raise Unreadable(self.path, f"{size} in pieces of {columns} x {rows}, too large to decode: {ADVICE}")
 
-    def read(self, top, left, height, width):
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Returns [height, width, 3] uint8 RGB.
 
         Raises:
@@ -69,7 +71,7 @@ class Raster:
 
 
 @contextlib.contextmanager
-def open_raster(path, larger_than):
+def open_raster(path: Path, larger_than: int) -> Iterator[Raster | None]:
     """Opens a TIFF.
 
     Yields:
@@ -93,7 +95,7 @@ def open_raster(path, larger_than):
         yield raster
 
 
-def find_colors(path, dataset):
+def find_colors(path: Path, dataset: rasterio.DatasetReader) -> tuple[list[int], Callable[[np.ndarray], np.ndarray]]:
     """Finds out how the bands of a TIFF become RGB.
 
     Returns:
@@ -122,16 +124,16 @@ def find_colors(path, dataset):
     return [1], lambda bands: table[bands[0]]
 
 
-def in_one_line(error):
+def in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def cmyk_to_rgb(bands):
+def cmyk_to_rgb(bands: np.ndarray) -> np.ndarray:
     """Converts [4, h, w] uint8 to [h, w, 3] uint8 as Pillow does."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(bands.transpose(1, 2, 0)), "CMYK").convert("RGB"))
 
 
-def read_orientation(path):
+def read_orientation(path: Path) -> int:
     """Returns the orientation tag of a TIFF's first image, 1 if there is none; GDAL does not report it."""
     with open(path, "rb") as file:
         header = file.read(16)

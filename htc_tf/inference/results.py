@@ -4,13 +4,19 @@ The network's Detections are in pixels of the padded input, with masks as 28 x 2
 Masks are pasted in threads while the device processes the next images.
 """
 
+from __future__ import annotations
+
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from htc_tf.ops.paste import encode_masks
+
+if TYPE_CHECKING:  # clients have no TensorFlow
+    from htc_tf.structures import Batch, Detections
 
 THREADS = 4
 
@@ -21,12 +27,23 @@ class ImageResult(NamedTuple):
     boxes: np.ndarray  # [n, 4] float32
     scores: np.ndarray  # [n] float32
     classes: np.ndarray  # [n] int32
-    masks: list | None  # n COCO run lengths {"size": [height, width], "counts": str}; None without mask heads
+    # n COCO run lengths {"size": [height, width], "counts": str}; None without mask heads
+    masks: list[dict[str, Any]] | None
     labels: np.ndarray | None = None  # [H, W] uint8, the semantic map, if it was wanted
     track_ids: np.ndarray | None = None  # [n] int32, each object's number in its video, 0 without one; if tracked
 
 
-def image_results(detections, sizes, original_sizes):
+class ImageDetector(Protocol):
+    """What detects objects: `inference.detector.Detector`, `inference.exported.ExportedDetector`, or another."""
+
+    def detect_image(self, image: np.ndarray, semantic: bool = False) -> ImageResult:
+        """Returns the ImageResult of an image [H, W, 3] uint8, with the semantic map if it is wanted."""
+
+    def label_map(self, image: np.ndarray) -> np.ndarray:
+        """Returns the semantic branch's label of each pixel, [H, W] uint8, of an image [H, W, 3] uint8."""
+
+
+def image_results(detections: Detections, sizes: np.ndarray, original_sizes: np.ndarray) -> list[ImageResult]:
     """Maps a batch of detections to the images before resizing.
 
     Args:
@@ -52,7 +69,7 @@ def image_results(detections, sizes, original_sizes):
     return results
 
 
-def stream_results(detected):
+def stream_results(detected: Iterable[tuple[Batch, Detections]]) -> Iterator[tuple[Batch, list[ImageResult]]]:
     """Maps batches of detections to their images, in threads, while the next are being detected.
 
     Args:
@@ -71,7 +88,9 @@ def stream_results(detected):
             yield batch, results.result()
 
 
-def coco_results(results, image_ids, category_ids):
+def coco_results(
+    results: Iterable[ImageResult], image_ids: Iterable[int], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
     """Converts results to COCO's results format.
 
     Args:

@@ -7,7 +7,8 @@ them is cut. Two pieces that are both cut are united, and so from tile to tile a
 the better one stays.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Piece(NamedTuple):
     cut: bool  # True if a border of the tile cuts it
     runs: np.ndarray | None  # [k, 2] int64, its mask as `ops.runs` describes it; None without mask heads
 
-    def rank(self):
+    def rank(self) -> tuple[Any, ...]:
         """Returns the key that sorts pieces, the best first; among equal scores it does not depend on any order."""
         return -self.score, *self.box.tolist(), self.label, self.tile
 
@@ -37,21 +38,21 @@ class Piece(NamedTuple):
 class Seams:
     """Collects the detections of an image's tiles, which come row after row, and merges them."""
 
-    def __init__(self, height, width, agreement=AGREEMENT, margin=MARGIN):
+    def __init__(self, height: int, width: int, agreement: float = AGREEMENT, margin: float = MARGIN) -> None:
         self.height, self.width, self.agreement, self.margin = height, width, agreement, margin
-        self.result = None  # of the latest tile
+        self.result: ImageResult  # of the latest tile
         self.tiles = 0
         self.pieces = []  # of all tiles
         self.dropped = set()  # indices of pieces that another tile shows whole
         self.pairs = {}  # index of a piece: indices of those that agree with it
         self.recent = []  # (Window, indices of its pieces) of each tile that another may yet overlap
 
-    def add(self, window, result):
+    def add(self, window: Window, result: ImageResult) -> None:
         """Adds the ImageResult of a tile, in the tile's own pixels; `window` is the tile's Window of the image."""
         self.result = result
-        boxes = result.boxes + np.float32([window.top, window.left] * 2)
+        boxes = result.boxes + np.array([window.top, window.left] * 2, np.float32)
         cuts = self._depths(boxes, window) < self._margin(window)
-        masks = result.masks or [None] * len(boxes)
+        masks: Sequence[dict[str, Any] | None] = [None] * len(boxes) if result.masks is None else result.masks
         added = np.arange(len(boxes)) + len(self.pieces)
         for box, score, label, cut, mask in zip(boxes, result.scores, result.classes, cuts, masks, strict=True):
             runs = None if mask is None else place_runs(mask, window.top, window.left, self.height)
@@ -101,7 +102,7 @@ class Seams:
         """Drops the cut pieces that another tile shows whole; depths are [n], in their own and in the other tile."""
         self.dropped.update(indices[(depths < margin) & (depths_there >= margin)].tolist())
 
-    def merge(self):
+    def merge(self) -> ImageResult:
         """Returns the ImageResult of the whole image. An object unites the boxes and masks of its pieces."""
         if self.tiles == 1:
             return self.result
@@ -139,7 +140,7 @@ class Seams:
         return sorted(found, key=lambda group: group[0].rank())
 
 
-def intersect(window, other):
+def intersect(window: Window, other: Window) -> Window:
     """Returns the Window that two Windows have in common; its height or width may be negative."""
     top, left = max(window.top, other.top), max(window.left, other.left)
     bottom = min(window.top + window.height, other.top + other.height)
@@ -147,7 +148,7 @@ def intersect(window, other):
     return type(window)(top, left, bottom - top, right - left)
 
 
-def box_agreement(boxes, others, window, of_smaller):
+def box_agreement(boxes: np.ndarray, others: np.ndarray, window: Window, of_smaller: np.ndarray) -> np.ndarray:
     """Returns how much boxes agree within a window.
 
     Args:
@@ -157,17 +158,17 @@ def box_agreement(boxes, others, window, of_smaller):
     Returns:
         [n, m] float32, 0 to 1.
     """
-    start = np.float32([window.top, window.left])
-    end = start + np.float32([window.height, window.width])
-    boxes, others = np.split(boxes[:, None], 2, axis=-1), np.split(others[None], 2, axis=-1)  # corners, [n, 1, 2] ...
-    (low, high), (other_low, other_high) = np.clip(boxes, start, end), np.clip(others, start, end)
+    start = np.array([window.top, window.left], np.float32)
+    end = start + np.array([window.height, window.width], np.float32)
+    corners, other_corners = np.split(boxes[:, None], 2, axis=-1), np.split(others[None], 2, axis=-1)  # [n, 1, 2] ...
+    (low, high), (other_low, other_high) = np.clip(corners, start, end), np.clip(other_corners, start, end)
     common = np.prod(np.maximum(np.minimum(high, other_high) - np.maximum(low, other_low), 0), axis=-1)  # [n, m]
     areas = np.prod(high - low, axis=-1), np.prod(other_high - other_low, axis=-1)
     divisor = np.where(of_smaller, np.minimum(*areas), np.maximum(*areas))
     return common / np.where(divisor > 0, divisor, np.inf)
 
 
-def mask_agreement(runs, others, window, height, of_smaller):
+def mask_agreement(runs: np.ndarray, others: np.ndarray, window: Window, height: int, of_smaller: bool) -> float:
     """Returns the same of two masks, by their runs in an image of that height; 0 if one is empty in the window."""
     runs, others = clip_runs(runs, window, height), clip_runs(others, window, height)
     areas = count_pixels(runs), count_pixels(others)

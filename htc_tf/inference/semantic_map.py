@@ -1,5 +1,8 @@
 """Semantic maps: labels of all pixels from the semantic branch's logits (paper, section 3.2), and their drawing."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageFilter
@@ -16,7 +19,7 @@ MIN_LEGEND_SHARE = 0.002  # share of the image from which a label is in the lege
 OPACITY = 0.55  # of the labels' colors
 
 
-def enlarge(logits, shape, scale):
+def enlarge(logits: tf.Tensor, shape: Sequence[int], scale: tf.Tensor) -> np.ndarray:
     """Returns the labels of an image from logits at every eighth pixel of the resized image, strip by strip.
 
     Args:
@@ -46,7 +49,9 @@ def enlarge(logits, shape, scale):
     return labels
 
 
-def label_names(categories, labels):
+def label_names(
+    categories: Sequence[dict[str, Any]], labels: Iterable[int]
+) -> dict[int, tuple[str, tuple[int, int, int]]]:
     """Returns {label: (name, color)} of the given labels: things in their masks' colors, stuff in further colors.
 
     A label is a category's id minus 1, as in COCO's stuff-thing maps. If the things are COCO's, the stuff is too. A
@@ -65,7 +70,7 @@ def label_names(categories, labels):
     return named
 
 
-def draw_labels(image, labels, categories):
+def draw_labels(image: np.ndarray, labels: np.ndarray, categories: Sequence[dict[str, Any]]) -> np.ndarray:
     """Draws a semantic map: the labels' colors over the image, light lines between them, and a legend below.
 
     Args:
@@ -101,7 +106,7 @@ def draw_labels(image, labels, categories):
     return np.asarray(add_legend(canvas, listed))
 
 
-def enlarge_smoothly(labels, present, size, scale):
+def enlarge_smoothly(labels: np.ndarray, present: Sequence[int], size: tuple[int, int], scale: float) -> np.ndarray:
     """Returns labels [H, W] resized to `size` (width, height), with smooth borders instead of enlarged pixels."""
     best, enlarged = np.full((size[1], size[0]), -1.0), np.zeros((size[1], size[0]), np.uint8)
     for label in present:

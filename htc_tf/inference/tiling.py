@@ -4,15 +4,28 @@ The memory does not depend on the size of a file that is read in windows: it hol
 and an overview of the image to draw on.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import as_image
 from htc_tf.inference.overview import Overview
+from htc_tf.inference.results import ImageDetector, ImageResult
 from htc_tf.inference.seams import Seams
 from htc_tf.inference.tile_plan import OVERLAP, check_tiles, plan_tiles
 from htc_tf.inference.windows import open_windows
 
 
-def detect_tiled(detector, source, tile, overlap=OVERLAP, batch=1, read=as_image):
+def detect_tiled(
+    detector: ImageDetector,
+    source: Any,
+    tile: int,
+    overlap: float = OVERLAP,
+    batch: int = 1,
+    read: Callable[[Any], np.ndarray] = as_image,
+) -> tuple[np.ndarray, tuple[int, int], ImageResult]:
     """Detects objects in an image, tile by tile.
 
     Args:
@@ -43,4 +56,5 @@ def detect_tiled(detector, source, tile, overlap=OVERLAP, batch=1, read=as_image
         seams = Seams(*size)
         for window, _, result in detect_in_batches(detector, read_tiles(), batch):
             seams.add(window, result)
-        return windows.image if overview is None else overview.image, size, seams.merge()
+        image = windows.image if overview is None else overview.image
+        return image, size, seams.merge()  # type: ignore[return-value]  # one of the two is an image

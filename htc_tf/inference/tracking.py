@@ -5,17 +5,19 @@ a tracker of its own: an object that covers one of another class cannot take its
 """
 
 import warnings
+from fractions import Fraction
 
 import numpy as np
 
 from htc_tf.errors import UserError
+from htc_tf.inference.results import ImageResult
 
 INSTALL = "pip install 'supervision>=0.25,<0.30' (the extra htc_tf[supervision])"
 LOWEST = 0.1  # score of the detections that may continue a track, ByteTrack's own
 RISE = 0.1  # ByteTrack starts a track at this much above its `track_activation_threshold`
 
 
-def check_tracker():
+def check_tracker() -> None:
     """Checks that ByteTrack is installed, before anything slow begins.
 
     Raises:
@@ -36,7 +38,7 @@ class Tracker:
     keeps its track for a second.
     """
 
-    def __init__(self, rate, threshold):
+    def __init__(self, rate: float | Fraction, threshold: float) -> None:
         """
         Args:
             rate: Frames per second.
@@ -46,7 +48,7 @@ class Tracker:
         self.trackers = {}  # ByteTrack by class index
         self.numbers = {}  # number by class index and ByteTrack's own number
 
-    def update(self, result):
+    def update(self, result: ImageResult) -> ImageResult:
         """Returns the ImageResult of the next frame with `track_ids`."""
         track_ids = np.zeros(len(result.scores), np.int32)
         trackable = result.scores >= min(LOWEST, self.threshold)

@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -118,7 +119,7 @@ def _check_public(address):
 class _Connection(HTTPSConnection):
     """A connection to a public address, known to its transport."""
 
-    def __init__(self, transport, *args, **options):
+    def __init__(self, transport: "_Transport", *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.transport = transport
 
@@ -143,7 +144,7 @@ class _Connection(HTTPSConnection):
 class _Transport(HTTPAdapter):
     """The transport of one download: its connections are `_Connection`s, which can be cut from another thread."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.twins, self.is_cut = [], False
         super().__init__()
 

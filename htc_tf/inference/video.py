@@ -2,9 +2,10 @@
 
 import io
 import struct
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,12 +21,12 @@ DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none
 class Video(NamedTuple):
     """An open video."""
 
-    frames: Any  # iterator of [H, W, 3] uint8 RGB
-    count: int  # number of frames, 0 if the file does not contain it
+    frames: Iterator[np.ndarray]  # iterator of [H, W, 3] uint8 RGB
+    count: int  # type: ignore[assignment]  # number of frames, 0 if the file does not contain it
     rate: Fraction  # frames per second
 
 
-def is_video(path):
+def is_video(path: Path | Url) -> bool:
     """Returns True for a video suffix, or for an image format that may be animated if there is a second frame.
 
     False for a URL: of what it names, one image is read.
@@ -43,12 +44,12 @@ def is_video(path):
         return False  # reading it as an image reports why
 
 
-def video_ending(path):
+def video_ending(path: Path | Url) -> str:
     """Returns the suffix of a video's drawing: .mp4, or .webp for an animation that Pillow reads."""
     return ".mp4" if Path(path).suffix.lower() in VIDEOS else ".webp"
 
 
-def check_decoder(paths):
+def check_decoder(paths: Sequence[Path | Url]) -> None:
     """Checks that a decoder for all files is installed, before anything slow begins.
 
     Raises:
@@ -65,7 +66,7 @@ def check_decoder(paths):
             ) from error
 
 
-def read_video(path, every=1):
+def read_video(path: Path | Url, every: int = 1) -> Video:
     """Opens a video with every `every`-th frame from the first on, rotated by the file's metadata.
 
     Returns:
@@ -79,13 +80,13 @@ def read_video(path, every=1):
         animation = image_io.open_image(image_io.read_file(path))
         animation.load()  # a WebP's duration is known once a frame is loaded
         milliseconds = animation.info.get("duration") or DEFAULT_MILLISECONDS
-        count = -(-animation.n_frames // every)
+        count = -(-animation.n_frames // every)  # type: ignore[attr-defined]
     except (OSError, ValueError, SyntaxError, image_io.ImageError) as error:
         raise Unreadable(path, error) from error
     return Video(_animation_frames(path, every), count, Fraction(1000) / Fraction(milliseconds) / every)
 
 
-def write_video(path, frames, rate):
+def write_video(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
     """Writes frames [H, W, 3] uint8 of one size as MP4 (H.264) or animated WebP, by the path's suffix."""
     if path.suffix == ".webp":
         _write_animation(path, frames, round(1000 / rate))

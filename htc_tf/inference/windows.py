@@ -3,12 +3,22 @@
 A TIFF of more than `WHOLE` pixels is read by rasterio, one window at a time; any other image is decoded first.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from htc_tf.data.file_kinds import TIFF
 from htc_tf.inference.inputs import Unreadable, as_image
+
+if TYPE_CHECKING:
+    from htc_tf.inference.raster import Raster
+
 
 WHOLE = 2**25  # pixels; a TIFF up to this size is decoded whole, as all other images are
 # EXIF orientation: the stored image is transposed or not, then its rows and its columns are reversed or not.
@@ -27,11 +37,11 @@ TURNS = {
 class ArrayWindows:
     """Windows of an image in memory. `image` is [H, W, 3] uint8 RGB."""
 
-    def __init__(self, image):
+    def __init__(self, image: np.ndarray) -> None:
         self.image = image
         self.height, self.width = image.shape[:2]
 
-    def read(self, top, left, height, width):
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Returns [height, width, 3] uint8 RGB, a part of the image."""
         return self.image[top : top + height, left : left + width]
 
@@ -41,7 +51,7 @@ class TurnedWindows:
 
     image = None
 
-    def __init__(self, stored, orientation):
+    def __init__(self, stored: ArrayWindows | Raster, orientation: int) -> None:
         """
         Args:
             stored: Windows of the image as stored.
@@ -52,7 +62,7 @@ class TurnedWindows:
         sides = stored.height, stored.width
         self.height, self.width = sides[::-1] if self.transposed else sides
 
-    def read(self, top, left, height, width):
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Returns [height, width, 3] uint8 RGB, a part of the upright image."""
         if self.rows_reversed:
             top = self.height - top - height
@@ -66,7 +76,7 @@ class TurnedWindows:
 
 
 @contextlib.contextmanager
-def open_windows(source, read=as_image):
+def open_windows(source: Any, read: Callable[[Any], np.ndarray] = as_image) -> Iterator[ArrayWindows | TurnedWindows]:
     """Opens an image for reading in windows.
 
     Args:
@@ -93,7 +103,7 @@ def open_windows(source, read=as_image):
     yield ArrayWindows(read(source))
 
 
-def is_tiff(source):
+def is_tiff(source: object) -> bool:
     """Returns True if the source is the path of a TIFF file."""
     if not isinstance(source, (str, os.PathLike)):
         return False

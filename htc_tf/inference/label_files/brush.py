@@ -6,6 +6,8 @@ length; the length minus 1; then the value.
 Format: https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack.
 """
 
+from typing import Any
+
 import numpy as np
 
 from htc_tf.inference.label_files.masks import crop_mask
@@ -16,7 +18,7 @@ CHANNELS = 4
 LONGEST = 1 << LENGTH_BITS[-1]  # values in a block
 
 
-def encode(run_lengths):
+def encode(run_lengths: dict[str, Any]) -> list[int]:
     """Returns the bytes, a list of ints, of a mask that is not empty, whose four channels are 255 inside.
 
     Args:
@@ -40,7 +42,7 @@ def encode(run_lengths):
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
-def block(length):
+def block(length: int) -> str:
     """Returns the bits before the repeated value."""
     kind = next(kind for kind, size in enumerate(LENGTH_BITS) if length <= 1 << size)
     return f"1{kind:02b}{length - 1:0{LENGTH_BITS[kind]}b}"

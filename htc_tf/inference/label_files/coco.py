@@ -1,13 +1,23 @@
 """COCO: coco.json, a data set with its images, objects and categories."""
 
+from __future__ import annotations
+
 import itertools
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pycocotools import mask as coco_mask
 
 from htc_tf.inference.label_files import with_polygons
 from htc_tf.inference.label_files.list_file import ListFile
+from htc_tf.inference.output_names import InputFile
 from htc_tf.ops.polygon_joins import join_holes
+
+if TYPE_CHECKING:
+    from htc_tf.inference.prediction import Prediction
+
 
 NAME = "coco.json"
 
@@ -15,7 +25,7 @@ NAME = "coco.json"
 class Writer:
     """Objects are polygons, one for each part, to which a bridge joins its holes."""
 
-    def __init__(self, output, categories, tolerance):
+    def __init__(self, output: Path, categories: Sequence[dict[str, Any]], tolerance: float) -> None:
         self.tolerance = tolerance
         self.images, self.ids = [], itertools.count(1)
         described = {
@@ -25,10 +35,10 @@ class Writer:
         self.file = ListFile(output / NAME, f'{json.dumps(described)[:-1]}, "annotations": [\n', "")
 
     @staticmethod
-    def paths(files):
+    def paths(files: Sequence[InputFile]) -> list[str]:
         return [NAME]
 
-    def add(self, file, prediction):
+    def add(self, file: InputFile, prediction: Prediction) -> None:
         """Appends the objects of an image."""
         height, width = prediction.size
         self.images.append({"id": file.image_id, "file_name": file.name, "height": height, "width": width})
@@ -45,6 +55,6 @@ class Writer:
         row |= {"bbox": coco_mask.toBbox(found.run_lengths).tolist(), "area": int(coco_mask.area(found.run_lengths))}
         return {**row, "segmentation": [join_holes(part).round(2).ravel().tolist() for part in parts]}
 
-    def close(self):
+    def close(self) -> None:
         self.file.end = f'\n], "images": {json.dumps(self.images)}}}\n'
         self.file.close()

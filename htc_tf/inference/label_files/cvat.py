@@ -4,19 +4,30 @@ Format: https://docs.cvat.ai/docs/dataset_management/formats/xml_format/. An obj
 polygon, any other a mask, which CVAT edits with its brush.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 from htc_tf.inference.label_files import NotSaved, with_polygons
 from htc_tf.inference.label_files.list_file import ListFile
 from htc_tf.inference.label_files.masks import count_runs, crop_mask
+from htc_tf.inference.output_names import InputFile
+from htc_tf.ops.polygons import Polygon
+
+if TYPE_CHECKING:
+    from htc_tf.inference.prediction import DetectedObject, Prediction
+
 
 NAME = "cvat.xml"
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Writer:
-    def __init__(self, output, categories, tolerance):
+    def __init__(self, output: Path, categories: Sequence[dict[str, Any]], tolerance: float) -> None:
         self.tolerance = tolerance
         labels = "".join(f"<label><name>{escape(clean(row['name']))}</name></label>" for row in categories)
         meta = f"<version>1.1</version>\n<meta><task><labels>{labels}</labels></task></meta>\n"
@@ -24,10 +35,10 @@ class Writer:
         self.file = ListFile(output / NAME, start, "\n</annotations>\n", separator="\n")
 
     @staticmethod
-    def paths(files):
+    def paths(files: Sequence[InputFile]) -> list[str]:
         return [NAME]
 
-    def add(self, file, prediction):
+    def add(self, file: InputFile, prediction: Prediction) -> None:
         """Appends an image."""
         if NOT_XML.search(file.name):
             raise NotSaved("its name has characters that XML cannot hold: rename it")
@@ -36,14 +47,14 @@ class Writer:
         image = {"id": file.image_id, "name": file.name, "width": width, "height": height}
         self.file.write([f"{element('image', image)}\n{shapes}</image>"])
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
 
-def describe(found, parts):
+def describe(found: DetectedObject, parts: Sequence[Polygon] | None) -> str:
     """Returns the element of a DetectedObject with these Polygons."""
     common = {"label": clean(found.label), "source": "auto", "occluded": 0, "z_order": 0}
-    if parts is None:
+    if parts is None or found.run_lengths is None:
         y1, x1, y2, x2 = found.box.round(2).tolist()
         return element("box", {**common, "xtl": x1, "ytl": y1, "xbr": x2, "ybr": y2}) + "</box>"
     if len(parts) == 1 and not parts[0].holes:
@@ -55,11 +66,11 @@ def describe(found, parts):
     return element("mask", {**common, "rle": runs, **size}) + "</mask>"
 
 
-def element(name, attributes):
+def element(name: str, attributes: Mapping[str, Any]) -> str:
     """Returns the start of an element."""
     return f"<{name} {' '.join(f'{key}={quoteattr(str(value))}' for key, value in attributes.items())}>"
 
 
-def clean(text):
+def clean(text: str) -> str:
     """Returns a text with a replacement character for each one that XML cannot hold."""
     return NOT_XML.sub("\ufffd", text)

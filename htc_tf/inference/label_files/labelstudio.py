@@ -4,15 +4,25 @@ Format: https://labelstud.io/guide/predictions. Images are referred to as files 
 folder that all input files share. An object of one part without holes is a polygon, any other a brush mask.
 """
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from htc_tf.inference.label_files import NotSaved, brush, with_polygons
 from htc_tf.inference.label_files.cvat import clean
 from htc_tf.inference.label_files.list_file import ListFile, write_whole
+from htc_tf.inference.output_names import InputFile
+from htc_tf.ops.polygons import Polygon
+
+if TYPE_CHECKING:
+    from htc_tf.inference.prediction import DetectedObject, Prediction
+
 
 NAME, INTERFACE = "labelstudio.json", "labelstudio.xml"
 LOCAL_FILES = "/data/local-files/?d="
@@ -20,7 +30,7 @@ KINDS = ("Polygon", "Brush", "Rectangle")
 
 
 class Writer:
-    def __init__(self, output, categories, tolerance):
+    def __init__(self, output: Path, categories: Sequence[dict[str, Any]], tolerance: float) -> None:
         self.tolerance = tolerance
         labels = "".join(f"    <Label value={quoteattr(clean(row['name']))}/>\n" for row in categories)
         controls = "".join(
@@ -32,16 +42,16 @@ class Writer:
         )
 
     @staticmethod
-    def paths(files):
+    def paths(files: Sequence[InputFile]) -> list[str]:
         return [NAME, INTERFACE]
 
-    def add(self, file, prediction):
+    def add(self, file: InputFile, prediction: Prediction) -> None:
         """Appends the task of an image."""
         height, width = prediction.size
         results = []
         for number, (found, parts) in enumerate(with_polygons(prediction, self.tolerance), 1):
             kind, value = describe(found, parts, height, width)
-            result = {"id": str(number), "from_name": kind, "to_name": "image", "type": f"{kind}labels"}
+            result: dict[str, Any] = {"id": str(number), "from_name": kind, "to_name": "image", "type": f"{kind}labels"}
             result |= {"original_width": width, "original_height": height, "image_rotation": 0}
             result |= {"value": {**value, f"{kind}labels": [clean(found.label)]}, "score": round(found.score, 4)}
             results.append(result)
@@ -50,13 +60,15 @@ class Writer:
         predicted = {"model_version": "htc_tf", "score": score, "result": results}
         self.file.write([json.dumps({"data": {"image": image}, "predictions": [predicted]})])
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
 
-def describe(found, parts, height, width):
+def describe(
+    found: DetectedObject, parts: Sequence[Polygon] | None, height: int, width: int
+) -> tuple[str, dict[str, Any]]:
     """Returns (kind, value) of a DetectedObject with these Polygons; coordinates are in percent of the image."""
-    if parts is None:
+    if parts is None or found.run_lengths is None:
         y1, x1, y2, x2 = found.box.tolist()
         box = {"x": x1 / width, "y": y1 / height, "width": (x2 - x1) / width, "height": (y2 - y1) / height}
         return "rectangle", {**{key: round(100 * value, 5) for key, value in box.items()}, "rotation": 0}

@@ -1,6 +1,8 @@
 """Files of label writers: texts of many items that are complete even after an interruption, and small ones at once."""
 
 import uuid
+from collections.abc import Iterable
+from pathlib import Path
 
 from htc_tf.errors import UserError
 
@@ -8,7 +10,7 @@ from htc_tf.errors import UserError
 class ListFile:
     """A text file that consists of a start, items, and an end, which `close` writes."""
 
-    def __init__(self, path, start, end, separator=",\n"):
+    def __init__(self, path: Path, start: str, end: str, separator: str = ",\n") -> None:
         """
         Args:
             path: Path of the file; its folder is created if necessary.
@@ -25,7 +27,7 @@ class ListFile:
             folder = path.parent
             raise UserError(f"--output {folder} cannot be written ({error.strerror}): name another folder") from error
 
-    def write(self, items):
+    def write(self, items: Iterable[str]) -> None:
         """Appends strings."""
         try:
             for item in items:
@@ -34,7 +36,7 @@ class ListFile:
         except OSError as error:
             raise UserError(f"{self.file.name} cannot be written ({error.strerror})") from error
 
-    def close(self):
+    def close(self) -> None:
         """Writes the end."""
         if self.before != self.separator:
             self.write([""])  # the start alone
@@ -43,7 +45,7 @@ class ListFile:
             self.write([self.end])
 
 
-def write_whole(path, text):
+def write_whole(path: Path, text: str) -> None:
     """Writes a text file as a whole or not at all; its folder is created if necessary."""
     unfinished = path.with_name(f".{uuid.uuid4().hex}")  # no other file's name
     try:

@@ -1,11 +1,13 @@
 """Masks of label files: cut out of the image, from run lengths alone, and their runs along the rows."""
 
+from typing import Any
+
 import numpy as np
 
 from htc_tf.ops.runs import place_runs
 
 
-def crop_mask(run_lengths):
+def crop_mask(run_lengths: dict[str, Any]) -> tuple[int, int, np.ndarray]:
     """Returns (top, left, [h, w] bool): a mask that is not empty, within its bounding box.
 
     Args:
@@ -22,7 +24,7 @@ def crop_mask(run_lengths):
     return top, left, np.cumsum(steps, axis=1)[:, :-1].T.astype(bool)
 
 
-def count_runs(mask):
+def count_runs(mask: np.ndarray) -> list[int]:
     """Returns the lengths of a mask's runs along its rows, one row after the other: background and mask in turn."""
     edges = np.flatnonzero(np.diff(mask.ravel(), prepend=False))
     return np.diff(edges, prepend=0, append=mask.size).tolist()

@@ -3,12 +3,21 @@
 Format: https://docs.ultralytics.com/datasets/segment. An object is one polygon: bridges join its parts and holes.
 """
 
+from __future__ import annotations
+
 import json
-from pathlib import PurePath
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from htc_tf.inference.label_files import NotSaved, with_polygons
 from htc_tf.inference.label_files.list_file import write_whole
+from htc_tf.inference.output_names import InputFile
 from htc_tf.ops.polygon_joins import join_parts
+
+if TYPE_CHECKING:
+    from htc_tf.inference.prediction import Prediction
+
 
 FOLDER = "yolo"
 HEADER = """\
@@ -21,7 +30,7 @@ names:
 
 
 class Writer:
-    def __init__(self, output, categories, tolerance):
+    def __init__(self, output: Path, categories: Sequence[dict[str, Any]], tolerance: float) -> None:
         self.output, self.tolerance = output / FOLDER, tolerance
         # A string of JSON is one of YAML, too, if all its characters are printable.
         names = ["".join(c if c.isprintable() else " " for c in row["name"]) for row in categories]
@@ -29,10 +38,10 @@ class Writer:
         write_whole(self.output / "data.yaml", HEADER + lines)
 
     @staticmethod
-    def paths(files):
+    def paths(files: Sequence[InputFile]) -> list[str]:
         return [f"{FOLDER}/data.yaml", *(f"{FOLDER}/labels/{file.stem}.txt" for file in files)]
 
-    def add(self, file, prediction):
+    def add(self, file: InputFile, prediction: Prediction) -> None:
         """Writes the file of an image, a line for each object."""
         if file.stem != file.name.removesuffix(PurePath(file.name).suffix):
             raise NotSaved("labels are found by an image's name: another one has the same, or it is too long")
@@ -47,5 +56,5 @@ class Writer:
             lines.append(f"{found.class_index} {' '.join(f'{value:.7g}' for value in values)}\n")
         write_whole(self.output / "labels" / f"{file.stem}.txt", "".join(lines))
 
-    def close(self):
+    def close(self) -> None:
         pass
