@@ -13,15 +13,20 @@ record's schema. With TensorFlow 2.16 and later, the import makes `tf.keras` Ker
 
 import importlib
 import sys
+from typing import TYPE_CHECKING, Any
 
 from htc_tf.keras_version import choose_keras_2
+
+if TYPE_CHECKING:
+    from htc_tf.api import build as build
+    from htc_tf.api import load as load
 
 __version__ = "1.0.0rc1"
 
 choose_keras_2()
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Imports `load` and `build` from `htc_tf.api` at their first use."""
     if name in ("load", "build"):
         return getattr(importlib.import_module("htc_tf.api"), name)
@@ -33,5 +38,5 @@ if getattr(sys, "argv", None) and sys.argv[0] == "-m":  # while `python -m htc_t
     importlib.import_module("htc_tf.tensorflow_notes").hide_notes()
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), "load", "build"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htc_tf import config
@@ -60,7 +61,8 @@ def load(
     return Predictor(detector, detector.categories)
 
 
-def is_export(folder):
+def is_export(folder: Path) -> bool:
+    """Returns True if a folder holds an exported model, or versions of one."""
     return any(path.is_file() for path in (folder / "saved_model.pb", *folder.glob("[0-9]*/saved_model.pb")))
 
 

@@ -16,7 +16,7 @@ from htc_tf.errors import UserError
 try:
     import fcntl
 except ImportError:
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ EPOCH = "epoch"  # CHECKPOINT_EVERY and EVALUATE_EVERY: once an epoch
 BATCH_SIZE = "Experiment.batch_size"
 # What `decide` reads: macros, and parameters of the Experiment.
 NAMES = ("EPOCHS", "STEPS", "CHECKPOINT_EVERY", "EVALUATE_EVERY", "NUM_CLASSES", "NUM_LABELS", "SEMANTIC", "MASKS")
-NAMES += (BATCH_SIZE, "Experiment.fit_to_records", "Experiment.keep_best")
+NAMES += (BATCH_SIZE, "Experiment.fit_to_records", "Experiment.keep_best")  # type: ignore[assignment]  # a longer tuple
 
 
 def steps_per_epoch(records, batch_size):

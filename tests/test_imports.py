@@ -4,7 +4,7 @@
                         visualization <- inference <- explanation, serving, web
                         errors, data, visualization <- pipelines
 
-Imports are read from the syntax trees, those inside functions included.
+Imports are read from the syntax trees, those inside functions included. Those under `if TYPE_CHECKING` never run.
 """
 
 import ast
@@ -105,8 +105,11 @@ def layer(module):
 
 def imports(module, text, is_package=False):
     """Every module that the source text of `module` imports, by its absolute name; of ours, the very file."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
+    found, tree = set(), ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -154,6 +157,7 @@ def reach(module):
         ("def f():\n    from ..structures import Batch", {"htc_tf.structures"}),
         ("from .. import structures", {"htc_tf.structures"}),
         ("import gin.tf", {"gin.tf"}),
+        ("if TYPE_CHECKING:\n    import gin\nelse:\n    import numpy", {"numpy"}),
     ],
 )
 def test_reader_of_imports(text, expected):

@@ -53,7 +53,8 @@ def encode_rows(masks, boxes, valid, original_sizes):
     """Encodes the valid masks of every image as run lengths: [B, D] string, empty where not valid."""
 
     def encode_row(inputs):
-        masks, boxes, valid, (height, width) = *inputs[:3], tf.unstack(inputs[3])
+        masks, boxes, valid, size = inputs
+        height, width = tf.unstack(size)
         kept = tf.where(valid)  # [d, 1]
         encoded = encode_masks(tf.gather_nd(masks, kept), tf.gather_nd(boxes, kept), height, width)  # [d]
         return tf.tensor_scatter_nd_update(tf.fill(tf.shape(valid), ""), kept, encoded)  # [D]

@@ -20,7 +20,7 @@ from htc_tf.training.sinks import Sinks
 PRINTED_METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP", "val_loss/total": "validation loss"}
 # TensorBoard groups: everything else that a step returns, without a "/" in its name, is a loss.
 UNGROUPED = ("epoch", "learning_rate", "gradient_norm", "loss_scale", "images_per_second", "input_wait")
-UNGROUPED += ("evaluation_seconds",)
+UNGROUPED += ("evaluation_seconds",)  # type: ignore[assignment]  # a longer tuple
 
 
 class Monitor:
