@@ -135,7 +135,8 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         experiment = build_experiment()
         own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
         own_names = {former.replace_binding(name) for name in bound_names(own_text)}
-        resolved = drop_bindings(gin.config_str(), superseded(gin, MACROS, own_names, macros.replaced))
+        resolved, operative = gin.config_str(), gin.operative_config_str()
+        resolved = drop_bindings(resolved, superseded(resolved, operative, MACROS, own_names, macros.replaced))
     if decided:
         print(decided, flush=True)
     # Nobody edits a run's config.gin, so only names in the user's own files and flags are worth a note.

@@ -7,14 +7,15 @@ from htc_tf.errors import UserError
 MAX_NAMES = 8  # unused bindings that a message lists
 
 
-def superseded(gin, macros, own_names, replaced):
+def superseded(resolved, operative, macros, own_names, replaced):
     """Returns the bindings that an override replaced.
 
     They are those of configurables that nothing refers to any more, such as ResNet.depth once the backbone is a Swin,
     and macros that the override does without, such as WARMUP_STEPS once it binds `StepSchedule.warmup_steps` itself.
 
     Args:
-        gin: The module gin, after everything of its configuration is built.
+        resolved: str, gin's whole configuration.
+        operative: str, the part of it that has reached something, after everything is built.
         macros: Names of the macros that every experiment config defines.
         own_names: {name} bound where no later file could replace the configurable: in the last file without its
             includes, and by flags.
@@ -22,9 +23,8 @@ def superseded(gin, macros, own_names, replaced):
     Raises:
         UserError: Another binding has not reached anything that was built.
     """
-    resolved = gin.config_str()
     named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
-    unused = bound_names(resolved) - used_names(gin)
+    unused = bound_names(resolved) - used_names(resolved, operative)
     left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
     left |= (unused & set(macros)) - own_names | unused & replaced
     if unused - left:
@@ -36,16 +36,16 @@ def superseded(gin, macros, own_names, replaced):
     return left
 
 
-def used_names(gin):
+def used_names(resolved, operative):
     """Returns the bindings that have reached something that was built, or will reach something called later."""
     used = set()
-    for name in bound_names(gin.operative_config_str()):
+    for name in bound_names(operative):
         # A call in scope a/b takes bindings without a scope, in a, and in a/b.
         *scopes, parameter = name.split("/")
         used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
     # A reference without parentheses, such as an augmentation, is called only later.
-    later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", gin.operative_config_str()))
-    return used | {name for name in bound_names(gin.config_str()) if configurable_of(name) in later}
+    later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", operative))
+    return used | {name for name in bound_names(resolved) if configurable_of(name) in later}
 
 
 def configurable_of(name):

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+# AutoGraph has nothing to convert in the functions of a dataset, and takes a second to find out.
+_unconverted = tf.autograph.experimental.do_not_convert
+
 # Shards read in parallel, record by record, when the order is random.
 SHARDS_AT_A_TIME = 8
 
@@ -80,13 +83,13 @@ def training_entries(
         key = draw(_AUGMENTATION, epoch)
         return records.enumerate().map(lambda index, record: _entry(*record, seed=tf.stack([key, index])))
 
-    return tf.data.Dataset.counter(dtype=tf.int64).flat_map(read_epoch)
+    return tf.data.Dataset.counter(dtype=tf.int64).flat_map(_unconverted(read_epoch))
 
 
 def evaluation_entries(paths: Sequence[str], counts: Sequence[int]) -> tf.data.Dataset:
     """Returns a dataset of every record once, in file order."""
     records = _read(paths, counts, tf.range(len(paths), dtype=tf.int64), 1)
-    return records.map(lambda shard, serialized: _entry(shard, serialized, seed=tf.zeros([2], tf.int64)))
+    return records.map(_unconverted(lambda *record: _entry(*record, seed=tf.zeros([2], tf.int64))))
 
 
 def with_paste_sources(entries: tf.data.Dataset) -> tf.data.Dataset:
@@ -96,7 +99,7 @@ def with_paste_sources(entries: tf.data.Dataset) -> tf.data.Dataset:
         shard, serialized = previous
         return (entry.shard, entry.serialized), entry._replace(paste_source_shard=shard, paste_source=serialized)
 
-    return entries.scan((tf.constant(0, tf.int64), tf.constant("")), pair).skip(1)
+    return entries.scan((tf.constant(0, tf.int64), tf.constant("")), _unconverted(pair)).skip(1)
 
 
 def group_by_bucket(
@@ -119,13 +122,13 @@ def group_by_bucket(
         worker, workers: Ints. Only this worker's part of each batch, one of `workers` equal parts, is kept.
     """
     batches = entries.group_by_window(
-        key_func=lambda entry: bucket_of(entry.serialized),
-        reduce_func=lambda bucket, window: window.batch(batch_size),
+        key_func=_unconverted(lambda entry: bucket_of(entry.serialized)),
+        reduce_func=_unconverted(lambda bucket, window: window.batch(batch_size)),
         window_size=batch_size,
     )
     share = batch_size // workers
     rows = tf.range(worker * share, (worker + 1) * share)
-    return batches.skip(start_step).map(lambda batch: _take(batch, rows)).unbatch()
+    return batches.skip(start_step).map(_unconverted(lambda batch: _take(batch, rows))).unbatch()
 
 
 def _entry(shard, serialized, seed):
@@ -149,4 +152,4 @@ def _read(paths, counts, shards, cycle_length):
         records = records.apply(tf.data.experimental.assert_cardinality(counts[shard]))
         return records.map(lambda serialized: (shard, serialized))
 
-    return tf.data.Dataset.from_tensor_slices(shards).interleave(read_shard, cycle_length=cycle_length)
+    return tf.data.Dataset.from_tensor_slices(shards).interleave(_unconverted(read_shard), cycle_length=cycle_length)
