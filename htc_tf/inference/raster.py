@@ -4,6 +4,8 @@ The pixels equal those of `data.image_io` wherever both read a file. Only GDAL's
 beside the image, because the path of an input may come from a stranger.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
