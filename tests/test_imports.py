@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "process_memory": set(),
     "request_errors": set(),
     "machine": {"process_memory"},
-    "tensorflow_probe": set(),
+    "tensorflow_probe": {"ops"},
     "formats": {"errors"},
     "run": {"errors", "flush", "formats"},
     "lock": {"errors"},
