@@ -89,7 +89,7 @@ def training_entries(
 def evaluation_entries(paths: Sequence[str], counts: Sequence[int]) -> tf.data.Dataset:
     """Returns a dataset of every record once, in file order."""
     records = _read(paths, counts, tf.range(len(paths), dtype=tf.int64), 1)
-    return records.map(_unconverted(lambda *record: _entry(*record, seed=tf.zeros([2], tf.int64))))
+    return records.map(_unconverted(lambda shard, serialized: _entry(shard, serialized, tf.zeros([2], tf.int64))))
 
 
 def with_paste_sources(entries: tf.data.Dataset) -> tf.data.Dataset:
