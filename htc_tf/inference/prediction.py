@@ -130,7 +130,9 @@ class Prediction:
     @overload
     def __getitem__(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> Prediction: ...
 
-    def __getitem__(self, index: Any) -> DetectedObject | Prediction:
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Sequence[bool] | np.ndarray
+    ) -> DetectedObject | Prediction:
         """Returns a DetectedObject for an int; a Prediction for a slice, a boolean mask [n], or indices."""
         rows = np.arange(len(self))[index]
         if np.ndim(rows) == 0:

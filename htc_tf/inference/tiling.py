@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from htc_tf.inference.batching import detect_in_batches
-from htc_tf.inference.inputs import as_image
+from htc_tf.inference.inputs import ImageSource, as_image
 from htc_tf.inference.overview import Overview
 from htc_tf.inference.results import ImageDetector, ImageResult
 from htc_tf.inference.seams import Seams
@@ -20,7 +20,7 @@ from htc_tf.inference.windows import open_windows
 
 def detect_tiled(
     detector: ImageDetector,
-    source: Any,
+    source: ImageSource,
     tile: int,
     overlap: float = OVERLAP,
     batch: int = 1,

@@ -9,12 +9,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from htc_tf.data.file_kinds import TIFF
-from htc_tf.inference.inputs import Unreadable, as_image
+from htc_tf.inference.inputs import ImageSource, Unreadable, as_image
 
 if TYPE_CHECKING:
     from htc_tf.inference.raster import Raster
@@ -76,7 +76,9 @@ class TurnedWindows:
 
 
 @contextlib.contextmanager
-def open_windows(source: Any, read: Callable[[Any], np.ndarray] = as_image) -> Iterator[ArrayWindows | TurnedWindows]:
+def open_windows(
+    source: ImageSource, read: Callable[[Any], np.ndarray] = as_image
+) -> Iterator[ArrayWindows | TurnedWindows]:
     """Opens an image for reading in windows.
 
     Args:
@@ -103,7 +105,7 @@ def open_windows(source: Any, read: Callable[[Any], np.ndarray] = as_image) -> I
     yield ArrayWindows(read(source))
 
 
-def is_tiff(source: object) -> bool:
+def is_tiff(source: object) -> TypeGuard[str | os.PathLike]:
     """Returns True if the source is the path of a TIFF file."""
     if not isinstance(source, (str, os.PathLike)):
         return False
