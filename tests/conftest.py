@@ -4,21 +4,25 @@ The tiny data set (six scenes), model (tests/tiny.gin) and run (four steps) are 
 """
 
 import fcntl
+import gc
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A fourth less time to compile. (At --xla_backend_optimization_level=0 results are rounded otherwise.)
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 # No test depends on the network, or on files that were downloaded before.
 os.environ["HTC_TF_OFFLINE"] = "1"
 os.environ["HTC_TF_CACHE"] = os.path.join(os.devnull, "htc_tf")
 
 import numpy as np
 import pytest
+
+from tests import forks
 
 HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "tiny.gin")
@@ -35,6 +39,23 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     order = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Saves a tenth of the time that traces and garbage collections take."""
+    if "tensorflow" in sys.modules:  # which otherwise stores the stack of Python's frames, pytest's included, per node
+        stacks = sys.modules["tensorflow.python.util.tf_stack"]
+        stack = stacks.extract_stack()
+        stacks.extract_stack = lambda stacklevel=1: stack
+    # What collection made stays to the end.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 def reset_globals():
@@ -114,7 +135,7 @@ def free_addresses():
 
 
 @pytest.fixture(scope="session")
-def run_workers(free_addresses):
+def run_workers(free_addresses, tmp_path_factory):
     """A function that runs three Python processes at once, which must succeed.
 
     Args:
@@ -125,18 +146,17 @@ def run_workers(free_addresses):
     def run_workers(alone, together):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
         environment["PYTHONPATH"] = str(HERE.parent)
-        addresses = free_addresses(2)
+        addresses, folder = free_addresses(2), tmp_path_factory.mktemp("workers")
         tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
         wanted = [(alone, {}), *((together, {"TF_CONFIG": json.dumps(task)}) for task in tasks)]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        logs = [folder / str(index) for index in range(len(wanted))]
         processes = [
-            subprocess.Popen([sys.executable, *map(str, words)], cwd=HERE.parent, env={**environment, **more}, **pipes)
-            for words, more in wanted
+            forks.start(*words, env={**environment, **more}, stderr=log)
+            for (words, more), log in zip(wanted, logs, strict=True)
         ]
         try:
-            for process in processes:
-                _, errors = process.communicate(timeout=500)
-                assert process.returncode == 0, errors[-3000:]
+            for process, log in zip(processes, logs, strict=True):
+                assert process.wait(500) == 0, log.read_text()[-3000:]
         finally:
             for process in processes:
                 process.kill()
@@ -181,6 +201,26 @@ def tiny_model(tiny_experiment):
         return experiment, model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def reset_model(tiny_model):
+    """A function: reset_model("NUM_STAGES=1", ...) returns the model of `tiny_model`, with its first weights again.
+
+    All tests share the models, which take a second to build, so a test changes nothing of them but weights.
+    """
+    built = {}
+
+    def reset(*params):
+        if params not in built:
+            model = tiny_model(*params)[1]
+            built[params] = model, [variable.numpy() for variable in model.variables]
+        model, values = built[params]
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+        return model
+
+    return reset
 
 
 @pytest.fixture(scope="session")
@@ -249,7 +289,7 @@ def tiny_learner(tiny_model, make_learner):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data, tmp_path_factory):
-    """A trained Run, eager: four logged steps, two checkpoints, and an evaluation at the end.
+    """A trained Run of two stages, eager: four logged steps, two checkpoints, and an evaluation at the end.
 
     The processes of a session share it: the first that needs it trains, while the others wait.
     """
@@ -264,7 +304,7 @@ def tiny_run(tiny_data, tmp_path_factory):
     with (folder / "tiny_run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.exists():
-            experiment, resolved = config.load([TINY], ["EVALUATE_EVERY=4"])
+            experiment, resolved = config.load([TINY], ["NUM_STAGES=2", "EVALUATE_EVERY=4"])
             with run_eagerly():
                 train(experiment, resolved, tiny_data.records, tiny_data.records, run, seed=0)
             finished.touch()

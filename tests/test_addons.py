@@ -1,7 +1,6 @@
 """Which implementation SGDW, LAMB, SigmoidFocalLoss and GIoULoss use, and the line that says so."""
 
 import importlib.util
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from htc_tf.models.losses import GIoULoss, SigmoidFocalLoss
 from htc_tf.training.legacy_optimizers import DecoupledSGD, LayerwiseAdam
 from htc_tf.training.optim import LAMB, SGDW
 from htc_tf.training.schedules import StepSchedule
+from tests import forks
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_package_that_does_not_fit_tensorflow_is_named_with_the_reason(anew, m
 def test_the_package_is_used_without_a_word_where_it_is_installed():
     """In a process of its own: the warning of the package's end of life is shown at its first import alone."""
     program = "from tests.test_addons import use_all; print(*{kind.__module__.partition('.')[0] for kind in use_all()})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    done = forks.run("-c", program)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["tensorflow_addons"]
     assert "addons" not in done.stderr.lower()

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from htc_tf.training.stop import STOPPED
+from tests import forks
 from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,10 +34,9 @@ def run(records, folder, free_addresses, network, last_step=0):
     try:
         for index, log in enumerate(logs):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            program = [sys.executable, "tests/cluster_worker.py", str(last_step if index == 1 else 0), network, *words]
-            with log.open("w") as file:
-                more = {"cwd": ROOT, "env": {**environment, "TF_CONFIG": json.dumps(task)}}
-                processes.append(subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=file, **more))
+            program = ["tests/cluster_worker.py", last_step if index == 1 else 0, network, *words]
+            environment["TF_CONFIG"] = json.dumps(task)
+            processes.append(forks.start(*program, env=environment, stderr=log))
         end = time.monotonic() + LIMIT
         return [process.wait(max(1, end - time.monotonic())) for process in processes], [
             log.read_text() for log in logs

@@ -1,7 +1,6 @@
 """Loading a configuration: macros, a run's saved configuration, search paths, replaced configurables, missing files."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from htc_tf import config
 from htc_tf.errors import UserError
+from tests import forks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"
@@ -118,13 +118,8 @@ def test_missing_files_are_named(tmp_path, caplog):
 
 def test_a_command_ends_with_status_2_and_one_line(tmp_path):
     flags = ["--gin_file", PAPER, "--gin_param", "HTC.num_stagez=2", "--train_records", "nowhere"]
-    done = subprocess.run(
-        [sys.executable, "-m", "htc_tf.train", *flags, "--workdir", tmp_path / "run"],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = forks.run("-m", "htc_tf.train", *flags, "--workdir", tmp_path / "run", env=environment)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and "num_stagez" in line

@@ -29,7 +29,7 @@ def test_a_page(call, tiny_run, tiny_data, tmp_path, eagerly, capsys):
     assert call(*flags, "--threshold", 0.02) == 0
     assert Image.open(page).width == 800 and Image.open(page).height > 1000
     assert "objects" in capsys.readouterr().out
-    # One stage of the three that were trained; nothing is that sure.
+    # One stage of the two that were trained; nothing is that sure.
     smaller = tmp_path / "walk.jpg"
     params = ["--gin_param", "NUM_STAGES=1", "--output", smaller, "--threshold", 0.99]
     assert call(*flags, *params) == 0

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 from htc_tf import config
 from htc_tf.errors import UserError
 from htc_tf.run import Run
+from tests import forks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -74,8 +73,7 @@ def test_the_examples_train_together(folder):
     flags = [part for name in ["tests/tiny.gin", *overlays] for part in ("--gin_file", name)]
     flags += [part for binding in SMALL for part in ("--gin_param", binding)]
     commands += [["htc_tf.train", *flags, "--train_records", "records", "--workdir", "run"]]
-    words, environment = [sys.executable, "-c", PROGRAM, json.dumps(commands)], {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    done = forks.run("-c", PROGRAM, json.dumps(commands), cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 

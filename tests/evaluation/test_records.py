@@ -17,7 +17,7 @@ from htc_tf.inference.detector import restore
 @pytest.fixture(scope="module")
 def detector(tiny_experiment, tiny_run):
     """A detector with batches of four, so that the last batch of six images has two padding rows."""
-    return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
+    return restore(tiny_experiment("NUM_STAGES=2", "eval/Input.batch_size=4"), tiny_run)
 
 
 def test_records(detector, tiny_data, eagerly):

@@ -23,7 +23,7 @@ from htc_tf.structures import Detections
 @pytest.fixture(scope="module")
 def detector(tiny_experiment, tiny_run):
     """A detector with batches of four, so that the last batch of six images has two padding rows."""
-    return restore(tiny_experiment("eval/Input.batch_size=4"), tiny_run)
+    return restore(tiny_experiment("NUM_STAGES=2", "eval/Input.batch_size=4"), tiny_run)
 
 
 def test_blank_variables_have_the_same_names_and_shapes_and_are_zero(tiny_experiment):
@@ -35,7 +35,7 @@ def test_blank_variables_have_the_same_names_and_shapes_and_are_zero(tiny_experi
 
 
 def test_images_get_the_detections_of_their_records(tiny_experiment, tiny_run, tiny_data, eagerly):
-    detector = restore(tiny_experiment("eval/Input.batch_size=1"), tiny_run)
+    detector = restore(tiny_experiment("NUM_STAGES=2", "eval/Input.batch_size=1"), tiny_run)
     results, _, _ = detect_records(detector, load_info(tiny_data.records))
     image = read_image(tiny_data.images / f"{3:012d}.jpg")
     found = detector.detect_image(image)

@@ -2,8 +2,6 @@
 
 import io
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image
 
 from htc_tf.data import image_io
 from htc_tf.serving.decode import BMP, COSTLY, DAMAGED, EMPTY, UNKNOWN, UNREAD_BMP, decode
+from tests import forks
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 20_000
@@ -194,8 +193,8 @@ def test_memory_does_not_grow_with_what_is_not_the_image(tmp_path):
     (tmp_path / "small").write_bytes(jpeg)
     for name, (content, _) in contents.items():
         (tmp_path / name).write_bytes(content)
-    command = [sys.executable, "-c", PEAK, *(tmp_path / name for name in ("small", *contents))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = forks.run("-c", PEAK, *(tmp_path / name for name in ("small", *contents)))
+    assert done.returncode == 0, done.stderr[-3000:]
     for line, (name, (_, expected)) in zip(done.stdout.splitlines(), contents.items(), strict=True):
         grown, _, status = line.partition("|")
         assert status == expected and int(grown) < 40, (name, line)

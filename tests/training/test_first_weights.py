@@ -104,9 +104,9 @@ def test_other_runs_that_do_not_fit(averaged_run, tmp_path):
         initialize(checkpoints, make_model(0.0, units=9), None, averaged_run)
 
 
-def test_a_part_of_a_run(trained, tiny_model, tmp_path):
+def test_a_part_of_a_run(trained, reset_model, tmp_path):
     run, _ = trained
-    _, model = tiny_model("NUM_STAGES=2", "Postprocess.keep=2")
+    model = reset_model("NUM_STAGES=2", "Postprocess.keep=2")
     checkpoints = Checkpoints(Run(tmp_path / "new"), model)
     for part in ("checkpoints", "checkpoints/ckpt-3", "checkpoints/ckpt-3.index", "checkpoints/ckpt-9"):
         with pytest.raises(UserError, match=rf"{part} is a part of a run: give the run's folder, {run.folder}$"):
@@ -123,8 +123,8 @@ def test_one_source_is_given(monkeypatch, capsys):
     assert "--backbone_weights: not allowed with argument --init_from" in capsys.readouterr().err
 
 
-def test_a_backbone(tiny_model, write, tmp_path):
-    _, model = tiny_model(*SMALL)
+def test_a_backbone(reset_model, write, tmp_path):
+    model = reset_model(*SMALL)
     arrays = {name: array for name, array in mmdet_arrays(model).items() if name.startswith("backbone.")}
     wanted = {name: array + 1 for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
     named = {name.removeprefix("backbone."): array for name, array in wanted.items()}
@@ -146,9 +146,9 @@ def test_a_backbone(tiny_model, write, tmp_path):
     assert f"backbone.{changed}: [" in str(error.value)
 
 
-def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, write, tmp_path, eagerly):
+def test_a_converted_run_is_evaluated_like_any_other(reset_model, tiny_data, write, tmp_path, eagerly):
     params = [*SMALL, *PLAIN]
-    _, model = tiny_model(*params)
+    model = reset_model(*params)
     write.pytorch_zip(tmp_path / "x.pth", {"state_dict": mmdet_arrays(model)})
     experiment, resolved = config.load(["tests/tiny.gin"], params)
     run = Run(tmp_path / "run")
@@ -158,17 +158,17 @@ def test_a_converted_run_is_evaluated_like_any_other(tiny_model, tiny_data, writ
     assert len(results) == 12 and 0 <= metrics["bbox/AP"] <= 1 and 0 <= metrics["segm/AP"] <= 1
 
 
-def test_the_run_itself_comes_first(trained, tiny_model, monkeypatch):
+def test_the_run_itself_comes_first(trained, reset_model, monkeypatch):
     """A run that continues reads and fetches nothing else."""
     run, _ = trained
     monkeypatch.setattr(first_weights, "locate", None)
-    _, model = tiny_model("NUM_STAGES=2", "Postprocess.keep=2")
+    model = reset_model("NUM_STAGES=2", "Postprocess.keep=2")
     checkpoints = Checkpoints(run, model)
     assert initialize(checkpoints, model, None, "htc_r50_fpn_1x_coco", "resnet50").endswith("ckpt-3")
 
 
-def test_backbone_weights_of_the_configuration(tiny_model, tmp_path, monkeypatch):
-    _, model = tiny_model(*SMALL, "ResNet.frozen_stages=1")
+def test_backbone_weights_of_the_configuration(reset_model, tmp_path, monkeypatch):
+    model = reset_model(*SMALL, "ResNet.frozen_stages=1")
     checkpoints, asked = Checkpoints(Run(tmp_path / "new"), model), []
     monkeypatch.setattr(first_weights, "load_backbone", lambda text, model: asked.append(text) or text)
     assert initialize(checkpoints, model, configured="resnet50") == "resnet50"
@@ -178,8 +178,8 @@ def test_backbone_weights_of_the_configuration(tiny_model, tmp_path, monkeypatch
     assert asked == ["resnet50", "resnet101"]
 
 
-def test_weights_that_cannot_be_fetched(tiny_model, tmp_path):
-    _, model = tiny_model(*SMALL)
+def test_weights_that_cannot_be_fetched(reset_model, tmp_path):
+    model = reset_model(*SMALL)
     checkpoints = Checkpoints(Run(tmp_path / "new"), model)
     with pytest.raises(UserError, match=r"resnet50-0676ba61.pth.*--backbone_weights none .*from_scratch.gin"):
         initialize(checkpoints, model, configured="resnet50")

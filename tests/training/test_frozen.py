@@ -19,9 +19,9 @@ FROZEN = ["ResNet.norm='frozen_batch'", "ResNet.frozen_stages=2"]
 
 
 @pytest.fixture
-def tiny(tiny_model):
+def tiny(reset_model):
     """tiny(*params) returns a small model of one stage, with variables."""
-    return lambda *params: tiny_model("NUM_STAGES=1", "Postprocess.keep=2", *params)[1]
+    return lambda *params: reset_model("NUM_STAGES=1", "Postprocess.keep=2", *params)
 
 
 def test_trained_parts_are_not_frozen(tiny):

@@ -3,9 +3,8 @@
 import contextlib
 import json
 import math
+import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from htc_tf.run import Run
 from htc_tf.training.monitor import Monitor, macros
+from tests import forks
 
 CONFIG = (
     "import htc_tf\n\n# Macros:\nBATCH_SIZE = 2\nPRECISION = 'float32'\nXLA = False\nODD = @HTC()\nSGD.momentum = 0.9\n"
@@ -99,13 +99,13 @@ def test_the_bar_names_what_comes_before_the_first_step(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def ask(tiny_run):
     """ask(path, **query) returns the response of a TensorBoard of the tiny run, which gets a graph: it was eager."""
-    graph = tf.function(lambda x: 2 * x).get_concrete_function(tf.constant(1.0)).graph
+    graph = tf.function(lambda x: 2 * x, autograph=False).get_concrete_function(tf.constant(1.0)).graph
     with contextlib.closing(tf.summary.create_file_writer(str(tiny_run.folder))) as writer:
         Monitor.draw_graph(SimpleNamespace(writer=writer, step=0), graph)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", tiny_run.folder, "--host", "127.0.0.1"]
-    process = subprocess.Popen([*map(str, command), "--port", str(port)], stderr=subprocess.DEVNULL)
+    flags = ["--logdir", tiny_run.folder, "--host", "127.0.0.1", "--port", port]
+    process = forks.start("-m", "tensorboard.main", *flags)
 
     def get(path, post=None, **query):
         url = f"http://127.0.0.1:{port}/{path}?{urllib.parse.urlencode(query)}"
@@ -126,15 +126,15 @@ def ask(tiny_run):
             time.sleep(0.5)
         yield get
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         process.wait()
 
 
 def test_tensorboard_shows_the_numbers(ask, tiny_run):
     (tags,) = ask("data/plugin/scalars/tags").values()
-    losses = {"total", "rpn_class", "rpn_box", "stage3_class", "stage3_box", "stage3_mask", "semantic"}
+    losses = {"total", "rpn_class", "rpn_box", "stage2_class", "stage2_box", "stage2_mask", "semantic"}
     wanted = {f"loss/{name}" for name in losses} | {"learning_rate", "gradient_norm", "images_per_second", "input_wait"}
-    wanted |= {"sampling/proposal_recall", "sampling/stage3_foreground", "sampling/stage3_iou", "bbox/AP", "segm/AP"}
+    wanted |= {"sampling/proposal_recall", "sampling/stage2_foreground", "sampling/stage2_iou", "bbox/AP", "segm/AP"}
     wanted |= {f"val_{name}" for name in wanted if name.startswith("loss/")} | {"epoch", "evaluation_seconds"}
     assert wanted <= set(tags)
     points = ask("data/plugin/scalars/scalars", run=".", tag="loss/total")

@@ -1,8 +1,6 @@
 """The training step, on a network of two layers: any split of a batch is equal, and a bad step changes nothing."""
 
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.training.gradients import make_gradients
 from htc_tf.training.optim import SGD
+from tests import forks
 
 HERE = Path(__file__).resolve().parent
 TOY = runpy.run_path(str(HERE / "toy.py"))
@@ -23,8 +22,7 @@ def trained(tmp_path_factory):
     """{"case/step/name": array}, written by the toy's own process on 1, 2 and 4 logical devices."""
     path = tmp_path_factory.mktemp("toy") / "out.npz"
     main = "import runpy, sys; runpy.run_path(sys.argv[1])['main'](sys.argv[2])"
-    command = [sys.executable, "-c", main, HERE / "toy.py", path]
-    done = subprocess.run(list(map(str, command)), cwd=HERE.parent, capture_output=True, text=True)
+    done = forks.run("-c", main, HERE / "toy.py", path)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(np.load(path))
 

@@ -1,7 +1,5 @@
 """Weights in a run's checkpoint: averages, former names, and variables of several devices."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from htc_tf.checkpoint import Checkpoints, restore_weights
 from htc_tf.data.datasets import load_info
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
+from tests import forks
 from tests.training.adopting import NAMES, SMALL, categories, fill, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,9 +67,7 @@ def test_two_devices(trained, tiny_model, tiny_data, tmp_path):
     for param in (*SMALL, "STEPS=0", "Experiment.ema_decay=0.9"):
         flags += ["--gin_param", param]
     flags += ["--train_records", tiny_data.records, "--workdir", tmp_path / "mirrored"]
-    result = subprocess.run(
-        [sys.executable, "-m", "htc_tf.train", *map(str, flags)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = forks.run("-m", "htc_tf.train", *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     assert f"starting from {run.checkpoints / 'ckpt-3'}; nothing is frozen" in result.stdout
     _, model = tiny_model(*SMALL)

@@ -3,7 +3,6 @@
 import functools
 import os
 import pickle
-import subprocess
 import sys
 from collections import OrderedDict
 
@@ -15,6 +14,7 @@ from htc_tf.weights.files import collect, read
 from htc_tf.weights.pickled_arrays import Inert
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.swin_names import SWIN_MARK
+from tests import forks
 from tests.weights import reading
 from tests.weights.hostile_files import ARCHIVES, PICKLES
 
@@ -51,9 +51,7 @@ def answers(tmp_path_factory):
     for make in ARCHIVES:
         make(folder / make.__name__.replace("_", " "))
     paths = sorted(map(str, folder.iterdir()))
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(MEMORY), str(SECONDS), *paths], capture_output=True, text=True, timeout=500
-    )
+    done = forks.run("-c", READER, MEMORY, SECONDS, *paths)
     assert not done.returncode, (done.stdout[-300:], done.stderr[-2000:])
     return dict(line.split("\t", 1) for line in done.stdout.splitlines())
 
