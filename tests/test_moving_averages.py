@@ -59,6 +59,6 @@ def test_weights_that_compute_in_bfloat16_are_averaged_in_float32():
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     layer.kernel.assign(tf.fill([3, 2], 1 + 2.0**-12))
-    tf.function(averages.update)()
+    tf.function(averages.update, autograph=False)()
     assert {average.dtype for average in averages.averages} == {tf.float32}
     np.testing.assert_allclose(averages.averages[0].numpy(), np.full([3, 2], 1 + 2.0**-12), rtol=1e-6)

@@ -99,7 +99,7 @@ def test_resize_keeps_every_gray_level():
 
 
 def test_resize_to_fit_and_pad_in_a_graph():
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
     def prepare(image):
         fitted, size = preprocessing.resize_to_fit(image, 64, 96)
         return fitted, size, preprocessing.pad_to(fitted, 64, 96)

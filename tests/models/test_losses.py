@@ -13,15 +13,15 @@ from htc_tf.models.htc_loss import HTCLoss
 from htc_tf.ops import losses as loss_ops
 from htc_tf.ops.masks import mask_targets
 from htc_tf.structures import GroundTruth, RoIs, StageOutput
+from tests.modes import MODES
 
 STDS = (0.1, 0.1, 0.2, 0.2)
-WAYS = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
 random = np.random.RandomState(3)
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=MODES)
 def compiled(request):
-    return WAYS[request.param]
+    return MODES[request.param]
 
 
 def slope(function, x):
@@ -117,7 +117,7 @@ def values_and_slopes(loss, inputs, way):
         return y, tape.gradient(y, inputs[0])
 
     # All inputs are arguments: TensorFlow would fold constants into others, and round otherwise.
-    return [part.numpy() for part in WAYS[way](both)(*map(tf.constant, inputs))]
+    return [part.numpy() for part in MODES[way](both)(*map(tf.constant, inputs))]
 
 
 def with_and_without(package, monkeypatch, loss, inputs, way):
@@ -131,7 +131,7 @@ def with_and_without(package, monkeypatch, loss, inputs, way):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("gamma", [0, 1.0, 1.5, 2.0])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 def test_sigmoid_focal_is_that_of_tensorflow_addons(addons_package, monkeypatch, way, gamma, dtype):
     """To the last bit under XLA; TensorFlow's own graph optimizer reorders the products of one of them."""
     draw = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def test_sigmoid_focal_is_that_of_tensorflow_addons(addons_package, monkeypatch,
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 def test_giou_is_tensorflow_addons_to_the_last_bit(addons_package, monkeypatch, way, dtype):
     """Boxes that overlap, touch, lie far apart, are equal, or are empty on either side or on both."""
     draw, count = np.random.default_rng(1), 2000

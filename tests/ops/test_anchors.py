@@ -45,7 +45,7 @@ def test_shape_may_be_a_tensor():
 
 
 def test_compiled_is_the_same():
-    build = tf.function(lambda: anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]), jit_compile=True)
+    build = tf.function(lambda: anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]), jit_compile=True, autograph=False)
     np.testing.assert_array_equal(build(), anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]))
 
 
@@ -70,7 +70,7 @@ def test_inside_equals_mmdetection(reference, compare):
     arrays = reference("op_anchors")
     given = anchors.pyramid_anchors(arrays["sizes_a"].tolist(), STRIDES)
     sizes = tf.constant([[120.0, 150.0], [1e6, 1e6]])
-    result = tf.function(anchors.inside, jit_compile=True)(given, sizes).numpy()
+    result = tf.function(anchors.inside, jit_compile=True, autograph=False)(given, sizes).numpy()
     compare("anchors inside the image", result[0], arrays["inside_a_img120x150"] & arrays["valid_a"])
     assert result[0].sum() < result[1].sum()
 
@@ -79,7 +79,9 @@ def test_center_inside_leaves_out_the_batch_s_padding():
     """For an image of 33 x 60 in a batch of 96 x 96, rows and columns up to 64 count, at every stride."""
     shapes, strides = [(24, 24), (12, 12), (3, 3)], [4, 8, 32]
     given = anchors.pyramid_anchors(shapes, strides)
-    result = tf.function(anchors.center_inside, jit_compile=True)(given, tf.constant([[33.0, 60.0], [96.0, 65.0]]))
+    result = tf.function(anchors.center_inside, jit_compile=True, autograph=False)(
+        given, tf.constant([[33.0, 60.0], [96.0, 65.0]])
+    )
     expected = [
         np.concatenate(
             [

@@ -29,7 +29,7 @@ def test_value_and_gradients_are_tensorflow_s(side, compiled, onednn):
     x, kernel, upstream = draw((2, 6, 5, 3), (side, side, 3, 4), (2, 6, 5, 4))
 
     def run(convolve, jit_compile=False):
-        @tf.function(jit_compile=jit_compile)
+        @tf.function(jit_compile=jit_compile, autograph=False)
         def both(x, kernel):
             with tf.GradientTape() as tape:
                 tape.watch([x, kernel])
@@ -59,7 +59,9 @@ def test_unrolled_strips_of_a_large_map_are_small():
 
     def strips(height, width):
         x = tf.TensorSpec([1, height, width, 256])
-        traced = tf.function(lambda x, u: kernel_gradient(x, u, [3, 3, 256, 256])).get_concrete_function(x, x)
+        traced = tf.function(
+            lambda x, u: kernel_gradient(x, u, [3, 3, 256, 256]), autograph=False
+        ).get_concrete_function(x, x)
         return [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "Conv2DBackpropFilter"]
 
     assert strips(100, 168) == [[1, 100, 168, 256]] and len(strips(None, None)) == 1

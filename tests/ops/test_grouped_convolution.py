@@ -46,7 +46,9 @@ def test_value_and_gradients(inputs, outputs, groups, stride):
         return value, *tape.gradient(value, [x, kernel], upstream)
 
     for compiled in (False, True):
-        found = tf.function(run, jit_compile=compiled)(*(tf.constant(a, tf.float32) for a in (x, kernel, upstream)))
+        found = tf.function(run, jit_compile=compiled, autograph=False)(
+            *(tf.constant(a, tf.float32) for a in (x, kernel, upstream))
+        )
         for array, wanted in zip(found, expected, strict=True):
             np.testing.assert_allclose(array, wanted, atol=1e-5 * np.abs(wanted).max())
 
@@ -54,7 +56,7 @@ def test_value_and_gradients(inputs, outputs, groups, stride):
 def test_native_grouped_convolution_is_one_operation():
     x, kernel = tf.random.stateless_normal([1, 6, 6, 48], (0, 1)), tf.random.stateless_normal([3, 3, 4, 48], (0, 2))
     with native_grouped_convolution():
-        graph = tf.function(lambda: grouped_conv2d(x, kernel, 1, 12, "SAME"))
+        graph = tf.function(lambda: grouped_conv2d(x, kernel, 1, 12, "SAME"), autograph=False)
         value = graph()
     assert [op.type for op in graph.get_concrete_function().graph.get_operations()].count("Conv2D") == 1
     np.testing.assert_allclose(value, grouped_conv2d(x, kernel, 1, 12, "SAME"), atol=1e-4)

@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.ops import losses
-
-MODES = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
+from tests.modes import MODES
 
 
 @pytest.fixture(params=MODES)

@@ -5,12 +5,7 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.ops import masks
-
-MODES = {
-    "eager": lambda f: f,
-    "graph": lambda f: tf.function(f, autograph=False),
-    "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
-}
+from tests.modes import MODES
 
 
 @pytest.fixture(params=MODES)
@@ -174,10 +169,10 @@ def test_paste_of_empty_and_outside_boxes_is_empty(compiled):
 
 def test_paste_size_may_be_a_tensor():
     arguments = tf.ones([1, 28, 28]), tf.constant([[10.0, 10.0, 20.0, 30.0]])
-    pasted = tf.function(masks.paste)(*arguments, tf.constant(30), tf.constant(40))
+    pasted = tf.function(masks.paste, autograph=False)(*arguments, tf.constant(30), tf.constant(40))
     np.testing.assert_array_equal(pasted, masks.paste(*arguments, 30, 40))
     assert pasted.shape == (1, 30, 40)
-    assert tf.function(masks.paste)(tf.ones([0, 28, 28]), tf.ones([0, 4]), 30, 40).shape == (0, 30, 40)
+    assert tf.function(masks.paste, autograph=False)(tf.ones([0, 28, 28]), tf.ones([0, 4]), 30, 40).shape == (0, 30, 40)
 
 
 def test_select_class(compiled):

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.ops import matching
+from tests.modes import MODES
 
-MODES = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
 # (positive, negative, minimum), positive fraction, True if the sampler prepends the ground-truth boxes.
 ASSIGNERS = {
     "rpn": ((0.7, 0.3, 0.3), 0.5, False),

@@ -6,12 +6,8 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.ops import nms
+from tests.modes import MODES
 
-MODES = {
-    "eager": lambda f: f,
-    "graph": lambda f: tf.function(f, autograph=False),
-    "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
-}
 COMBINED, XLA = ("combined", "graph"), ("xla", "xla")
 BOTH = [COMBINED, XLA]
 EVERY = [("combined", "eager"), COMBINED, ("xla", "eager"), ("xla", "graph"), XLA]

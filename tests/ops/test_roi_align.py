@@ -24,7 +24,7 @@ def pool(maps, strides, boxes, level, size, ratio, implementation, upstream=None
         return pooled, None if upstream is None else tape.gradient(pooled, maps, upstream)
 
     maps = [tf.constant(m, tf.float32) for m in maps]
-    pooled, gradients = tf.function(run, **function)(maps, tf.constant(boxes, tf.float32), upstream)
+    pooled, gradients = tf.function(run, autograph=False, **function)(maps, tf.constant(boxes, tf.float32), upstream)
     return pooled.numpy(), gradients and [g.numpy() for g in gradients]
 
 
@@ -162,7 +162,7 @@ def test_oversampling_equals_averaging_a_larger_result(implementation, monkeypat
     boxes = np.concatenate([first, first + sides[:, None] * (1.0, 0.6)], axis=1)[None].astype("f4")
     upstream = generator.standard_normal((1, 12, 3, 3, 3)).astype("f4")
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(feature_map):
         results = []
         for size, oversampling in ((6, 1), (3, 2)):

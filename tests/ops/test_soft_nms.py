@@ -6,12 +6,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.ops.soft_nms import select_softly
-
-MODES = {
-    "eager": lambda f: f,
-    "graph": lambda f: tf.function(f, autograph=False),
-    "xla": lambda f: tf.function(f, autograph=False, jit_compile=True),
-}
+from tests.modes import MODES
 
 
 def plain(boxes, scores, threshold, method, overlap, sigma):

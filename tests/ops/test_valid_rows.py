@@ -82,7 +82,10 @@ def test_equals_the_padded_computation(gradient_functions, form, count):
 def test_batch_size_may_be_known_only_when_compiled():
     signature = [tf.TensorSpec([None, 3]), tf.TensorSpec([None, 5], tf.bool)]
     double = tf.function(
-        lambda rows, valid: map_valid_rows(lambda x: 2.0 * x, [rows], valid, xla=True), signature, jit_compile=True
+        lambda rows, valid: map_valid_rows(lambda x: 2.0 * x, [rows], valid, xla=True),
+        signature,
+        jit_compile=True,
+        autograph=False,
     )
     for batch in (1, 8):
         rows = np.arange(batch * 15.0, dtype="f4").reshape(-1, 3)

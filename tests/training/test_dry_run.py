@@ -19,7 +19,7 @@ BARE = ["NUM_STAGES=1", "MASKS=False", "SEMANTIC=False"]
 
 
 def test_flops_of_a_known_graph():
-    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 3])])
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 3])], autograph=False)
     def call(image):
         image = tf.nn.conv2d(image, tf.ones([3, 3, 3, 5]), 1, "SAME")
         return tf.reshape(image, [64, 5]) @ tf.ones([5, 7])

@@ -13,6 +13,7 @@ from htc_tf.checkpoint import Checkpoints, optimizer_variables
 from htc_tf.run import Run
 from htc_tf.training.optim import LAMB, SGDW
 from htc_tf.training.schedules import CosineSchedule, StepSchedule
+from tests.modes import MODES
 from tests.slow import slow
 
 TOY = runpy.run_path(str(Path(__file__).resolve().parent / "toy.py"))
@@ -27,7 +28,6 @@ RECIPES = {
     "LAMB, groups": lambda: LAMB(CosineSchedule(base=0.3, **RATES), 0.02, 0.8, 0.95, 1e-5, GROUPS),
     "LAMB, no decay": lambda: LAMB(StepSchedule(base=0.3, **RATES), decay=0.0, groups=()),
 }
-WAYS = {"eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True)}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def states(recipe, way):
     def apply(gradients):
         optimizer.apply_gradients(list(zip(gradients, variables, strict=True)), skip_gradients_aggregation=True)
 
-    apply, draw, found = WAYS[way](apply), np.random.default_rng(7), []
+    apply, draw, found = MODES[way](apply), np.random.default_rng(7), []
     for step in range(STEPS):
         gradients = [draw.normal(size=v.shape).astype(np.float32) * 0.1 ** (step % 4) for v in variables]
         gradients[-1] *= step > 1
@@ -65,11 +65,11 @@ def states(recipe, way):
 
 
 # Every recipe eagerly, and those with the most parts compiled.
-QUICK = [(name, way) for name in RECIPES for way in WAYS if way == "eager" or "groups" in name]
+QUICK = [(name, way) for name in RECIPES for way in MODES if way == "eager" or "groups" in name]
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [*QUICK, *slow(*((n, w) for n in RECIPES for w in WAYS if (n, w) not in QUICK))]
+    ("name", "way"), [*QUICK, *slow(*((n, w) for n in RECIPES for w in MODES if (n, w) not in QUICK))]
 )
 def test_steps_are_tensorflow_addons_to_the_last_bit(addons_package, choose, name, way):
     choose(addons_package)

@@ -9,6 +9,7 @@ from htc_tf.models.backbones.resnet import Block, ResNet
 from htc_tf.models.layers import Convolution, DeformableConv2D
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.training.dry_run import flops
+from tests.modes import MODES
 
 
 def trained(layer):
@@ -82,7 +83,7 @@ def test_gradients_of_a_deformable_block():
             loss = tf.reduce_sum(block(image, training=False) ** 2)
         return tape.gradient(loss, block.trainable_variables)
 
-    by_graph, compiled = tf.function(learn)(), tf.function(learn, jit_compile=True)()
+    by_graph, compiled = (MODES[mode](learn)() for mode in ("graph", "xla"))
     for variable, one, other in zip(block.trainable_variables, by_graph, compiled, strict=True):
         assert np.abs(one).max() > 1e-4, variable.name
         np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
@@ -94,7 +95,7 @@ def test_flops_are_those_of_the_groups(options):
     layer = Convolution(32, 3, 2, norm="frozen_batch", **options)
     layer(tf.zeros([1, 8, 8, 32]))
     with native_grouped_convolution():
-        graph = tf.function(layer).get_concrete_function(tf.TensorSpec([1, 8, 8, 32])).graph
+        graph = tf.function(layer, autograph=False).get_concrete_function(tf.TensorSpec([1, 8, 8, 32])).graph
     counted = sum(number for name, number in flops(graph) if "Conv2D" in name or "conv2d" in name)
     offsets = 27 * 32 if "deformable" in options else 0
     assert counted == 2 * 4 * 4 * 9 * (32 * 4 + offsets)
