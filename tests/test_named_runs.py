@@ -26,7 +26,7 @@ from tests.conftest import TINY
 NAME = "tiny_coco"
 # The demo's network has norms that mmdetection's lacks. One detection takes least time.
 OVERLAY = [f"{part}.norm = None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
-OVERLAY += ["NUM_STAGES = 2", "RPN.inference_proposals = 1", "Postprocess.keep = 1"]
+OVERLAY += ["NUM_STAGES = 2", "SEMANTIC = False", "RPN.inference_proposals = 1", "Postprocess.keep = 1"]
 
 
 @pytest.fixture(scope="module")

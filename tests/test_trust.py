@@ -52,13 +52,18 @@ def evil_part():
     return called
 
 
+@pytest.fixture(scope="module")
+def resolved():
+    """The text of a valid configuration."""
+    return config.load([TINY], [])[1]
+
+
 @pytest.fixture
-def hostile_run(tmp_path, monkeypatch, evil_part):
+def hostile_run(tmp_path, monkeypatch, evil_part, resolved):
     """Returns hostile_run(lines): a Run with these lines before a valid configuration; evil.py leaves a file behind."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
     (tmp_path / "evil.gin").write_text("import evil\n")
-    resolved = config.load([TINY], [])[1]
 
     def make(lines):
         run = Run(tmp_path / "run")
@@ -69,11 +74,11 @@ def hostile_run(tmp_path, monkeypatch, evil_part):
 
 
 @pytest.mark.parametrize("lines", HOSTILE.values(), ids=HOSTILE)
-def test_a_run_runs_no_code(hostile_run, evil_part, tmp_path, lines):
+def test_a_run_runs_no_code(hostile_run, evil_part, resolved, tmp_path, lines):
     run = hostile_run(lines)
     for place in ("before", "after"):
         if place == "after":
-            run.create(config.load([TINY], [])[1] + lines.replace("PATH", str(tmp_path)), CATEGORIES)
+            run.create(resolved + lines.replace("PATH", str(tmp_path)), CATEGORIES)
         with pytest.raises(UserError) as refused:
             htc_tf.load(run.folder)
         message = str(refused.value)
@@ -94,9 +99,9 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("lines", ENDLESS.values(), ids=ENDLESS)
-def test_a_configuration_without_end_is_refused(tmp_path, lines):
+def test_a_configuration_without_end_is_refused(tmp_path, resolved, lines):
     run = Run(tmp_path)
-    run.create(config.load([TINY], [])[1] + lines, CATEGORIES)
+    run.create(resolved + lines, CATEGORIES)
     with pytest.raises(UserError, match=rf"{run.config} (builds [\d,]+ parts, more than 10,000|has a part or a macro)"):
         config.load([], [], run)
 

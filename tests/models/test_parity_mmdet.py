@@ -18,12 +18,13 @@ from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.ops.masks import paste
 from htc_tf.structures import Detections, Proposals, RoIs
+from tests.slow import slow
 
 SWAP = [1, 0, 3, 2]  # x1, y1, x2, y2 <-> y1, x1, y2, x2
 SOME = 20  # detections whose masks are compared
 
 
-@pytest.fixture(scope="module", params=["tiny", "medium"])
+@pytest.fixture(scope="module", params=["tiny", *slow("medium")])
 def case(request, mmdet_model, mmdet_batch, reference):
     """A batch of the references and the model's maps of it."""
     images, sizes = mmdet_batch(request.param)
@@ -218,7 +219,7 @@ def propose(mmdet_model, case, monkeypatch):
     return propose
 
 
-@pytest.mark.parametrize("case", ["medium"], indirect=True)
+@pytest.mark.parametrize("case", slow("medium"), indirect=True)
 def test_detections_from_mmdetections_proposals(same, propose):
     propose("rpn_boxes")
     same("full", "from mmdetection's proposals")

@@ -25,18 +25,23 @@ def draw_samples():
     ]
 
 
-def operations(folder):
-    """Returns the names of all operations in a SavedModel, and its functions."""
-    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    (graph,) = [meta.graph_def for meta in model.meta_graphs]
+def operations(graph):
+    """Returns the names of all operations in a GraphDef, and its functions."""
     functions = {function.signature.name: function for function in graph.library.function}
     nodes = [*graph.node, *(node for function in functions.values() for node in function.node_def)]
     return {node.op for node in nodes} - set(functions), functions
 
 
-def check_core_operations(folder, present):
-    """Checks that a SavedModel has some operations, and none that TensorFlow Serving lacks."""
-    used, functions = operations(folder)
+def read_graph(folder):
+    """Returns the GraphDef of a SavedModel."""
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    (graph,) = [meta.graph_def for meta in model.meta_graphs]
+    return graph
+
+
+def check_core_operations(graph, present):
+    """Checks that a GraphDef has some operations, and none that TensorFlow Serving lacks."""
+    used, functions = operations(graph)
     assert present <= used
     unknown = {name for name in used if op_def_registry.get(name) is None}
     assert not unknown

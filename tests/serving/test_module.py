@@ -23,7 +23,7 @@ from htc_tf.serving.decode import DAMAGED, EMPTY, UNKNOWN
 from htc_tf.serving.module import NO_RECORD, NO_SIZE, Options, ServingModule, make_predict_fn
 from htc_tf.serving.warmup import WARMUP
 from htc_tf.serving.write import export
-from tests.serving.exports import CATEGORIES, MASKS, check_core_operations, draw_samples, sharpen
+from tests.serving.exports import CATEGORIES, MASKS, check_core_operations, draw_samples, read_graph, sharpen
 from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +220,7 @@ def test_passes_of_the_network(tiny_model, monkeypatch, views, semantic, passes)
 
 
 def test_core_operations_only(exported):
-    check_core_operations(exported, {"CropAndResize", "CombinedNonMaxSuppression", "DecodeJpeg"})
+    check_core_operations(read_graph(exported), {"CropAndResize", "CombinedNonMaxSuppression", "DecodeJpeg"})
     # Wherever it was exported, it names no device but the CPU, and that only where pixels and strings are.
     assert b"GPU:" not in (exported / "saved_model.pb").read_bytes()
 

@@ -15,20 +15,28 @@ from htc_tf.models.layers import trained_batch_norms
 from htc_tf.ops.matching import subsample_evenly
 from htc_tf.training import validation_losses
 from htc_tf.training.validation_losses import ValidationLosses, normalize
+from tests.eagerly import run_eagerly
 
 NORMS = ["MaskHead.norm='batch'", "SemanticHead.norm='batch'", "FPN.norm='sync_batch'"]
 
 
-@pytest.fixture
-def parts(tiny_data, tiny_model, eagerly):
+@pytest.fixture(scope="module")
+def parts(tiny_data, tiny_model):
     """An Experiment, a model whose batch norms have seen a batch, and the DatasetInfo; sampling has no random order."""
     experiment, model = tiny_model("NUM_STAGES=2", *NORMS)
     experiment.objective.anchor_sampler.choose = model.roi_sampler.choose = lambda seed: subsample_evenly
     batch = next(iter(experiment.eval_input.dataset(tiny_data.records, seed=0)))
     before = [v.numpy() for v in moving(model)]
-    model(batch.images, batch.sizes, batch.truth, tf.constant([0, 0]))
+    with run_eagerly():
+        model(batch.images, batch.sizes, batch.truth, tf.constant([0, 0]))
     assert all((v.numpy() != old).any() for v, old in zip(moving(model), before, strict=True))
     return experiment, model, load_info(tiny_data.records)
+
+
+@pytest.fixture
+def two_images(eagerly, monkeypatch):
+    """Only the first two images count, and nothing is traced."""
+    monkeypatch.setattr(validation_losses, "MAX_IMAGES", 2)
 
 
 def moving(model):
@@ -39,17 +47,17 @@ def make(experiment, model, info, workers=None):
     return ValidationLosses(experiment, model, info, tf.distribute.get_strategy(), workers or Workers())
 
 
-def test_they_equal_those_of_one_batch_of_all_images(parts, monkeypatch):
+def test_they_equal_those_of_one_batch_of_all_images(parts, eagerly, monkeypatch):
     experiment, model, info = parts
     values = [v.numpy() for v in model.variables]
     found = make(*parts).compute()
     for variable, value in zip(model.variables, values, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.name)
     # A second way: all images at once, in training, by batch norms that Keras does not train.
-    experiment.eval_input.batch_size = info.records
+    monkeypatch.setattr(experiment.eval_input, "batch_size", info.records)
     (batch,) = experiment.eval_input.dataset(info.folder, seed=0)
     for norm in trained_batch_norms(model):
-        norm.trainable = False
+        monkeypatch.setattr(norm, "trainable", False)
     seed = tf.constant([0, 0])
     named = experiment.objective(model(batch.images, batch.sizes, batch.truth, seed), batch.truth, batch.sizes, seed)
     wanted = {name: float(loss.value) for name, loss in named.items()}
@@ -64,6 +72,7 @@ def test_they_equal_those_of_one_batch_of_all_images(parts, monkeypatch):
     assert found["rpn_class"] == pytest.approx(float(named["rpn_class"].value), rel=1e-4)
 
 
+@pytest.mark.usefixtures("two_images")
 def test_losses_without_annotations_are_left_out(parts):
     experiment, model, info = parts
     bare = dataclasses.replace(info, masks=False, stuff=dataclasses.replace(info.stuff, present=False))
@@ -72,9 +81,11 @@ def test_losses_without_annotations_are_left_out(parts):
     assert some["total"] == pytest.approx(sum(value for name, value in some.items() if name != "total"))
 
 
-def test_labels_that_the_network_lacks_are_ignored(parts):
+@pytest.mark.usefixtures("two_images")
+def test_labels_that_the_network_lacks_are_ignored(parts, monkeypatch):
     _, model, _ = parts
-    everything, model.semantic_head.num_labels = make(*parts).compute()["semantic"], 6
+    everything = make(*parts).compute()["semantic"]
+    monkeypatch.setattr(model.semantic_head, "num_labels", 6)
     few = make(*parts).compute()["semantic"]  # the other labels count in the mean, without a loss
     assert 0 < few < everything
 
@@ -97,6 +108,7 @@ def test_replicas_and_workers_share_the_images(tiny_data, tiny_experiment, worke
     assert sorted(ids) == [1, 2, 3, 4, 5, 6] and len(shapes) > 1 and len(set(questions)) == 1
 
 
+@pytest.mark.usefixtures("two_images")
 def test_a_stop_interrupts(parts):
     with pytest.raises(Interrupted):
         make(*parts, Workers(stop=True)).compute()

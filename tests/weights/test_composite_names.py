@@ -21,6 +21,7 @@ from htc_tf.weights.names import UNREAD
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.swin_names import rename_swin
 from htc_tf.weights.versions import from_mmdet
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 SWIN = runpy.run_path(str(REFERENCE / "swin_weights.py"))
@@ -66,7 +67,7 @@ def find_shapes(name, with_heads):
         return {entry.name: entry.their_shape(model) for entry in table}
 
 
-@pytest.mark.parametrize("kind", FULL)
+@pytest.mark.parametrize("kind", ["resnet50", *slow("swin_b")])
 def test_names_and_shapes_are_the_originals(kind):
     """At full size; mmdetection's HTC with a ResNet has the same heads."""
     packed = (REFERENCE / f"cbnet_{kind}_state_dict.txt.gz").read_bytes()

@@ -21,7 +21,7 @@ from htc_tf.weights import conversion, mmdet_arrays, paddle_arrays
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 # The demo's network has norms that mmdetection's lacks.
 PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
-SMALL = [*PLAIN, "NUM_STAGES=2", "RPN.inference_proposals=1", "Postprocess.keep=1"]
+SMALL = [*PLAIN, "NUM_STAGES=2", "SEMANTIC=False", "RPN.inference_proposals=1", "Postprocess.keep=1"]
 
 
 @pytest.fixture(scope="module")

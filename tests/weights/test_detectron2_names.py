@@ -1,5 +1,6 @@
 """detectron2's names against lists of the original networks at full size, BGR images, and Caffe2's backbones."""
 
+import functools
 import gzip
 import pickle
 import re
@@ -50,8 +51,9 @@ def listing(name):
     return {key: tuple(map(int, sides.split(","))) for config, key, sides in rows if config == name}
 
 
+@functools.cache
 def build(name):
-    """Returns a full-size model, whose variables are zero."""
+    """Returns a full-size model, whose variables are zero until a test loads it."""
     experiment, _ = config.load([f"gin/detectron2/{name}.gin"], [])
     model = experiment.build_model()
     model.build_variables(blank=True)

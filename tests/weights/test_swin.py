@@ -105,8 +105,7 @@ def test_mismatches_are_named(authors_file, write, tmp_path):
 
 LISTED = [
     ("mask_rcnn_swin_t_fpn_3x_coco", "tiny"),
-    *slow(("cascade_mask_rcnn_swin_s_fpn_3x_coco", "small")),
-    ("cascade_mask_rcnn_swin_b_fpn_3x_coco", "base"),
+    *slow(("cascade_mask_rcnn_swin_s_fpn_3x_coco", "small"), ("cascade_mask_rcnn_swin_b_fpn_3x_coco", "base")),
 ]
 
 

@@ -15,6 +15,7 @@ from htc_tf.models.backbones.resnet import ResNet
 from htc_tf.models.backbones.swin import Swin
 from htc_tf.weights import Unmatched, entries, load_mmdet
 from htc_tf.weights.versions import from_mmdet
+from tests.slow import slow
 
 DRAWN = runpy.run_path(str(Path(__file__).resolve().parents[2] / "reference" / "drawn_weights.py"))
 SWIN = {"channels": 4, "depths": (1, 2, 3, 2), "heads": (1, 2, 2, 4), "drop_path": 0.0}
@@ -71,7 +72,7 @@ def test_features_and_gradients_are_the_originals(kind, images, reference):
         np.testing.assert_allclose(here, array, atol=1e-4 * abs(array).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("kind, sizes", [("swin", {"depths": (1, 1, 1, 1)}), ("resnet", {"depth": 10})])
+@pytest.mark.parametrize("kind, sizes", slow(("swin", {"depths": (1, 1, 1, 1)}), ("resnet", {"depth": 10})))
 def test_xla_compiles_it(kind, sizes, images):
     composite = make_composite(kind, **sizes)
     compiled = tf.function(composite, jit_compile=True, autograph=False)(images)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.convnext import ConvNeXt, ConvNeXtBlock
 from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
+from tests.slow import slow
 
 TOY = {"channels": 8, "depths": (2, 1, 3, 1)}
 
@@ -26,7 +27,7 @@ def images():
     return tf.constant(DRAWN["images"]())
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 def test_features_and_gradients_are_the_originals(compiled, network, images, reference):
     def forward():
         found = network.backbone(images)

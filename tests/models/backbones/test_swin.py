@@ -13,6 +13,7 @@ from htc_tf.models.backbones.swin import Swin, attention_mask
 from htc_tf.weights import Unmatched, entries, load_mmdet
 from htc_tf.weights.swin_names import rename_swin
 from htc_tf.weights.versions import from_mmdet
+from tests.slow import slow
 
 REFERENCE = Path(__file__).resolve().parents[2] / "reference"
 WEIGHTS = runpy.run_path(str(REFERENCE / "swin_weights.py"))
@@ -58,6 +59,7 @@ def test_outputs_are_those_of_pytorch(swin, images, reference):
         np.testing.assert_allclose(found[level], reference("swin_toy")[f"mmdet_C{level}"], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_xla_compiles_it(images):
     swin = make_swin(depths=(2, 1, 1, 1))
     compiled = tf.function(swin, jit_compile=True, autograph=False)(images)
@@ -90,8 +92,8 @@ def test_gradients_are_those_of_pytorch(swin, images, reference):
         )
 
 
-@pytest.mark.parametrize("window", [7, 12])
-def test_features_and_gradients_are_those_of_the_authors_module(window, reference):
+@pytest.mark.parametrize("window, compiled", [(7, False), (12, False), *slow((12, True))])
+def test_features_and_gradients_are_those_of_the_authors_module(window, compiled, reference):
     """Their detectors' backbone: swin.npz, with windows larger than the maps of the last stages."""
     expected = {name: array for name, array in reference("swin").items() if name.startswith(f"window{window}_")}
     swin = make_swin(channels=8, heads=(1, 2, 4, 8), window=window, drop_path=0.0)
@@ -105,7 +107,7 @@ def test_features_and_gradients_are_those_of_the_authors_module(window, referenc
     table = {entry.name: entry for entry in entries(network(swin))}
     assert len(gradients) == 8
 
-    @tf.function(jit_compile=window == 12, autograph=False)
+    @tf.function(jit_compile=compiled, autograph=False)
     def learn(images):
         with tf.GradientTape() as tape:
             found = swin(images, training=True)

@@ -8,6 +8,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.backbones.vit import ViT, ViTBlock
 from htc_tf.models.simple_fpn import SimpleFPN
 from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
+from tests.slow import slow
 
 # Windows of 3 x 3 and tables of offsets for 4 x 4 cells, on maps of 4 x 6 and 6 x 2.
 TOY = {"channels": 16, "depth": 4, "heads": 2, "window": 3, "global_blocks": (2, 4)}
@@ -29,7 +30,7 @@ def images():
     return tf.constant(DRAWN["images"]())
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 def test_pyramid_and_gradients_are_those_of_detectron2(compiled, network, images, reference):
     def forward():
         pyramid = network.neck(network.backbone(images))
