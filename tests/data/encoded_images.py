@@ -36,11 +36,16 @@ def png(values, bits, color, before=b""):
             np.packbits(np.unpackbits(row.astype(np.uint8).reshape(-1, 1), axis=1)[:, 8 - bits :]) for row in values
         ]
         rows = [row.tobytes() for row in rows]
+    return png_file(width, height, bits, color, zlib.compress(b"".join(b"\0" + row for row in rows)), before)
+
+
+def png_file(width, height, bits, color, compressed, before=b""):
+    """Returns a PNG of compressed rows, each after a byte for its filter, and of further chunks before them."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
-    body = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    body = png_chunk(b"IDAT", compressed)
     return b"\x89PNG\r\n\x1a\n" + header + before + body + png_chunk(b"IEND", b"")
 
 
 def blank_png(width, height):
-    """Returns a black PNG of one bit per pixel: a few kilobytes at any size."""
-    return png(np.zeros((height, width), np.uint8), 1, 0)
+    """Returns a black PNG of one bit per pixel, which is small: 650 KB for 1,200 million pixels."""
+    return png_file(width, height, 1, 0, zlib.compress(bytes(height * (1 + -(-width // 8))), 1))
