@@ -3,7 +3,8 @@
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import NORM, Convolution, make_norm
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM, make_norm
 from htc_tf.ranges import CHANNELS, FLAG, FRACTION, check_ranges, whole
 
 
@@ -55,7 +56,7 @@ class BoxHead(tf.keras.layers.Layer):
             num_hidden: int, number of hidden layers.
             num_convs: int, number of 3x3 convolutions before the hidden layers.
             conv_channels: int, output channels of each convolution.
-            conv_norm: str, a kind of `layers.make_norm` after each convolution, or None.
+            conv_norm: str, a kind of `norms.make_norm` after each convolution, or None.
             feature_gradient: float, factor of the gradient that flows into the pooled features. A third in each of
                 three stages keeps the backbone's gradient as large as that of one (detectron2).
         """

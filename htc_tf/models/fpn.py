@@ -6,7 +6,8 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.ranges import CHANNELS, check_ranges
 from htc_tf.structures import FeatureMaps
 
@@ -43,7 +44,7 @@ class FPN(tf.keras.layers.Layer):
         """
         Args:
             channels: int, channels of every level.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
         """
         super().__init__(name=name)
         self.channels = channels

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.models.residual import make_convs
 from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 
@@ -35,7 +36,7 @@ class MaskHead(tf.keras.layers.Layer):
             num_classes: int, K.
             channels: int, output channels of each convolution.
             num_convs: int, number of 3x3 convolutions.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
             residual: If True, each two convolutions are a residual block (SCNet).
         """
         super().__init__(name=name)

@@ -15,7 +15,7 @@ def make_convs(
         owner: str, name of the head's class, for messages.
         channels: int, output channels of each convolution.
         num_convs: int, number of 3x3 convolutions.
-        norm: str, a kind of `layers.make_norm`, or None.
+        norm: str, a kind of `norms.make_norm`, or None.
         residual: If True, each two convolutions are a ResidualBlock.
     """
     if not residual:

@@ -3,7 +3,7 @@
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import NORM
+from htc_tf.models.norms import NORM
 from htc_tf.models.residual import make_convs
 from htc_tf.models.semantic_head import resize_corners
 from htc_tf.ranges import CHANNELS, check_ranges, whole
@@ -33,7 +33,7 @@ class GlobalContextHead(tf.keras.layers.Layer):
             num_classes: int, K.
             channels: int, channels of the neck's features and of each convolution.
             num_convs: int, number of 3x3 convolutions, in residual blocks of two.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
         """
         super().__init__(name=name)
         self.channels = channels

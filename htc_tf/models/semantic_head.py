@@ -3,7 +3,8 @@
 import gin
 import tensorflow as tf
 
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.models.residual import make_convs
 from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 from htc_tf.structures import FeatureMaps, SemanticOutput
@@ -41,7 +42,7 @@ class SemanticHead(tf.keras.layers.Layer):
             num_labels: int, number of thing and stuff labels together; COCO-stuff has 183.
             channels: int, output channels of each convolution.
             num_convs: int, number of 3x3 convolutions after the sum.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
             residual: If True, each two convolutions after the sum are a residual block (SCNet).
         """
         super().__init__(name=name)

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.fpn import LEVELS
-from htc_tf.models.layers import ChannelNormalization, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import ChannelNormalization
 from htc_tf.ranges import CHANNELS, check_ranges
 from htc_tf.structures import FeatureMaps
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.layers import FrozenBatchNormalization
+from htc_tf.models.norms import FrozenBatchNormalization
 
 MAX_NAMES = 4  # layers in a message
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.htc_loss import Loss, count_where, total_where
-from htc_tf.models.layers import trained_batch_norms
+from htc_tf.models.norms import trained_batch_norms
 from htc_tf.ops import boxes as box_ops
 
 RECALL_IOU = 0.5

@@ -12,7 +12,7 @@ from htc_tf.checkpoint import Checkpoints
 from htc_tf.data.input import named_errors
 from htc_tf.evaluation.records import Interrupted
 from htc_tf.experiment import Experiment
-from htc_tf.models.layers import trained_batch_norms
+from htc_tf.models.norms import trained_batch_norms
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
 from htc_tf.training.freed_memory import keep_freed_memory

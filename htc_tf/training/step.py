@@ -6,7 +6,7 @@ single replica that has the whole batch.
 
 import tensorflow as tf
 
-from htc_tf.models.layers import trained_batch_norms
+from htc_tf.models.norms import trained_batch_norms
 from htc_tf.training.gradients import add_replicas, make_gradients
 
 

@@ -27,7 +27,7 @@ NEG_INF = {"CropAndResize", "TensorScatterAdd", "Softmax", "Exp", "Log", "Log1p"
 NEG_INF |= {"BatchMatMulV2"}
 # With op determinism one operation becomes several others.
 MAYBE = {"SparseSoftmaxCrossEntropyWithLogits", "LogSoftmax"}
-ALWAYS = {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "MatMul", "FusedBatchNormV3"}
+ALWAYS = {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "MatMul"}
 
 
 def types(graph):

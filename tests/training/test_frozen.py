@@ -114,6 +114,6 @@ def test_from_scratch_freezes_nothing():
 
 
 def find_norms(model):
-    from htc_tf.models.layers import FrozenBatchNormalization
+    from htc_tf.models.norms import FrozenBatchNormalization
 
     return [layer for layer in model.submodules if isinstance(layer, FrozenBatchNormalization)]

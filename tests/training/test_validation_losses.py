@@ -11,7 +11,7 @@ from htc_tf.cluster import Cluster
 from htc_tf.data.datasets import load_info
 from htc_tf.evaluation.eval_workers import Workers
 from htc_tf.evaluation.records import Interrupted
-from htc_tf.models.layers import trained_batch_norms
+from htc_tf.models.norms import trained_batch_norms
 from htc_tf.ops.matching import subsample_evenly
 from htc_tf.training import validation_losses
 from htc_tf.training.validation_losses import ValidationLosses, normalize

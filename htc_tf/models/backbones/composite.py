@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.fpn import LEVELS, upsample
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.ranges import check_ranges
 from htc_tf.structures import FeatureMaps
 
@@ -41,7 +42,7 @@ class Composite(tf.keras.layers.Layer):
         Args:
             assistant: Swin, ResNet or another such backbone.
             lead: Another backbone like it, with another name. It has no weights of the shared layers.
-            norm: str, a kind of `layers.make_norm` after each 1x1 convolution between the two; None for a bias.
+            norm: str, a kind of `norms.make_norm` after each 1x1 convolution between the two; None for a bias.
         """
         super().__init__(name=name)
         kind = type(lead).__name__

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from htc_tf.models.backbones.resnet import Block
 from htc_tf.models.fpn import upsample
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.ranges import CHANNELS, Each, check_ranges, whole
 from htc_tf.structures import FeatureMaps
 
@@ -27,7 +28,7 @@ class Fusion(tf.keras.layers.Layer):
         Args:
             source, target: int, indices of the branches. If they are the same, the features stay.
             widths: ints, channels of the branches.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
         """
         super().__init__(name=name)
         self.doublings = max(source - target, 0)
@@ -56,7 +57,7 @@ class Exchange(tf.keras.layers.Layer):
         Args:
             widths: ints, channels of the branches.
             blocks: int, blocks in each branch.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
         """
         super().__init__(name=name)
         kind: dict[str, Any] = {"stride": 1, "bottleneck": False, "project": False, "norm": norm}
@@ -106,7 +107,7 @@ class HRNet(tf.keras.layers.Layer):
             width: int, channels of the branch at stride 4: 18, 32 or 40 in the published networks.
             blocks: int, blocks in each branch between two exchanges, and in the first stage.
             exchanges: ints, exchanges in the stages of two, three and four branches.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
         """
         super().__init__(name=name)
         kind: dict[str, Any] = {"norm": norm, "relu": True}

@@ -8,7 +8,8 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.backbones.resnet import BLOCKS, BOTTLENECK_FROM, ResidualNetwork
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.ranges import check_ranges, choice, whole
 
 
@@ -45,7 +46,7 @@ class Res2NetBlock(tf.keras.layers.Layer):
             groups: int, number of groups.
             stride: int, stride of the 3x3 convolutions.
             first: If True, the block is the first of its stage: groups are independent, the shortcut has a convolution.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
         """
         super().__init__(name=name)
         self.groups, self.stride, self.first = groups, stride, first
@@ -99,7 +100,7 @@ class Res2Net(ResidualNetwork):
         Args:
             depth: int, 50, 101 or 152.
             width: int, channels of the stem; 64 is the published network.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
             frozen_stages: int, number of leading stages that are not trained, together with the stem; 0 freezes the
                 stem alone, -1 nothing.
             groups, group_width: int, number of groups in a bottleneck (the paper's scales) and channels of a group in

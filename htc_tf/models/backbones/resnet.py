@@ -12,7 +12,8 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.layers import NORM, Convolution
+from htc_tf.models.layers import Convolution
+from htc_tf.models.norms import NORM
 from htc_tf.ranges import FLAG, Each, check_ranges, choice, whole
 from htc_tf.structures import FeatureMaps
 
@@ -52,7 +53,7 @@ class Block(tf.keras.layers.Layer):
             stride: int, stride of the block.
             bottleneck: If True, the block is a bottleneck.
             project: If True, the shortcut is a 1x1 convolution.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
             inner: int, channels inside a bottleneck; None for `channels`.
             groups, deformable, switchable: Options of a bottleneck's 3x3 convolution, as in `layers.Convolution`.
             standardized: If True, all convolutions of a bottleneck but `feedback` are standardized.
@@ -202,7 +203,7 @@ class ResNet(ResidualNetwork):
         Args:
             depth: int, 10 (half of 18), 18, 34, 50, 101 or 152.
             width: int, channels of the stem; 64 is the published network.
-            norm: str, a kind of `layers.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None.
             frozen_stages: int, number of leading stages that are not trained, together with the stem; 0 freezes the
                 stem alone, -1 nothing.
             groups, group_width: int, cardinality and width of a ResNeXt: 32 and 4 make 32x4d, 1 and 64 a ResNet. A

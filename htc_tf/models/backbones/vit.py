@@ -15,7 +15,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.swin import make_dense, merge, pad_to_windows, partition
 from htc_tf.models.drop_path import draw_seed, drop_paths, fold_in
-from htc_tf.models.layers import ChannelNormalization
+from htc_tf.models.norms import ChannelNormalization
 from htc_tf.ops.table_resizing import cubic, linear, resizing_matrix
 from htc_tf.ranges import CHANNELS, Each, check_ranges, number, whole
 from htc_tf.structures import FeatureMaps
