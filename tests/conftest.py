@@ -29,9 +29,9 @@ TINY = str(HERE / "tiny.gin")
 # These files take the longest. They start first, so that the processes of `make test` end together; test_trainer makes
 # the tiny run that the later ones share.
 LONGEST = (
-    *("test_module", "test_trainer", "test_cluster_failure", "test_gin_files", "test_precision", "test_commands"),
-    *("test_coco_to_tfrecord", "test_parity_mmdet_training", "test_roi_align", "test_validation", "test_cluster"),
-    *("test_keras_model", "test_run_evaluations", "test_extending"),
+    *("test_module", "test_trainer", "test_parity_mmdet_training", "test_commands", "test_gin_files", "test_precision"),
+    *("test_roi_align", "test_scnet", "test_coco_to_tfrecord", "test_htc_loss", "test_htc", "test_input", "test_step"),
+    *("test_conversion", "test_assistant", "test_keras_model", "test_cluster_failure", "test_workers"),
     *("test_parity_trajectories", "test_your_images", "test_wheels", "test_kills"),  # slow
 )
 

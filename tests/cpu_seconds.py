@@ -8,14 +8,20 @@ from collections import Counter
 
 import pytest
 
+from tests import forks
+
 ROWS = 60
 SPENT = Counter()  # {file: CPU-seconds}
 _last = 0.0
 
 
+def _spent():
+    return sum(os.times()[:4]) + forks.server_seconds()
+
+
 def pytest_collection_finish():
     global _last
-    _last = sum(os.times()[:4])
+    _last = _spent()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -23,7 +29,7 @@ def pytest_runtest_makereport(item, call):
     """Attaches what was spent since the last report, which a process of pytest-xdist sends to the first one."""
     global _last
     report = (yield).get_result()
-    now = sum(os.times()[:4])
+    now = _spent()
     report.cpu_seconds, _last = now - _last, now
 
 
