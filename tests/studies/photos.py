@@ -116,13 +116,19 @@ def report(entries, plot, flags):
         rows.append([str(images), start, *cells, recorded.format_seeds(found["segm/AP50"])[1]])
     cost = sum(entry[part][0] for entry in entries.values() for part in ("train", "evaluate"))
     steps = next(iter(entries.values()))["losses"][-1][0] if entries else 0
-    params = "".join(f' --gin_param "{param}"' for param in flags.gin_param)
+    params = "".join(
+        f" --{name} {' '.join(map(str, chosen))}"
+        for name, chosen, usual in (("images", flags.images, IMAGES), ("seeds", flags.seeds, SEEDS))
+        if tuple(chosen) != usual
+    )
+    params += "".join(f' --gin_param "{param}"' for param in flags.gin_param)
+    seeds = ", ".join(map(str, flags.seeds))
     return [
         f"`make photos` (`python -m tests.studies.photos --sample DIR{params}`) trains `{CONFIGURATION}` with "
         f"`{OVERLAY}` for {steps:,} steps of 4 images to find people in the first training images, by id, of a small "
         "part of COCO, and evaluates on all of its validation images: from the weights that the demo starts from, "
         "which have seen drawn letters only, and from nothing. "
-        f"Seeds {', '.join(map(str, flags.seeds))}; ± is the standard deviation over them.",
+        + (f"Seeds {seeds}; ± is the standard deviation over them." if len(flags.seeds) > 1 else f"Seed {seeds}."),
         "",
         "The figures are low, as they must be: a network of 4 million weights that has never seen a photograph learns "
         "from at most 150. They rise with the number of images, which is what this section shows. Begin with weights "

@@ -36,8 +36,9 @@ def test_the_section(tmp_path):
         photos.Training(150, "letters", 1): entry(0.22, 0.2),
         photos.Training(19, "nothing", 0): entry(0.05, 0.04),
     }
-    flags = SimpleNamespace(seeds=[0, 1], gin_param=[])
+    flags = SimpleNamespace(images=photos.IMAGES, seeds=[0, 1], gin_param=[])
     text = "\n".join(photos.report(entries, tmp_path / "plot.png", flags))
+    assert "--sample DIR --seeds 0 1`" in text and "Seeds 0, 1; ±" in text
     small = "| 19 | nothing | **0.025** | **0.050** | **0.020** | **0.040** | 0.040 |"
     large = "| **0.105** ± 0.007 | **0.210** ± 0.014 | **0.095** ± 0.007 | **0.190** ± 0.014 | 0.180, 0.200 |"
     assert f"{small}\n| 150 | letters {large}\n" in text
