@@ -1,8 +1,9 @@
-"""Benchmark of cold processes: `python -m htc_tf.predict` printing its help, and detecting in its first image.
+"""Benchmark of cold processes: `htc_tf.predict` prints its help and detects in an image, `htc_tf.train` makes a step.
 
 Each command runs in a process of its own, whose CPU seconds the system adds up at its end.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from htc_tf.progress import progress_bar
 from htc_tf.run import Run
 from tests.studies import recorded
 
+TRAINED = "gin/htc_shapes.gin"  # the demo's network
 IMAGES = 3  # of the command that shows what an image after the first takes
 
 
@@ -31,17 +33,22 @@ def run(flags):
     with tempfile.TemporaryDirectory() as folder:
         weights = write_run(Run(Path(folder) / "run"))
         images = draw_images(Path(folder), flags.height, flags.width)
+        records, *_ = recorded.make_data(Path(folder) / "data", {"train": 8, "val": 2}, seed=0)
+        run_folder = Path(folder) / "training"
         predict = [sys.executable, "-m", "htc_tf.predict"]
+        train = [sys.executable, "-m", "htc_tf.train", "--gin_file", TRAINED, "--gin_param", "STEPS=1"]
         model = ["--checkpoint", Path(folder) / "run", "--output", Path(folder) / "found", "--input"]
         commands = {
             "help": [*predict, "--help"],
             "tensorflow": [sys.executable, "-c", "import tensorflow"],
             "first": [*predict, *model, images[0]],
             "several": [*predict, *model, *images],
+            "training": [*train, "--train_records", records, "--workdir", run_folder],
         }
         cpu, wall = ({name: [] for name in commands} for _ in range(2))
         # The first round, which is not counted, leaves Python's bytecode and the files in memory behind.
         for number in progress_bar(range(-1, flags.repeats), unit="round", desc="measure"):
+            shutil.rmtree(run_folder, ignore_errors=True)
             for name, words in commands.items():
                 seconds = call(words)
                 if number >= 0:
@@ -52,6 +59,7 @@ def run(flags):
         "help": summarize(cpu["help"]),
         "tensorflow": summarize(cpu["tensorflow"]),
         "later image": summarize(later),
+        "training": summarize(cpu["training"]),
         "weights": f"{weights / 1e6:.0f} MB",
     }
     memory = {"peak": peak_bytes(children=True)}

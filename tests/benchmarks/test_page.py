@@ -138,7 +138,7 @@ def test_the_page():
         "eval": figures(0.07, pycocotools={"cpu_seconds": 0.06}),
         "masks": figures(0.01, **{"every pixel, ms": 80.4, "masks as large as the image, ms": 84}),
         "postprocess": figures(0.01, candidates="51,720 per image", XLA={k: v / 1000 for k, v in SUMMARY.items()}),
-        "start": figures(13.0, help=SUMMARY, tensorflow=SUMMARY, **{"later image": SUMMARY}),
+        "start": figures(13.0, help=SUMMARY, tensorflow=SUMMARY, training=SUMMARY, **{"later image": SUMMARY}),
         "environments": {"details": {"training step": ENVIRONMENTS}},
         "memory": figures(unit="step"),
         "roi_align": {"details": {"1000 at 7 x 7, adaptive, XLA": VARIANT, "512 at 7 x 7": VARIANT}},
@@ -155,6 +155,7 @@ def test_the_page():
     assert "| XLA | 10.0 | 9.0 | 12.0 | 8.0 |" in text
     assert "Of 80,000 pairs of box and class, 51,720 per image are candidates." in text
     assert "| `htc_tf.predict` of one image of 512 x 512 | 13.0 | 12 |" in text
+    assert "| `htc_tf.train` of the demo's network, one step and its checkpoint | 10.0 |  |" in text
     assert "| a step after the first | CPU-seconds, 2.15.1 | 2.21.0 | ratio | peak GB, 2.15.1 | 2.21.0 |" in text
     assert "| training step, 192 x 256 | 0.25 | 0.5 | 1.04 | 1.50 | 3.00 |" in text
     assert "| training step, 192 x 256 | 4 | 4 | 30.5 | 30.5 |" in text

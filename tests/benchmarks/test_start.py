@@ -12,7 +12,7 @@ from htc_tf.inference.detector import restore
 from htc_tf.run import Run
 from tests.benchmarks import start
 
-SECONDS = {"help": 0.25, "tensorflow": 3.0, "first": 9.0, "several": 13.0}
+SECONDS = {"help": 0.25, "tensorflow": 3.0, "first": 9.0, "several": 13.0, "training": 17.0}
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -22,7 +22,10 @@ def test_commands_are_measured(tiny_experiment, monkeypatch):
 
     def call(words):
         *_, last = map(str, words)
-        name = "help" if last == "--help" else "tensorflow" if last == "import tensorflow" else "first"
+        name = {"--help": "help", "import tensorflow": "tensorflow"}.get(last, "first")
+        if "htc_tf.train" in words:
+            assert "drawn" in words
+            return SECONDS["training"], 1
         if name == "first":
             run = Run(words[words.index("--checkpoint") + 1])
             images = words[words.index("--input") + 1 :]
@@ -34,10 +37,12 @@ def test_commands_are_measured(tiny_experiment, monkeypatch):
         return SECONDS[name], 2 * SECONDS[name]
 
     monkeypatch.setattr(start, "call", call)
+    monkeypatch.setattr(start.recorded, "make_data", lambda *arguments, **options: ("drawn", "val", "annotations"))
     found = start.run(SimpleNamespace(height=64, width=96, repeats=2))
     assert called == [[(96, 64)]]
     assert found.unit == "first image" and found.cpu_seconds["median"] == 9 and found.wall_seconds["minimum"] == 18
     assert found.details["help"]["median"] == 0.25 and found.details["later image"]["median"] == 2
+    assert found.details["training"]["median"] == 17
 
 
 def test_processes_are_counted():
