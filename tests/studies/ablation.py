@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from tests.studies import recorded
+from tests.studies import intervals, recorded
+from tests.studies.objects import compare_objects, measure_objects
 
 CONFIGURATION = "gin/htc_shapes.gin"
 STEPS = 4500
@@ -25,8 +26,6 @@ KIND, DATA_SEED = "contexts", 0
 SECTION = "The paper's ablation, on drawn scenes"
 PLOT = "ablation.png"  # beside the page
 RESULTS = recorded.ROOT / "docs" / "ablation.json"
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
-QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def parse():
@@ -65,26 +64,6 @@ def check_distinct(entries):
                 raise SystemExit(f"{other} and {row} with seed {seed} have the same {part}: {entry[part]}")
 
 
-def gains(before, after):
-    """Compares two rows, paired by seed.
-
-    Args:
-        before, after: [S] AP of the two rows.
-    Returns:
-        (mean difference, its standard error: infinite for a single seed)
-    """
-    differences = np.subtract(after, before)
-    count = len(differences)
-    return float(differences.mean()), recorded.deviation(differences) / count**0.5 if count > 1 else float("inf")
-
-
-def interval(before, after):
-    """Returns (mean difference, lowest, highest): the 95 % confidence interval of Student's t, paired by seed."""
-    gain, error = gains(before, after)
-    half = QUANTILES.get(len(before) - 1, 1.96) * error
-    return gain, gain - half, gain + half
-
-
 def compare(found):
     """Returns the lines of the table of differences: each part's, and the whole HTC's.
 
@@ -97,8 +76,7 @@ def compare(found):
     for title, before, after in [*pairs, ("all of them", names[0], names[-1])]:
         cells = [title]
         for kind in recorded.KINDS:
-            gain, low, high = interval(found[before][kind], found[after][kind])
-            cells += [f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}", "yes" if low > 0 or high < 0 else "no"]
+            cells += intervals.compare(found[before][kind], found[after][kind])
         rows.append(cells)
     header = ["what is added"]
     for kind in recorded.KINDS:
@@ -166,7 +144,9 @@ def report(entries, flags):
     if len(found) < len(recorded.ROWS) or len(flags.seeds) < 2:
         return lines
     draw(found).savefig(Path(flags.output).with_name(PLOT), dpi=100)
-    return [*lines, "", "Differences, paired by seed:", "", *compare(found), "", f"![AP by row and seed]({PLOT})"]
+    lines += ["", "Differences, paired by seed:", "", *compare(found), "", f"![AP by row and seed]({PLOT})", ""]
+    objects = {row: [entries[row, seed]["objects"] for seed in flags.seeds] for row in recorded.ROWS}
+    return lines + compare_objects({recorded.title_of(row): by_seed for row, by_seed in objects.items()})
 
 
 class Training(NamedTuple):
@@ -181,15 +161,12 @@ class Training(NamedTuple):
 
 
 def plan(flags):
-    """Returns {Training: (its name, configuration flags)}; all rows of one seed come first."""
+    """Returns {Training: flags of htc_tf.train}; all rows of one seed come first."""
     params = [f"STEPS={flags.steps}", "CHECKPOINT_EVERY=0", *flags.gin_param]
     trainings = [Training(row, seed) for seed in flags.seeds for row in recorded.ROWS]
     return {
-        training: (
-            training.name,
-            [f"--gin_file={file}" for file in (CONFIGURATION, *overlays(training.row))]
-            + [f"--gin_param={param}" for param in params],
-        )
+        training: [f"--gin_file={file}" for file in (CONFIGURATION, *overlays(training.row))]
+        + [f"--gin_param={param}" for param in params]
         for training in trainings
     }
 
@@ -198,10 +175,10 @@ def main():
     flags = parse()
     folder = flags.workdir.resolve()
 
-    def train(training, name, how):
+    def train(training, how):
         data = recorded.make_data(folder / "data", SCENES, DATA_SEED, kind=KIND)
-        outcome = recorded.train_and_evaluate(folder / name, how, *data, training.seed)
-        return {**outcome, "losses": recorded.shorten(outcome["losses"])}
+        outcome = recorded.train_and_evaluate(folder / training.name, how, *data, training.seed)
+        return {**outcome, "objects": measure_objects(data[2], folder / training.name / recorded.PREDICTIONS)}
 
     def write(entries):
         check_distinct(entries)

@@ -8,13 +8,13 @@ overlay's, one training each. Run again, the command continues after the last fi
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from htc_tf.progress import progress_bar
 from pipelines.scenes import THINGS
 from tests.studies import recorded
-from tests.studies.ablation import gains
+from tests.studies.intervals import gains
 
 CONFIGURATION = "gin/htc_shapes.gin"
 OVERLAY = "gin/options/fine_tune.gin"
@@ -34,6 +34,21 @@ TRIALS = {f"`{param}`": [param] for param in SETTINGS}
 TRIALS[f"{FULL}, `EPOCHS=96`"] = [*ARMS[FULL], "EPOCHS=96"]
 
 
+class Training(NamedTuple):
+    """A training of the study: the pretraining, or a fine-tuning."""
+
+    arm: str  # or trial
+    seed: int = 0
+    images: int = 0  # that it is fine-tuned on
+
+    @property
+    def name(self):
+        return f"{self.images}_images_{slug(self.arm)}_seed{self.seed}" if self.images else self.arm
+
+
+PRETRAINING = Training("pretrained")
+
+
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.fine_tuning", description=__doc__)
     parser.add_argument("--images", type=int, default=IMAGES, help=f"images to fine-tune on (default: {IMAGES})")
@@ -47,22 +62,22 @@ def parse():
     return parser.parse_args()
 
 
-def plan(flags, pretrained):
-    """Returns {(arm or trial, seed): flags of htc_tf.train}; all arms of one seed come first, trials last.
+def plan(flags, folder):
+    """Returns {Training: flags of htc_tf.train}: the pretraining, then all arms of one seed, at last the trials.
 
     Args:
         flags: The flags of this command.
-        pretrained: Path, the run with the pretrained weights.
+        folder: Path, where the run with the pretrained weights is.
     """
+    first = [f"--gin_param=NUM_CLASSES={len(KNOWN)}", f"--gin_param=STEPS={flags.pretraining}"]
+    runs = {PRETRAINING: [f"--gin_file={CONFIGURATION}", *first]}
     files = [f"--gin_file={file}" for file in (CONFIGURATION, OVERLAY)]
     arms = [(arm, seed, params) for seed in flags.seeds for arm, params in ARMS.items()]
     trials = [(trial, 0, params) for trial, params in TRIALS.items()]
-    runs = {}
-    for name, seed, params in arms + trials:
+    for arm, seed, params in arms + trials:
         params = ["CHECKPOINT_EVERY=0", *flags.gin_param, *params]
-        runs[name, seed] = [*files, *(f"--gin_param={param}" for param in params)]
-        if not name.startswith(NOTHING):
-            runs[name, seed].append(f"--init_from={pretrained}")
+        start = [] if arm.startswith(NOTHING) else [f"--init_from={folder / PRETRAINING.name}"]
+        runs[Training(arm, seed, flags.images)] = [*files, *(f"--gin_param={param}" for param in params), *start]
     return runs
 
 
@@ -151,35 +166,28 @@ CAVEAT = (
 def main():
     flags = parse()
     folder = flags.workdir.resolve()
-    cache = recorded.ResultCache(folder / "done.json")
-    pretrained, base = folder / "pretrained", f"{flags.images}_images"
-    how = [f"--gin_file={CONFIGURATION}", f"--gin_param=NUM_CLASSES={len(KNOWN)}"]
-    how += [f"--gin_param=STEPS={flags.pretraining}"]
-    pretraining = cache.find("pretrained", how)
-    runs = {key: (f"{base}_{slug(key[0])}_seed{key[1]}", own) for key, own in plan(flags, pretrained).items()}
+    cache, runs = recorded.ResultCache(folder / "done.json"), plan(flags, folder)
     overlay = [line for line in (recorded.ROOT / OVERLAY).read_text().splitlines() if line and line[0] != "#"]
-    entries = {key: cache.find(name, [*own, *overlay]) for key, (name, own) in runs.items()}
-    entries = {key: entry for key, entry in entries.items() if entry and pretraining}
-    if flags.write_only:
-        if not entries:
-            raise SystemExit(f"error: no finished training in {folder}")
-        recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
-        return
-    if not pretraining:
-        data = recorded.make_data(folder / "known", KNOWN_SCENES, seed=0, classes=KNOWN)
-        print(f"pretraining; its log is {pretrained}.log", flush=True)
-        pretraining = cache.add("pretrained", how, recorded.train_and_evaluate(pretrained, how, *data, seed=0))
-    scenes = {"train": flags.images, "val": VALIDATION}
-    data = recorded.make_data(folder / f"new{flags.images}", scenes, seed=1, classes=NEW, stuff=False)
-    wanted = {key: run for key, run in runs.items() if flags.trials or key[0] in ARMS}
-    for key, (name, own) in progress_bar(wanted.items(), unit="training", desc="fine-tuning"):
-        if key not in entries:
-            print(f"{name}: training; its log is {folder / name}.log", flush=True)
-            outcome = recorded.train_and_evaluate(folder / name, own, *data, seed=key[1])
-            entries[key] = cache.add(name, [*own, *overlay], outcome)
-        metrics = entries[key]["metrics"]
-        print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items()), flush=True)
-        recorded.write_section(flags.output, SECTION, report(entries, pretraining, flags))
+    # A fine-tuning is made by the overlay, and starts from what the pretraining's flags give.
+    how = {run: own if run == PRETRAINING else [*own, *overlay, *runs[PRETRAINING]] for run, own in runs.items()}
+    kept = {run for run in runs if flags.trials or run == PRETRAINING or run.arm in ARMS}
+    kept |= {run for run in runs if cache.find(run.name, how[run])}
+
+    def train(training, _):
+        scenes = {"train": flags.images, "val": VALIDATION}
+        if training == PRETRAINING:
+            data = recorded.make_data(folder / "known", KNOWN_SCENES, seed=0, classes=KNOWN)
+        else:
+            data = recorded.make_data(folder / f"new{flags.images}", scenes, seed=1, classes=NEW, stuff=False)
+        return recorded.train_and_evaluate(folder / training.name, runs[training], *data, training.seed)
+
+    def write(entries):
+        tuned = {(run.arm, run.seed): entry for run, entry in entries.items() if run != PRETRAINING}
+        if tuned and PRETRAINING in entries:
+            recorded.write_section(flags.output, SECTION, report(tuned, entries[PRETRAINING], flags))
+
+    wanted = {run: how[run] for run in runs if run in kept}
+    recorded.run_study("fine-tuning", wanted, cache, train, write, flags.write_only)
     print(f"wrote the section '{SECTION}' of {flags.output}")
 
 

@@ -9,12 +9,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from pycocotools.coco import COCO
 
-from htc_tf.progress import progress_bar
 from tests.studies import recorded
 
 OVERLAY = "gin/options/overfit.gin"
@@ -25,6 +25,12 @@ NOT_A_THING = 182  # the last of the semantic branch's 183 labels, which none of
 TARGET = 0.6  # mask AP
 SECTION = "Overfitting eight images"
 TENTHS = 10
+
+
+class Training(NamedTuple):
+    """A training of the study: of a row of the ablation."""
+
+    name: str
 
 
 def parse():
@@ -161,22 +167,22 @@ def main():
     folder = flags.workdir.resolve()
     annotations, records = prepare(flags.sample, folder)
     data = json.loads(annotations.read_text())
-    cache = recorded.ResultCache(folder / "done.json")
-    entries = {}
-    for row in progress_bar(flags.rows, unit="training", desc="overfit"):
-        configuration = [f"--gin_file=gin/ablation/{row}.gin", f"--gin_file={OVERLAY}"]
-        configuration += [f"--gin_param={param}" for param in flags.gin_param]
-        how = [*configuration, flags.seed, (recorded.ROOT / OVERLAY).read_text()]
-        entry = cache.find(row, how)
-        if entry is None:
-            print(f"{row}: training; its log is {folder / row}.log", flush=True)
-            seed = flags.seed
-            outcome = recorded.train_and_evaluate(folder / row, configuration, records, records, annotations, seed)
-            entry = cache.add(row, how, outcome)
-        entries[row] = entry
-        print(f"{row}: " + ", ".join(f"{name} {value:.3f}" for name, value in entry["metrics"].items()), flush=True)
-        recorded.write_section(flags.output, SECTION, report(entries, data, flags))
-    missed = [row for row, entry in entries.items() if entry["metrics"]["segm/AP"] < TARGET]
+    found = {}  # {row: the cached result}
+
+    def train(row, _):
+        params = [f"--gin_param={param}" for param in flags.gin_param]
+        configuration = [f"--gin_file=gin/ablation/{row.name}.gin", f"--gin_file={OVERLAY}", *params]
+        run = folder / row.name
+        return recorded.train_and_evaluate(run, configuration, records, records, annotations, flags.seed)
+
+    def write(entries):
+        found.update({row.name: entry for row, entry in entries.items()})
+        recorded.write_section(flags.output, SECTION, report(found, data, flags))
+
+    how = [*flags.gin_param, f"--seed={flags.seed}", (recorded.ROOT / OVERLAY).read_text()]
+    rows = {Training(row): how for row in flags.rows}
+    recorded.run_study("overfit", rows, recorded.ResultCache(folder / "done.json"), train, write)
+    missed = [row for row, entry in found.items() if entry["metrics"]["segm/AP"] < TARGET]
     print(f"wrote the section '{SECTION}' of {flags.output}; below {TARGET} mask AP: {', '.join(missed) or 'no row'}")
     sys.exit(bool(missed))
 

@@ -168,17 +168,17 @@ def main():
     flags = parse()
     folder = flags.workdir.resolve()
 
-    def train(training, name, how):
+    def train(training, how):
         records, _ = prepare(flags.sample, folder / "data", "train", training.images)
         validation = prepare(flags.sample, folder / "data", "val")
-        outcome = recorded.train_and_evaluate(folder / name, how, records, *validation, training.seed)
-        return {**outcome, "losses": recorded.shorten(outcome["losses"])}
+        run = folder / training.name
+        return recorded.train_and_evaluate(run, how, records, *validation, training.seed)
 
     def write(entries):
         recorded.write_section(flags.output, SECTION, report(entries, flags.output.with_name(PLOT), flags))
 
     trainings = [Training(images, start, seed) for seed in flags.seeds for images in flags.images for start in STARTS]
-    plans = {training: (training.name, plan(training, flags.gin_param)) for training in trainings}
+    plans = {training: plan(training, flags.gin_param) for training in trainings}
     recorded.run_study("photos", plans, recorded.ResultCache(flags.results), train, write, flags.write_only)
     print(f"wrote the section '{SECTION}' of {flags.output}")
 

@@ -156,16 +156,18 @@ def main():
         print(f"wrote {WEIGHTS}")
         return
 
-    def train(training, name, how):
+    def train(training, how):
+        first = FIRST.get(training.start)
+        if first and not (folder / first.name / recorded.METRICS_FILE).exists():
+            train(first, plan(first))  # the results may come from another clone, without the weights
         data = recorded.make_data(folder / training.scenes, SCENES, seed=0, kind=training.scenes)
         how = [*how, *start_of(training, folder)]
-        outcome = recorded.train_and_evaluate(folder / name, how, *data, training.seed)
-        return {**outcome, "losses": recorded.shorten(outcome["losses"])}
+        return recorded.train_and_evaluate(folder / training.name, how, *data, training.seed)
 
     def write(entries):
         recorded.write_section(flags.output, SECTION, report(entries, flags.output.with_name(PLOT)))
 
-    plans = {training: (training.name, plan(training)) for training in TRAININGS}
+    plans = {training: plan(training) for training in TRAININGS}
     recorded.run_study("pretraining", plans, recorded.ResultCache(flags.results), train, write, flags.write_only)
     print(f"wrote the section '{SECTION}' of {flags.output}")
 

@@ -1,7 +1,7 @@
 """Helpers of the studies: trainings by the project's own commands, a cache of results, Markdown tables and sections.
 
-`tests.studies.overfit`, `tests.studies.ablation` and `tests.studies.fine_tuning` each write one section of
-docs/results.md; `tests.studies.zoo` and `tests.benchmarks` write pages of their own.
+`tests.studies.overfit`, `ablation`, `fine_tuning`, `pretraining` and `photos` each write one section of docs/results.md
+by `run_study`; `tests.studies.zoo` and `tests.benchmarks` write pages of their own.
 """
 
 import hashlib
@@ -27,7 +27,9 @@ TITLE = "# Does it learn?\n\nRecorded trainings: each section is written by the 
 ROWS = tuple(path.stem for path in sorted((ROOT / "gin" / "ablation").glob("row*.gin")))
 KINDS = {"box": "bbox/AP", "mask": "segm/AP"}
 METRICS = ("bbox/AP", "bbox/AP50", "segm/AP", "segm/AP50")
-LOSSES = 45  # numbers that are kept of a training's losses, each a mean over equally many steps
+METRICS_FILE = "metrics.json"  # in a run's folder: its evaluation
+PREDICTIONS = "metrics.predictions.json"  # beside it: the detections that are evaluated
+LOSSES = 50  # numbers that are kept of a training's losses, each a mean over equally many steps
 MAXRSS = 1 if sys.platform == "darwin" else 1024  # bytes
 UNREPEATABLE = ("images_per_second", "input_wait")  # of the numbers that a step logs
 
@@ -111,9 +113,9 @@ def train_and_evaluate(run, configuration, train_records, records, annotations, 
         annotations: COCO annotation file of `records`.
         seed: Seed of the training.
     Returns:
-        {"metrics": {name: value}, "losses": [[step, total], ...], "first_losses": {name: value} of the first step that
-        is logged, "configuration": hash of the resolved configuration, "train": seconds, "evaluate": seconds}, where
-        seconds are [CPU, wall].
+        {"metrics": {name: value}, "losses": [[step, total], ...] of `shorten`, "first_losses": {name: value} of the
+        first step that is logged, "configuration": hash of the resolved configuration, "train": seconds, "evaluate":
+        seconds}, where seconds are [CPU, wall].
     """
     shutil.rmtree(run, ignore_errors=True)
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ def train_and_evaluate(run, configuration, train_records, records, annotations, 
     log.unlink(missing_ok=True)
     flags = ["--train_records", train_records, "--workdir", run, "--seed", seed]
     trained = run_module(log, "htc_tf.train", *configuration, *flags)
-    output = run / "metrics.json"
+    output = run / METRICS_FILE
     flags = ["--records", records, "--annotations", annotations, "--output", output]
     evaluated = run_module(log, "htc_tf.eval", "--checkpoint", run, *flags)
     metrics = json.loads(output.read_text())
@@ -129,7 +131,7 @@ def train_and_evaluate(run, configuration, train_records, records, annotations, 
     logged = [line for line in logged if "total" in line]
     return {
         "metrics": {name: metrics[name] for name in METRICS},
-        "losses": [[line["step"], line["total"]] for line in logged],
+        "losses": shorten([[line["step"], line["total"]] for line in logged]),
         "first_losses": {name: value for name, value in logged[0].items() if name not in UNREPEATABLE},
         "configuration": hashlib.sha256((run / "config.gin").read_bytes()).hexdigest()[:12],
         "train": trained,
@@ -169,35 +171,36 @@ class ResultCache:
         return self.entries[name]
 
 
-def run_study(name, trainings, cache, train, write, write_only=False):
+def run_study(title, trainings, cache, train, write, write_only=False):
     """Makes the trainings of a study that its cache lacks, and writes its section after each of them.
 
     Args:
-        name: Name of the study, shown by the progress bar.
-        trainings: {key: (the training's name in the cache, its flags)}, in the section's order.
+        title: Name of the study, shown by the progress bar.
+        trainings: {training: how it is made}, in the section's order; `training.name` is its name in the cache. How is
+            a list of strings, such as the flags of htc_tf.train; a result that was made otherwise does not count.
         cache: ResultCache.
-        train: Function of (key, the training's name, its flags) that returns its outcome.
-        write: Function of {key: cached result} that writes the section of the trainings that are finished.
+        train: Function of (training, how it is made) that returns the training's outcome.
+        write: Function of {training: cached result} that writes the section of the trainings that are finished.
         write_only: If True, makes no training.
     Raises:
         SystemExit: `write_only`, but no training is finished.
     """
-    entries = {key: cache.find(*training) for key, training in trainings.items()}
+    entries = {training: cache.find(training.name, how) for training, how in trainings.items()}
 
     def write_finished():
-        write({key: entry for key, entry in entries.items() if entry})
+        write({training: entry for training, entry in entries.items() if entry})
 
     if any(entries.values()):
         write_finished()
     elif write_only:
         raise SystemExit(f"error: {cache.path} has no finished training of this command")
-    for key, (title, how) in progress_bar({} if write_only else trainings.items(), unit="training", desc=name):
-        if not entries[key]:
-            print(f"{title}: training", flush=True)
-            entries[key] = cache.add(title, how, train(key, title, how))
+    for training, how in progress_bar({} if write_only else trainings.items(), unit="training", desc=title):
+        if not entries[training]:
+            print(f"{training.name}: training", flush=True)
+            entries[training] = cache.add(training.name, how, train(training, how))
             write_finished()
-        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in entries[key]["metrics"].items())
-        print(f"{title}: {metrics}", flush=True)
+        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in entries[training]["metrics"].items())
+        print(f"{training.name}: {metrics}", flush=True)
 
 
 def title_of(row):

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from htc_tf import config
-from tests.studies import ablation, fine_tuning, overfit, recorded
+from tests.studies import ablation, fine_tuning, intervals, objects, overfit, recorded
 
 TITLES = ["Cascade Mask R-CNN, the baseline", "+ interleaved execution", "+ mask information flow"]
 TITLES += ["+ semantic branch: HTC"]
@@ -21,7 +22,8 @@ def entry(box=0.75, mask=0.625, configuration="c0ffee"):
     seconds = {"train": [100.0, 60.0], "evaluate": [10.0, 6.0]}
     first = {"total": 1.0, "semantic": len(configuration)}
     found = {"metrics": metrics, "losses": losses, "configuration": configuration, "first_losses": first, **seconds}
-    return {"machine": "2 cores", **found}
+    shares = {"found": 0.75, "named": 0.5, "outlined": 0.8, "objects": 9}
+    return {"machine": "2 cores", "objects": dict.fromkeys(objects.GROUPS, shares), **found}
 
 
 def object_of(image_id, area=5000, iscrowd=0):
@@ -80,16 +82,16 @@ def test_the_section_on_overfitting():
 
 
 def test_gains_are_paired_by_seed():
-    gain, error = ablation.gains([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
+    gain, error = intervals.gains([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
     assert gain == pytest.approx(0.1) and error == pytest.approx(0, abs=1e-12)
-    gain, error = ablation.gains([0.0, 0.0], [0.1, 0.3])
+    gain, error = intervals.gains([0.0, 0.0], [0.1, 0.3])
     assert gain == pytest.approx(0.2) and error == pytest.approx(0.1)
-    assert ablation.gains([0.1], [0.2])[1] == float("inf")
+    assert intervals.gains([0.1], [0.2])[1] == float("inf")
 
 
 def test_intervals_are_those_of_student():
     """Differences 0.1, 0.2, 0.3: their standard error is 0.1 / sqrt(3), and t(2) = 4.303."""
-    gain, low, high = ablation.interval([0.0, 0.0, 0.0], [0.1, 0.2, 0.3])
+    gain, low, high = intervals.interval([0.0, 0.0, 0.0], [0.1, 0.2, 0.3])
     assert (gain, low, high) == pytest.approx((0.2, 0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5))
 
 
@@ -110,6 +112,7 @@ def test_the_section_on_the_ablation(tmp_path):
     box = "+0.0000 | +0.0000 to +0.0000 | no"
     assert f"| {TITLES[1]} | {box} | +0.1000 | +0.1000 to +0.1000 | yes |" in text
     assert f"| {TITLES[2]} | {box} | -0.0505 | -0.6796 to +0.5786 | no |" in text
+    assert "| small (9) | 75.0 | +0.0 (+0.0 to +0.0) |" in text
     assert "| all of them |" in text and (tmp_path / ablation.PLOT).stat().st_size > 1000
 
 
@@ -133,14 +136,14 @@ FLAGS = SimpleNamespace(images=40, pretraining=3000, seeds=[0, 1], gin_param=["A
 
 
 def test_fine_tuning_starts_one_arm_and_the_trials_from_weights():
-    runs = fine_tuning.plan(FLAGS, "RUN")
-    assert list(runs)[:6] == [(arm, seed) for seed in (0, 1) for arm in fine_tuning.ARMS]
-    assert all(
-        "--gin_param=A=1" in how and not any("EPOCHS" in flag for flag in how) for how in list(runs.values())[:6]
-    )
-    started = {arm for (arm, _), how in runs.items() if "--init_from=RUN" in how}
-    assert started == {arm for arm, _ in runs if "nothing" not in arm} and fine_tuning.TUNED in started
-    assert len({fine_tuning.slug(arm) for arm, _ in runs}) == len(fine_tuning.ARMS) + len(fine_tuning.TRIALS)
+    runs = fine_tuning.plan(FLAGS, Path("RUNS"))
+    assert "--gin_param=STEPS=3000" in runs.pop(fine_tuning.PRETRAINING)
+    arms = list(runs)[:6]
+    assert [(run.arm, run.seed) for run in arms] == [(arm, seed) for seed in (0, 1) for arm in fine_tuning.ARMS]
+    assert all("--gin_param=A=1" in runs[run] and "EPOCHS" not in "".join(runs[run]) for run in arms)
+    started = {run.arm for run, how in runs.items() if "--init_from=RUNS/pretrained" in how}
+    assert started == {run.arm for run in runs if "nothing" not in run.arm} and fine_tuning.TUNED in started
+    assert arms[0].name == "40_images_pretrained_weights_seed0" and len({run.name for run in runs}) == len(runs)
     assert set(fine_tuning.KNOWN) | set(fine_tuning.NEW) == set(fine_tuning.THINGS)
 
 
@@ -188,7 +191,7 @@ def test_results_name_the_machines_that_they_come_from():
 def test_a_record_keeps_the_means_of_losses():
     losses = [[step, float(step)] for step in range(1, 4501)]
     kept = recorded.shorten(losses)
-    assert len(kept) == recorded.LOSSES and kept[0] == [100, 50.5] and kept[-1] == [4500, 4450.5]
+    assert len(kept) == recorded.LOSSES and kept[0] == [90, 45.5] and kept[-1] == [4500, 4455.5]
     assert recorded.shorten([[1, 2.0], [2, 4.0]]) == [[1, 2.0], [2, 4.0]]
 
 
@@ -239,13 +242,14 @@ def test_a_machine_is_described_on_every_system(monkeypatch, tmp_path, info, aff
 
 
 def test_a_study_continues_after_its_last_training(tmp_path, capsys):
-    trainings = {"a": ("training_a", ["--seed=0"]), "b": ("training_b", ["--seed=1"]), "c": ("training_c", [])}
+    a, b, c = map(overfit.Training, "abc")
+    trainings = {a: ["--seed=0"], b: ["--seed=1"], c: []}
     made, written = [], []
 
-    def train(key, name, how):
-        assert trainings[key] == (name, how)
-        made.append(key)
-        if made == ["a", "c"]:
+    def train(training, how):
+        assert trainings[training] == how
+        made.append(training)
+        if made == [a, c]:
             raise SystemExit("killed")
         return entry(mask=0.5)
 
@@ -256,13 +260,13 @@ def test_a_study_continues_after_its_last_training(tmp_path, capsys):
     path = tmp_path / "results.json"
     with pytest.raises(SystemExit, match=r"results\.json has no finished"):
         run(write_only=True)
-    recorded.ResultCache(path).add("training_b", ["--seed=1"], entry(mask=0.25))
-    recorded.ResultCache(path).add("training_c", ["--seed=7"], entry())  # by other flags: made again
+    recorded.ResultCache(path).add("b", ["--seed=1"], entry(mask=0.25))
+    recorded.ResultCache(path).add("c", ["--seed=7"], entry())  # by other flags: made again
     run(write_only=True)
-    assert not made and [list(entries) for entries in written] == [["b"]]
+    assert not made and [list(entries) for entries in written] == [[b]]
     with pytest.raises(SystemExit, match="killed"):
         run()
-    assert made == ["a", "c"] and list(written[-1]) == ["a", "b"]
+    assert made == [a, c] and list(written[-1]) == [a, b]
     run()
-    assert made == ["a", "c", "c"] and list(written[-1]) == ["a", "b", "c"]
-    assert "training_b: bbox/AP 0.750, bbox/AP50 1.000, segm/AP 0.250" in capsys.readouterr().out
+    assert made == [a, c, c] and list(written[-1]) == [a, b, c]
+    assert "b: bbox/AP 0.750, bbox/AP50 1.000, segm/AP 0.250" in capsys.readouterr().out

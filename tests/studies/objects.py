@@ -1,0 +1,103 @@
+"""Which objects an evaluation finds, names and outlines: shares by the size of objects and by what is beside them.
+
+AP says that two networks differ; these shares say on which objects. `tests.studies.ablation` compares its rows by them.
+"""
+
+import itertools
+import json
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from htc_tf.evaluation.coco_inputs import prepare_inputs, usable_annotations
+from htc_tf.evaluation.error_analysis import FOREGROUND, pair_images
+from tests.studies import intervals, recorded
+
+SCORE = 0.3  # the least score of a detection that counts
+GROUPS = ("all", "crowded", "alone", "small", "large")
+SHARES = {
+    "found": "the share of objects with a detection of any class, a score of at least 0.3 and a mask IoU of at least "
+    "0.5",
+    "named": "of those found, the share whose detection, the best-scored of these, has the right class",
+    "outlined": "of those found, the mean mask IoU of this detection",
+}
+
+
+def measure_objects(annotations, predictions):
+    """Measures what the saved detections of an evaluation say of each object.
+
+    Args:
+        annotations: Path of the COCO annotation file; no object is a crowd.
+        predictions: Path of results in COCO's format, as htc_tf.eval saves them.
+    Returns:
+        {group: {share: value}} for GROUPS and SHARES, with the number of objects as "objects". An object is crowded if
+        its box overlaps another's, and small if its area is below the median.
+    """
+    inputs = prepare_inputs(json.loads(annotations.read_text()), json.loads(predictions.read_text()))
+    found = np.concatenate([match_objects(pair) for pair in pair_images(inputs, "segm")])
+    crowded, areas = describe_objects(inputs)
+    small = areas < np.median(areas)
+    members = {"all": small | ~small, "crowded": crowded, "alone": ~crowded, "small": small, "large": ~small}
+    return {group: average(found[members[group]]) for group in GROUPS}
+
+
+def match_objects(pair):
+    """Returns [g, 2]: each object's mask IoU with its detection, 0 without one, and whether the class is right.
+
+    Args:
+        pair: `error_analysis.Pairs` of an image. Detections are sorted by score, so the first with enough IoU counts.
+    """
+    fits = (pair.ious >= FOREGROUND) & (pair.scores >= SCORE)[:, None]
+    found = np.zeros([len(pair.gt_classes), 2])
+    for place in np.flatnonzero(fits.any(0)):
+        best = fits[:, place].argmax()
+        found[place] = pair.ious[best, place], pair.classes[best] == pair.gt_classes[place]
+    return found
+
+
+def describe_objects(inputs):
+    """Returns ([n] bool, whether each object's box overlaps another's; [n], areas), by image as `pair_images`."""
+    there = {image_id: [] for image_id in inputs.images}
+    for annotation in usable_annotations(inputs, "segm", notes=[]):
+        there[annotation["image_id"]].append(annotation)
+    crowded, areas = [], []
+    for objects in filter(None, there.values()):
+        boxes = np.array([entry["bbox"] for entry in objects], float)
+        overlaps = coco_mask.iou(boxes, boxes, [0] * len(boxes)) > 0
+        crowded += (overlaps.sum(1) > 1).tolist()
+        areas += [entry["area"] for entry in objects]
+    return np.array(crowded, bool), np.array(areas, float)
+
+
+def average(found):
+    """Returns {share: value, "objects": n} of the [n, 2] of `match_objects`."""
+    hit = found[:, 0] > 0
+    overlap, named = found[hit].mean(0) if hit.any() else (0, 0)
+    shares = {"found": hit.sum() / max(len(hit), 1), "named": named, "outlined": overlap}
+    return {**{name: round(float(value), 5) for name, value in shares.items()}, "objects": len(found)}
+
+
+def compare_objects(measured):
+    """Returns lines with a table for each share: by group, the first row's share and what each next one adds.
+
+    Args:
+        measured: {row's title: [what `measure_objects` returns, by seed]}; at least two rows and seeds.
+    """
+    titles = list(measured)
+    numbers = measured[titles[0]][0]
+    lines = [
+        "Which objects gain? An object is crowded if its box overlaps another's, and small if its area is below the "
+        "median. Each cell: the mean difference over the seeds and its 95 % interval, in hundredths.",
+    ]
+    for share, meaning in SHARES.items():
+        rows = []
+        for group in GROUPS:
+            values = [[100 * of[group][share] for of in measured[title]] for title in titles]
+            cells = [f"{group} ({numbers[group]['objects']:,})", f"{np.mean(values[0]):.1f}"]
+            for before, after in [*itertools.pairwise(values), (values[0], values[-1])]:
+                gain, interval, sure = intervals.compare(before, after, digits=1)
+                cells.append(f"{f'**{gain}**' if sure == 'yes' else gain} ({interval})")
+            rows.append(cells)
+        header = ["objects", titles[0], *titles[1:], "all of them"]
+        lines += ["", f"{share.capitalize()}: {meaning}.", "", *recorded.format_table(header, rows)]
+    return lines
