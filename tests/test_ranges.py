@@ -44,7 +44,7 @@ OTHERS = {
     "learning_rate": {"schedule"},
     "SGD": {"schedule", "groups"},  # ParameterGroups checks each triple of `groups`
     "AdamW": {"schedule", "groups"},
-    "layer_decay": {"layers", "others"},  # become such triples
+    "layer_decay": {"layers", "others", "within"},  # become such triples, or a pattern that is checked with them
     "SGDW": {"schedule", "groups"},
     "LAMB": {"schedule", "groups"},
     "KerasCVBackbone": {"network", "preset"},  # a preset is checked where keras-cv is imported

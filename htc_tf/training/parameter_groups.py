@@ -12,9 +12,28 @@ from htc_tf.ranges import FRACTION, check_range, check_ranges, number
 NO_DECAY = (("norm|bias|gamma|beta", 1.0, 0.0),)  # gamma and beta: scale and offset of norms of any name
 
 
+class LayerTriples(tuple):
+    """Triples of `layer_decay`, with its patterns: `layers`, and `within` or None."""
+
+    layers, within = (), None
+
+    def check(self, variables):
+        """Refuses weights that match `within`, but none of `layers`."""
+        try:
+            left = [v.name for v in variables if self.within and re.search(self.within, v.name)]
+        except (TypeError, RecursionError, re.error) as error:
+            raise UserError(f"layer_decay.within = {self.within!r} is not a pattern of names: {error}") from error
+        left = [name for name in left if not any(re.search(pattern, name) for pattern in self.layers)]
+        if left:
+            raise UserError(
+                f"layer_decay.layers matches {left[0]!r} with none of its {len(self.layers)} patterns ({len(left)} such "
+                "weights): they would learn at the full rate; give a pattern for each block of the backbone"
+            )
+
+
 @gin.register
 @check_ranges(rate=FRACTION)
-def layer_decay(layers, rate, others=NO_DECAY):
+def layer_decay(layers, rate, others=NO_DECAY, within=None):
     """Returns triples for `ParameterGroups` by which learning rates decrease from the last layer to the first.
 
     Layer i of n learns at rate^(n - i) of the learning rate and weights in no layer at the full one (arXiv:1801.06146,
@@ -24,8 +43,13 @@ def layer_decay(layers, rate, others=NO_DECAY):
         layers: Sequence of patterns, from the first layer to the last; a pattern may join several layers of a network.
         rate: float, ratio of the learning rates of two successive layers.
         others: Further triples; by default norms and biases do not decay.
+        within: Pattern of weights each of which must match one of `layers`, so that a deeper backbone than `layers`
+            describes is an error and does not learn at the full rate; None for no such weights.
     """
-    return (*others, *((pattern, rate ** (len(layers) - i), 1.0) for i, pattern in enumerate(layers)))
+    triples = ((pattern, rate ** (len(layers) - i), 1.0) for i, pattern in enumerate(layers))
+    triples = LayerTriples((*others, *triples))
+    triples.layers, triples.within = layers, within
+    return triples
 
 
 class ParameterGroups:
@@ -45,6 +69,7 @@ class ParameterGroups:
             UserError: A triple is malformed.
         """
         self.owner, self.groups, self.multipliers = owner, [], ()
+        self.layers = groups if isinstance(groups, LayerTriples) else LayerTriples()
         self.expected = groups is not None
         for group in groups if self.expected else default:
             try:
@@ -61,11 +86,12 @@ class ParameterGroups:
         """Sets `multipliers`, a (rate, decay) pair per variable.
 
         Raises:
-            UserError: A pattern matches no name.
+            UserError: A pattern matches no name, or `layer_decay` leaves out a weight that it must not.
         """
         for pattern, _, _ in self.groups:
             if self.expected and not any(pattern.search(v.name) for v in variables):
                 raise UserError(f"{self.owner}: {pattern.pattern!r} matches no trained weight: check its spelling")
+        self.layers.check(variables)
         self.multipliers = [
             tuple(math.prod(group[kind] for group in self.groups if group[0].search(v.name)) for kind in (1, 2))
             for v in variables

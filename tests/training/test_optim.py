@@ -179,6 +179,21 @@ def test_layer_decay_lowers_the_rates_of_first_layers():
         layer_decay(("stem",), rate=1.1)
 
 
+def test_layer_decay_leaves_no_block_out():
+    """A deeper backbone than `layers` describes would learn at the full rate in its last blocks."""
+    weights = [tf.Variable(0.0, name=f"{name}/kernel") for name in ("a/block1", "a/block2", "a/block3", "neck")]
+
+    def resolve(layers, within):
+        AdamW(StepSchedule(**CONSTANT), groups=layer_decay(layers, 0.5, others=(), within=within)).groups.resolve(weights)
+
+    resolve(("block1", "block2"), None)
+    resolve(("block1", "block2", "block3"), "a/block")
+    with pytest.raises(UserError, match=r"matches 'a/block2/kernel:0' with none of its 1 patterns \(2 such weights\)"):
+        resolve(("block1",), "a/block")
+    with pytest.raises(UserError, match=r"layer_decay\.within = '\(' is not a pattern of names"):
+        resolve(("block1",), "(")
+
+
 @pytest.mark.usefixtures("addons_or_ours")
 @pytest.mark.parametrize("recipe, slots", [(SGD, 1), (AdamW, 2), (SGDW, 1), (LAMB, 2)])
 def test_slots_are_counted_in_memory_and_checkpoints(recipe, slots):
