@@ -8,6 +8,7 @@ from htc_tf.visualization.drawing import BACKGROUND_COLOR, TEXT_COLOR
 OVERSAMPLING = 3  # drawn larger and scaled down, for smooth lines
 NODE = (236, 236, 232)
 BOXES, TO_MASKS, FLOW, CONTEXT = TEXT_COLOR, (200, 90, 20), (150, 40, 130), (0, 120, 130)
+GLOBAL = (70, 130, 20)
 FONT, TIP = 10, 5
 
 
@@ -54,6 +55,8 @@ class _Diagram:
                     end = self.heights["masks"] + 8
                     self.arrow([(x, y), (x, end), (x + 5, end)], CONTEXT)
             self.box(left - 6, y - 15, right, y + 15, "semantic branch")
+        if self.trace.global_context:
+            self.draw_global_context(stages, masks)
         for column in range(1, self.columns):
             self.arrow([self.beside(column - 1, "boxes", 1), self.beside(column, "boxes", -1)], BOXES)
         for column in masks:
@@ -80,6 +83,15 @@ class _Diagram:
         size = [round(side * self.unit) for side in size]
         return self.image.resize(size, Image.Resampling.BOX)
 
+    def draw_global_context(self, stages, masks):
+        """Draws arrows from the features to every head, along a line between box heads and mask heads."""
+        below, line = self.heights["boxes"] + self.node[1] / 2, self.heights["boxes"] + 36
+        for column in stages:
+            x = self.x(column) + 16
+            self.arrow([(self.x(0), below), (self.x(0), line), (x, line), (x, below)], GLOBAL)
+            if column in masks:
+                self.arrow([(x, line), self.above(column, "masks", 16)], GLOBAL)
+
     def entries(self):
         """Returns (color, meaning) of each kind of arrow."""
         entries = [(BOXES, "boxes, refined stage by stage")]
@@ -92,6 +104,8 @@ class _Diagram:
             entries.append((FLOW, "features of the box head: feature relay"))
         if self.semantic:
             entries.append((CONTEXT, "context of the semantic branch"))
+        if self.trace.global_context:
+            entries.append((GLOBAL, "features of the whole image: global context"))
         return entries
 
     def x(self, column):

@@ -35,6 +35,7 @@ class Trace(NamedTuple):
     mask_info_flow: bool
     average_masks: bool
     relay: bool  # True if the mask head receives features of the box head
+    global_context: bool  # True if all heads receive one vector of the whole image
 
     @property
     def stages(self):
@@ -98,6 +99,7 @@ def record_trace(detector, image, threshold):
         mask_info_flow=model.mask_info_flow,
         average_masks=model.average_masks,
         relay=model.relay is not None,
+        global_context=model.context_head is not None,
     )
 
 

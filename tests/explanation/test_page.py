@@ -55,7 +55,7 @@ def make_trace(stages=3, masks=True, semantic=True, found=2, height=60, heads=No
         mask_stages=heads if masks else (),
         thresholds=(0.5, 0.6, 0.7)[:stages],
         average_masks=True,
-        **{"interleaved": True, "mask_info_flow": True, "relay": False, **options},
+        **{"interleaved": True, "mask_info_flow": True, "relay": False, "global_context": False, **options},
     )
 
 
@@ -65,6 +65,7 @@ def titles(trace):
 
 
 FIRST = ["The image", "The pyramid"]
+SCNET = {"relay": True, "global_context": True}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ FIRST = ["The image", "The pyramid"]
             ],
         ),
         (
-            {"heads": (3,), "interleaved": False, "mask_info_flow": False, "relay": True},  # SCNet
+            {"heads": (3,), "interleaved": False, "mask_info_flow": False, **SCNET},
             [
                 ["Proposals", "The semantic branch", "The cascade"],
                 ["Stage 1", "Stage 2", "Stage 3"],
@@ -113,7 +114,7 @@ def test_the_layout_leaves_out_what_the_model_lacks(parts, expected):
 def test_the_legend_has_every_color_of_the_diagram(interleaved, heads, monkeypatch):
     drawn = []
     monkeypatch.setattr(_Diagram, "arrow", lambda diagram, points, color: drawn.append(color))
-    diagram = _Diagram(make_trace(heads=heads, interleaved=interleaved, relay=True), 400, 1.0)
+    diagram = _Diagram(make_trace(heads=heads, interleaved=interleaved, **SCNET), 400, 1.0)
     diagram.draw()
     assert set(drawn) == {color for color, _ in diagram.entries()}
 

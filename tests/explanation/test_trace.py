@@ -29,7 +29,7 @@ def test_it_ends_with_the_detections_of_the_model(tiny_model, photo, eagerly):
         np.testing.assert_allclose(mine, theirs[0].numpy()[expected.valid[0].numpy()], atol=1e-6)
     count = len(trace.detections.scores)
     assert count > 3 and trace.stages == 3 and trace.masks.shape == (3, count, 28, 28)
-    assert trace.mask_stages == (1, 2, 3) and not trace.relay
+    assert trace.mask_stages == (1, 2, 3) and not trace.relay and not trace.global_context
     np.testing.assert_allclose(trace.masks.mean(axis=0), trace.detections.masks, atol=1e-6)
     np.testing.assert_array_equal(trace.image, images[0, :48, :64])
     assert trace.padded == (64, 64) and trace.labels.shape == (48, 64)
@@ -66,7 +66,7 @@ def test_one_mask_head_of_three_stages(tiny_scnet, photo, eagerly):
     trace, model, images, sizes = recorded(tiny_scnet, photo)
     count = len(trace.detections.scores)
     assert count > 3 and trace.stages == 3 and trace.masks.shape == (1, count, 28, 28)
-    assert trace.mask_stages == (3,) and trace.relay
+    assert trace.mask_stages == (3,) and trace.relay and trace.global_context
     masks = model.infer(images, sizes).masks[0][:count]
     np.testing.assert_allclose(trace.masks[0], masks, atol=1e-6)
 
