@@ -98,6 +98,7 @@ def extent(polygons: list[list[float]]) -> Box:
 
 def _other_conventions(bbox, box, mask_box, segmentation, counts, height, width):
     """Returns the names of the conventions under which the box and the mask would agree."""
+    bbox = [float(value) for value in bbox]  # integers raise OverflowError where floats become infinite
     found = []
     if mask_box is not None:
         for name, read in CONVENTIONS.items():

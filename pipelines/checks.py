@@ -6,6 +6,7 @@ with only one interpretation is repaired and counted. Nothing is dropped silentl
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -78,6 +79,7 @@ ADVICE = {
     "--boxes unchecked",
     "mask_missing": "--masks none prepares boxes only",
 }
+ROUNDING = 1e-6  # entries; above the rounding error of a fraction of all entries
 ALWAYS_ALLOWED = 3  # rejected entries, if less than half of all
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -135,7 +137,8 @@ def allowed(listed: int, max_bad_fraction: float) -> int:
     That is the given fraction, but at least three if three are less than half of the entries; 0 allows none.
     """
     few = min(ALWAYS_ALLOWED, (listed - 1) // 2)
-    return max(int(max_bad_fraction * listed), few) if max_bad_fraction > 0 and listed else 0
+    # 0.29 * 100 is 28.999999999999996.
+    return max(math.floor(max_bad_fraction * listed + ROUNDING), few) if max_bad_fraction > 0 and listed else 0
 
 
 def encodable(text: str) -> str:

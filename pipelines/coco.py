@@ -218,7 +218,7 @@ def _check_image(entry, root, counters):
         raise Rejected("image_malformed", f"no integer id from 0 to 2^63 - 1{describe_found(entry, 'id')}")
     name = file_names.file_name(entry, root, counters)
     sides = {key: entry.get(key) for key in ("height", "width")}
-    if not all(type(side) is int and side > 0 for side in sides.values()):
+    if not all(type(side) is int and 0 < side < INT64 for side in sides.values()):
         found = ", ".join(f"{key} is {show(side)}" if side is not None else f"no {key}" for key, side in sides.items())
         raise Rejected("image_malformed", f"{found}; both must be the image's, in pixels")
     return {"id": entry["id"], "file_name": name, **sides}

@@ -53,6 +53,14 @@ def test_unusable_ids_are_replaced(tiny):
     assert info.counters["ids_renumbered"] == 15  # six are the first of their id
 
 
+@pytest.mark.parametrize("side", [0, -1, 2.5, True, 2**63, 2**70])
+def test_images_of_impossible_sizes_are_rejected_briefly(side):
+    counters = Counters()
+    assert not coco.check_images([{"id": 1, "file_name": "a.jpg", "height": 4, "width": side}], counters)
+    (row,) = counters.rejected
+    assert row["reason"] == "image_malformed" and "width is " in row["detail"] and len(row["detail"]) < 100
+
+
 @pytest.mark.parametrize("key", ["segmentation", "bbox", "area"])
 def test_deep_lists_do_not_reach_the_plan(key):
     """JSON that this process can just read is too deep for a worker, whose stack is deeper."""

@@ -194,6 +194,8 @@ BROKEN = [
     ("rle_malformed", {"segmentation": {"size": SIZE, "counts": [10**400]}}),
     ("rle_malformed", {"segmentation": {"size": SIZE, "counts": "\ud800"}}),
     ("box_mask_disagree", {"segmentation": {"size": SIZE, "counts": [2400]}}),
+    ("box_mask_disagree", {"bbox": [0, 0, 10**308, 10**308]}),
+    ("box_mask_disagree", {"bbox": [-(10**308), 2, 10**308 + 10**306, 10**308]}),
     ("rle_size_differs", {"segmentation": {"size": [WIDTH, HEIGHT], "counts": [2400]}}),
     ("rle_size_differs", {"segmentation": {"counts": [2400]}}),
     ("rle_malformed", {"segmentation": {"size": SIZE}}),

@@ -60,6 +60,12 @@ def test_a_few_rejected_entries_are_always_allowed_but_never_half(listed, most):
     assert allowed(listed, 0) == 0
 
 
+def test_fractions_that_floats_round_down_allow_whole_numbers():
+    for listed in (100, 200, 699, 10**8):
+        for thousandths in range(10, 1000):
+            assert allowed(listed, thousandths / 1000) == max(thousandths * listed // 1000, 3)
+
+
 def test_the_message_gives_the_bound_that_would_pass(tiny, capsys):
     def spoil(content):
         for row in content["annotations"][:4]:
