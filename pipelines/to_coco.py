@@ -120,9 +120,9 @@ def choose_classes(given, tool, paths, images, entries):
     """Returns the names of the classes, in their order."""
     if given and len(given) == 1 and os.path.isfile(given[0]):
         try:
-            given = [line.strip() for line in documents.read_text(Path(given[0])).splitlines()]
+            given = documents.read_lines(Path(given[0]))
         except Rejected as error:
-            raise UserError(f"--classes {given[0]}: {error.detail}") from None
+            raise UserError(f"--classes {error.detail}") from None
     ignored = tool.IGNORED
     if not given:
         ignored = (*ignored, *getattr(tool, "OPTIONAL", ()))

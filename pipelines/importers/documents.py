@@ -1,9 +1,11 @@
 """Annotation files as JSON, XML or text: encodings are recognized, and the reason is named if one cannot be read."""
 
 import codecs
+import functools
 import io
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -40,6 +42,14 @@ def read_text(path: Path) -> str:
         ) from None
 
 
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file, stripped. The file belongs to several others, so an error names it."""
+    try:
+        return [line.strip() for line in read_text(path).splitlines()]
+    except Rejected as error:
+        raise Rejected(error.reason, f"{path}: {error.detail}") from None
+
+
 def read_xml(path: Path) -> ElementTree.Element:
     """Returns the root element of an XML file, which declares no entities."""
     text = read_text(path)
@@ -54,8 +64,36 @@ def read_xml(path: Path) -> ElementTree.Element:
         raise Rejected("file_malformed", f"it is not XML: {error}") from None
 
 
+def cached(maxsize: int) -> Callable[[Callable], Callable]:
+    """Returns a decorator like `functools.lru_cache`, which also remembers that a function raised Rejected.
+
+    Otherwise a damaged file that all others need, such as data.yaml, would be read again for each of them.
+    """
+
+    def decorate(function):
+        @functools.lru_cache(maxsize)
+        def try_once(*args):
+            try:
+                return function(*args), None
+            except Rejected as error:
+                return None, (error.reason, error.detail)
+
+        @functools.wraps(function)
+        def call(*args):
+            result, rejected = try_once(*args)
+            if rejected:
+                raise Rejected(*rejected)
+            return result
+
+        return call
+
+    return decorate
+
+
 def _read(path):
     try:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # opening a pipe would block
+            raise Rejected("file_malformed", "it is a pipe or a device, not a file")
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise Rejected("file_malformed", f"it has more than {MAX_BYTES:,} bytes")

@@ -4,7 +4,6 @@ Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf. Pixels co
 the box. Masks are matched with the objects of the XML file by their boxes.
 """
 
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ IGNORED = ()
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 SPLITS = ("train", "val", "test")  # files of ImageSets
 MASKS = "SegmentationObject"
-VOID = (255, 0xE0E0C0)  # of a palette, and as color: the border between objects
+VOID, VOID_COLOR = 255, 0xE0E0C0  # the border between objects, in a palette and as a color
 MAX_MASKS = 255  # of an image
 MIN_IOU = 0.5  # of a mask's box and the box of its object
 
@@ -103,8 +102,8 @@ def _numbers(texts, what):
 
 def add_masks(found: list[LabeledObject], path: Path, height: int, width: int, problems: list[str]):
     """Returns the objects with their masks: each mask belongs to the object whose box overlaps its own most."""
-    ids = read_ids(path, height, width)
-    numbers = [number for number in np.unique(ids).tolist() if number and number not in VOID]
+    ids, void = read_ids(path, height, width)
+    numbers = [number for number in np.unique(ids).tolist() if number not in (0, void)]
     if len(numbers) > MAX_MASKS:
         raise Rejected(
             "polygon_malformed", f"{path.name} in {MASKS} has {len(numbers):,} colors: expected one an object"
@@ -128,8 +127,8 @@ def add_masks(found: list[LabeledObject], path: Path, height: int, width: int, p
     ]
 
 
-def read_ids(path: Path, height: int, width: int) -> np.ndarray:
-    """Returns [height, width] integers of a PNG: 0 is the background; equal numbers are an object."""
+def read_ids(path: Path, height: int, width: int) -> tuple[np.ndarray, int]:
+    """Returns [height, width] integers of a PNG, and the void one: 0 is the background; equal numbers are an object."""
     if not path.is_file():
         raise Rejected("mask_missing", f"no {path.name} in {MASKS}")
     try:
@@ -139,26 +138,26 @@ def read_ids(path: Path, height: int, width: int) -> np.ndarray:
                     "polygon_malformed", f"{MASKS}/{path.name} has {image.size} pixels, not {(width, height)}"
                 )
             if image.mode in ("P", "L"):
-                return np.asarray(image)
+                return np.asarray(image), VOID
             if image.mode not in ("RGB", "RGBA"):
                 raise Rejected(
                     "polygon_malformed", f"{MASKS}/{path.name} is of mode {image.mode}: save it with a palette"
                 )
             red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
-            return red << 16 | green << 8 | blue
+            return red << 16 | green << 8 | blue, VOID_COLOR
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise Rejected("polygon_malformed", f"{MASKS}/{path.name} cannot be read ({error})") from None
 
 
-@functools.lru_cache(maxsize=64)
+@documents.cached(maxsize=64)
 def _splits(folder: str, masked: bool) -> dict[str, str]:
     """Returns the split of each image that the lists of ImageSets name."""
     splits = {}
     for kind in ("Segmentation", "Main") if masked else ("Main", "Segmentation"):
         for split in SPLITS:
             path = Path(folder, "ImageSets", kind, f"{split}.txt")
-            lines = documents.read_text(path).splitlines() if path.is_file() else []
-            splits |= {line.split()[0]: split for line in lines if line.strip()}
+            lines = documents.read_lines(path) if path.is_file() else []
+            splits |= {line.split()[0]: split for line in lines if line}
         if splits:
             break
     return splits

@@ -4,7 +4,6 @@ Format: https://docs.ultralytics.com/datasets/segment. The images are in a folde
 `labels`, or beside them. data.yaml or classes.txt names the classes.
 """
 
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,7 +108,7 @@ def _swapped(folder, old, new):
             return
 
 
-@functools.lru_cache(maxsize=1024)
+@documents.cached(maxsize=1024)
 def _names(folder: str, images: str) -> list[str]:
     """Returns the names of the classes for the labels in a folder."""
     for above in _above(folder, images):
@@ -122,14 +121,14 @@ def _names(folder: str, images: str) -> list[str]:
             return [name.strip() for name in names]
         for name in CLASS_FILES:
             if os.path.isfile(path := os.path.join(above, name)):
-                return [line.strip() for line in documents.read_text(path).splitlines()]
+                return documents.read_lines(Path(path))
     raise Rejected(
         "category_unknown",
         f"no data.yaml or classes.txt in {folder} or above names the classes: write one name a line",
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@documents.cached(maxsize=1024)
 def _stated_splits(folder: str, images: str) -> dict[str, str]:
     """Returns the split of each folder, or each image of a list, that data.yaml names, by real path."""
     splits, repeated = {}, set()
@@ -157,7 +156,7 @@ def _split_paths(stated, roots):
             if os.path.isdir(path):
                 return [os.path.realpath(path)]
             if os.path.isfile(path) and name.endswith(".txt"):
-                lines = map(str.strip, documents.read_text(Path(path)).splitlines())
+                lines = documents.read_lines(Path(path))
                 return [_listed_path(os.path.dirname(path), line) for line in lines if line and "\0" not in line]
     return []
 
@@ -193,8 +192,12 @@ def _above(folder, images):
 
 def _yaml_files(folder):
     """Returns the folder's YAML files that name classes, data.yaml first. Others may be anything, also unreadable."""
+    try:
+        listed = os.listdir(folder)
+    except OSError:  # of a folder above, such as /home
+        return []
     found = []
-    for name in sorted(os.listdir(folder), key=lambda name: (name.lower() not in YAML_FILES, name)):
+    for name in sorted(listed, key=lambda name: (name.lower() not in YAML_FILES, name)):
         if name.lower().endswith((".yaml", ".yml")):
             try:
                 if "names" in _read_yaml(path := os.path.join(folder, name)):
@@ -205,7 +208,7 @@ def _yaml_files(folder):
     return found
 
 
-@functools.lru_cache(maxsize=64)
+@documents.cached(maxsize=64)
 def _read_yaml(path: str) -> dict[str, Any]:
     """Returns the content of a YAML file, in which all values are strings, lists and dicts."""
     try:

@@ -1,5 +1,7 @@
 """Files of any sender: encodings are recognized, and entities are refused."""
 
+import os
+
 import pytest
 
 from pipelines.checks import Rejected
@@ -27,6 +29,39 @@ def test_a_declared_encoding_does_not_hide_entities(tmp_path):
         path.write_bytes(data)
         with pytest.raises(Rejected):
             documents.read_xml(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(Rejected, match="is a pipe or a device"):
+        documents.read_text(tmp_path / "x")
+
+
+def test_lines_of_a_file_that_others_need(tmp_path):
+    """The message is printed behind the name of another file, so it names its own."""
+    (tmp_path / "x").write_bytes(b" a \r\n\nb")
+    assert documents.read_lines(tmp_path / "x") == ["a", "", "b"]
+    (tmp_path / "x").write_bytes(b"\xff")
+    with pytest.raises(Rejected, match=r"malformed: .*/x: it is not UTF-8"):
+        documents.read_lines(tmp_path / "x")
+
+
+def test_results_and_rejections_are_remembered():
+    calls = []
+
+    @documents.cached(maxsize=4)
+    def halve(number):
+        calls.append(number)
+        if number % 2:
+            raise Rejected("file_malformed", f"{number} is odd")
+        return number // 2
+
+    for _ in range(2):
+        assert halve(4) == 2
+        with pytest.raises(Rejected, match="file_malformed: 3 is odd") as error:
+            halve(3)
+        assert error.value.detail == "3 is odd"
+    assert calls == [4, 3]
 
 
 def test_a_missing_and_a_large_file(tmp_path, monkeypatch):

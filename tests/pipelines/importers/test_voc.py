@@ -74,10 +74,11 @@ def test_random_masks_belong_to_their_objects(tmp_path):
         assert len(objects) == 3 and all(iou(mask, drawn[name][label]) > 0.9 for label, mask in objects)
 
 
-def test_colors_are_ids_too(tmp_path):
+@pytest.mark.parametrize("blue", [200, 255])  # 255 is void in a palette alone
+def test_colors_are_ids_too(tmp_path, blue):
     add(tmp_path, "a", xml_object(box=(11, 6, 20, 15)), xml_object("cat", box=(31, 6, 40, 15)))
     colors = np.zeros((40, 60, 3), np.uint8)
-    colors[5:15, 10:20], colors[5:15, 30:40], colors[20:30, 10:20], colors[0] = 9, (0, 0, 200), 77, (224, 224, 192)
+    colors[5:15, 10:20], colors[5:15, 30:40], colors[20:30, 10:20], colors[0] = 9, (0, 0, blue), 77, (224, 224, 192)
     add_mask(tmp_path, "a", colors, "RGB")
     found = read(tmp_path)
     for row, left in zip(found.objects, (10, 30), strict=True):

@@ -1,7 +1,10 @@
 """YOLO's labels become objects: boxes, polygons, names and splits of data.yaml; what cannot be used is named."""
 
+import os
+
 import numpy as np
 import pytest
+import yaml
 
 from pipelines.checks import Rejected
 from pipelines.importers import yolo
@@ -157,6 +160,42 @@ def test_bad_names_are_refused(tmp_path, text, words):
     add(tmp_path, "a")
     with pytest.raises(Rejected, match=words):
         read(tmp_path)
+
+
+def test_a_damaged_data_yaml_is_read_once(tmp_path, monkeypatch):
+    calls, load = [], yaml.load
+    monkeypatch.setattr(yaml, "load", lambda *args: calls.append(1) or load(*args))
+    write(tmp_path / "data.yaml", "names: [a\nb: c")
+    for name in "abc":
+        add(tmp_path, name)
+        with pytest.raises(Rejected, match="is not YAML"):
+            read(tmp_path, name)
+    assert len(calls) == 1
+
+
+def test_a_damaged_list_is_named(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
+    add(tmp_path, "a")
+    with pytest.raises(Rejected, match=r"classes\.txt: it is not UTF-8"):
+        read(tmp_path)
+
+
+def test_a_folder_above_that_cannot_be_listed_names_no_classes(tmp_path, monkeypatch):
+    folder, listdir = tmp_path / "home", os.listdir
+
+    def refuse(path):
+        if os.fspath(path) == str(folder):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    write(folder / "classes.txt", "cat\ndog\n")  # opened by its name
+    add(folder, "a")
+    assert read(folder).objects[0].label == "dog"
+    (folder / "classes.txt").rename(folder / "other")
+    add(folder, "b", split="val")
+    with pytest.raises(Rejected, match="no data.yaml or classes.txt"):
+        read(folder, "b", "val")
 
 
 def test_names_run_no_code(tmp_path, monkeypatch):
