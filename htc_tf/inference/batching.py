@@ -104,7 +104,7 @@ def detect_in_batches(
         groups.setdefault(shape, []).append(queued)
         if len(groups[shape]) == batch:
             detect(shape)
-        elif len(queue) == MAX_QUEUED * batch:
+        if len(queue) >= MAX_QUEUED * batch and queue[0].result is None:
             detect(padded_shape(queue[0].image))  # the first image holds back all others
         yield from pop_finished()
     for shape in list(groups):

@@ -55,6 +55,14 @@ def test_few_images_wait():
     assert next(stream)[2] == 20 and len(read) == MAX_QUEUED * 2 and detector.batches[-1] == [20]
 
 
+def test_the_queue_is_bounded_if_the_image_that_fills_it_completes_a_batch():
+    read, detector = [], RecordingDetector()
+    detector.padded_shape = lambda image: image.shape[0]
+    heights = [20, 30] + [3] * 100  # the first two wait; the eighth image fills the queue and completes a batch
+    for name, _, _ in detect_in_batches(detector, make_images(heights, read), 2):
+        assert len(read) - name <= MAX_QUEUED * 2
+
+
 class SingleImageDetector:
     def detect_image(self, image):
         return image.shape[0]
