@@ -1,6 +1,10 @@
-"""Video files, frame by frame: animated GIF, WebP and PNG by Pillow, all other formats by PyAV if it is installed."""
+"""Video files, frame by frame: animated GIF, WebP and PNG by Pillow, all other formats by PyAV if it is installed.
+
+Pillow's readers raise any exception on damaged files, IndexError and struct.error included.
+"""
 
 import io
+import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -11,11 +15,15 @@ import numpy as np
 from PIL import Image
 
 from htc_tf.data import image_io
+from htc_tf.data.image_checks import MAX_PARTS
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import VIDEOS, Unreadable, Url
 
 ANIMATIONS = {".gif", ".webp", ".png"}
 DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none
+ANIMATED = 2  # flag in the header of a WebP
+MAX_SIDE = 16_383  # of a WebP; encoders of H.264 have nearly the same limit
+SLOWEST = Fraction(1, 16_000)  # frames per second; a WebP has 24 bits for a frame's milliseconds
 
 
 class Video(NamedTuple):
@@ -39,9 +47,28 @@ def is_video(path: Path | Url) -> bool:
     if path.suffix.lower() not in ANIMATIONS:
         return False
     try:
+        if not path.is_file() or _is_still(path):
+            return False
         return getattr(image_io.open_image(image_io.read_file(path)), "is_animated", False)
-    except (OSError, ValueError, SyntaxError, image_io.ImageError):
+    except Exception:
         return False  # reading it as an image reports why
+
+
+def _is_still(path):
+    """Returns True if the start of a PNG or WebP says that it is no animation, as for nearly all such files."""
+    with path.open("rb") as file:
+        start = file.read(21)
+        if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+            return start[12:16] != b"VP8X" or not start[20] & ANIMATED
+        if not start.startswith(b"\x89PNG"):
+            return False
+        file.seek(8)
+        for _ in range(MAX_PARTS):
+            length, name = struct.unpack(">I4s", file.read(8))
+            if name in (b"IDAT", b"acTL"):  # the chunk of an animation comes before the pixels
+                return name == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)  # with the checksum
+    return False
 
 
 def video_ending(path: Path | Url) -> str:
@@ -81,13 +108,15 @@ def read_video(path: Path | Url, every: int = 1) -> Video:
         animation.load()  # a WebP's duration is known once a frame is loaded
         milliseconds = animation.info.get("duration") or DEFAULT_MILLISECONDS
         count = -(-animation.n_frames // every)  # type: ignore[attr-defined]
-    except (OSError, ValueError, SyntaxError, image_io.ImageError) as error:
+    except Exception as error:
         raise Unreadable(path, error) from error
+    _check_sides(path, *animation.size)
     return Video(_animation_frames(path, every), count, Fraction(1000) / Fraction(milliseconds) / every)
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
     """Writes frames [H, W, 3] uint8 of one size as MP4 (H.264) or animated WebP, by the path's suffix."""
+    rate = max(rate, SLOWEST).limit_denominator(10**6)  # FFmpeg counts in 32 bits
     if path.suffix == ".webp":
         _write_animation(path, frames, round(1000 / rate))
         return
@@ -121,8 +150,8 @@ def _write_animation(path, frames, milliseconds):
             size = b"".join(_three_bytes(side - 1) for side in frame.shape[1::-1])
             if file is None:
                 file = path.open("wb")
-                # The file's length is filled in at the end. Flag 2: animated. ANIM: black background, endless loop.
-                file.write(b"RIFF" + bytes(4) + b"WEBP" + _chunk(b"VP8X", b"\x02\0\0\0" + size))
+                # The file's length is filled in at the end. ANIM: black background, endless loop.
+                file.write(b"RIFF" + bytes(4) + b"WEBP" + _chunk(b"VP8X", bytes([ANIMATED, 0, 0, 0]) + size))
                 file.write(_chunk(b"ANIM", bytes(6)))
             placed = bytes(6) + size + _three_bytes(milliseconds) + b"\x02"  # at the top left, over the last frame
             file.write(_chunk(b"ANMF", placed + still.getvalue()[12:]))  # without the still's own RIFF header
@@ -148,18 +177,27 @@ def _animation_frames(path, every):
         for number in range(0, animation.n_frames, every):
             animation.seek(number)
             yield np.asarray(animation.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, image_io.ImageError) as error:
+    except Exception as error:
         raise Unreadable(path, error) from error
+
+
+def _check_sides(path, width, height):
+    """Raises Unreadable for a video whose drawing cannot be written."""
+    if max(width, height) > MAX_SIDE:
+        raise Unreadable(path, f"{width} x {height} pixels, and a drawing may have at most {MAX_SIDE} on a side")
 
 
 def _read_encoded(path, every):
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")  # titles are in any encoding
         stream = container.streams.video[0]
     except (av.FFmpegError, IndexError) as error:
         raise Unreadable(path, f"no video that PyAV decodes ({getattr(error, 'strerror', None) or error})") from error
+    if stream.codec_context is None:
+        raise Unreadable(path, "a video of a codec that PyAV does not know")
+    _check_sides(path, stream.width, stream.height)
     stream.thread_type = "AUTO"
     rate = Fraction(stream.average_rate or Fraction(1000, DEFAULT_MILLISECONDS)) / every
     return Video(_encoded_frames(path, container, stream, every), -(-stream.frames // every), rate)

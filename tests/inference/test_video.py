@@ -1,5 +1,6 @@
 """Video frames of animations, and of films if PyAV is installed: reading, subsampling, rotation, writing."""
 
+import contextlib
 import sys
 import weakref
 from fractions import Fraction
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from htc_tf.data import image_io
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import Unreadable
 from htc_tf.inference.video import check_decoder, is_video, read_video, video_ending, write_video
@@ -70,6 +72,45 @@ def test_still_images_are_no_videos(frames, tmp_path):
     assert not is_video(tmp_path / "broken.gif") and not is_video("nowhere.gif") and is_video("film.MP4")
 
 
+def test_a_still_png_or_webp_is_not_read_whole(frames, tmp_path, monkeypatch):
+    still, *rest = map(Image.fromarray, frames)
+    for name in ("x.png", "x.webp"):
+        still.save(tmp_path / name)
+        still.save(tmp_path / f"moving_{name}", save_all=True, append_images=rest)
+    monkeypatch.setattr(image_io, "read_file", lambda path: pytest.fail(f"{path} is read"))
+    assert not is_video(tmp_path / "x.png") and not is_video(tmp_path / "x.webp")
+    monkeypatch.undo()
+    assert is_video(tmp_path / "moving_x.png") and is_video(tmp_path / "moving_x.webp")
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
+def test_a_damaged_animation_is_unreadable(frames, tmp_path, ending):
+    """Pillow raises IndexError and struct.error on some of these."""
+    path = tmp_path / f"x{ending}"
+    noise = np.random.default_rng(0).integers(0, 256, (3, 12, 14, 3), np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    first.save(path, save_all=True, append_images=rest)
+    content = path.read_bytes()
+    for length in range(1, len(content), 7):
+        path.write_bytes(content[:length])
+        with contextlib.suppress(Unreadable):
+            if is_video(path):
+                list(read_video(path).frames)
+
+
+def test_an_animation_too_large_for_its_drawing_is_unreadable(tmp_path):
+    first, second = (Image.new("L", (16_400, 2), color) for color in (0, 255))
+    first.save(tmp_path / "x.gif", save_all=True, append_images=[second])
+    with pytest.raises(Unreadable, match=r"16400 x 2 pixels, and a drawing may have at most 16383 on a side"):
+        read_video(tmp_path / "x.gif")
+
+
+def test_very_slow_animations(frames, tmp_path):
+    """A WebP has 24 bits for a frame's milliseconds."""
+    write_video(tmp_path / "x.webp", frames[:2], Fraction(1, 10**8))
+    assert read_video(tmp_path / "x.webp").rate == Fraction(1, 16_000)
+
+
 def test_a_missing_decoder_is_reported_up_front(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     check_decoder(["x.gif", "x.jpg"])
@@ -78,7 +119,7 @@ def test_a_missing_decoder_is_reported_up_front(monkeypatch):
 
 
 def test_films(frames, tmp_path):
-    pytest.importorskip("av", reason="the extra `video` is not installed")
+    av = pytest.importorskip("av", reason="the extra `video` is not installed")
     path = tmp_path / "film.mp4"
     check_decoder([path])
     odd = [np.pad(frame, [(0, 1), (0, 1), (0, 0)]) for frame in frames]
@@ -94,6 +135,14 @@ def test_films(frames, tmp_path):
     start = content.index(upright, content.index(b"tkhd"))
     path.write_bytes(content[:start] + right + content[start + len(right) :])
     assert next(read_video(path).frames).shape == (64, 48, 3)
+    with av.open(path, "w", format="avi") as container:  # with a title in Latin-1
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame.from_ndarray(frames[0], "rgb24")), *stream.encode()):
+            container.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b"TITLE", b"caf\xe9!"))
+    assert len(list(read_video(path).frames)) == 1
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(Unreadable, match=r"film\.mp4"):
         list(read_video(path).frames)
