@@ -29,6 +29,8 @@ from htc_tf.ops.polygons import TOLERANCE
 from htc_tf.progress import progress_bar
 from htc_tf.visualization.cutouts import cut_outs
 
+CUTOUTS, SEMANTIC = "cutouts", "semantic"  # folders in the output
+
 
 class Options(NamedTuple):
     """What is read and saved.
@@ -100,8 +102,13 @@ def predict_files(
     files = name_files(paths, [video_ending(path) if path in videos else options.ending for path in paths])
     writers = {name: label_files.find_writer(name) for name in options.formats}
     images = [file for file in files if file.path not in videos]
-    names = [name for writer in writers.values() for name in writer.paths(images)]
-    refuse_replacing(paths, [file.drawing for file in files] + [predictions.RESULTS] + names, output)
+    names = [file.drawing for file in files] + [predictions.RESULTS]
+    names += [name for writer in writers.values() for name in writer.paths(images)]
+    if options.semantic:
+        names += [f"{SEMANTIC}/{file.drawing}" for file in images]
+    if options.cutouts and (output / CUTOUTS).is_dir():  # their names follow from what is detected: any file in there
+        names += [f"{CUTOUTS}/{path.name}" for path in (output / CUTOUTS).iterdir()]
+    refuse_replacing(paths, names, output)
     with contextlib.ExitStack() as stack:
 
         def opened(writer):
@@ -180,10 +187,10 @@ class Job:
             prediction.draw(self.output / file.drawing, self.options.threshold)
             self._save_labels(file, prediction)
             if self.options.cutouts:
-                save_cut_outs(prediction, self.options.threshold, self.output / "cutouts" / file.drawing)
+                save_cut_outs(prediction, self.options.threshold, self.output / CUTOUTS / file.drawing)
             if self.options.semantic and prediction.result.labels is not None:
                 drawn = draw_labels(prediction.image, prediction.result.labels, self.categories)
-                save(drawn, self.output / "semantic" / file.drawing)
+                save(drawn, self.output / SEMANTIC / file.drawing)
 
     def _read(self, source):
         """Returns a file's image, or the frame that is given instead."""

@@ -134,3 +134,12 @@ def test_drawings_do_not_replace_images(detector, tmp_path):
     Image.new("RGB", (30, 30)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=r"x\.png would replace"):
         predict_files(detector, [], [tmp_path / "x.png"], tmp_path, Options(threshold=0.5))
+
+
+@pytest.mark.parametrize("kind", ["semantic", "cutouts"])
+def test_semantic_maps_and_cut_outs_do_not_replace_images(tmp_path, kind):
+    (tmp_path / kind).mkdir()
+    path = tmp_path / kind / "x.png"
+    Image.new("RGB", (30, 30)).save(path)
+    with pytest.raises(UserError, match=rf"{kind}/x\.png would replace"):
+        predict_files(None, [], [path], tmp_path, Options(**{kind: True}))
