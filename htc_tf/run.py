@@ -61,15 +61,8 @@ class Run:
 
     def read_categories(self):
         """Returns [{"id": ..., "name": ...}, ...]; a class index counts from 0 in this list."""
-        try:
-            categories = json.loads(self._read(self.classes, MAX_CLASSES_BYTES))["categories"]
-            if not all(isinstance(row["id"], int) and isinstance(row["name"], str) for row in categories):
-                raise ValueError("an id is not an integer, or a name is not a string")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{self.classes} is damaged ({error}); train again or copy it from an intact run"
-            ) from error
-        return categories
+        text = self._read(self.classes, MAX_CLASSES_BYTES)
+        return parse_categories(text, self.classes, "train again or copy it from an intact run")
 
     def _read(self, path, max_bytes):
         self.check_exists()
@@ -87,6 +80,23 @@ class Run:
         except OSError as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise UserError(f"{path} {reason}: name the folder of a training run, its --workdir") from error
+
+
+def parse_categories(text, path, advice):
+    """Returns [{"id": ..., "name": ...}, ...] of the content of a classes.json, of a run or an export.
+
+    Raises:
+        UserError: It is damaged; the message names the path and ends with the advice.
+    """
+    try:
+        categories = json.loads(text)["categories"]
+        if not isinstance(categories, list):
+            raise ValueError("its categories are not a list")
+        if not all(type(row["id"]) is int and isinstance(row["name"], str) for row in categories):
+            raise ValueError("an id is not an integer, or a name is not a string")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {advice}") from error
+    return categories
 
 
 def write_whole(path, text):

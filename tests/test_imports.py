@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "checkpoint": {"errors", "run", "moving_averages", "checkpoint_files"},
     "experiment": {"errors", "ranges", "data"},
     "visualization": {"errors"},
-    "inference": {"errors", "formats", "request_errors", "structures", "progress", "ops", "data", "checkpoint"}
+    "inference": {"errors", "formats", "run", "request_errors", "structures", "progress", "ops", "data", "checkpoint"}
     | {"visualization"},
     "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
     "weights": {"errors", "request_errors", "progress", "ops", "data", "checkpoint", "inference"},

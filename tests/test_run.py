@@ -56,6 +56,7 @@ def test_special_files_are_refused_without_waiting_or_reading(tmp_path):
 
 
 DAMAGED = ["", "[]", "null", "3", "{}", '{"categories": 3}', '{"categories": [1]}', '{"categories": null}']
+DAMAGED += ['{"categories": ""}', '{"categories": {}}', '{"categories": [{"id": true, "name": "a"}]}']
 DAMAGED += ['{"categories": [{"id": "1", "name": "a"}]}', '{"categories": [{"id": 1, "name": 2}]}', "[" * 100_000]
 
 

@@ -19,6 +19,7 @@ from htc_tf.errors import ModelFailed, UserError, reason_of
 from htc_tf.inference.batching import model_errors
 from htc_tf.inference.exported_outputs import read_row
 from htc_tf.inference.results import ImageResult
+from htc_tf.run import MAX_CLASSES_BYTES, parse_categories
 
 CLASSES = "assets.extra/classes.json"  # as in a run's folder; TensorFlow reserves assets.extra for users
 
@@ -38,15 +39,17 @@ class ExportedDetector:
 
     def read_categories(self, path: Path) -> list[dict[str, Any]]:
         """Returns the categories of the file at `path`, or else the model's class names with ids 1, 2, ..."""
-        try:
-            if path.is_file():
-                return json.loads(path.read_text())["categories"]
-            (names,) = [tensor.numpy() for tensor in self.serve.captured_inputs if tensor.dtype == tf.string]
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}), or the model is not htc_tf's: export the run again"
-            ) from error
-        return [{"id": index + 1, "name": name.decode()} for index, name in enumerate(names)]
+        advice = "export the run again"
+        strings = [tensor.numpy() for tensor in self.serve.captured_inputs if tensor.dtype == tf.string]
+        text = read_classes(path)
+        if text is None:
+            if len(strings) != 1:
+                raise UserError(f"{path} is missing, and the model is not htc_tf's: {advice}")
+            return [{"id": index + 1, "name": name.decode()} for index, name in enumerate(strings[0])]
+        categories = parse_categories(text, path, advice)
+        if len(strings) == 1 and len(categories) != len(strings[0]):
+            raise UserError(f"{path} has {len(categories)} classes, but the model {len(strings[0])}: {advice}")
+        return categories
 
     def detect_image(self, image: np.ndarray, semantic: bool = False) -> ImageResult:
         """Returns the ImageResult of an image [H, W, 3] uint8 of any size, with the semantic map if it is wanted."""
@@ -131,11 +134,25 @@ def load_export(folder: str | os.PathLike, signature: str) -> tuple[Path, Any, A
         raise UserError(f"{version}: cannot be loaded ({reason}): export the run again") from error
 
 
+def read_classes(path: Path) -> bytes | None:
+    """Returns the content of an export's classes.json; None without one."""
+    if not path.is_file():  # opening a pipe would wait
+        return None
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CLASSES_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    if len(content) > MAX_CLASSES_BYTES:
+        raise UserError(f"{path} has more than the {MAX_CLASSES_BYTES:,} bytes that are read: export the run again")
+    return content
+
+
 def check_format(path: Path) -> None:
     """Checks the format number of an export, in its classes.json; `read_categories` reports a damaged file."""
     content = {}
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text())
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(read_classes(path) or b"{}")
     if isinstance(content, dict):
         formats.check(content.get("format"), formats.EXPORT, path)
 

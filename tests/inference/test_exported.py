@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from htc_tf.errors import ModelFailed, UserError
-from htc_tf.inference.exported import CLASSES, ExportedDetector, newest_version
+from htc_tf.inference.exported import CLASSES, ExportedDetector, newest_version, read_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,9 +93,26 @@ def test_the_classes_beside_the_model(exported):
     path.parent.mkdir()
     path.write_text(json.dumps({"categories": [{"id": 3, "name": "car"}, {"id": 17, "name": "cat"}]}))
     assert [row["id"] for row in ExportedDetector(exported / "9").categories] == [3, 17]
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"classes\.json is damaged"):
+    path.write_text(json.dumps({"categories": [{"id": 3, "name": "car"}]}))
+    with pytest.raises(UserError, match=r"classes\.json has 1 classes, but the model 2: export the run again"):
         ExportedDetector(exported / "9")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "5", '{"categories": 5}', '{"categories": [{"id": 1}]}', "[" * 100_000])
+def test_damaged_classes_beside_the_model_are_named(tmp_path, text):
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    serve = SimpleNamespace(captured_inputs=[])
+    with pytest.raises(UserError, match=r"classes\.json is damaged .*; export the run again"):
+        ExportedDetector.read_categories(SimpleNamespace(serve=serve), path)
+
+
+def test_large_classes_beside_the_model_are_not_read(tmp_path):
+    path = tmp_path / "classes.json"
+    with path.open("wb") as file:
+        file.truncate(2**34)  # sparse
+    with pytest.raises(UserError, match=r"classes\.json has more than the 16,777,216 bytes that are read"):
+        read_classes(path)
 
 
 def test_folders_without_an_export_are_refused(tmp_path):
