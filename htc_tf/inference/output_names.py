@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -59,10 +60,10 @@ def relative_names(paths: Sequence[Path]) -> list[str]:
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:
-    """Returns unique image ids: a COCO file's number, else the place in the list or the next free number."""
+    """Returns unique image ids, below 2**63: a COCO file's number, else the place in the list or the next free one."""
     ids, taken = {}, set()
     for path in paths:
-        if re.fullmatch(r"[0-9]+", path.stem) and int(path.stem) not in taken:
+        if re.fullmatch(r"[0-9]{1,18}", path.stem) and int(path.stem) not in taken:
             ids[path] = int(path.stem)
             taken.add(ids[path])
     free = (number for number in itertools.count(len(paths)) if number not in taken)
@@ -89,10 +90,13 @@ def unique_stems(stems: Sequence[str]) -> list[str]:
 
     Stems that differ in case or in the Unicode form of accents are one file on a Mac, and count as equal.
     """
-    unique = {}  # stem by folded stem
+    unique, numbers = {}, Counter()  # stem, and the numbers given so far, by folded stem
     for stem in stems:
-        parts = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-        found = next(name for name in (shorten(stem, part) for part in parts) if _fold(name) not in unique)
+        found = shorten(stem)
+        folded = _fold(found)
+        while _fold(found) in unique:
+            numbers[folded] += 1
+            found = shorten(stem, f"_{numbers[folded] + 1}")
         unique[_fold(found)] = found
     return list(unique.values())
 

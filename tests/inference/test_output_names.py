@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from htc_tf.errors import UserError
+from htc_tf.inference import output_names
 from htc_tf.inference.output_names import cut_out_name, drawing_names, refuse_replacing
 
 
@@ -20,6 +21,20 @@ def test_names_that_a_mac_takes_for_one_get_numbers():
     """Its file systems ignore case, and whether a letter and its accent are one character or two."""
     paths = [Path("a/x.jpg"), Path("b/X.jpg"), Path("c/x_2.jpg"), Path("a/\u00e9.jpg"), Path("b/e\u0301.jpg")]
     assert drawing_names(paths) == ["x.png", "X_2.png", "x_2_2.png", "\u00e9.png", "e\u0301_2.png"]
+
+
+def test_many_equal_names_take_linear_time(monkeypatch):
+    shorten, calls = output_names.shorten, []
+    monkeypatch.setattr(output_names, "shorten", lambda *stem: calls.append(stem) or shorten(*stem))
+    names = drawing_names([Path(f"{folder}/image.jpg") for folder in range(100)])
+    assert names[0] == "image.png" and names[99] == "image_100.png" and len(set(names)) == 100
+    assert len(calls) < 300
+
+
+def test_long_numbers_are_no_image_ids():
+    """COCO's ids have 64 bits, and Python reads no number of more than 4,300 digits."""
+    names = ["7.jpg", "20231129151007123456.jpg", f"{'9' * 5000}.jpg", "123456789012345678.jpg"]
+    assert output_names.image_ids([Path(name) for name in names]) == [7, 1, 2, 123456789012345678]
 
 
 NO_UTF_8 = pytest.param(
