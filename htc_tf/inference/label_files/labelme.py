@@ -19,7 +19,7 @@ from PIL import Image
 
 from htc_tf.errors import UserError
 from htc_tf.inference.label_files import with_polygons
-from htc_tf.inference.label_files.list_file import write_whole
+from htc_tf.inference.label_files.list_file import replace_file
 from htc_tf.inference.label_files.masks import crop_mask
 from htc_tf.inference.output_names import InputFile
 from htc_tf.ops.polygons import Polygon
@@ -81,7 +81,7 @@ def write_labels(
                 shape["group_id"] = number
             shapes.append(shape)
     content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": data}
-    write_whole(path, json.dumps({**content, "imageHeight": height, "imageWidth": width}, indent=1))
+    replace_file(path, json.dumps({**content, "imageHeight": height, "imageWidth": width}, indent=1))
 
 
 def describe(

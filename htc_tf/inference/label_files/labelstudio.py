@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from htc_tf.inference.label_files import NotSaved, brush, with_polygons
 from htc_tf.inference.label_files.cvat import clean
-from htc_tf.inference.label_files.list_file import ListFile, write_whole
+from htc_tf.inference.label_files.list_file import ListFile, replace_file
 from htc_tf.inference.output_names import InputFile
 from htc_tf.ops.polygons import Polygon
 
@@ -37,7 +37,7 @@ class Writer:
             f'  <{kind}Labels name="{kind.lower()}" toName="image">\n{labels}  </{kind}Labels>\n' for kind in KINDS
         )
         self.file = ListFile(output / NAME, "[\n", "\n]\n")
-        write_whole(
+        replace_file(
             output / INTERFACE, f'<View>\n  <Image name="image" value="$image" zoom="true"/>\n{controls}</View>\n'
         )
 

@@ -45,8 +45,11 @@ class ListFile:
             self.write([self.end])
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as a whole or not at all; its folder is created if necessary."""
+def replace_file(path: Path, text: str) -> None:
+    """Writes a text file as a whole or, if it is interrupted, not at all; its folder is created if necessary.
+
+    It does not wait for the disk, unlike `run.write_whole`: there may be a file for each image.
+    """
     unfinished = path.with_name(f".{uuid.uuid4().hex}")  # no other file's name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

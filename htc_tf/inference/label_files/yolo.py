@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from htc_tf.inference.label_files import NotSaved, with_polygons
-from htc_tf.inference.label_files.list_file import write_whole
+from htc_tf.inference.label_files.list_file import replace_file
 from htc_tf.inference.output_names import InputFile
 from htc_tf.ops.polygon_joins import join_parts
 
@@ -35,7 +35,7 @@ class Writer:
         # A string of JSON is one of YAML, too, if all its characters are printable.
         names = ["".join(c if c.isprintable() else " " for c in row["name"]) for row in categories]
         lines = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(names))
-        write_whole(self.output / "data.yaml", HEADER + lines)
+        replace_file(self.output / "data.yaml", HEADER + lines)
 
     @staticmethod
     def paths(files: Sequence[InputFile]) -> list[str]:
@@ -54,7 +54,7 @@ class Writer:
             else:
                 values = (join_parts(parts) / (width, height)).ravel().tolist()
             lines.append(f"{found.class_index} {' '.join(f'{value:.7g}' for value in values)}\n")
-        write_whole(self.output / "labels" / f"{file.stem}.txt", "".join(lines))
+        replace_file(self.output / "labels" / f"{file.stem}.txt", "".join(lines))
 
     def close(self) -> None:
         pass

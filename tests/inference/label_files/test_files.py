@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import Url
 from htc_tf.inference.label_files import NotSaved, brush, coco, cvat, find_writer, labelme, labelstudio, yolo
-from htc_tf.inference.label_files.list_file import write_whole
+from htc_tf.inference.label_files.list_file import replace_file
 from htc_tf.inference.label_files.masks import count_runs, crop_mask
 from htc_tf.inference.output_names import name_files
 from htc_tf.inference.prediction import Prediction
@@ -169,10 +169,10 @@ def test_brush_of_long_runs():
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
-    write_whole(tmp_path / "new" / "x.txt", "old")
+    replace_file(tmp_path / "new" / "x.txt", "old")
     with pytest.raises(UnicodeEncodeError):
-        write_whole(tmp_path / "new" / "x.txt", "\ud800")
+        replace_file(tmp_path / "new" / "x.txt", "\ud800")
     assert os.listdir(tmp_path / "new") == ["x.txt"] and (tmp_path / "new" / "x.txt").read_text() == "old"
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        write_whole(tmp_path / "file" / "x.txt", "")
+        replace_file(tmp_path / "file" / "x.txt", "")
