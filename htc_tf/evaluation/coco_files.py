@@ -10,11 +10,9 @@ from collections import Counter
 from pathlib import PureWindowsPath
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from htc_tf.data import annotations as coco_file
 from htc_tf.errors import UserError
-from htc_tf.ops.rle_decoding import is_valid_rle
 
 # Required fields of every entry: integers, except for the name.
 REQUIRED = {
@@ -52,23 +50,14 @@ def read_ground_truth(ground_truth):
 def read_results(path):
     """Returns COCO's results from a JSON file, a list of dicts as `inference.results.coco_results` returns them.
 
+    `coco_inputs.prepare_inputs` validates the fields of each.
+
     Raises:
-        UserError: The file has another content, or a mask's run lengths are damaged.
+        UserError: The file has another content.
     """
     results = _read(path, RESULTS_ADVICE, lambda content: {"annotations": content})
     if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
         raise UserError(f"{path}: is not a list of results; {RESULTS_ADVICE}")
-    for index, result in enumerate(results):
-        mask = result.get("segmentation")
-        size = mask.get("size") if isinstance(mask, dict) else None
-        if isinstance(size, list) and len(size) == 2:
-            if not is_valid_rle(mask, *size):
-                raise UserError(
-                    f"{path}: result {index}: its run lengths do not fill {_shown(size)} pixels; {RESULTS_ADVICE}"
-                )
-            if isinstance(mask["counts"], list):
-                counts = coco_mask.frPyObjects(mask, *size)["counts"].decode()
-                result["segmentation"] = {"size": size, "counts": counts}
     return results
 
 

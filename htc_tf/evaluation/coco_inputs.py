@@ -6,6 +6,7 @@ fill their image.
 """
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 from pycocotools import mask as coco_mask
@@ -45,6 +46,8 @@ def prepare_inputs(ground_truth, results, category_ids=None, image_ids=None, kin
     selected = [r for r in results if r["image_id"] in images and r["category_id"] in categories]
     if len(selected) < len(results):
         notes.append(f"{len(results) - len(selected)} results of images or categories not evaluated were left out.")
+    if "segm" in kinds:
+        selected = [_compressed(result) for result in selected]
     return EvalInputs(images, categories, _names(categories), annotations, selected, notes)
 
 
@@ -123,8 +126,12 @@ def _select(entries, ids, noun):
 
 
 def _names(categories):
+    """Returns the categories' names, by class index, each unique: those that several share get their ids."""
     names = [str(category["name"]) for category in categories.values()]
-    return [f"{n} ({i})" if names.count(n) > 1 else n for i, n in zip(categories, names, strict=True)]
+    while len(set(names)) < len(names):  # again, if another category has such a name, with an id in it
+        counts = Counter(names)
+        names = [f"{n} ({i})" if counts[n] > 1 else n for i, n in zip(categories, names, strict=True)]
+    return names
 
 
 def _check_results(results, ground_truth, kinds):
@@ -147,8 +154,16 @@ def _check_results(results, ground_truth, kinds):
             raise UserError(f"{where}: its box {result['bbox']!r:.80} is not four finite numbers x, y, width, height")
         if "segm" in kinds:
             mask, size = result["segmentation"], sizes[result["image_id"]]
-            if not isinstance(mask, dict) or list(mask.get("size", [])) != size:
-                raise UserError(f"{where}: its mask must be run lengths of the image's height and width, {size}")
+            if not is_valid_rle(mask, *size):
+                raise UserError(f"{where}: its mask must be run lengths that fill the image's height and width, {size}")
+
+
+def _compressed(result):
+    """Returns a result whose valid run lengths, if they are a list, are COCO's string, as pycocotools needs them."""
+    mask = result["segmentation"]
+    if not isinstance(mask["counts"], list):
+        return result
+    return result | {"segmentation": coco_mask.frPyObjects(mask, *mask["size"])}
 
 
 def _check_known(results, field, known, noun, advice):

@@ -7,6 +7,7 @@ other kind's field: in a mask evaluation pycocotools would take a result's area 
 import contextlib
 import importlib
 import io
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -80,9 +81,9 @@ def evaluate(ground_truth, results, category_ids=None, image_ids=None, kinds=("b
     backend_classes = _load(backend)
     inputs = prepare_inputs(ground_truth, results, category_ids, image_ids, kinds)
     notes = inputs.notes
-    found = [a["category_id"] for a in inputs.annotations if not a.get("iscrowd")]
+    found = Counter(a["category_id"] for a in inputs.annotations if not a.get("iscrowd"))
     metrics, by_iou, tables = {}, {}, {}
-    per_class = {name: {"objects": found.count(i)} for i, name in zip(inputs.categories, inputs.names, strict=True)}
+    per_class = {name: {"objects": found[i]} for i, name in zip(inputs.categories, inputs.names, strict=True)}
     for kind in kinds:
         table = tables[kind] = _accumulate(inputs, usable_annotations(inputs, kind, notes), kind, backend_classes)
         for name, metric in METRICS.items():
@@ -90,7 +91,7 @@ def evaluate(ground_truth, results, category_ids=None, image_ids=None, kinds=("b
             for index, row in enumerate(per_class.values()):
                 row[f"{kind}/{name}"] = _mean(table, *metric, classes=[index])
         by_iou[kind] = {f"{iou:.2f}": _mean(table, "precision", iou, "all", 100) for iou in IOUS}
-    missing = len(inputs.categories) - len(set(found))
+    missing = len(inputs.categories) - len(found)
     if not found:
         notes.append(
             f"The {len(inputs.images)} images hold no object to find (crowd aside): every metric is undefined, -1."

@@ -141,11 +141,24 @@ def test_annotations_of_unknown_images_or_categories_are_counted(ground_truth):
     assert any(note.startswith("2 annotations of images or categories") for note in metrics["notes"])
 
 
-@pytest.mark.parametrize("counts", ["5", [5, 5], "o" * 40, [10_000, 7]])
-def test_results_with_damaged_run_lengths(write, counts):
+DAMAGED = [{"size": [100, 100], "counts": counts} for counts in ("5", [5, 5], "o" * 40, "04", [10_000, 7], None)]
+DAMAGED += [{"size": size, "counts": "04"} for size in (None, 5, [100], "x", {}, [10, 10], [True, True])]
+
+
+@pytest.mark.parametrize("mask", [*DAMAGED, {"counts": "04"}, {"size": [100, 100]}, None, "04", [[1, 2, 3, 4, 5, 6]]])
+def test_results_with_damaged_run_lengths(ground_truth, write, mask):
     """They would make pycocotools loop forever or write out of bounds."""
-    with pytest.raises(UserError, match=r"result 1: its run lengths do not fill \[100, 100\] pixels"):
-        read_results(write([FOUND, {**FOUND, "segmentation": {"size": [100, 100], "counts": counts}}]))
+    results = read_results(write([{**FOUND, "segmentation": found} for found in (runs(), mask)]))
+    message = r"result 1 \(image 1\): its mask must be run lengths that fill .* \[100, 100\]"
+    with pytest.raises(UserError, match=message):
+        evaluate_results(ground_truth, results)
+
+
+def test_run_lengths_as_lists(ground_truth):
+    listed = {"size": [100, 100], "counts": [1010, *[40, 60] * 39, 40, 5050]}
+    results = [{**FOUND, "segmentation": listed}]
+    assert evaluate_results(ground_truth, results)["segm/AP"] == pytest.approx(1)
+    assert results[0]["segmentation"] is listed
 
 
 def test_kinds():

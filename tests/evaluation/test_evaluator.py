@@ -215,6 +215,13 @@ def test_results_that_cannot_be_counted_are_refused(ground_truth, change, messag
         evaluate_results(ground_truth, [result(1, 7, (10, 10, 40, 40), 0.9) | change])
 
 
+def test_equal_names_get_their_ids_until_all_differ(ground_truth):
+    names = ["cat", "cat", "cat (1)", "dog"]
+    ground_truth |= {"annotations": [], "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)]}
+    metrics = evaluate_results(ground_truth, [])
+    assert list(metrics["per_class"]) == ["cat (1) (1)", "cat (2)", "cat (1) (3)", "dog"]
+
+
 def test_unreadable_ground_truth_is_refused(tmp_path, ground_truth):
     (tmp_path / "broken.json").write_text('{"images": [')
     (tmp_path / "list.json").write_text("[]")
