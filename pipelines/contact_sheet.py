@@ -10,6 +10,7 @@ from htc_tf.data import image_io
 from htc_tf.data.datasets import Category
 from htc_tf.data.record import Record
 from htc_tf.errors import UserError
+from htc_tf.ops.rle_decoding import is_valid_rle
 from htc_tf.visualization import drawing, fonts
 
 COLUMNS = 4
@@ -56,12 +57,21 @@ def draw_record(record: Record, categories: Sequence[Category]) -> Image.Image:
     except image_io.ImageError as error:
         raise UserError(f"image {record.image.filename} of the records: {error}") from None
     height, width = image.shape[:2]
+    for item in record.objects:
+        # A box may be slightly outside; comparisons with NaN are false.
+        if not (-1 <= item.ymin <= item.ymax <= 2 and -1 <= item.xmin <= item.xmax <= 2):
+            _refuse(record, item, "a box that is not one of the image")
+        if item.mask_rle and not is_valid_rle({"size": [height, width], "counts": item.mask_rle}, height, width):
+            _refuse(record, item, "run lengths that do not fill the image")
     size = _fitted((width, height), min(LONGEST_SIDE, max(width, height)))
     image = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     objects = sorted(record.objects, key=lambda item: -item.area)  # large objects get their labels first
     # Crowd regions have their own labels and colors, after all classes'.
-    index = {category.id: place for place, category in enumerate(categories)}
-    names = fonts.class_names([category.name for category in categories], list(index))
+    class_names = {category.id: category.name for category in categories}
+    for label in sorted({item.label for item in objects} - class_names.keys()):
+        class_names[label] = str(label)  # not listed
+    index = {label: place for place, label in enumerate(class_names)}
+    names = fonts.class_names(list(class_names.values()), list(class_names))
     drawn = drawing.draw(
         image,
         boxes=[np.multiply((o.ymin, o.xmin, o.ymax, o.xmax), (size[1], size[0]) * 2) for o in objects],
@@ -70,6 +80,10 @@ def draw_record(record: Record, categories: Sequence[Category]) -> Image.Image:
         masks=[_resized_mask(item.mask_rle, (width, height), size) for item in objects],
     )
     return Image.fromarray(drawn).resize(_fitted(size, CELL), Image.Resampling.LANCZOS)
+
+
+def _refuse(record, item, what):
+    raise UserError(f"image {record.image.filename} of the records: its object {item.id} has {what}")
 
 
 def _fitted(size, side):

@@ -6,6 +6,8 @@ semantic branch and its interleaved masks are made for (arXiv:1901.07518, sectio
 `pipelines.scenes`.
 """
 
+import functools
+
 import numpy as np
 
 from . import scenes
@@ -21,14 +23,19 @@ DIAMETERS = (12, 80)  # range of the circle around a shape, log-uniform
 
 
 def draw_scene(rng, labels=LABELS):
-    """Draws one scene from a NumPy random generator; shapes of a class that `labels` lacks are left out."""
+    """Draws one scene from a NumPy random generator; shapes of a class that `labels` lacks are not painted."""
     canvas, semantic = draw_ground(rng, *rng.integers(scenes.SIDES[0], scenes.SIDES[1] + 1, 2))
     ground, things = semantic.copy(), []
+
+    def choose_label(outline, whole):
+        label = name(outline, ground[whole])
+        return label if label in labels else None
+
     for _ in range(rng.integers(4, MAX_THINGS + 1)):
         outline = int(rng.integers(len(OUTLINES)))
         coverage = draw_outline(rng, OUTLINES[outline], float(np.exp(rng.uniform(*np.log(DIAMETERS)))))
-        place_thing(rng, canvas, things, lambda whole, i=outline: name(i, ground[whole]), [(coverage, (0, 0))], paint)
-    return finish_scene(rng, canvas, semantic, [thing for thing in things if thing.label in labels])
+        place_thing(rng, canvas, things, functools.partial(choose_label, outline), [(coverage, (0, 0))], paint)
+    return finish_scene(rng, canvas, semantic, things)
 
 
 def name(outline, ground):

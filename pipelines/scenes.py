@@ -119,7 +119,8 @@ def place_thing(rng, canvas, things, label, pieces, paint, crowd=False):
         rng: NumPy random generator.
         canvas: [3, H, W] float32, changed in place.
         things: list of Things so far, back to front, changed in place.
-        label: int, or a function from the thing's pixels, [H, W] bool with hidden ones included, to its label.
+        label: int, or a function from the thing's pixels, [H, W] bool with hidden ones included, to its label, or to
+            None for a thing that is not wanted.
         pieces: list of (coverage of the pixels [h, w], offset [y, x] from the first one), the parts of the thing.
         paint: Function of rng, a window [3, h, w] of the canvas, and the coverage [h, w]; paints a piece in place.
         crowd: as in Thing.
@@ -139,11 +140,13 @@ def place_thing(rng, canvas, things, label, pieces, paint, crowd=False):
             break
     else:
         return
+    if callable(label) and (label := label(whole)) is None:
+        return
     for coverage, window in placed:
         if coverage.size:
             paint(rng, canvas[window], coverage)
     things[:] = [thing._replace(mask=mask) for thing, mask in zip(things, remains, strict=True)]
-    things.append(Thing(label(whole) if callable(label) else label, crowd, whole, whole))
+    things.append(Thing(label, crowd, whole, whole))
 
 
 def enough_is_seen(thing, mask):

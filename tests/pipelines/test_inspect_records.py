@@ -180,3 +180,22 @@ def test_an_image_that_cannot_be_drawn_is_named(encoded):
     image = schema.Image(encoded, "png", HEIGHT, WIDTH, "7.png", 7)
     with pytest.raises(UserError, match=r"image 7\.png of the records: "):
         contact_sheet.draw_record(schema.Record(image, [], b""), [])
+
+
+def test_a_category_that_is_not_listed_is_drawn_by_its_number(monkeypatch):
+    names = []
+    monkeypatch.setattr(contact_sheet.drawing, "draw", lambda image, **drawn: names.append(drawn) or np.asarray(image))
+    found = schema.unpack(record(1, [square(1, 7, "x"), square(2, 3, "cat"), square(3, 7, "x", 1)]))
+    contact_sheet.draw_record(found, [Category(3, "cat")])
+    (drawn,) = names
+    assert [drawn["class_names"][number] for number in drawn["classes"]] == ["7", "cat", "7 (crowd)"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ymin": float("nan")}, {"xmax": 1e38}, {"ymin": 0.9, "ymax": 0.1}, {"mask_rle": b"04"}, {"mask_rle": b"zzzz"}],
+)
+def test_an_object_that_cannot_be_drawn_is_named(changes):
+    found = schema.unpack(record(1, [square(5, 3, "cat")._replace(**changes)]))
+    with pytest.raises(UserError, match=r"image 1\.png of the records: its object 5 has "):
+        contact_sheet.draw_record(found, [Category(3, "cat")])

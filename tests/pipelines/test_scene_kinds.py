@@ -61,6 +61,18 @@ def test_things_of_contexts_lie_on_the_ground_of_their_class():
     assert right > 50 and wrong < right / 20
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shape_of_a_scene_is_of_the_chosen_classes(kind, monkeypatch):
+    painted = []
+    module = shapes.SCENES[kind]
+    monkeypatch.setattr(module, "paint", lambda rng, canvas, coverage: painted.append(coverage))
+    found = [shapes.make_scene(5, "train2017", index, [1, 2], kind) for index in range(20)]
+    things = [thing for scene in found for thing in scene.things]
+    assert {thing.label for thing in things} == {1, 2}
+    if kind != "shapes":  # whose crowds are painted in many pieces
+        assert len(painted) == len(things)
+
+
 @pytest.mark.parametrize("letter", letters.THINGS)
 def test_letters_are_told_apart(letter):
     """A letter's picture differs from every other one's by a fifth of its ink or more, mirrored or not."""
