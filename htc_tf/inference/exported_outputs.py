@@ -19,6 +19,7 @@ from htc_tf.ops.paste import encode_masks
 from htc_tf.ops.rle_decoding import is_valid_rle
 
 REQUIRED = ("boxes", "scores", "classes", "class_names", "num_detections", "sizes", "status")
+MAX_CLASSES = 2**15  # many times the largest data set's; a drawing makes a color for each class below the highest
 
 
 class Response(NamedTuple):
@@ -74,12 +75,36 @@ def read_responses(outputs: Mapping[str, np.ndarray]) -> list[Response]:
 
 
 def read_row(row: dict[str, Any]) -> Response:
-    """Returns the Response of one image's outputs, arrays without the batch dimension."""
+    """Returns the Response of one image's outputs, arrays without the batch dimension.
+
+    Raises:
+        UserError: The outputs do not fit together.
+    """
+    _check_row(row)
     count = int(row["num_detections"])
     size = tuple(row["sizes"].tolist())
     row = {name: value[:count] if np.ndim(value) else value for name, value in row.items()}  # without padded rows
     result = ImageResult(row["boxes"], row["scores"], row["classes"], read_masks(row, *size))
     return Response(row["status"].decode(), size, result, [name.decode() for name in row["class_names"]])
+
+
+def _check_row(row):
+    """Raises UserError for outputs that the arithmetic below would fail on: a server may return anything."""
+    rows = len(row["boxes"]) if np.ndim(row["boxes"]) else 0
+    shapes = {"boxes": (rows, 4), "sizes": (2,), "num_detections": (), "status": ()}
+    shapes |= dict.fromkeys(("scores", "classes", "class_names"), (rows,))
+    kinds = {"boxes": "f", "scores": "f", "classes": "iu", "sizes": "iu", "num_detections": "iu"}
+    for name, shape in shapes.items():
+        array = np.asarray(row[name])
+        strings = name not in kinds and all(isinstance(value, bytes) for value in array.ravel().tolist())
+        if array.shape != shape or not (strings or array.dtype.kind in kinds.get(name, "")):
+            raise UserError(f"the model's response is damaged: {name} has another shape or type")
+    if not (np.isfinite(row["boxes"]).all() and np.isfinite(row["scores"]).all()):
+        raise UserError("the model's response is damaged: a box or score is not finite")
+    if not 0 <= row["num_detections"] <= rows or min(row["sizes"]) < 0:
+        raise UserError("the model's response is damaged: num_detections or sizes are out of range")
+    if rows and not 0 <= min(row["classes"]) <= max(row["classes"]) < MAX_CLASSES:
+        raise UserError(f"the model's response is damaged: class indices are from 0 to {MAX_CLASSES - 1}")
 
 
 def read_masks(row: dict[str, Any], height: int, width: int) -> list[dict[str, Any]] | None:

@@ -212,6 +212,31 @@ def test_damaged_run_lengths_are_refused():
         read_responses(outputs(masks_rle_bytes=np.array([b"ooooo3", b""], object)))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"classes": np.array([[1_000_000, 0]], np.int32)},
+        {"classes": np.array([[-1, 0]], np.int32)},
+        {"classes": np.array([[1]], np.int32)},
+        {"classes": np.array([[1.0, 0.0]], np.float32)},
+        {"boxes": np.zeros([1, 2, 3], np.float32)},
+        {"boxes": np.zeros([1], np.float32)},
+        {"boxes": np.full([1, 2, 4], np.nan, np.float32)},
+        {"sizes": np.array([20], np.int32)},
+        {"sizes": np.array([[20.0, 30.0]], np.float32)},
+        {"sizes": np.array([[-20, 30]], np.int32)},
+        {"num_detections": np.array([3], np.int32)},
+        {"num_detections": np.array([-1], np.int32)},
+        {"num_detections": np.array([b"1"], object)},
+        {"status": np.array([0], np.int32)},
+        {"class_names": np.array([[1, 2]], np.int32)},
+    ],
+)
+def test_outputs_that_do_not_fit_together_are_refused(changed):
+    with pytest.raises(UserError, match="the model's response is damaged"):
+        read_responses(outputs() | changed)
+
+
 def test_another_model_is_refused():
     with pytest.raises(UserError, match="without boxes, scores"):
         read_responses({"logits": np.zeros([1, 3], np.float32)})
