@@ -137,3 +137,10 @@ def check_determinism(experiment, model):
             "XLA has no deterministic gradient of the backbone's max pooling: turn off XLA or DETERMINISTIC, or freeze "
             "the stem (ResNet.frozen_stages = 0 or more)"
         )
+
+
+def check_profile(profile, step, steps):
+    """Prints a note if none of the steps to profile, (first, last), is among those left, `step` + 1 to `steps`."""
+    if profile is not None and max(profile[0], step + 1) > min(profile[1], steps):
+        span = ":".join(map(str, profile))
+        print(f"note: --profile {span} profiles nothing: the training is at step {step} of {steps}", file=sys.stderr)

@@ -45,9 +45,11 @@ class Loop:
     agree: Any  # function of a bool: returns True if it is true on any worker
     stop: StopRequest
     profile: tuple[int, int] | None = None  # first and last step
+    chief: bool = True  # only the chief profiles
 
     def __post_init__(self):
         self.number = int(self.step.numpy())
+        self.profiled_from = None  # first step of the running profiler
         self.compiled = tf.config.functions_run_eagerly()
         self.batches = iter(distribute(self.strategy, self.experiment, self.records, self.seed, self.number))
         keep_freed_memory()
@@ -69,14 +71,16 @@ class Loop:
             self.evaluate()
         if self.number == self.experiment.steps == 0:
             self.save()
-        while not self.finished and not self.agree(self.stop):
-            self.run_until_due()
+        try:
+            while not self.finished and not self.agree(self.stop):
+                self.run_until_due()
+        finally:
+            self.stop_profiler()
         return self.evaluation_pending() or not self.finished
 
     def run_until_due(self):
         """Trains until something is due, and does that."""
-        if self.profile is not None and self.number + 1 == self.profile[0]:
-            tf.profiler.experimental.start(str(self.run.folder))
+        self.start_profiler()
         finite = self.train_steps(self.next_pause() - self.number)
         last = self.number == self.experiment.steps
         if finite and (self.due(self.experiment.log_every) or last):
@@ -86,7 +90,7 @@ class Loop:
         if self.due(self.experiment.checkpoint_every) or last or stopping:
             self.save()
         if self.profile is not None and self.number == self.profile[1]:
-            tf.profiler.experimental.stop()
+            self.stop_profiler()
         if self.evaluation_due() and not stopping:
             self.evaluate()
             if self.exhausted or self.agree(self.stop):
@@ -146,6 +150,24 @@ class Loop:
             return False
         since = evaluations_since_best(self.monitor.evaluations, self.experiment.keep_best)
         return self.agree(since >= self.experiment.patience)
+
+    def start_profiler(self):
+        """Starts the profiler if the next step is to be profiled; a resumed training may be past the first one."""
+        if self.profile is None or self.profiled_from is not None or not self.chief:
+            return
+        if self.profile[0] <= self.number + 1 <= self.profile[1]:
+            with self.writing():
+                tf.profiler.experimental.start(str(self.run.folder))
+            self.profiled_from = self.number + 1
+
+    def stop_profiler(self):
+        """Writes the profile if the profiler is running."""
+        first, self.profiled_from = self.profiled_from, None
+        if first is not None:
+            with self.writing():
+                tf.profiler.experimental.stop()
+            steps = f"steps {first} to {self.number}" if self.number > first else f"step {first}"
+            self.monitor.print_line(f"profile of {steps}: {self.run.folder / 'plugins' / 'profile'}")
 
     def due(self, every):
         return bool(every) and self.number % every == 0

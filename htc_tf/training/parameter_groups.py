@@ -26,8 +26,8 @@ class LayerTriples(tuple):
         left = [name for name in left if not any(re.search(pattern, name) for pattern in self.layers)]
         if left:
             raise UserError(
-                f"layer_decay.layers matches {left[0]!r} with none of its {len(self.layers)} patterns ({len(left)} such "
-                "weights): they would learn at the full rate; give a pattern for each block of the backbone"
+                f"layer_decay.layers matches {left[0]!r} with none of its {len(self.layers)} patterns ({len(left)} "
+                "such weights): they would learn at the full rate; give a pattern for each block of the backbone"
             )
 
 

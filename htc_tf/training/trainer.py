@@ -15,7 +15,7 @@ from htc_tf.cluster import check_batch, check_same, check_same_step, make_agreem
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
-from htc_tf.training.checks import check_determinism, check_run, load_records
+from htc_tf.training.checks import check_determinism, check_profile, check_run, load_records
 from htc_tf.training.epochs import describe_epoch, describe_steps
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
@@ -54,7 +54,7 @@ def train(
         init_from: Run, public weights or checkpoint file to start from, or None, see `first_weights.initialize`.
         backbone_weights: Name or path of the backbone's weights, "none" for no weights, or None for
             `experiment.backbone_weights`; see `first_weights.initialize`.
-        profile: (first, last) step to profile for TensorBoard, or None.
+        profile: (first, last) step to profile for TensorBoard, or None; with several workers, on the chief.
         ignore_memory: If True, a training that needs more memory than is free begins with a warning.
         stop: StopRequest that is already entered; by default one for the duration of this call.
     Returns:
@@ -122,6 +122,7 @@ def train(
         for name in ("config", "data", "seed"):
             if first_step and written.get(name, manifest[name]) != manifest[name]:
                 print(f"note: {name} changed since {source}: the run will differ from the original", file=sys.stderr)
+        check_profile(profile, first_step, experiment.steps)
 
         if not cluster.chief:
             # Saving reads variables, which all workers must do together; only the chief's copy is kept.
@@ -153,6 +154,7 @@ def train(
             agree=agree,
             stop=stop,
             profile=profile,
+            chief=cluster.chief,
         )
         stopped = loop.run_to_end()
     if cluster.chief:

@@ -14,6 +14,7 @@ from htc_tf.run import Run
 from htc_tf.training.checks import (
     check_determinism,
     check_names,
+    check_profile,
     check_run,
     check_supervision,
     load_records,
@@ -126,3 +127,20 @@ def test_a_training_of_unknown_length_is_refused(tiny_data, tiny_experiment, par
 def test_other_classes_in_number_name_two_remedies(tiny_data, tiny_experiment):
     with pytest.raises(UserError, match=r"add --gin_param NUM_CLASSES=8, or --gin_file gin/options/fine_tune\.gin"):
         load_records(tiny_experiment("NUM_CLASSES=5"), tiny_data.records, None)
+
+
+@pytest.mark.parametrize(
+    "profile, step, said",
+    [
+        (None, 0, False),
+        ((2, 3), 0, False),
+        ((2, 3), 2, False),
+        ((2, 3), 3, True),
+        ((4, 9), 0, False),
+        ((5, 9), 0, True),
+    ],
+)
+def test_a_profile_without_steps_is_noted(capsys, profile, step, said):
+    check_profile(profile, step, steps=4)
+    note = "note: --profile {}:{} profiles nothing: the training is at step {} of 4\n"
+    assert capsys.readouterr().err == (note.format(*profile, step) if said else "")

@@ -218,3 +218,27 @@ def test_records_and_configuration_must_fit(tiny_data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be written"):
         start(Run(tmp_path / "file"), tiny_data.records, "NUM_STAGES=1")
+
+
+def test_a_profile_continues_in_a_resumed_training(tiny_data, tmp_path, eagerly, capsys):
+    """The first process ends between the first and the last step to profile, the second begins there."""
+    run = Run(tmp_path)
+
+    def train_profiled(*params):
+        """Returns the lines about the profile, and the number of files that the call has written."""
+        before = len(list(run.folder.rglob("*.xplane.pb")))
+        start_toy(run, tiny_data.records, *params, profile=(2, 3))
+        said = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("profile of")]
+        return said, len(list(run.folder.rglob("*.xplane.pb"))) - before
+
+    folder = run.folder / "plugins" / "profile"
+    assert train_profiled("STEPS=2") == ([f"profile of step 2: {folder}"], 1)
+    assert train_profiled("STEPS=4") == ([f"profile of step 3: {folder}"], 1)
+
+
+def test_a_failing_training_leaves_its_profile(tiny_data, tmp_path, eagerly, monkeypatch, capsys):
+    monkeypatch.setattr(toy, "objective", spoiled(toy.objective, "few", at=2))
+    with pytest.raises(FloatingPointError):
+        start_toy(Run(tmp_path), tiny_data.records, profile=(1, 4))
+    assert f"profile of steps 1 to 2: {tmp_path}" in capsys.readouterr().out
+    assert list(tmp_path.rglob("*.xplane.pb"))
