@@ -7,10 +7,10 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from htc_tf.data import image_io
+from htc_tf.data.annotations import count_pixels
 from htc_tf.data.datasets import Category
 from htc_tf.data.record import Record
 from htc_tf.errors import UserError
-from htc_tf.ops.rle_decoding import is_valid_rle
 from htc_tf.visualization import drawing, fonts
 
 COLUMNS = 4
@@ -61,7 +61,7 @@ def draw_record(record: Record, categories: Sequence[Category]) -> Image.Image:
         # A box may be slightly outside; comparisons with NaN are false.
         if not (-1 <= item.ymin <= item.ymax <= 2 and -1 <= item.xmin <= item.xmax <= 2):
             _refuse(record, item, "a box that is not one of the image")
-        if item.mask_rle and not is_valid_rle({"size": [height, width], "counts": item.mask_rle}, height, width):
+        if item.mask_rle and count_pixels(item.mask_rle.decode("latin-1")) != height * width:
             _refuse(record, item, "run lengths that do not fill the image")
     size = _fitted((width, height), min(LONGEST_SIDE, max(width, height)))
     image = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)

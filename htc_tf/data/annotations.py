@@ -17,7 +17,7 @@ import numpy as np
 
 from htc_tf.data.file_kinds import PACKED
 from htc_tf.errors import UserError
-from htc_tf.ops.rle_decoding import decode_counts
+from htc_tf.ops.rle_decoding import MAX_PIXELS, decode_counts
 
 REPAIRS = {
     "file_unpacked": "the annotation file is compressed with gzip: read without unpacking it first",
@@ -129,7 +129,9 @@ def count_pixels(counts: Any) -> int | None:
     """Returns the sum of run lengths, as a list or COCO's compressed string; None if they are invalid."""
     if isinstance(counts, str):
         runs = decode_counts(counts)
-        return None if runs is None or (runs < 0).any() else int(runs.sum())
+        # Longer runs than any image's could add up beyond 64 bits, to the number of pixels of a small one.
+        valid = runs is not None and bool(((runs >= 0) & (runs < MAX_PIXELS)).all())
+        return int(runs.sum()) if valid else None
     valid = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
     return sum(counts) if valid else None
 
@@ -160,7 +162,7 @@ def _convert_integers(entry, fields, repairs):
 
 
 def _repair_segmentation(segmentation, repairs):
-    """Puts one polygon into a list, drops empty polygons, and takes run lengths out of a list of one."""
+    """Puts one polygon into a list, drops empty polygons, unwraps run lengths, and makes their size integers."""
     if isinstance(segmentation, list) and segmentation:
         first = segmentation[0]
         if first == [] and not any(segmentation):
@@ -173,6 +175,12 @@ def _repair_segmentation(segmentation, repairs):
             repairs["run_lengths_unwrapped"] += 1
             segmentation = first
     if isinstance(segmentation, dict):
+        size = segmentation.get("size")
+        if isinstance(size, list) and any(type(side) is not int for side in size):
+            sides = [as_integer(side) for side in size]
+            if None not in sides:
+                repairs["numbers_converted"] += 1
+                segmentation = segmentation | {"size": sides}
         counts = segmentation.get("counts")
         # str() of the bytes that pycocotools encodes; run lengths contain no quotation marks.
         if isinstance(counts, str) and counts[:2] in ("b'", 'b"') and counts[-1] == counts[1]:

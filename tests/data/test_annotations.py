@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from htc_tf.data import annotations
@@ -67,6 +68,9 @@ def test_ids_and_sizes_become_integers():
         (POLYGON, [POLYGON], "polygons_nested"),
         ([1, 2, 3, 4], [1, 2, 3, 4], None),
         (RUNS, RUNS, None),
+        (RUNS | {"size": [2.0, "3"]}, RUNS, "numbers_converted"),
+        (RUNS | {"size": [2.5, 3]}, RUNS | {"size": [2.5, 3]}, None),
+        (RUNS | {"size": None}, RUNS | {"size": None}, None),
         ([RUNS], RUNS, "run_lengths_unwrapped"),
         ([RUNS, RUNS], [RUNS, RUNS], None),
         ({"counts": "b'0\\\\\\\\1'"}, {"counts": "0\\\\1"}, "run_lengths_unwrapped"),
@@ -77,8 +81,34 @@ def test_ids_and_sizes_become_integers():
 )
 def test_segmentations(written, read, repair):
     content, repairs = repaired(annotations=[{"segmentation": written}])
-    assert content["annotations"] == [{"segmentation": read}]
+    assert repr(content["annotations"]) == repr([{"segmentation": read}])  # 2.0 is no 2
     assert repairs == ({repair: 1} if repair else {})
+
+
+def test_run_lengths_whose_sum_overflows_are_invalid():
+    """Their sum is 2^64 + 100: in 64 bits, they fill 10 x 10 pixels, and pycocotools writes beyond its memory."""
+    step, most = 2**33, 65_000  # differences fit into 7 characters
+    ramp = [*range(1, most + 1)]
+    hold, rest = divmod(2**64 // step - sum(ramp), most)
+    runs = [step * number for number in sorted([*ramp, rest]) + [most] * hold]
+    runs[-1] += 2**64 + 100 - sum(runs)
+    differences = np.diff(runs, prepend=0).tolist()
+    # Masks' runs alone: those of the background between them are 0, as their differences.
+    counts = "".join("0" + write(number) for number in differences)
+    decoded = annotations.decode_counts(counts)
+    assert decoded[1::2].tolist() == runs and not decoded[::2].any() and int(decoded.sum()) == 100
+    assert annotations.count_pixels(counts) is None
+    assert annotations.count_pixels("04") == 4
+
+
+def write(number):
+    """Writes a number as COCO's compressed run lengths."""
+    text = ""
+    while True:
+        bits, number = number & 31, number >> 5
+        if number == -(bits >> 4):  # the rest is the sign
+            return text + chr(48 + bits)
+        text += chr(48 + 32 + bits)
 
 
 def test_a_dict_by_id_becomes_a_list():
