@@ -7,6 +7,7 @@ fail only in training.
 import contextlib
 import io
 import itertools
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ MAX_PARTS = 4096  # segments of a JPEG, chunks of a PNG or blocks of a GIF, plus
 END_OF_JPEG = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"
 BARE_MARKERS = {bytes([marker]) for marker in (0x00, 0x01, *range(0xD0, 0xDA))}  # JPEG markers without a length
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # of a segment, or the end; compressed data contain none
 LOCK = threading.Lock()  # Pillow's limit and Python's warnings are global
 
 
@@ -117,6 +119,16 @@ def check_scans(image: Image.Image, encoded: bytes) -> None:
     start = _first_scan(encoded)
     channels = encoded[start + 4] if len(encoded) > start + 4 else 0
     # If the first scan has all channels, the decoder stops after it.
-    several = "progressive" in image.info or channels < image.layers  # type: ignore[attr-defined]
-    if several and encoded.count(START_OF_SCAN, start) > MAX_SCANS:
-        raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which no encoder writes", "too_large")
+    if "progressive" in image.info or channels < image.layers:  # type: ignore[attr-defined]
+        markers = list(itertools.islice(_markers_from(encoded, start), MAX_PARTS + 1))
+        if len(markers) > MAX_PARTS or markers.count(START_OF_SCAN) > MAX_SCANS:
+            raise ImageError(
+                f"a JPEG of more than {MAX_SCANS} scans or {MAX_PARTS} segments, which no encoder writes", "too_large"
+            )
+
+
+def _markers_from(encoded, position):
+    """Yields the markers of a JPEG's segments from its first scan to its end; a phone's film may follow the end."""
+    while (match := MARKER.search(encoded, position)) and match[0] != END_OF_JPEG:
+        yield match[0]
+        position = match.end() + int.from_bytes(encoded[match.end() : match.end() + 2], "big")

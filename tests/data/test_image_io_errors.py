@@ -132,6 +132,12 @@ def test_scans_are_counted_where_they_cost():
         image_io.decode(content[:-2] + 100 * content[last:-2] + content[-2:])
     film = save(drawn(), "JPEG") + b"\xff\xda" * 100
     np.testing.assert_array_equal(image_io.decode(film), image_io.decode(save(drawn(), "JPEG")))
+    np.testing.assert_array_equal(image_io.decode(content + film), image_io.decode(content))
+    # An end in a comment between two scans, or very many comments, hide none.
+    comment = b"\xff\xfe\0\4" + END_OF_JPEG
+    for between in (comment, 5000 * b"\xff\xfe\0\2"):
+        with pytest.raises(ImageError, match="more than 30 scans or 4096 segments, which no encoder writes"):
+            image_io.decode(content[:-2] + between + 100 * content[last:-2] + content[-2:])
 
 
 GIF_HEADER = b"GIF89a\x08\0\x08\0\0\0\0"
