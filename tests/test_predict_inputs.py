@@ -69,6 +69,13 @@ def test_max_pixels(call, tmp_path, capsys):
     assert call("--input", tmp_path / "a.png", "--max_pixels", 60_000) == (0, [])
 
 
+def test_an_image_too_large_for_its_drawing_is_skipped(call, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(blank_png(65_501, 1))
+    (tmp_path / "b.png").write_bytes(blank_png(30, 20))
+    assert call("--input", tmp_path / "a.png", tmp_path / "b.png", "--format", "jpg")[0] == 0
+    assert "a.png: 65501 x 1 pixels, and a drawing as .jpg has at most 65500 on a side" in capsys.readouterr().err
+
+
 def test_track(call, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=Detections, ByteTrack=NearestCenter))
     first, *rest = (Image.fromarray(drawn(frame)) for frame in range(3))

@@ -5,6 +5,7 @@ Files that cannot be read are skipped and reported. `label_files` has the format
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, Unreadable, read_image
 from htc_tf.inference.label_files import LabelWriter, predictions
 from htc_tf.inference.output_names import InputFile, cut_out_name, name_files, refuse_replacing
-from htc_tf.inference.prediction import THRESHOLD, Prediction, save
+from htc_tf.inference.prediction import LONGEST, THRESHOLD, Prediction, save
 from htc_tf.inference.results import ImageDetector
 from htc_tf.inference.semantic_map import draw_labels
 from htc_tf.inference.tile_plan import OVERLAP
@@ -196,7 +197,12 @@ class Job:
         """Returns a file's image, or the frame that is given instead."""
         if isinstance(source, np.ndarray):
             return source
-        return read_image(source, self.options.max_pixels, "--max_pixels")
+        image = read_image(source, self.options.max_pixels, "--max_pixels")
+        longest = LONGEST.get(self.options.ending, math.inf)
+        if max(image.shape) > longest:
+            size = f"{image.shape[1]} x {image.shape[0]} pixels"
+            raise Unreadable(source, f"{size}, and a drawing as {self.options.ending} has at most {longest} on a side")
+        return image
 
     def _read_images(self, files):
         for file in files:

@@ -18,11 +18,12 @@ from htc_tf.data import image_io
 from htc_tf.data.image_checks import MAX_PARTS
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import VIDEOS, Unreadable, Url
+from htc_tf.inference.prediction import LONGEST
 
 ANIMATIONS = {".gif", ".webp", ".png"}
 DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none
 ANIMATED = 2  # flag in the header of a WebP
-MAX_SIDE = 16_383  # of a WebP; encoders of H.264 have nearly the same limit
+MAX_SIDE = LONGEST[".webp"]  # encoders of H.264 have nearly the same limit
 SLOWEST = Fraction(1, 16_000)  # frames per second; a WebP has 24 bits for a frame's milliseconds
 
 

@@ -48,7 +48,7 @@ class Augmenter:
         Args:
             record: (index of the shard, serialized record).
             paste_source: Another record, whose objects copy-paste uses.
-            number: Int, the seed; the same number returns the same image.
+            number: Int, the seed; the same arguments return the same image.
         Returns:
             {"image": a JPEG as a data URL, "width", "height", "objects": COCO annotations}, without padding.
         Raises:

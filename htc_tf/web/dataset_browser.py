@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from htc_tf.data import image_io, schema
+from htc_tf.ops.rle_decoding import is_valid_rle
 from htc_tf.web.demo import add_colors
 from htc_tf.web.record_index import SIZES
 from htc_tf.web.server import HTTPError, Reply
@@ -22,7 +23,7 @@ THUMBNAIL = 440  # pixels of the longer side
 JPEG_QUALITY = 82
 MAX_PAGE = 500  # images
 MAX_SIDE = 1 << 20  # pixels of an image whose ground truth is shown
-MAX_MASK_PIXELS = 1 << 28
+MAX_MASK_PIXELS = 1 << 28  # of a mask that a page draws
 SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 
 
@@ -104,10 +105,10 @@ class DatasetBrowser:
             annotation = {"id": item.id, "category_id": item.label, "bbox": [round(side, 2) for side in box]}
             annotation |= {"area": round(item.area, 1), "size": SIZES[size], "iscrowd": item.is_crowd}
             if item.mask_rle:
-                if not is_rle(item.mask_rle, image.height, image.width):
+                mask = {"size": [image.height, image.width], "counts": item.mask_rle}
+                if image.height * image.width > MAX_MASK_PIXELS or not is_valid_rle(mask, *mask["size"]):
                     raise damaged(position, f"object {item.id} has a mask of another size than its image")
-                counts = item.mask_rle.decode("ascii")
-                annotation["segmentation"] = {"size": [image.height, image.width], "counts": counts}
+                annotation["segmentation"] = mask | {"counts": item.mask_rle.decode("ascii")}
             annotations.append(annotation)
         return {
             "position": int(position),
@@ -143,12 +144,15 @@ class DatasetBrowser:
             return Reply(encode(image, stored, "JPEG", THUMBNAIL, quality=JPEG_QUALITY), "image/jpeg")
 
     def augmented(self, request, position, number):
-        """Returns {"image", "width", "height", "objects"} of an image augmented with the seed `number`."""
+        """Returns {"image", "width", "height", "objects"} of an image augmented with the seed `number`.
+
+        Copy-paste takes objects from another image, whose choice depends on how many are indexed.
+        """
         if self.augmenter is None:
             raise HTTPError("augmentations need a configuration: start the browser with --gin_file")
+        open_stored(self.unpack(position).image)  # refuses an image that is too large to decode, or not indexed
         source = (int(position) + 1 + int(number)) % len(self.index.known().offsets)
-        for used in (position, source):
-            open_stored(self.unpack(used).image)  # refuses an image that is too large to decode
+        open_stored(self.unpack(source).image)
         return self.augmenter.draw(self.index.read(int(position)), self.index.read(source), int(number))
 
     def unpack(self, position):
@@ -160,22 +164,6 @@ class DatasetBrowser:
 
 def damaged(position, reason):
     return HTTPError(f"record {position} is damaged: {reason}; prepare the data again")
-
-
-def is_rle(counts, height, width):
-    """Returns True if bytes are COCO's compressed run lengths of height x width pixels, which a page can draw."""
-    lengths, value, shift = [], 0, 0
-    for byte in counts:
-        code = byte - 48
-        if not 0 <= code < 64 or shift > 30:
-            return False
-        value |= (code & 31) << shift  # five bits per character, low bits first
-        shift += 5
-        if not code & 32:  # the last character of a number
-            value -= (code & 16) << (shift - 4)  # sign extension
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return not shift and min(lengths, default=-1) >= 0 and sum(lengths) == height * width <= MAX_MASK_PIXELS
 
 
 def parse_integer(query, name):

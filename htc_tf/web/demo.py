@@ -11,7 +11,7 @@ from http import HTTPStatus
 from PIL import Image
 
 from htc_tf.data import image_io
-from htc_tf.inference.prediction import THRESHOLD
+from htc_tf.inference.prediction import LONGEST, THRESHOLD
 from htc_tf.visualization.palette import palette, readable_on
 from htc_tf.web.server import HTTPError
 
@@ -60,7 +60,11 @@ class Demo:
         """Returns {"image"}: the upright image as a data URL of a JPEG, for a browser that cannot show its format."""
         file = io.BytesIO()
         with self.lock:
-            Image.fromarray(self.read(request.body)).save(file, "JPEG", quality=JPEG_QUALITY)
+            image = self.read(request.body)
+            if (side := max(image.shape)) > LONGEST[".jpg"]:
+                reason = f"a side of {side} pixels, more than the {LONGEST['.jpg']} of a JPEG"
+                raise HTTPError(f"the image is too large to be shown: {reason}", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
         return {"image": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}
 
     def read(self, body):

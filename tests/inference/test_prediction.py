@@ -116,6 +116,13 @@ def test_the_file_suffix_selects_the_format_of_drawings(found, tmp_path):
         save(drawn, tmp_path / "x.txt")
 
 
+@pytest.mark.parametrize(("ending", "side"), [(".jpg", 65_500), (".jpeg", 65_500), (".webp", 16_383)])
+def test_images_too_large_for_a_format_are_refused(tmp_path, ending, side):
+    save(np.zeros((1, side, 3), np.uint8), tmp_path / f"x{ending}")
+    with pytest.raises(UserError, match=rf"{side + 1} x 1 pixels, and {ending} holds at most {side} on a side"):
+        save(np.zeros((1, side + 1, 3), np.uint8), tmp_path / f"x{ending}")
+
+
 def test_supervision(found, masks, monkeypatch):
     """Boxes in x, y order, masks, scores and class names become `supervision.Detections`."""
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))

@@ -55,6 +55,14 @@ def test_a_format_that_browsers_cannot_show(demo, ask):
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (90, 60)
 
 
+def test_an_image_too_large_for_a_jpeg_is_not_shown(serve, ask, stub_model):
+    demo = serve(Demo(stub_model, "stub", max_pixels=10**6, max_bytes=100_000).routes)
+    file = io.BytesIO()
+    Image.new("RGB", (65_510, 1)).save(file, "PNG")
+    answer = ask(demo, "/api/image", file.getvalue())
+    assert answer.status == 413 and "a side of 65510 pixels, more than the 65500 of a JPEG" in answer.body["error"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "line"),
     [

@@ -124,6 +124,13 @@ def test_augmentations_of_any_record(serve, ask, index, tiny_experiment, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_augmentations_before_a_record_is_indexed(serve, ask, index, capfd):
+    browser_server = serve(DatasetBrowser(RecordIndex(index.info), augmenter=object()).routes, "browser.html")
+    answer = ask(browser_server, "/api/images/0/augmented/0")
+    assert answer.status == 400 and "no image number 0, or it is not indexed yet" in answer.body["error"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_the_mime_type_is_that_of_the_content(browser_server, ask):
     kinds = {name: ask(browser_server, f"/api/images/{PLACES[name]}/file") for name in RECORDS}
     assert kinds["plain"].headers["Content-Type"] == "image/png"
