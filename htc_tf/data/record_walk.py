@@ -80,7 +80,7 @@ def walk(buffer: bytes | mmap.mmap) -> Iterator[Numbers]:
                 raise Damaged("it is cut short")
             if length >= MAX_LENGTH:
                 raise Damaged("it has a record of more than 2 GiB")
-            yield _numbers(length, _take_features(buffer, offset))
+            yield _numbers(length, _take_features(buffer, offset, offset + length))
     except (struct.error, IndexError, ValueError, DecodeError) as error:
         raise Damaged(str(error)) from error
 
@@ -97,20 +97,23 @@ def _numbers(length, features):
     return Numbers(length, image_id, height, width, labels, crowd, areas, sides)
 
 
-def _take_features(buffer, position):
-    """Returns the wanted features, by key, of the tf.train.Example at a position."""
-    position, end = _enter(buffer, position)
+def _take_features(buffer, position, limit):
+    """Returns the wanted features, by key, of the tf.train.Example between two positions."""
+    position, end = _enter(buffer, position, limit)
     wanted = []
     while position < end:
-        start, (inner, position) = position, _enter(buffer, position)
-        key = slice(*_enter(buffer, inner))
+        start, (inner, position) = position, _enter(buffer, position, end)
+        key = slice(*_enter(buffer, inner, position))
         if buffer[key] in _WANTED:
             wanted.append(buffer[start:position])
     return tf.train.Features.FromString(b"".join(wanted)).feature
 
 
-def _enter(buffer, position):
-    """Returns start and end of the content of a field: Example.features, one of its entries, or an entry's key."""
+def _enter(buffer, position, limit):
+    """Returns start and end of the content of a field: Example.features, one of its entries, or an entry's key.
+
+    It must end at `limit` or before: otherwise every record or entry could contain all later ones.
+    """
     if buffer[position] != FIELD_1:
         raise ValueError("it is not a map of features")
     length = shift = 0
@@ -121,4 +124,7 @@ def _enter(buffer, position):
         if shift > 63:
             raise ValueError("it has a length of more than 63 bits")
         if buffer[position] < 128:
-            return position + 1, position + 1 + length
+            break
+    if position + 1 + length > limit:
+        raise ValueError("it has a field that is longer than what holds it")
+    return position + 1, position + 1 + length

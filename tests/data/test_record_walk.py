@@ -15,6 +15,13 @@ def frame(record, length=None):
     return struct.pack("<Q", len(record) if length is None else length) + b"\0" * 4 + record + b"\0" * 4
 
 
+def field(content, length=None):
+    """Returns a field number 1 of content, or one that states another length."""
+    length = len(content) if length is None else length
+    assert length < 128
+    return b"\x0a" + bytes([length]) + content
+
+
 def test_one_record():
     (numbers,) = walk(frame(record := schema.example(IMAGE, [ITEM])))
     assert numbers == (len(record), 5, 3, 4, [3], [0], [12.5], [[0], [0.25], [0.5], [1]])
@@ -28,6 +35,11 @@ def test_one_record():
         (frame(schema.example(IMAGE, []))[:-1], "cut short"),
         (frame(b"", length=2**63), "cut short"),
         (frame(b"text"), "not a map"),
+        # Each would be read beyond its end, and the time would be quadratic in the number of records or entries.
+        (frame(b"") + frame(b""), "not a map"),
+        (frame(field(b"", length=16)) + frame(b""), "longer than what holds it"),
+        (frame(field(field(b"", length=16) + b"\x0a")) + frame(b""), "longer than what holds it"),
+        (frame(field(field(field(b"", length=16)))) + frame(b""), "longer than what holds it"),
         (frame(schema.example(IMAGE._replace(source_id=2**63), [])), "image id of more than 8 bytes"),
         (frame(schema.example(IMAGE._replace(source_id=-(10**300)), [])), "image id of more than 8 bytes"),
         (frame(schema.example(IMAGE._replace(source_id="first"), [])), "invalid literal"),
