@@ -27,7 +27,7 @@ OPTIONAL = (
     *("polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "caravan", "trailer"),
     "license plate",
 )
-NOT_DRAWN = ("license plate",)  # hides nothing: it is part of the object below it
+HIDE_NOTHING = ("license plate",)  # part of the object below
 GROUP = "group"  # ends the label of a region of several objects: cargroup
 NO_GROUP = ("polegroup",)  # a class of its own
 LABEL_ENDINGS = ("_color.png", "_instanceIds.png", "_labelIds.png", "_instanceTrainIds.png", "_labelTrainIds.png")
@@ -52,12 +52,11 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
             problems.append(f"objects[{place}]: {error.detail}")
     if deleted:
         problems.append(f"deleted objects: {deleted}")
-    drawn = [row for row in drawn if row[1] not in NOT_DRAWN]
     found = []
-    masks = visible_masks([points for *_, points in drawn], height, width)
-    for (place, label, _), mask in zip(drawn, masks, strict=True):
-        crowd = label.endswith(GROUP) and label not in NO_GROUP
-        label = label.removesuffix(GROUP) if crowd else label
+    for (place, label, _), mask in zip(drawn, draw_masks(drawn, height, width), strict=True):
+        single = label.removesuffix(GROUP).strip()
+        crowd = single not in ("", label) and label not in NO_GROUP
+        label = single if crowd else label
         if mask is not None:
             found.append(LabeledObject(label, mask, crowd=crowd))
         elif label not in OPTIONAL:
@@ -98,6 +97,17 @@ def read_shape(shape: Any, height: int, width: int) -> tuple[str, list[tuple[flo
         raise Rejected("polygon_malformed", f"the polygon of the {show(label)} has {len(points)} points: it needs 3")
     outlines.check_numbers([value for point in points for value in point], height, width)
     return label, [tuple(point) for point in points]
+
+
+def draw_masks(shapes: list[tuple], height: int, width: int) -> list[dict[str, Any] | None]:
+    """Returns what `visible_masks` does for shapes of (place, label, points), where some labels hide nothing."""
+    masks = visible_masks([points for *_, points in shapes], height, width)
+    hiding = [number for number, (_, label, _) in enumerate(shapes) if label not in HIDE_NOTHING]
+    if len(hiding) < len(shapes):
+        others = visible_masks([shapes[number][2] for number in hiding], height, width)
+        for number, mask in zip(hiding, others, strict=True):
+            masks[number] = mask
+    return masks
 
 
 def visible_masks(polygons: list[list[tuple[float, float]]], height: int, width: int) -> list[dict[str, Any] | None]:

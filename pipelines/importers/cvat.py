@@ -51,20 +51,20 @@ def read_video(root: Element, folder: Path, images: Path) -> Iterator[LabeledIma
                 shape.attrib.setdefault("label", track.get("label") or "")
                 frames.setdefault(shape.get("frame") or "", []).append(shape)
     size = root.find("meta/task/original_size")
+    if size is not None:
+        size = image_files.check_size(*(integer(size.findtext(side), side) for side in ("height", "width")))
     missing = []
     for number, shapes in frames.items():
         try:
-            frame = FRAME.format(int(number))
+            frame = FRAME.format(integer(number, "the number"))
             image = find_image([frame + ending for ending in FRAME_ENDINGS], "", folder, images)
-            if size is None:
-                height, width = image_files.read_size(images / image)
+            yield collect(image, *(size or image_files.read_size(images / image)), shapes, None)
+        except Rejected as error:
+            problem = Rejected(error.reason, f"frame {show(number)}: {error.detail}")
+            if error.reason == "image_missing":
+                missing.append(problem.detail)
             else:
-                height, width = (int(size.findtext(side) or 0) for side in ("height", "width"))
-            found = collect(image, *image_files.check_size(height, width), shapes, None)
-        except (ValueError, Rejected) as error:
-            missing.append(f"frame {show(number)}: {error.detail if isinstance(error, Rejected) else error}")
-        else:
-            yield found
+                yield problem
     if missing:
         advice = 'export the frames with the annotations, or choose "CVAT for images 1.1"'
         yield Rejected("image_missing", f"{len(missing)} of {len(frames)} frames have no image: {missing[0]}; {advice}")
@@ -107,7 +107,12 @@ def collect(name: str, height: int, width: int, shapes: Iterable[Element], split
     if others:
         counts = ", ".join(f"{kind} {number}" for kind, number in others.items())
         problems.append(f"{name}: shapes without an area: {counts}")
-    found = [LabeledObject(key[0], outlines.join(of, height, width), crowd=key in crowds) for key, of in parts.items()]
+    found = []
+    for key, of_one in parts.items():
+        try:
+            found.append(LabeledObject(key[0], outlines.join(of_one, height, width), crowd=key in crowds))
+        except Rejected as error:
+            problems.append(f"{name}: the {show(key[0])} of {key[1]}: {error.detail}")
     return LabeledImage(name, height, width, found, problems, split)
 
 
@@ -161,7 +166,10 @@ READERS = {"box": read_box, "ellipse": read_ellipse, "polygon": read_polygon, "m
 
 def whole(element, name):
     """Returns an attribute that is an integer."""
-    text = element.get(name)
+    return integer(element.get(name), name)
+
+
+def integer(text, name):
     try:
         return int(text)
     except (TypeError, ValueError):

@@ -45,18 +45,19 @@ def test_later_objects_hide_earlier_ones(tmp_path):
         tmp_path,
         square("car", 10, 10, 29, 19),
         square("pole", 20, 0, 21, 39),
-        square("license plate", 12, 14, 15, 16),  # drawn nowhere
+        square("license plate", 12, 14, 28, 16),  # hides nothing
         square("person", 26, 5, 35, 30),
     )
     assert image.file_name == f"{CITY}/ulm_000000_000019_leftImg8bit.png"
     assert (image.height, image.width, image.split, image.problems) == (HEIGHT, WIDTH, "train", [])
-    assert [found.label for found in image.objects] == ["car", "pole", "person"]
+    assert [found.label for found in image.objects] == ["car", "pole", "license plate", "person"]
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[10:20, 10:30] = 1  # the corners are pixels, as in the data set's own drawing
     expected[:, 20:22] = 0
     expected[5:31, 26:36] = 0
     np.testing.assert_array_equal(pixels(image.objects[0]), expected)
-    assert pixels(image.objects[2]).sum() == 26 * 10
+    assert pixels(image.objects[2]).sum() == 14 * 3  # the person hides the rest
+    assert pixels(image.objects[3]).sum() == 26 * 10
 
 
 def test_groups_are_crowd_regions_and_some_objects_are_left_out(tmp_path):
@@ -64,6 +65,8 @@ def test_groups_are_crowd_regions_and_some_objects_are_left_out(tmp_path):
         tmp_path,
         square("bicyclegroup", 0, 0, 10, 10),
         square("polegroup", 20, 0, 22, 10),
+        square("group", 50, 0, 59, 9),  # of no class
+        square("car group", 50, 10, 59, 19),
         square("car", 30, 30, 40, 39, deleted=1),
         square("car", 30, 30, 40, 39, deleted=0),
         square("rider", 31, 31, 33, 33),
@@ -73,13 +76,15 @@ def test_groups_are_crowd_regions_and_some_objects_are_left_out(tmp_path):
     assert [(found.label, found.crowd) for found in image.objects] == [
         ("bicycle", True),
         ("polegroup", False),
+        ("group", False),
+        ("car", True),
         ("bus", False),
     ]
     assert image.split == "val"
     assert image.problems == [
         "deleted objects: 1",
-        "objects[3]: the car is entirely hidden by later objects, or outside of the image",
-        "objects[4]: the rider is entirely hidden by later objects, or outside of the image",
+        "objects[5]: the car is entirely hidden by later objects, or outside of the image",
+        "objects[6]: the rider is entirely hidden by later objects, or outside of the image",
     ]
 
 
@@ -170,6 +175,7 @@ def convert(folder, *flags):
 def test_the_classes_of_the_data_set_unless_others_are_named(tmp_path, capsys):
     folder = tmp_path / "cityscapes"
     shapes = [square("road", 0, 20, 59, 39), square("car", 1, 1, 9, 9), square("caravan", 20, 1, 29, 9)]
+    shapes.append(square("license plate", 2, 2, 3, 3))
     write(folder, *shapes, square("cargroup", 40, 1, 49, 9))
     content = convert(folder)
     assert [row["name"] for row in content["categories"]] == list(cityscapes.CLASSES)
@@ -178,9 +184,9 @@ def test_the_classes_of_the_data_set_unless_others_are_named(tmp_path, capsys):
         (3, 1, [40, 1, 10, 9]),
     ]
     assert content["images"][0]["file_name"] == f"{CITY}/ulm_000000_000019_leftImg8bit.png"
-    assert "2 objects labeled road or caravan are no objects" in capsys.readouterr().out
-    content = convert(folder, "--classes", "caravan", "car")
-    assert [row["category_id"] for row in content["annotations"]] == [2, 1, 2]
+    assert "3 objects labeled road or caravan or license plate are no objects" in capsys.readouterr().out
+    content = convert(folder, "--classes", "caravan", "car", "license plate")
+    assert [row["category_id"] for row in content["annotations"]] == [2, 1, 3, 2]
 
 
 def test_maps_of_labels_are_no_images(tmp_path, capsys):

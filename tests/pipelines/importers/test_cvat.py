@@ -128,6 +128,15 @@ def test_groups_crowds_and_an_image_without_shapes(tmp_path):
     assert read_shapes(tmp_path).objects == []
 
 
+def test_a_group_that_cannot_be_joined_is_named_and_the_others_stay(tmp_path):
+    mask = '<mask label="dog" rle="0,6" left="0" top="0" width="3" height="2" group_id="1"/>'
+    far = '<polygon label="dog" points="-100,1;9,1;9,9" group_id="1"/>'  # may be kept, but not drawn
+    found = read_shapes(tmp_path, POLYGON, mask, far)
+    assert [row.label for row in found.objects] == ["cat"]
+    (problem,) = found.problems
+    assert problem.startswith("a.png: the dog of group 1: from -100.0 to 9.0")
+
+
 @pytest.mark.parametrize("place", ["images/birds/a.png", "images/Train/birds/a.png", "birds/a.png", "a.png"])
 def test_the_image_in_the_folders_of_an_export(tmp_path, place):
     add_image(tmp_path, place)
@@ -157,10 +166,20 @@ def test_tracks_are_read_frame_by_frame(tmp_path):
     assert [row.label for row in first.objects] == ["car"] and (first.height, first.width) == (HEIGHT, WIDTH)
     assert [row.label for row in second.objects] == ["car", "bus"]
     # Without the size in the file, that of the image; frames without an image are named once.
-    first, second, missing = read(tmp_path, boxes + track(box.format(7, 0), box.format("x", 0)))
+    first, second, bad, missing = read(tmp_path, boxes + track(box.format(7, 0), box.format(8, 0), box.format("x", 0)))
     assert (first.height, first.width) == (HEIGHT, WIDTH)
-    assert isinstance(missing, Rejected) and missing.detail.startswith("2 of 4 frames have no image: frame 7: ")
+    assert isinstance(missing, Rejected) and missing.detail.startswith("2 of 5 frames have no image: frame 7: ")
     assert 'choose "CVAT for images 1.1"' in missing.detail
+    assert isinstance(bad, Rejected) and bad.detail == "frame x: the number is x, not an integer"
+
+
+def test_frames_of_an_impossible_size_are_no_missing_images(tmp_path):
+    add_image(tmp_path, "images/frame_000000.png")
+    size = "<meta><task><original_size><width>{}</width><height>40</height></original_size></task></meta>"
+    box = '<box frame="0" outside="0" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    for width, words in ((0, "are 40 and 0"), ("x", "width is x, not an integer"), (10**9, "more than")):
+        with pytest.raises(Rejected, match=words):
+            read(tmp_path, size.format(width) + track(box))
 
 
 @pytest.mark.parametrize(
