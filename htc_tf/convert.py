@@ -7,21 +7,25 @@ from htc_tf.errors import command
 from htc_tf.run import Run
 from htc_tf.weights import model_zoo
 
-EPILOG = """
+# What each --source is; the keys are those of `weights.sources.SOURCES`, which needs TensorFlow.
+SOURCES = {
+    "mmdet": "mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN",
+    "paddle": "the Paddle port of HTC; --gin_file gin/options/paddle.gin reproduces its numbers",
+    "detectron2": "Mask or Cascade R-CNN with an FPN or ViTDet, with a --gin_file of gin/detectron2 or gin/vitdet",
+    "torchvision": "an ImageNet ResNet, ResNeXt, Res2Net or HRNet: the backbone only",
+    "caffe2": "an ImageNet ResNet or ResNeXt that detectron2 trains from: the backbone only",
+    "swin": "a Swin Transformer by its authors: the backbone only, with --gin_file gin/options/swin_t.gin",
+    "convnext": "a ConvNeXt by its authors: the backbone only, with --gin_file gin/options/convnext_t.gin",
+    "vit": "a plain ViT of MAE or timm: the backbone only, with a --gin_file of gin/vitdet",
+}
+TABLE = "".join(f"  {name:12} {file}\n" for name, file in SOURCES.items())
+EPILOG = f"""
 A name, such as htc_r50_fpn_1x_coco, is downloaded to the cache and brings its gin files: docs/weights.md has the names.
 A file needs the experiment config of its model. Its source is detected from the names in it, or given by --source:
 
-  mmdet        mmdetection 1, 2 or 3: HTC, Cascade (Mask) R-CNN, Mask R-CNN or Faster R-CNN
-  paddle       the Paddle port of HTC; --gin_file gin/options/paddle.gin reproduces its numbers
-  detectron2   Mask or Cascade R-CNN with a feature pyramid, with a --gin_file of gin/detectron2
-  torchvision  an ImageNet ResNet, ResNeXt, Res2Net or HRNet: the backbone only; the rest keeps its initial values
-  caffe2       an ImageNet ResNet or ResNeXt that detectron2 trains from: the backbone only
-  swin         a Swin Transformer by its authors, trained on ImageNet: the backbone only, with
-               --gin_file gin/options/swin_t.gin
-  convnext     a ConvNeXt by its authors, trained on ImageNet: the backbone only, with
-               --gin_file gin/options/convnext_t.gin
-
-The file is read as data and runs no code. It is refused if it needs more than four times the bytes that it stores.
+{TABLE}
+With a backbone only, the rest of the model keeps its initial values. The file is read as data and runs no code. It is
+refused if it needs more than four times the bytes that it stores.
 Training with --workdir RUN starts from the weights of the new run.
 """
 
@@ -38,7 +42,7 @@ def parse():
     )
     parser.add_argument(
         "--source",
-        choices=("mmdet", "paddle", "detectron2", "torchvision", "caffe2", "swin", "convnext"),
+        choices=SOURCES,
         help="origin of the file (default: detected from the names in it)",
     )
     parser.add_argument(

@@ -19,9 +19,9 @@ The first weights come from the first of these sources that exists:
   4. the download of a KerasCVBackbone
   5. initial values, drawn by --seed
 
-SOURCE is the folder of a run (also RUN/best), the checkpoint file of a detector of mmdetection or Paddle or of a
-classifier of torchvision or of the authors of Swin or ConvNeXt, or a name such as htc_r50_fpn_1x_coco, whose file is
-downloaded once; docs/weights.md lists the names.
+SOURCE is the folder of a run (also RUN/best), the checkpoint file of a detector of mmdetection, Paddle or detectron2 or
+of a classifier of torchvision, open-mmlab, Caffe2 or the authors of Swin, ConvNeXt or ViT, or a name such as
+htc_r50_fpn_1x_coco, whose file is downloaded once; docs/weights.md lists the files and the names.
 
 Frozen layers, and batch norms on stored statistics, need trained weights: training refuses to start without them.
 gin/options/from_scratch.gin freezes nothing in a ResNet.

@@ -174,7 +174,7 @@ class Prediction:
         """Returns the outlines of the masks: for each object a list of its parts, each with its holes.
 
         Args:
-            tolerance: Pixels by which an outline may be simplified, by less than 2 % of its area. With 0 it follows
+            tolerance: Pixels by which an outline may be simplified, by at most 1.5 % of its area. With 0 it follows
                 the borders of the pixels.
         Returns:
             n lists of `ops.polygons.Polygon`: `outer`, [p, 2] float64, the corners x, y in pixels, and `holes`, a list

@@ -17,6 +17,7 @@ from htc_tf.models.htc import HTC
 from htc_tf.run import Run
 from htc_tf.training.trainer import train
 from htc_tf.weights import conversion, mmdet_arrays, paddle_arrays
+from htc_tf.weights.sources import SOURCES
 
 TINY = str(Path(__file__).resolve().parents[1] / "tiny.gin")
 # The demo's network has norms that mmdetection's lacks.
@@ -263,3 +264,7 @@ def test_names_of_classes():
 def test_the_classes_of_coco_match_its_annotations(coco_sample):
     file = coco_sample / "annotations" / "instances_val2017.json"
     assert conversion.name_categories(None, 80) == conversion.read_categories(file, 80)
+
+
+def test_every_source_can_be_named():
+    assert set(htc_tf.convert.SOURCES) == set(SOURCES)
