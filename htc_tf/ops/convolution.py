@@ -31,6 +31,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from htc_tf.ops.devices import has_gpu
+
 KERNEL_EPSILON = 1e-5  # added to the variance of a kernel that is standardized (arXiv:1903.10520)
 # Numbers (float32 or bfloat16): a map with more than _LARGE after unrolling is split into strips of at most _STRIP.
 _LARGE, _STRIP = 2**26, 2**24
@@ -49,7 +51,7 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
         [B, H, W, O].
     """
-    if tf.config.list_logical_devices("GPU") or (has_onednn() and x.dtype != tf.float16):
+    if has_gpu() or (has_onednn() and x.dtype != tf.float16):
         return tf.nn.conv2d(x, kernel, 1, "SAME")
     return _conv2d(x, kernel)
 

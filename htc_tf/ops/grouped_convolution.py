@@ -35,6 +35,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from htc_tf.ops.devices import has_gpu
+
 _BLOCK = 32  # channels
 _native = contextvars.ContextVar("native", default=False)
 
@@ -57,7 +59,7 @@ def grouped_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int, groups: int, pa
     Returns:
         [B, h, w, O].
     """
-    if groups == 1 or _native.get() or tf.config.list_logical_devices("GPU"):
+    if groups == 1 or _native.get() or has_gpu():
         return tf.nn.conv2d(x, kernel, stride, padding)
     if kernel.shape[2] == 1:
         by_channel = tf.reshape(kernel, [*kernel.shape[:2], groups, -1])  # [k, k, C, O / C]

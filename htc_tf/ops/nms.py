@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.ops import boxes as box_ops
+from htc_tf.ops.devices import has_gpu
 from htc_tf.structures import Detections, Proposals
 
-TILE = 128  # boxes whose suppression is computed together
-PRE_NMS_TOPK = 8 * TILE  # (box, class) pairs that are searched first; these are nearly always enough
+TILE, GPU_TILE = 128, 512  # boxes whose suppression is computed together, on a CPU and on a GPU
+PRE_NMS_TOPK = 1024  # (box, class) pairs that are searched first; these are nearly always enough
 NEG_INF = float("-inf")  # score of a box that is not a candidate
 MIN_SCORE = -1.0  # below the score of every candidate; the combined op returns -1 in the rows without a detection
 
@@ -35,14 +36,19 @@ def suppress(boxes: tf.Tensor, valid: tf.Tensor, threshold: float) -> tf.Tensor:
     Returns:
         [..., n] bool, True for the boxes that are kept.
     """
-    kept = []
-    for start in range(0, boxes.shape[-2], TILE):
-        tile, later = boxes[..., start : start + TILE, :], boxes[..., start + TILE :, :]  # [..., T, 4], [..., m, 4]
+    kept, size = [], tile_size()
+    for start in range(0, boxes.shape[-2], size):
+        tile, later = boxes[..., start : start + size, :], boxes[..., start + size :, :]  # [..., T, 4], [..., m, 4]
         keep = _suppress_tile(box_ops.iou(tile, tile) > threshold, valid[..., : tile.shape[-2]])  # [..., T]
         kept.append(keep)
         # From here on, `valid` [..., m] refers to the later boxes.
         valid = valid[..., tile.shape[-2] :] & ~_overlaps_any(keep, box_ops.iou(tile, later) > threshold)
     return tf.concat(kept, axis=-1)
+
+
+def tile_size() -> int:
+    """Returns the number of boxes whose suppression is computed together."""
+    return GPU_TILE if has_gpu() else TILE
 
 
 def _suppress_tile(overlaps, valid):
@@ -212,7 +218,7 @@ def _tiled_nms(boxes, scores, threshold, keep):
     def search(state, length):
         """Searches the best `length` pairs, from the tile number state[0] on, and returns the new state."""
         best, order = tf.math.top_k(scores, length)
-        best, order = _split_tiles(best, NEG_INF), _split_tiles(order, 0)  # [B, tiles, TILE]
+        best, order = _split_tiles(best, NEG_INF), _split_tiles(order, 0)  # [B, tiles, T]
 
         def unfinished(step, found_scores, *_):
             has_candidates = best[:, tf.minimum(step, best.shape[1] - 1), 0] > NEG_INF
@@ -224,13 +230,13 @@ def _tiled_nms(boxes, scores, threshold, keep):
         return tf.while_loop(unfinished, next_tile, state)
 
     def add_tile(tile_scores, tile_order, found_scores, found_boxes, found_classes):
-        """Adds the detections of a tile, scores and pairs [B, TILE], to those found so far, [B, keep, ...]."""
+        """Adds the detections of a tile, scores and pairs [B, T], to those found so far, [B, keep, ...]."""
         tile_boxes, tile_classes = tf.gather(boxes, tile_order // sharing, batch_dims=1), tile_order % columns
-        all_boxes = tf.concat([found_boxes, tile_boxes], axis=1)  # [B, keep + TILE, 4]
-        all_classes = tf.concat([found_classes, tile_classes], axis=1)  # [B, keep + TILE]
-        overlaps = box_ops.iou(all_boxes, tile_boxes) > threshold  # [B, keep + TILE, TILE]
+        all_boxes = tf.concat([found_boxes, tile_boxes], axis=1)  # [B, keep + T, 4]
+        all_classes = tf.concat([found_classes, tile_classes], axis=1)  # [B, keep + T]
+        overlaps = box_ops.iou(all_boxes, tile_boxes) > threshold  # [B, keep + T, T]
         overlaps &= all_classes[:, :, None] == tile_classes[:, None]
-        free = (tile_scores > NEG_INF) & ~_overlaps_any(found_scores > NEG_INF, overlaps[:, :keep])  # [B, TILE]
+        free = (tile_scores > NEG_INF) & ~_overlaps_any(found_scores > NEG_INF, overlaps[:, :keep])  # [B, T]
         tile_scores = _mask_scores(tile_scores, _suppress_tile(overlaps[:, keep:], free), NEG_INF)
         found_scores, best = tf.math.top_k(tf.concat([found_scores, tile_scores], axis=1), keep)  # [B, keep]
         return found_scores, tf.gather(all_boxes, best, batch_dims=1), tf.gather(all_classes, best, batch_dims=1)
@@ -249,9 +255,10 @@ def _tiled_nms(boxes, scores, threshold, keep):
 
 
 def _split_tiles(values, padding):
-    """Pads and reshapes values [B, n] to [B, ceil(n / TILE), TILE]."""
-    padded = tf.pad(values, [[0, 0], [0, -values.shape[1] % TILE]], constant_values=padding)
-    return tf.reshape(padded, [-1, padded.shape[1] // TILE, TILE])
+    """Pads and reshapes values [B, n] to [B, tiles, T]."""
+    size = tile_size()
+    padded = tf.pad(values, [[0, 0], [0, -values.shape[1] % size]], constant_values=padding)
+    return tf.reshape(padded, [-1, padded.shape[1] // size, size])
 
 
 def _top_k(scores, keep):

@@ -22,10 +22,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from htc_tf.ops import roi_align_xla
+from htc_tf.ops.devices import has_gpu
 from htc_tf.ops.roi_align_taps import FlatRoIs, count_samples
 
-# float32 numbers in the crops that are computed together (16 MB), which bounds the memory.
-_CHUNK = 2**22
+# float32 numbers in the crops that are computed together, which bounds the memory: 16 MB, on a GPU 256 MB.
+_CHUNK, _GPU_CHUNK = 2**22, 2**26
 # In cells, cell k's center is at k + 1/2; among the rows and columns of the padded map it is at k + 1.
 _CENTER = 0.5
 
@@ -145,7 +146,8 @@ def _pool_fixed(padded, boxes, images, output_size, samples):
 )
 def _pool_adaptive(padded, boxes, images, samples, output_size):
     """Computes RoIAlign on one map with samples [R, 2] int32 (rows, columns) in each RoI's bins: [R, P, P, C]."""
-    bounds = _chunk_bounds(samples, tf.maximum(_CHUNK // (output_size**2 * tf.shape(padded)[-1]), 1))
+    numbers = _GPU_CHUNK if has_gpu() else _CHUNK
+    bounds = _chunk_bounds(samples, tf.maximum(numbers // (output_size**2 * tf.shape(padded)[-1]), 1))
     chunks = tf.size(bounds) - 1
 
     def pool_chunk(chunk):

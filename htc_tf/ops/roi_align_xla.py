@@ -4,14 +4,15 @@ Per axis a bin is a weighted sum of a few cells, its bilinear taps (`ops.roi_ali
 pairs of taps: T x T gathers, which XLA fuses into one loop without a temporary.
 
 The number of taps of an adaptive RoI is known only at run time, but shapes must be static. So the RoIs are sorted by
-their number of taps and processed in chunks: loops with 3, 4 and 5 unrolled taps process the RoIs for which they
-suffice, and the last one repeats itself over blocks of 5 x 5 pairs until the largest RoI is complete. No number is
-capped.
+their number of taps and processed in chunks: loops over blocks of 3 x 3, 4 x 4 and 5 x 5 pairs process the RoIs for
+which one block suffices, and the last one repeats itself until the largest RoI is complete. No number is capped.
 
-The backward pass takes a few RoIs at a time, so that they stay in the cache, and adds to the cells that the forward
-pass has read, one row of taps after the other, one scatter after the other, into one map: no two threads write to the
-same cell, and on a CPU the result is the same from run to run. On a GPU a scatter adds atomically in any order;
-`tf.config.experimental.enable_op_determinism()` fixes the order. `ops.roi_align_crop` uses this backward pass, too.
+On a CPU the pairs of a block are unrolled. The backward pass takes a few RoIs at a time, so that they stay in the
+cache, and adds to the cells that the forward pass has read, one row of taps after the other, one scatter after the
+other, into one map: no two threads write to the same cell, and the result is the same from run to run. On a GPU a chunk
+has enough RoIs to fill it, and a block is one gather or one scatter, whose sums are computed in the same kernel. A
+scatter adds atomically there, in any order; `tf.config.experimental.enable_op_determinism()` fixes the order.
+`ops.roi_align_crop` uses this backward pass, too.
 
 Outside of jit_compile both passes are compiled islands in the graph, which on a CPU is faster than running the same
 operations one by one.
@@ -22,14 +23,23 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from htc_tf.ops.devices import has_gpu
 from htc_tf.ops.roi_align_taps import FlatRoIs, bilinear_taps, count_taps
 
-# Forward: RoIs in a chunk, enough work for several threads; and numbers of taps per axis that are unrolled.
-_CHUNK = 32
-_TAPS = (3, 4, 5)
-# Backward: bins in a chunk, whose part of the gradient fits into a core's own cache; and columns of taps unrolled.
-_BINS = 4 * 7 * 7
-_COLUMNS = 4
+
+class _Pieces(NamedTuple):
+    """How the loops divide their work."""
+
+    rois: int  # forward: RoIs in a chunk
+    taps: tuple[int, ...]  # forward: taps per axis in a block, of each loop
+    bins: int  # backward: bins in a chunk
+    block: tuple[int, int]  # backward: rows and columns of taps in a block
+    unrolled: bool  # whether each pair of taps is an operation of its own
+
+
+# Forward: enough work for several threads. Backward: a chunk's part of the gradient fits into a core's own cache.
+_ON_CPU = _Pieces(rois=32, taps=(3, 4, 5), bins=4 * 7 * 7, block=(1, 4), unrolled=True)
+_ON_GPU = _Pieces(rois=256, taps=(5,), bins=256 * 7 * 7, block=(4, 4), unrolled=False)
 
 
 class _Chunk(NamedTuple):
@@ -93,8 +103,13 @@ def pool(
 def _gather(cells, rois, output_size, sampling_ratio, oversampling):
     """Computes the forward pass: features [R, P, P, C] from all cells [B S, C]."""
 
+    pieces = _pieces()
+
     def sum_pairs(row_taps, column_taps):
         """Sums the weighted cells over all pairs of taps, (cells, weights) [n, P, T] each: [n, P, P, C]."""
+        if not pieces.unrolled:
+            at, weights = _all_pairs(row_taps, column_taps)  # [n, P, P, T, T] each
+            return tf.reduce_sum(weights[..., None] * tf.gather(cells, at), axis=(3, 4))
         total = 0.0
         columns, column_weights = (tf.unstack(field, axis=-1) for field in column_taps)  # T of [n, P]
         for row, row_weight in zip(*(tf.unstack(field, axis=-1) for field in row_taps), strict=True):
@@ -110,11 +125,11 @@ def _gather(cells, rois, output_size, sampling_ratio, oversampling):
     if sampling_ratio:
         width = 2 * sampling_ratio
         return sum_pairs(*(bilinear_taps(rois, axis, output_size, sampling_ratio, 0, width) for axis in (0, 1)))
-    num_taps, widest = count_taps(rois, output_size, sampling_ratio, oversampling), _TAPS[-1]  # [R, 2]
+    num_taps, widest = count_taps(rois, output_size, sampling_ratio, oversampling), pieces.taps[-1]  # [R, 2]
     # RoIs are sorted by their number of taps, those with more than the widest loop by their blocks of rows and columns.
     most, blocks = tf.reduce_max(num_taps, axis=-1), -(-num_taps // widest)  # [R], [R, 2]
     sort_key = tf.where(most <= widest, most, widest + blocks[:, 0] * (tf.reduce_max(blocks) + 1) + blocks[:, 1])
-    chunk_of, num_taps = _split(rois, num_taps, sort_key, _CHUNK)  # num_taps is now [chunks, 2]
+    chunk_of, num_taps = _split(rois, num_taps, sort_key, pieces.rois)  # num_taps is now [chunks, 2]
 
     def add_chunk(number, pooled, width):
         """Adds a chunk's features to pooled [R, P, P, C], with blocks of width x width taps."""
@@ -135,7 +150,7 @@ def _gather(cells, rois, output_size, sampling_ratio, oversampling):
         return number + 1, tf.while_loop(lambda block, _: block < blocks[0] * blocks[1], add_block, (0, pooled))[1]
 
     number, pooled = 0, tf.zeros([total, output_size, output_size, cells.shape[-1]])
-    for width in _TAPS:
+    for width in pieces.taps:
         # Chunks are sorted: this loop ends before the first one that needs more taps.
         enough = (tf.reduce_max(num_taps, axis=-1) <= width) | (width == widest)
         end = tf.reduce_sum(tf.cast(enough, tf.int32))
@@ -165,37 +180,58 @@ def scatter(
     summed = tf.zeros([count, upstream.shape[-1]])
     if rois.starts.shape[0] == 0:
         return summed
-    output_size = upstream.shape[1]
+    output_size, pieces = upstream.shape[1], _pieces()
+    height, width = pieces.block
     num_taps = count_taps(rois, output_size, sampling_ratio, oversampling)  # [R, 2]
     # Sorted by blocks of columns, then by rows: the loops below end with the largest number in the chunk.
-    sort_key = -(-num_taps[:, 1] // _COLUMNS) * (tf.reduce_max(num_taps[:, 0]) + 1) + num_taps[:, 0]
-    chunk_of, num_taps = _split(rois, num_taps, sort_key, max(_BINS // output_size**2, 1))
+    sort_key = -(-num_taps[:, 1] // width) * (tf.reduce_max(num_taps[:, 0]) + 1) + num_taps[:, 0]
+    chunk_of, num_taps = _split(rois, num_taps, sort_key, max(pieces.bins // output_size**2, 1))
 
     def add_chunk(number, summed):
         chunk = chunk_of(number)
         part = tf.gather(upstream, chunk.members) * chunk.counts[:, None, None, None]  # [n, P, P, C]
 
         def add_columns(first, summed):
-            columns, column_weights = bilinear_taps(
-                chunk.rois, 1, output_size, sampling_ratio, first, _COLUMNS, oversampling
-            )  # [n, P, _COLUMNS] each
+            columns = bilinear_taps(chunk.rois, 1, output_size, sampling_ratio, first, width, oversampling)
 
-            def add_row(row, summed):
-                rows, row_weights = bilinear_taps(chunk.rois, 0, output_size, sampling_ratio, row, 1, oversampling)
-                part_of_row = part * row_weights[..., None]  # [n, P, P, C] * [n, P, 1, 1]
-                for column, weight in zip(
-                    tf.unstack(columns, axis=-1), tf.unstack(column_weights, axis=-1), strict=True
-                ):
-                    # [n, P, 1] + [n, 1, P]: the cell of each bin; values [n, P, P, C].
-                    cells, values = rows + column[:, None], part_of_row * weight[:, None, :, None]
-                    summed = tf.tensor_scatter_nd_add(summed, cells[..., None], values)
-                return row + 1, summed
+            def add_rows(row, summed):
+                rows = bilinear_taps(chunk.rois, 0, output_size, sampling_ratio, row, height, oversampling)
+                return row + height, add_block(summed, rows, columns)
 
-            return first + _COLUMNS, tf.while_loop(lambda row, _: row < chunk.num_taps[0], add_row, (0, summed))[1]
+            return first + width, tf.while_loop(lambda row, _: row < chunk.num_taps[0], add_rows, (0, summed))[1]
+
+        def add_block(summed, row_taps, column_taps):
+            """Adds to the cells of all pairs of taps, (cells, weights) [n, P, height] and [n, P, width]."""
+            if not pieces.unrolled:
+                at, weights = _all_pairs(row_taps, column_taps)  # [n, P, P, height, width] each
+                values = weights[..., None] * part[:, :, :, None, None]  # [n, P, P, height, width, C]
+                return tf.tensor_scatter_nd_add(summed, at[..., None], values)
+            rows, row_weights = row_taps  # [n, P, 1] each
+            part_of_row = part * row_weights[..., None]  # [n, P, P, C] * [n, P, 1, 1]
+            for column, weight in zip(*(tf.unstack(field, axis=-1) for field in column_taps), strict=True):
+                # [n, P, 1] + [n, 1, P]: the cell of each bin; values [n, P, P, C].
+                at, values = rows + column[:, None], part_of_row * weight[:, None, :, None]
+                summed = tf.tensor_scatter_nd_add(summed, at[..., None], values)
+            return summed
 
         return number + 1, tf.while_loop(lambda first, _: first < chunk.num_taps[1], add_columns, (0, summed))[1]
 
     return tf.while_loop(lambda number, _: number < tf.shape(num_taps)[0], add_chunk, (0, summed))[1]
+
+
+def _pieces():
+    return _ON_GPU if has_gpu() else _ON_CPU
+
+
+def _all_pairs(row_taps, column_taps):
+    """Returns the cells and the weights of all pairs of taps, [n, P, P, T, U] each.
+
+    Args:
+        row_taps, column_taps: cells and weights, [n, P, T] and [n, P, U], of `bilinear_taps`.
+    """
+    (rows, row_weights), (columns, column_weights) = row_taps, column_taps
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None]
+    return rows[:, :, None, :, None] + columns[:, None, :, None], weights
 
 
 def _split(rois, num_taps, sort_key, size):
@@ -205,12 +241,12 @@ def _split(rois, num_taps, sort_key, size):
         rois: FlatRoIs.
         num_taps: [R, 2] int32.
         sort_key: [R] int32.
-        size: int, RoIs in a chunk.
+        size: int, RoIs in a chunk, if there are as many.
 
     Returns:
         A function from a chunk's number to its _Chunk; and [chunks, 2] int32, each chunk's largest numbers of taps.
     """
-    total = tf.size(rois.starts)
+    total, size = tf.size(rois.starts), min(size, rois.starts.shape[0] or size)
     chunks = -(-total // size)
     order = tf.argsort(sort_key, stable=True)
     order = tf.reshape(tf.pad(order, [[0, chunks * size - total]]), [chunks, size])  # padded with RoI 0

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from htc_tf.ops.devices import has_gpu
+
 # Graph mode rounds the number of rows up to a multiple of this, so that kernels which are prepared for each new shape
 # (oneDNN, cuDNN) meet few shapes; and none meets an empty batch.
 MULTIPLE = 8
-# Rows of a chunk under XLA.
-CHUNK = 32
+# Rows of a chunk under XLA, on a CPU and on a GPU.
+CHUNK, GPU_CHUNK = 32, 128
 
 
 def map_valid_rows(
@@ -60,7 +62,8 @@ def in_chunks(function: Callable[..., tf.Tensor], rows: Sequence[tf.Tensor], cou
     """
     # R is an int if it is known when traced, and a tensor if it is known only when compiled.
     total = rows[0].shape[0] or tf.shape(rows[0])[0]
-    size = min(CHUNK, total) if isinstance(total, int) else CHUNK
+    size = GPU_CHUNK if has_gpu() else CHUNK
+    size = min(size, total) if isinstance(total, int) else size
     chunks = -(-total // size)
 
     def split(x):

@@ -52,9 +52,15 @@ def test_postprocess():
     assert details["share of the limit"]["amount"] == 4 * (3 * 60 * 6 + 60 * 4)
 
 
+def use_three_taps(monkeypatch):
+    """Leaves less to compile."""
+    module = operations.ops.roi_align_xla
+    monkeypatch.setattr(module, "_ON_CPU", module._ON_CPU._replace(taps=(3,)))
+
+
 @pytest.mark.slow
 def test_roi_align(monkeypatch):
-    monkeypatch.setattr(operations.ops.roi_align_xla, "_TAPS", (3,))  # less to compile
+    use_three_taps(monkeypatch)
     found = operations.run_roi_align(SimpleNamespace(height=64, width=96, batch=1, repeats=1))
     details = json.loads(json.dumps(found.details))
     ways = [(r, w) for r in operations.RATIOS for w in operations.IMPLEMENTATIONS]
@@ -66,7 +72,7 @@ def test_roi_align(monkeypatch):
 
 def test_different_features_are_an_error(monkeypatch):
     monkeypatch.setattr(operations, "CASES", (PoolingCase(5, 2, False),))
-    monkeypatch.setattr(operations.ops.roi_align_xla, "_TAPS", (3,))
+    use_three_taps(monkeypatch)
     prepare = operations.ops.prepare
     shifted = lambda maps, name: prepare([m + (name == "xla") for m in maps], name)  # noqa: E731
     monkeypatch.setattr(operations.ops, "prepare", shifted)

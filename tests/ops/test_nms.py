@@ -107,6 +107,14 @@ def test_suppress_equals_greedy(compiled):
     assert_same([keep], [expected])
 
 
+def test_the_tiles_of_a_gpu_keep_the_same_boxes(monkeypatch):
+    boxes, valid = clustered((2, 1200)), tf.ones([2, 1200], tf.bool)
+    expected = nms.suppress(boxes, valid, 0.6)
+    monkeypatch.setattr(nms, "has_gpu", lambda: True)
+    assert nms.tile_size() > nms.TILE
+    assert_same([nms.suppress(boxes, valid, 0.6)], [expected])
+
+
 @pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize("keep", [50, 400])
 def test_proposals_equal_greedy_on_each_level(mode, keep):

@@ -28,6 +28,10 @@ def pool(maps, strides, boxes, level, size, ratio, implementation, upstream=None
     return pooled.numpy(), gradients and [g.numpy() for g in gradients]
 
 
+def replace_pieces(monkeypatch, **fields):
+    monkeypatch.setattr(roi_align_xla, "_ON_CPU", roi_align_xla._ON_CPU._replace(**fields))
+
+
 def interpolation(start, end, size, bins, samples):
     """Returns one axis of RoIAlign as a float64 matrix [bins, size]; `samples` 0 is adaptive."""
     samples = samples or int(np.ceil((end - start) / bins))
@@ -72,7 +76,7 @@ BOTH_RATIOS = ((0, XLA), (2, CROP), *slow((0, CROP), (2, XLA)))
 )
 def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, monkeypatch):
     if size == 14:
-        monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))  # less to compile; size 7 uses the real numbers
+        replace_pieces(monkeypatch, taps=(5,))  # less to compile; size 7 uses the real numbers
     arrays = reference("op_roi_align")
     rois = np.concatenate([arrays[f"rois_s{stride}"] for stride in strides])
     image, rows, level = rois[:, 0].astype(int), np.arange(len(rois)), np.repeat(np.arange(len(strides)), 24)
@@ -96,14 +100,23 @@ def test_equals_mmcv(reference, compare, size, strides, ratio, implementation, m
         compare(f"{case}: gradient of the features", np.concatenate(gradients), channels_last("gin"), rtol=1e-4)
 
 
+@pytest.mark.parametrize("on_gpu", (False, True))
 @pytest.mark.parametrize("ratio", (0, 2))
-def test_equals_float64_matrices_on_a_pyramid(ratio, monkeypatch):
-    """Random RoIs, and long thin ones with up to 23 taps; the xla implementation inside jit_compile."""
-    monkeypatch.setattr(roi_align_xla, "_TAPS", (3,))  # many blocks of taps, little to compile
+def test_equals_float64_matrices_on_a_pyramid(ratio, on_gpu, monkeypatch):
+    """Random RoIs, and long thin ones with up to 23 taps; the xla implementation inside jit_compile.
+
+    The form that a GPU runs is compiled for the CPU here.
+    """
+    replace_pieces(monkeypatch, taps=(3,))  # many blocks of taps, little to compile
+    small = roi_align_xla._Pieces(rois=16, taps=(3,), bins=16 * 9, block=(2, 3), unrolled=False)
+    monkeypatch.setattr(roi_align_xla, "_ON_GPU", small)
+    monkeypatch.setattr(roi_align_xla, "has_gpu", lambda: on_gpu)
     monkeypatch.setattr(roi_align_crop, "_CHUNK", 300)  # many chunks
     random = np.random.default_rng(ratio)
     strides, size = (4, 8, 16, 32), 3
-    maps = [random.standard_normal((2, 192 // stride, 256 // stride, 3)).astype(np.float32) for stride in strides]
+    channels = 3 + on_gpu  # of another shape, so traced again
+    sizes = [(2, 192 // stride, 256 // stride, channels) for stride in strides]
+    maps = [random.standard_normal(shape).astype(np.float32) for shape in sizes]
     center, side = random.uniform(0, 256, (2, 40, 2)), np.exp(random.uniform(0, 6, (2, 40, 2)))
     boxes = np.concatenate([center - side / 2, center + side / 2], -1)
     boxes[:, :4] = [[0, 0, 192, 256], [3, 1, 9, 250], [5, 90, 190, 97], [-30, -40, 300, 300]]
@@ -111,7 +124,7 @@ def test_equals_float64_matrices_on_a_pyramid(ratio, monkeypatch):
     level = levels(tf.constant(boxes), canonical_scale=16.0).numpy()
     level[:, :4] = 0
     assert set(level.flat) == {0, 1, 2, 3}
-    upstream = random.standard_normal((2, 40, size, size, 3)).astype(np.float32)
+    upstream = random.standard_normal((2, 40, size, size, channels)).astype(np.float32)
 
     expected, expected_gradients = reference_result(maps, strides, boxes, level, size, ratio, upstream)
     for implementation in IMPLEMENTATIONS:
@@ -126,7 +139,7 @@ def test_equals_float64_matrices_on_a_pyramid(ratio, monkeypatch):
 @pytest.mark.parametrize("ratio", (0, 2))
 def test_golden_ramp(ratio, implementation, monkeypatch):
     """On the ramp 10 y + x a sample's value shows its position: cell k's center is at k + 1/2, edges are repeated."""
-    monkeypatch.setattr(roi_align_xla, "_TAPS", (3,))
+    replace_pieces(monkeypatch, taps=(3,))
     ramp = (10.0 * np.arange(5)[:, None] + np.arange(5))[None, ..., None]
     boxes = [
         [2, 2, 8, 8],  # bins of 1.5 cells, the mean of two samples each, around 1.25 and 2.75
@@ -153,7 +166,7 @@ def test_golden_ramp(ratio, implementation, monkeypatch):
 
 @pytest.mark.parametrize("implementation", [XLA, *slow(CROP)])
 def test_oversampling_equals_averaging_a_larger_result(implementation, monkeypatch):
-    monkeypatch.setattr(roi_align_xla, "_TAPS", (5,))
+    replace_pieces(monkeypatch, taps=(5,))
     generator = np.random.default_rng(0)
     feature_map = generator.standard_normal((1, 24, 30, 3)).astype("f4")
     # From a fraction of a cell to beyond the whole map; and an empty one.
@@ -219,7 +232,7 @@ def test_shapes_may_be_unknown_when_traced(implementation):
 @pytest.mark.parametrize("ratio, implementation", BOTH_RATIOS)
 def test_gradient_is_the_same_every_time(ratio, implementation, monkeypatch):
     """A thousand RoIs on one spot, several threads: additions to the same cells, always in the same order."""
-    monkeypatch.setattr(roi_align_xla, "_TAPS", (3,))  # less to compile
+    replace_pieces(monkeypatch, taps=(3,))  # less to compile
     random = np.random.default_rng(0)
     maps, upstream = [np.ones((1, 8, 8, 128))], random.standard_normal((1, 1000, 7, 7, 128)).astype(np.float32)
     arguments = maps, [4], np.full((1, 1000, 4), [3, 4, 25, 26.0]), np.zeros((1, 1000)), 7, ratio, implementation
