@@ -27,7 +27,7 @@ from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
 
-from . import contexts, letters, scenes
+from . import contexts, files, letters, scenes
 
 SCENES = {"shapes": scenes, "letters": letters, "contexts": contexts}  # modules with THINGS and draw_scene
 SPLITS = ("train2017", "val2017")
@@ -150,9 +150,8 @@ def write_annotations(path, seed, labels, records, kind="shapes"):
         "images": [image for image, _ in records],
         "annotations": [annotation for _, annotations in records for annotation in annotations],
     }
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
-    unfinished.replace(path)
+    with files.atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
 def image_id(split, index):

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from pycocotools import mask as coco_mask
 
 from htc_tf import command_line
 from htc_tf.errors import UserError, command, printable
+from htc_tf.flush import flush
 
-from . import conversion_summary, objects
+from . import conversion_summary, files, objects
 from .checks import Counters, Rejected, encodable, show
 from .importers import documents
 from .importers.labeled import LabeledImage, LabeledObject
 from .importers.reading import list_files, read_all
-from .plan import without_collector
+from .plan import PLAN_FILE, without_collector
 
 TOOLS = ("labelme", "via", "yolo", "voc", "cityscapes", "cvat", "labelstudio")  # the modules of pipelines.importers
 MADE_BY = "python -m pipelines.to_coco"
@@ -51,7 +53,7 @@ def main(arguments=None):
         refuse_foreign(path)
     tool = importlib.import_module(f".importers.{flags.source}", __package__)
     records = output.parent / "records"
-    paths, unreadable = find_files(source, tool.ENDINGS, (output / "annotations", records))
+    paths, unreadable = find_files(source, tool.ENDINGS, targets.values(), records)
     with without_collector():
         entries, problems = read_all(tool, paths, images)
         names = choose_classes(flags.classes, tool, paths, images, entries)
@@ -102,14 +104,26 @@ def refuse_foreign(path: Path) -> None:
         raise UserError(f"{path} is not a file that this command wrote: give another --output")
 
 
-def find_files(source: Path, endings: tuple[str, ...], written: tuple[Path, ...]) -> tuple[list[Path], dict[str, None]]:
-    """Returns what `reading.list_files` does for --input, without the folders that are written to."""
+def find_files(
+    source: Path, endings: tuple[str, ...], targets: Collection[Path], records: Path
+) -> tuple[list[Path], dict[str, None]]:
+    """Returns what `reading.list_files` does for --input, without the files that earlier calls have written.
+
+    Args:
+        source: --input.
+        endings: Of the tool's files.
+        targets: The annotation files that are written.
+        records: The folder of the records that are prepared from them.
+    """
     kinds = f"*{' or *'.join(endings)}"
     if not source.is_dir():
         if not (source.is_file() and source.name.lower().endswith(endings)):
             raise UserError(f"--input {source} is not a file {kinds}: give one, or a folder; unpack archives first")
         return [source], {}
-    paths, unreadable = list_files(source, endings, {os.path.realpath(folder) for folder in written})
+    prepared = {os.path.realpath(records / split) for split in SPLITS if (records / split / PLAN_FILE).is_file()}
+    paths, unreadable = list_files(source, endings, prepared)
+    names, written = {path.name for path in targets}, set(map(os.path.realpath, targets))
+    paths = [path for path in paths if path.name not in names or os.path.realpath(path) not in written]
     if not paths:
         why = f"; {printable(next(iter(unreadable)))}" if unreadable else ""
         raise UserError(f"--input {source} holds no {kinds}: name the folder of the tool's files{why}")
@@ -194,21 +208,20 @@ def write(targets, splits, names, output, problems):
     }
     if problems:
         texts[output / LEFT_OUT] = "".join(f"{printable(problem)}\n" for problem in problems)
-    unfinished = {path: path.with_suffix(".unfinished") for path in texts}
     try:
         (output / "annotations").mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            unfinished[path].write_text(text, encoding="utf-8")
-        for path in {*targets.values(), output / LEFT_OUT} - texts.keys():
-            path.unlink(missing_ok=True)  # of an earlier call
-        for path in texts:
-            unfinished[path].replace(path)
+        with contextlib.ExitStack() as stack:
+            for path, text in texts.items():
+                with open(stack.enter_context(files.atomic_write(path)), "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    flush(file.fileno())  # a full disk may be reported only now, and no file is replaced yet
+            for path in {*targets.values(), output / LEFT_OUT} - texts.keys():
+                path.unlink(missing_ok=True)  # of an earlier call
     except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror} ({error.filename}); give a folder to write to") from error
-    finally:
-        for path in unfinished.values():
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        raise UserError(
+            f"--output {output}: {files.describe_error(error, output)}; give a folder to write to"
+        ) from error
 
 
 if __name__ == "__main__":

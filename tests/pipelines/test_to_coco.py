@@ -158,6 +158,23 @@ def test_the_output_may_hold_the_input(tmp_path, place, monkeypatch):
     assert len(json.loads((Path(place) / "annotations/instances_train.json").read_text())["images"]) == 1
 
 
+def test_folders_named_as_those_that_are_written(tmp_path, capsys):
+    """Only what this command and the preparation have written is no input."""
+    add(tmp_path / "records", "a", shape())
+    add(tmp_path / "annotations", "b", shape())
+    words = ["--from", "labelme", "--input", str(tmp_path), "--val_fraction", "0"]
+    for output in (tmp_path / "coco", tmp_path):
+        to_coco.main([*words, "--output", str(output)])
+        content = json.loads((output / "annotations/instances_train.json").read_text())
+        assert [row["file_name"] for row in content["images"]] == ["annotations/b.png", "records/a.png"]
+        (output / "annotations/instances_train.json").replace(tmp_path / "old")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if f"{tmp_path}/records/" in line)
+    coco_to_tfrecord.main(line.replace("coco/annotations/instances_train.json", "old").split()[4:])
+    for _ in range(2):
+        to_coco.main([*words, "--output", str(tmp_path / "coco")])
+        assert not (tmp_path / "coco/left_out.txt").exists()
+
+
 def test_a_file_without_a_size_takes_the_image_upright(tmp_path):
     image, exif = Image.new("RGB", (30, 20)), Image.Exif()
     exif[0x0112] = 6

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,20 +138,22 @@ def test_classes_that_are_not_utf8(tmp_path, capsys):
     assert "latin.txt: it is not UTF-8: byte 0xe9 at position 4" in capsys.readouterr().err
 
 
-def test_what_cannot_be_written_leaves_the_earlier_files(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [1, 2])  # of the file for which no space is left
+def test_what_cannot_be_written_leaves_the_earlier_files(number, tmp_path, capsys, monkeypatch):
     """Train and val belong together: either both are of this call, or both of the earlier one."""
-    for number in range(8):
-        add(tmp_path / "in", str(number), shape())
+    for name in "01234567":
+        add(tmp_path / "in", name, shape())
     before, _ = convert(tmp_path / "in", "--val_fraction", "0.5")
     add(tmp_path / "in", "0", shape("cat"))
-    write_text = Path.write_text
+    flushed, fsync = [], os.fsync
 
-    def fill_up(path, *args, **kwargs):
-        write_text(path, *args, **kwargs)
-        if path.name == "instances_val.unfinished":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def fill_up(descriptor):
+        flushed.append(descriptor)
+        if len(flushed) == number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
 
-    monkeypatch.setattr(Path, "write_text", fill_up)
+    monkeypatch.setattr(os, "fsync", fill_up)
     with pytest.raises(SystemExit, match="2"):
         convert(tmp_path / "in", "--val_fraction", "0.5")
     assert "No space left on device" in capsys.readouterr().err
