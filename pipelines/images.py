@@ -1,7 +1,7 @@
 """Image file to the bytes of a record: found inside its folder, of the annotated size, and certainly decodable.
 
-An 8-bit RGB or gray JPEG or PNG is stored unchanged, unless it has to be rotated; any other image that `data.image_io`
-can read is stored as an RGB PNG. Unusable images raise `checks.Rejected`.
+A JPEG or PNG of RGB or 8-bit gray is stored unchanged, unless it has to be rotated; any other image that
+`data.image_io` can read is stored as an 8-bit RGB PNG. Unusable images raise `checks.Rejected`.
 
 Records hold pixels without an orientation. The annotated size tells whether the annotators saw the EXIF orientation
 applied. If the size is the same both ways (half turns, mirrored images, quarter turns of a square), `exif` decides.

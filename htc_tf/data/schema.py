@@ -27,7 +27,7 @@ class Field(NamedTuple):
 
 
 IMAGE_FIELDS = (
-    Field("encoded", "image/encoded", tf.string, "the image file, JPEG or PNG, 8-bit RGB or gray"),
+    Field("encoded", "image/encoded", tf.string, "the image file, JPEG or PNG, RGB or gray"),
     Field("format", "image/format", tf.string, "'jpeg' or 'png'"),
     Field("height", "image/height", tf.int64, "pixels of the decoded image"),
     Field("width", "image/width", tf.int64, "pixels of the decoded image"),

@@ -54,6 +54,16 @@ def test_plain_images_are_stored_unchanged(folder, mode, ending, stored):
     assert load(folder, f"a.{ending}") == ((folder / f"a.{ending}").read_bytes(), stored, {})
 
 
+def test_sixteen_bits_of_rgb_are_stored_unchanged(folder):
+    """Training's decoder keeps the high bytes, as prediction does."""
+    pixels = np.random.RandomState(0).randint(0, 2**16, (HEIGHT, WIDTH, 3)).astype(np.uint16)
+    (folder / "a.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    encoded, stored, counts = load(folder, "a.png")
+    assert (encoded, stored, counts) == ((folder / "a.png").read_bytes(), "png", {})
+    np.testing.assert_array_equal(pixels_of(encoded), pixels >> 8)
+    np.testing.assert_array_equal(as_image(folder / "a.png"), pixels >> 8)
+
+
 def test_a_cameras_jpeg_with_a_preview_is_a_jpeg(folder):
     gradient().save(folder / "a.jpg", format="MPO", save_all=True, append_images=[gradient(height=6, width=9)])
     assert PIL.Image.open(folder / "a.jpg").format == "MPO"

@@ -126,7 +126,7 @@ oriented("an EXIF quarter turn, annotated as stored", "repaired: exif_ignored", 
 oriented("an EXIF half turn without further evidence", "repaired: images_turned", "half_turn", 3, WIDTH, HEIGHT)
 
 
-@case("PNG, WebP, BMP, TIFF, palette, alpha, 16 bits", "repaired: images_converted")
+@case("WebP, BMP, TIFF, palette, alpha, 16-bit gray", "repaired: images_converted")
 def formats(folder, coco):
     for row, name in zip(coco["images"], ("a.webp", "b.bmp", "c.tif"), strict=True):
         row["file_name"] = name
