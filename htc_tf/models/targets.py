@@ -110,7 +110,7 @@ class RoISampler:
         Args:
             limit: int, RoIs of an image, N.
             positive_fraction: float, largest fraction of positives among them.
-            mask_limit: int, positives of an image that its mask branch is trained on; None for all.
+            mask_limit: int, positives of an image that its mask branch is trained on, drawn from all; None for all.
             low_quality: If True, the box with the largest IoU of an object, if at the threshold, is matched to it even
                 if it overlaps another object more (mmdetection; Paddle does not).
             append_truth: If True, the ground-truth boxes are candidates too.
@@ -125,7 +125,7 @@ class RoISampler:
     def __call__(
         self, boxes: tf.Tensor, valid: tf.Tensor, truth: GroundTruth, iou_threshold: float, seed: tf.Tensor
     ) -> RoIs:
-        """Returns RoIs with N = limit, positives first.
+        """Returns RoIs with N = limit: positives first, and among them those that the mask branch takes.
 
         Args:
             boxes: [B, P, 4] float32, without gradient.
@@ -153,8 +153,12 @@ class RoISampler:
             label = tf.concat([tf.where(truth_valid, 1, -1), label], axis=1)
             index = tf.concat([own, index], axis=1)
         positive, negative = sample(label, self.limit, self.positive_fraction, self.choose(seed))
-        # 2 for positives, 1 for negatives, 0 for the rest: top_k puts positives first and is stable among equals.
+        # 2 for positives, 1 for negatives, 0 for the rest: top_k puts positives first and is stable among equals. The
+        # ground-truth boxes are the first of them: a mask branch that took these would see few boxes of the cascade.
         rank = 2 * tf.cast(positive, tf.int32) + tf.cast(negative, tf.int32)
+        if self.mask_limit < int(self.limit * self.positive_fraction):
+            with_mask = self.choose(tf.random.experimental.stateless_fold_in(seed, 1))(positive, self.mask_limit)
+            rank += tf.cast(with_mask, tf.int32)
         missing = max(0, self.limit - rank.shape[1])
         rank, boxes, positive, index = (
             tf.pad(x, [[0, 0], [0, missing]] + [[0, 0]] * (len(x.shape) - 2)) for x in (rank, boxes, positive, index)

@@ -122,7 +122,21 @@ def test_without_the_ground_truth_all_boxes_are_kept():
     assert not rois.is_truth.numpy().any()
 
 
-def test_the_mask_branch_takes_the_first_positives():
+def test_the_mask_branch_draws_from_the_positives():
+    """Its boxes are not mostly the ground truth's, which come first among the candidates."""
+    near = tf.tile([[[10.0, 10, 30, 30], [50, 50, 60, 60]]], [1, 7, 1])  # IoU 1 with either object
+    sampler = RoISampler(limit=8, positive_fraction=1.0, mask_limit=4)
+    counts = np.zeros(2)  # of ground-truth boxes among all RoIs, and among the mask branch's
+    for seed in range(60):
+        rois = sampler(near, tf.ones([1, 14], tf.bool), TRUTH, 0.5, tf.constant([seed, 0]))
+        taken = sampler.positives(rois)
+        assert taken.valid.numpy().all() and taken.boxes.shape == (1, 4, 4)
+        counts += rois.is_truth.numpy().mean(), taken.is_truth.numpy().mean()
+    # Two of sixteen candidates: an eighth, give or take three standard deviations.
+    np.testing.assert_allclose(counts / 60, 1 / 8, atol=0.064)
+
+
+def test_the_number_of_masks_is_limited():
     sampler, rois, boxes = sample(mask_limit=2)
     first = sampler.positives(rois)
     assert first.boxes.numpy()[0].astype(int).tolist() == [list(box) for box in boxes[:2]]
