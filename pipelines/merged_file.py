@@ -4,7 +4,6 @@ If several files are merged, or image ids are names, evaluation by other program
 holds the images and objects of the records; boxes and masks are as in the input, neither clipped nor computed.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -23,13 +22,18 @@ def write(output: str, plan: Plan, sidecars: list[dict[str, Any]]) -> None:
         plan: The plan.
         sidecars: The sidecars of all shards, which name the rejected images and annotations.
     """
-    path, digest = files.join(output, FILE), hashlib.sha256()
-    for part in _encode(output, plan, sidecars):
-        digest.update(part)
-    if files.size(path) is not None and files.sha256(path) == digest.hexdigest():
-        return
-    with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.writelines(_encode(output, plan, sidecars))
+    path = files.join(output, FILE)
+    if not _holds(path, _encode(output, plan, sidecars)):
+        with files.atomic_write(path) as temporary, open(temporary, "wb") as file:
+            file.writelines(_encode(output, plan, sidecars))
+
+
+def _holds(path: str, parts: Iterator[bytes]) -> bool:
+    """Returns True if the file exists and consists of these parts."""
+    if files.size(path) is None:
+        return False
+    with files.open_to_read(path) as file:
+        return all(file.read(len(part)) == part for part in parts) and not file.read(1)
 
 
 def _encode(output: str, plan: Plan, sidecars: list[dict[str, Any]]) -> Iterator[bytes]:

@@ -1,10 +1,7 @@
 """Run lengths of Label Studio's brush: a packed bit stream of the RGBA values of an image.
 
-A header gives the number of values (32 bits), the bits of a value minus 1 (5 bits), and the bits of four kinds of
-lengths minus 1 (4 bits each). Blocks follow: 1 bit, which is 1 if one value is repeated; 2 bits for the kind of the
-length; the length minus 1; then one value, or as many as the length says. Values are in the order of rows, columns
-and channels; the mask is where the fourth channel, alpha, is above 0.
-Format: https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack.
+`htc_tf.inference.label_files.brush` describes the format and writes it. Other programs also write blocks of values that
+differ: their first bit is 0, and as many values follow as the length says. Values are in the order of rows, columns and channels; the mask is where the fourth channel, alpha, is above 0.
 """
 
 from typing import Any
@@ -13,7 +10,6 @@ import numpy as np
 
 from ..checks import Rejected
 
-HEADER = 32 + 5 + 4 * 4  # bits
 CHANNELS = 4
 PADDING = b"\0" * 8  # so that a value may be read as 8 bytes
 
