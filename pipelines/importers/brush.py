@@ -1,7 +1,8 @@
 """Run lengths of Label Studio's brush: a packed bit stream of the RGBA values of an image.
 
 `htc_tf.inference.label_files.brush` describes the format and writes it. Other programs also write blocks of values that
-differ: their first bit is 0, and as many values follow as the length says. Values are in the order of rows, columns and channels; the mask is where the fourth channel, alpha, is above 0.
+differ: their first bit is 0, and as many values follow as the length says. Values are in the order of rows, columns and
+channels; the mask is where the fourth channel, alpha, is above 0.
 """
 
 from typing import Any
