@@ -1,6 +1,7 @@
 """python -m htc_tf.eval: COCO's box and mask metrics of a trained run on a folder of records, or of predictions."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -61,11 +62,16 @@ def detect(flags, output):
     make_folder(output.parent)
     partial = open_partial_results(output.with_name(f"{output.stem}.partial.jsonl"), detector, resolved, info)
     results, image_ids, _ = detect_records(detector, info, partial=partial)
-    saved = output.with_name(f"{output.stem}.predictions.json")
+    saved = predictions_beside(output)
     write_whole(saved, json.dumps(results) + "\n")
     partial.remove()
     print(f"predictions are in {saved}; --predictions {saved} evaluates them again", file=sys.stderr)
     return results, image_ids, ground_truth, info.category_ids, detector.kinds
+
+
+def predictions_beside(output):
+    """Returns the path of the predictions that are saved beside the metrics."""
+    return output.with_name(f"{output.stem}.predictions.json")
 
 
 def open_partial_results(path, detector, resolved, info):
@@ -132,6 +138,15 @@ def make_folder(folder):
         raise UserError(f"{folder} cannot be made ({error.strerror}); name another folder") from error
 
 
+def check_inputs_stay(flags, output):
+    """Raises UserError if a file that is written is one of those that are read."""
+    written = [output] if flags.predictions else [output, predictions_beside(output)]
+    for flag, read in (("--predictions", flags.predictions), ("--annotations", flags.annotations)):
+        for path in written:
+            if read is not None and path.exists() and os.path.exists(read) and path.samefile(read):
+                raise UserError(f"--output {output} would replace {flag} {read}: name another file")
+
+
 @command
 def main():
     flags = parse()
@@ -139,6 +154,7 @@ def main():
     # Before hours of detection, not after.
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name a JSON file")
+    check_inputs_stay(flags, output)
     if flags.report is not None:
         make_folder(Path(flags.report))
     found = detect(flags, output) if flags.predictions is None else read(flags)

@@ -154,6 +154,20 @@ def test_predictions_of_another_split_are_refused(evaluate, tiny_data, tmp_path,
         assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "metrics.predictions.json"])
+def test_files_that_are_read_are_not_replaced(evaluate, tmp_path, capsys, name):
+    """With --checkpoint the predictions are written beside the metrics."""
+    (tmp_path / name).write_text("[]")
+    predictions = ["--predictions", tmp_path / name, "--annotations", "x.json"]
+    annotations = ["--checkpoint", "RUN", "--records", "DIR", "--annotations", tmp_path / name]
+    for flags in (annotations, predictions) if name == "metrics.json" else (annotations,):
+        with pytest.raises(SystemExit) as ended:
+            evaluate(*flags)
+        assert ended.value.code == 2
+        assert f"metrics.json would replace {flags[-2 if flags is annotations else 0]} " in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "[]"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

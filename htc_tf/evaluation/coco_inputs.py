@@ -32,6 +32,8 @@ class EvalInputs(NamedTuple):
 
 def prepare_inputs(ground_truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm")):
     """Returns the EvalInputs; arguments and errors as in `evaluation.evaluator.evaluate_results`."""
+    if not kinds or not set(kinds) <= FIELDS.keys():
+        raise UserError(f"kinds={kinds!r}: give a list of one or both of {', '.join(FIELDS)}")
     ground_truth, notes = read_ground_truth(ground_truth), []
     images = _select(ground_truth["images"], image_ids, "image")
     categories = _select(ground_truth["categories"], category_ids, "category")

@@ -162,5 +162,5 @@ def newest_version(folder: str | os.PathLike) -> Path | None:
     folder = Path(folder)
     if (folder / "saved_model.pb").is_file():
         return folder
-    versions = [path.parent for path in folder.glob("*/saved_model.pb") if path.parent.name.isdigit()]
+    versions = [path.parent for path in folder.glob("*/saved_model.pb") if path.parent.name.isdecimal()]
     return max(versions, key=lambda path: int(path.name), default=None)

@@ -117,7 +117,7 @@ def as_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             return _decode(bytes(source), name, max_pixels)
         if isinstance(source, Image.Image):
             if getattr(source, "tile", None):  # not decoded yet
-                image_io.check_pixels(source.size, max_pixels, _limit(max_pixels))
+                image_io.check_pixels(source.size, max_pixels, raise_limit(max_pixels))
             return image_io.to_rgb(source)
         if not isinstance(source, np.ndarray) and hasattr(source, "read"):
             name = str(getattr(source, "name", name))
@@ -167,7 +167,7 @@ def read_encoded(path: Path | Url) -> bytes:
 
 
 def _decode(encoded, name, max_pixels, limit="max_pixels"):
-    image = image_io.open_image(encoded, max_pixels, _limit(max_pixels, limit))
+    image = image_io.open_image(encoded, max_pixels, raise_limit(max_pixels, limit))
     image_io.check_whole(image, encoded)
     pixels = image_io.to_rgb(image)
     if image_io.has_pages(image):
@@ -175,5 +175,6 @@ def _decode(encoded, name, max_pixels, limit="max_pixels"):
     return pixels
 
 
-def _limit(max_pixels, limit="max_pixels"):
+def raise_limit(max_pixels: int, limit: str = "max_pixels") -> str:
+    """Returns the words of a message about more pixels than a limit of this name."""
     return f"{limit} {max_pixels}: raise it to read the image"

@@ -8,7 +8,7 @@ import numpy as np
 from htc_tf.ops.paste import encode_columns
 from htc_tf.ops.rle_decoding import find_edges
 
-MAX_PIXELS = 2**22  # of an overview
+MAX_PIXELS, MAX_SIDE = 2**22, 16_000  # of an overview; a thin image would have far more pixels, or too long a side
 
 
 class Overview:
@@ -34,8 +34,8 @@ class Overview:
 
 
 def reduction(height: int, width: int) -> int:
-    """Returns the smallest whole factor by which an image must be reduced to have about `MAX_PIXELS` pixels at most."""
-    return max(math.ceil(math.sqrt(height * width / MAX_PIXELS)), 1)
+    """Returns the smallest whole factor that reduces an image to about `MAX_PIXELS` pixels and `MAX_SIDE` on a side."""
+    return max(math.ceil(math.sqrt(height * width / MAX_PIXELS)), -(-max(height, width) // MAX_SIDE))
 
 
 def shrink_mask(mask: dict[str, Any], factor: int) -> dict[str, Any]:

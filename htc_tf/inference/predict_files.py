@@ -47,7 +47,7 @@ class Options(NamedTuple):
         every: Interval of the frames of a video that are processed.
         batch: Images or frames of a video that are detected at once.
         track: If True, the objects of a video keep their numbers over its frames, in the drawing and the results.
-        max_pixels: Limit on the pixels of an image that is decoded as a whole.
+        max_pixels: Limit on the pixels of an image or frame that is decoded as a whole.
         tile: Side in pixels of the tiles in which images and frames are detected; None to detect in them as they are.
         overlap: Lowest overlap of neighboring tiles, as a share of their side.
     """
@@ -226,7 +226,7 @@ class Job:
 
     def predict_video(self, file: InputFile) -> None:
         try:
-            video = read_video(file.path, self.options.every)
+            video = read_video(file.path, self.options.every, self.options.max_pixels, "--max_pixels")
         except Unreadable as error:
             self.skip(file, error.reason)
         else:

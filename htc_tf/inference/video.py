@@ -17,7 +17,7 @@ from PIL import Image
 from htc_tf.data import image_io
 from htc_tf.data.image_checks import MAX_PARTS
 from htc_tf.errors import UserError
-from htc_tf.inference.inputs import VIDEOS, Unreadable, Url
+from htc_tf.inference.inputs import MAX_PIXELS, VIDEOS, Unreadable, Url, raise_limit
 from htc_tf.inference.prediction import LONGEST
 
 ANIMATIONS = {".gif", ".webp", ".png"}
@@ -94,18 +94,24 @@ def check_decoder(paths: Sequence[Path | Url]) -> None:
             ) from error
 
 
-def read_video(path: Path | Url, every: int = 1) -> Video:
+def read_video(path: Path | Url, every: int = 1, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> Video:
     """Opens a video with every `every`-th frame from the first on, rotated by the file's metadata.
 
+    Args:
+        path: Path.
+        every: int, interval of the frames.
+        max_pixels: int, limit on the pixels of a frame.
+        limit: Name of that limit in messages: the flag of a command.
     Returns:
         Video.
     Raises:
         Unreadable: The file cannot be decoded. Damage further on is raised while `frames` is iterated.
     """
     if video_ending(path) == ".mp4":
-        return _read_encoded(path, every)
+        return _read_encoded(path, every, max_pixels, limit)
     try:
         animation = image_io.open_image(image_io.read_file(path))
+        image_io.check_pixels(animation.size, max_pixels, raise_limit(max_pixels, limit))
         animation.load()  # a WebP's duration is known once a frame is loaded
         milliseconds = animation.info.get("duration") or DEFAULT_MILLISECONDS
         count = -(-animation.n_frames // every)  # type: ignore[attr-defined]
@@ -123,7 +129,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> Non
         return
     import av
 
-    with av.open(str(path), "w") as container:
+    with av.open(os.path.abspath(path), "w") as container:
         stream = None
         for frame in frames:
             if stream is None:
@@ -188,16 +194,23 @@ def _check_sides(path, width, height):
         raise Unreadable(path, f"{width} x {height} pixels, and a drawing may have at most {MAX_SIDE} on a side")
 
 
-def _read_encoded(path, every):
+def _read_encoded(path, every, max_pixels, limit):
     import av
 
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait
+        raise Unreadable(path, "is a folder, device or pipe, not a file")
     try:
-        container = av.open(str(path), metadata_errors="replace")  # titles are in any encoding
+        # An absolute path cannot be one of FFmpeg's URLs, whatever colons it has. Titles are in any encoding.
+        container = av.open(os.path.abspath(path), metadata_errors="replace")
         stream = container.streams.video[0]
     except (av.FFmpegError, IndexError) as error:
         raise Unreadable(path, f"no video that PyAV decodes ({getattr(error, 'strerror', None) or error})") from error
     if stream.codec_context is None:
         raise Unreadable(path, "a video of a codec that PyAV does not know")
+    try:
+        image_io.check_pixels((stream.width, stream.height), max_pixels, raise_limit(max_pixels, limit))
+    except image_io.ImageError as error:
+        raise Unreadable(path, error) from error
     _check_sides(path, stream.width, stream.height)
     stream.thread_type = "AUTO"
     rate = Fraction(stream.average_rate or Fraction(1000, DEFAULT_MILLISECONDS)) / every

@@ -222,6 +222,12 @@ def test_equal_names_get_their_ids_until_all_differ(ground_truth):
     assert list(metrics["per_class"]) == ["cat (1) (1)", "cat (2)", "cat (1) (3)", "dog"]
 
 
+@pytest.mark.parametrize("kinds", ["segm", ("mask",), ()])
+def test_unknown_kinds_are_refused(ground_truth, kinds):
+    with pytest.raises(UserError, match=r"kinds=.*: give a list of one or both of bbox, segm"):
+        evaluate_results(ground_truth, [], kinds=kinds)
+
+
 def test_unreadable_ground_truth_is_refused(tmp_path, ground_truth):
     (tmp_path / "broken.json").write_text('{"images": [')
     (tmp_path / "list.json").write_text("[]")

@@ -88,6 +88,13 @@ def test_versions(exported):
     assert newest_version(exported / "9" / "variables") is None
 
 
+def test_a_folder_that_is_no_version(tmp_path):
+    for name in ("1", "\u00b2", "x"):  # a superscript two is a digit, but no number
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").touch()
+    assert newest_version(tmp_path).name == "1"
+
+
 def test_the_classes_beside_the_model(exported):
     path = exported / "9" / CLASSES
     path.parent.mkdir()

@@ -23,6 +23,7 @@ def encode(mask):
 
 def test_factors():
     assert [reduction(*size) for size in [(10, 10), (11, 10), (20, 20), (21, 20), (30, 30)]] == [1, 2, 2, 3, 3]
+    assert reduction(1, 4 * 10**9) == 4 * 10**9 // overview.MAX_SIDE  # not 1 x 600,000,000 pixels
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(100, 0), (20, 0.2), (12, 0.5)])

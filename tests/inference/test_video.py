@@ -1,9 +1,11 @@
 """Video frames of animations, and of films if PyAV is installed: reading, subsampling, rotation, writing."""
 
 import contextlib
+import os
 import sys
 import weakref
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,3 +148,29 @@ def test_films(frames, tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(Unreadable, match=r"film\.mp4"):
         list(read_video(path).frames)
+    path.write_bytes(content)
+    with pytest.raises(Unreadable, match=r"64 x 48 pixels, more than max_pixels 3071"):
+        read_video(path, max_pixels=64 * 48 - 1)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(Unreadable, match=r"film\.mp4: is a folder, device or pipe"):
+        read_video(path)
+
+
+def test_films_with_colons_in_their_names(frames, tmp_path, monkeypatch):
+    """FFmpeg would take what is before the colon for a protocol."""
+    pytest.importorskip("av", reason="the extra `video` is not installed")
+    monkeypatch.chdir(tmp_path)
+    path = Path("2026-11-29T12:30.mp4")
+    write_video(path, iter(frames), Fraction(25))
+    assert len(list(read_video(path).frames)) == 6
+    with pytest.raises(Unreadable, match="No such file"):
+        read_video(Path(f"concat:{path}|{path}"))
+
+
+def test_frames_are_bounded(frames, tmp_path):
+    path = tmp_path / "x.gif"
+    first, *rest = map(Image.fromarray, frames)
+    first.save(path, save_all=True, append_images=rest)
+    with pytest.raises(Unreadable, match=r"64 x 48 pixels, more than --max_pixels 3071: raise it to read the image"):
+        read_video(path, 1, 64 * 48 - 1, "--max_pixels")
