@@ -132,7 +132,8 @@ def _spellings(root, file_name):
     for name in list(spellings):
         parts = PurePosixPath(name).parts
         # A name relative to a folder above `root` starts with the last names of `root`.
-        spellings += ["/".join(parts[end:]) for end in range(1, len(parts)) if parts[:end] == own[-end:]]
+        ends = range(1, min(len(parts), len(own) + 1))
+        spellings += ["/".join(parts[end:]) for end in ends if parts[:end] == own[-end:]]
     for name in dict.fromkeys(spellings):
         path = PurePosixPath(name)
         if path.parts and not path.is_absolute() and ".." not in path.parts and "\0" not in name:
@@ -170,7 +171,7 @@ def _stems(folder):
 def _changed(folder):
     try:
         return os.stat(folder).st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # ValueError if no folder can have such a name
         return None
 
 

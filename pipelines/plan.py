@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, printable
 from htc_tf.progress import progress_bar
 
 from . import annotations as annotation_files
@@ -221,7 +221,7 @@ def _refresh(plan, before, output):
     if changed:
         print(
             f"the files of {len(changed)} of {len(states)} images are new or have changed since the last run, the "
-            f"first is {changed[0]}: {stale} of {len(plan.tokens)} shards are written again",
+            f"first is {printable(changed[0])}: {stale} of {len(plan.tokens)} shards are written again",
             flush=True,
         )
     _write(renewed, states, output)

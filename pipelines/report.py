@@ -6,7 +6,7 @@ from typing import Any
 
 from htc_tf.data.datasets import INFO_FILE
 from htc_tf.data.datasets import VERSION as INFO_VERSION
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, printable
 
 from . import coco, files
 from .checks import ADVICE, ANNOTATION_REASONS, IMAGE_REASONS, REPAIRS, allowed, rejections, show
@@ -53,9 +53,10 @@ def write_report(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_ba
         files.write_json(files.join(output, REPORT_FILE), report)
         files.write_json_lines(files.join(output, REJECTED_FILE), rejected)
     if sidecars:
-        print("\n".join((table(plan, counters), *examples(rejected))))
+        lines = examples(rejected)
         if not problems:
-            print(*(f"warning: {text}\n" for text in warnings(plan, counters, rejected)), sep="", end="")
+            lines += [f"warning: {text}" for text in warnings(plan, counters, rejected)]
+        print("\n".join((table(plan, counters), *map(printable, lines))))
     if problems:
         raise UserError(
             f"{coco.listed(list(plan.inputs))}: {'; '.join(problems)}. See {files.join(output, REJECTED_FILE)}"
@@ -86,7 +87,7 @@ def find_problems(
             problems.append(f"{bad} of {listed} {noun} were rejected ({counts}); the first: {_example(first)}")
             problems += [f"{name}: {ADVICE[name]}" for name in reasons if counters[name] and name in ADVICE]
             needed = max(needed, bad / listed)
-    unknown = sorted({str(row["category_id"]) for row in rejected if row.get("category_id") is not None})
+    unknown = sorted({show(row["category_id"]) for row in rejected if row.get("category_id") is not None})
     if problems and unknown:
         problems.append(f"the categories do not define the category ids {', '.join(unknown[:MAX_NAMED])}")
     if problems:
@@ -155,8 +156,10 @@ def _bound(needed, max_bad_fraction):
 
 
 def _example(row, with_reason=False):
-    entry = f"annotation {row['annotation_id']}" if row.get("annotation_id") is not None else ""
-    image = row.get("file_name") or (f"image_id {row['image_id']}" if row.get("image_id") is not None and entry else "")
+    entry = f"annotation {show(row['annotation_id'])}" if row.get("annotation_id") is not None else ""
+    image = row.get("file_name") or (
+        f"image_id {show(row['image_id'])}" if row.get("image_id") is not None and entry else ""
+    )
     parts = (
         show(image) if image else "",
         entry if with_reason else "",

@@ -111,6 +111,7 @@ def test_a_url_that_is_none(root):
         ("a/1.png", "there is 1.jpg"),
         ("b/3.jpg", "no folder b"),
         ("two/SAME.jpg", "there is "),
+        ("a%00b/c.jpg", "no folder a"),
         ("3.jpg", ""),
     ],
 )

@@ -66,6 +66,20 @@ def test_fractions_that_floats_round_down_allow_whole_numbers():
             assert allowed(listed, thousandths / 1000) == max(thousandths * listed // 1000, 3)
 
 
+def test_names_do_not_control_the_terminal(tiny, capsys):
+    def spoil(content):
+        content["images"][0]["file_name"] = "\x1b[2Jred.jpg"
+        content["images"][2]["file_name"] = content["images"][3]["file_name"] = "\x1b[2Jtwo.jpg"
+        content["annotations"][0] |= {"image_id": 101, "category_id": 10**4000}
+
+    prepare(edit(tiny, spoil))
+    out = capsys.readouterr().out
+    assert r"left out: \x1b[2Jred.jpg: image_missing" in out and "\x1b" not in out
+    assert "warning: 2 images share files" in out
+    line = refuse(capsys, tiny, "--max_bad_fraction=0")
+    assert "category ids an integer of more than 20 digits" in line and len(line) < 2000
+
+
 def test_the_message_gives_the_bound_that_would_pass(tiny, capsys):
     def spoil(content):
         for row in content["annotations"][:4]:
