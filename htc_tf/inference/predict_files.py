@@ -237,14 +237,14 @@ class Job:
         try:
             yield from enumerate(video.frames)
         except Unreadable as error:
-            self.skipped.append((file.path, error.reason))  # the frames before it are kept
+            self.skipped.append((file.path, str(error.reason)))  # the frames before it are kept
 
     def _draw_frames(self, file, video):
         """Yields the drawing of each frame, after its results are saved."""
-        failed = []
+        failed = []  # (index, reason) of frames; the error itself would keep its frame in memory
         frames = self._read_frames(file, video)
         tracker = Tracker(video.rate, self.options.threshold) if self.options.track else None
-        for index, prediction in self.detect(frames, lambda *failure: failed.append(failure)):
+        for index, prediction in self.detect(frames, lambda index, error: failed.append((index, str(error)))):
             frame = file._replace(image_id=next(self.frame_ids), frame=index * self.options.every)
             if tracker:
                 tracked = tracker.update(prediction.result)
@@ -252,8 +252,8 @@ class Job:
             self.results.add(frame, prediction)
             yield prediction.draw(None, self.options.threshold)
         if failed:
-            index, error = failed[0]
-            first = f"the first is frame {index * self.options.every}: {error}"
+            index, reason = failed[0]
+            first = f"the first is frame {index * self.options.every}: {reason}"
             self.skipped.append((file.path, f"{len(failed)} frames failed, {first}"))
 
 

@@ -42,8 +42,8 @@ def cut_outs(prediction, threshold):
         UserError: The model has no mask branches.
     """
     shown = prediction.above(threshold)
-    if shown.masks is None:
+    if shown.run_lengths is None:
         raise UserError("cutouts need a model with mask branches (MASKS = True)")
-    pieces = [cut_out(shown.image, mask) for mask in shown.masks]
+    pieces = [cut_out(shown.image, found.mask) for found in shown]  # one mask at a time is decoded
     rows = zip(shown.class_names, shown.scores.tolist(), pieces, strict=True)
     return [row for row in rows if row[-1] is not None]

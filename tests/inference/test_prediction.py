@@ -136,6 +136,11 @@ def test_supervision(found, masks, monkeypatch):
         found.to_supervision()
 
 
+def test_cut_outs_decode_one_mask_at_a_time(found, monkeypatch):
+    monkeypatch.setattr(Prediction, "masks", property(lambda prediction: pytest.fail("all masks are decoded")))
+    assert len(cut_outs(found, 0.1)) == 2
+
+
 def test_cut_outs(found, image, masks):
     pieces = cut_outs(found, 0.1)
     assert [(name, round(score, 1)) for name, score, _ in pieces] == [("cat", 0.9), ("car", 0.6)]  # no empty mask

@@ -6,15 +6,21 @@ import sys
 import weakref
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from htc_tf.data import image_io
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import Unreadable
-from htc_tf.inference.video import check_decoder, is_video, read_video, video_ending, write_video
+from htc_tf.inference.predict_files import Options, predict_files
+from htc_tf.inference.results import ImageResult
+from htc_tf.inference.video import Video, check_decoder, is_video, read_video, video_ending, write_video
+
+EMPTY = ImageResult(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), None)
 
 
 @pytest.fixture
@@ -111,6 +117,40 @@ def test_very_slow_animations(frames, tmp_path):
     """A WebP has 24 bits for a frame's milliseconds."""
     write_video(tmp_path / "x.webp", frames[:2], Fraction(1, 10**8))
     assert read_video(tmp_path / "x.webp").rate == Fraction(1, 16_000)
+
+
+def test_frames_are_freed_if_the_model_fails_on_all(tmp_path):
+    """The errors' tracebacks refer to the frames."""
+    alive = []
+
+    def fail(image):
+        alive.append(weakref.ref(image))
+        assert sum(reference() is not None for reference in alive) <= 3
+        raise tf.errors.InternalError(None, None, "failed")
+
+    first, *rest = (Image.new("L", (20, 16), 25 * number) for number in range(8))
+    first.save(tmp_path / "x.gif", save_all=True, append_images=rest)
+    detector = SimpleNamespace(detect_image=fail)
+    outcome = predict_files(detector, [], [tmp_path / "x.gif"], tmp_path / "out", Options())
+    reason = "8 frames failed, the first is frame 0: the model failed: failed"
+    assert outcome.skipped == [(tmp_path / "x.gif", reason)] and len(alive) == 8
+
+
+def test_the_reason_of_a_damaged_frame_is_a_string(frames, tmp_path, monkeypatch):
+    """An exception would keep what its traceback refers to, the content of the file."""
+
+    def damaged(path, *options):
+        yield frames[0]
+        raise Unreadable(path, ValueError("damaged"))
+
+    path = tmp_path / "x.mp4"
+    monkeypatch.setattr(
+        "htc_tf.inference.predict_files.read_video", lambda *given: Video(damaged(*given), 2, Fraction(9))
+    )
+    monkeypatch.setattr("htc_tf.inference.predict_files.write_video", lambda path, frames, rate: list(frames))
+    detector = SimpleNamespace(detect_image=lambda image: EMPTY)
+    outcome = predict_files(detector, [], [path], tmp_path / "out", Options())
+    assert outcome.skipped == [(path, "damaged")]
 
 
 def test_a_missing_decoder_is_reported_up_front(monkeypatch):
