@@ -90,10 +90,25 @@ def resolve(node: Any, path: Sequence[str], numbers: dict[str, Index]) -> Iterat
         yield from resolve(child, rest, numbers)
 
 
-def to_arrays(model: HTC, framework: Framework) -> dict[str, np.ndarray]:
-    """Returns {the framework's name: array in its layout} of a built HTC; PyTorch's batch norm counters are 0."""
-    arrays = {}
-    for name, variable, layout in entries(model, framework):
+def to_arrays(model: HTC, framework: Framework, partial: bool = False) -> dict[str, np.ndarray]:
+    """Returns {the framework's name: array in its layout} of a built HTC; PyTorch's batch norm counters are 0.
+
+    Args:
+        model: An HTC with variables.
+        framework: The Framework of the names.
+        partial: If True, variables for which the framework has no name are left out.
+    Raises:
+        ValueError: The framework has no name for a variable.
+    """
+    arrays, table = {}, entries(model, framework)
+    covered = {id(entry.variable) for entry in table}
+    nameless = [variable.name for variable in model.variables if id(variable) not in covered]
+    if nameless and not partial:
+        raise ValueError(
+            f"{framework.name} has no name for {len(nameless)} of the model's {len(model.variables)} variables, such as "
+            f"{nameless[0]}: partial=True leaves them out"
+        )
+    for name, variable, layout in table:
         arrays[name] = np.ascontiguousarray(layout.theirs(variable.numpy(), model))
         if name.endswith(".running_var"):
             arrays[name.removesuffix("running_var") + COUNTER] = np.zeros([], np.int64)
