@@ -109,8 +109,9 @@ def predict_batch(model, contents):
 def main():
     flags = parse()
     found = find_inputs(flags.input, sys.stdin)
-    paths = [path for path in found if not isinstance(path, Url) and path.suffix.lower() not in VIDEOS]
-    left_out = [(path, "a video or URL: python -m htc_tf.predict reads it") for path in found if path not in paths]
+    others = {path for path in found if isinstance(path, Url) or path.suffix.lower() in VIDEOS}
+    paths = [path for path in found if path not in others]
+    left_out = [(path, "a video or URL: python -m htc_tf.predict reads it") for path in found if path in others]
     model = connect(flags)
     names = drawing_names(paths)
     with ExitStack() as stack:
