@@ -8,6 +8,10 @@ Source: tensorflow_serving/apis/{predict,model,prediction_log}.proto and
 tensorflow/core/framework/{tensor,tensor_shape,types}.proto.
 """
 
+import math
+
+import math
+
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -43,6 +47,8 @@ VALUES = {
     UINT8: ("int_val", np.uint8),
     STRING: ("string_val", object),
 }
+MAX_VALUES = 2**28  # of an output; the masks of 1,000 objects have 784,000
+MAX_EQUAL = 2**20  # numbers or strings that one value may stand for
 
 
 def declare(messages, package="htc_tf.serving"):
@@ -100,14 +106,6 @@ def prediction_log(model, signature, inputs):
     return CLASSES["PredictionLog"](predict_log=CLASSES["PredictLog"](request=request))
 
 
-def predict_response(outputs):
-    """Builds a PredictResponse from {name: array}, with the values in the fields that TensorFlow Serving uses."""
-    response = PredictResponse()
-    for name, array in outputs.items():
-        write_array(response.outputs.add(key=name).value, array)
-    return response
-
-
 def read_arrays(named):
     """Reads the named tensors of a message.
 
@@ -115,7 +113,7 @@ def read_arrays(named):
         {name: array}; strings are arrays of bytes objects.
 
     Raises:
-        UserError: a tensor has another dtype than those in VALUES.
+        UserError: a tensor has another dtype than those in VALUES, or its values do not fit its shape.
     """
     return {entry.key: read_array(entry.value, entry.key) for entry in named}
 
@@ -136,7 +134,6 @@ def read_array(tensor, name):
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     values = list(getattr(tensor, field))
-    # If there are fewer values than the shape says, the last one stands for all that are left out.
     missing = int(np.prod(shape)) - len(values)
     values += missing * (values[-1:] or [b"" if dtype is object else 0])
     array = np.empty(len(values), dtype)

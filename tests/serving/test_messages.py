@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from htc_tf.errors import UserError
-from htc_tf.serving.messages import PredictRequest, PredictResponse, predict_request, read_arrays
+from htc_tf.serving.messages import (
+    FLOAT,
+    MAX_EQUAL,
+    STRING,
+    PredictRequest,
+    PredictResponse,
+    predict_request,
+    read_arrays,
+)
 from htc_tf.serving.rest_client import read_values
 from tests.benchmarks.payload import grpc_bytes, rest_bytes, write_float
 
@@ -60,6 +68,76 @@ def test_an_output_of_another_dtype_is_named():
     response.outputs.add(key="logits").value.dtype = 19  # half
     with pytest.raises(UserError, match="output logits has dtype 19"):
         read_arrays(response.outputs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields"),
+    [
+        ([2**62], {"float_val": [1]}),
+        ([2**32, 2**32], {"float_val": [1]}),
+        ([-1], {}),
+        ([1], {"float_val": [1, 2]}),
+        ([2], {"tensor_content": bytes(4)}),
+        ([1], {"tensor_content": bytes(5)}),
+        ([1], {"tensor_content": bytes(8), "dtype": 7}),  # strings are never there
+    ],
+)
+def test_an_output_of_a_wrong_shape_is_refused(shape, fields):
+    """The last value stands for all that are left out: a few bytes could fill the memory."""
+    response = PredictResponse()
+    tensor = response.outputs.add(key="boxes").value
+    tensor.MergeFrom(type(tensor)(**{"dtype": 1, **fields}))
+    for side in shape:
+        tensor.tensor_shape.dim.add(size=side)
+    with pytest.raises(UserError, match="the model's response is damaged: boxes does not"):
+        read_arrays(response.outputs)
+
+
+def make_output(dtype, shape, content=b"", **values):
+    """Returns the outputs of a response whose one tensor states a type and a shape."""
+    response = PredictResponse()
+    tensor = response.outputs.add(key="boxes").value
+    tensor.dtype, tensor.tensor_content = dtype, content
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    for field, numbers in values.items():
+        getattr(tensor, field).extend(numbers)
+    return response.outputs
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        make_output(STRING, [1], b"abc"),
+        make_output(FLOAT, [5], b"abcd"),
+        make_output(FLOAT, [1], b"abc"),
+        make_output(FLOAT, [2], float_val=[1, 2, 3]),
+        make_output(FLOAT, [9], float_val=[1, 2]),
+        make_output(FLOAT, [-1, -1], float_val=[1, 2]),
+        make_output(FLOAT, [-1], float_val=[1]),
+        make_output(FLOAT, [1] * 99, float_val=[1]),
+        make_output(FLOAT, [2 * MAX_EQUAL], float_val=[1]),
+        make_output(FLOAT, [2**62, 4]),
+    ],
+)
+def test_an_output_whose_values_do_not_fit_its_shape_is_one_line(output):
+    with pytest.raises(UserError, match="the model's output boxes is damaged"):
+        read_arrays(output)
+
+
+@pytest.mark.parametrize(
+    ("output", "value"),
+    [
+        (make_output(FLOAT, [MAX_EQUAL], float_val=[2.5]), np.float32(2.5)),
+        (make_output(FLOAT, [MAX_EQUAL]), np.float32(0)),
+        (make_output(STRING, [MAX_EQUAL], string_val=[b"x"]), b"x"),
+        (make_output(STRING, [MAX_EQUAL]), b""),
+    ],
+)
+def test_equal_values_take_no_memory(output, value):
+    (array,) = read_arrays(output).values()
+    assert array.shape == (MAX_EQUAL,) and array.strides == (0,)
+    assert array[-1] == value and type(array[-1]) is type(value)
 
 
 def test_json_has_the_servers_layout():
