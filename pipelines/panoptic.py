@@ -13,6 +13,7 @@ from htc_tf.errors import UserError
 
 from . import coco
 from .checks import Counters, encodable, show
+from .file_names import MAX_LENGTH
 
 IGNORED_LABEL = 255
 # Merged panoptic class -> id of the COCO-stuff class of that name (cocodataset/panopticapi's categories and
@@ -77,7 +78,7 @@ def label_categories(categories: list[dict[str, Any]], path: str) -> dict[int, i
 
 def _segments(entry, labels):
     name, segments = entry.get("file_name"), entry.get("segments_info")
-    path = PurePosixPath(name) if isinstance(name, str) and name else None
+    path = PurePosixPath(name) if isinstance(name, str) and 0 < len(name) <= MAX_LENGTH else None
     if path is None or "\0" in name or encodable(name) != name or path.is_absolute() or ".." in path.parts:
         return {"error": f"the panoptic file's file_name {show(name)} names no file in its folder"}
     if not (
@@ -89,4 +90,8 @@ def _segments(entry, labels):
     unknown = [row.get("category_id") for row, category in zip(segments, used, strict=True) if category not in labels]
     if unknown:
         return {"error": f"{name}: the panoptic file's categories do not define category_id {show(unknown[0])}"}
-    return {"file_name": name, "labels": {str(row["id"]): labels[used[i]] for i, row in enumerate(segments)}}
+    found = {}
+    for row, category in zip(segments, used, strict=True):
+        if found.setdefault(str(row["id"]), labels[category]) != labels[category]:
+            return {"error": f"{name}: segments_info lists the id {row['id']} twice, with different categories"}
+    return {"file_name": name, "labels": found}

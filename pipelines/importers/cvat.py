@@ -149,6 +149,7 @@ def read_mask(shape, height, width):
     """
     left, top, wide, high = (whole(shape, name) for name in ("left", "top", "width", "height"))
     if min(left, top) < 0 or min(wide, high) < 1 or left + wide > width or top + high > height:
+        wide, high, left, top = map(show, (wide, high, left, top))
         raise Rejected("rle_malformed", f"a box of {wide} x {high} at {left}, {top} in an image of {width} x {height}")
     text = shape.get("rle") or ""
     try:

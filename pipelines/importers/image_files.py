@@ -68,7 +68,7 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
     if not all(type(side) is int and side > 0 for side in (height, width)):
         raise Rejected("file_malformed", f"the image's height and width are {show(height)} and {show(width)}")
     if height * width > Options.max_pixels:
-        raise Rejected("image_too_large", f"{width} x {height} are more than {Options.max_pixels:,} pixels")
+        raise Rejected("image_too_large", f"{show(width)} x {show(height)} are more than {Options.max_pixels:,} pixels")
     return height, width
 
 

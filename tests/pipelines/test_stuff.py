@@ -172,6 +172,8 @@ def test_a_panoptic_file_gives_each_segment_its_stuff_thing_label(folder):
         ({"file_name": "../a.png"}, "../a.png"),
         ({"file_name": None}, "file_name null"),
         ({"file_name": "\ud800.png"}, "names no file"),
+        ({"file_name": "x" * 5000}, "names no file"),
+        ({"segments_info": [{"id": 7, "category_id": 1}, {"id": 7, "category_id": 92}]}, "the id 7 twice"),
         ({"segments_info": [{"id": 1 << 40}]}, "segments_info"),
         ({"segments_info": [{"id": "7"}]}, "segments_info"),
         ({"segments_info": [{"id": 7, "category_id": 2}]}, "category_id 2"),

@@ -51,6 +51,13 @@ def test_names_of_no_image(folder, name):
     assert error.value.reason == "image_missing"
 
 
+@pytest.mark.parametrize("size", [(10**4000, 40), (40, -(10**4000)), (10**4000, 0)])
+def test_impossible_sizes_are_described_briefly(size):
+    with pytest.raises(Rejected) as error:
+        image_files.check_size(*size)
+    assert len(error.value.detail) < 150
+
+
 def test_an_image_by_its_stem(folder):
     assert image_files.find_by_stem("a", [folder / "none", folder / "images"], folder) == "images/a.jpg"
     assert image_files.find_by_stem("c", [folder / "images", folder], folder) is None
