@@ -95,7 +95,7 @@ def check_categories(
                 f"{where}, id {entry['id']}: its name {show(entry['name'])} contains an unpaired surrogate: correct it"
             )
         if checked.get(entry["id"], entry)["name"] != entry["name"]:
-            names_found = f"{checked[entry['id']]['name']} and {entry['name']}"
+            names_found = f"{show(checked[entry['id']]['name'])} and {show(entry['name'])}"
             raise UserError(f"{flag} {path}: category id {entry['id']} is defined twice, as {names_found}")
         checked[entry["id"]] = {"id": entry["id"], "name": entry["name"]}
     rows = [checked[key] for key in sorted(checked)]
