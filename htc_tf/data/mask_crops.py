@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.ops import boxes as box_ops
+from htc_tf.ops.rle_decoding import decode_edges
 
 
 def visible_boxes(
@@ -67,35 +68,40 @@ def crop_masks(rles: Sequence[bytes], height: int, width: int, cells: int) -> tu
     Returns:
         masks: [G, M, M] uint8, coverage of each cell, 0 ... 255; 0 without a mask.
         crop_boxes: [G, 4] float32, pixels; 0 without a mask.
+    Raises:
+        ValueError: Run lengths are invalid, or do not fill the image.
     """
     masks = np.zeros((len(rles), cells, cells), np.uint8)
     crop_boxes = np.zeros((len(rles), 4), np.float32)
-    present = np.flatnonzero([len(counts) > 0 for counts in rles])
+    encoded = [counts for counts in rles if counts]
+    if not encoded:
+        return masks, crop_boxes
+    ends, starts = decode_edges(encoded, height * width)  # before pycocotools, which does not validate
     # [n, 4] int64: left, top, width, height.
-    encoded = [{"size": [height, width], "counts": rles[index]} for index in present.tolist()]
-    boxes = coco_mask.toBbox(encoded).astype(np.int64)
-    nonempty = (boxes.reshape(-1, 4)[:, 2:] > 0).all(axis=1)
-    present, boxes = present[nonempty], boxes.reshape(-1, 4)[nonempty]
-    if len(present):
-        bitmaps = _decode_boxes([rles[index] for index in present.tolist()], boxes, height)
-        masks[present], crop_boxes[present] = _resample(bitmaps, boxes, cells)
+    boxes = coco_mask.toBbox([{"size": [height, width], "counts": counts} for counts in encoded]).astype(np.int64)
+    nonempty = boxes[:, 2] > 0
+    if nonempty.any():
+        runs = np.diff(starts)  # [n], runs per mask
+        ends = ends[np.repeat(nonempty, runs)]
+        starts = np.cumsum([0, *runs[nonempty]])
+        present, boxes = np.flatnonzero([bool(counts) for counts in rles])[nonempty], boxes[nonempty]
+        masks[present], crop_boxes[present] = _resample(_decode_boxes(ends, starts, boxes, height), boxes, cells)
     return masks, crop_boxes
 
 
-def _decode_boxes(rles, boxes, height):
+def _decode_boxes(ends, starts, boxes, height):
     """Decodes masks inside their boxes.
 
     The runs of all masks of an image are written at once, as whole columns of the boxes one after the other;
     pycocotools' `decode` always draws the whole image, mask by mask.
 
     Args:
-        rles: n bytes objects, compressed run lengths.
+        ends: [r] int64, ends of the runs; starts: [n + 1], index of each mask's first run. Both of `decode_edges`.
         boxes: [n, 4] int, left, top, width, height.
         height: Int, pixels of the image.
     Returns:
         A list of n bitmaps [width, height] uint8: 255 inside the mask, 0 outside.
     """
-    ends, starts = _run_ends(rles)
     runs = np.diff(starts)  # [n], runs per mask
     left, top, w, h = boxes.T
     # Runs count pixels column by column, so the columns of a box are one interval of these counts. Runs that end before
@@ -107,38 +113,6 @@ def _decode_boxes(rles, boxes, height):
     columns = np.repeat((255 * inside).astype(np.uint8), lengths).reshape(w.sum(), height)  # [sum of widths, height]
     splits = zip(np.split(columns, np.cumsum(w)[:-1]), top, h, strict=True)
     return [strip[:, first : first + count] for strip, first, count in splits]
-
-
-def _run_ends(rles):
-    """Decodes compressed run lengths: pycocotools' `rleFrString` in NumPy, for all masks of an image at once.
-
-    A number is written in characters of five bits, low bits first. A sixth bit says that more characters follow; the
-    fifth bit of the last character is the sign. From the fourth number on, a number is the difference from the second
-    last one.
-
-    Returns:
-        ends: [r] int64, the end of each run, in pixels counted column by column, mask after mask.
-        starts: [n + 1], index of each mask's first run in `ends`.
-    """
-    characters = np.frombuffer(b"".join(rles), np.uint8).astype(np.int64) - 48  # 48: the format's offset, "0"
-    lasts = np.flatnonzero(characters < 32)  # [r], last character of each number
-    firsts = np.concatenate([[0], lasts[:-1] + 1])
-    lengths = lasts + 1 - firsts
-    shifts = 5 * (np.arange(len(characters)) - np.repeat(firsts, lengths))
-    numbers = np.add.reduceat((characters & 31) << shifts, firsts)  # [r]
-    numbers -= ((characters[lasts] & 16) > 0) * (1 << 5 * lengths)  # sign extension
-    starts = np.searchsorted(lasts, np.cumsum([0] + [len(counts) for counts in rles]))
-    places = np.arange(len(numbers)) - np.repeat(starts[:-1], np.diff(starts))  # index of a run within its mask
-    # Differences from the second last number are two chains of sums: odd runs, and even runs after the first.
-    for chain in (places % 2 == 1, (places % 2 == 0) & (places > 0)):
-        numbers[chain] = _segment_cumsum(numbers * chain, starts)[chain]
-    return _segment_cumsum(numbers, starts), starts
-
-
-def _segment_cumsum(numbers, starts):
-    """Returns cumulative sums that restart at each start."""
-    sums = np.cumsum(numbers)
-    return sums - np.repeat((sums - numbers)[starts[:-1]], np.diff(starts))
 
 
 def _resample(bitmaps, boxes, cells):

@@ -1,11 +1,13 @@
 """Mask crops agree with pycocotools and with RoIAlign on whole bitmaps; boxes around visible parts of objects."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from pycocotools import mask as coco_mask
 
 from htc_tf.data import mask_crops
 from htc_tf.ops import masks as mask_ops
+from htc_tf.ops.rle_decoding import decode_edges
 
 
 def encode(bitmap):
@@ -18,21 +20,14 @@ def test_runs_are_decoded_as_pycocotools_does():
         height, width = generator.integers(1, 60, 2)
         bitmaps = generator.random((4, height, width)) < density
         rles = [encode(bitmap) for bitmap in bitmaps]
+        edges = decode_edges(rles, height * width)
         whole = np.tile([0, 0, width, height], (4, 1))
-        for bitmap, drawn in zip(bitmaps, mask_crops._decode_boxes(rles, whole, height), strict=True):
+        for bitmap, drawn in zip(bitmaps, mask_crops._decode_boxes(*edges, whole, height), strict=True):
             np.testing.assert_array_equal(drawn.T, bitmap * 255)
         if min(height, width) > 2:
             inner = np.tile([1, 1, width - 2, height - 2], (4, 1))
-            for bitmap, drawn in zip(bitmaps, mask_crops._decode_boxes(rles, inner, height), strict=True):
+            for bitmap, drawn in zip(bitmaps, mask_crops._decode_boxes(*edges, inner, height), strict=True):
                 np.testing.assert_array_equal(drawn.T, bitmap[1:-1, 1:-1] * 255)
-
-
-def test_long_runs_are_decoded():
-    bitmap = np.zeros((700, 900), np.uint8)
-    bitmap[650:, 899] = 1  # a first run of more than 2 ** 19 pixels: four characters
-    ends, starts = mask_crops._run_ends([encode(bitmap), encode(bitmap[:, ::-1])])
-    np.testing.assert_array_equal(ends, [629950, 630000, 650, 700, 630000])
-    np.testing.assert_array_equal(starts, [0, 2, 5])
 
 
 def test_a_rectangle():
@@ -64,6 +59,13 @@ def test_no_masks_and_empty_masks():
     assert [mask.any() for mask in masks] == [False, False, True, False]
     np.testing.assert_array_equal(crop_boxes[:2], 0)
     assert mask_crops.crop_masks([b"", b""], 20, 30, 16)[0].shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("counts", [b"n" * 30 + b"1", b"o" * 12 + b"1", b"0l", b"T51", b"\xff", b"\0"])
+def test_run_lengths_that_do_not_fill_the_image_are_refused(counts):
+    """pycocotools would read and write beyond its memory, or find no pixel."""
+    with pytest.raises(ValueError, match="of the image's 600 pixels"):
+        mask_crops.crop_masks([encode(np.eye(20, 30)), counts, b""], 20, 30, 16)
 
 
 def test_the_outermost_cells_are_empty_even_at_the_image_border():
