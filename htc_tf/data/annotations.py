@@ -130,8 +130,7 @@ def count_pixels(counts: Any) -> int | None:
     if isinstance(counts, str):
         runs = decode_counts(counts)
         # Longer runs than any image's could add up beyond 64 bits, to the number of pixels of a small one.
-        valid = runs is not None and bool(((runs >= 0) & (runs < MAX_PIXELS)).all())
-        return int(runs.sum()) if valid else None
+        return None if runs is None or (runs < 0).any() or (runs >= MAX_PIXELS).any() else int(runs.sum())
     valid = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
     return sum(counts) if valid else None
 
