@@ -86,7 +86,7 @@ class Experiment:
             deterministic: bool, True for the same bits from the same seed; ops with racing additions run in one thread.
             threads_per_operation: int, CPU threads of one operation; 0 for all. With 1, operations run side by side
                 instead, which wastes less if they are small.
-            log_every: int, steps between two logged ones; 0 for never.
+            log_every: int, steps between two logged ones; the last is logged too, and with 0 it alone.
             checkpoint_every: int, steps between two checkpoints; 0 for one at the end only; or "epoch".
             evaluate_every: int, steps between two evaluations; 0 for never; or "epoch". None for an epoch if there are
                 records to evaluate on, else for never. `config.load` turns "epoch" and None into steps.
@@ -129,7 +129,8 @@ class Experiment:
             tf.config.experimental.enable_op_determinism()
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
+            with contextlib.suppress(RuntimeError):  # TensorFlow has started, and keeps the setting that it has
+                tf.config.experimental.set_memory_growth(gpu, True)
         if not gpus:
             # Grappler gains nothing measurable here on a CPU, takes long for a graph of this size, and prints a screen
             # of warnings for each crop_and_resize (https://github.com/tensorflow/tensorflow/issues/56904).

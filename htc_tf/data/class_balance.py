@@ -11,10 +11,10 @@ from typing import NamedTuple
 import gin
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from htc_tf.data import schema, shard_index
 from htc_tf.data.datasets import DatasetInfo
+from htc_tf.progress import progress_bar
 from htc_tf.ranges import check_ranges, number
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def find_classes(info: DatasetInfo) -> Occurrences:
         UserError: A shard is damaged.
     """
     images, pairs = 0, [np.zeros([2, 0], np.int64)]
-    with tqdm(total=info.records, desc="classes", unit="image") as progress:
+    with progress_bar(total=info.records, desc="classes", unit="image") as progress:
         for _, index in shard_index.read_all(info):
             classes = index.classes(info.category_ids)
             counted = (classes >= 0) & ~index.crowd

@@ -6,13 +6,15 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_origin
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from htc_tf import formats
 from htc_tf.data import schema
+from htc_tf.data.record import Image, Object
 from htc_tf.errors import UserError, reason_of
 
 INFO_FILE = "dataset_info.json"
@@ -97,7 +99,7 @@ def load_info(folder: str | os.PathLike) -> DatasetInfo:
             content = json.load(file)
     except tf.errors.NotFoundError:
         raise UserError(f"{folder} has no {INFO_FILE}: the preparation did not finish; run it again") from None
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, RecursionError, tf.errors.OpError) as error:
         raise UserError(f"{path} is unreadable: {error}") from None
     info = _from_json(folder, path, content)
     for shard, shard_path in zip(info.shards, info.shard_paths, strict=True):
@@ -134,28 +136,45 @@ def coco_from_records(info: DatasetInfo) -> dict[str, Any]:
     """Returns the ground truth of a dataset as a COCO annotations dict, so that evaluation needs no annotation file.
 
     Segmentations are compressed RLE, absent if the dataset has no masks; boxes are [x, y, w, h] in pixels.
+
+    Raises:
+        UserError: A shard is damaged, or a record has another form.
     """
     images, annotations = [], []
     for path, shard in zip(info.shard_paths, info.shards, strict=True):
-        for serialized in read_shard(path, shard.records):
-            image, objects, _ = schema.unpack(serialized)
-            height, width = image.height, image.width
-            images.append({"id": image.source_id, "file_name": image.filename, "height": height, "width": width})
-            for item in objects:
-                left, top = item.xmin * width, item.ymin * height
-                annotation = {
-                    "id": item.id,
-                    "image_id": image.source_id,
-                    "category_id": item.label,
-                    "bbox": [left, top, item.xmax * width - left, item.ymax * height - top],
-                    "area": item.area,
-                    "iscrowd": item.is_crowd,
-                }
-                if item.mask_rle:
-                    annotation["segmentation"] = {"size": [height, width], "counts": item.mask_rle.decode()}
-                annotations.append(annotation)
+        for number, serialized in enumerate(read_shard(path, shard.records)):
+            try:
+                image, objects, _ = schema.unpack(serialized)
+                annotations += [coco_annotation(image, item) for item in objects]
+            except (DecodeError, IndexError, ValueError) as error:
+                raise UserError(
+                    f"{path}: record {number} was not written by the preparation ({error}); prepare the data again"
+                ) from None
+            size = {"height": image.height, "width": image.width}
+            images.append({"id": image.source_id, "file_name": image.filename, **size})
     categories = [{"id": category.id, "name": category.name} for category in info.categories]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_annotation(image: Image, item: Object) -> dict[str, Any]:
+    """Returns an object of a record as a COCO annotation, with `segmentation` if it has a mask.
+
+    Raises:
+        UnicodeDecodeError: The run lengths are not ASCII.
+    """
+    left, top = item.xmin * image.width, item.ymin * image.height
+    annotation = {
+        "id": item.id,
+        "image_id": image.source_id,
+        "category_id": item.label,
+        "bbox": [left, top, item.xmax * image.width - left, item.ymax * image.height - top],
+        "area": item.area,
+        "iscrowd": item.is_crowd,
+    }
+    if item.mask_rle:
+        size = [image.height, image.width]
+        annotation["segmentation"] = {"size": size, "counts": item.mask_rle.decode("ascii")}
+    return annotation
 
 
 def _from_json(folder: str, path: str, content: Any) -> DatasetInfo:
@@ -163,13 +182,25 @@ def _from_json(folder: str, path: str, content: Any) -> DatasetInfo:
     if type(version) is not int or version < 1:
         raise UserError(f"{path} states no version: it was not written by the preparation; prepare the data again")
     formats.check(version, VERSION, path)
+    names = ("masks", "images", "objects", "crowd", "counters", "options", "inputs")
     try:
-        return DatasetInfo(
-            folder=folder,
-            categories=tuple(Category(**category) for category in content["categories"]),
-            stuff=Stuff(**content["stuff"]),
-            shards=tuple(Shard(**shard) for shard in content["shards"]),
-            **{key: content[key] for key in ("masks", "images", "objects", "crowd", "counters", "options", "inputs")},
+        return _typed(
+            DatasetInfo(
+                folder=folder,
+                categories=tuple(_typed(Category(**category)) for category in content["categories"]),
+                stuff=_typed(Stuff(**content["stuff"])),
+                shards=tuple(_typed(Shard(**shard)) for shard in content["shards"]),
+                **{name: content[name] for name in names},
+            )
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} was not written by the preparation: {error}; prepare the data again") from None
+
+
+def _typed(made):
+    """Returns a dataclass of JSON values after a check of their types."""
+    for entry in fields(made):
+        value, kind = getattr(made, entry.name), get_origin(entry.type) or entry.type
+        if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
+            raise TypeError(f"{type(made).__name__}.{entry.name} is {str(value)[:40]!r}")
+    return made

@@ -120,7 +120,7 @@ def unpack(serialized: bytes) -> Record:
 
     Raises:
         google.protobuf.message.DecodeError: The bytes are not an Example.
-        IndexError: The Example does not have this schema.
+        IndexError, ValueError: The Example does not have this schema.
     """
     features = tf.train.Example.FromString(serialized).features.feature
     # Their texts are bytes at first.

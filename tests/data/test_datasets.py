@@ -63,6 +63,27 @@ def test_coco_from_records(folder):
     assert third["image_id"] == 1
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"text",
+        b"",
+        schema.example(schema.Image(b"", "jpeg", 40, 80, "a.jpg", "first"), []),
+        schema.example(schema.Image(b"", "jpeg", 40, 80, "a.jpg", 1), [OBJECTS[0]._replace(mask_rle=b"\xff")]),
+        schema.example(schema.Image(b"", "jpeg", 40, 80, "a.jpg", 1), OBJECTS).replace(b"object/area", b"object/axxx"),
+    ],
+)
+def test_a_record_of_another_shape_is_named(folder, record):
+    shard = folder / "00001-of-00002.tfrecord"
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(record)
+    content = json.loads((folder / "dataset_info.json").read_text())
+    content["shards"][1]["bytes"] = shard.stat().st_size
+    edit(folder, shards=content["shards"])
+    with pytest.raises(UserError, match=f"{shard}: record 0 was not written by the preparation"):
+        datasets.coco_from_records(datasets.load_info(folder))
+
+
 def refused(folder):
     with pytest.raises(UserError) as error:
         datasets.load_info(folder)
@@ -80,16 +101,39 @@ def test_incomplete_folders_are_named(folder):
     assert "did not finish" in refused(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 2}'])
+NESTED = f'{{"version": 1, "categories": {"[" * 100_000}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 2}', NESTED])
 def test_unreadable_info_is_named(folder, content):
     (folder / "dataset_info.json").write_text(content)
     assert "dataset_info.json" in refused(folder)
 
 
-@pytest.mark.parametrize("change", [{"categories": [{"id": 1}]}, {"shards": [{"name": 1}]}, {"stuff": None}])
+SHARD = {"file": "a.tfrecord", "records": 1, "bytes": 1, "sha256": "0"}
+OTHER_SHAPES = [
+    {"categories": [{"id": 1}]},
+    {"categories": [{"id": 2**63, "name": "dog"}]},
+    {"categories": [{"id": 1, "name": None}]},
+    {"categories": 1},
+    {"shards": [{"name": 1}]},
+    {"shards": [SHARD | {"file": 1}]},
+    {"shards": [SHARD | {"records": "1"}]},
+    {"shards": [SHARD | {"bytes": 1.0}]},
+    {"shards": [[]]},
+    {"stuff": None},
+    {"stuff": {"present": True, "labels": "13"}},
+    {"images": "3"},
+    {"crowd": None},
+    {"masks": 1},
+    {"counters": []},
+]
+
+
+@pytest.mark.parametrize("change", OTHER_SHAPES)
 def test_info_of_another_shape_is_named(folder, change):
     edit(folder, **change)
-    assert "dataset_info.json" in refused(folder)
+    assert "dataset_info.json was not written by the preparation: " in refused(folder)
 
 
 def read(folder, records):
