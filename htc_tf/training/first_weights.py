@@ -1,5 +1,6 @@
 """First weights of a training: the newest checkpoint, another run or file, a backbone, or initial values."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -32,8 +33,8 @@ def initialize(
         checkpoints: Checkpoints of the run: model, optimizer, step and averages.
         model: Keras layer with variables.
         averages: MovingAverages of the model, or None.
-        init_from: Run; or str, the folder of one, a name of `model_zoo.WEIGHTS`, or a checkpoint file of another
-            framework; or None.
+        init_from: Run; or str or path, the folder of one, a name of `model_zoo.WEIGHTS`, or a checkpoint file of
+            another framework; or None.
         backbone_weights: str, a name of `model_zoo.WEIGHTS` or a checkpoint file with the weights of the backbone; or
             "none" for no weights, or None for `configured`.
         configured: str, `experiment.backbone_weights`, or None.
@@ -73,6 +74,8 @@ def initialize(
 def load_weights(init_from, model, class_names):
     """Sets the weights of a model that a run, public weights or a file have, and prints which ones if some are new."""
     optional = ()
+    if isinstance(init_from, os.PathLike):
+        init_from = os.fspath(init_from)
     check_whole(init_from)
     if is_run(init_from):
         run = init_from if isinstance(init_from, Run) else Run(init_from)
@@ -95,7 +98,7 @@ def is_run(source):
     """Returns True for a Run or a folder, also for a missing one: a path with a slash and without a suffix."""
     if isinstance(source, Run):
         return True
-    return source != "" and (Path(source).is_dir() or ("/" in source and not Path(source).suffix))
+    return source != "" and (Path(source).is_dir() or ("/" in str(source) and not Path(source).suffix))
 
 
 def check_whole(source):

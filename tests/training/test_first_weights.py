@@ -1,5 +1,7 @@
 """First weights: the order of their sources, and what does not fit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +15,7 @@ from htc_tf.inference.detector import restore
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
 from htc_tf.training import first_weights
-from htc_tf.training.first_weights import initialize, load_backbone
+from htc_tf.training.first_weights import initialize, is_run, load_backbone, load_weights
 from htc_tf.weights import mmdet_arrays
 from htc_tf.weights.conversion import convert
 
@@ -113,6 +115,12 @@ def test_a_part_of_a_run(trained, reset_model, tmp_path):
             initialize(checkpoints, model, None, str(run.folder / part))
     with pytest.raises(UserError, match="--init_from is empty"):
         initialize(checkpoints, model, None, "")
+
+
+def test_sources_may_be_paths(tmp_path):
+    assert not is_run(Path("weights/a.pth")) and is_run(Path("runs/a")) and is_run(tmp_path)
+    with pytest.raises(UserError, match=r"weights/a\.pth"):
+        load_weights(Path("weights/a.pth"), None, ())
 
 
 def test_one_source_is_given(monkeypatch, capsys):
