@@ -78,6 +78,7 @@ def train(
     agree = make_agreement(strategy, cluster)
     categories = [{"id": c.id, "name": c.name} for c in train_info.categories]
     manifest = {"config": fingerprint(config), "data": data_fingerprint(train_info), "seed": seed}
+    manifest["replicas"] = strategy.num_replicas_in_sync  # RoIs are sampled with each replica's own seed
 
     with worker_errors(cluster), contextlib.ExitStack() as stack:
         if stop is None:
@@ -119,9 +120,13 @@ def train(
         print(describe_start(model, source, first_step), flush=True)
         print(f"evaluations: {describe_evaluations(experiment, val_info, epoch_steps)}", flush=True)
         written = checkpoints.read_manifest()
-        for name in ("config", "data", "seed"):
+        for flag, value in (("--init_from", init_from), ("--backbone_weights", backbone_weights)):
+            if value is not None and checkpoints.held is not None:
+                print(f"note: {flag} is not read: the run continues from its own checkpoint", file=sys.stderr)
+        for name in manifest:
             if first_step and written.get(name, manifest[name]) != manifest[name]:
-                print(f"note: {name} changed since {source}: the run will differ from the original", file=sys.stderr)
+                what = "the number of devices" if name == "replicas" else name
+                print(f"note: {what} changed since {source}: the run will differ from the original", file=sys.stderr)
         check_profile(profile, first_step, experiment.steps)
 
         if not cluster.chief:

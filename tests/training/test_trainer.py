@@ -66,6 +66,22 @@ def test_a_finished_run_has_nothing_left_to_do(toy_run, tiny_data, tmp_path):
     assert run.metrics.read_text() == before and checkpoints(run) == ["ckpt-2", "ckpt-4"]
 
 
+def test_what_a_resumed_training_does_otherwise_is_noted(toy_run, tiny_data, tmp_path, capsys):
+    run = copy(toy_run, tmp_path / "run", newest=4)
+    manifest = run.checkpoints / "ckpt-4.json"
+    content = json.loads(manifest.read_text())
+    assert content["replicas"] == 1
+    manifest.write_text(json.dumps({**content, "replicas": 2}))
+    start_toy(run, tiny_data.records, seed=1, init_from="nowhere")
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    since = f"changed since {run.checkpoints / 'ckpt-4'}: the run will differ from the original"
+    assert notes == [
+        "note: --init_from is not read: the run continues from its own checkpoint",
+        f"note: seed {since}",
+        f"note: the number of devices {since}",
+    ]
+
+
 @pytest.mark.parametrize("state", [None, b"", b"\0" * 100])
 def test_a_run_without_tensorflows_list_keeps_everything(toy_run, tiny_data, tmp_path, state, capsys):
     run = copy(toy_run, tmp_path / "run", newest=4)
