@@ -25,6 +25,14 @@ def renumber(images: Sequence[Any], class_ids: Mapping[int, int]) -> None:
                 entry[key] = [class_ids.get(as_integer(category)) for category in entry[key]]
 
 
+def unite(image: dict[str, Any], other: dict[str, Any]) -> None:
+    """Adds the lists of another entry of the same image to those of `image`, in place."""
+    for key in KEYS:
+        if isinstance(other.get(key), list):
+            own = image.get(key) if isinstance(image.get(key), list) else []
+            image[key] = [*own, *(category for category in other[key] if category not in own)]
+
+
 def collect(
     images: Sequence[Any],
     categories: Sequence[Any],

@@ -42,9 +42,9 @@ def merge(
         for content, path in zip(contents, paths, strict=True)
     ]
     categories, class_ids = _merge_classes(classes, paths, counters)
-    images, image_ids, shared = _merge_images(contents, folders, counters)
     for content, ids in zip(contents, class_ids, strict=True):
         lvis.renumber(content["images"], ids)
+    images, image_ids, shared = _merge_images(contents, folders, counters)
     annotations, seen = [], defaultdict(dict)
     for number, content in enumerate(contents):
         for entry in content["annotations"]:
@@ -98,12 +98,12 @@ def _describe_difference(path, ids, names):
 
 
 def _merge_images(contents, folders, counters):
-    """Returns the images of all files, for each file the new id of each image id, and the ids that several files use.
+    """Returns the images of all files, for each file the new id of each image id, and {id: further entries of the image}.
 
     Entries without a usable id stay as they are: `coco.check_images` rejects them.
     """
     fresh = coco.unused_ids([entry for content in contents for entry in content["images"]])
-    merged, new_ids, known, taken, shared = [], [], {}, set(), set()
+    merged, new_ids, known, taken, shared = [], [], {}, set(), {}
     for content, folder in zip(contents, folders, strict=True):
         ids, own = {}, {}
         for entry in content["images"]:
@@ -113,7 +113,7 @@ def _merge_images(contents, folders, counters):
             old, file = entry["id"], _file_of(entry, folder)
             if old not in ids and file in known:
                 ids[old] = known[file]
-                shared.add(known[file])
+                shared.setdefault(known[file], []).append(entry)
                 counters.count("images_united")
                 continue
             if old not in ids:
@@ -127,6 +127,10 @@ def _merge_images(contents, folders, counters):
         known |= own
         taken.update(ids.values())
         new_ids.append(ids)
+    for entry in merged:
+        if isinstance(entry, dict) and type(entry.get("id")) is int:
+            for other in shared.get(entry["id"], ()):
+                lvis.unite(entry, other)
     return merged, new_ids, shared
 
 

@@ -3,7 +3,7 @@
 import json
 
 from htc_tf.data.datasets import load_info
-from pipelines import lvis
+from pipelines import lvis, merging
 from pipelines.checks import Counters
 from tests.pipelines.tiny_coco import edit, prepare, records
 
@@ -64,6 +64,22 @@ def test_odd_lists_are_counted():
     assert [row["neg_category_ids"] for row in found["images"]] == [[1, 2], [], [], [], []]
     assert found["categories"] == []
     assert counters.counts["lvis_ids_dropped"] == 4 + 1 + 1
+
+
+def test_the_lists_of_an_image_in_two_files_are_united():
+    def content(image_id, categories, **lists):
+        image = {"id": image_id, "file_name": "a.jpg", "height": 4, "width": 4, **lists}
+        named = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
+        return {"images": [image], "annotations": [], "categories": named}
+
+    first = content(1, "ab", neg_category_ids=[1], not_exhaustive_category_ids="text")
+    second = content(5, "bc", neg_category_ids=[1.0, 2], not_exhaustive_category_ids=[1])
+    third = content(7, "a")
+    merged, _ = merging.merge([first, second, third], list("xyz"), ["images"] * 3, Counters())
+    (row,) = merged["images"]
+    names = {entry["id"]: entry["name"] for entry in merged["categories"]}
+    assert [names[number] for number in row["neg_category_ids"]] == ["a", "b", "c"]
+    assert [names[number] for number in row["not_exhaustive_category_ids"]] == ["b"]
 
 
 def test_unusable_images_are_absent(tiny):
