@@ -98,7 +98,7 @@ def _describe_difference(path, ids, names):
 
 
 def _merge_images(contents, folders, counters):
-    """Returns the images of all files, for each file the new id of each image id, and {id: further entries of the image}.
+    """Returns the images of all files, for each file the new id of each image id, and {id: other entries of the image}.
 
     Entries without a usable id stay as they are: `coco.check_images` rejects them.
     """
