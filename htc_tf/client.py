@@ -92,7 +92,7 @@ def predict_batch(model, contents):
     if not contents:
         return {}
     try:
-        responses = read_responses(model.predict(list(contents.values())))
+        responses = read_responses(model.predict(list(contents.values())), len(contents))
     except TooLate as error:
         raise UserError(f"{', '.join(map(str, contents))}: {error}") from error
     except ModelFailed as error:
@@ -100,8 +100,6 @@ def predict_batch(model, contents):
             return dict.fromkeys(contents, error)
         singles = (predict_batch(model, {path: content}) for path, content in contents.items())
         return {path: response for single in singles for path, response in single.items()}
-    if len(responses) != len(contents):
-        raise UserError(f"the model returns {len(responses)} rows for {len(contents)} images")
     return dict(zip(contents, responses, strict=True))
 
 

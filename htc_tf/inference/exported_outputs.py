@@ -5,6 +5,7 @@ This module does not import TensorFlow, so a client of a server needs none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from htc_tf.inference.inputs import Unreadable, Url, read_image
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.results import ImageResult
 from htc_tf.ops.paste import encode_masks
-from htc_tf.ops.rle_decoding import is_valid_rle
+from htc_tf.ops.rle_decoding import MAX_PIXELS, is_valid_rle
 
 REQUIRED = ("boxes", "scores", "classes", "class_names", "num_detections", "sizes", "status")
+MAX_SIDE = 2**20  # of an image with masks_28: pasting takes 470 bytes for each column of a box, and 28 for each row
 MAX_CLASSES = 2**15  # many times the largest data set's; a drawing makes a color for each class below the highest
 
 
@@ -59,11 +61,11 @@ class Response(NamedTuple):
         Prediction(read_pixels(path, self.size), self.result, categories).draw(output, threshold)
 
 
-def read_responses(outputs: Mapping[str, np.ndarray]) -> list[Response]:
-    """Returns a Response for each row of a model's output arrays {name: [B, ...]}.
+def read_responses(outputs: Mapping[str, np.ndarray], images: int) -> list[Response]:
+    """Returns a Response for each row of a model's output arrays {name: [B, ...]}, of B images.
 
     Raises:
-        UserError: The outputs are another kind of model's.
+        UserError: The outputs are another kind of model's, or do not fit together.
     """
     missing = [name for name in REQUIRED if name not in outputs]
     if missing:
@@ -71,7 +73,10 @@ def read_responses(outputs: Mapping[str, np.ndarray]) -> list[Response]:
             f"the model's outputs are {', '.join(sorted(outputs))}, without {', '.join(missing)}: it was not made by "
             "htc_tf.export"
         )
-    return [read_row({name: array[row] for name, array in outputs.items()}) for row in range(len(outputs["boxes"]))]
+    for name, array in outputs.items():
+        if np.shape(array)[:1] != (images,):
+            raise UserError(f"the model's response is damaged: {name} does not have a row for each of {images} images")
+    return [read_row({name: array[row] for name, array in outputs.items()}) for row in range(images)]
 
 
 def read_row(row: dict[str, Any]) -> Response:
@@ -85,24 +90,30 @@ def read_row(row: dict[str, Any]) -> Response:
     size = tuple(row["sizes"].tolist())
     row = {name: value[:count] if np.ndim(value) else value for name, value in row.items()}  # without padded rows
     result = ImageResult(row["boxes"], row["scores"], row["classes"], read_masks(row, *size))
-    return Response(row["status"].decode(), size, result, [name.decode() for name in row["class_names"]])
+    names = [name.decode(errors="replace") for name in row["class_names"]]
+    return Response(row["status"].decode(errors="replace"), size, result, names)
 
 
 def _check_row(row):
     """Raises UserError for outputs that the arithmetic below would fail on: a server may return anything."""
     rows = len(row["boxes"]) if np.ndim(row["boxes"]) else 0
-    shapes = {"boxes": (rows, 4), "sizes": (2,), "num_detections": (), "status": ()}
-    shapes |= dict.fromkeys(("scores", "classes", "class_names"), (rows,))
-    kinds = {"boxes": "f", "scores": "f", "classes": "iu", "sizes": "iu", "num_detections": "iu"}
+    shapes = {"boxes": (rows, 4), "sizes": (2,), "num_detections": (), "status": (), "masks_28": (rows, 28, 28)}
+    shapes |= dict.fromkeys(("scores", "classes", "class_names", "masks_rle_bytes"), (rows,))
+    kinds = dict.fromkeys(("boxes", "scores", "masks_28"), "f")  # of the arrays; the others are strings
+    kinds |= dict.fromkeys(("classes", "sizes", "num_detections"), "iu")
     for name, shape in shapes.items():
+        if name not in row:  # not every model has masks
+            continue
         array = np.asarray(row[name])
         strings = name not in kinds and all(isinstance(value, bytes) for value in array.ravel().tolist())
         if array.shape != shape or not (strings or array.dtype.kind in kinds.get(name, "")):
             raise UserError(f"the model's response is damaged: {name} has another shape or type")
-    if not (np.isfinite(row["boxes"]).all() and np.isfinite(row["scores"]).all()):
-        raise UserError("the model's response is damaged: a box or score is not finite")
-    if not 0 <= row["num_detections"] <= rows or min(row["sizes"]) < 0:
-        raise UserError("the model's response is damaged: num_detections or sizes are out of range")
+        if kinds.get(name) == "f" and not np.isfinite(array).all():
+            raise UserError(f"the model's response is damaged: {name} is not finite")
+    if not 0 <= row["num_detections"] <= rows:
+        raise UserError(f"the model's response is damaged: num_detections is not from 0 to {rows}")
+    if min(row["sizes"]) < 0 or math.prod(row["sizes"].tolist()) >= MAX_PIXELS:
+        raise UserError("the model's response is damaged: sizes are out of range")
     if rows and not 0 <= min(row["classes"]) <= max(row["classes"]) < MAX_CLASSES:
         raise UserError(f"the model's response is damaged: class indices are from 0 to {MAX_CLASSES - 1}")
 
@@ -117,7 +128,16 @@ def read_masks(row: dict[str, Any], height: int, width: int) -> list[dict[str, A
             raise UserError(f"the model's response is damaged: run lengths that do not fill {height} x {width} pixels")
         return [run | {"counts": run["counts"].decode()} for run in runs]
     if "masks_28" in row:
-        return encode_masks(row["masks_28"], row["boxes"], height, width)
+        if max(height, width) > MAX_SIDE:
+            raise UserError(
+                f"masks_28 of an image of {height} x {width} pixels: its sides may have {MAX_SIDE}; export the run "
+                "with --masks masks_rle_bytes"
+            )
+        # In parts, whose rows take memory together.
+        masks, boxes = row["masks_28"], row["boxes"]
+        together = max(MAX_SIDE // max(height, 1), 1)
+        parts = [slice(start, start + together) for start in range(0, len(masks), together)]
+        return [mask for part in parts for mask in encode_masks(masks[part], boxes[part], height, width)]
     return None
 
 

@@ -10,8 +10,6 @@ tensorflow/core/framework/{tensor,tensor_shape,types}.proto.
 
 import math
 
-import math
-
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -47,8 +45,7 @@ VALUES = {
     UINT8: ("int_val", np.uint8),
     STRING: ("string_val", object),
 }
-MAX_VALUES = 2**28  # of an output; the masks of 1,000 objects have 784,000
-MAX_EQUAL = 2**20  # numbers or strings that one value may stand for
+MAX_EQUAL = 2**16  # numbers or strings that one value may stand for
 
 
 def declare(messages, package="htc_tf.serving"):
@@ -131,11 +128,14 @@ def read_array(tensor, name):
         raise UserError(f"the model's output {name} has dtype {tensor.dtype}: it was not written by htc_tf.export")
     field, dtype = VALUES[tensor.dtype]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.tensor_content:
-        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
-    values = list(getattr(tensor, field))
-    missing = int(np.prod(shape)) - len(values)
-    values += missing * (values[-1:] or [b"" if dtype is object else 0])
-    array = np.empty(len(values), dtype)
-    array[:] = values
-    return array.reshape(shape)
+    try:
+        if tensor.tensor_content:
+            return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+        values = np.array(list(getattr(tensor, field)), dtype)
+        # One value stands for any number of equal ones, and none for zeros. A view takes no memory for them.
+        if len(values) <= 1 and math.prod(shape) <= MAX_EQUAL:
+            value = values if len(values) else np.full(1, b"" if dtype is object else 0, dtype)
+            return np.broadcast_to(value.reshape([1] * len(shape)), shape)
+        return values.reshape(shape)
+    except (ValueError, OverflowError):
+        raise UserError(f"the model's response is damaged: {name} does not fit its shape {shape}") from None

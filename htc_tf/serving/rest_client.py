@@ -18,6 +18,7 @@ import numpy as np
 from htc_tf.errors import ModelFailed, TooLate, UserError, reason_of
 
 PORT = 8501
+DAMAGED = (ValueError, KeyError, TypeError, RecursionError)  # that JSON of any content may raise
 
 
 class RestClient:
@@ -52,7 +53,7 @@ class RestClient:
         try:
             rows = json.loads(content)["predictions"]
             return {name: read_values([row[name] for row in rows], name) for name in rows[0]}
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (*DAMAGED, IndexError, AttributeError):
             raise UserError(f"{self.address}: not an answer of htc_tf.export's models {excerpt(content)}") from None
 
     def describe_versions(self):
@@ -61,7 +62,7 @@ class RestClient:
             status = json.loads(self.fetch(self.status_url))["model_version_status"]
             versions = ", ".join(f"version {version['version']} is {version['state']}" for version in status)
             return versions or "no version"
-        except (urllib.error.HTTPError, UserError, ValueError, KeyError, TypeError):
+        except (urllib.error.HTTPError, UserError, *DAMAGED):
             return "no version known"
 
     def fetch(self, url, body=None):
@@ -106,10 +107,13 @@ def with_port(address, port):
 
 def server_message(error):
     """Returns the message in the body of an HTTPError, on one line."""
-    content = error.read()
+    try:
+        content = error.read()
+    except (OSError, http.client.HTTPException):  # the connection ended
+        return str(error.reason)
     try:
         return reason_of(str(json.loads(content)["error"]))
-    except (ValueError, KeyError, TypeError):
+    except DAMAGED:
         return f"{error.reason} {excerpt(content)}"
 
 

@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from htc_tf.serving.messages import predict_response
+from htc_tf.serving.messages import PredictResponse, write_array
 
 INDENT = 4
 
@@ -40,6 +40,14 @@ def weigh(answers):
         part: {"rest_bytes": mean_bytes(rest_bytes, names), "grpc_bytes": mean_bytes(grpc_bytes, names)}
         for part, names in parts.items()
     }
+
+
+def predict_response(outputs):
+    """Returns a PredictResponse of {name: array}, with the values in the fields that TensorFlow Serving uses."""
+    response = PredictResponse()
+    for name, array in outputs.items():
+        write_array(response.outputs.add(key=name).value, array)
+    return response
 
 
 def grpc_bytes(outputs):

@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from htc_tf.serving.messages import PREDICT, PredictRequest, PredictResponse, predict_response, read_arrays
-from tests.benchmarks.payload import rest_bytes
+from htc_tf.serving.messages import PREDICT, PredictRequest, PredictResponse, read_arrays
+from tests.benchmarks.payload import predict_response, rest_bytes
 
 NAMES = ("person", "traffic light", "Käse")
 OBJECTS = 3  # rows per image: two detections, and one row of padding

@@ -70,29 +70,6 @@ def test_an_output_of_another_dtype_is_named():
         read_arrays(response.outputs)
 
 
-@pytest.mark.parametrize(
-    ("shape", "fields"),
-    [
-        ([2**62], {"float_val": [1]}),
-        ([2**32, 2**32], {"float_val": [1]}),
-        ([-1], {}),
-        ([1], {"float_val": [1, 2]}),
-        ([2], {"tensor_content": bytes(4)}),
-        ([1], {"tensor_content": bytes(5)}),
-        ([1], {"tensor_content": bytes(8), "dtype": 7}),  # strings are never there
-    ],
-)
-def test_an_output_of_a_wrong_shape_is_refused(shape, fields):
-    """The last value stands for all that are left out: a few bytes could fill the memory."""
-    response = PredictResponse()
-    tensor = response.outputs.add(key="boxes").value
-    tensor.MergeFrom(type(tensor)(**{"dtype": 1, **fields}))
-    for side in shape:
-        tensor.tensor_shape.dim.add(size=side)
-    with pytest.raises(UserError, match="the model's response is damaged: boxes does not"):
-        read_arrays(response.outputs)
-
-
 def make_output(dtype, shape, content=b"", **values):
     """Returns the outputs of a response whose one tensor states a type and a shape."""
     response = PredictResponse()
@@ -115,13 +92,15 @@ def make_output(dtype, shape, content=b"", **values):
         make_output(FLOAT, [9], float_val=[1, 2]),
         make_output(FLOAT, [-1, -1], float_val=[1, 2]),
         make_output(FLOAT, [-1], float_val=[1]),
+        make_output(FLOAT, [-1]),
+        make_output(FLOAT, [2**32, 2**32], float_val=[1]),
         make_output(FLOAT, [1] * 99, float_val=[1]),
         make_output(FLOAT, [2 * MAX_EQUAL], float_val=[1]),
         make_output(FLOAT, [2**62, 4]),
     ],
 )
 def test_an_output_whose_values_do_not_fit_its_shape_is_one_line(output):
-    with pytest.raises(UserError, match="the model's output boxes is damaged"):
+    with pytest.raises(UserError, match="the model's response is damaged: boxes does not fit its shape"):
         read_arrays(output)
 
 

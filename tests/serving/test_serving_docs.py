@@ -57,7 +57,7 @@ def test_files():
 def test_the_answer_can_be_read():
     block = re.search(r"```json\n(.*?)```", TEXT, re.DOTALL)[1]
     rows = json.loads(block)["predictions"]
-    (answer,) = read_responses({name: read_values([row[name] for row in rows], name) for name in rows[0]})
+    (answer,) = read_responses({name: read_values([row[name] for row in rows], name) for name in rows[0]}, 1)
     assert answer.names == ["dog"] and answer.size == (6, 8) and answer.status == ""
     y1, x1, y2, x2 = answer.result.boxes[0].astype(int)
     bitmap = np.zeros(answer.size, np.uint8)
