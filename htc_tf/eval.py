@@ -151,7 +151,10 @@ def check_inputs_stay(flags, output):
 def main():
     flags = parse()
     output = Path(flags.output)
+    from htc_tf.evaluation.evaluator import evaluate, load_backend
+
     # Before hours of detection, not after.
+    load_backend(flags.backend)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name a JSON file")
     check_inputs_stay(flags, output)
@@ -159,7 +162,6 @@ def main():
         make_folder(Path(flags.report))
     found = detect(flags, output) if flags.predictions is None else read(flags)
     results, image_ids, ground_truth, category_ids, kinds = found
-    from htc_tf.evaluation.evaluator import evaluate
     from htc_tf.evaluation.report import format_table, write_report
 
     evaluation = evaluate(ground_truth, results, category_ids, image_ids, kinds, flags.backend)

@@ -174,6 +174,7 @@ def test_files_that_are_read_are_not_replaced(evaluate, tmp_path, capsys, name):
         ([], "--checkpoint and --records are needed"),
         (["--predictions", "x.json"], "give --records or --annotations"),
         (["--predictions", "nowhere.json", "--annotations", "x.json"], "nowhere.json: cannot be read"),
+        (["--checkpoint", "RUN", "--records", "DIR", "--backend", "fast"], "there is no evaluation backend 'fast'"),
     ],
 )
 def test_mistakes_are_named(evaluate, capsys, flags, message):

@@ -78,7 +78,7 @@ def evaluate_results(
 
 def evaluate(ground_truth, results, category_ids=None, image_ids=None, kinds=("bbox", "segm"), backend="pycocotools"):
     """Returns the Evaluation of results; arguments and errors as in `evaluate_results`."""
-    backend_classes = _load(backend)
+    backend_classes = load_backend(backend)
     inputs = prepare_inputs(ground_truth, results, category_ids, image_ids, kinds)
     notes = inputs.notes
     found = Counter(a["category_id"] for a in inputs.annotations if not a.get("iscrowd"))
@@ -111,7 +111,12 @@ def _mean(table, what, iou, size, limit, classes=slice(None)):
     return float(np.mean(values)) if len(values) else UNDEFINED
 
 
-def _load(backend):
+def load_backend(backend):
+    """Returns the classes of a backend's data and of its evaluation.
+
+    Raises:
+        UserError: The backend is unknown or not installed.
+    """
     if backend not in BACKENDS:
         raise UserError(f"there is no evaluation backend {backend!r}; choose {' or '.join(BACKENDS)}")
     try:
