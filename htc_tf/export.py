@@ -13,6 +13,8 @@ inputs and outputs are described in docs/serving.md, the model in EXPORT/N/asset
 --xla it runs on any server; with it every padded shape and batch size is compiled as one computation, which needs a
 server with XLA and pays off on GPUs.
 """
+# Flags that say nothing about an ONNX file of the network alone.
+SAVED_MODEL = ("masks", "semantic", "roi_align", "xla", "batch_sizes", "max_pixels", "license")
 
 
 def parse():
@@ -61,19 +63,26 @@ def parse():
         metavar="NAME",
         help="license of the weights for the model card, such as Apache-2.0 (default: that of public weights)",
     )
-    return parser.parse_args()
+    flags = parser.parse_args()
+    given = [f"--{name}" for name in SAVED_MODEL if getattr(flags, name) != parser.get_default(name)]
+    if flags.onnx and given:
+        parser.error(f"{', '.join(given)}: only for the SavedModel; leave it out, or --onnx")
+    return flags
 
 
 def gin_params(flags):
     """Returns the gin bindings of the flags that change how the run's model is built."""
     if flags.xla and flags.roi_align == "crop_and_resize":
         raise UserError("--roi_align crop_and_resize: XLA has no such operation; leave it out, or --xla")
-    if flags.xla and flags.onnx:
-        raise UserError("--xla is for the SavedModel: leave it out, or --onnx")
-    align = flags.roi_align or ("xla" if flags.xla else "crop_and_resize")
-    nms = "xla" if flags.xla or flags.onnx else "combined"  # as in `serving.onnx.BINDINGS`
-    params = [f"XLA = {flags.xla}", f"RoIPooler.implementation = '{align}'", f"RPN.nms = '{nms}'"]
-    params.append(f"Postprocess.nms = '{nms}'")
+    if flags.onnx:
+        from htc_tf.serving.onnx import BINDINGS  # it imports TensorFlow
+
+        params = ["XLA = False", *BINDINGS]
+    else:
+        align = flags.roi_align or ("xla" if flags.xla else "crop_and_resize")
+        nms = "xla" if flags.xla else "combined"
+        params = [f"XLA = {flags.xla}", f"RoIPooler.implementation = '{align}'", f"RPN.nms = '{nms}'"]
+        params.append(f"Postprocess.nms = '{nms}'")
     if flags.precision:
         params.append(f"PRECISION = '{flags.precision}'")
     return params

@@ -16,9 +16,9 @@ TINY = str(Path(__file__).with_name("tiny.gin"))
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A run that was never trained."""
+    """A run of an XLA training, without checkpoints."""
     run = Run(tmp_path_factory.mktemp("run"))
-    run.create(config.load([TINY], [])[1], [{"id": 1, "name": "circle"}])
+    run.create(config.load([TINY], ["XLA = True"])[1], [{"id": 1, "name": "circle"}])
     return run.folder
 
 
@@ -35,7 +35,9 @@ def call(monkeypatch, run_folder, tmp_path):
         "htc_tf.serving.write.export",
         lambda detector, categories, folder, options: seen.append((detector.experiment, options)),
     )
-
+    monkeypatch.setattr(
+        "htc_tf.serving.onnx.export_onnx", lambda detector, *_: seen.append((detector.experiment, None))
+    )
     monkeypatch.setattr("htc_tf.serving.model_card.write_card", lambda *arguments: None)
 
     def run(*flags):
@@ -53,6 +55,7 @@ def parts(experiment):
 
 
 def test_defaults(call):
+    # However the run was trained, a server without XLA gets what it can compute.
     experiment, options = call()
     assert parts(experiment) == ("crop_and_resize", "combined", "combined") and not experiment.xla
     assert options == Options() and options.masks == ("masks_rle_bytes",) and options.batch_sizes == (1, 4)
@@ -63,9 +66,12 @@ def test_implementation_flags(call):
     experiment, options = call("--xla", "--batch_sizes", "1,2,8", "--precision", "bfloat16")
     assert parts(experiment) == ("xla", "xla", "xla") and experiment.precision == "bfloat16"
     assert options.xla and options.batch_sizes == (1, 2, 8)
-    # However the run was trained, a server without XLA gets what it can compute.
-    assert parts(call("--gin_param", "XLA=True")[0]) == ("crop_and_resize", "combined", "combined")
     assert parts(call("--roi_align", "xla")[0]) == ("xla", "combined", "combined")
+
+
+def test_onnx_is_built_of_operations_that_it_has(call):
+    experiment, _ = call("--onnx")
+    assert parts(experiment) == ("crop_and_resize", "xla", "xla") and not experiment.xla
 
 
 def test_output_flags(call):
@@ -78,7 +84,19 @@ def test_output_flags(call):
     ("flags", "named"),
     [
         (["--xla", "--roi_align", "crop_and_resize"], "--roi_align crop_and_resize"),
-        (["--xla", "--onnx"], "leave it out, or --onnx"),
+        (["--xla", "--onnx"], "--xla: only for the SavedModel"),
+        *(
+            (["--onnx", *flags.split()], f"{flags.split()[0]}: only for the SavedModel")
+            for flags in (
+                "--roi_align xla",
+                "--semantic",
+                "--masks none",
+                "--batch_sizes 1,2",
+                "--max_pixels 1000",
+                "--license MIT",
+            )
+        ),
+        (["--onnx", "--license", "MIT", "--semantic"], "--semantic, --license: only for the SavedModel; leave"),
         *(
             (["--batch_sizes", sizes], f"--batch_sizes {sizes}")
             for sizes in ("1,two", "0", "4,1", "2,2", "1,99999", "")
