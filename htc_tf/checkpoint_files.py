@@ -17,6 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from htc_tf import formats
@@ -83,6 +84,10 @@ class CheckpointFiles:
             problems.append(problem)
         return None, problems
 
+    def tensorflow_files(self, number):
+        """Returns the paths of a checkpoint's files, without its manifest, sorted."""
+        return sorted(path for other, path in self._numbered() if other == number and path.suffix != ".json")
+
     def begin(self, number, manifest):
         """Marks a checkpoint as unfinished, before TensorFlow writes it."""
         self.sweep()
@@ -93,7 +98,7 @@ class CheckpointFiles:
     def acknowledge(self, number):
         """Acknowledges a checkpoint that TensorFlow has written; returns once all of it is on the disk."""
         files = {}
-        for path in self._tensorflow_files(number):
+        for path in self.tensorflow_files(number):
             sync(path)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         sync(self.folder)
@@ -152,9 +157,6 @@ class CheckpointFiles:
             if match and path.is_file():
                 yield int(match[1]), path
 
-    def _tensorflow_files(self, number):
-        return sorted(path for other, path in self._numbered() if other == number and path.suffix != ".json")
-
     def _unfinished(self, number):
         manifest = self.manifest(number)
         return "files" in manifest and manifest["files"] is None
@@ -205,7 +207,7 @@ class CheckpointFiles:
             names = list(reader.get_variable_to_shape_map())
         except READ_ERRORS as error:
             return f"{index} is damaged: {reason_of(str(error))}"
-        data = [path for path in self._tensorflow_files(number) if path.suffix != ".index"]
+        data = [path for path in self.tensorflow_files(number) if path.suffix != ".index"]
         if not data:
             return f"{prefix}.data-* is missing"
         for name in names:
@@ -213,7 +215,7 @@ class CheckpointFiles:
                 value = reader.get_tensor(name)
             except READ_ERRORS as error:
                 return f"{' or '.join(map(str, data))} is damaged: {reason_of(str(error))}"
-            if name == STEP and value != number:
+            if name == STEP and (np.ndim(value) or value != number):
                 return f"{prefix} is damaged: it holds step {value}"
         return None
 

@@ -69,6 +69,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(run, suffix, 
     assert named in line and f"using {run.checkpoints / 'ckpt-4'}," in line
 
 
+@pytest.mark.parametrize("step", [[1, 1], [1], "one"])
+def test_a_step_that_is_no_number_is_damaged(tmp_path, step):
+    tf.train.Checkpoint(step=tf.Variable(step)).write(str(tmp_path / "ckpt-1"))
+    assert CheckpointFiles(tmp_path).problem(1).startswith(f"{tmp_path / 'ckpt-1'} is damaged: it holds step ")
+
+
 def test_two_damaged_checkpoints(run, capsys):
     damage(run.checkpoints / f"ckpt-6.{DATA}", "flipped")
     damage(run.checkpoints / f"ckpt-4.{INDEX}", "cut")

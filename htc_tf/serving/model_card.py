@@ -68,7 +68,9 @@ def write_card(version, run, config, categories, license=None, public=None):
     Returns:
         The card's Path.
     """
-    step, manifest = read_manifest(run)
+    files = CheckpointFiles(run.checkpoints)
+    step, _ = files.newest_intact()
+    manifest = {} if step is None else files.manifest(step)
     license = license or (public and public.license)
     named = [category["name"] for category in categories[:MAX_CLASSES]]
     card = TEMPLATE.format(
@@ -80,18 +82,13 @@ def write_card(version, run, config, categories, license=None, public=None):
         count=len(categories),
         classes=", ".join(named) + (", ... (classes.json)" if len(categories) > MAX_CLASSES else ""),
         results=describe_results(run, step, manifest, public),
-        hashes="\n".join(f"| {name} | `{digest}` |" for name, digest in list_hashes(version, manifest, config)),
+        hashes="\n".join(
+            f"| {name} | `{digest}` |" for name, digest in list_hashes(version, files.tensorflow_files(step), config)
+        ),
         config=config.strip(),
     )
     write_whole(version / CARD, card)
     return version / CARD
-
-
-def read_manifest(run):
-    """Returns the step and the manifest of the checkpoint that an export holds; (None, {}) without one."""
-    files = CheckpointFiles(run.checkpoints)
-    number, _ = files.newest_intact()
-    return number, {} if number is None else files.manifest(number)
 
 
 def describe_data(manifest, public):
@@ -108,8 +105,9 @@ def describe_results(run, step, manifest, public):
         found = {name: value for name, value in (("box AP", public.box_ap), ("mask AP", public.mask_ap)) if value}
         source = "Published for COCO val2017, not measured again."
     else:
-        metrics = manifest.get("metrics") or read_evaluation(run, step)
-        found = {name: f"{100 * metrics[key]:.1f}" for key, name in METRICS.items() if key in metrics}
+        metrics = read_metrics(manifest.get("metrics")) or read_evaluation(run, step)
+        # Negative without objects.
+        found = {name: f"{100 * metrics[key]:.1f}" for key, name in METRICS.items() if metrics.get(key, -1) >= 0}
         source = f"Measured on the validation records of the training, after step {step}."
     if not found:
         return "Not known: no evaluation of these weights is in the run (TODO: python -m htc_tf.eval)."
@@ -127,18 +125,26 @@ def read_evaluation(run, step):
     for line in lines:
         try:
             record = json.loads(line)
-            if record["step"] == step and any(name in record for name in METRICS):
-                found = {name: float(record[name]) for name in METRICS if name in record}
+            if record["step"] == step:
+                found = read_metrics(record) or found
         except (ValueError, KeyError, TypeError, RecursionError):  # a line that a crash has damaged
             continue
     return found
 
 
-def list_hashes(version, manifest, config):
+def read_metrics(record):
+    """Returns {name: number} of the METRICS in a dict; empty if it is damaged."""
+    try:
+        return {name: float(record[name]) for name in METRICS if name in record}
+    except (TypeError, ValueError, OverflowError):
+        return {}
+
+
+def list_hashes(version, checkpoint, config):
     """Yields (name, SHA-256) of the model's files, of the checkpoint's files and of the configuration."""
     for path in (version / "saved_model.pb", *sorted((version / "variables").glob("*"))):
         if path.is_file():
             yield path.relative_to(version).as_posix(), hash_file(path)
-    for name, row in (manifest.get("files") or {}).items():
-        yield f"checkpoint {name}", row["sha256"]
+    for path in checkpoint:  # not as its manifest says, which may be damaged
+        yield f"checkpoint {path.name}", hash_file(path)
     yield "configuration", hashlib.sha256(config.encode()).hexdigest()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from htc_tf.checkpoint_files import CheckpointFiles
 from htc_tf.run import Run
 from htc_tf.serving import model_card
 from htc_tf.weights.public_weights import WEIGHTS
@@ -55,6 +56,29 @@ def test_the_best_weights_have_their_own_metrics(version, run):
     path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"segm/AP": 0.5}}))
     card = model_card.write_card(version, run, "", CATEGORIES).read_text()
     assert "| mask AP |\n| --- |\n| 50.0 |" in card
+
+
+@pytest.mark.parametrize("metrics", [{"bbox/AP": "high"}, {"bbox/AP": 10**400}, {"bbox/AP": None}, 3, "bbox/AP", []])
+def test_metrics_of_a_damaged_manifest_are_not_taken(version, run, metrics):
+    path = run.checkpoints / "ckpt-4.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": metrics}))
+    assert "| 43.2 | 38.9 |" in model_card.write_card(version, run, "", CATEGORIES).read_text()
+
+
+@pytest.mark.parametrize("files", [{"x": 1}, {"ckpt-4.index": {"sha256": "b" * 64}}, 3, ["x"]])
+def test_hashes_are_those_of_the_files_not_of_a_damaged_manifest(version, run, files, monkeypatch):
+    monkeypatch.setattr(CheckpointFiles, "_read", lambda self, number: None)  # every value matches its checksum
+    path = run.checkpoints / "ckpt-4.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": files}))
+    card = model_card.write_card(version, run, "", CATEGORIES).read_text()
+    for name in ("ckpt-4.data-00000-of-00001", "ckpt-4.index"):
+        assert f"| checkpoint {name} | `{hashlib.sha256(b'x').hexdigest()}` |" in card
+    assert card.count("| checkpoint ") == 2
+
+
+def test_a_metric_without_objects_is_left_out(version, run):
+    run.metrics.write_text(json.dumps({"step": 4, "bbox/AP": 0.4321, "segm/AP": -1.0}))
+    assert "| box AP |\n| --- |\n| 43.2 |\n" in model_card.write_card(version, run, "", CATEGORIES).read_text()
 
 
 def test_a_run_that_states_nothing(version, tmp_path):
