@@ -25,6 +25,9 @@ def place_runs(mask: dict[str, Any], top: int, left: int, height: int) -> np.nda
     """
     side = mask["size"][0]
     edges = find_edges(mask)
+    # Runs may have no pixels: changes at the same pixel cancel in pairs.
+    changes, counts = np.unique(edges[:-1], return_counts=True)
+    edges = np.append(changes[counts % 2 == 1], edges[-1])
     starts, ends = edges[:-1:2], edges[1::2]
     # A run of the part may extend over several of its columns, whose pixels are apart in the whole image.
     first = starts // side

@@ -49,6 +49,29 @@ def test_runs_by_hand():
     assert ops.place_runs(encode(mask), 2, 1, 10).tolist() == [[13, 15], [22, 23]]
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([5, 0, 3, 0, 8], []),
+        ([5, 0, 11], []),
+        ([16, 0], []),
+        ([0, 0, 0, 3, 13], [[0, 3]]),
+        ([3, 2, 0, 2, 9], [[3, 4], [4, 7]]),
+        ([2, 2, 3, 0, 4, 2, 0, 0, 0, 2, 1], [[2, 4], [11, 12], [12, 15]]),
+        ([12, 4, 0], [[12, 16]]),
+    ],
+)
+def test_runs_without_pixels(counts, expected):
+    """They are valid: empty runs of the mask are left out, and those without background between them are one."""
+    encoded = coco_mask.frPyObjects({"size": [4, 4], "counts": counts}, 4, 4)
+    mask = {"size": [4, 4], "counts": encoded["counts"].decode()}
+    runs = ops.place_runs(mask, 0, 0, 4)
+    assert runs.tolist() == expected
+    assert ops.count_pixels(ops.unite_runs([runs, np.array([[13, 16]])])) == len(
+        {*range(13, 16), *(pixel for start, end in expected for pixel in range(start, end))}
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_strings_are_those_of_pycocotools(seed):
     masks = draw_masks(seed)
