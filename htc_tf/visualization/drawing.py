@@ -203,7 +203,8 @@ def _decoded(mask):
 
 
 def _area(box):
-    return float((box[2] - box[0]) * (box[3] - box[1]))
+    y1, x1, y2, x2 = map(float, box)  # float32 overflows at a box of 1e20 pixels, which a server may return
+    return (y2 - y1) * (x2 - x1)
 
 
 def _fitted(width, height, cell):

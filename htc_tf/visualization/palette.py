@@ -1,4 +1,4 @@
-"""Class colors that stay distinct, for color-blind readers too.
+"""Class colors that stay distinct, for color-blind readers too, up to 1,736 classes.
 
 The first colors are Okabe and Ito's seven, with a deeper sky blue, and violet in place of black, which is lost on
 images. Each further color is the vivid color farthest from all colors before it. The distance of two colors is the
@@ -21,6 +21,7 @@ SIGHTS = np.array(
     ]
 )
 WEIGHTS = np.array([0.45, 1, 1])
+SAME = 1e-6  # the distance of a color to itself, with rounding errors; those of different candidates are 1e-4 and more
 # Linear RGB to cone responses, and the cube roots of those to lightness and two hues: OKLab (Ottosson, 2020).
 CONES = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
 OKLAB = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
@@ -28,7 +29,10 @@ OKLAB = np.array([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259,
 
 @functools.cache
 def palette(count):
-    """Returns the first `count` colors, [count, 3] uint8 RGB. A longer palette begins with the shorter one."""
+    """Returns the first `count` colors, [count, 3] uint8 RGB. A longer palette begins with the shorter one.
+
+    There are 1,736 colors; from then on they repeat.
+    """
     chosen = [np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)]) for name in FIRST[:count]]
     steps = np.arange(0, 256, 17)  # 16 values a channel: 4,096 candidates
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -41,10 +45,13 @@ def palette(count):
     nearest = np.full(len(candidates), np.inf)  # each candidate's distance to the nearest chosen color
     for index in range(count):
         if index >= len(chosen):
-            chosen.append(candidates[np.argmax(nearest)])
+            farthest = np.argmax(nearest)
+            if nearest[farthest] < SAME:
+                break
+            chosen.append(candidates[farthest])
         distances = np.linalg.norm(seen - _appearance(chosen[index][None]), axis=-1)
         nearest = np.minimum(nearest, (WEIGHTS[:, None] * distances).min(axis=0))
-    return np.array(chosen, np.uint8).reshape(count, 3)
+    return np.array(chosen, np.uint8).reshape(-1, 3)[np.arange(count) % max(len(chosen), 1)]
 
 
 def readable_on(color):

@@ -206,6 +206,11 @@ def test_a_label_of_any_name_fits(image, name):
     assert add_legend(Image.fromarray(image), [(name, palette(1)[0])]).width == WIDTH
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_box_far_beyond_the_image(image):
+    assert draw(image, [[0, 0, 3e38, 3e38]], [0], ["x"], [0.9]).shape == draw(image, BOX, [0], ["x"], [0.9]).shape
+
+
 def test_a_long_name_keeps_its_score(image):
     long, longer = (draw(image, BOX, [0], ["w" * count], [0.9]) for count in (300, 3000))
     np.testing.assert_array_equal(long, longer)
@@ -217,6 +222,9 @@ def test_palette():
     np.testing.assert_array_equal(palette(12), palette(91)[:12])
     assert palette(0).shape == (0, 3)
     assert len(np.unique(palette(300), axis=0)) == 300
+    colors = palette(3000)
+    assert len(np.unique(colors, axis=0)) == 1736
+    np.testing.assert_array_equal(colors[1736:], colors[: 3000 - 1736])
     assert readable_on((240, 228, 66)) == (20, 20, 24) and readable_on((0, 114, 178)) == (255, 255, 255)
     # A deuteranope (Viénot 1999: red and green give one signal) still sees the first eight apart.
     red, green, blue = (palette(8) / 255.0).T ** 2.2
