@@ -78,8 +78,10 @@ def select_softly(
 
     found = (tf.TensorArray(dtype, size=keep) for dtype in (tf.float32, tf.float32, tf.int32))
     _, _, *found = tf.while_loop(lambda step, *_: step < keep, select, (0, scores, *found), maximum_iterations=keep)
-    # Each array is [keep, B, ...]; unstacked and stacked again to [B, keep, ...] with a static length.
-    boxes, scores, labels = (tf.stack(tf.unstack(x.stack(), keep), axis=1) for x in found)
+    boxes, scores, labels = (x.stack() for x in found)  # [keep, B, 4], [keep, B], [keep, B]
+    # The stacked arrays have no static length.
+    boxes = tf.ensure_shape(tf.transpose(boxes, [1, 0, 2]), [None, keep, 4])
+    scores, labels = (tf.ensure_shape(tf.transpose(x, [1, 0]), [None, keep]) for x in (scores, labels))
     valid = scores > NEG_INF
     return Detections(
         tf.where(valid[..., None], boxes, 0.0), tf.where(valid, scores, 0.0), tf.where(valid, labels, 0), valid

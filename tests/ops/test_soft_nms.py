@@ -81,6 +81,19 @@ def test_nothing_valid_selects_nothing():
         assert not np.any(field)
 
 
+def test_the_graph_does_not_grow_with_the_detections():
+    def count_tensors(keep):
+        select = tf.function(lambda *x: select_softly(*x, 0.05, keep), autograph=False)
+        specs = (
+            tf.TensorSpec(shape, dtype) for shape, dtype in (([None, 9, 4], tf.float32), ([None, 9, 2], tf.float32))
+        )
+        graph = select.get_concrete_function(*specs, tf.TensorSpec([None, 9], tf.bool))
+        assert [tuple(shape) for shape in graph.output_shapes[:3]] == [(None, keep, 4), (None, keep), (None, keep)]
+        return sum(len(operation.outputs) for operation in graph.graph.get_operations())
+
+    assert count_tensors(100) == count_tensors(10)
+
+
 def test_an_unknown_method_is_the_users_mistake():
     with pytest.raises(UserError, match="'hard'"):
         select_softly(tf.zeros([1, 1, 4]), tf.zeros([1, 1, 1]), tf.ones([1, 1], tf.bool), 0.0, 1, "hard")
