@@ -20,6 +20,7 @@ from htc_tf.record_settings import steps_per_epoch
 from htc_tf.training.checks import load_records
 from htc_tf.training.epochs import describe_interval, describe_steps
 from htc_tf.training.guard import flatten
+from htc_tf.training.kept import train_mask_heads
 from htc_tf.training.memory import estimate_memory
 from htc_tf.training.validation import describe_evaluations
 
@@ -144,10 +145,7 @@ def run_mask_heads(model, rows, training):
     if not training:
         outputs = mask_information_flow(heads, features, model.mask_info_flow)
         return [head(output) for head, output in zip(heads, outputs, strict=True)]
-    # In training each stage has its own RoIs, which also pass through the previous heads if information flows.
-    flow = model.mask_info_flow
-    chains = [heads[0 if flow else stage : stage + 1] for stage in range(len(heads))]
-    return [chain[-1](mask_information_flow(chain, features, flow, training=True)[-1]) for chain in chains]
+    return train_mask_heads(model, [features] * len(heads))
 
 
 def parameter_lines(model, parts):

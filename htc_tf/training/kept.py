@@ -85,13 +85,18 @@ def run_parts(model, images, sizes):
 
 def run_mask_heads(model):
     """Returns each stage's mask logits, of as many RoIs as a trained network has positives."""
-    heads, results = model.mask_heads, []
-    for index in range(len(heads)):
-        # Each stage has its own RoIs, which also pass through the previous heads if information flows.
-        chain = heads[0 if model.mask_info_flow else index : index + 1]
-        rows = math.ceil(model.roi_sampler.mask_limit * SHARES[min(index, len(SHARES) - 1)])
-        pooled = draw_features(model, rows, "mask_size")
-        results.append(chain[-1](mask_information_flow(chain, pooled, model.mask_info_flow, training=True)[-1]))
+    shares = [SHARES[min(index, len(SHARES) - 1)] for index in range(len(model.mask_heads))]
+    rows = [math.ceil(model.roi_sampler.mask_limit * share) for share in shares]
+    return train_mask_heads(model, [draw_features(model, count, "mask_size") for count in rows])
+
+
+def train_mask_heads(model, pooled):
+    """Returns each stage's mask logits in training, given the features [P, S, S, C] of its own RoIs."""
+    heads, flow, results = model.mask_heads, model.mask_info_flow, []
+    for index, features in enumerate(pooled):
+        # A stage's RoIs also pass through the previous heads if information flows.
+        chain = heads[0 if flow else index : index + 1]
+        results.append(chain[-1](mask_information_flow(chain, features, flow, training=True)[-1]))
     return results
 
 
