@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 MAX_AXES = 32
+MAX_KEY_BITS = 60  # of an integer as a key; the keys of old optimizers are addresses
+MAX_KEY_LETTERS = 10_000
 BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
 DTYPE_CODE = re.compile(r"[<>=|]?([biuf][0-9]{1,2}|\?)")
 
@@ -153,9 +155,15 @@ def encode(text: str, encoding: str) -> bytes:
 
 
 def check_key(key: Any) -> Any:
-    """Returns a valid key of a dict; nested tuples could take forever to hash."""
-    if not isinstance(key, str | bytes | int | float | Inert | None):
+    """Returns a valid key of a dict; others could take forever to hash or to compare."""
+    if not isinstance(key, str | bytes | int | float | Inert | None):  # such as nested tuples
         raise ValueError(f"a {type(key).__name__} as a key")
+    # Python hashes integers modulo 2^61 - 1: a dict of larger ones can be a list that is searched for each key.
+    if isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
+        raise ValueError(f"a key of more than {MAX_KEY_BITS} bits")
+    # Two equal texts are compared letter by letter, each time that one of them is looked up.
+    if isinstance(key, str | bytes) and len(key) > MAX_KEY_LETTERS:
+        raise ValueError(f"a key of more than {MAX_KEY_LETTERS} letters")
     return key
 
 

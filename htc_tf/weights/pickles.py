@@ -106,7 +106,7 @@ class ArrayUnpickler:
         plain = all(isinstance(part, str) for part in (kind, dtype, key)) and type(count) is int
         if not plain or kind != "storage" or dtype not in DTYPES or any(part is not None for part in view):
             raise ValueError("a reference to something other than a storage of numbers")
-        return self.storages.setdefault(key, Storage(DTYPES[dtype], count))
+        return self.storages.setdefault(check_key(key), Storage(DTYPES[dtype], count))
 
     def do_nothing(self, argument: Any) -> None:
         pass
@@ -195,6 +195,9 @@ class ArrayUnpickler:
         return self.stack[-1]
 
     def do_put(self, key: Any) -> None:
+        # Larger integers could share a hash, as in `check_key`.
+        if not 0 <= key <= MAX_INSTRUCTIONS:
+            raise ValueError("an index of the memo beyond the number of instructions")
         self.memo[key] = self.stack[-1]
 
     do_binput = do_long_binput = do_put

@@ -62,6 +62,17 @@ PICKLES = {
     "memo far away": b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".",
     "memo by text": b"Np99999999999\n.",
     "memo and nothing else": b"N" + b"".join(b"r" + struct.pack("<I", 2**31 - i) for i in range(1, 300_000)) + b".",
+    "keys of one hash": b"\x80\x02}("
+    + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(1, 10_001))
+    + b"u.",
+    "memo of one hash": b"N" + b"".join(b"p%d\n" % (i * (2**61 - 1)) for i in range(1, 10_001)) + b".",
+    "a long key again and again": b"\x80\x02}("
+    + text("x" * 100_000)
+    + b"N"
+    + text("x" * 100_000)
+    + b"q\x00N"
+    + b"h\x00N" * 100_000
+    + b"u.",
     "tuples twice as deep": b"\x80\x02" + nest(60) + b".",
     "tuples as a key": b"\x80\x02}" + nest(60) + b"Ns.",
     "tuples as keys of an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n(](" + nest(60) + b"NtatR.",

@@ -16,7 +16,7 @@ from htc_tf.weights.sources import read_weights
 from htc_tf.weights.swin_names import SWIN_MARK
 from tests import forks
 from tests.weights import reading
-from tests.weights.hostile_files import ARCHIVES, PICKLES
+from tests.weights.hostile_files import ARCHIVES, PICKLES, storage
 
 # Reads the files in a separate process, with limits of memory and processor time beyond those of importing TensorFlow.
 MEMORY, SECONDS = 600_000_000, 60
@@ -72,6 +72,41 @@ def test_a_shared_array_is_read(write, tmp_path):
     arrays = collect(read(tmp_path / "file"), tmp_path / "file")
     for array in arrays.values():
         np.testing.assert_array_equal(array, flat.astype("f4"))
+
+
+@pytest.mark.parametrize(
+    ("content", "allowed"),
+    [
+        ({2**60 - 1: 1, 1 - 2**60: 2, "x" * 10_000: 3, b"y": 4, 0.5: 5, None: 6}, True),
+        ({2**60: 1}, False),
+        ({-(2**61) + 1: 1}, False),
+        (OrderedDict([(2**61 - 1, 1)]), False),
+        ({"x" * 10_001: 1}, False),
+        ({b"x" * 10_001: 1}, False),
+    ],
+)
+def test_keys_are_hashed_and_compared_quickly(tmp_path, content, allowed):
+    """Python hashes integers modulo 2^61 - 1, and compares equal texts letter by letter."""
+    path = tmp_path / "file"
+    path.write_bytes(pickle.dumps(content, 4))
+    if allowed:
+        assert read(path) == content
+        return
+    with pytest.raises(UserError, match=r"a key of more than (60 bits|10000 letters)"):
+        read(path)
+
+
+@pytest.mark.parametrize("index", [-1, 1_000_001, 2**61 - 1])
+def test_an_index_of_the_memo_is_a_count(tmp_path, index):
+    (tmp_path / "file").write_bytes(b"Np%d\n." % index)
+    with pytest.raises(UserError, match="the memo"):
+        read(tmp_path / "file")
+
+
+def test_a_long_name_of_a_storage_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"\x80\x02" + storage(1, "0" * 10_001) + b".")
+    with pytest.raises(UserError, match="a key of more than 10000 letters"):
+        read(tmp_path / "file")
 
 
 def test_a_device_is_refused():
