@@ -105,8 +105,8 @@ def to_arrays(model: HTC, framework: Framework, partial: bool = False) -> dict[s
     nameless = [variable.name for variable in model.variables if id(variable) not in covered]
     if nameless and not partial:
         raise ValueError(
-            f"{framework.name} has no name for {len(nameless)} of the model's {len(model.variables)} variables, such as "
-            f"{nameless[0]}: partial=True leaves them out"
+            f"{framework.name} has no name for {len(nameless)} of the model's {len(model.variables)} variables, "
+            f"such as {nameless[0]}: partial=True leaves them out"
         )
     for name, variable, layout in table:
         arrays[name] = np.ascontiguousarray(layout.theirs(variable.numpy(), model))

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,13 @@ import numpy as np
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError
+from htc_tf.run import Run, sync
 from htc_tf.weights.assign import Unmatched, load
 from htc_tf.weights.sources import SOURCES, read_weights
 
 if TYPE_CHECKING:
     from htc_tf.experiment import Experiment
     from htc_tf.models.htc import HTC
-    from htc_tf.run import Run
 
 
 # target_stds of the third stage in the Paddle port; 0.033 and 0.067 elsewhere.
@@ -74,13 +75,28 @@ def convert(
     unmatched = load(model, weights.arrays, weights.framework)
     kept = check_unmatched(unmatched, patterns, SOURCES[weights.source].absent, path)
 
-    run.create(config, categories)
-    Checkpoints(run, model).save(0)
+    write_run(run, config, categories, model)
     foreign = weights.source == "paddle" and not has_paddle_stds(model)
     for note in [*weights.notes, *([PADDLE_NOTE] if foreign else [])]:
         print(f"note: {note}", file=sys.stderr)
     count = len(model.variables)
     return count - kept, count
+
+
+def write_run(run: Run, config: str, categories: list[dict[str, Any]], model: HTC) -> None:
+    """Writes a run aside and renames its files: whatever fails on the way, such as a full disk, leaves none of them."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(prefix=".aside", dir=run.folder)
+    except OSError as error:
+        raise UserError(f"{run.folder} cannot be written ({error.strerror}): name another folder") from error
+    with aside:
+        made = Run(aside.name)
+        made.create(config, categories)
+        Checkpoints(made, model).save(0)
+        for path in made.folder.iterdir():
+            path.rename(run.folder / path.name)
+        sync(run.folder)
 
 
 def check_new(run: Run) -> None:
@@ -163,9 +179,15 @@ def read_categories(annotations: str | os.PathLike, num_classes: int) -> list[di
     try:
         rows = json.loads(Path(annotations).read_text(encoding="utf-8-sig"))["categories"]
         names = {row["id"]: row["name"] for row in rows}
+        if not all(type(key) is int for key in names):
+            raise ValueError("an id is not a whole number")
+        if not all(isinstance(name, str) for name in names.values()):
+            raise ValueError("a name is not a string")
+        if len(names) != len(rows):
+            raise ValueError("an id occurs twice")
     except OSError as error:
         raise UserError(f"--annotations {annotations} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"--annotations {annotations} is not a COCO annotation file ({error})") from error
     if len(names) != num_classes:
         raise UserError(

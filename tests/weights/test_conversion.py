@@ -1,5 +1,6 @@
 """Conversion: from a checkpoint file to a run that restores and starts a training; and the files that it refuses."""
 
+import errno
 import json
 import os
 import sys
@@ -251,6 +252,48 @@ def test_a_file_with_code_ends_with_status_2(refused, write, tmp_path, source, w
     (line,) = refused(source, tmp_path / "x")
     assert str(tmp_path / "x") in line and "system" in line
     assert not (tmp_path / "marker").exists()
+
+
+def test_nothing_remains_on_a_full_disk(convert, write, arrays, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "ckpt-0.json")
+
+    write.pytorch_zip(tmp_path / "x.pth", arrays)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(conversion.Checkpoints, "save", fail)
+        convert("mmdet", tmp_path / "x.pth")
+    assert "No space left" in capsys.readouterr().err and os.listdir(folder) == ["notes.txt"]
+    run, *_ = convert("mmdet", tmp_path / "x.pth")
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "classes.json", "config.gin", "notes.txt"}
+    assert_same(mmdet_arrays(restored(run)), arrays)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"id": 1, "name": "a"}, {"id": "b", "name": "c"}], "an id is not a whole number"),
+        ([{"id": True, "name": "a"}, {"id": 2, "name": "c"}], "an id is not a whole number"),
+        ([{"id": 1, "name": None}, {"id": 2, "name": "c"}], "a name is not a string"),
+        ([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}, {"id": 2, "name": "c"}], "an id occurs twice"),
+        ([{"id": [], "name": "a"}], "unhashable"),
+        (3, "not iterable"),
+    ],
+)
+def test_categories_of_other_types_are_refused(tmp_path, rows, reason):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"categories": rows}))
+    with pytest.raises(UserError, match=rf"^--annotations {path} is not a COCO annotation file \(.*{reason}"):
+        conversion.read_categories(path, 2)
+
+
+def test_deeply_nested_annotations_are_refused(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is not a COCO annotation file"):
+        conversion.read_categories(path, 2)
 
 
 def test_names_of_classes():
