@@ -13,7 +13,7 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 from htc_tf.gin_aliases import accept_former_names
-from htc_tf.gin_bindings import bound_names, drop_bindings, superseded
+from htc_tf.gin_bindings import drop_bindings, superseded
 from htc_tf.gin_errors import reading, shorten
 from htc_tf.gin_macros import record_macros
 from htc_tf.ranges import FLAG, TEXT, check_range, choice, either, number, optional, whole
@@ -64,6 +64,7 @@ CONFIGURABLES = (
     *(f"models.backbones.{name}" for name in ("resnet", "swin", "vit")),
 )
 
+PARAMS = "--gin_param"  # the name of its bindings in messages
 EXAMPLE = "an experiment config, such as --gin_file gin/htc_r50_fpn_1x_coco.gin"
 MODEL = "Experiment.build_model"  # what an experiment config binds, and an override does not
 
@@ -120,8 +121,8 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         in_run = len(former.met)
         for path in paths:
             parse_file(gin, path, macros)
-        macros.text_name = "--gin_param"
-        with reading("--gin_param"):
+        macros.text_name = PARAMS
+        with reading(PARAMS):
             gin.parse_config(gin_params)
         own_former = former.met[in_run:]
         with reading("gin configuration"):
@@ -133,8 +134,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         with reading("gin configuration"):
             gin.finalize()
         experiment = build_experiment()
-        own_text = "\n".join([*(path.read_text() for path in paths[-1:]), *gin_params])
-        own_names = {former.replace_binding(name) for name in bound_names(own_text)}
+        own_names = set().union(*(macros.names[str(source)] for source in (*paths[-1:], PARAMS)))
         resolved, operative = gin.config_str(), gin.operative_config_str()
         resolved = drop_bindings(resolved, superseded(resolved, operative, MACROS, own_names, macros.replaced))
     if decided:
@@ -153,7 +153,7 @@ def read_run(gin, run, paths, gin_params, trust_config, macros):
     with reading(run.config):
         if modules is not None:
             check_trust(text, run, modules)
-        macros.bindings.clear()  # the two checks have parsed as well
+        macros.clear()  # the two checks have parsed as well
         macros.text_name = run.config
         gin.parse_config(text)
 

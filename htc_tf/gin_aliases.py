@@ -50,14 +50,6 @@ class FormerNames:
             parameter = ALIASES[former].rpartition(".")[2]
         return selector, parameter
 
-    def replace_binding(self, name):
-        """Returns the present name of a binding: "a/Stage.stds" gives "a/Stage.target_stds"; a macro stays as it is."""
-        *scopes, name = name.split("/")
-        selector, dot, parameter = name.rpartition(".")
-        if dot:
-            selector, parameter = self.replace(selector, parameter)
-        return "/".join([*scopes, f"{selector}{dot}{parameter}"])
-
     def describe(self, names):
         """Returns "Objective is now HTCLoss, ..." of keys of ALIASES, each once."""
         return ", ".join(f"{name} is now {ALIASES[name]}" for name in dict.fromkeys(names))

@@ -1,7 +1,8 @@
-"""Macros of a configuration before anything is built: their values, and which file or flag binds each."""
+"""Bindings of a configuration before anything is built: values of macros, and which file or flag binds each name."""
 
 import contextlib
 import copy
+from collections import defaultdict
 
 from htc_tf.errors import UserError
 
@@ -15,11 +16,33 @@ class Macros:
         text_name: Name, for messages, of the text that is parsed next, if it is not a file.
         bindings: [(parser, source, macro, value)], in the order of the configuration: each file and each text has a
             parser of its own, and `source` names it.
+        names: {source: {name}} of everything that a file or a text binds itself, without its includes. The names are
+            those of gin's own text: "scope/Name.parameter", or that of a macro.
         replaced: {name} of the macros that values referred to which `bind` has replaced.
     """
 
     def __init__(self, gin):
         self.gin, self.text_name, self.bindings, self.replaced = gin, None, [], set()
+        self.names = defaultdict(set)
+
+    def clear(self):
+        """Forgets the bindings of what was parsed only to check it."""
+        self.bindings.clear()
+        self.names.clear()
+
+    def record(self, parser, source, statement):
+        """Records a gin BindingStatement."""
+        scope, selector, parameter, value, _ = statement
+        prefix = f"{scope}/" if scope else ""
+        if parameter:
+            registry = self.gin.config._REGISTRY
+            found = registry.matching_selectors(selector)
+            selector = registry.minimal_selector(found[0]) if len(found) == 1 else selector
+            # `NAME/macro.value = ...` is gin's other way to write `NAME = ...`.
+            self.names[source].add(scope if selector == "macro" else f"{prefix}{selector}.{parameter}")
+        else:
+            self.names[source].add(f"{prefix}{selector}")
+            self.bindings.append((parser, source, selector, value))
 
     def read(self, names):
         """Returns {name: value} of the macros and parameters that are bound, with references resolved."""
@@ -80,13 +103,13 @@ def key(name):
 
 @contextlib.contextmanager
 def record_macros(gin):
-    """Yields a Macros that records the macro bindings that gin parses inside a "with" block."""
+    """Yields a Macros that records the bindings that gin parses inside a "with" block."""
     from gin import config_parser
 
     macros, parser = Macros(gin), config_parser.ConfigParser
 
     class Parser(parser):
-        """Records bindings of the form `NAME = value`; there is one parser for each file and each text."""
+        """Records bindings; there is one parser for each file and each text."""
 
         def __init__(self, source, delegate):
             self.source = getattr(source, "name", macros.text_name)
@@ -94,8 +117,8 @@ def record_macros(gin):
 
         def parse_statement(self):
             statement = super().parse_statement()
-            if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-                macros.bindings.append((self, self.source, statement.selector, statement.value))
+            if isinstance(statement, config_parser.BindingStatement):
+                macros.record(self, self.source, statement)
             return statement
 
     config_parser.ConfigParser = Parser

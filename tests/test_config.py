@@ -92,6 +92,41 @@ def test_a_parameter_may_be_bound_without_its_macro():
         config.load([PAPER], ["WARMUP_STEP=7"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Swin.window = 5",
+        "Swin.window  =5",
+        "Swin.window \\\n  = 5",
+        "Swin:\n  window = 5",
+        "htc_tf.models.backbones.swin.Swin.window = 5",
+        "backbones.swin.Swin:\n  window = 5",
+    ],
+)
+def test_an_unused_binding_is_refused_however_it_is_written(tmp_path, text):
+    last = tmp_path / "last.gin"
+    last.write_text(f"{text}\n")
+    for files, params in (([PAPER, last], []), ([PAPER], [text])):
+        with pytest.raises(UserError, match=r"nothing used Swin\.window;"):
+            config.load(files, params)
+
+
+@pytest.mark.parametrize("text", ["WARMUP_STEPS = 5", "WARMUP_STEPS/macro.value = 5", "a/b = 5", "a/Swin.window = 5"])
+def test_an_unused_macro_or_scope_is_refused_however_it_is_written(text):
+    name = text.partition("/macro")[0].partition(" ")[0]
+    with pytest.raises(UserError, match=rf"nothing used {name};"):
+        config.load([PAPER], ["StepSchedule.warmup_steps=7", text])
+
+
+def test_a_replaced_binding_of_an_earlier_file_is_dropped(tmp_path):
+    """Only the last file and the flags must be used completely: their includes may be replaced like earlier files."""
+    (tmp_path / "swin.gin").write_text("include 'gin/options/swin_t.gin'\nHTC.backbone = @ResNet()\n")
+    earlier = tmp_path / "earlier.gin"
+    earlier.write_text("Swin.window = 5\nHTC.backbone = @ResNet()\n")
+    for files in ([PAPER, tmp_path / "swin.gin"], [PAPER, "gin/options/swin_t.gin", earlier, "gin/options/ema.gin"]):
+        assert "Swin" not in config.load(files, [])[1]
+
+
 def test_a_missing_module_is_named(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text("import no_such_module\n")
