@@ -20,6 +20,7 @@ from typing import Any
 from htc_tf.errors import UserError
 
 MAX_TEXT = 80  # characters of a refused value in a message
+MAX_ITEMS = 1000  # of a list
 MAX_WHOLE = 10**9  # no parameter may ask for more of anything than a machine holds
 
 
@@ -52,20 +53,21 @@ class Number:
 
 @dataclass(frozen=True)
 class Each:
-    """Range of lists and tuples: every item is within `item`; their number is `count`, or at least `minimum`."""
+    """Range of lists and tuples: every item is within `item`; their number is `count`, or `minimum` to `maximum`."""
 
     item: Any
     count: int | None = None
     minimum: int = 1
+    maximum: int = MAX_ITEMS
 
     def allows(self, value):
-        if not isinstance(value, (list, tuple)) or not all(map(self.item.allows, value)):
+        if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS or not all(map(self.item.allows, value)):
             return False
-        return len(value) == self.count if self.count is not None else len(value) >= self.minimum
+        return len(value) == self.count if self.count is not None else self.minimum <= len(value) <= self.maximum
 
     def __str__(self):
-        size = f"{self.count} items" if self.count is not None else f"{self.minimum} or more items"
-        return f"a list{f' of {size}' if self.count or self.minimum else ''}, each {self.item}"
+        size = self.count if self.count is not None else f"{self.minimum} to {self.maximum}"
+        return f"a list of {size} items, each {self.item}"
 
 
 @dataclass(frozen=True)

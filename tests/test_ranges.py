@@ -9,6 +9,7 @@ import pytest
 from htc_tf import config, gin_errors
 from htc_tf.errors import UserError
 from htc_tf.models.backbones.keras_cv import NETWORKS
+from htc_tf.models.mask_head import MaskHead
 from htc_tf.ranges import FLAG, Each, check_range, check_ranges, choice, number, optional, whole
 
 config.import_gin()
@@ -123,6 +124,7 @@ def test_every_parameter_has_a_range(part):
         ("StepSchedule.milestones=(8, 11)", "StepSchedule.milestones = (8, 11)"),
         ("StepSchedule.milestones=0.5", "StepSchedule.milestones = 0.5"),
         ("MASKS='False'", "MASKS = 'False'"),
+        ("TestTimeAugmentation.scales=[" + "1.0," * 33 + "]", "a list of 1 to 32 items, each a number, more than 0"),
         ("RPN.nms='nonsense'", "RPN.nms = 'nonsense'"),
         ("Postprocess.nms='nonsense'", "Postprocess.nms = 'nonsense'"),
         ("ResNet.frozen_stages=9", "ResNet.frozen_stages = 9"),
@@ -141,11 +143,20 @@ def test_every_parameter_has_a_range(part):
 )
 def test_a_configuration_out_of_range_is_named(param, named):
     with pytest.raises(UserError) as refused:
-        config.load(["gin/htc_r50_fpn_1x_coco.gin"], [param])
+        config.load(["gin/htc_r50_fpn_1x_coco.gin"], ["HTC.test_time = @TestTimeAugmentation()", param])
     assert named in str(refused.value)
 
 
+def test_a_mask_head_has_no_norm_over_its_rows():
+    """It also processes rows that pad a batch."""
+    for norm in ("batch", "sync_batch"):
+        with pytest.raises(UserError, match=rf"^MaskHead\.norm = '{norm}': must be one of None, 'frozen_batch', "):
+            MaskHead(2, norm=norm)
+
+
 def test_ranges():
+    assert Each(number(0, 1)).allows([0] * 1000) and not Each(number(0, 1)).allows([0] * 1001)
+    assert Each(number(0, 1), maximum=2).allows([0, 0]) and not Each(number(0, 1), maximum=2).allows([0] * 3)
     assert number(0, below=1).allows(0) and not number(0, below=1).allows(1)
     assert not number(above=0).allows(0) and whole(-1, 4).allows(-1)
     assert optional(whole(1)).allows(None) and not whole(1).allows(None)

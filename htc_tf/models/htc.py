@@ -125,6 +125,8 @@ class HTC(StageBranches):
         self._check_channels()
         self.average_masks, self.drop_refined_truth, self.drop_empty = average_masks, drop_refined_truth, drop_empty
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        if hasattr(backbone, "set_pixels"):
+            backbone.set_pixels(self.pixel_mean, self.pixel_std)
         self.test_time, self.xla = test_time, xla
 
     def _check_channels(self):
@@ -207,15 +209,15 @@ class HTC(StageBranches):
             return self.test_time(self, images, sizes)
         return self.detect(self(images, sizes))
 
-    def build_variables(self, blank: bool = False, divisor: int = 32) -> None:
+    def build_variables(self, blank: bool = False, side: int = 32) -> None:
         """Creates all variables by a forward pass over an image that is all padding, in which nothing is found.
 
         Args:
             blank: If True, all variables are zero, for a checkpoint to replace.
-            divisor: int, side of the image.
+            side: int, height and width of the image, a multiple of 32.
         """
         with creating_variables(blank):
-            self.infer(tf.zeros([1, divisor, divisor, 3], tf.uint8), tf.zeros([1, 2]))
+            self.infer(tf.zeros([1, side, side, 3], tf.uint8), tf.zeros([1, 2]))
 
     def extract_pyramids(
         self, images: tf.Tensor, sizes: tf.Tensor, training: bool = False, with_assistant: bool = False

@@ -6,7 +6,7 @@ import gin
 import tensorflow as tf
 
 from htc_tf.models.layers import Convolution
-from htc_tf.models.norms import NORM
+from htc_tf.models.norms import ROW_NORM
 from htc_tf.models.residual import make_convs
 from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
 
@@ -16,7 +16,7 @@ from htc_tf.ranges import CHANNELS, FLAG, check_ranges, whole
     num_classes=whole(1),
     channels=CHANNELS,
     num_convs=whole(0, 100),
-    norm=NORM,
+    norm=ROW_NORM,
     residual=FLAG,
 )
 class MaskHead(tf.keras.layers.Layer):
@@ -36,7 +36,8 @@ class MaskHead(tf.keras.layers.Layer):
             num_classes: int, K.
             channels: int, output channels of each convolution.
             num_convs: int, number of 3x3 convolutions.
-            norm: str, a kind of `norms.make_norm`, or None.
+            norm: str, a kind of `norms.make_norm`, or None. No batch norm on statistics of the batch: `map_valid_rows`
+                also gives the head rows that are not valid.
             residual: If True, each two convolutions are a residual block (SCNet).
         """
         super().__init__(name=name)

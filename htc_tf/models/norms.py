@@ -12,6 +12,8 @@ BATCH_NORM_EPSILON = 1e-5
 CHANNEL_NORM_EPSILON = 1e-6  # detectron2's, ConvNeXt's and ViT's
 # Values of the parameter `norm` of all parts.
 NORM = choice(None, "frozen_batch", "constant_batch", "batch", "sync_batch", "group", "layer", "channel")
+# Those that normalize each row of a batch on its own, for layers that also process rows which only pad it.
+ROW_NORM = choice(None, "frozen_batch", "constant_batch", "group", "layer", "channel")
 
 
 class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):

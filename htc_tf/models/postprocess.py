@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.ops.nms import select_detections
 from htc_tf.ops.soft_nms import METHODS, select_softly
 from htc_tf.ranges import FLAG, FRACTION, check_ranges, choice, number, optional, whole
@@ -43,11 +44,13 @@ class Postprocess:
                 soft-NMS, above which its score is lowered.
             keep: int, detections of an image, D.
             average: "logits" (mmdetection, Paddle) or "probabilities" (detectron2), what is averaged over the stages.
-            nms: "combined", "xla", or "auto": "xla" where `xla` is set.
-            xla: If True, the model will be compiled by XLA.
+            nms: "combined", "xla", or "auto": "xla" where `xla` is set, else "combined".
+            xla: If True, the model will be compiled by XLA, which has no combined NMS.
             soft: "linear" or "gaussian" for soft-NMS (arXiv:1704.04503) instead of `nms`, or None.
             soft_sigma: float, width of "gaussian"; the larger, the less the scores of overlapping boxes are lowered.
         """
+        if xla and nms == "combined" and soft is None:
+            raise UserError("Postprocess.nms = 'combined' has no kernel in XLA: with XLA = True, give 'auto' or 'xla'")
         self.score_threshold, self.nms_threshold, self.keep = score_threshold, nms_threshold, keep
         self.average = average
         self.nms = ("xla" if xla else "combined") if nms == "auto" else nms

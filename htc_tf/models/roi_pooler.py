@@ -8,6 +8,7 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.ops import roi_align as ops
 from htc_tf.ranges import FLAG, check_ranges, choice, number, whole
 from htc_tf.structures import FeatureMaps, RoIs
@@ -62,6 +63,11 @@ class RoIPooler(tf.keras.layers.Layer):
             xla: If True, the model will be compiled by XLA.
         """
         super().__init__(name=name)
+        if xla and implementation == "crop_and_resize":
+            raise UserError(
+                "RoIPooler.implementation = 'crop_and_resize' has no kernel in XLA: with XLA = True, give 'auto' or "
+                "'xla'"
+            )
         if implementation == "auto":
             implementation = "xla" if xla else "crop_and_resize"
         self.box_size, self.mask_size = box_size, mask_size

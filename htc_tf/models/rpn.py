@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.models.layers import Convolution
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.anchors import pyramid_anchors
@@ -60,10 +61,12 @@ class RPN(tf.keras.layers.Layer):
                 as it has anchors; None for the pre-NMS top-k.
             minimum_size: float, pixels that a proposal's height and width exceed; Paddle has 1.
             nms_threshold: float, IoU with a better box above which a box is suppressed.
-            nms: "combined", "xla", or "auto": "xla" where `xla` is set.
+            nms: "combined", "xla", or "auto": "xla" where `xla` is set, else "combined".
             xla: If True, the model will be compiled by XLA, which has no combined NMS.
         """
         super().__init__(name=name)
+        if xla and nms == "combined":
+            raise UserError("RPN.nms = 'combined' has no kernel in XLA: with XLA = True, give 'auto' or 'xla'")
 
         def normal():  # as in both references
             return tf.keras.initializers.RandomNormal(stddev=0.01)

@@ -24,7 +24,7 @@ DIVISOR = 32  # stride of C5; the sides of a view are multiples of it
 
 @gin.register
 @check_ranges(
-    scales=Each(number(above=0, maximum=16)),
+    scales=Each(number(above=0, maximum=16), maximum=32),  # each is a pass of the network in the graph
     flip=FLAG,
 )
 class TestTimeAugmentation:

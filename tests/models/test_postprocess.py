@@ -75,7 +75,9 @@ def test_detections_are_padded_and_cut_to_keep():
 
 def test_xla_selects_its_nms():
     assert [Postprocess(xla=xla).nms for xla in (False, True)] == ["combined", "xla"]
-    assert Postprocess(xla=True, nms="combined").nms == "combined"
+    with pytest.raises(UserError, match=r"^Postprocess\.nms = 'combined'.*XLA.*'auto'"):
+        Postprocess(xla=True, nms="combined")
+    Postprocess(xla=True, nms="combined", soft="linear")  # has no hard NMS
 
 
 def test_soft_nms_lowers_scores():

@@ -1,8 +1,11 @@
 """Numbers of the RPN's proposals before and after NMS; test_parity_proposals.py compares their values."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from htc_tf.errors import UserError
+from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.models.rpn import RPN
 
 SIZES = tf.constant([[64.0, 64.0]])
@@ -19,3 +22,12 @@ def test_post_nms_topk():
     assert few.valid.numpy().all() and many.valid.numpy().sum() > 7
     for some, more in zip(few, many, strict=True):
         np.testing.assert_array_equal(some, more[:, :7])
+
+
+def test_xla_selects_what_it_compiles():
+    assert [RPN(xla=xla).nms for xla in (False, True)] == ["combined", "xla"]
+    assert [RoIPooler(xla=xla).implementation for xla in (False, True)] == ["crop_and_resize", "xla"]
+    with pytest.raises(UserError, match=r"^RPN\.nms = 'combined'.*XLA.*'auto'"):
+        RPN(xla=True, nms="combined")
+    with pytest.raises(UserError, match=r"^RoIPooler\.implementation = 'crop_and_resize'.*XLA.*'auto'"):
+        RoIPooler(xla=True, implementation="crop_and_resize")

@@ -22,10 +22,11 @@ import tensorflow as tf
 
 from htc_tf.errors import UserError
 from htc_tf.models.htc import MEAN, PIXEL_MEAN, PIXEL_STD, STD
-from htc_tf.ranges import FLAG, check_ranges, choice, whole
+from htc_tf.ranges import FLAG, check_range, check_ranges, choice, number, optional, whole
 from htc_tf.structures import FeatureMaps
 
 LEVELS = (2, 3, 4, 5)
+MAX_STAGES = 100
 # Classes of keras_cv.models that gin may name.
 NETWORKS = (
     *("CSPDarkNetBackbone", "DenseNetBackbone", "EfficientNetLiteBackbone", "EfficientNetV1Backbone"),
@@ -51,10 +52,33 @@ def import_models() -> ModuleType:
     return models
 
 
+def check_argument(name: str, value: Any) -> None:
+    """Checks the numbers in an argument of keras-cv, which has no limits: a network of them must come to an end.
+
+    Args:
+        name: "Class.argument", as a user writes it.
+        value: A number, a string, a flag, a function or None, or a list of them.
+    Raises:
+        UserError: A number or the length of a list is out of range.
+    """
+    if isinstance(value, (list, tuple)):
+        if len(value) > MAX_STAGES:
+            raise UserError(f"{name} = a list of {len(value)} items: must be one of at most {MAX_STAGES}")
+        for item in value:
+            check_argument(name, item)
+    elif isinstance(value, float):
+        check_range(name, value, number(0, 16))
+    elif not (value is None or isinstance(value, (str, bool)) or callable(value)):
+        counts_blocks = any(word in name for word in ("depth", "blocks", "repeats"))
+        check_range(name, value, whole(0, 100 if counts_blocks else 2**16))
+
+
 def make_external(name: str) -> Callable[..., Any]:
     """Registers a class of keras_cv.models with gin, without importing it."""
 
     def create(**arguments):
+        for argument, value in arguments.items():
+            check_argument(f"{name}.{argument}", value)
         return getattr(import_models(), name)(**arguments)
 
     create.__name__ = create.__qualname__ = name
@@ -70,8 +94,8 @@ for network in NETWORKS:
     load_weights=FLAG,
     norm=choice("frozen_batch", "batch"),
     frozen_stages=whole(0, 4),
-    pixel_mean=MEAN,
-    pixel_std=STD,
+    pixel_mean=optional(MEAN),
+    pixel_std=optional(STD),
 )
 class KerasCVBackbone(tf.keras.layers.Layer):
     """A backbone of keras-cv, as far as C5."""
@@ -83,8 +107,8 @@ class KerasCVBackbone(tf.keras.layers.Layer):
         load_weights: bool = True,
         norm: str = "frozen_batch",
         frozen_stages: int = 0,
-        pixel_mean: Sequence[float] = PIXEL_MEAN,
-        pixel_std: Sequence[float] = PIXEL_STD,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
         name: str = "backbone",
     ) -> None:
         """
@@ -97,14 +121,28 @@ class KerasCVBackbone(tf.keras.layers.Layer):
             norm: "frozen_batch" for batch norm on stored statistics in training too (mmdetection's norm_eval), with a
                 trained scale and offset; then keras-cv's dropout is off as well. Or "batch".
             frozen_stages: int, number of leading stages that are not trained: 1 is all layers up to C2, 0 nothing.
-            pixel_mean, pixel_std: 3 floats each, the ones that HTC normalizes images with.
+            pixel_mean, pixel_std: 3 floats each, the ones that HTC normalizes images with; None to take them from HTC.
         """
         super().__init__(autocast=False, name=name)  # mixed precision must not round the normalized pixels
         if network is None and preset is None:
             raise UserError("KerasCVBackbone.network is missing: give one, such as @ResNetV2Backbone, or give a preset")
         self.network, self.preset, self.load_weights = network, preset, load_weights
         self.frozen_stages, self.frozen_statistics = frozen_stages, norm == "frozen_batch"
-        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.bound_mean, self.bound_std = pixel_mean, pixel_std
+        self.set_pixels(pixel_mean or PIXEL_MEAN, pixel_std or PIXEL_STD)
+
+    def set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets the numbers that images are normalized with, from which `call` restores the pixels. HTC calls it.
+
+        Raises:
+            UserError: The configuration gives the backbone others.
+        """
+        for name, own, theirs in (("pixel_mean", self.bound_mean, mean), ("pixel_std", self.bound_std, std)):
+            if own is not None and tuple(own) != tuple(theirs):
+                raise UserError(
+                    f"KerasCVBackbone.{name} = {tuple(own)}, but HTC.{name} = {tuple(theirs)}: bind that of HTC alone"
+                )
+        self.pixel_mean, self.pixel_std = tuple(mean), tuple(std)
 
     def build(self, shape: tf.TensorShape) -> None:
         with names_below(tf.get_current_name_scope()):

@@ -222,9 +222,10 @@ class ResNet(ResidualNetwork):
         super().__init__(name=name)
         self.with_images, self.feedback = with_images, feedback
         bottleneck = depth >= BOTTLENECK_FROM
+        grouped = groups > 1 or group_width != 64
         detectors = standardized or switchable_stages or feedback
-        if not bottleneck and (groups > 1 or deformable or detectors):
-            options = "groups, deformable, standardized, switchable_stages or feedback"
+        if not bottleneck and (grouped or deformable or detectors or stride_in_1x1):
+            options = "groups, group_width, deformable, standardized, switchable_stages, feedback or stride_in_1x1"
             raise UserError(f"ResNet.depth = {depth} has no bottlenecks for {options}; give 50, 101 or 152")
         if (groups > 1 or deformable) and (standardized or switchable_stages):
             raise UserError(

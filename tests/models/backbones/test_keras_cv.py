@@ -1,5 +1,6 @@
 """keras-cv backbones in HTC: keras-cv's own features, at the levels of the FPN, and fetched weights."""
 
+import math
 import sys
 from types import SimpleNamespace
 
@@ -136,6 +137,40 @@ def test_gin_names_the_classes_and_their_arguments(name, images):
     backbone = gin.get_configurable("KerasCVBackbone")()
     features = backbone(images)  # checks the strides
     assert [x.shape[0] for x in features.values()] == [2] * 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stackwise_num_repeats": [101, 1, 1, 1]},
+        {"stackwise_blocks": (1, 10**9)},
+        {"depth_coefficient": 17.0},
+        {"depth_coefficient": 101},
+        {"growth_rate": 2**16 + 1},
+        {"growth_rate": -1},
+        {"alpha": math.nan},
+        {"stackwise_filters": [[2**16 + 1]]},
+        {"stackwise_filters": [1] * 101},
+        {"stackwise_conv_types": {"unet": 10**9}},
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    """A run may come from a stranger, and its network must end."""
+    config.import_gin()
+    ((name, _),) = arguments.items()
+    with pytest.raises(UserError, match=rf"^DenseNetBackbone\.{name} = .*must be "):
+        gin.get_configurable("DenseNetBackbone")(**arguments)
+
+
+def test_pixels_are_those_that_htc_normalizes():
+    params = ["KerasCVBackbone.preset=None", "HTC.pixel_std=(1.0, 2.0, 3.0)", "HTC.pixel_mean=(4.0, 5.0, 6.0)"]
+    files = ["tests/tiny.gin", "gin/options/keras_cv_backbone.gin"]
+    experiment, _ = config.load(files, params)
+    backbone = experiment.build_model().backbone
+    assert tuple(backbone.pixel_std) == (1.0, 2.0, 3.0) and tuple(backbone.pixel_mean) == (4.0, 5.0, 6.0)
+    with pytest.raises(UserError, match=r"^KerasCVBackbone\.pixel_std = .*, but HTC\.pixel_std = \(1\.0, 2\.0, 3\.0\)"):
+        config.load(files, [*params, f"KerasCVBackbone.pixel_std={PIXEL_STD}"])
+    config.load(files, [*params, "KerasCVBackbone.pixel_std=[1, 2, 3]"])
 
 
 @pytest.fixture

@@ -118,6 +118,8 @@ def test_in_bfloat16(eagerly):
     "options, message",
     [
         ({"depth": 18, "groups": 4}, "has no bottlenecks"),
+        ({"depth": 10, "group_width": 4}, "has no bottlenecks"),
+        ({"depth": 34, "stride_in_1x1": True}, "has no bottlenecks"),
         ({"depth": 34, "deformable": 1, "deformable_stages": (3,)}, "has no bottlenecks"),
         ({"deformable": 1}, "deformable_stages"),
         ({"deformable_stages": (3,)}, "deformable_stages"),
