@@ -29,6 +29,8 @@ def load(
         detections = model("photo.jpg")
         detections.draw("out.jpg")
 
+    The caller's random numbers, Keras policy and determinism stay as they are, whatever the run was trained with.
+
     Args:
         source: Path of a training run (the --workdir of `htc_tf.train`, or the --output of `htc_tf.convert`), or of an
             exported model (the --output of `htc_tf.export`), which needs no gin; or the name of public weights, such as
@@ -47,10 +49,13 @@ def load(
     if run.config.exists() or not is_export(run.folder):
         categories = run.read_categories()
         experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
+        from htc_tf.caller_state import preserve_caller_state
         from htc_tf.inference.detector import restore
         from htc_tf.inference.predictor import Predictor
 
-        return Predictor(restore(experiment, run), categories)
+        experiment.deterministic = False  # is a setting of the whole process, for training
+        with preserve_caller_state():
+            return Predictor(restore(experiment, run), categories)
     if gin_file or gin_param:
         raise UserError(f"{source} is an exported model, whose configuration is fixed: give no gin_file or gin_param")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it starts; 2 leaves warnings out
@@ -75,11 +80,14 @@ def build(
         outputs = model(images, sizes)
         detections = model.detect(outputs)
 
+    The caller's random numbers, Keras policy and determinism stay as they are, whatever the configuration says: a
+    training that shall be deterministic calls `tf.config.experimental.enable_op_determinism`.
+
     Args:
         *gin_files: Paths of gin files; later files win.
         weights: Path of a training run whose newest weights the model gets, or the name of public weights, as in
             `load`; None to initialize it at random.
-        seed: Seed of the random initial values.
+        seed: Seed of the random initial values, which depend on nothing else.
         **macros: Values of gin macros, such as `NUM_CLASSES=20` or `PRECISION="bfloat16"`.
     Returns:
         (model, loss): a `models.htc.HTC` and the `models.htc_loss.HTCLoss` that it is trained with.
@@ -90,11 +98,14 @@ def build(
         run = open_run(weights)
         run.check_exists()
     experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
-    if weights is not None:
-        from htc_tf.inference.detector import restore
+    from htc_tf.caller_state import preserve_caller_state
+    from htc_tf.inference.detector import restore
 
-        return restore(experiment, run, seed).model, experiment.objective
-    experiment.prepare_runtime(seed)
-    model = experiment.build_model()
-    model.build_variables()
+    experiment.deterministic = False
+    with preserve_caller_state():
+        if weights is not None:
+            return restore(experiment, run, seed).model, experiment.objective
+        experiment.prepare_runtime(seed)
+        model = experiment.build_model()
+        model.build_variables()
     return model, experiment.objective

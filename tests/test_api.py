@@ -1,11 +1,17 @@
 """`htc_tf.build`: a network and its loss from gin files, in Python."""
 
+import random
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 import htc_tf
+from htc_tf import config
+from htc_tf.caller_state import preserve_caller_state
 from htc_tf.errors import UserError
+from htc_tf.models.htc import HTC
 from htc_tf.structures import Detections
 
 TINY = "tests/tiny.gin"
@@ -42,6 +48,57 @@ def test_build_restores_the_weights_of_a_run(tiny_run, eagerly):
     detector = htc_tf.load(tiny_run.folder).detector
     for ours, theirs in zip(trained.variables, detector.model.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("call", ["build", "load"])
+def test_the_callers_process_stays_as_it_is(tiny_run, eagerly, monkeypatch, call):
+    """Neither random numbers, nor the Keras policy, nor determinism of the code around htc_tf change."""
+
+    def draw():
+        layer = tf.keras.layers.Dense(1)
+        layer.build([None, 1])
+        numbers = random.random(), np.random.rand(), float(tf.random.uniform([])), float(layer.kernel)
+        return *numbers, layer.compute_dtype
+
+    def refuse():
+        raise AssertionError("determinism")
+
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", refuse)
+    drawn = []
+    for changed in (False, True):
+        tf.keras.utils.set_random_seed(5)
+        draw()
+        if changed and call == "build":
+            htc_tf.build(TINY, NUM_STAGES=1, PRECISION="bfloat16", DETERMINISTIC=True)
+        elif changed:
+            htc_tf.load(tiny_run.folder, gin_param=["PRECISION='bfloat16'", "DETERMINISTIC=True"])
+        drawn.append(draw())
+    assert drawn[0] == drawn[1]
+
+
+def test_a_process_without_a_seed_stays_without(monkeypatch):
+    monkeypatch.setattr(context.context(), "_seed", None)
+    monkeypatch.delattr(context.context(), "_rng", raising=False)
+    with preserve_caller_state():
+        tf.keras.utils.set_random_seed(1)
+    assert context.global_seed() is None
+
+
+def test_a_refused_build_leaves_the_policy_alone(monkeypatch):
+    monkeypatch.setattr(HTC, "build_variables", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        htc_tf.build(TINY, PRECISION="bfloat16")
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_memory_growth_of_a_gpu_in_use_stays_as_it_is(monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    experiment, _ = config.load([TINY], [])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
+    experiment.prepare_runtime(0)
 
 
 @pytest.mark.parametrize(
