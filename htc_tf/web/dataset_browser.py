@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from htc_tf.data import image_io, schema
+from htc_tf.data.datasets import coco_annotation
 from htc_tf.ops.rle_decoding import is_valid_rle
 from htc_tf.web.demo import add_colors
 from htc_tf.web.record_index import SIZES
@@ -98,17 +99,15 @@ class DatasetBrowser:
             raise damaged(position, f"{len(objects)} objects, not {len(sizes)}")
         annotations = []
         for item, size in zip(objects, sizes, strict=True):
-            left, top = item.xmin * image.width, item.ymin * image.height
-            box = [left, top, item.xmax * image.width - left, item.ymax * image.height - top]
-            if not np.isfinite([*box, item.area]).all():
+            mask = {"size": [image.height, image.width], "counts": item.mask_rle}
+            valid = image.height * image.width <= MAX_MASK_PIXELS and is_valid_rle(mask, *mask["size"])
+            if item.mask_rle and not valid:
+                raise damaged(position, f"object {item.id} has a mask of another size than its image")
+            annotation = coco_annotation(image, item)
+            if not np.isfinite([*annotation["bbox"], item.area]).all():
                 raise damaged(position, f"object {item.id} has a box or an area that is not finite")
-            annotation = {"id": item.id, "category_id": item.label, "bbox": [round(side, 2) for side in box]}
-            annotation |= {"area": round(item.area, 1), "size": SIZES[size], "iscrowd": item.is_crowd}
-            if item.mask_rle:
-                mask = {"size": [image.height, image.width], "counts": item.mask_rle}
-                if image.height * image.width > MAX_MASK_PIXELS or not is_valid_rle(mask, *mask["size"]):
-                    raise damaged(position, f"object {item.id} has a mask of another size than its image")
-                annotation["segmentation"] = mask | {"counts": item.mask_rle.decode("ascii")}
+            annotation["bbox"] = [round(side, 2) for side in annotation["bbox"]]
+            annotation |= {"area": round(item.area, 1), "size": SIZES[size]}
             annotations.append(annotation)
         return {
             "position": int(position),
