@@ -1,9 +1,9 @@
-"""Class colors that stay distinct, for color-blind readers too, up to 1,736 classes.
+"""Class colors that stay distinct, for color-blind readers too.
 
 The first colors are Okabe and Ito's seven, with a deeper sky blue, and violet in place of black, which is lost on
-images. Each further color is the vivid color farthest from all colors before it. The distance of two colors is the
-smallest one that a reader with full, protanopic or deuteranopic sight sees. Full sight has one more dimension to tell
-colors apart by, so its distances count half; otherwise it would never decide.
+images. Each further color is the vivid color farthest from all colors before it; all 1,736 are distinct, and then they
+repeat. The distance of two colors is the smallest one that a reader with full, protanopic or deuteranopic sight sees.
+Full sight has one more dimension to tell colors apart by, so its distances count half; otherwise it would never decide.
 """
 
 import functools
