@@ -13,7 +13,7 @@ import sys
 import tensorflow as tf
 
 from htc_tf.checkpoint_files import CheckpointFiles
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, listed
 from htc_tf.moving_averages import MovingAverages
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -233,8 +233,3 @@ def compare(stored, variables):
         else:
             rest.remove(match)
     return missing, [f"{name.removesuffix(SUFFIX)} {list(shape)}" for shape, name in rest]
-
-
-def listed(names, limit=8):
-    """Returns a text that lists the first names and counts the others."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

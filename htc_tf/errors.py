@@ -72,6 +72,11 @@ def printable(text):
     return "".join(escaped)
 
 
+def listed(names, limit=8):
+    """Returns a text that lists the first names and counts the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def start_command():
     """Makes a Python that lacks a package, or is too old or too new, end a `python -m` command with one line.
 

@@ -2,9 +2,7 @@
 
 import re
 
-from htc_tf.errors import UserError
-
-MAX_NAMES = 8  # unused bindings that a message lists
+from htc_tf.errors import UserError, listed
 
 
 def superseded(resolved, operative, macros, own_names, replaced):
@@ -28,10 +26,9 @@ def superseded(resolved, operative, macros, own_names, replaced):
     left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
     left |= (unused & set(macros)) - own_names | unused & replaced
     if unused - left:
-        names = sorted(unused - left)
-        listed = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")
         raise UserError(
-            f"gin configuration: nothing used {listed}; it is misspelled, or belongs to a part that this model lacks"
+            f"gin configuration: nothing used {listed(sorted(unused - left))}; it is misspelled, or belongs to a part "
+            "that this model lacks"
         )
     return left
 

@@ -31,7 +31,7 @@ SHARED = {"errors", "keras_version", "structures", "ranges", "run", "lock", "pro
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
 SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
 SHARED |= {"record_settings", "named_runs", "flush", "process_memory", "request_errors", "machine", "tensorflow_probe"}
-SHARED |= {"formats"}
+SHARED |= {"formats", "caller_state"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "cluster": {"errors"},
     "moving_averages": set(),
     "addons": set(),
+    "caller_state": set(),
     "ops": {"errors", "structures"},
     "models": {"errors", "keras_version", "ranges", "addons", "structures", "ops"},
     "data": {"errors", "formats", "ranges", "structures", "ops"},
@@ -66,7 +67,7 @@ MAY_IMPORT = {
     "inference": {"errors", "formats", "run", "request_errors", "structures", "progress", "ops", "data", "checkpoint"}
     | {"visualization"},
     "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
-    "weights": {"errors", "request_errors", "progress", "ops", "data", "checkpoint", "inference"},
+    "weights": {"errors", "run", "request_errors", "progress", "ops", "data", "checkpoint", "inference"},
     "explanation": {"structures", "ops", "visualization", "inference"},
     "serving": {"errors", "formats", "run", "checkpoint_files", "structures", "lock", "ops", "data", "inference"},
     "web": {"errors", "ops", "data", "visualization", "inference"},
@@ -83,7 +84,7 @@ MAY_IMPORT |= {
     | {"record_settings", "experiment"}
     | {"models", "data", "training"},
     "named_runs": {"errors", "run", "config", "weights"},
-    "api": {"errors", "config", "named_runs", "checkpoint", "models", "inference"},
+    "api": {"errors", "caller_state", "config", "named_runs", "checkpoint", "models", "inference"},
     "measurement": {"errors", "process_memory", "progress", "command_line", "config"},
     "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},
     "pipelines": {"errors", "flush", "formats", "command_line", "lock", "progress", "data", "visualization"},

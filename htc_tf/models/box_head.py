@@ -50,7 +50,8 @@ class BoxHead(tf.keras.layers.Layer):
         Args:
             num_classes: int, K.
             channels: int, width of the hidden layers.
-            norm: str, "layer" for layer norm after each hidden layer, which helps training from scratch, or None.
+            norm: str, a kind of `norms.make_norm` after each hidden layer, or None. "layer" helps from scratch.
+                Here and in `conv_norm`, the statistics of a batch norm include the RoIs of zero area that pad an image.
             class_agnostic: If True, all classes share one box (HTC, Cascade R-CNN); if False, each class has its own
                 (Faster and Mask R-CNN).
             num_hidden: int, number of hidden layers.

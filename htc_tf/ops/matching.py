@@ -18,7 +18,8 @@ class Matches(NamedTuple):
 
     index: tf.Tensor  # [B, N] int32, the object of a positive; 0 for all other boxes
     label: tf.Tensor  # [B, N] int32, 1 positive, 0 negative, -1 ignored
-    iou: tf.Tensor  # [B, N] float32, the largest IoU with any object; 0 without objects
+    # [B, N] float32, the largest IoU with any object; 0 without objects. Only a comparison with mmdetection reads it.
+    iou: tf.Tensor
 
 
 def match(

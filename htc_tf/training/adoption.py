@@ -6,8 +6,7 @@ A source has a `name`, `class_names` (list of str, or None if they are unknown),
 
 from typing import NamedTuple
 
-from htc_tf.checkpoint import listed
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, listed
 from htc_tf.training.class_columns import find_columns, shared_classes
 from htc_tf.training.frozen import find_parts
 

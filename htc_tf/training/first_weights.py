@@ -5,8 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-from htc_tf.checkpoint import Checkpoints, listed
-from htc_tf.errors import UserError
+from htc_tf.checkpoint import Checkpoints
+from htc_tf.errors import UserError, listed
 from htc_tf.run import Run
 from htc_tf.training.adoption import adopt
 from htc_tf.training.frozen import check_frozen

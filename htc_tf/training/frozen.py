@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, listed
 from htc_tf.models.norms import FrozenBatchNormalization
 
 MAX_NAMES = 4  # layers in a message
@@ -28,8 +28,7 @@ class Frozen(NamedTuple):
     def __str__(self):
         words = []
         if self.layers:
-            more = f" and {len(self.layers) - MAX_NAMES} more" if len(self.layers) > MAX_NAMES else ""
-            words.append(f"weights of {', '.join(self.layers[:MAX_NAMES])}{more}{self._setting('frozen_stages')}")
+            words.append(f"weights of {listed(self.layers, MAX_NAMES)}{self._setting('frozen_stages')}")
         if self.norms:
             words.append(f"statistics of {self.norms} batch norms in the {self.part}{self._setting('norm')}")
         return "; ".join(words)

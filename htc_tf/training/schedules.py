@@ -73,7 +73,7 @@ class StepSchedule(Schedule):
     final=FRACTION,
 )
 class CosineSchedule(Schedule):
-    """Half a cosine, down to `final` of the rate at the last step (Loshchilov and Hutter, arXiv:1608.03983)."""
+    """Half a cosine from the rate to `final` of it, which the step after the last would have (arXiv:1608.03983)."""
 
     def __init__(self, base, batch_size, steps, warmup_steps=500, warmup_factor=0.001, final=0.01):
         super().__init__(base, batch_size, steps, warmup_steps, warmup_factor)

@@ -22,10 +22,6 @@ def make_initializer() -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.TruncatedNormal(stddev=0.02)
 
 
-def make_norm(name: str) -> ChannelNormalization:
-    return ChannelNormalization(epsilon=1e-6, name=name)
-
-
 def make_downsampling(channels: int, side: int, name: str) -> tf.keras.layers.Conv2D:
     """Returns a convolution whose stride is the kernel's side."""
     return tf.keras.layers.Conv2D(channels, side, side, kernel_initializer=make_initializer(), name=name)
@@ -43,7 +39,7 @@ class ConvNeXtBlock(tf.keras.layers.Layer):
         self.depthwise = GroupedConv2D(
             channels, 7, padding="same", groups=channels, kernel_initializer=make_initializer(), name="depthwise"
         )
-        self.depthwise_norm = make_norm("depthwise_norm")
+        self.depthwise_norm = ChannelNormalization(name="depthwise_norm")
         self.expand, self.shrink = make_dense(4 * channels, "expand"), make_dense(channels, "shrink")
 
     def build(self, shape: tf.TensorShape) -> None:
@@ -84,9 +80,12 @@ class ConvNeXt(tf.keras.layers.Layer):
         super().__init__(name=name)
         widths = [channels * 2**stage for stage in range(4)]
         # The stem is a convolution and a norm, the other downsampling layers a norm and a convolution.
-        self.downsampling = [[make_downsampling(channels, 4, "stem"), make_norm("stem_norm")]]
+        self.downsampling = [[make_downsampling(channels, 4, "stem"), ChannelNormalization(name="stem_norm")]]
         for stage, width in enumerate(widths[1:], start=2):
-            parts = [make_norm(f"downsampling{stage}_norm"), make_downsampling(width, 2, f"downsampling{stage}")]
+            parts = [
+                ChannelNormalization(name=f"downsampling{stage}_norm"),
+                make_downsampling(width, 2, f"downsampling{stage}"),
+            ]
             self.downsampling.append(parts)
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.stages = [
@@ -96,7 +95,7 @@ class ConvNeXt(tf.keras.layers.Layer):
             ]
             for stage, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1)
         ]
-        self.output_norms = [make_norm(f"norm{stage}") for stage in range(1, 5)]
+        self.output_norms = [ChannelNormalization(name=f"norm{stage}") for stage in range(1, 5)]
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> FeatureMaps:
         """Returns {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32, of normalized images [B, H, W, 3].

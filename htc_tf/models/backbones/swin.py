@@ -24,11 +24,6 @@ NORM_EPSILON = 1e-5
 MASKED = -100.0  # added to the attention logits of cells that are not neighbors, as in the authors' code
 
 
-def make_norm(name: str) -> ChannelNormalization:
-    """Returns a layer norm over the channels, with PyTorch's epsilon."""
-    return ChannelNormalization(epsilon=NORM_EPSILON, name=name)
-
-
 def make_dense(units: int, name: str, bias: bool = True) -> tf.keras.layers.Dense:
     initializer = tf.keras.initializers.TruncatedNormal(stddev=0.02)
     return tf.keras.layers.Dense(units, use_bias=bias, kernel_initializer=initializer, name=name)
@@ -127,7 +122,10 @@ class SwinBlock(tf.keras.layers.Layer):
     ) -> None:
         super().__init__(name=name)
         self.window, self.shift, self.drop_path = window, shift, drop_path
-        self.norm1, self.norm2 = make_norm("norm1"), make_norm("norm2")
+        self.norm1, self.norm2 = (
+            ChannelNormalization(NORM_EPSILON, name="norm1"),
+            ChannelNormalization(NORM_EPSILON, name="norm2"),
+        )
         self.attention = WindowAttention(channels, heads, window, name="attention")
         self.expand = make_dense(mlp_ratio * channels, "expand")
         self.shrink = make_dense(channels, "shrink")
@@ -162,7 +160,7 @@ class PatchMerging(tf.keras.layers.Layer):
 
     def __init__(self, channels: int, name: str) -> None:
         super().__init__(name=name)
-        self.norm = make_norm("norm")
+        self.norm = ChannelNormalization(NORM_EPSILON, name="norm")
         self.reduction = make_dense(2 * channels, "reduction", bias=False)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -216,7 +214,7 @@ class Swin(tf.keras.layers.Layer):
                 raise UserError(f"Swin.heads: stage {stage} has {width} channels, which {count} heads cannot share")
         self.width, self.window = channels, window
         self.embed = tf.keras.layers.Conv2D(channels, PATCH, PATCH, name="embed")
-        self.embed_norm = make_norm("embed_norm")
+        self.embed_norm = ChannelNormalization(NORM_EPSILON, name="embed_norm")
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.blocks = [
             [
@@ -234,7 +232,7 @@ class Swin(tf.keras.layers.Layer):
             for stage, (width, count, depth) in enumerate(zip(widths, heads, depths, strict=True), start=1)
         ]
         self.mergings = [PatchMerging(width, name=f"merging{stage}") for stage, width in enumerate(widths[:3], start=1)]
-        self.norms = [make_norm(f"norm{stage}") for stage in range(1, 5)]
+        self.norms = [ChannelNormalization(NORM_EPSILON, name=f"norm{stage}") for stage in range(1, 5)]
         frozen = [self.embed, self.embed_norm] if frozen_stages >= 0 else []
         for stage in range(max(frozen_stages, 0)):
             frozen += [*self.blocks[stage], self.norms[stage], *self.mergings[stage : stage + 1]]
