@@ -42,7 +42,7 @@ class Training(NamedTuple):
         return f"{self.scenes}_from_{self.start}_{self.steps}_seed{self.seed}"
 
 
-FULL, DEMO = 6000, 500  # steps
+FULL, DEMO = 6000, 450  # steps
 FIRST = {kind: Training(kind, "nothing", FULL) for kind in ("letters", "shapes")}
 TRAININGS = [
     *FIRST.values(),

@@ -43,7 +43,7 @@ def test_the_section(tmp_path):
     }
     text = "\n".join(pretraining.report(entries, tmp_path / "plot.png"))
     assert (
-        "| shapes | letters | 500 | 101 | **0.510** ± 0.014 | 0.500, 0.520 | **0.420** ± 0.028 | 0.400, 0.440 |" in text
+        "| shapes | letters | 450 | 101 | **0.510** ± 0.014 | 0.500, 0.520 | **0.420** ± 0.028 | 0.400, 0.440 |" in text
     )
     assert "| shapes | nothing | 6,000 | 900 | **0.600** | 0.600 |" in text
     assert (tmp_path / "plot.png").stat().st_size > 1000
