@@ -73,8 +73,9 @@ def plan(training):
 
 
 def start_of(training, folder):
-    """Returns the flags of the weights that a Training starts from: the last ones of a run in `folder`, or none."""
-    return [f"--init_from={folder / FIRST[training.start].name}"] if training.start in FIRST else []
+    """Returns the flags of the weights that a Training starts from: those that ship, of a run in `folder`, or none."""
+    starts = {"letters": WEIGHTS, "shapes": folder / FIRST["shapes"].name}
+    return [f"--init_from={starts[training.start]}"] if training.start in starts else []
 
 
 def write_weights(run, path):
@@ -112,9 +113,9 @@ def report(entries, plot):
         f"`make pretraining` (`python -m tests.studies.pretraining`) trains `{CONFIGURATION}` on {SCENES['train']:,} "
         f"scenes of one kind and evaluates it on {SCENES['val']} others of this kind: steps of 4 images, by `{SHORT}`. "
         f"Weights from the other kind are those after {FULL:,} steps on its scenes, taken by `--init_from`: all but "
-        "the layers of classes. The kinds share no surface and no outline (`pipelines.scenes`, `pipelines.letters`), "
-        "so the weights carry no habit of one generator. The demo is the row of "
-        f"{DEMO} steps on shapes; it starts from `{WEIGHTS}`, the letters' weights in float16.",
+        f"the layers of classes. Those of letters are the ones that ship, `{WEIGHTS}`, in float16. The kinds share no "
+        "surface and no outline (`pipelines.scenes`, `pipelines.letters`), so the weights carry no habit of one "
+        f"generator. The demo is the row of {DEMO} steps on shapes.",
         "",
         *recorded.format_table(header, rows),
         "",
@@ -157,9 +158,9 @@ def main():
         return
 
     def train(training, how):
-        first = FIRST.get(training.start)
-        if first and not (folder / first.name / recorded.METRICS_FILE).exists():
-            train(first, plan(first))  # the results may come from another clone, without the weights
+        first = FIRST["shapes"]
+        if training.start == "shapes" and not (folder / first.name / recorded.METRICS_FILE).exists():
+            train(first, plan(first))  # its results may come from another clone, without the weights
         data = recorded.make_data(folder / training.scenes, SCENES, seed=0, kind=training.scenes)
         how = [*how, *start_of(training, folder)]
         return recorded.train_and_evaluate(folder / training.name, how, *data, training.seed)
