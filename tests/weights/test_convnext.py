@@ -132,7 +132,7 @@ def test_a_classifier_has_all_but_the_output_norms(size, listings):
 def test_round_trip():
     network = make_network()
     arrays = drawn(network)
-    assert load_mmdet(network, arrays) == Unmatched([], [], []) and not paddle_arrays(network)
+    assert load_mmdet(network, arrays) == Unmatched([], [], []) and not paddle_arrays(network, partial=True)
     back = mmdet_arrays(network)
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array, err_msg=name)
