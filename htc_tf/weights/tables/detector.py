@@ -1,6 +1,6 @@
 """Neck, RPN and heads: names of their layers in mmdetection and in Paddle.
 
-Norms of mmdetection's ConvModules are named "bn", of whatever kind they are. `fc_norms` is a name of ours: no box head
+Norms of mmdetection's ConvModules are named "bn", of whatever kind they are. "fc_norms" is a name of ours: no box head
 there has norms after its linear layers.
 """
 
