@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "caller_state": set(),
     "ops": {"errors", "structures"},
     "models": {"errors", "keras_version", "ranges", "addons", "structures", "ops"},
-    "data": {"errors", "formats", "ranges", "structures", "ops"},
+    "data": {"errors", "progress", "formats", "ranges", "structures", "ops"},
     "checkpoint_files": {"errors", "formats", "run"},
     "checkpoint": {"errors", "run", "moving_averages", "checkpoint_files"},
     "experiment": {"errors", "ranges", "data"},

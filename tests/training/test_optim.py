@@ -184,7 +184,8 @@ def test_layer_decay_leaves_no_block_out():
     weights = [tf.Variable(0.0, name=f"{name}/kernel") for name in ("a/block1", "a/block2", "a/block3", "neck")]
 
     def resolve(layers, within):
-        AdamW(StepSchedule(**CONSTANT), groups=layer_decay(layers, 0.5, others=(), within=within)).groups.resolve(weights)
+        groups = layer_decay(layers, 0.5, others=(), within=within)
+        AdamW(StepSchedule(**CONSTANT), groups=groups).groups.resolve(weights)
 
     resolve(("block1", "block2"), None)
     resolve(("block1", "block2", "block3"), "a/block")
