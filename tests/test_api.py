@@ -57,7 +57,7 @@ def test_the_callers_process_stays_as_it_is(tiny_run, eagerly, monkeypatch, call
     def draw():
         layer = tf.keras.layers.Dense(1)
         layer.build([None, 1])
-        numbers = random.random(), np.random.rand(), float(tf.random.uniform([])), float(layer.kernel)
+        numbers = random.random(), np.random.rand(), float(tf.random.uniform([])), layer.kernel.numpy().item()
         return *numbers, layer.compute_dtype
 
     def refuse():
