@@ -99,11 +99,12 @@ def build(
         run.check_exists()
     experiment, _ = config.load(list(gin_files), [f"{name}={value!r}" for name, value in macros.items()])
     from htc_tf.caller_state import preserve_caller_state
-    from htc_tf.inference.detector import restore
 
     experiment.deterministic = False
     with preserve_caller_state():
         if weights is not None:
+            from htc_tf.inference.detector import restore
+
             return restore(experiment, run, seed).model, experiment.objective
         experiment.prepare_runtime(seed)
         model = experiment.build_model()

@@ -43,8 +43,8 @@ def layer_decay(layers, rate, others=NO_DECAY, within=None):
         layers: Sequence of patterns, from the first layer to the last; a pattern may join several layers of a network.
         rate: float, ratio of the learning rates of two successive layers.
         others: Further triples; by default norms and biases do not decay.
-        within: Pattern of weights each of which must match one of `layers`, so that a deeper backbone than `layers`
-            describes is an error and does not learn at the full rate; None for no such weights.
+        within: Pattern of the weights that `layers` must cover, or None. A weight that matches it but no layer, such as
+            a block of a deeper backbone, is an error: it would learn at the full rate.
     """
     triples = ((pattern, rate ** (len(layers) - i), 1.0) for i, pattern in enumerate(layers))
     triples = LayerTriples((*others, *triples))

@@ -90,6 +90,12 @@ def resolve(node: Any, path: Sequence[str], numbers: dict[str, Index]) -> Iterat
         yield from resolve(child, rest, numbers)
 
 
+def find_nameless(model: HTC, table: list[Entry]) -> list[str]:
+    """Returns the names of the model's variables that no Entry of the table has."""
+    covered = {id(entry.variable) for entry in table}
+    return [variable.name for variable in model.variables if id(variable) not in covered]
+
+
 def to_arrays(model: HTC, framework: Framework, partial: bool = False) -> dict[str, np.ndarray]:
     """Returns {the framework's name: array in its layout} of a built HTC; PyTorch's batch norm counters are 0.
 
@@ -101,8 +107,7 @@ def to_arrays(model: HTC, framework: Framework, partial: bool = False) -> dict[s
         ValueError: The framework has no name for a variable.
     """
     arrays, table = {}, entries(model, framework)
-    covered = {id(entry.variable) for entry in table}
-    nameless = [variable.name for variable in model.variables if id(variable) not in covered]
+    nameless = find_nameless(model, table)
     if nameless and not partial:
         raise ValueError(
             f"{framework.name} has no name for {len(nameless)} of the model's {len(model.variables)} variables, "
@@ -164,8 +169,7 @@ def load(model: HTC, arrays: dict[str, np.ndarray], framework: Framework) -> Unm
     """
     table = entries(model, framework)
     arrays = complete(arrays, {entry.name for entry in table})
-    covered = {id(entry.variable) for entry in table}
-    missing = [variable.name for variable in model.variables if id(variable) not in covered]
+    missing = find_nameless(model, table)
     mismatched = []
     for entry in table:
         if entry.name not in arrays:
