@@ -33,6 +33,7 @@ class Pairs(NamedTuple):
     gt_classes: np.ndarray  # [g], the objects' class indices
     crowd: np.ndarray  # [g] bool
     ious: np.ndarray  # [d, g]; for a crowd the share of the detection inside it
+    annotations: list  # [g], the objects' entries in the annotation file
 
 
 class ErrorAnalysis(NamedTuple):
@@ -53,9 +54,9 @@ def pair_images(inputs, kind):
         there[annotation["image_id"]].append(annotation)
     pairs = []
     for image_id, image in inputs.images.items():
-        results = _best(found[image_id])
-        crowd = [int(a["iscrowd"]) for a in there[image_id]]
-        objects = [_shape(a[FIELDS[kind]], image, kind) for a in there[image_id]]
+        results, annotations = _best(found[image_id]), there[image_id]
+        crowd = [int(a["iscrowd"]) for a in annotations]
+        objects = [_shape(a[FIELDS[kind]], image, kind) for a in annotations]
         ious = np.zeros((len(results), len(objects)))
         if results and objects:
             ious = coco_mask.iou([_shape(r[FIELDS[kind]], image, kind) for r in results], objects, crowd)
@@ -63,9 +64,10 @@ def pair_images(inputs, kind):
             Pairs(
                 np.array([r["score"] for r in results], float),
                 np.array([index[r["category_id"]] for r in results], int),
-                np.array([index[a["category_id"]] for a in there[image_id]], int),
+                np.array([index[a["category_id"]] for a in annotations], int),
                 np.array(crowd, bool),
                 np.asarray(ious).reshape(len(results), len(objects)),
+                annotations,
             )
         )
     return pairs

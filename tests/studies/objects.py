@@ -7,9 +7,8 @@ import itertools
 import json
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from htc_tf.evaluation.coco_inputs import prepare_inputs, usable_annotations
+from htc_tf.evaluation.coco_inputs import prepare_inputs
 from htc_tf.evaluation.error_analysis import FOREGROUND, pair_images
 from tests.studies import intervals, recorded
 
@@ -34,8 +33,10 @@ def measure_objects(annotations, predictions):
         its box overlaps another's, and small if its area is below the median.
     """
     inputs = prepare_inputs(json.loads(annotations.read_text()), json.loads(predictions.read_text()))
-    found = np.concatenate([match_objects(pair) for pair in pair_images(inputs, "segm")])
-    crowded, areas = describe_objects(inputs)
+    pairs = pair_images(inputs, "segm")
+    found = np.concatenate([match_objects(pair) for pair in pairs])
+    crowded = np.concatenate([find_crowded(pair) for pair in pairs])
+    areas = np.array([entry["area"] for pair in pairs for entry in pair.annotations])
     small = areas < np.median(areas)
     members = {"all": small | ~small, "crowded": crowded, "alone": ~crowded, "small": small, "large": ~small}
     return {group: average(found[members[group]]) for group in GROUPS}
@@ -55,18 +56,11 @@ def match_objects(pair):
     return found
 
 
-def describe_objects(inputs):
-    """Returns ([n] bool, whether each object's box overlaps another's; [n], areas), by image as `pair_images`."""
-    there = {image_id: [] for image_id in inputs.images}
-    for annotation in usable_annotations(inputs, "segm", notes=[]):
-        there[annotation["image_id"]].append(annotation)
-    crowded, areas = [], []
-    for objects in filter(None, there.values()):
-        boxes = np.array([entry["bbox"] for entry in objects], float)
-        overlaps = coco_mask.iou(boxes, boxes, [0] * len(boxes)) > 0
-        crowded += (overlaps.sum(1) > 1).tolist()
-        areas += [entry["area"] for entry in objects]
-    return np.array(crowded, bool), np.array(areas, float)
+def find_crowded(pair):
+    """Returns [g] bool: whether each object's box overlaps another's."""
+    boxes = np.array([entry["bbox"] for entry in pair.annotations], float).reshape(-1, 4)
+    begins_before = (boxes[:, None, :2] < boxes[:, :2] + boxes[:, 2:]).all(2)  # [i, j]: i begins before j ends
+    return (begins_before & begins_before.T).sum(1) > 1  # each overlaps itself
 
 
 def average(found):
