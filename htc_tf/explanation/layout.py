@@ -9,6 +9,8 @@ from htc_tf.explanation.diagram import draw_diagram
 from htc_tf.explanation.page import GAP, Panel, draw_page
 from htc_tf.explanation.panels import DRAWN, Panels
 
+LEAST_SHARE = 0.5  # width of the masks relative to the detections beside them: those of many objects need room
+
 
 def draw_explanation(trace, categories, name, width=2000, objects=3):
     """Draws the page that follows one image through the model.
@@ -122,9 +124,9 @@ class Layout:
         if count > 1:
             text += f" The final mask is {'their mean' if self.trace.average_masks else 'the last one'}."
         height = self.panels.size(1000)[1] / 1000
-        # The width at which this panel is as high as the image beside it.
+        # The width at which this panel is as high as the image beside it, if that leaves room.
         fraction = height / (len(self.panels.objects) / len(captions) + height)
-        share = fraction / (1 - fraction)
+        share = max(fraction / (1 - fraction), LEAST_SHARE)
         return Panel(
             "The masks", text, "Section 3.1", lambda width: self.panels.closeup(width, self.gap, captions), share
         )

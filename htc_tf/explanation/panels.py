@@ -40,9 +40,9 @@ class Panels:
         return self.colors[self.trace.detections.classes[detection]]
 
     def size(self, width):
-        """Returns (width, height) of the image in a column."""
+        """Returns (width, height) of the image in a column, at least 2: `canvas.cut` takes the slope of a mask."""
         width = min(width, TALLEST * width / self.aspect)
-        return round(width), max(1, round(width * self.aspect))
+        return max(2, round(width)), max(2, round(width * self.aspect))
 
     def canvas(self, width, dimmed=0.0):
         size = self.size(width)

@@ -20,7 +20,7 @@ from htc_tf.errors import UserError
 from htc_tf.inference.inputs import MAX_PIXELS, VIDEOS, Unreadable, Url, raise_limit
 from htc_tf.inference.prediction import LONGEST
 
-ANIMATIONS = {".gif", ".webp", ".png"}
+ANIMATIONS = {".gif", ".webp", ".png", ".apng"}
 DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none
 ANIMATED = 2  # flag in the header of a WebP
 MAX_SIDE = LONGEST[".webp"]  # encoders of H.264 have nearly the same limit
@@ -96,6 +96,8 @@ def check_decoder(paths: Sequence[Path | Url]) -> None:
 
 def read_video(path: Path | Url, every: int = 1, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> Video:
     """Opens a video with every `every`-th frame from the first on, rotated by the file's metadata.
+
+    Frames of an animation have the pixels that `data.image_io` reads of an image: transparency, 16 bits, orientation.
 
     Args:
         path: Path.
@@ -183,7 +185,7 @@ def _animation_frames(path, every):
         animation = image_io.open_image(image_io.read_file(path))
         for number in range(0, animation.n_frames, every):
             animation.seek(number)
-            yield np.asarray(animation.convert("RGB"))
+            yield image_io.to_rgb(animation)
     except Exception as error:
         raise Unreadable(path, error) from error
 

@@ -74,7 +74,7 @@ def add_legend(image, entries):
     entries = [(font.fit(name, room), color) for name, color in entries]
     x, y, places = gap, image.height + gap, []
     for name, _ in entries:
-        width = min(round(font.getlength(name)) + 2 * pad, image.width - 2 * gap)
+        width = max(min(round(font.getlength(name)) + 2 * pad, image.width - 2 * gap), 1)  # 1 in a thin image
         if x + width + gap > image.width and x > gap:
             x, y = gap, y + height + gap
         places.append((y, x, y + height, x + width))

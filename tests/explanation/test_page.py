@@ -138,6 +138,28 @@ def test_a_page_is_the_same_at_any_width():
     assert small.shape[0] * 2 == pytest.approx(large.shape[0], rel=0.02)
 
 
+def test_the_masks_of_a_crowd_have_room():
+    """--objects has no limit."""
+    trace = make_trace()
+    panels = Panels(trace, CATEGORIES, 0.6, np.zeros(100, int))
+    assert draw_page("title", "subtitle", Layout(trace, panels, 0.6).rows(), 600).height > 100 * 20
+
+
+@pytest.mark.parametrize("semantic", [True, False])
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (1000, 10), (10, 1000), (1, 1)])
+def test_thin_and_tiny_images(size, semantic):
+    height, width = size
+    rows, columns = max(height // 2, 1), max(width // 2, 1)
+    trace = make_trace(semantic=semantic)._replace(
+        original=np.full((height, width, 3), 120, np.uint8),
+        image=np.full((rows, columns, 3), 120, np.uint8),
+        levels={level: np.ones((-(-rows // 2**level), -(-columns // 2**level))) for level in range(2, 7)},
+    )
+    if semantic:
+        trace = trace._replace(labels=np.zeros((rows, columns), np.uint8))
+    assert draw_explanation(trace, CATEGORIES, "x.jpg", 600).shape[1] == 600
+
+
 def test_a_panel_of_two_columns_is_as_wide_as_two():
     widths = []
 

@@ -44,6 +44,49 @@ def test_animations(frames, tmp_path, ending):
     assert [round((frame.mean() - 20) / 40) for frame in half.frames] == [0, 2, 4]
 
 
+def orange_and_blue_gif(path):
+    """An animation whose left half is transparent in every frame."""
+    first = Image.new("P", (8, 8), 1)
+    first.putpalette([255, 0, 0, 255, 128, 0, 0, 0, 255] + [0] * 759)
+    first.paste(0, (0, 0, 4, 8))
+    second = first.copy()
+    second.paste(2, (4, 0, 8, 8))
+    first.save(path, save_all=True, append_images=[second], transparency=0, disposal=2)
+
+
+def gray_png_of_16_bits(path):
+    first, second = (Image.fromarray(np.full((8, 6), value, np.uint16)) for value in (1000, 40_000))
+    first.save(path, save_all=True, append_images=[second])
+
+
+def turned(path):
+    first, second = (Image.new("RGB", (8, 6), color) for color in ("red", "blue"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    first.save(path, save_all=True, append_images=[second], exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [("x.gif", orange_and_blue_gif), ("x.png", gray_png_of_16_bits), ("x.png", turned), ("x.webp", turned)],
+)
+def test_frames_have_the_pixels_of_images(tmp_path, name, save):
+    """Transparency, 16 bits and the EXIF orientation are read as in an image."""
+    save(tmp_path / name)
+    first, second = read_video(tmp_path / name).frames
+    np.testing.assert_array_equal(first, image_io.decode((tmp_path / name).read_bytes()))
+    assert first.shape == second.shape and (first != second).any() and second.min() < 255
+
+
+def test_an_animated_png_by_its_own_suffix(frames, tmp_path):
+    path = tmp_path / "x.apng"
+    first, *rest = map(Image.fromarray, frames)
+    first.save(path, "PNG", save_all=True, append_images=rest)
+    assert is_video(path) and video_ending(path) == ".webp" and len(list(read_video(path).frames)) == 6
+    first.save(path, "PNG")
+    assert not is_video(path)
+
+
 def test_a_written_animation_is_read_back(frames, tmp_path):
     path = tmp_path / "x.webp"
     write_video(path, iter(frames), Fraction(20))

@@ -186,6 +186,12 @@ NO_LETTERS = "\U000e0fff"  # no font has this character
 HOSTILE = ["a\nb\x1b[31m\x00", "w" * 10_000, "\u202egnp", "z" + "\u0301" * 99, "\ud800", "", "\u05e9\u05dc\u05d5\u05dd"]
 
 
+@pytest.mark.parametrize("width", [1, 12, 30])
+def test_a_legend_of_a_thin_image(width):
+    framed = add_legend(Image.new("RGB", (width, 1000)), [("circle", palette(2)[0]), ("square", palette(2)[1])])
+    assert framed.width == width and framed.height > 1000
+
+
 def test_labels_have_letters_beyond_ascii(image):
     pictures = [
         draw(image, BOX, [0], [name])
