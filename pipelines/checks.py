@@ -46,7 +46,7 @@ ANNOTATION_REASONS = {
 }
 REPAIRS = {
     "images_converted": "another format or mode (CMYK, palette, alpha, 16-bit gray), stored as 8-bit RGB PNG",
-    "images_dark": "16-bit gray whose upper four bits are all zero, as from a 12-bit sensor: stored nearly black",
+    "images_dark": "16-bit gray whose upper four bits are all zero, as of a 12-bit sensor: stored nearly or all black",
     "images_of_pages": "TIFF with several pages: only the first is stored",
     "images_turned": "EXIF orientation applied, as the annotated size or --exif requires: stored as PNG",
     "exif_ignored": "EXIF orientation ignored, as the annotated size or --exif requires: stored unchanged",

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from htc_tf import command_line, lock
+from htc_tf.data.image_io import MAX_PIXELS
 from htc_tf.errors import UserError, command
 
 from . import coco, files, job_progress, merged_file, runners, sources
@@ -203,9 +204,9 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--max_pixels",
-        type=command_line.positive,
+        type=command_line.whole(1, MAX_PIXELS),  # TensorFlow decodes no larger JPEG
         default=Options.max_pixels,
-        help="largest image, in pixels; default 50,000,000",
+        help=f"largest image, in pixels, at most {MAX_PIXELS:,}; default {Options.max_pixels:,}",
     )
     parser.add_argument(
         "--stuff_labels",

@@ -13,6 +13,7 @@ import io
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import PIL.Image
 import tensorflow as tf
 
@@ -68,10 +69,9 @@ def load_image(
         counters.count("exif_ignored", orientation != 1 and not turned)
         if turned or stored is None or image.mode not in ("RGB", "L"):
             image_io.check_whole(image, encoded)
-            is_deep = image.mode.startswith("I")
             pixels = image_io.to_rgb(image, upright=turned)
             counters.count("images_turned" if turned else "images_converted")
-            counters.count("images_dark", is_deep and bool(0 < pixels.max() < DARK))
+            counters.count("images_dark", image.mode.startswith("I") and _is_dark(pixels, np.asarray(image)))
             counters.count("images_of_pages", image_io.has_pages(image))
             return encode_png(PIL.Image.fromarray(pixels)), "png"
         if decode == "full":
@@ -149,6 +149,11 @@ def encode_png(image: PIL.Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
+
+
+def _is_dark(pixels, values):
+    """True if the high bytes of 16-bit `values` are all near 0, or all 0: those of an image that is not plain black."""
+    return pixels.max() < DARK and values.min() < values.max()
 
 
 def _decode(encoded, stored, height, width):

@@ -81,12 +81,13 @@ def find_problems(
         ("images", "annotations"),
         strict=True,
     ):
-        if bad > allowed(listed, max_bad_fraction) or (complete and noun == "images" and bad >= listed):
+        none_left = complete and noun == "images" and not counters["images"]
+        if bad > allowed(listed, max_bad_fraction) or none_left:
             counts = ", ".join(f"{name} {counters[name]}" for name in reasons if counters[name])
             first = next(row for row in rejected if row["reason"] in reasons)
             problems.append(f"{bad} of {listed} {noun} were rejected ({counts}); the first: {_example(first)}")
             problems += [f"{name}: {ADVICE[name]}" for name in reasons if counters[name] and name in ADVICE]
-            needed = max(needed, bad / listed)
+            needed = 1 if none_left else max(needed, bad / listed)
     unknown = sorted({show(row["category_id"]) for row in rejected if row.get("category_id") is not None})
     if problems and unknown:
         problems.append(f"the categories do not define the category ids {', '.join(unknown[:MAX_NAMED])}")

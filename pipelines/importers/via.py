@@ -71,8 +71,9 @@ def read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _parse(text):
+    """Returns the value of a field; None if it is not JSON, or the row ends before it."""
     try:
-        return json.loads(text or "{}")
+        return None if text is None else json.loads(text or "{}")
     except (ValueError, RecursionError):
         return None
 

@@ -123,6 +123,7 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
     for name in ("annotations", "images", "stuff", "output"):  # an unset variable of a shell
         assert f"--{name} is empty" in refuse(capsys, tiny, f"--{name}=")
     assert "--shards 8 is more than the 7 images" in refuse(capsys, tiny, shards=8)
+    assert "from 1 to 178956970" in refuse(capsys, tiny, max_pixels=178_956_971)
     assert "no such folder" in refuse(capsys, tiny, f"--stuff={tiny / 'nowhere'}")
     assert "no such folder" in refuse(capsys, tiny, f"--images={tiny / 'nowhere'}")
     (tiny / "instances.json").unlink()

@@ -112,13 +112,18 @@ def test_sixteen_bits_keep_the_high_byte(folder):
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
-@pytest.mark.parametrize("bits, dark", [(12, 1), (13, 0), (16, 0)])
+@pytest.mark.parametrize("bits, dark", [(8, 1), (12, 1), (13, 0), (16, 0)])
 def test_twelve_bits_in_sixteen_are_counted(folder, ending, bits, dark):
     values = np.linspace(0, 2**bits - 1, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
     PIL.Image.fromarray(values).save(folder / f"a.{ending}")
     encoded, _, counts = load(folder, f"a.{ending}")
     np.testing.assert_array_equal(pixels_of(encoded)[..., 0], values >> 8)
     assert counts == {"images_converted": 1, **({"images_dark": 1} if dark else {})}
+
+
+def test_a_black_image_of_sixteen_bits_is_not_dark(folder):
+    PIL.Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(folder / "a.png")
+    assert load(folder, "a.png")[2] == {"images_converted": 1}
 
 
 def save_with_orientation(path, orientation):

@@ -97,6 +97,11 @@ def test_a_dataset_without_usable_images_fails_at_any_bound(tiny, capsys):
         path.write_bytes(b"")
     line = refuse(capsys, tiny, max_bad_fraction=1)
     assert "7 of 7 images were rejected" in line and "to continue" not in line
+    # The images of two files are the same.
+    (tiny / "again.json").write_text((tiny / "instances.json").read_text())
+    flag = f"--annotations={tiny}/*.json"
+    assert "7 of 14 images were rejected" in (line := refuse(capsys, tiny, flag, output="two", max_bad_fraction=1))
+    assert "to continue" not in line and not (tiny / "two" / "dataset_info.json").exists()
 
 
 def test_warnings_of_what_would_harm_training(tiny, capsys):
