@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from htc_tf.weights.detectron2_names import to_detectron2
+from htc_tf.weights.detectron2_names import has_name, to_detectron2
 from htc_tf.weights.implied import complete
 from htc_tf.weights.layouts import Layout
 from htc_tf.weights.names import COUNTER, LAYERS, UNREAD, Framework, Index
@@ -189,6 +189,16 @@ paddle_arrays = functools.partial(to_arrays, framework=Framework.PADDLE)
 load_paddle = functools.partial(load, framework=Framework.PADDLE)
 
 
-def detectron2_arrays(model: HTC) -> dict[str, np.ndarray]:
-    """Returns {detectron2's name: array in its layout} of a built HTC, for a network that reads BGR images."""
-    return to_detectron2(mmdet_arrays(model))
+def detectron2_arrays(model: HTC, partial: bool = False) -> dict[str, np.ndarray]:
+    """Returns {detectron2's name: array in its layout} of a built HTC, for a network that reads BGR images.
+
+    Arguments and errors: as in `to_arrays`.
+    """
+    arrays = mmdet_arrays(model, partial=partial)
+    nameless = [name for name in arrays if not has_name(name)]
+    if nameless and not partial:
+        raise ValueError(
+            f"detectron2 has no name for {len(nameless)} of the model's {len(arrays)} arrays, such as {nameless[0]}: "
+            "partial=True leaves them out"
+        )
+    return to_detectron2({name: array for name, array in arrays.items() if has_name(name)})

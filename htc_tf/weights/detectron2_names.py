@@ -42,6 +42,7 @@ MODULES = (
 PLACEHOLDER = re.compile(r"{(\w):?([\d.]?)}")
 BOTTOM_UP = "backbone.bottom_up."
 STEM, TABLE_STEM = f"{BOTTOM_UP}stem.conv1.weight", "backbone.conv1.weight"
+VITDET = re.compile(r"backbone\.(net|simfp_\d)\.")
 # Constants and counters: anchors, pixel statistics.
 UNREAD = re.compile(rf"proposal_generator\.anchor_generator\.|pixel_(mean|std)$|.*\.{COUNTER}$")
 
@@ -93,6 +94,11 @@ def to_detectron2(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns {detectron2's name: array} of {name of the tables: array}, for a network that reads BGR images."""
     flipped = flip_stem(arrays, TABLE_STEM)
     return {rename(name, 1): array for name, array in flipped.items() if not UNREAD.match(name)}
+
+
+def has_name(name: str) -> bool:
+    """Returns True if detectron2 has a counterpart of a name of the tables, in which ViTDet has detectron2's names."""
+    return bool(VITDET.match(name)) or rename(name, 1) != name
 
 
 def is_bgr(arrays: dict[str, np.ndarray]) -> bool:

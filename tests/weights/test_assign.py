@@ -12,6 +12,7 @@ from htc_tf.models.fpn import FPN
 from htc_tf.models.htc import HTC
 from htc_tf.models.mask_head import MaskHead
 from htc_tf.models.postprocess import Postprocess
+from htc_tf.models.recursive_fpn import RecursiveFPN
 from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.models.rpn import RPN
 from htc_tf.models.semantic_head import SemanticHead
@@ -26,10 +27,10 @@ REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 PLAIN = [f"{part}.norm=None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
 
 
-def make_model(depth=18, norm=None, **switches):
+def make_model(depth=18, norm=None, neck=None, with_images=False, **switches):
     model = HTC(
-        backbone=ResNet(depth, width=4),
-        neck=FPN(16, norm=norm),
+        backbone=ResNet(depth, width=4, with_images=with_images),
+        neck=neck or FPN(16, norm=norm),
         rpn=RPN(8, inference_proposals=4),
         roi_pooler=RoIPooler(),
         stages=[Stage(BoxHead(3, 16), MaskHead(3, 16, num_convs=2)) for _ in range(2)],
@@ -207,6 +208,22 @@ def test_every_norm_of_the_demo_has_a_name(tiny_model):
     assert load_mmdet(model, arrays) == Unmatched([], [], [])
     with pytest.raises(ValueError, match=r"PADDLE has no name for \d+ of .*norm/gamma.*: partial=True leaves them out"):
         paddle_arrays(model)
+
+
+def test_every_norm_of_scnet_and_of_a_recursive_pyramid_has_a_name(tiny_scnet):
+    """gin/options/from_scratch.gin gives them norms, which mmdetection's networks lack."""
+    _, model = tiny_scnet("GlobalContextHead.norm='group'", *PLAIN[:2])
+    names = mmdet_arrays(model)
+    assert {
+        f"roi_head.{head}.convs.0.bn{i}.weight" for head in ("mask_head", "glbctx_head") for i in (1, 2)
+    } <= names.keys()
+    assert load_mmdet(model, names) == Unmatched([], [], [])
+    fpn = FPN(16, norm="group")
+    neck = RecursiveFPN(fpn, ResNet(50, width=4, feedback=True, name="second"))
+    model = make_model(depth=50, neck=neck, with_images=True, masks=False, semantic=False)
+    names = mmdet_arrays(model)
+    assert {"neck.lateral_convs.0.bn.weight", "neck.fpn_convs.3.bn.bias"} <= names.keys()
+    assert load_mmdet(model, names) == Unmatched([], [], [])
 
 
 def test_bottlenecks():

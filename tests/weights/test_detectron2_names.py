@@ -78,6 +78,19 @@ def test_every_row_reads_its_own_names(row, stage):
     assert rename(f"{there}.bias", 0) == f"{here}.bias" and rename(f"{here}.bias", 1) == f"{there}.bias"
 
 
+def test_what_detectron2_has_no_name_for(tiny_model):
+    """Its networks have one mask head and no semantic branch."""
+    _, model = tiny_model()
+    with pytest.raises(
+        ValueError, match=r"detectron2 has no name for \d+ of .*, such as roi_head\.\S+: partial=True leaves"
+    ):
+        detectron2_arrays(model)
+    names = detectron2_arrays(model, partial=True).keys()
+    assert {"backbone.fpn_lateral2.norm.weight", "roi_heads.box_head.2.fc1.weight"} <= names
+    assert {name.split(".")[0] for name in names} == {"backbone", "proposal_generator", "roi_heads"}
+    assert not [name for name in names if "mask_head" in name]
+
+
 def test_other_names_stay():
     assert rename("backbone.net.pos_embed", 0) == "backbone.net.pos_embed"  # of another table
     assert rename("backbone.bottom_up.res4.22.conv3.norm.bias", 0) == "backbone.layer3.22.bn3.bias"

@@ -1,13 +1,15 @@
 """SCNet: names of its heads in mmdetection where they differ from HTC's; Paddle's network has none."""
 
 from htc_tf.weights.layouts import MATRIX, VECTOR, relayed
-from htc_tf.weights.tables.kinds import CONVOLUTION, LINEAR
+from htc_tf.weights.tables.kinds import CONVOLUTION, LINEAR, NORM
 
 # fmt: off
 RELAY_LINEAR = (("kernel", ("weight", relayed(MATRIX)), None), ("bias", ("bias", relayed(VECTOR)), None))
 BLOCKS = (
     ("convs.{c}.conv1.convolution",      "convs.{c}.conv1",        None,                    CONVOLUTION),
+    ("convs.{c}.conv1.norm",             "convs.{c}.bn1",          None,                    NORM),
     ("convs.{c}.conv2.convolution",      "convs.{c}.conv2",        None,                    CONVOLUTION),
+    ("convs.{c}.conv2.norm",             "convs.{c}.bn2",          None,                    NORM),
 )
 
 LAYERS = (

@@ -2,7 +2,7 @@
 
 from htc_tf.weights.layouts import KERNEL
 from htc_tf.weights.tables import resnet
-from htc_tf.weights.tables.kinds import CONVOLUTION
+from htc_tf.weights.tables.kinds import CONVOLUTION, NORM
 
 SECOND = "neck.rfp_modules.0"  # mmdetection's name of the backbone in the neck
 
@@ -30,7 +30,9 @@ BACKBONE = (
 NECK = (
     (("neck", "neck", "neck"), (
         ("fpn.laterals.{l}.convolution", "lateral_convs.{l}.conv", None,                    CONVOLUTION),
+        ("fpn.laterals.{l}.norm",        "lateral_convs.{l}.bn",   None,                    NORM),
         ("fpn.outputs.{l}.convolution",  "fpn_convs.{l}.conv",     None,                    CONVOLUTION),
+        ("fpn.outputs.{l}.norm",         "fpn_convs.{l}.bn",       None,                    NORM),
         ("pooling.branches.0.convolution", "rfp_aspp.aspp.0",      None,                    CONVOLUTION),
         ("pooling.branches.1",           "rfp_aspp.aspp.1",        None,                    CONVOLUTION),
         ("pooling.branches.2",           "rfp_aspp.aspp.2",        None,                    CONVOLUTION),
