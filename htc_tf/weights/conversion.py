@@ -18,7 +18,7 @@ import numpy as np
 
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.data import coco_classes
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, listed
 from htc_tf.run import Run, sync
 from htc_tf.weights.assign import Unmatched, load
 from htc_tf.weights.sources import SOURCES, read_weights
@@ -67,6 +67,7 @@ def convert(
     patterns = [compile_pattern(pattern) for pattern in allow_partial]
     categories = read_categories(annotations, experiment.num_classes) if annotations else None
     weights = read_weights(path, source, ema)
+    notes = [*weights.notes, *compare_order(categories or (), weights.class_names or (), annotations)]
     categories = categories or name_categories(weights.class_names, experiment.num_classes)
 
     experiment.prepare_runtime(seed=0)
@@ -77,7 +78,7 @@ def convert(
 
     write_run(run, config, categories, model)
     foreign = weights.source == "paddle" and not has_paddle_stds(model)
-    for note in [*weights.notes, *([PADDLE_NOTE] if foreign else [])]:
+    for note in [*notes, *([PADDLE_NOTE] if foreign else [])]:
         print(f"note: {note}", file=sys.stderr)
     count = len(model.variables)
     return count - kept, count
@@ -168,6 +169,23 @@ def name_categories(names: Sequence[str] | None, num_classes: int) -> list[dict[
         )
     ids = coco if names == list(coco.values()) else range(1, num_classes + 1)
     return [{"id": key, "name": name} for key, name in zip(ids, names, strict=True)]
+
+
+def compare_order(
+    categories: Sequence[dict[str, Any]], names: Sequence[str], annotations: str | os.PathLike | None
+) -> list[str]:
+    """Returns a note if a file states the classes of --annotations in another order than that of their ids, else none.
+
+    Neither order is surely the one of the outputs: mmdetection numbers classes in the order in which its annotation
+    file lists them, and states those of its configuration.
+    """
+    by_id = [row["name"] for row in categories]
+    if by_id == list(names) or sorted(by_id) != sorted(names):
+        return []
+    return [
+        f"the file lists its classes as {listed(names)}, {annotations} by their ids as {listed(by_id)}: outputs are "
+        "named by the ids; if detections have the wrong names, convert without --annotations, or renumber its ids"
+    ]
 
 
 def read_categories(annotations: str | os.PathLike, num_classes: int) -> list[dict[str, Any]]:

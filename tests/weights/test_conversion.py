@@ -116,6 +116,21 @@ def test_a_file_alone_tells_source_and_classes(convert, write, arrays, tmp_path)
     assert_same(mmdet_arrays(restored(run)), arrays)
 
 
+def test_another_order_of_classes_is_noted(convert, write, arrays, tmp_path):
+    """By the annotations' ids the outputs would get each other's names without a word."""
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(json.dumps({"categories": [{"id": i, "name": name} for i, name in enumerate("abcdefgh")]}))
+    content = {"state_dict": arrays, "meta": {"CLASSES": tuple("hbcdefga")}}
+    write.pytorch_zip(tmp_path / "x.pth", content)
+    run, _, err = convert(None, tmp_path / "x.pth", annotations=annotations)
+    assert "".join(row["name"] for row in run.read_categories()) == "abcdefgh"
+    (line,) = err.splitlines()
+    assert (
+        line.startswith("note: the file lists its classes as h, b, ")
+        and f"{annotations} by their ids as a, b, " in line
+    )
+
+
 def test_mmdetection_1_in_the_older_format(convert, write, arrays, tmp_path):
     old = {name.removeprefix("roi_head."): array for name, array in arrays.items()}
     for name, array in old.items():
