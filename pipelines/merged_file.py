@@ -1,14 +1,16 @@
 """`annotations.json`: the records' ground truth as one COCO file, written if the records differ from any input file.
 
 If several files are merged, or image ids are names, evaluation by other programs needs a file with the records' ids. It
-holds the images and objects of the records; boxes and masks are as in the input, neither clipped nor computed.
+holds the images and objects of the records. Boxes and masks are as in the input, not clipped; boxes and areas that the
+input lacks, and all boxes with --boxes mask, are those of the records.
 """
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from . import files
+from . import files, objects
+from .checks import Counters
 from .plan import Plan, read_lines
 
 FILE = "annotations.json"
@@ -62,7 +64,19 @@ def _annotations(output, plan, sidecars):
         image_id = line["image"]["id"]
         for item in line["objects"]:
             if (image_id, item["id"]) not in rejected:
-                yield {"image_id": image_id} | item
+                yield {"image_id": image_id} | _with_computed(item, line["image"], plan)
+
+
+def _with_computed(item, image, plan):
+    """Returns an object of the plan, with the box and the area of its record where the record's are computed."""
+    boxes, height, width = plan.options["boxes"], image["height"], image["width"]
+    from_mask = boxes == "mask" or objects.lacks_box(item)
+    if not from_mask and not objects.lacks_area(item):
+        return item
+    made = objects.convert(item, "", height, width, plan.masks, Counters(), boxes)
+    left, top = made.xmin * width, made.ymin * height
+    computed = [left, top, made.xmax * width - left, made.ymax * height - top]
+    return item | {"bbox": computed if from_mask else item["bbox"], "area": made.area}
 
 
 def _lines(output, plan, sidecars):

@@ -51,7 +51,7 @@ def convert(
         Rejected: The annotation cannot be used.
     """
     bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
-    from_mask = boxes == "mask" or bbox is None or bbox in ([], [0, 0, 0, 0])
+    from_mask = boxes == "mask" or lacks_box(annotation)
     counts, mask_box = b"", None
     if masks or (from_mask and segmentation):
         counts = to_rle(segmentation, height, width, counters)
@@ -74,10 +74,8 @@ def convert(
     if ymax - ymin < 1 or xmax - xmin < 1:
         counters.count("objects_tiny")
         counters.count("boxes_of_fractions", all(0 <= value <= 1 for value in bbox))
-    area = annotation.get("area")
-    if not (_is_number(area) and 0 <= area <= FLOAT32_MAX):
-        counters.count("areas_computed")
-        area = pixels
+    area = pixels if lacks_area(annotation) else annotation["area"]
+    counters.count("areas_computed", lacks_area(annotation))
     return Object(
         id=annotation["id"],
         ymin=ymin / height,
@@ -90,6 +88,17 @@ def convert(
         area=area,
         mask_rle=counts,
     )
+
+
+def lacks_box(annotation: dict[str, Any]) -> bool:
+    """Returns True if the box is absent or all zeros, so that it is computed from the mask."""
+    return annotation.get("bbox") in (None, [], [0, 0, 0, 0])
+
+
+def lacks_area(annotation: dict[str, Any]) -> bool:
+    """Returns True if the area is absent or impossible, so that it is computed from the mask, or the box."""
+    area = annotation.get("area")
+    return not (_is_number(area) and 0 <= area <= FLOAT32_MAX)
 
 
 def compute_mask_box(

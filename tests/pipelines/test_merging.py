@@ -190,6 +190,21 @@ def test_the_merged_file_lacks_what_the_records_lack(two):
         assert len(merged[key]) == number
 
 
+@pytest.mark.parametrize("boxes", ["checked", "mask"])
+def test_the_merged_file_has_the_boxes_and_areas_that_the_records_compute(two, boxes):
+    content = json.loads((two / "b.json").read_text())
+    absent, zeros, other = content["annotations"][:3]
+    del absent["bbox"], absent["area"]
+    zeros |= {"bbox": [0, 0, 0, 0], "area": float("nan")}
+    other["bbox"][0] += 1
+    (two / "b.json").write_text(json.dumps(content))
+    prepare_files(two, str(two / "a.json"), str(two / "b.json"), f"--boxes={boxes}")
+    made = COCO(two / "records" / "annotations.json")
+    for row in coco_from_records(load_info(two / "records"))["annotations"]:
+        for key in ("bbox", "area"):
+            assert made.anns[row["id"]][key] == pytest.approx(row[key], abs=1e-4)
+
+
 def test_a_rerun_gives_the_same_bytes(two, capsys):
     words = [str(two / "a.json"), str(two / "b.json")]
     prepare_files(two, *words)
