@@ -23,8 +23,8 @@ def copy_paste(row: Batch, source: Batch, seed: tf.Tensor, probability: float = 
     """Pastes random objects of a source row at their own position and cuts the masks beneath.
 
     Boxes become tight around the visible part of their objects, and fully occluded objects are dropped. Nothing is
-    pasted into the padding; objects without a mask, and more objects than fit into max_objects, are not pasted. Edges
-    are not blended: in the paper, blending changes nothing.
+    pasted into the padding; objects without a mask, or without a pixel at this size, and more objects than fit into
+    max_objects, are not pasted. Edges are not blended: in the paper, blending changes nothing.
 
     Args:
         row: A `structures.Batch` without its first axis.
@@ -44,17 +44,20 @@ def copy_paste(row: Batch, source: Batch, seed: tf.Tensor, probability: float = 
     chosen &= visible
 
     arguments = [row.images, source.images, size, chosen, theirs.masks, theirs.crop_boxes, ours.masks, ours.crop_boxes]
-    images, pasted, masks, occluded = numpy_op(_compose, arguments, [tf.uint8, tf.bool, tf.uint8, tf.bool])
+    images, pasted, drawn, masks, occluded = numpy_op(
+        _compose, arguments, [tf.uint8, tf.bool, tf.bool, tf.uint8, tf.bool]
+    )
     # numpy_op loses static shapes.
     pasted = tf.ensure_shape(pasted, row.images.shape[:2])
-    masks, occluded = tf.ensure_shape(masks, ours.masks.shape), tf.ensure_shape(occluded, [limit])
-    tight, visible = visible_boxes(ours.boxes, masks, ours.crop_boxes, row.sizes)
+    masks = tf.ensure_shape(masks, ours.masks.shape)
+    drawn, occluded = tf.ensure_shape(drawn, [limit]), tf.ensure_shape(occluded, [limit])
+    tight, visible = visible_boxes(ours.boxes, masks, ours.crop_boxes, row.sizes, ours.masks)
     remaining = ours._replace(
         boxes=tf.where(occluded[:, None], tight, ours.boxes), masks=masks, valid=ours.valid & (visible | ~occluded)
     )
     stride = tf.shape(row.images)[0] // tf.shape(ours.semantic)[0]
     semantic = tf.where(pasted[::stride, ::stride], theirs.semantic, ours.semantic)
-    truth = _merge(remaining, theirs._replace(boxes=boxes, valid=chosen), limit)
+    truth = _merge(remaining, theirs._replace(boxes=boxes, valid=drawn), limit)
     return row._replace(images=tf.ensure_shape(images, row.images.shape), truth=truth._replace(semantic=semantic))
 
 
@@ -85,20 +88,22 @@ def _compose(image, source, size, chosen, masks, crop_boxes, our_masks, our_crop
     Returns:
         image: [H, W, 3] uint8, the composed image.
         pasted: [H, W] bool, the pasted pixels.
+        drawn: [G] bool, the chosen objects that have a pixel.
         our_masks: [G, M, M] uint8, without occluded cells.
         occluded: [G] bool, objects of the image that lost cells.
     """
-    image, pasted = image.copy(), np.zeros(image.shape[:2], bool)
-    for mask, crop_box in zip(masks[chosen], crop_boxes[chosen], strict=True):
-        window, bitmap = _rasterize(mask, crop_box, size.astype(int))
+    image, pasted, drawn = image.copy(), np.zeros(image.shape[:2], bool), np.zeros(len(masks), bool)
+    for index in np.flatnonzero(chosen):
+        window, bitmap = _rasterize(masks[index], crop_boxes[index], size.astype(int))
         image[window][bitmap] = source[window][bitmap]
         pasted[window] |= bitmap
+        drawn[index] = bitmap.any()
     our_masks, occluded = our_masks.copy(), np.zeros(len(our_masks), bool)
     for index, crop_box in enumerate(our_crop_boxes):
         covered = _sample_cells(pasted, crop_box, our_masks.shape[-1]) & (our_masks[index] > 0)  # [M, M]
         occluded[index] = covered.any()
         our_masks[index][covered] = 0
-    return image, pasted, our_masks, occluded
+    return image, pasted, drawn, our_masks, occluded
 
 
 def _rasterize(mask, crop_box, size):

@@ -4,6 +4,7 @@ Mask targets are sampled from these grids. The cells do not change when the imag
 box does.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,20 +15,24 @@ from pycocotools import mask as coco_mask
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ops.rle_decoding import decode_edges
 
+MAX_DECODED = 1 << 25  # pixels that are decoded at once: 100 masks as wide as an image of COCO
+
 
 def visible_boxes(
-    boxes: tf.Tensor, masks: tf.Tensor, crop_boxes: tf.Tensor, size: tf.Tensor
+    boxes: tf.Tensor, masks: tf.Tensor, crop_boxes: tf.Tensor, size: tf.Tensor, whole: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes boxes around the visible part of each object in an image.
 
-    A side moves inward if the mask ends more than a cell before it; otherwise it stays where it is or at the image's
-    edge. An object without a mask (a crop box of no area) is visible where its box is.
+    A cell is visible if the mask covers half of it; in a mask that covers half of no cell, as that of a long wire, if
+    the mask covers any of it. A side moves inward if the mask ends more than a cell before it; otherwise it stays where
+    it is or at the image's edge. An object without a mask (a crop box of no area) is visible where its box is.
 
     Args:
         boxes: [G, 4] float32, boxes of the whole objects, which may extend beyond the image.
         masks: [G, M, M] uint8, coverage of each cell; occluded cells are 0.
         crop_boxes: [G, 4] float32, the boxes that the cells cover.
         size: [2], height and width of the image.
+        whole: [G, M, M] uint8, the masks without occlusion; None if they are `masks`.
     Returns:
         boxes: [G, 4] float32.
         visible: [G] bool.
@@ -37,7 +42,9 @@ def visible_boxes(
     start, cell = crop_boxes[:, :2], (crop_boxes[:, 2:] - crop_boxes[:, :2]) / cells  # [G, 2] each, cell in pixels
     centers = start[:, None] + (tf.range(cells, dtype=tf.float32)[:, None] + 0.5) * cell[:, None]  # [G, M, 2]
     inside = (centers > 0.0) & (centers < size)
-    seen = (masks >= 128) & inside[:, :, None, 0] & inside[:, None, :, 1]  # [G, M, M]
+    thin = tf.reduce_all((masks if whole is None else whole) < 128, axis=[1, 2], keepdims=True)  # [G, 1, 1]
+    covered = (masks >= 128) | (thin & (masks > 0))  # [G, M, M]
+    seen = covered & inside[:, :, None, 0] & inside[:, None, :, 1]
     # [G, 2, M]: rows and columns of cells that hold a visible cell.
     profiles = tf.stack([tf.reduce_any(seen, axis=2), tf.reduce_any(seen, axis=1)], axis=1)
     profiles = tf.cast(profiles, tf.uint8)
@@ -80,19 +87,26 @@ def crop_masks(rles: Sequence[bytes], height: int, width: int, cells: int) -> tu
     # [n, 4] int64: left, top, width, height.
     boxes = coco_mask.toBbox([{"size": [height, width], "counts": counts} for counts in encoded]).astype(np.int64)
     nonempty = boxes[:, 2] > 0
-    if nonempty.any():
-        runs = np.diff(starts)  # [n], runs per mask
-        ends = ends[np.repeat(nonempty, runs)]
-        starts = np.cumsum([0, *runs[nonempty]])
-        present, boxes = np.flatnonzero([bool(counts) for counts in rles])[nonempty], boxes[nonempty]
-        masks[present], crop_boxes[present] = _resample(_decode_boxes(ends, starts, boxes, height), boxes, cells)
+    if not nonempty.any():
+        return masks, crop_boxes
+    runs = np.diff(starts)  # [n], runs per mask
+    ends = ends[np.repeat(nonempty, runs)]
+    starts = np.cumsum([0, *runs[nonempty]])
+    present, boxes = np.flatnonzero([bool(counts) for counts in rles])[nonempty], boxes[nonempty]
+    groups = np.cumsum(boxes[:, 2] * height) // MAX_DECODED  # [n], ascending
+    bounds = [0, *np.flatnonzero(np.diff(groups)) + 1, len(groups)]
+    for first, last in itertools.pairwise(bounds):
+        own, own_starts = ends[starts[first] : starts[last]], starts[first : last + 1] - starts[first]
+        bitmaps = _decode_boxes(own, own_starts, boxes[first:last], height)
+        rows = present[first:last]
+        masks[rows], crop_boxes[rows] = _resample(bitmaps, boxes[first:last], cells)
     return masks, crop_boxes
 
 
 def _decode_boxes(ends, starts, boxes, height):
     """Decodes masks inside their boxes.
 
-    The runs of all masks of an image are written at once, as whole columns of the boxes one after the other;
+    The runs of all these masks are written at once, as whole columns of the boxes one after the other;
     pycocotools' `decode` always draws the whole image, mask by mask.
 
     Args:

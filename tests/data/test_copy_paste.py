@@ -95,6 +95,18 @@ def test_objects_beyond_the_image_or_without_a_mask_are_not_pasted(ours):
             np.testing.assert_array_equal(one, other)
 
 
+def test_objects_without_a_pixel_are_not_pasted(ours):
+    """An object that is resized to less than half a pixel, and one that covers half of no cell."""
+    theirs = make_row(2, 100, (16, 16), [(0, 0, 4, 4), (0, 4, 4, 8)])
+    masks, crop_boxes = theirs.truth.masks.numpy(), theirs.truth.crop_boxes.numpy()
+    crop_boxes[0] = (1.1, 1.1, 1.9, 1.9)
+    masks[1] //= 4
+    truth = theirs.truth._replace(masks=tf.constant(masks), crop_boxes=tf.constant(crop_boxes))
+    row = copy_paste(ours, theirs._replace(truth=truth), SEED, probability=1.0)
+    np.testing.assert_array_equal(row.truth.valid, ours.truth.valid)
+    np.testing.assert_array_equal(row.images, ours.images)
+
+
 def test_each_object_is_chosen_independently_by_the_seed(ours):
     theirs = make_row(2, 100, (16, 16), [(0, 0, 2, 2), (0, 4, 2, 6)])
     paste = tf.function(lambda seed: copy_paste(ours, theirs, seed, probability=0.5), autograph=False)

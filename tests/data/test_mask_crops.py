@@ -90,6 +90,16 @@ def test_masks_do_not_affect_each_other():
         np.testing.assert_allclose(together[0][index], mask, atol=1)
 
 
+def test_masks_are_decoded_in_groups_of_limited_memory(monkeypatch):
+    blobs = [np.arange(60 * 80).reshape(60, 80) % number < number // 3 for number in (7, 80, 800, 4800)]
+    rles = [encode(blobs[0]), b"", encode(np.zeros((60, 80))), *map(encode, blobs)]
+    expected = mask_crops.crop_masks(rles, 60, 80, 28)
+    monkeypatch.setattr(mask_crops, "MAX_DECODED", 60 * 100)
+    masks, crop_boxes = mask_crops.crop_masks(rles, 60, 80, 28)
+    np.testing.assert_allclose(masks.astype(int), expected[0], atol=1)
+    np.testing.assert_array_equal(crop_boxes, expected[1])
+
+
 def test_mask_targets_of_cells_match_the_whole_bitmap():
     ys, xs = np.mgrid[:150, :200] + 0.5
     blobs = [
@@ -108,9 +118,10 @@ def test_mask_targets_of_cells_match_the_whole_bitmap():
     assert np.mean(targets.numpy() != expected.numpy()) < 0.004
 
 
-def find(boxes, masks, crop_boxes, size):
+def find(boxes, masks, crop_boxes, size, whole=None):
     arguments = (np.float32(boxes), np.uint8(masks), np.float32(crop_boxes), np.int32(size))
-    boxes, seen = mask_crops.visible_boxes(*(tf.constant(values) for values in arguments))
+    whole = None if whole is None else tf.constant(np.uint8(whole))
+    boxes, seen = mask_crops.visible_boxes(*(tf.constant(values) for values in arguments), whole)
     return boxes.numpy(), seen.numpy()
 
 
@@ -147,6 +158,16 @@ def test_occluded_cells_move_a_side():
     np.testing.assert_array_equal(boxes, [[11, 21, 15, 22 + 1]])
     mask[:] = 0
     assert find([BOX, BOX], [mask, HOOK], [CROP_BOX] * 2, (100, 100))[1].tolist() == [False, True]
+
+
+def test_a_mask_that_covers_half_of_no_cell_is_visible_where_it_covers_any():
+    faint = np.uint8([HOOK // 4])
+    boxes, seen = find([BOX] * 2, [HOOK, faint[0]], [CROP_BOX] * 2, (100, 23))
+    np.testing.assert_array_equal(boxes, [[11, 21, 15, 23]] * 2)
+    assert seen.all()
+    assert not find([[-9, 3, -1, 8]], faint, [[-10, 2, 0, 9]], (50, 50))[1].any()
+    # What is left of an occluded object is invisible if it covers half of no cell.
+    assert not find([BOX], faint, [CROP_BOX], (100, 100), whole=[HOOK])[1].any()
 
 
 def test_out_of_the_image():
