@@ -15,6 +15,8 @@ from htc_tf.inference.inputs import VIDEOS, Unreadable, Url, find_inputs
 from htc_tf.inference.output_names import drawing_names, refuse_replacing
 
 UNKNOWN = "not a JPEG"  # how `serving.decode.UNKNOWN` begins, which needs TensorFlow
+# Flags that say nothing about an export in this process.
+SERVER = ("grpc", "model", "version", "timeout")
 EPILOG = """
 Standard output has one line of JSON per image: file, height, width, detections with class, score and box as y1, x1, y2,
 x2 in pixels. DIR receives the drawings, and detections.jsonl with the same lines and the masks as COCO run lengths.
@@ -30,7 +32,11 @@ def parse():
     place.add_argument(
         "--server", metavar="HOST:PORT", help="TensorFlow Serving (default ports: 8501, with --grpc 8500)"
     )
-    place.add_argument("--export", metavar="EXPORT", help="the --output of htc_tf.export, loaded in this process")
+    place.add_argument(
+        "--export",
+        metavar="EXPORT",
+        help="the --output of htc_tf.export, loaded in this process: its newest version, or EXPORT/N",
+    )
     parser.add_argument(
         "--input",
         required=True,
@@ -58,7 +64,11 @@ def parse():
     parser.add_argument(
         "--batch", type=command_line.batch, default=1, metavar="N", help="images per request (default: 1)"
     )
-    return parser.parse_args()
+    flags = parser.parse_args()
+    given = [f"--{name}" for name in SERVER if getattr(flags, name) != parser.get_default(name)]
+    if flags.export and given:
+        parser.error(f"{', '.join(given)}: only for a server; leave it out (a version is --export EXPORT/N)")
+    return flags
 
 
 def connect(flags):

@@ -58,7 +58,7 @@ def main():
     from htc_tf.inference.inputs import read_image
     from htc_tf.inference.prediction import save
 
-    image = read_image(flags.input)
+    image = read_image(flags.input, limit="")
     trace = record_trace(restore(experiment, run), image, flags.threshold)
     page = draw_explanation(trace, categories, flags.input.name, flags.width, flags.objects)
     try:

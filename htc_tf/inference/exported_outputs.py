@@ -148,7 +148,7 @@ def read_pixels(path: Path | Url, size: tuple[int, int]) -> np.ndarray:
         Unreadable: The file is no image, or not of the size that the model saw.
     """
     try:
-        pixels = read_image(path)
+        pixels = read_image(path, limit="")
     except Unreadable as error:
         raise Unreadable(path, f"cannot be drawn on ({error.reason})") from error
     if pixels.shape[:2] != size:

@@ -142,7 +142,7 @@ def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS, limit: str
     Args:
         path: Path or https URL.
         max_pixels: int, limit on the pixels of the image.
-        limit: Name of that limit in messages: the flag of a command.
+        limit: Name of that limit in messages: the flag of a command; "" if the caller's user cannot raise it.
     Raises:
         Unreadable: The file is missing, damaged, too large, or no image.
     """
@@ -176,5 +176,5 @@ def _decode(encoded, name, max_pixels, limit="max_pixels"):
 
 
 def raise_limit(max_pixels: int, limit: str = "max_pixels") -> str:
-    """Returns the words of a message about more pixels than a limit of this name."""
-    return f"{limit} {max_pixels}: raise it to read the image"
+    """Returns the words of a message about more pixels than a limit of this name; "" without a name."""
+    return limit and f"{limit} {max_pixels}: raise it to read the image"

@@ -4,6 +4,8 @@ TensorFlow Serving replays assets.extra/tf_serving_warmup_requests, a TFRecord f
 (https://www.tensorflow.org/tfx/serving/saved_model_warmup), so that no user waits for the first compilation.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,16 +16,17 @@ WARMUP = "assets.extra/tf_serving_warmup_requests"
 ALIGNMENT = 32  # padded sides are multiples of it
 
 
-def write_warmup(path, settings, batch_sizes, name="htc"):
+def write_warmup(path, settings, batch_sizes, max_pixels, name="htc"):
     """Writes a request for each padded shape and batch size to serving_default, and one to each other signature.
 
     Args:
         path: the file's path.
         settings: a `data.input.Input` with the sides and shapes of the images.
         batch_sizes: ints.
+        max_pixels: int; the model refuses larger files.
         name: the model's name in the server; the server ignores it.
     """
-    files = [blank_png(*size) for size in image_sizes(settings)]
+    files = [blank_png(*size) for size in image_sizes(settings, max_pixels)]
     requests = [("serving_default", bytes_array("image_bytes", [file] * n)) for file in files for n in batch_sizes]
     record = tf.train.Example()
     record.features.feature["image/encoded"].bytes_list.value.append(files[0])
@@ -38,8 +41,8 @@ def write_warmup(path, settings, batch_sizes, name="htc"):
             writer.write(prediction_log(name, signature, inputs).SerializeToString())
 
 
-def image_sizes(settings):
-    """Returns a (height, width) for each padded shape which is padded to it, where one exists."""
+def image_sizes(settings, max_pixels):
+    """Returns a (height, width) of at most `max_pixels` for each padded shape which is padded to it, if one exists."""
     sizes = []
     for index, (height, width) in enumerate(settings.shapes):
         # An image as long as the shape may be shorter after rounding, but never longer: slightly shorter ones, too.
@@ -50,6 +53,8 @@ def image_sizes(settings):
             (height - ALIGNMENT, width),
         )
         for size in candidates:
+            shrink = min(1, math.sqrt(max_pixels / max(math.prod(size), 1)))
+            size = tuple(int(side * shrink) for side in size)
             fitted = fitted_size(*map(tf.constant, size), settings.min_side, settings.max_side)
             if min(size) > 0 and int(choose_shape(fitted, settings.shapes)) == index:
                 sizes.append(size)

@@ -56,7 +56,7 @@ def hold_folder(folder):
 
 
 def _write_version(detector, categories, folder, options):
-    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     version = folder / str(max(versions, default=0) + 1)
     aside = folder / ".unfinished"
     shutil.rmtree(aside, ignore_errors=True)
@@ -69,7 +69,7 @@ def _write_version(detector, categories, folder, options):
         classes = aside / CLASSES
         classes.parent.mkdir()
         classes.write_text(json.dumps({"format": formats.EXPORT, "categories": categories}, indent=1) + "\n")
-        write_warmup(aside / WARMUP, detector.input, options.batch_sizes)
+        write_warmup(aside / WARMUP, detector.input, options.batch_sizes, options.max_pixels)
         aside.rename(version)
     except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:  # a full disk
         reason = getattr(error, "strerror", None) or reason_of(str(error))

@@ -1,13 +1,11 @@
 """The client by REST, by gRPC and in this process: the same answers, and every failure is one line."""
 
-import http.client
 import io
 import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +13,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf import client
-from htc_tf.errors import UserError
 from htc_tf.inference.exported import LocalClient
-from htc_tf.inference.exported_outputs import MAX_SIDE, read_pixels, read_responses
+from htc_tf.inference.exported_outputs import read_pixels
 from htc_tf.inference.inputs import Unreadable
-from htc_tf.ops.paste import encode_masks
 from htc_tf.serving import decode
 from htc_tf.serving.grpc_client import GrpcClient
-from htc_tf.serving.rest_client import RestClient, server_message
+from htc_tf.serving.rest_client import RestClient
+from tests.data.encoded_images import blank_png
 
 ROOT = Path(__file__).resolve().parents[2]
 FAILING = b"fail"  # the toy model of conftest.py fails on an image that begins with it
@@ -152,33 +149,6 @@ def test_another_server(call, fake_server, impostor, images):
     assert "no gRPC server answers" in line
 
 
-DEEP = b"[" * 200_000  # json.loads raises RecursionError
-
-
-@pytest.mark.parametrize(
-    "content", [DEEP, b'{"predictions": [[0]]}', b'{"predictions": [{"status": "\\ud800"}]}', b"\xff", b"3"]
-)
-def test_json_of_any_content(monkeypatch, content):
-    model = RestClient("here", "htc", None, 9)
-    monkeypatch.setattr(model, "fetch", lambda *arguments: content)
-    with pytest.raises(UserError, match="here: not an answer of"):
-        model.predict([b"image"])
-    assert model.describe_versions() == "no version known"
-
-
-@pytest.mark.parametrize("failure", [http.client.IncompleteRead(b"{", 99), TimeoutError(), ConnectionResetError()])
-def test_a_refusal_whose_body_is_cut(failure):
-    def cut():
-        raise failure
-
-    assert server_message(SimpleNamespace(reason="Internal Server Error", read=cut)) == "Internal Server Error"
-
-
-def test_a_refusal_of_deep_json():
-    refused = SimpleNamespace(reason="Internal Server Error", read=lambda: DEEP)
-    assert server_message(refused).startswith("Internal Server Error ('[[[")
-
-
 @pytest.mark.parametrize("address", ["http://[::1", "a b", "localhost:port", "nothing://there"])
 def test_an_invalid_address(call, images, address):
     line = refusal(call(client, "--server", address, "--input", images / "a.png"))
@@ -201,112 +171,18 @@ def test_mistakes_are_one_line(call, fake_server, images, tmp_path):
     assert "cannot be written" in refusal(call(client, *flags, image))
 
 
+@pytest.mark.parametrize("flag", [["--version", 2], ["--model", "other"], ["--grpc"], ["--timeout", 5]])
+def test_flags_of_a_server_are_not_ignored(call, toy_export, images, flag):
+    """--version 2 of an export would otherwise be its newest version."""
+    line = refusal(call(client, "--export", toy_export, *flag, "--input", images / "a.png"))
+    assert f"{flag[0]}: only for a server" in line and "EXPORT/N" in line
+
+
 def refusal(done):
     """Returns the error line of a command that ended with status 2."""
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert done.status == 2 and "Traceback" not in done.err
     return line
-
-
-def outputs(**masks):
-    """Returns a model's outputs for one image of 20 x 30 pixels: one object, one row of padding."""
-    return {
-        "boxes": np.array([[[2, 3, 12, 23], [0, 0, 0, 0]]], np.float32),
-        "scores": np.array([[0.5, 0]], np.float32),
-        "classes": np.array([[1, 0]], np.int32),
-        "class_names": np.array([[b"dog", b"cat"]], object),
-        "num_detections": np.array([1], np.int32),
-        "sizes": np.array([[20, 30]], np.int32),
-        "status": np.array([b""], object),
-        **{name: array[np.newaxis] for name, array in masks.items()},
-    }
-
-
-def test_masks_in_either_form_are_the_same():
-    small = np.zeros([2, 28, 28], np.float32)
-    small[0, 4:20, 6:] = 1
-    (run,) = encode_masks(small[:1], outputs()["boxes"][0, :1], 20, 30)
-    rle = np.array([run["counts"].encode(), b""], object)
-    for masks in ({"masks_28": small}, {"masks_rle_bytes": rle}):
-        (answer,) = read_responses(outputs(**masks), 1)
-        assert answer.result.masks == [run] and answer.names == ["dog"] and answer.size == (20, 30)
-    (answer,) = read_responses(outputs(), 1)
-    assert answer.result.masks is None
-    assert answer.describe(masks=True)["detections"] == [{"class": "dog", "score": 0.5, "box": [2, 3, 12, 23]}]
-
-
-def test_damaged_run_lengths_are_refused():
-    """pycocotools would write beyond its memory."""
-    with pytest.raises(UserError, match="run lengths that do not fill 20 x 30 pixels"):
-        read_responses(outputs(masks_rle_bytes=np.array([b"ooooo3", b""], object)), 1)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"classes": np.array([[1_000_000, 0]], np.int32)},
-        {"classes": np.array([[-1, 0]], np.int32)},
-        {"classes": np.array([[1]], np.int32)},
-        {"classes": np.array([[1.0, 0.0]], np.float32)},
-        {"boxes": np.zeros([1, 2, 3], np.float32)},
-        {"boxes": np.zeros([1], np.float32)},
-        {"boxes": np.full([1, 2, 4], np.nan, np.float32)},
-        {"sizes": np.array([20], np.int32)},
-        {"sizes": np.array([[20.0, 30.0]], np.float32)},
-        {"sizes": np.array([[-20, 30]], np.int32)},
-        {"num_detections": np.array([3], np.int32)},
-        {"num_detections": np.array([-1], np.int32)},
-        {"num_detections": np.array([b"1"], object)},
-        {"status": np.array([0], np.int32)},
-        {"class_names": np.array([[1, 2]], np.int32)},
-        {"boxes": np.float32(1)},
-        {"scores": np.zeros([0, 2], np.float32)},
-        {"status": np.array([b"", b""], object)},
-        {"sizes": np.array([[2**16, 2**16]], np.int32)},
-        {"masks_28": np.zeros([1, 2, 5], np.float32)},
-        {"masks_28": np.zeros([1, 2, 5, 5], np.float32)},
-        {"masks_28": np.zeros([1, 0, 28, 28], np.float32)},
-        {"masks_28": np.zeros([1, 2, 28, 28], np.int32)},
-        {"masks_28": np.full([1, 2, 28, 28], np.inf, np.float32)},
-        {"masks_rle_bytes": np.array([[5, 5]], np.int32)},
-        {"masks_rle_bytes": np.array([["x", "y"]])},
-        {"masks_rle_bytes": np.zeros([1, 0], object)},
-    ],
-)
-def test_outputs_that_do_not_fit_together_are_refused(changed):
-    with pytest.raises(UserError, match="the model's response is damaged"):
-        read_responses(outputs() | changed, 1)
-
-
-@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
-def test_masks_of_a_very_long_image(size):
-    """A server may state any size, and pasting takes memory for each row and column."""
-    long = {"sizes": np.array([size], np.int32), "masks_28": np.ones([1, 2, 28, 28], np.float32)}
-    with pytest.raises(UserError, match="export the run with --masks masks_rle_bytes"):
-        read_responses(outputs() | long, 1)
-
-
-def test_masks_of_a_long_image_are_pasted_one_after_the_other():
-    found = outputs() | {
-        "boxes": np.array([[[2, 0, 12, 3], [100_000, 1, 600_000, 3]]], np.float32),
-        "masks_28": np.ones([1, 2, 28, 28], np.float32),
-        "sizes": np.array([[MAX_SIDE - 1, 3]], np.int32),
-        "num_detections": np.array([2], np.int32),
-    }
-    (answer,) = read_responses(found, 1)
-    assert answer.result.masks == encode_masks(found["masks_28"][0], found["boxes"][0], MAX_SIDE - 1, 3)
-
-
-def test_strings_that_are_not_utf_8():
-    (answer,) = read_responses(outputs() | {"class_names": np.array([[b"d\xff", b""]], object)}, 1)
-    assert answer.names == ["d\ufffd"]
-    (answer,) = read_responses(outputs() | {"status": np.array([b"no \xff"], object)}, 1)
-    assert answer.status == "no \ufffd"
-
-
-def test_another_model_is_refused():
-    with pytest.raises(UserError, match="without boxes, scores"):
-        read_responses({"logits": np.zeros([1, 3], np.float32)}, 1)
 
 
 def test_pixels_are_upright_as_in_the_model(tmp_path):
@@ -321,6 +197,9 @@ def test_pixels_are_upright_as_in_the_model(tmp_path):
         read_pixels(path, (40, 60))
     with pytest.raises(Unreadable, match="cannot be drawn on"):
         read_pixels(Path(__file__), (10, 10))
+    path.write_bytes(blank_png(20_000, 9_000))
+    with pytest.raises(Unreadable, match=r"more than the 178956970 that are read\)$"):  # no flag raises it
+        read_pixels(path, (9_000, 20_000))
 
 
 def test_a_server_is_called_without_tensorflow():

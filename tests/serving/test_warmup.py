@@ -46,7 +46,7 @@ def prediction_log():
 def test_requests(prediction_log, tiny_experiment, tmp_path):
     """Every padded shape is warmed up with every batch size by serving_default, and every other signature once."""
     settings = tiny_experiment("IMAGE_MAX_SIDE=96", "ASPECTS=()").eval_input  # a landscape and a portrait shape
-    write_warmup(tmp_path / "warmup", settings, (1, 2))
+    write_warmup(tmp_path / "warmup", settings, (1, 2), 50_000_000)
     seen = []
     for record in tf.data.TFRecordDataset(str(tmp_path / "warmup")).as_numpy_iterator():
         request = prediction_log.FromString(record).predict_log.request
@@ -62,7 +62,17 @@ def test_requests(prediction_log, tiny_experiment, tmp_path):
     assert {row[0] for row in seen} == {"serving_default", "predict_bytes", "predict_image", "predict_example"}
 
 
+@pytest.mark.parametrize("max_pixels", [20_000, 300])
+def test_warmup_is_within_max_pixels(tiny_experiment, max_pixels):
+    """The model refuses larger files before the network runs, so that nothing would be warmed up."""
+    settings = tiny_experiment("IMAGE_MIN_SIDE=800", "IMAGE_MAX_SIDE=1333").eval_input
+    sizes = image_sizes(settings, max_pixels)
+    fitted = [fitted_size(*map(tf.constant, size), settings.min_side, settings.max_side) for size in sizes]
+    assert [int(choose_shape(size, settings.shapes)) for size in fitted] == list(range(len(settings.shapes)))
+    assert all(height * width <= max_pixels for height, width in sizes)
+
+
 @pytest.mark.parametrize("params", [(), ("IMAGE_MIN_SIDE=800", "IMAGE_MAX_SIDE=1333"), ("IMAGE_MIN_SIDE=750",)])
 def test_warmup_reaches_every_shape(tiny_experiment, params):
     settings = tiny_experiment("IMAGE_MAX_SIDE=1000", *params).eval_input
-    assert len(image_sizes(settings)) == len(settings.shapes)
+    assert len(image_sizes(settings, 50_000_000)) == len(settings.shapes)

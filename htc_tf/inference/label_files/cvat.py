@@ -58,7 +58,7 @@ def describe(found: DetectedObject, parts: Sequence[Polygon] | None) -> str:
         y1, x1, y2, x2 = found.box.round(2).tolist()
         return element("box", {**common, "xtl": x1, "ytl": y1, "xbr": x2, "ybr": y2}) + "</box>"
     if len(parts) == 1 and not parts[0].holes:
-        points = ";".join(f"{x:g},{y:g}" for x, y in parts[0].outer.tolist())
+        points = ";".join(f"{x:.12g},{y:.12g}" for x, y in parts[0].outer.tolist())
         return element("polygon", {**common, "points": points}) + "</polygon>"
     top, left, mask = crop_mask(found.run_lengths)
     runs = ", ".join(map(str, count_runs(mask)))

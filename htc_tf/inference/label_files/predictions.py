@@ -25,7 +25,7 @@ class Writer:
 
     def add(self, file: InputFile, prediction: Prediction) -> None:
         """Appends the detections."""
-        origin: dict[str, Any] = {"file_name": file.path.name}
+        origin: dict[str, Any] = {"file_name": file.name}
         if file.frame is not None:
             origin["frame"] = file.frame
         self.file.write(json.dumps({**entry, **origin}) for entry in prediction.to_coco(file.image_id))

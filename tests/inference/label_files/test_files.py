@@ -16,12 +16,23 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import Url
-from htc_tf.inference.label_files import NotSaved, brush, coco, cvat, find_writer, labelme, labelstudio, yolo
+from htc_tf.inference.label_files import (
+    NotSaved,
+    brush,
+    coco,
+    cvat,
+    find_writer,
+    labelme,
+    labelstudio,
+    predictions,
+    yolo,
+)
 from htc_tf.inference.label_files.list_file import replace_file
 from htc_tf.inference.label_files.masks import count_runs, crop_mask
 from htc_tf.inference.output_names import name_files
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.results import ImageResult
+from htc_tf.ops.polygons import Polygon
 from pipelines.importers import brush as importer
 
 CATEGORIES = [{"id": 5, "name": "car"}]
@@ -54,6 +65,30 @@ def test_names_are_relative_to_the_folder_that_all_inputs_share():
     assert [file.name for file in files_of(Url("https://host/deep/u.jpg?x=1"), "/data/a/1.jpg")] == ["u.jpg", "1.jpg"]
     name = "w" * 250
     assert len(files_of(f"/{'d' * 200}/{name}.jpg", "/x.jpg")[0].stem) == 200 + 1 + 230
+
+
+def test_results_and_labels_name_an_image_alike(tmp_path, prediction):
+    """predictions.json had the name alone, so that images of two folders could not be told apart."""
+    files = files_of("/data/a/1.jpg", "/data/b/1.jpg")
+    for module in (coco, predictions):
+        with contextlib.closing(module.Writer(tmp_path, CATEGORIES, 1)) as writer:
+            for file in files:
+                writer.add(file, prediction)
+    images = {row["id"]: row["file_name"] for row in json.loads((tmp_path / "coco.json").read_text())["images"]}
+    results = json.loads((tmp_path / "predictions.json").read_text())
+    assert {row["image_id"]: row["file_name"] for row in results} == images
+    assert sorted(images.values()) == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_places_in_very_wide_images():
+    """CVAT's points had six digits."""
+    prediction = Prediction(
+        np.zeros((4, 9, 3), np.uint8),
+        ImageResult(np.float32([[1, 1, 3, 3]]), np.float32([0.9]), np.int32([0]), [encode(np.ones((4, 9)))]),
+        CATEGORIES,
+    )
+    corners = np.array([[1_234_567.5, 1], [1_234_577.5, 1], [1_234_577.5, 3]])
+    assert 'points="1234567.5,1;1234577.5,1;1234577.5,3"' in cvat.describe(prediction[0], [Polygon(corners, [])])
 
 
 def test_two_images_of_one_stem(tmp_path, prediction):
