@@ -41,7 +41,7 @@ def place_labels(image, labels, font_size):
     font_size *= _crowding(labels, font_size, image.width * image.height)
     sizes = [fonts.load(max(SMALLEST_FONT, round(factor * font_size))) for factor in (1, 0.85)]
     boxes = np.array([label.box for label in labels], np.float64).reshape(-1, 4)
-    taken, placed = [], []
+    taken, placed = np.zeros([0, 4]), []
     for index, label in enumerate(labels):
         y1, x1, y2, x2 = label.box
         font = sizes[(y2 - y1) * (x2 - x1) < (4 * font_size) ** 2]
@@ -54,7 +54,7 @@ def place_labels(image, labels, font_size):
                 break
         if hidden <= 0.2:
             y1, x1, y2, x2 = place
-            taken.append((y1 - GAP, x1 - GAP, y2 + GAP, x2 + GAP))
+            taken = np.vstack([taken, [y1 - GAP, x1 - GAP, y2 + GAP, x2 + GAP]])
             placed.append((label, score, place, font, pad))
     for label, *where in reversed(placed):
         _draw_label(image, label, *where)
@@ -112,7 +112,7 @@ def _best_place(box, height, width, size, taken, others):
         box: (y1, x1, y2, x2) of the object.
         height, width: Size of the label in pixels.
         size: (width, height) of the image.
-        taken: Places of the labels already placed.
+        taken: [k, 4], places of the labels already placed.
         others: [m, 4] float64, boxes of the other objects.
     Returns:
         (place, hidden): y1, x1, y2, x2 in pixels, and the share of it that lies on other labels.
@@ -150,6 +150,9 @@ def _best_place(box, height, width, size, taken, others):
 def _overlap(places, boxes, unit=1.0):
     """Returns the area that each place [n, 4] shares with boxes [m, 4], divided by `unit` (scalar or [m]): [n]."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    # Of thousands of boxes, few are near the places of one label.
+    near = ((boxes[:, :2] < places[:, 2:].max(axis=0)) & (boxes[:, 2:] > places[:, :2].min(axis=0))).all(axis=1)
+    boxes, unit = boxes[near], unit if np.isscalar(unit) else unit[near]
     start = np.maximum(places[:, None, :2], boxes[None, :, :2])  # [n, m, 2]
     end = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
     return (np.prod(np.maximum(end - start, 0), axis=-1) / unit).sum(axis=1)
