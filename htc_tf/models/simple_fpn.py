@@ -9,6 +9,7 @@ from htc_tf.errors import UserError
 from htc_tf.models.fpn import LEVELS
 from htc_tf.models.layers import Convolution
 from htc_tf.models.norms import ChannelNormalization
+from htc_tf.ops.pooling import max_pool2d
 from htc_tf.ranges import CHANNELS, check_ranges
 from htc_tf.structures import FeatureMaps
 
@@ -43,7 +44,7 @@ class SimpleFPN(tf.keras.layers.Layer):
             )
         x = features[4]
         twice = tf.nn.gelu(self.upsampling_norm(self.upsamplings[0](x)), approximate=False)
-        resized = (self.upsamplings[1](twice), self.upsamplings[2](x), x, tf.nn.max_pool2d(x, 2, 2, "VALID"))
+        resized = (self.upsamplings[1](twice), self.upsamplings[2](x), x, max_pool2d(x, 2, 2))
         pyramid = {
             level: smoothing(reduction(own, training=training), training=training)
             for level, own, reduction, smoothing in zip(LEVELS, resized, self.reductions, self.smoothings, strict=True)

@@ -5,6 +5,8 @@
 
 import tensorflow as tf
 
+from htc_tf.ops.pooling import max_pool2d
+
 
 def sigmoid_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Computes the binary cross entropy of logits [...] with labels [...] in [0, 1]: [...] float32."""
@@ -95,7 +97,7 @@ def _edge(mask):
 
 def _dilate(cells, reach):
     """Returns the maximum of the cells [n, h, w, 1] at most `reach` away along either axis."""
-    return tf.nn.max_pool2d(cells, 2 * reach + 1, 1, "SAME")
+    return max_pool2d(cells, 2 * reach + 1, margin=reach)
 
 
 def _covered_share(cells, cover):

@@ -1,0 +1,36 @@
+"""Max pooling by elementwise maxima, whose gradient is deterministic on every device, compiled by XLA or not.
+
+TensorFlow's operation has no deterministic gradient under XLA. It is faster with many channels: the stem of a ResNet,
+which is usually frozen, keeps it.
+"""
+
+import functools
+
+import tensorflow as tf
+
+
+def max_pool2d(x: tf.Tensor, window: int, stride: int = 1, margin: int = 0) -> tf.Tensor:
+    """Computes the maximum of each window; of equal cells the first one has the gradient.
+
+    Args:
+        x: [B, H, W, C], any float type; H and W are static.
+        window: int, cells along each side of a window.
+        stride: int.
+        margin: int, cells beyond each border, which no window selects.
+
+    Returns:
+        [B, h, w, C], h = (H + 2 margin - window) // stride + 1 and w likewise.
+    """
+    for axis in (2, 1):  # first along the rows, then down the columns
+        size = (x.shape[axis] + 2 * margin - window) // stride + 1
+        paddings = [[margin, margin] if i == axis else [0, 0] for i in range(4)]
+        padded = tf.pad(x, paddings, constant_values=x.dtype.min) if margin else x
+
+        def shifted(first, padded=padded, axis=axis, size=size):
+            """Returns the cells at `first` in each window."""
+            index = [slice(None)] * 4
+            index[axis] = slice(first, first + (size - 1) * stride + 1, stride)
+            return padded[tuple(index)]
+
+        x = functools.reduce(tf.maximum, map(shifted, range(window)))
+    return x
