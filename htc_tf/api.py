@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def load(
     source: str | os.PathLike,
-    gin_file: Sequence[str | os.PathLike] = (),
-    gin_param: Sequence[str] = (),
+    gin_file: str | os.PathLike | Sequence[str | os.PathLike] = (),
+    gin_param: str | Sequence[str] = (),
     trust_config: bool = False,
 ) -> Predictor:
     """Loads a trained model that detects objects in images.
@@ -35,8 +35,8 @@ def load(
         source: Path of a training run (the --workdir of `htc_tf.train`, or the --output of `htc_tf.convert`), or of an
             exported model (the --output of `htc_tf.export`), which needs no gin; or the name of public weights, such as
             "htc_r50_fpn_1x_coco", which are downloaded and converted at their first use (docs/weights.md).
-        gin_file: Paths of gin files to apply after the run's configuration; for a run only.
-        gin_param: Gin bindings to apply after `gin_file`, such as "SEMANTIC=False"; for a run only.
+        gin_file: Path or paths of gin files to apply after the run's configuration; for a run only.
+        gin_param: Gin binding or bindings to apply after `gin_file`, such as "SEMANTIC=False"; for a run only.
         trust_config: If True, the run's config.gin may import modules, which runs their code. If False, it may name
             only the parts of htc_tf and of modules that a `gin_file` imports.
     Returns:
@@ -48,7 +48,7 @@ def load(
     run = open_run(source)
     if run.config.exists() or not is_export(run.folder):
         categories = run.read_categories()
-        experiment, _ = config.load(list(gin_file), list(gin_param), run, trust_config)
+        experiment, _ = config.load(as_list(gin_file), as_list(gin_param), run, trust_config)
         from htc_tf.caller_state import preserve_caller_state
         from htc_tf.inference.detector import restore
         from htc_tf.inference.predictor import Predictor
@@ -64,6 +64,11 @@ def load(
 
     detector = ExportedDetector(source)
     return Predictor(detector, detector.categories)
+
+
+def as_list(values: Any) -> list[Any]:
+    """Returns a list of one string or path, or of those in a sequence."""
+    return [values] if isinstance(values, (str, os.PathLike)) else list(values)
 
 
 def is_export(folder: Path) -> bool:

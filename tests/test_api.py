@@ -1,6 +1,7 @@
 """`htc_tf.build`: a network and its loss from gin files, in Python."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from htc_tf import config
 from htc_tf.caller_state import preserve_caller_state
 from htc_tf.errors import UserError
 from htc_tf.models.htc import HTC
+from htc_tf.run import Run
 from htc_tf.structures import Detections
 
 TINY = "tests/tiny.gin"
@@ -48,6 +50,22 @@ def test_build_restores_the_weights_of_a_run(tiny_run, eagerly):
     detector = htc_tf.load(tiny_run.folder).detector
     for ours, theirs in zip(trained.variables, detector.model.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("files", "params"), [("a.gin", "X=1"), (Path("a.gin"), ("X=1",)), (["a.gin"], ["X=1"]), ((Path("a.gin"),), "X=1")]
+)
+def test_one_gin_file_needs_no_list(tmp_path, monkeypatch, files, params):
+    """Each letter of a string was a file."""
+
+    def load(files, params, *rest):
+        raise UserError(f"{[str(file) for file in files]} {params}")
+
+    monkeypatch.setattr(config, "load", load)
+    monkeypatch.setattr(Run, "read_categories", lambda run: [])
+    with pytest.raises(UserError) as refused:
+        htc_tf.load(tmp_path, files, params)
+    assert str(refused.value) == "['a.gin'] ['X=1']"
 
 
 @pytest.mark.parametrize("call", ["build", "load"])
