@@ -120,7 +120,7 @@ class CheckpointFiles:
     def sweep(self):
         """Removes unfinished checkpoints, left by a process that was killed or had no space, and nothing else."""
         for path in self.folder.glob("*"):
-            if path.is_dir() and "_temp" in path.name:  # TensorFlow's temporary folder
+            if path.is_dir() and re.match(r"ckpt-\d+_temp", path.name):  # TensorFlow's temporary folder
                 shutil.rmtree(path, ignore_errors=True)
             elif path.suffix == ".aside":
                 path.unlink(missing_ok=True)

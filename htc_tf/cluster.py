@@ -56,7 +56,7 @@ def make_strategy(devices, cluster):
             logical devices, to rehearse several devices.
         cluster: Cluster.
     Raises:
-        UserError: A device does not exist, or devices are named for one of several workers.
+        UserError: A device does not exist or is named twice, or devices are named for one of several workers.
     """
     if cluster.workers > 1:
         if devices:
@@ -66,10 +66,13 @@ def make_strategy(devices, cluster):
         except (RuntimeError, ValueError, tf.errors.OpError) as error:
             raise UserError(f"the workers of TF_CONFIG could not connect: {error}") from error
     divide_cpu(devices or ())
+    names = [name.upper().removeprefix("/").removeprefix("DEVICE:") for name in devices or ()]
     known = [device.name.rpartition("device:")[2] for device in tf.config.list_logical_devices()]
-    for name in devices or ():
-        if name.upper().removeprefix("/").removeprefix("DEVICE:") not in known:
+    for name in names:
+        if name not in known:
             raise UserError(f"--devices {name}: no such device; there are {', '.join(known)}")
+        if names.count(name) > 1:
+            raise UserError(f"--devices names {name} {names.count(name)} times: name each device once")
     return tf.distribute.MirroredStrategy(devices)
 
 
@@ -131,15 +134,34 @@ def check_same(strategy, cluster, values):
     if cluster.workers == 1:
         return
     values = {**values, "TensorFlow's version": tf.__version__, "the code of htc_tf": _read_code()}
+    if differ := _find_different(strategy, cluster, values):
+        raise UserError(f"the workers differ in {', '.join(differ)}: start the same command on all of them")
+
+
+def check_same_step(strategy, cluster, step):
+    """Checks that all workers have restored the same checkpoint, or none.
+
+    Raises:
+        UserError: On all workers, if their --workdir is not the same folder.
+    """
+    if _find_different(strategy, cluster, {"step": step}):
+        seen = f"this one sees that of step {step}" if step else "this one sees none"
+        raise UserError(
+            f"the workers differ in the newest checkpoint, {seen}: --workdir must be on storage that all share"
+        )
+
+
+def _find_different(strategy, cluster, values):
+    """Returns the names of the values, {name: value}, that are not the same text on all workers."""
+    if cluster.workers == 1:
+        return []
     digests = [hashlib.sha256(str(value).encode()).hexdigest() for value in values.values()]
     numbers = tf.constant([int(digest[:5], 16) for digest in digests], tf.float64)
     # Numbers are equal if their variance is zero. The sums are exact: below 2**53 for 20 bits and 8,192 devices.
     totals, squares = _make_sum(strategy)(tf.stack([numbers, numbers**2])).numpy().astype(int).tolist()
-    differ = [
+    return [
         name for name, a, b in zip(values, totals, squares, strict=True) if a * a != b * strategy.num_replicas_in_sync
     ]
-    if differ:
-        raise UserError(f"the workers differ in {', '.join(differ)}: start the same command on all of them")
 
 
 def _make_sum(strategy):
@@ -159,13 +181,3 @@ def _make_sum(strategy):
 def _read_code():
     folder = Path(__file__).parent
     return [path.read_bytes() for path in sorted(folder.rglob("*.py"))]
-
-
-def check_same_step(agree, step):
-    """Checks that either all workers have restored a checkpoint, or none.
-
-    Raises:
-        UserError: On all workers, if their --workdir is not the same folder.
-    """
-    if agree(step > 0) and agree(step == 0):
-        raise UserError("some workers see a checkpoint and others do not: --workdir must be on storage that all share")

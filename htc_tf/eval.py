@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def detect(flags, output):
     from htc_tf.evaluation.records import detect_records
     from htc_tf.inference.detector import restore
     from htc_tf.training.checks import check_names
+    from htc_tf.training.guard import memory_errors
 
     remedy = f"{flags.checkpoint} was trained on other classes; prepare the records with those"
     info = experiment.load_info(flags.records, remedy)
@@ -61,11 +63,12 @@ def detect(flags, output):
     detector = restore(experiment, run, find_strategy=lambda: make_strategy(flags.devices, Cluster()))
     make_folder(output.parent)
     partial = open_partial_results(output.with_name(f"{output.stem}.partial.jsonl"), detector, resolved, info)
-    results, image_ids, _ = detect_records(detector, info, partial=partial)
+    with memory_errors(f"lower eval/Input.batch_size = {detector.input.batch_size} or IMAGE_MAX_SIDE"):
+        results, image_ids, _ = detect_records(detector, info, partial=partial)
     saved = predictions_beside(output)
     write_whole(saved, json.dumps(results) + "\n")
     partial.remove()
-    print(f"predictions are in {saved}; --predictions {saved} evaluates them again", file=sys.stderr)
+    print(f"predictions are in {saved}; --predictions {shlex.quote(str(saved))} evaluates them again", file=sys.stderr)
     return results, image_ids, ground_truth, info.category_ids, detector.kinds
 
 
@@ -101,7 +104,8 @@ def read(flags):
     ground_truth, image_ids = read_ground_truth(flags, info)
     coco_files.check_file_names(results, ground_truth)
     images = [image["id"] for image in ground_truth["images"]] if image_ids is None else image_ids
-    covered = len(set(images) & {result.get("image_id") for result in results})
+    found = (result.get("image_id") for result in results)
+    covered = len(set(images).intersection(number for number in found if coco_files.is_number(number)))
     if covered < len(images):
         print(f"{flags.predictions}: has results of {covered} of {len(images)} images", file=sys.stderr)
     return results, image_ids, ground_truth, None if info is None else info.category_ids, coco_files.find_kinds(results)
@@ -151,13 +155,12 @@ def check_inputs_stay(flags, output):
 def main():
     flags = parse()
     output = Path(flags.output)
-    from htc_tf.evaluation.evaluator import evaluate, load_backend
-
-    # Before hours of detection, not after.
-    load_backend(flags.backend)
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name a JSON file")
     check_inputs_stay(flags, output)
+    from htc_tf.evaluation.evaluator import evaluate, load_backend
+
+    load_backend(flags.backend)  # before hours of detection, not after
     if flags.report is not None:
         make_folder(Path(flags.report))
     found = detect(flags, output) if flags.predictions is None else read(flags)

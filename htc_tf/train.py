@@ -145,7 +145,7 @@ def read_profile(text):
     if text is None:
         return None
     first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise UserError(f"--profile {text}: give the first and the last step, such as 10:12")
     return int(first), int(last)
 

@@ -133,6 +133,7 @@ def test_only_unfinished_files_are_removed(run):
     # Files of unknown origin stay.
     (run.checkpoints / "ckpt-best.index").write_text("")
     (run.checkpoints / f"ckpt-8.{DATA}").write_text("half")
+    (run.checkpoints / "later_temporarily").mkdir()
     Checkpoints(run, Model()).sweep()
-    assert set(names(run)) - set(before) == {"ckpt-best.index", f"ckpt-8.{DATA}"}
+    assert set(names(run)) - set(before) == {"ckpt-best.index", f"ckpt-8.{DATA}", "later_temporarily"}
     assert restored(run) == 6

@@ -12,6 +12,7 @@ from htc_tf.cluster import (
     Cluster,
     check_batch,
     check_same,
+    check_same_step,
     choose_communication,
     make_agreement,
     make_strategy,
@@ -50,6 +51,8 @@ def test_devices_and_batches_that_do_not_fit():
         make_strategy(["GPU:0"], Cluster(0, 2))
     with pytest.raises(UserError, match=r"--devices GPU:9.*CPU:0"):
         make_strategy(["GPU:9"], Cluster())
+    with pytest.raises(UserError, match=r"--devices names CPU:0 2 times"):
+        make_strategy(["CPU:0", "cpu:0"], Cluster())
     check_batch(8, accumulate=2, replicas=4)
     with pytest.raises(UserError, match=r"BATCH_SIZE = 8 is not a multiple of the 3 devices$"):
         check_batch(8, accumulate=1, replicas=3)
@@ -85,6 +88,15 @@ def test_workers_that_differ_end_before_they_wait_for_each_other(monkeypatch):
     with pytest.raises(UserError, match="differ in --seed, the code of htc_tf: "):
         check_same(strategy, Cluster(1, 2), {**other, "--seed": 1})
     check_same(None, Cluster(), other)
+    # The sums of a checkpoint's step, after that of step 4 on the other worker.
+    monkeypatch.undo()
+    sums.clear()
+    monkeypatch.setattr(cluster, "_make_sum", lambda strategy: add)
+    check_same_step(strategy, Cluster(0, 2), 4)
+    check_same_step(strategy, Cluster(1, 2), 4)
+    with pytest.raises(UserError, match=r"newest checkpoint, .* step 6: --workdir must be on storage that all share"):
+        check_same_step(strategy, Cluster(1, 2), 6)
+    check_same_step(None, Cluster(), 6)
 
 
 # No randomness and no batch statistics: these depend on the number of images per worker.

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import pytest
+import tensorflow as tf
 
 import htc_tf.eval
 from htc_tf.inference.detector import Detector
@@ -73,6 +74,17 @@ def test_a_killed_evaluation_resumes(evaluate, tiny_run, tiny_data, tmp_path, ea
     assert evaluate(*flags) == whole and saved.read_bytes() == predictions
     assert len(steps) == 2 and not partial.exists()
     assert f"{partial}: 2 of 6 images are detected already" in capsys.readouterr().err
+
+
+def test_a_detection_without_memory_ends_in_one_line(evaluate, tiny_run, tiny_data, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    monkeypatch.setattr(Detector, "detect_each", refuse)
+    with pytest.raises(SystemExit) as ended:
+        evaluate("--checkpoint", tiny_run.folder, "--records", tiny_data.records)
+    assert ended.value.code == 2
+    assert "error: out of memory (OOM when allocating): lower eval/Input.batch_size = 2" in capsys.readouterr().err
 
 
 def test_ground_truth_as_results_is_perfect(evaluate, tiny_data, tmp_path):
@@ -146,6 +158,7 @@ def test_predictions_of_another_split_are_refused(evaluate, tiny_data, tmp_path,
     for change, message in (
         ({"image_id": 777}, "the annotations have no image 777 (1 of 2 results)"),
         ({"category_id": 0}, "the annotations have no category 0 (1 of 2 results)"),
+        ({"image_id": [1]}, "the annotations have no image [1] (1 of 2 results)"),
         ({"file_name": "holiday.jpg"}, "result 1 is of holiday, but image 1 is"),
     ):
         path.write_text(json.dumps([result, {**result, **change}]))
@@ -181,3 +194,11 @@ def test_mistakes_are_named(evaluate, capsys, flags, message):
     with pytest.raises(SystemExit) as ended:
         evaluate(*flags)
     assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_output_is_checked_before_tensorflow_is_imported(evaluate, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "htc_tf.evaluation.evaluator", None)
+    (tmp_path / "metrics.json").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        evaluate("--checkpoint", "RUN", "--records", "DIR")
+    assert ended.value.code == 2 and "metrics.json is a folder: name a JSON file" in capsys.readouterr().err

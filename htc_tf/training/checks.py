@@ -130,6 +130,18 @@ def check_run(experiment, run, info):
         check_names([category["name"] for category in categories], run.classes, info)
 
 
+def check_continues(run, checkpoints):
+    """Refuses to continue RUN/best, whose weights have the number of a step, but no step and no optimizer.
+
+    The checkpoints of the new steps would have lower numbers, and so be older than those weights.
+    """
+    if checkpoints.held and "step" not in checkpoints.stored:
+        raise UserError(
+            f"{run.folder} holds weights alone, of step {checkpoints.held}, and no training to continue: give "
+            f"--init_from {run.folder} and another --workdir"
+        )
+
+
 def check_determinism(experiment, model):
     """Refuses XLA with determinism if the stem is trained: XLA has no deterministic gradient of max pooling."""
     if experiment.xla and experiment.deterministic and any("/stem/" in v.name for v in model.trainable_variables):

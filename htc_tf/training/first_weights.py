@@ -58,7 +58,7 @@ def initialize(
         second = getattr(model.neck, "backbone", None)  # RecursiveFPN's
         check_frozen(model, map(id, [*model.backbone.weights, *(second.weights if second else ())]))
     # 4. Weights that the backbone itself downloads: keras-cv's, trained on ImageNet; the rest as in 5.
-    elif (source := fetch_backbone(model)) is not None:
+    elif backbone_weights != NOTHING and (source := fetch_backbone(model)) is not None:
         averages_stored = False
         check_frozen(model, map(id, model.backbone.weights))
     # 5. Scratch: initial values, drawn by --seed.

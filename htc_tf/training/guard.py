@@ -121,15 +121,13 @@ def worker_errors(cluster):
 
 
 @contextlib.contextmanager
-def memory_errors(batch_size):
-    """Turns a lack of memory in a step into a UserError that says what needs less."""
+def memory_errors(remedy):
+    """Turns a lack of memory, in a step or an evaluation, into a UserError that says what needs less."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
         reason = reason_of(error.message)
-        raise UserError(
-            f"out of memory ({reason}): lower BATCH_SIZE = {batch_size}, raise ACCUMULATE, or lower IMAGE_MAX_SIDE"
-        ) from error
+        raise UserError(f"out of memory ({reason}): {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -165,8 +165,19 @@ class KerasModel(tf.keras.Model):
         super().save_weights(filepath, *args, **options)
 
     def save_run(self):
-        """Writes the run in `workdir`, which all commands read and `htc_tf.train` continues."""
+        """Writes the run in `workdir`, which all commands read and `htc_tf.train` continues.
+
+        Raises:
+            UserError: The run has a checkpoint of a later step, which commands would read instead.
+        """
+        number, keep = int(self.step.numpy()), self.experiment.keep_checkpoints
+        checkpoints = Checkpoints(self.run, self.htc, self.optimizer, self.step, keep)
+        newest, _ = checkpoints.files.newest_intact()
+        if newest is not None and newest > number:
+            raise UserError(
+                f"{self.run.folder} has a checkpoint of step {newest}, which all commands would read in place of these "
+                f"weights of step {number}: move {checkpoints.files.prefix(newest)}.* away"
+            )
         sync_batch_norm_stats(self.htc)
         self.run.create(self.config, self.categories)
-        keep = self.experiment.keep_checkpoints
-        Checkpoints(self.run, self.htc, self.optimizer, self.step, keep).save(int(self.step.numpy()))
+        checkpoints.save(number)

@@ -101,7 +101,9 @@ class Loop:
         if not self.compiled:
             self.monitor.describe("tracing the training step")
             self.compiled = True
-        with memory_errors(self.experiment.batch_size), named_errors(self.records):
+        size = self.experiment.batch_size
+        remedy = f"lower BATCH_SIZE = {size}, raise ACCUMULATE, or lower IMAGE_MAX_SIDE"
+        with memory_errors(remedy), named_errors(self.records):
             self.numbers, make_batch = self.call_step(count)
             finite = bool(self.numbers.pop("finite"))
         before, self.number = self.number, int(self.step.numpy())
@@ -131,9 +133,12 @@ class Loop:
 
     def evaluate(self):
         """Evaluates on all workers. An interrupted evaluation leaves nothing and is repeated when the run resumes."""
-        self.validation.copy_weights(self.model, self.averages)
+        size = self.experiment.eval_input.batch_size
+        remedy = f"the evaluation needs it beside the training: lower eval/Input.batch_size = {size} or IMAGE_MAX_SIDE"
         with contextlib.suppress(Interrupted):
-            found = self.validation.evaluate()
+            with memory_errors(remedy):
+                self.validation.copy_weights(self.model, self.averages)
+                found = self.validation.evaluate()
             if found is not None:  # the chief
                 metrics, images = found
                 with self.writing():

@@ -30,7 +30,7 @@ class Monitor:
         evaluations: {step: {name: number}}, the evaluations in metrics.jsonl.
     """
 
-    def __init__(self, run, config, first_step, steps, batch_size, epoch_steps):
+    def __init__(self, run, config, first_step, steps, batch_size, epoch_steps, chief=True):
         """
         Args:
             run: Run to write to.
@@ -40,6 +40,7 @@ class Monitor:
             steps: int, steps of the whole run.
             batch_size: int, images in a global batch.
             epoch_steps: int, steps of an epoch.
+            chief: bool, False on the other workers of a training, which send nothing to further sinks.
         """
         self.path = run.metrics
         kept, cut = read_lines(self.path, first_step)
@@ -59,7 +60,7 @@ class Monitor:
             tf.summary.text("gin/config", f"```\n{config}\n```")
             tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
             hparams.hparams(macros(config), trial_id=run.folder.resolve().name)
-        self.sinks = Sinks(run.folder, macros(config))
+        self.sinks = Sinks(run.folder, macros(config)) if chief else None
         self.bar = progress_bar(initial=first_step, total=steps, unit="step", desc="train")
         self.batch_size, self.epoch_steps = batch_size, epoch_steps
         self.restart_clock(first_step)
@@ -141,7 +142,8 @@ class Monitor:
                 grouped = name in UNGROUPED or "/" in name
                 tf.summary.scalar(name if grouped else f"loss/{name}", value)
         self.writer.flush()
-        self.sinks.log(step, numbers)
+        if self.sinks is not None:
+            self.sinks.log(step, numbers)
 
     def sync(self):
         """Returns when all lines are on the disk."""
@@ -150,7 +152,8 @@ class Monitor:
     def close(self):
         self.bar.close()
         self.writer.close()
-        self.sinks.close()
+        if self.sinks is not None:
+            self.sinks.close()
 
 
 def read_lines(path, last_step):

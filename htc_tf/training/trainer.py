@@ -5,6 +5,7 @@ There is one code path for any number of devices and machines (`cluster`). `trai
 """
 
 import contextlib
+import shlex
 import sys
 import tempfile
 
@@ -15,7 +16,7 @@ from htc_tf.cluster import check_batch, check_same, check_same_step, make_agreem
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
-from htc_tf.training.checks import check_determinism, check_profile, check_run, load_records
+from htc_tf.training.checks import check_continues, check_determinism, check_profile, check_run, load_records
 from htc_tf.training.epochs import describe_epoch, describe_steps
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
@@ -25,6 +26,12 @@ from htc_tf.training.memory import check_memory
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.stop import StopRequest
 from htc_tf.training.validation import BestCheckpoint, Validation, describe_evaluations, evaluations_since_best
+
+# Entries of a checkpoint's manifest, in the words of the note that says that one has changed.
+CHANGES = {
+    "replicas": ("the number of devices", "the run will differ from the original"),
+    "val_data": ("--val_records", "metrics before and after, which RUN/best and patience compare, differ in images"),
+}
 
 
 def train(
@@ -78,6 +85,7 @@ def train(
     agree = make_agreement(strategy, cluster)
     categories = [{"id": c.id, "name": c.name} for c in train_info.categories]
     manifest = {"config": fingerprint(config), "data": data_fingerprint(train_info), "seed": seed}
+    manifest["val_data"] = val_info and data_fingerprint(val_info)
     manifest["replicas"] = strategy.num_replicas_in_sync  # RoIs are sampled with each replica's own seed
 
     with worker_errors(cluster), contextlib.ExitStack() as stack:
@@ -85,8 +93,9 @@ def train(
             stop = stack.enter_context(StopRequest())
         if cluster.workers > 1:
             stop.alone = stop.nothing_to_save = False  # no worker may leave the others waiting
-        same = {"configuration": config, "--train_records": manifest["data"], "--seed": seed}
-        check_same(strategy, cluster, same | {"--val_records": val_info and data_fingerprint(val_info)})
+        same = {"configuration": config, "--train_records": manifest["data"], "--val_records": manifest["val_data"]}
+        same |= {"--seed": seed, "--init_from": getattr(init_from, "folder", init_from), "--profile": profile}
+        check_same(strategy, cluster, same | {"--backbone_weights": backbone_weights})
         if cluster.chief:
             stack.enter_context(run_lock(run.lock))
 
@@ -114,19 +123,20 @@ def train(
                 configured=experiment.backbone_weights,
                 class_names=train_info.class_names,
             )
+            check_continues(run, checkpoints)
         check_memory(experiment, model, optimizer, strategy, ignore=ignore_memory)
         first_step = int(step.numpy())
-        check_same_step(agree, first_step)
+        check_same_step(strategy, cluster, first_step)
         print(describe_start(model, source, first_step), flush=True)
         print(f"evaluations: {describe_evaluations(experiment, val_info, epoch_steps)}", flush=True)
         written = checkpoints.read_manifest()
         for flag, value in (("--init_from", init_from), ("--backbone_weights", backbone_weights)):
             if value is not None and checkpoints.held is not None:
                 print(f"note: {flag} is not read: the run continues from its own checkpoint", file=sys.stderr)
-        for name in manifest:
-            if first_step and written.get(name, manifest[name]) != manifest[name]:
-                what = "the number of devices" if name == "replicas" else name
-                print(f"note: {what} changed since {source}: the run will differ from the original", file=sys.stderr)
+        for name, value in manifest.items() if first_step else ():
+            if written.get(name, value) != value and None not in (written[name], value):
+                what, effect = CHANGES.get(name, (name, "the run will differ from the original"))
+                print(f"note: {what} changed since {source}: {effect}", file=sys.stderr)
         check_profile(profile, first_step, experiment.steps)
 
         if not cluster.chief:
@@ -136,7 +146,8 @@ def train(
         # Only now: a run that cannot be resumed keeps its configuration and classes.
         run.create(config, categories)
         with disk_errors(run.folder, checkpoints):
-            monitor = Monitor(run, config, first_step, experiment.steps, experiment.batch_size, epoch_steps)
+            length = experiment.steps, experiment.batch_size, epoch_steps
+            monitor = Monitor(run, config, first_step, *length, chief=cluster.chief)
         stack.callback(monitor.close)
 
         # Steps, checkpoints and evaluations.
@@ -182,9 +193,10 @@ def closing_lines(run, loop, stopped, val_records):
         )
     if best:
         ending += f"; the best, {best[1]:.3f} at step {best[0]}, is in {weights}"
-    command = f"python -m htc_tf.eval --checkpoint {weights} --records {val_records or 'VAL_RECORDS'}"
+    paths = weights, val_records or "VAL_RECORDS", run.folder / "metrics.json"
+    weights, records, output = (shlex.quote(str(path)) for path in paths)
     return [
         ending,
-        f"next: {command} --output {run.folder / 'metrics.json'}",
+        f"next: python -m htc_tf.eval --checkpoint {weights} --records {records} --output {output}",
         f"  or: python -m htc_tf.predict --checkpoint {weights} --input 'photos/*.jpg' --output pictures",
     ]

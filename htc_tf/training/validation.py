@@ -129,7 +129,8 @@ class BestCheckpoint:
             )
         checkpoints = Checkpoints(self.run, model, keep=1)
         _, problems = checkpoints.files.newest_intact()
-        if value <= checkpoints.read_manifest().get("metrics", {}).get(self.metric, float("-inf")):
+        saved = self.find_saved(checkpoints.files)
+        if saved is not None and value <= saved[1]:
             return False
         if problems:
             print(f"note: {'; '.join(problems)}: step {step} replaces it", file=sys.stderr)
@@ -139,13 +140,17 @@ class BestCheckpoint:
         return True
 
     def saved(self):
-        """Returns (step, metric) of the weights that are saved, or None."""
+        """Returns (step, metric) of the weights that are saved, or None without a metric that is a number."""
         if self.metric is None:
             return None
-        files = CheckpointFiles(self.run.checkpoints)
+        return self.find_saved(CheckpointFiles(self.run.checkpoints))
+
+    def find_saved(self, files):
+        """Returns the same, given the CheckpointFiles of RUN/best, which verify each file once."""
         number, _ = files.newest_intact()
-        value = None if number is None else files.manifest(number).get("metrics", {}).get(self.metric)
-        return None if value is None else (number, value)
+        metrics = None if number is None else files.manifest(number).get("metrics")
+        value = metrics.get(self.metric) if isinstance(metrics, dict) else None
+        return (number, value) if isinstance(value, float) else None
 
 
 def evaluations_since_best(evaluations, metric):

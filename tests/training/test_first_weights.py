@@ -183,7 +183,12 @@ def test_backbone_weights_of_the_configuration(reset_model, tmp_path, monkeypatc
     assert initialize(checkpoints, model, backbone_weights="resnet101", configured="resnet50") == "resnet101"
     with pytest.raises(UserError, match=r"frozen parts .*Give --backbone_weights resnet50 .*from_scratch"):
         initialize(checkpoints, model, backbone_weights="none", configured="resnet50")
-    assert asked == ["resnet50", "resnet101"]
+    # A backbone that fetches its own weights, such as KerasCVBackbone, does so unless they are to be initial values.
+    monkeypatch.setattr(first_weights, "fetch_backbone", lambda model: asked.append("its own") or "its own")
+    assert initialize(checkpoints, model) == "its own"
+    with pytest.raises(UserError, match="frozen parts"):
+        initialize(checkpoints, model, backbone_weights="none")
+    assert asked == ["resnet50", "resnet101", "its own"]
 
 
 def test_weights_that_cannot_be_fetched(reset_model, tmp_path):

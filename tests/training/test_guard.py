@@ -98,7 +98,7 @@ def test_what_cannot_be_swept_hides_no_error(tmp_path, monkeypatch):
 
 def test_memory():
     expected = r"out of memory \(OOM when.*BATCH_SIZE = 16.*ACCUMULATE"
-    with pytest.raises(UserError, match=expected), memory_errors(16):
+    with pytest.raises(UserError, match=expected), memory_errors("lower BATCH_SIZE = 16, or raise ACCUMULATE"):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
 
 

@@ -198,3 +198,16 @@ def test_what_a_keras_model_cannot_do_is_refused_in_one_line(network, fitted, ti
     with pytest.raises(UserError, match="choose SGD or AdamW"):
         model.compile()
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_older_than_the_run_are_not_saved(network, tiny_data, tmp_path):
+    """All commands would read the newer ones."""
+    model = make(network, tiny_data, tmp_path / "run")
+    model.compile()
+    for step in (3, 4, 4):
+        model.step.assign(step)
+        model.save_run()
+    model.step.assign(2)
+    with pytest.raises(UserError, match=r"run has a checkpoint of step 4, .* of step 2: move .*ckpt-4\.\* away"):
+        model.save_run()
+    assert {path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.index")} == {"ckpt-3", "ckpt-4"}

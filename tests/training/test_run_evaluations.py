@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.evaluation.records import Interrupted
 from htc_tf.run import Run
 from htc_tf.training.validation import Validation
@@ -91,3 +93,48 @@ def test_a_killed_training_counts_its_evaluations_again(tiny_data, tmp_path, eva
     start_evaluated(killed, tiny_data.records, *PATIENT)
     assert [record["step"] for record in lines(killed)] == steps_only
     assert "stopped early at epoch 2 (step 6): bbox/AP has not improved for 2 evaluations" in capsys.readouterr().out
+
+
+def test_other_validation_records_of_a_resumed_training_are_noted(tiny_data, tmp_path, evaluate_as, capsys):
+    run = Run(tmp_path)
+    evaluate_as(0.1, 0.2, 0.3)
+    start_evaluated(run, tiny_data.records, "STEPS=2")
+    manifest = run.checkpoints / "ckpt-2.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "val_data": "of other records"}))
+    capsys.readouterr()
+    start_evaluated(run, tiny_data.records, "STEPS=4", "LOG_EVERY=0")
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    since = f"changed since {run.checkpoints / 'ckpt-2'}: "
+    assert notes == [
+        f"note: config {since}the run will differ from the original",
+        f"note: --val_records {since}metrics before and after, which RUN/best and patience compare, differ in images",
+    ]
+    # Later the same records are no news, and records where there were none compare nothing.
+    manifest = run.checkpoints / "ckpt-4.json"
+    for known in (json.loads(manifest.read_text())["val_data"], None):
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "val_data": known}))
+        start_evaluated(run, tiny_data.records, "STEPS=4", "LOG_EVERY=0")
+        assert "changed since" not in capsys.readouterr().err
+
+
+def test_an_evaluation_without_memory_ends_in_one_line(tiny_data, tmp_path, monkeypatch, eagerly):
+    def evaluate(self):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    monkeypatch.setattr(Validation, "evaluate", evaluate)
+    with pytest.raises(UserError, match=r"^out of memory \(OOM when allocating\): .*lower eval/Input.batch_size = 2"):
+        start_evaluated(Run(tmp_path), tiny_data.records, "STEPS=2")
+    assert checkpoints(Run(tmp_path)) == ["ckpt-2"]
+
+
+def test_the_best_weights_are_no_training_to_continue(tiny_data, tmp_path, evaluate_as):
+    """They have no step: checkpoints of lower numbers would come before them, and be lost."""
+    run = Run(tmp_path)
+    evaluate_as(0.4, 0.3)
+    start_evaluated(run, tiny_data.records, "STEPS=2", "Experiment.keep_best='bbox/AP'")
+    before = sorted(path.name for path in run.best.folder.rglob("*"))
+    best = run.best.folder
+    with pytest.raises(UserError, match=f"{best} holds weights alone, .*--init_from {best} and another --workdir"):
+        toy_detector.train(TINY, ["STEPS=1"], tiny_data.records, None, run.best)
+    assert sorted(path.name for path in run.best.folder.rglob("*")) == before

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from htc_tf.errors import UserError
+from htc_tf.run import Run
 from htc_tf.training import sinks
+from htc_tf.training.monitor import Monitor
 
 SETTINGS = {"BATCH_SIZE": 2, "PRECISION": "float32"}
 
@@ -116,3 +118,11 @@ def test_mistakes_are_one_line(monkeypatch, tmp_path):
 def test_a_damaged_file_of_ids_begins_a_new_run(content, tmp_path):
     (tmp_path / sinks.IDS).write_text(content)
     assert sinks.read_ids(tmp_path / sinks.IDS) == {}
+
+
+def test_only_the_chief_of_several_workers_sends_numbers(monkeypatch, tmp_path):
+    monkeypatch.setenv(sinks.VARIABLE, "wandb")
+    monkeypatch.setattr(sinks, "load_package", lambda name: pytest.fail(name))
+    monitor = Monitor(Run(tmp_path), "", first_step=0, steps=1, batch_size=1, epoch_steps=1, chief=False)
+    monitor.log(1, {"total": 1.0})
+    monitor.close()

@@ -5,15 +5,17 @@ import math
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf import config
+from htc_tf import config, train
 from htc_tf.errors import UserError
 from htc_tf.inference.detector import restore
 from htc_tf.run import Run
+from htc_tf.training import trainer
 from htc_tf.training.monitor import Monitor
 from tests import toy_detector
 from tests.training import toy
@@ -234,6 +236,37 @@ def test_records_and_configuration_must_fit(tiny_data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be written"):
         start(Run(tmp_path / "file"), tiny_data.records, "NUM_STAGES=1")
+
+
+def test_workers_compare_their_flags(tiny_data, tmp_path, monkeypatch):
+    """Workers with other first weights would train other networks, and with another profile wait for each other."""
+    compared = {}
+
+    def compare(strategy, cluster, values):
+        compared.update(values)
+        raise UserError("they differ")
+
+    monkeypatch.setattr(trainer, "check_same", compare)
+    with pytest.raises(UserError, match="they differ"):
+        start_toy(Run(tmp_path), tiny_data.records, init_from=Run("other"), backbone_weights="none", profile=(1, 2))
+    assert str(compared["--init_from"]) == "other" and compared["--backbone_weights"] == "none"
+    assert compared["--profile"] == (1, 2)
+
+
+def test_the_next_commands_quote_paths(tmp_path):
+    run = Run("my runs/one")
+    experiment, best = SimpleNamespace(steps=4), SimpleNamespace(metric=None, saved=lambda: None)
+    loop = SimpleNamespace(number=4, best=best, monitor=SimpleNamespace(epoch_steps=2), experiment=experiment)
+    _, evaluation, prediction = trainer.closing_lines(run, loop, False, "the records/val")
+    expected = "--checkpoint 'my runs/one' --records 'the records/val' --output 'my runs/one/metrics.json'"
+    assert evaluation == f"next: python -m htc_tf.eval {expected}"
+    assert "--checkpoint 'my runs/one' --input 'photos/*.jpg' --output pictures" in prediction
+
+
+@pytest.mark.parametrize("text", ["", "3", "0:2", "3:2", "a:b", "1:²"])
+def test_steps_to_profile_that_are_none(text):
+    with pytest.raises(UserError, match=rf"--profile {text}: give the first and the last step"):
+        train.read_profile(text)
 
 
 def test_a_profile_continues_in_a_resumed_training(tiny_data, tmp_path, eagerly, capsys):

@@ -69,6 +69,17 @@ def test_damaged_best_weights_are_replaced(tmp_path, capsys):
     assert line.startswith("note: ") and "ckpt-8.index" in line and line.endswith("step 12 replaces it\n")
 
 
+@pytest.mark.parametrize("metrics", [None, [], {"segm/AP": "0.9"}, {"segm/AP": None}])
+def test_a_best_metric_that_is_no_number_is_replaced(tmp_path, metrics):
+    run = Run(tmp_path)
+    best = BestCheckpoint(run, "segm/AP", "", [])
+    best.update(8, {"segm/AP": 0.5}, Model(1))
+    path = run.best.checkpoints / "ckpt-8.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": metrics}))
+    assert best.saved() is None
+    assert best.update(12, {"segm/AP": 0.4}, Model(2)) and best.saved() == (12, 0.4)
+
+
 @pytest.mark.parametrize(
     ("values", "since"),
     [([], 0), ([0.3], 0), ([0.1, 0.2], 0), ([0.2, 0.2], 1), ([0.2, 0.1, 0.3, 0.3, 0.0], 2), ([-1.0, -1.0], 1)],
