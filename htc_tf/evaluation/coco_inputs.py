@@ -75,10 +75,12 @@ def usable_annotations(inputs, kind, notes):
             continue
         x, y, width, height = box
         area, crowd = annotation.get("area"), annotation.get("iscrowd")
+        if not (is_number(area) and 0 <= area < math.inf):
+            area = coco_mask.area(run_lengths(mask, image)) if drawable else width * height
         entry = annotation | {
             "id": len(usable) + 1,
             "bbox": list(box),
-            "area": area if is_number(area) and math.isfinite(area) else width * height,
+            "area": float(area),
             "iscrowd": int(crowd in (1, True)),
         }
         if kind == "segm" and not drawable:
@@ -111,9 +113,15 @@ def _box_of(segmentation, image):
     if isinstance(segmentation, list):
         xs, ys = ([v for polygon in segmentation for v in polygon[start::2]] for start in (0, 1))
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    if isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
-    return coco_mask.toBbox(segmentation).tolist()
+    return coco_mask.toBbox(run_lengths(segmentation, image)).tolist()
+
+
+def run_lengths(segmentation, image):
+    """Returns a drawable mask, polygons or run lengths, as run lengths with COCO's string."""
+    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+        return segmentation
+    runs = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
+    return coco_mask.merge(runs) if isinstance(runs, list) else runs
 
 
 def _select(entries, ids, noun):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from htc_tf.evaluation.coco_inputs import FIELDS, usable_annotations
+from htc_tf.evaluation.coco_inputs import FIELDS, run_lengths, usable_annotations
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which an object is detected; IoU below which a detection has no object
 WRONG, IGNORED = -1, -2  # instead of the index of a detection's object
@@ -216,9 +216,4 @@ def _best(results):
 
 def _shape(shape, image, kind):
     """Returns a box or run lengths in the form of pycocotools' IoU."""
-    if kind == "bbox":
-        return shape
-    if isinstance(shape, dict) and not isinstance(shape["counts"], list):
-        return shape
-    runs = coco_mask.frPyObjects(shape, image["height"], image["width"])
-    return coco_mask.merge(runs) if isinstance(runs, list) else runs
+    return shape if kind == "bbox" else run_lengths(shape, image)

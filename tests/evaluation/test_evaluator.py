@@ -133,6 +133,21 @@ def test_a_mask_is_sized_by_its_own_area():
     assert metrics["bbox/APs"] == pytest.approx(1) and metrics["bbox/APm"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("area", [None, "1600", -1.0, float("nan")])
+def test_an_object_without_an_area_is_sized_by_its_mask(area):
+    """As the preparation does: a thin diagonal object is small, however large its box is."""
+    ground_truth = ground_truth_of([(1, 7, (0, 0, 40, 40), 0)])
+    (annotation,) = ground_truth["annotations"]
+    mask = np.asfortranarray(np.pad(np.eye(40, dtype=np.uint8), (0, SIDE - 40)))
+    annotation |= {"area": area, "segmentation": coco_mask.encode(mask)}
+    found = [{**result(1, 7, (0, 0, 40, 40), 0.9), "segmentation": annotation["segmentation"]}]
+    metrics = evaluate_results(ground_truth, found)
+    assert [metrics["segm/APs"], metrics["bbox/ARs"]] == pytest.approx([1, 1])
+    assert metrics["segm/APm"] == metrics["bbox/APm"] == -1
+    del annotation["segmentation"]
+    assert evaluate_results(ground_truth, found, kinds=["bbox"])["bbox/APm"] == pytest.approx(1)
+
+
 def test_nothing_found_is_zero(ground_truth):
     metrics = evaluate_results(ground_truth, [])
     assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in METRICS} == {0}
