@@ -99,9 +99,10 @@ def configure(flags, mode, *bindings):
 
 
 def run(flags, modes):
-    """Runs the benchmark that the parsed flags name, writes its JSON and prints its table."""
+    """Runs the benchmark that the parsed flags name, prints its table and writes its JSON."""
     configure(flags, modes[flags.mode])
     measurement = modes[flags.mode].run(flags)
+    print(format_table(flags, measurement))
     if flags.json:
         work = {name: value for name, value in vars(flags).items() if name != "json"}
         content = {"mode": flags.mode, "work": work, **measurement._asdict()}
@@ -110,7 +111,6 @@ def run(flags, modes):
             flags.json.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--json {flags.json} cannot be written: {error.strerror or error}") from None
-    print(format_table(flags, measurement))
     print(f"wrote {flags.json}" if flags.json else "add --json FILE to keep these figures")
 
 

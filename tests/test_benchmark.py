@@ -2,12 +2,14 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from htc_tf import benchmark
+from htc_tf import benchmark, measurement
+from htc_tf.errors import UserError
 from htc_tf.experiment import Experiment
-from htc_tf.measurement import configure, describe, make_parser, measure
+from htc_tf.measurement import Mode, configure, describe, make_parser, measure
 
 TINY = ("--gin_file=tests/tiny.gin", "--height=64", "--width=64")
 BARE = ("--gin_param=NUM_STAGES=1", "--gin_param=MASKS=False", "--gin_param=SEMANTIC=False")
@@ -98,3 +100,13 @@ def test_mistakes_are_one_line(call, capsys, flags, named):
         call(*flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and named in line
+
+
+def test_figures_are_printed_before_the_file_is_written(tmp_path, capsys):
+    """A file that cannot be written does not lose a long measurement."""
+    took = measure(lambda: None, "step", 1, 1, warmup=0)
+    flags = SimpleNamespace(mode="any", height=1, width=1, batch=1, precision="float32", json=tmp_path)
+    flags.gin_file = flags.gin_param = ()
+    with pytest.raises(UserError, match=f"--json {tmp_path} cannot be written: Is a directory"):
+        measurement.run(flags, {"any": Mode("about", lambda flags: took)})
+    assert "any: 1 x 1, batch 1, float32; ms per step" in capsys.readouterr().out
