@@ -106,8 +106,12 @@ def _name_of_url(url, root):
     return "/".join(parts if beside or _is_folder(files.join(root, parts[0])) else parts[-1:])
 
 
-@functools.cache
 def _is_folder(path):
+    return _is_folder_in_store(path) if files.is_remote(path) else os.path.isdir(path)
+
+
+@functools.cache
+def _is_folder_in_store(path):
     return files.is_folder(path)
 
 

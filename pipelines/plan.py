@@ -100,15 +100,21 @@ def make_plan(
         UserError: An annotation file is unusable, or `output` holds records of other input or other options.
     """
     inputs, folders = sources.identify(annotations, images, stuff, panoptic_file)
-    plan = _read(output)
+    plan, states = _read(output), None
     if plan is not None:
         _check_same(plan, output, inputs, folders, asdict(options))
         states = _read_states(plan, output)
-        if states is not None:
-            return _refresh(plan, states, output)
+    if states is not None:
+        plan, states = _refresh(plan, states, output)
+        if all(state.stamp for state in states):
+            return plan
     with without_collector():
         counters = Counters()
         dataset = annotation_files.read(annotations, images, panoptic_file, counters)
+        # Names that are corrected or taken from URLs depend on the files that exist: those of missing ones may change.
+        names = {row["image"]["file_name"] for row in dataset.rows.values()}
+        if states is not None and names == {state.file_name for state in states}:
+            return plan
         return _make_new_plan(dataset, counters, output, options, panoptic_file, inputs, folders)
 
 
@@ -206,11 +212,11 @@ def _read_states(plan, output):
 
 
 def _refresh(plan, before, output):
-    """Returns the plan with the tokens of the current files."""
+    """Returns the plan with the tokens of the current files, and their states."""
     renewed, states = _update_states(plan, before)
     renewed = _with_tokens(renewed, states)
     if renewed == plan:
-        return plan
+        return plan, states
     lost, changed = file_states.removed(before, states), file_states.changes(before, states)
     if lost:
         raise UserError(
@@ -225,7 +231,7 @@ def _refresh(plan, before, output):
             flush=True,
         )
     _write(renewed, states, output)
-    return renewed
+    return renewed, states
 
 
 def _update_states(plan, listed):
@@ -243,16 +249,8 @@ def _with_tokens(plan, states):
     for shard, number in enumerate(plan.images):
         shard_states = states[start : start + number]
         start += number
-        identity = [
-            VERSION,
-            plan.inputs,
-            plan.options,
-            plan.folders,
-            plan.exif,
-            plan.lines[shard],
-            shards,
-            shard_states,
-        ]
+        whole = [VERSION, plan.inputs, plan.options, plan.folders, plan.exif]
+        identity = [*whole, plan.lines[shard], shards, shard_states]
         tokens.append(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
     return replace(plan, tokens=tokens)
 

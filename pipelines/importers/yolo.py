@@ -113,7 +113,10 @@ def _names(folder: str, images: str) -> list[str]:
     """Returns the names of the classes for the labels in a folder."""
     for above in _above(folder, images):
         for path in _yaml_files(above):
-            names = _read_yaml(path).get("names")
+            content = _read_yaml(path)
+            if "kpt_shape" in content:  # points with two numbers each look like those of an outline
+                raise Rejected("annotation_malformed", f"{path} has kpt_shape: its labels are key points, not outlines")
+            names = content["names"]
             if isinstance(names, dict) and all(key.isdecimal() and len(key) < 7 for key in names):
                 names = [names.get(str(number), "") for number in range(max(map(int, names), default=-1) + 1)]
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -98,6 +98,27 @@ def test_a_rerun_finds_images_that_were_missing(tiny, capsys):
     assert prepare(tiny, max_bad_fraction=0).images == 7
 
 
+def test_a_rerun_finds_missing_images_whose_names_differ(tiny, capsys):
+    """Names that are corrected, or taken from a URL, depend on the files that exist."""
+
+    def rename(content):
+        content["images"][3]["file_name"] = "more\\003.jpg"
+        del content["images"][4]["file_name"]
+        content["images"][4]["coco_url"] = "http://host/more/004.jpg"
+
+    edit(tiny, rename)
+    for name in ("003.jpg", "004.jpg"):
+        (tiny / "images" / name).rename(tiny / name)
+    assert prepare(tiny, shards=3).images == 5
+    before = contents(tiny / "records")
+    assert prepare(tiny, shards=3).images == 5 and contents(tiny / "records") == before
+    (tiny / "images" / "more").mkdir()
+    for name in ("003.jpg", "004.jpg"):
+        (tiny / name).rename(tiny / "images" / "more" / name)
+    names = {record.image.filename for record in records(prepare(tiny, shards=3))}
+    assert len(names) == 7 and {"more/003.jpg", "more/004.jpg"} < names
+
+
 def test_a_folder_of_other_records_is_unchanged(tiny, capsys):
     prepare(tiny, shards=3)
     before = contents(tiny / "records")

@@ -36,6 +36,13 @@ def test_a_box_and_a_polygon(tmp_path):
     assert not found.problems and found.split is None
 
 
+def test_key_points_are_no_outlines(tmp_path):
+    write(tmp_path / "data.yaml", NAMES + "kpt_shape: [3, 2]\n")
+    add(tmp_path, "a", "0 0.5 0.5 0.2 0.4 0.4 0.4 0.5 0.5 0.6 0.6\n0 0.5 0.5 0.2 0.4\n")
+    with pytest.raises(Rejected, match="kpt_shape"):
+        read(tmp_path)
+
+
 def test_random_polygons_have_their_masks(tmp_path):
     rng, drawn = np.random.default_rng(0), {}
     write(tmp_path / "in/classes.txt", "cat\ndog\n")
