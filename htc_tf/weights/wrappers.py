@@ -10,6 +10,7 @@ Averages (EMA) of the weights lie in a file in one of four ways:
 """
 
 import os
+import re
 from typing import Any
 
 from htc_tf.errors import UserError
@@ -17,7 +18,8 @@ from htc_tf.weights.pickled_arrays import Inert
 
 LAST, AVERAGED = ("state_dict", "model"), ("ema_state_dict", "model_ema", "state_dict_ema")
 EXCHANGED = ("state_dict", "ema_state_dict")  # mmengine's averaged and last weights
-PARALLEL, AVERAGE = "module.", "ema_"  # prefix of a wrapping module, and of mmcv's averages
+WRAPPED = re.compile(r"^((module|_orig_mod)\.)+")  # prefix of PyTorch's parallel, averaged and compiled modules
+AVERAGE = "ema_"  # prefix of mmcv's averages
 # Beside the weights: counters of an average, and Paddle's table of the tensors' inner names.
 BESIDE = {"steps", "n_averaged", "StructuredToParameterName@@"}
 MAX_NAME = 300  # characters
@@ -46,7 +48,7 @@ def unwrap(content: Any, path: str | os.PathLike, ema: bool | None = None) -> tu
         )
     if not isinstance(named, dict) or not named.keys() - BESIDE or not all(map(is_name, named)):
         raise UserError(f"{path} holds no named weights, but a {type(named).__name__}")
-    named = {name.removeprefix(PARALLEL): value for name, value in named.items() if name not in BESIDE}
+    named = {WRAPPED.sub("", name): value for name, value in named.items() if name not in BESIDE}
     plain = {name: value for name, value in named.items() if not name.startswith(AVERAGE)}
     notes = []
     if plain and len(plain) < len(named):

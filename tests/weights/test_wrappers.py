@@ -20,6 +20,8 @@ PLAIN = [
     {"state_dict": LAST, "meta": {"epoch": 12}, "optimizer": {"state": {}}},
     {"model": LAST, "epoch": 12},
     {"state_dict": prefixed("module.", LAST)},
+    prefixed("_orig_mod.", LAST),
+    {"state_dict": prefixed("module._orig_mod.", LAST)},
     {**LAST, "StructuredToParameterName@@": {"a": "b"}},
 ]
 # As mmengine and mmcv write it; their own loading takes the average.
