@@ -11,6 +11,9 @@ from htc_tf.errors import UserError, command
 from htc_tf.named_runs import open_run
 from htc_tf.run import write_whole
 
+# Flags that say nothing about the evaluation of --predictions.
+DETECTION = ("checkpoint", "devices", "gin_file", "gin_param", "trust_config")
+
 
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.eval", description=__doc__)
@@ -39,6 +42,9 @@ def parse():
         parser.error("--checkpoint and --records are needed, or --predictions")
     if flags.predictions is not None and flags.records is flags.annotations is None:
         parser.error("--predictions needs ground truth: give --records or --annotations")
+    given = [f"--{name}" for name in DETECTION if getattr(flags, name) != parser.get_default(name)]
+    if flags.predictions is not None and given:
+        parser.error(f"{', '.join(given)}: nothing is detected with --predictions; leave it out")
     return flags
 
 

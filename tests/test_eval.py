@@ -187,6 +187,10 @@ def test_files_that_are_read_are_not_replaced(evaluate, tmp_path, capsys, name):
         ([], "--checkpoint and --records are needed"),
         (["--predictions", "x.json"], "give --records or --annotations"),
         (["--predictions", "nowhere.json", "--annotations", "x.json"], "nowhere.json: cannot be read"),
+        (
+            ["--predictions", "x.json", "--records", "DIR", "--checkpoint", "RUN", "--gin_param", "A=1"],
+            "--checkpoint, --gin_param: nothing is detected with --predictions",
+        ),
         (["--checkpoint", "RUN", "--records", "DIR", "--backend", "fast"], "there is no evaluation backend 'fast'"),
     ],
 )
