@@ -29,9 +29,9 @@ def check_positives(name: str, limit: int, fraction: float) -> None:
 
 @gin.register
 @check_ranges(
-    positive_iou=FRACTION,
+    positive_iou=number(above=0, maximum=1),
     negative_iou=FRACTION,
-    minimum_iou=FRACTION,
+    minimum_iou=number(above=0, maximum=1),  # at 0, an object that no anchor overlaps would take all of them
     limit=whole(1),
     positive_fraction=number(above=0, maximum=1),
     inside_only=FLAG,

@@ -1,8 +1,10 @@
 """Sampled anchors and RoIs: golden cases with a few boxes."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from htc_tf.errors import UserError
 from htc_tf.models.targets import AnchorSampler, RoISampler
 from htc_tf.ops.matching import subsample_evenly
 from htc_tf.structures import GroundTruth
@@ -56,6 +58,13 @@ def test_anchor_thresholds_and_limits():
     assert not targets.negative.numpy().any()
     targets = AnchorSampler(choose=evenly, limit=2)(ANCHORS, OBJECTS, SIZES, SEED)
     assert (targets.positive.numpy().sum(), targets.negative.numpy().sum()) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["positive_iou", "minimum_iou"])
+def test_an_anchor_that_overlaps_no_object_is_never_positive(name):
+    """An IoU of 0 would make every anchor the best of an object that none overlaps."""
+    with pytest.raises(UserError, match=rf"^AnchorSampler\.{name} = 0: must be a number, more than 0, at most 1$"):
+        AnchorSampler(**{name: 0})
 
 
 def test_an_image_without_objects_has_negatives_only():
