@@ -113,14 +113,8 @@ def predict_batch(model, contents):
     return dict(zip(contents, responses, strict=True))
 
 
-@command
-def main():
-    flags = parse()
-    found = find_inputs(flags.input, sys.stdin)
-    others = {path for path in found if isinstance(path, Url) or path.suffix.lower() in VIDEOS}
-    paths = [path for path in found if path not in others]
-    left_out = [(path, "a video or URL: python -m htc_tf.predict reads it") for path in found if path in others]
-    model = connect(flags)
+def detect(model, paths, flags, left_out):
+    """Prints and draws the detections of images, and appends (path, reason) of those without to `left_out`."""
     names = drawing_names(paths)
     with ExitStack() as stack:
         if flags.output:
@@ -143,8 +137,21 @@ def main():
                     shown.draw(path, flags.output / name, flags.threshold)
                 except Unreadable as error:
                     print(printable(f"not drawn: {error}"), file=sys.stderr)
-    for path, reason in left_out:
-        print(printable(f"left out {path}: {reason}"), file=sys.stderr)
+
+
+@command
+def main():
+    flags = parse()
+    found = find_inputs(flags.input, sys.stdin)
+    others = {path for path in found if isinstance(path, Url) or path.suffix.lower() in VIDEOS}
+    paths = [path for path in found if path not in others]
+    left_out = [(path, "a video or URL: python -m htc_tf.predict reads it") for path in found if path in others]
+    model = connect(flags)
+    try:
+        detect(model, paths, flags, left_out)
+    finally:  # also if the server fails later
+        for path, reason in left_out:
+            print(printable(f"left out {path}: {reason}"), file=sys.stderr)
     if len(left_out) == len(found):
         raise UserError("the model returned detections for no image")
 

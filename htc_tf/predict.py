@@ -137,11 +137,16 @@ def main():
         tile=flags.tile,
         overlap=flags.overlap,
     )
-    done, skipped, left_out = predict_files(model.detector, model.categories, paths, Path(flags.output), options)
-    for path, reason in skipped:
-        print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
-    for path, reason in left_out:
-        print(printable(f"left out of {path}: {reason}"), file=sys.stderr)
+    skipped, left_out = [], []
+    try:
+        done = predict_files(
+            model.detector, model.categories, paths, Path(flags.output), options, skipped, left_out
+        ).done
+    finally:  # also after an interruption
+        for path, reason in skipped:
+            print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
+        for path, reason in left_out:
+            print(printable(f"left out of {path}: {reason}"), file=sys.stderr)
     print(f"{done} image{'s' * (done != 1)} and predictions.json in {flags.output}, {len(skipped)} skipped")
     if not done:
         raise UserError("nothing was predicted: every input was skipped, for the reason given above")

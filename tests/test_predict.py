@@ -158,6 +158,19 @@ def test_failed_images_do_not_affect_their_neighbors(call, monkeypatch, tmp_path
     assert "every input was skipped" in capsys.readouterr().err
 
 
+def test_files_skipped_before_an_interruption_are_named(call, monkeypatch, tmp_path, capsys):
+    def interrupt(image):
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.png").write_text("no image")
+    Image.new("RGB", (20, 16)).save(tmp_path / "b.png")
+    model = SimpleNamespace(detector=SimpleNamespace(detect_image=interrupt), categories=[{"id": 1, "name": "cat"}])
+    monkeypatch.setattr(htc_tf.predict, "load", lambda *source: model)
+    assert call("--checkpoint", "EXPORT", "--output", tmp_path / "out", "--input", tmp_path) == 130
+    assert f"skipped {tmp_path / 'a.png'}: " in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
+
+
 class SquareDetector:
     """A detector that finds a square, an object without a pixel, and an unsure one."""
 

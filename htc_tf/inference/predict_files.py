@@ -87,6 +87,8 @@ def predict_files(
     paths: Sequence[Path],
     output: Path,
     options: Options,
+    skipped: list[tuple[Path, str]] | None = None,
+    left_out: list[tuple[Path, str]] | None = None,
 ) -> Outcome:
     """Detects objects in each image and each frame of each video, and saves drawings and results.
 
@@ -96,6 +98,7 @@ def predict_files(
         paths: Images and videos.
         output: Folder for the drawings and predictions.json.
         options: Options.
+        skipped, left_out: Lists that become those of the Outcome, for a caller that reports them after an interruption.
     Raises:
         UserError: A drawing would replace an input image, or the output cannot be written.
     """
@@ -119,6 +122,8 @@ def predict_files(
         labels = {name: opened(writer) for name, writer in writers.items()}
         bar = stack.enter_context(progress_bar(total=len(files), unit="img", desc="predict"))
         job = Job(detector, categories, files, output, options, results, labels, bar)
+        job.skipped = [] if skipped is None else skipped
+        job.left_out = [] if left_out is None else left_out
         # Consecutive images share batches; a video is written on its own.
         for moving, group in itertools.groupby(files, lambda file: file.path in videos):
             if moving:

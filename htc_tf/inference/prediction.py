@@ -45,11 +45,12 @@ class DetectedObject:
     """
 
     def __init__(self, prediction: Prediction, index: int) -> None:
-        self.label: str = prediction.class_names[index]
+        category = prediction.categories[prediction.classes[index]]
+        self.label: str = category["name"]
         self.score = float(prediction.scores[index])
         self.box: np.ndarray = prediction.boxes[index]
         self.class_index = int(prediction.classes[index])
-        self.category_id: int = prediction.category_ids[index]
+        self.category_id: int = category["id"]
         run_lengths = prediction.run_lengths
         self.run_lengths: dict[str, Any] | None = None if run_lengths is None else run_lengths[index]
 

@@ -133,10 +133,12 @@ def test_no_server(call, images, grpc):
 
 @pytest.mark.parametrize("grpc", [[], ["--grpc"]])
 def test_a_slow_server(call, fake_server, tmp_path, grpc):
+    (tmp_path / "0.png").mkdir()
     (tmp_path / "a.png").write_bytes(b"slow")
     address = fake_server.grpc if grpc else fake_server.rest
-    flags = ["--server", address, *grpc, "--timeout", 0.2, "--input", tmp_path / "a.png"]
-    line = refusal(call(client, *flags))
+    done = call(client, "--server", address, *grpc, "--timeout", 0.2, "--input", tmp_path)
+    assert f"left out {tmp_path / '0.png'}: is a folder" in done.err  # although the command fails later
+    line = refusal(done)
     assert f"{tmp_path / 'a.png'}: " in line and "no answer within 0.2 seconds" in line and "--timeout" in line
 
 
