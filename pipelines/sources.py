@@ -36,9 +36,11 @@ def find_annotations(words: Sequence[str], flag: str = "--annotations") -> list[
         UserError: A word names no file, or an empty one.
     """
     found = [path for word in words for path in _expand(word, flag)]
+    first = {}
     for path in found:
         coco.check_file(path, flag)
-    return list({files.resolve(path): path for path in reversed(found)}.values())[::-1]
+        first.setdefault(files.resolve(path), path)
+    return list(first.values())
 
 
 def find_folders(words: Sequence[str], annotations: Sequence[str], flag: str = "--images") -> ImageFolders:

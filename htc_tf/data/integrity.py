@@ -82,7 +82,7 @@ def named_errors(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _find_damage(info):
-    reader = SampleReader(info, max_objects=1, mask_size=4)
+    reader = SampleReader(info, max_objects=2**31 - 1, mask_size=4)
     for number, (path, shard) in enumerate(zip(info.shard_paths, info.shards, strict=True)):
 
         @tf.autograph.experimental.do_not_convert

@@ -43,6 +43,14 @@ def test_a_bad_record_is_named(tmp_path, bad, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_search_for_a_bad_record_limits_no_objects(tmp_path, caplog):
+    objects = [rectangle(number, 2, 2, 9, 9, 3, (20, 30)) for number in (1, 2)]
+    bad = record(7, (20, 30), encoded=b"no image", format="jpeg")
+    with pytest.raises(UserError, match=r"photos/7\.jpeg"):
+        read_all(write_dataset(tmp_path, [record(1, (20, 30), objects), bad]))
+    assert "max_objects" not in caplog.text
+
+
 def test_a_damaged_shard_is_named(tmp_path):
     """A flipped bit is found when its record is read, a wrong length or count before the first batch."""
     folder = write_dataset(tmp_path, [record(k, (20, 30)) for k in range(1, 7)], shards=2)

@@ -255,6 +255,7 @@ def test_patterns_and_repeated_names(two):
     os.link(two / "a.json", two / "[x].json")
     a, b, odd = (str(two / name) for name in ("a.json", "b.json", "[x].json"))
     assert find_annotations([b, f"{two}/[a-b].json", a]) == [b, a]
+    assert find_annotations([b, f"{two}/[a-b].json"]) == [b, a]
     assert find_annotations([odd]) == [odd]  # an existing file is no pattern
 
 
