@@ -33,7 +33,7 @@ class FiniteGuard:
     def __init__(self, run, allowed, skipped=0):
         """
         Args:
-            run: Run; the batch is saved as its `failed_batch`.
+            run: Run; the batch is saved as its `failed_batch`. None on a worker that saves nothing.
             allowed: int, steps that the whole run may skip.
             skipped: int, steps that earlier processes of the run have skipped.
         """
@@ -46,7 +46,7 @@ class FiniteGuard:
             number: int, the step.
             finite: bool, True if it is finite.
             numbers: {name: scalar}, everything else that the step returned.
-            make_batch: Function that returns the step's Batch, NumPy arrays; called to save it.
+            make_batch: Function that returns the step's global Batch, NumPy arrays; called to save it.
         Raises:
             FloatingPointError: The step is not finite and no more may be skipped. The message names the step, the
                 learning rate and the losses that are not finite; the batch is saved.
@@ -65,9 +65,11 @@ class FiniteGuard:
 
     def save(self, number, make_batch):
         """Saves the batch. A failure to save it must not hide the step that is not finite."""
+        if self.run is None:
+            return "the first worker saves the batch"
         try:
             np.savez_compressed(self.run.failed_batch, step=number, **flatten(make_batch()))
-        except (OSError, tf.errors.OpError) as error:
+        except (OSError, UserError, tf.errors.OpError) as error:
             return f"the batch could not be saved ({error})"
         return f"the batch is in {self.run.failed_batch}"
 

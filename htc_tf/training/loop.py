@@ -5,7 +5,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
@@ -104,26 +103,30 @@ class Loop:
         size = self.experiment.batch_size
         remedy = f"lower BATCH_SIZE = {size}, raise ACCUMULATE, or lower IMAGE_MAX_SIDE"
         with memory_errors(remedy), named_errors(self.records):
-            self.numbers, make_batch = self.call_step(count)
+            self.numbers = self.call_step(count)
             finite = bool(self.numbers.pop("finite"))
         before, self.number = self.number, int(self.step.numpy())
         self.stop.nothing_to_save = False
         self.monitor.advance(self.number - before)
-        self.guard.check(self.number, finite, self.numbers, make_batch)
+        # Read once more: this process has no other part of the batch than that of its replicas.
+        self.guard.check(
+            self.number,
+            finite,
+            self.numbers,
+            lambda: read_batch(self.experiment, self.records, self.seed, self.number - 1),
+        )
         return finite
 
     def call_step(self, count):
-        """Returns the numbers of the last step, and a function that returns its batch once more."""
+        """Returns the numbers of the last step."""
         if self.experiment.steps_per_loop > 1:
-            numbers = self.train_loop(self.batches, tf.constant(count))
-            start_step = int(self.step.numpy()) - 1
-            return numbers, lambda: read_batch(self.experiment, self.records, self.seed, start_step)
+            return self.train_loop(self.batches, tf.constant(count))
         batch = self.monitor.wait(self.batches)
         numbers = self.train_step(batch)
         if self.number == 0 and not tf.config.functions_run_eagerly():
             with self.writing():
                 self.monitor.draw_graph(self.train_step.get_concrete_function(batch).graph)
-        return numbers, lambda: join_replicas(self.strategy, batch)
+        return numbers
 
     def save(self):
         self.monitor.sync()
@@ -211,15 +214,6 @@ def distribute(strategy, experiment, records, seed, start_step):
         )
 
     return strategy.distribute_datasets_from_function(make_part)
-
-
-def join_replicas(strategy, batch):
-    """Returns the Batch of this process's replicas, NumPy arrays, from a distributed one."""
-
-    def join(value):
-        return np.concatenate([part.numpy() for part in strategy.experimental_local_results(value)])
-
-    return tf.nest.map_structure(join, batch)
 
 
 def read_batch(experiment, records, seed, start_step):

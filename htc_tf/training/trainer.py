@@ -130,6 +130,7 @@ def train(
         print(describe_start(model, source, first_step), flush=True)
         print(f"evaluations: {describe_evaluations(experiment, val_info, epoch_steps)}", flush=True)
         written = checkpoints.read_manifest()
+        skipped = written.get("skipped", 0) if first_step else 0
         for flag, value in (("--init_from", init_from), ("--backbone_weights", backbone_weights)):
             if value is not None and checkpoints.held is not None:
                 print(f"note: {flag} is not read: the run continues from its own checkpoint", file=sys.stderr)
@@ -150,6 +151,14 @@ def train(
             monitor = Monitor(run, config, first_step, *length, chief=cluster.chief)
         stack.callback(monitor.close)
 
+        best = BestCheckpoint(run, experiment.keep_best, config, categories)
+        if not first_step and (saved := best.saved()):
+            print(
+                f"note: {best.run.folder} holds weights of an earlier training ({best.metric} {saved[1]:.3f} at step "
+                f"{saved[0]}): move it away, or only better ones replace them",
+                file=sys.stderr,
+            )
+
         # Steps, checkpoints and evaluations.
         loop = Loop(
             experiment,
@@ -164,9 +173,9 @@ def train(
             checkpoints=checkpoints,
             manifest=manifest,
             monitor=monitor,
-            guard=FiniteGuard(run, experiment.skip_non_finite, written.get("skipped", 0) if first_step else 0),
+            guard=FiniteGuard(run if cluster.chief else None, experiment.skip_non_finite, skipped),
             validation=val_info and Validation(experiment, val_info, stop, strategy, cluster, agree),
-            best=BestCheckpoint(run, experiment.keep_best, config, categories),
+            best=best,
             agree=agree,
             stop=stop,
             profile=profile,

@@ -117,9 +117,19 @@ def test_steps_that_are_not_finite(tmp_path, capsys):
 
 
 def test_a_batch_that_cannot_be_saved_hides_nothing(tmp_path):
+    def refuse():
+        raise UserError("records/train: no such folder of records")
+
     guard = FiniteGuard(Run(tmp_path / "nowhere"), allowed=0)
-    with pytest.raises(FloatingPointError, match=r"step 1 .*semantic.*could not be saved"):
-        guard.check(1, False, BAD, lambda: BATCH)
+    for make_batch in (lambda: BATCH, refuse):
+        with pytest.raises(FloatingPointError, match=r"step 1 .*semantic.*could not be saved"):
+            guard.check(1, False, BAD, make_batch)
+
+
+def test_the_first_of_several_workers_saves_the_batch(tmp_path):
+    guard = FiniteGuard(None, allowed=0)
+    with pytest.raises(FloatingPointError, match=r"step 1 .*not applied, the first worker saves the batch; the last"):
+        guard.check(1, False, BAD, None)
 
 
 def test_a_second_training_in_a_run_is_refused(tmp_path):

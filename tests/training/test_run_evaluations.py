@@ -1,6 +1,7 @@
 """The evaluations of a training: the last one, the end without improvement, and what a kill around one leaves."""
 
 import json
+import shutil
 
 import pytest
 import tensorflow as tf
@@ -126,6 +127,18 @@ def test_an_evaluation_without_memory_ends_in_one_line(tiny_data, tmp_path, monk
     with pytest.raises(UserError, match=r"^out of memory \(OOM when allocating\): .*lower eval/Input.batch_size = 2"):
         start_evaluated(Run(tmp_path), tiny_data.records, "STEPS=2")
     assert checkpoints(Run(tmp_path)) == ["ckpt-2"]
+
+
+def test_the_best_weights_of_an_earlier_training_are_noted(tiny_data, tmp_path, evaluate_as, capsys):
+    """The checkpoints were moved away to start from scratch."""
+    run, params = Run(tmp_path), ["STEPS=2", "Experiment.keep_best='bbox/AP'"]
+    evaluate_as(0.4, 0.3)
+    start_evaluated(run, tiny_data.records, *params)
+    shutil.rmtree(run.checkpoints)
+    assert str(run.best.folder) not in capsys.readouterr().err
+    start_evaluated(run, tiny_data.records, *params)
+    note = f"note: {run.best.folder} holds weights of an earlier training (bbox/AP 0.400 at step 2): move it away, or "
+    assert note + "only better ones replace them\n" in capsys.readouterr().err
 
 
 def test_the_best_weights_are_no_training_to_continue(tiny_data, tmp_path, evaluate_as):
