@@ -209,23 +209,28 @@ def _read_encoded(path, every, max_pixels, limit):
         raise Unreadable(path, f"no video that PyAV decodes ({getattr(error, 'strerror', None) or error})") from error
     if stream.codec_context is None:
         raise Unreadable(path, "a video of a codec that PyAV does not know")
-    try:
-        image_io.check_pixels((stream.width, stream.height), max_pixels, raise_limit(max_pixels, limit))
-    except image_io.ImageError as error:
-        raise Unreadable(path, error) from error
+
+    def check(size):
+        try:
+            image_io.check_pixels(size, max_pixels, raise_limit(max_pixels, limit))
+        except image_io.ImageError as error:
+            raise Unreadable(path, error) from error
+
+    check((stream.width, stream.height))
     _check_sides(path, stream.width, stream.height)
     stream.thread_type = "AUTO"
     rate = Fraction(stream.average_rate or Fraction(1000, DEFAULT_MILLISECONDS)) / every
-    return Video(_encoded_frames(path, container, stream, every), -(-stream.frames // every), rate)
+    return Video(_encoded_frames(path, container, stream, every, check), -(-stream.frames // every), rate)
 
 
-def _encoded_frames(path, container, stream, every):
+def _encoded_frames(path, container, stream, every, check):
     import av
 
     with container:
         try:
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
+                    check((frame.width, frame.height))  # frames may be larger than the header says
                     # Phones store frames sideways, with the rotation to apply.
                     turns = round(getattr(frame, "rotation", 0) / 90)
                     yield np.rot90(frame.to_ndarray(format="rgb24"), turns)

@@ -1,6 +1,7 @@
 """Video frames of animations, and of films if PyAV is installed: reading, subsampling, rotation, writing."""
 
 import contextlib
+import io
 import os
 import sys
 import weakref
@@ -238,6 +239,26 @@ def test_films(frames, tmp_path):
     os.mkfifo(path)
     with pytest.raises(Unreadable, match=r"film\.mp4: is a folder, device or pipe"):
         read_video(path)
+
+
+def test_frames_larger_than_the_header_says(tmp_path):
+    """The size may change within a video."""
+    av = pytest.importorskip("av", reason="the extra `video` is not installed")
+    path = tmp_path / "film.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number, size in enumerate([(64, 48), (64, 48), (640, 480)]):
+            file = io.BytesIO()
+            Image.new("RGB", size).save(file, "JPEG")
+            packet = av.Packet(file.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            container.mux(packet)
+    assert [frame.shape for frame in read_video(path).frames] == [(48, 64, 3)] * 2 + [(480, 640, 3)]
+    frames = read_video(path, max_pixels=64 * 48).frames
+    assert next(frames).shape == next(frames).shape == (48, 64, 3)
+    with pytest.raises(Unreadable, match="640 x 480 pixels, more than max_pixels 3072"):
+        next(frames)
 
 
 def test_films_with_colons_in_their_names(frames, tmp_path, monkeypatch):
