@@ -48,6 +48,8 @@ def prepare_inputs(ground_truth, results, category_ids=None, image_ids=None, kin
     selected = [r for r in results if r["image_id"] in images and r["category_id"] in categories]
     if len(selected) < len(results):
         notes.append(f"{len(results) - len(selected)} results of images or categories not evaluated were left out.")
+    if "bbox" in kinds:  # pycocotools takes neither tuples nor arrays
+        selected = [result | {"bbox": [float(value) for value in result["bbox"]]} for result in selected]
     if "segm" in kinds:
         selected = [_compressed(result) for result in selected]
     return EvalInputs(images, categories, _names(categories), annotations, selected, notes)
@@ -74,14 +76,14 @@ def usable_annotations(inputs, kind, notes):
             boxless += 1
             continue
         x, y, width, height = box
-        area, crowd = annotation.get("area"), annotation.get("iscrowd")
+        area = annotation.get("area")
         if not (is_number(area) and 0 <= area < math.inf):
             area = coco_mask.area(run_lengths(mask, image)) if drawable else width * height
         entry = annotation | {
             "id": len(usable) + 1,
             "bbox": list(box),
             "area": float(area),
-            "iscrowd": int(crowd in (1, True)),
+            "iscrowd": int(is_crowd(annotation)),
         }
         if kind == "segm" and not drawable:
             maskless += 1
@@ -93,6 +95,10 @@ def usable_annotations(inputs, kind, notes):
     if maskless:
         notes.append(f"{kind}: {maskless} annotations without a usable mask were taken as regions to ignore.")
     return usable
+
+
+def is_crowd(annotation):
+    return annotation.get("iscrowd") in (1, True)
 
 
 def _drawable(segmentation, image, limit):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.evaluation.coco_inputs import FIELDS, EvalInputs, prepare_inputs, usable_annotations
+from htc_tf.evaluation.coco_inputs import FIELDS, EvalInputs, is_crowd, prepare_inputs, usable_annotations
 
 # COCO's twelve: (precision or recall, IoU or None for the mean over all ten, object sizes, detections per image).
 METRICS = {
@@ -81,7 +81,7 @@ def evaluate(ground_truth, results, category_ids=None, image_ids=None, kinds=("b
     backend_classes = load_backend(backend)
     inputs = prepare_inputs(ground_truth, results, category_ids, image_ids, kinds)
     notes = inputs.notes
-    found = Counter(a["category_id"] for a in inputs.annotations if not a.get("iscrowd"))
+    found = Counter(a["category_id"] for a in inputs.annotations if not is_crowd(a))
     metrics, by_iou, tables = {}, {}, {}
     per_class = {name: {"objects": found[i]} for i, name in zip(inputs.categories, inputs.names, strict=True)}
     for kind in kinds:

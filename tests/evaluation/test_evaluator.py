@@ -148,6 +148,21 @@ def test_an_object_without_an_area_is_sized_by_its_mask(area):
     assert evaluate_results(ground_truth, found, kinds=["bbox"])["bbox/APm"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("make", [tuple, np.array, np.float32])
+def test_boxes_from_python(ground_truth, make):
+    results = [result(1, 7, (10, 10, 40, 40), 0.9), result(1, 7, (100, 100, 20, 20), 0.8)]
+    expected = evaluate_results(ground_truth, results)
+    results = [{**row, "bbox": make(row["bbox"])} for row in results]
+    assert evaluate_results(ground_truth, results) == expected and expected["bbox/AP50"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("crowd", "objects"), [(1, 0), (True, 0), (0, 1), (None, 1), ("0", 1), (2, 1)])
+def test_an_object_is_counted_as_it_is_evaluated(crowd, objects):
+    metrics = evaluate_results(ground_truth_of([(1, 7, (0, 0, 40, 40), crowd)]), [result(1, 7, (0, 0, 40, 40), 0.9)])
+    assert metrics["per_class"]["square"]["objects"] == objects
+    assert metrics["bbox/AR100"] == (1 if objects else -1)
+
+
 def test_nothing_found_is_zero(ground_truth):
     metrics = evaluate_results(ground_truth, [])
     assert {metrics[f"{kind}/{name}"] for kind in ("bbox", "segm") for name in METRICS} == {0}
