@@ -49,8 +49,10 @@ class Layout:
             rows[-1].append(self.semantic())
         if count > 1:
             rows[-1].append(self.plan())
-            rows.append([])
-        rows[-1] += [self.stage(stage) for stage in range(1, count + 1)]
+            stages = np.array_split(range(1, count + 1), -(-count // 3))  # of even lengths
+            rows += [[self.stage(int(stage)) for stage in row] for row in stages]
+        else:
+            rows[-1].append(self.stage(1))
         if trace.masks is not None and len(self.panels.objects):
             rows.append([self.masks()])
         rows[-1].append(self.detections())

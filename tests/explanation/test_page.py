@@ -53,7 +53,7 @@ def make_trace(stages=3, masks=True, semantic=True, found=2, height=60, heads=No
         rows=np.arange(found),
         masks=soft[: len(heads)] if masks else None,
         mask_stages=heads if masks else (),
-        thresholds=(0.5, 0.6, 0.7)[:stages],
+        thresholds=(0.5, 0.6, 0.7, 0.75)[:stages],
         average_masks=True,
         **{"interleaved": True, "mask_info_flow": True, "relay": False, "global_context": False, **options},
     )
@@ -90,6 +90,15 @@ SCNET = {"relay": True, "global_context": True}
         (
             {"masks": False, "semantic": False},
             [["Proposals", "The cascade"], ["Stage 1", "Stage 2"], ["Stage 3", "Detections"]],
+        ),
+        (
+            {"stages": 4},
+            [
+                ["Proposals", "The semantic branch", "The cascade"],
+                ["Stage 1", "Stage 2"],
+                ["Stage 3", "Stage 4"],
+                ["The masks", "Detections"],
+            ],
         ),
         ({"stages": 1}, [["Proposals", "The semantic branch", "Stage 1"], ["The masks", "Detections"]]),
         ({"stages": 1, "masks": False, "semantic": False}, [["Proposals", "Stage 1", "Detections"]]),
