@@ -22,7 +22,7 @@ FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 class EvalInputs(NamedTuple):
     """Ground truth and results of the selected images and categories."""
 
-    images: dict  # {id: image}
+    images: dict  # {id: image}, by ascending id
     categories: dict  # {id: category}, by class index
     names: list  # the categories' names, with the id if two share one
     annotations: list
@@ -35,7 +35,8 @@ def prepare_inputs(ground_truth, results, category_ids=None, image_ids=None, kin
     if not kinds or not set(kinds) <= FIELDS.keys():
         raise UserError(f"kinds={kinds!r}: give a list of one or both of {', '.join(FIELDS)}")
     ground_truth, notes = read_ground_truth(ground_truth), []
-    images = _select(ground_truth["images"], image_ids, "image")
+    # By ascending id, as COCO orders detections of equal scores.
+    images = dict(sorted(_select(ground_truth["images"], image_ids, "image").items()))
     categories = _select(ground_truth["categories"], category_ids, "category")
     annotations = [a for a in ground_truth["annotations"] if a["image_id"] in images and a["category_id"] in categories]
     known = [{entry["id"] for entry in ground_truth[key]} for key in ("images", "categories")]

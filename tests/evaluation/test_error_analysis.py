@@ -127,3 +127,11 @@ def test_it_starts_from_cocos_ap50():
         assert split.ap50 == pytest.approx(evaluation.metrics[f"{kind}/AP50"], abs=1e-12)
         assert 0.1 < split.ap50 < 0.9 and min(split.counts[r] for r in ("class", "localization", "duplicate")) > 0
         assert all(0 <= cost <= 1 - split.ap50 + 1e-9 for cost in split.ap_cost.values())
+
+
+def test_equal_scores_are_ordered_by_image_ids_as_in_coco():
+    """Records list images in any order."""
+    results = [found(9, SQUARE, 0.5, image_id=1), found(9, FAR, 0.5, image_id=2)]
+    evaluation = evaluate(ground_truth_of([(9, SQUARE, 0, 1)], images=(1, 2)), results, [9, 4], [2, 1])
+    pairs = pair_images(evaluation.inputs, "bbox")
+    assert [analyze_errors(pairs, 2).ap50, evaluation.metrics["bbox/AP50"]] == pytest.approx([1, 1])
