@@ -54,12 +54,11 @@ def merge(
                 row = {"category_id": entry.get("category_id")} if error.reason == "category_unknown" else {}
                 counters.reject(error, image_id=entry.get("image_id"), annotation_id=entry.get("id"), **row)
                 continue
-            if kept and entry["image_id"] in shared:
-                what = json.dumps([entry.get(key) for key in coco.OBJECT_KEYS if key not in ("id", "area")])
-                if seen[entry["image_id"]].setdefault(what, number) != number:
-                    counters.count("annotations_repeated")
-                    continue
-            annotations.append(entry)
+            is_shared = kept and entry["image_id"] in shared
+            if is_shared and seen[entry["image_id"]].setdefault(_describe_object(entry), number) != number:
+                counters.count("annotations_repeated")
+            else:
+                annotations.append(entry)
     same = all(old == new for ids in image_ids for old, new in ids.items())
     return {"images": images, "annotations": annotations, "categories": categories}, same
 
@@ -138,6 +137,15 @@ def _file_of(entry, folder):
     """Identifies the file of an image, to find it in other annotation files; None if the entry names none."""
     name = entry.get("file_name") or entry.get("coco_url")
     return (folder, name, str(entry.get("height")), str(entry.get("width"))) if isinstance(name, str) else None
+
+
+def _describe_object(entry):
+    """Returns a text that is the same for equal objects, without their ids and areas: 1 is 1.0, and no mask is []."""
+    try:
+        text = json.dumps([entry.get(key) or None for key in coco.OBJECT_KEYS if key not in ("id", "area")])
+        return json.dumps(json.loads(text, parse_int=float))
+    except RecursionError:  # `coco.check_annotations` rejects lists that are nested so deeply
+        return str(id(entry))
 
 
 def _renumber(entry, image_ids, class_ids, path):

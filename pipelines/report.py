@@ -19,6 +19,7 @@ MAX_NAMED = 20
 MAX_EXAMPLES = 5
 MAJORITY = 0.5  # share of the disagreeing objects that must fit a convention before it is named
 MAX_TINY = 0.1  # share of the objects that may be smaller than one pixel
+MAX_DARK = 0.1  # share of the images that may be nearly black without a warning
 
 
 def write_report(output: str, plan: Plan, sidecars: list[dict[str, Any]], max_bad_fraction: float) -> Counter:
@@ -129,6 +130,12 @@ def warnings(plan: Plan, counters: Counter, rejected: list[dict[str, Any]]) -> l
         found.append(
             f"{clipped} of {objects} boxes extend outside their image: bbox must be [x, y, width, height], not "
             "[x1, y1, x2, y2]"
+        )
+    dark = counters["images_dark"]
+    if dark > MAX_DARK * counters["images"]:
+        found.append(
+            f"{dark} of {counters['images']} images are nearly or all black: their values have at most 12 of 16 bits; "
+            "scale them to the whole range"
         )
     if counters["objects_tiny"] and objects:
         found.append(f"{counters['objects_tiny']} of {objects} objects are less than one pixel wide or high")

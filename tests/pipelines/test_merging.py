@@ -92,6 +92,28 @@ def test_an_image_of_several_files_has_the_objects_of_all():
     assert len(merge(a, b, folders=["x", "y"])[0]["images"]) == 3
 
 
+def test_repeated_objects_may_be_written_in_other_ways():
+    polygon = [[1, 1, 5, 1, 5, 5]]
+    a = file([image(1, "1.jpg")], [item(7, 1, 1), item(8, 1, 1, 5) | {"segmentation": polygon}], cat=1)
+    b = copy.deepcopy(a)
+    b["annotations"][0] |= {"bbox": [1.0, 2.0, 3.0, 4.0], "iscrowd": 0, "segmentation": []}
+    b["annotations"][1]["segmentation"] = [[float(value) for value in polygon[0]]]
+    merged, _, counters = merge(a, b)
+    assert len(merged["annotations"]) == 2 and counters.counts["annotations_repeated"] == 2
+    b["annotations"][0]["bbox"][0] += 0.5
+    assert len(merge(a, b)[0]["annotations"]) == 3
+
+
+def test_objects_nested_too_deeply_are_left_for_the_checks():
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    content = file([image(1, "1.jpg")], [item(7, 1, 1) | {"segmentation": deep}], cat=1)
+    paths, folders = ["a.json", "b.json"], ["images"] * 2
+    other = file([image(1, "1.jpg")], [item(7, 1, 1) | {"segmentation": deep}], cat=1)
+    assert len(merging.merge([content, other], paths, folders, Counters())[0]["annotations"]) == 2
+
+
 def test_references_stay_within_their_file():
     a = file([image(1, "1.jpg")], [], cat=1)
     b = file([image(2, "2.jpg")], [item(1, 1, 5), item(2, 2, 1), item(3, 2, 5)], dog=5)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -121,6 +122,20 @@ def test_warnings_of_what_would_harm_training(tiny, capsys):
     assert any("1 of 3 classes have no object: cat" in line for line in lines)
     assert any("all 16 objects are crowd regions" in line for line in lines)
     assert info.counters["images_sharing_a_file"] == 2
+
+
+def test_dark_images_are_a_warning(tiny, capsys):
+    for path in (tiny / "images").iterdir():
+        pixels = np.asarray(PIL.Image.open(path).convert("L"), np.uint16)
+        PIL.Image.fromarray(pixels).save(path.with_suffix(".png"))
+        path.unlink()
+
+    def rename(content):
+        for row in content["images"]:
+            row["file_name"] = row["file_name"].replace("jpg", "png")
+
+    prepare(edit(tiny, rename))
+    assert "warning: 7 of 7 images are nearly or all black" in capsys.readouterr().out
 
 
 def test_corners_and_fractions_are_recognized(tiny, capsys):
