@@ -188,7 +188,12 @@ class Prediction:
 
         Each has image_id, category_id (the data set's), bbox as [x, y, width, height] in pixels, score, and with masks
         segmentation as run lengths.
+
+        Raises:
+            UserError: `image_id` is no whole number, or negative.
         """
+        if not isinstance(image_id, (int, np.integer)) or image_id < 0:
+            raise UserError(f"image_id={image_id!r}: give the image's number, 0 or more")
         return coco_results([self.result], [image_id], [category["id"] for category in self.categories])
 
     def to_labelme(

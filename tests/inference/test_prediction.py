@@ -105,6 +105,14 @@ def test_without_masks(image):
         cut_outs(found, 0)
 
 
+@pytest.mark.parametrize("image_id", [-1, "5", None, 1.0])
+def test_ids_of_coco_results(found, image_id):
+    """A negative id gave no results: it marks the rows that fill up a batch."""
+    with pytest.raises(UserError, match=r"image_id=.*: give the image's number, 0 or more"):
+        found.to_coco(image_id)
+    assert len(found.to_coco(np.int64(2**40))) == 3
+
+
 def test_the_file_suffix_selects_the_format_of_drawings(found, tmp_path):
     drawn = found.draw(tmp_path / "new" / "x.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "x.png")), drawn)
