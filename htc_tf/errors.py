@@ -144,8 +144,13 @@ def command(main):
             sys.stdin.reconfigure(errors="surrogateescape")  # file names may be in any encoding
         try:
             main(*args, **kwargs)
+            print(end="", flush=True)  # fails here rather than at exit if nobody reads
         except UserError as error:
             _end_mistaken(error)
+        except BrokenPipeError:
+            # What reads the output has ended, as `head` does: what is left, which Python writes at exit, goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except Exception as error:
             # TensorFlow raises its own classes for these errors, with the system's messages.
             if any(words in str(error) for words in DISK_FULL):

@@ -57,6 +57,16 @@ def test_an_interrupt_ends_with_status_130(capsys):
     assert end(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_ends_early_ends_the_command_without_a_word(lines):
+    script = f"from htc_tf.errors import command; command(lambda: [print('detection') for _ in range({lines})])()"
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does after its lines
+    with open(writing, "wb") as output:
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_an_interrupt_during_imports_is_one_line():
     """Imports take seconds before `main` is called."""
     script = "from htc_tf.errors import start_command; start_command(); raise KeyboardInterrupt"
