@@ -63,7 +63,8 @@ def test_a_reader_that_ends_early_ends_the_command_without_a_word(lines):
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does after its lines
     with open(writing, "wb") as output:
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True)
+        flags = {"cwd": ROOT, "stdout": output, "stderr": subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, "-c", script], **flags)
     assert (done.returncode, done.stderr) == (1, "")
 
 
