@@ -71,7 +71,7 @@ def usable_annotations(inputs, kind, notes):
         mask = annotation.get("segmentation")
         drawable = _drawable(mask, image, limit)
         box = annotation.get("bbox")
-        if box is None and drawable:
+        if drawable and (box is None or not any(box)):  # absent, or all zeros, as in `pipelines.objects`
             box = _box_of(mask, image)
         if box is None or not all(math.isfinite(v) and abs(v) <= limit for v in box) or min(box[2:]) < 0:
             boxless += 1

@@ -52,6 +52,10 @@ def change_box(annotation):
     del annotation["bbox"]
 
 
+def change_box_to_zeros(annotation):
+    annotation["bbox"] = [0, 0, 0, 0]
+
+
 def change_box_of_runs(annotation):
     del annotation["bbox"]
     annotation["segmentation"] = FULL
@@ -71,6 +75,7 @@ def change_wrapped(annotation):
         (change_flat, "1 repair: one polygon is not inside a list"),
         (change_ids, "3 repairs: an id or a size"),
         (change_box, ""),
+        (change_box_to_zeros, ""),
         (change_box_of_runs, ""),
         (change_area, ""),
         (change_wrapped, "1 repair: run lengths are in a list"),
