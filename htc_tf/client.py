@@ -65,9 +65,9 @@ def parse():
         "--batch", type=command_line.batch, default=1, metavar="N", help="images per request (default: 1)"
     )
     flags = parser.parse_args()
-    given = [f"--{name}" for name in SERVER if getattr(flags, name) != parser.get_default(name)]
+    given = parser.given(flags, SERVER)
     if flags.export and given:
-        parser.error(f"{', '.join(given)}: only for a server; leave it out (a version is --export EXPORT/N)")
+        parser.error(f"{given}: only for a server; leave it out (a version is --export EXPORT/N)")
     return flags
 
 

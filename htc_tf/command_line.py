@@ -32,6 +32,10 @@ class Parser(argparse.ArgumentParser):
             argcomplete.autocomplete(self)
         return super().parse_known_args(args, namespace)
 
+    def given(self, flags, names):
+        """Returns "--grpc, --version", those of the named flags that are not at their defaults; "" without any."""
+        return ", ".join(f"--{name}" for name in names if getattr(flags, name) != self.get_default(name))
+
     def error(self, message):
         raise UserError(f"{message.removeprefix('argument ')}; --help lists all flags")
 

@@ -42,9 +42,9 @@ def parse():
         parser.error("--checkpoint and --records are needed, or --predictions")
     if flags.predictions is not None and flags.records is flags.annotations is None:
         parser.error("--predictions needs ground truth: give --records or --annotations")
-    given = [f"--{name}" for name in DETECTION if getattr(flags, name) != parser.get_default(name)]
+    given = parser.given(flags, DETECTION)
     if flags.predictions is not None and given:
-        parser.error(f"{', '.join(given)}: nothing is detected with --predictions; leave it out")
+        parser.error(f"{given}: nothing is detected with --predictions; leave it out")
     return flags
 
 

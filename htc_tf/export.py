@@ -64,9 +64,9 @@ def parse():
         help="license of the weights for the model card, such as Apache-2.0 (default: that of public weights)",
     )
     flags = parser.parse_args()
-    given = [f"--{name}" for name in SAVED_MODEL if getattr(flags, name) != parser.get_default(name)]
+    given = parser.given(flags, SAVED_MODEL)
     if flags.onnx and given:
-        parser.error(f"{', '.join(given)}: only for the SavedModel; leave it out, or --onnx")
+        parser.error(f"{given}: only for the SavedModel; leave it out, or --onnx")
     return flags
 
 

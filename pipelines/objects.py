@@ -74,8 +74,9 @@ def convert(
     if ymax - ymin < 1 or xmax - xmin < 1:
         counters.count("objects_tiny")
         counters.count("boxes_of_fractions", all(0 <= value <= 1 for value in bbox))
-    area = pixels if lacks_area(annotation) else annotation["area"]
-    counters.count("areas_computed", lacks_area(annotation))
+    is_computed = lacks_area(annotation)
+    area = pixels if is_computed else annotation["area"]
+    counters.count("areas_computed", is_computed)
     return Object(
         id=annotation["id"],
         ymin=ymin / height,
