@@ -103,7 +103,7 @@ def main():
         experiment, resolved = load()
         from htc_tf.training.dry_run import dry_run
 
-        print(dry_run(experiment, resolved, flags.train_records, flags.val_records, flags.seed))
+        print(dry_run(experiment, resolved, flags.train_records, flags.val_records, flags.seed, flags.devices))
         return
     with StopRequest(own_process=True) as stop, without_xla_notes():
         experiment, resolved = load()

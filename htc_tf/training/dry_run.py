@@ -13,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf.checkpoint import count_bytes
+from htc_tf.cluster import Cluster, check_batch, make_strategy, read_cluster
 from htc_tf.data.input import named_errors
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.record_settings import steps_per_epoch
-from htc_tf.training.checks import load_records
+from htc_tf.training.checks import check_determinism, load_records
 from htc_tf.training.epochs import describe_interval, describe_steps
 from htc_tf.training.guard import flatten
 from htc_tf.training.kept import train_mask_heads
@@ -25,16 +26,20 @@ from htc_tf.training.memory import estimate_memory
 from htc_tf.training.validation import describe_evaluations
 
 
-def dry_run(experiment, config, train_records, val_records=None, seed=0):
+def dry_run(experiment, config, train_records, val_records=None, seed=0, devices=None):
     """Returns a text of sections, the longest last: length, memory, FLOPs, parameters, first batch, ..., variables.
 
     Raises:
-        UserError: Records and configuration do not fit.
+        UserError: Records, configuration and devices do not fit, as in training.
     """
     train_info, val_info = load_records(experiment, train_records, val_records)
     experiment.prepare_runtime(seed)
+    # The workers of a cluster have equal devices; their own strategy would wait for the others.
+    replicas = read_cluster().workers * make_strategy(devices, Cluster()).num_replicas_in_sync
+    check_batch(experiment.batch_size, experiment.accumulate, replicas)
     model = experiment.build_model()
     model.build_variables()
+    check_determinism(experiment, model)
     with named_errors(train_records):
         batch = next(iter(experiment.train_input.dataset(train_records, seed)))
     graphs = trace(experiment, model, batch)

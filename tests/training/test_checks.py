@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -42,11 +43,23 @@ def test_classes_must_be_the_same(tiny_data, tiny_experiment, tmp_path):
 def test_a_trained_stem_is_not_deterministic_in_xla(xla, deterministic, trained):
     variables = [tf.Variable(0.0, name=f"htc/backbone/{trained}/conv/kernel")]
     experiment = SimpleNamespace(xla=xla, deterministic=deterministic)
-    model = SimpleNamespace(trainable_variables=variables)
+    model = SimpleNamespace(trainable_variables=variables, backbone=None)
     if deterministic and trained == "stem":
         with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages"):
             check_determinism(experiment, model)
     else:
+        check_determinism(experiment, model)
+
+
+@pytest.mark.parametrize("frozen_stages", [0, 1])
+def test_layers_before_a_max_pooling_of_keras_cv_are_not_deterministic_in_xla(frozen_stages):
+    inputs = tf.keras.Input([8, 8, 3])
+    first = tf.keras.layers.Conv2D(2, 1, trainable=not frozen_stages)(inputs)
+    outputs = tf.keras.layers.Conv2D(2, 1)(tf.keras.layers.MaxPooling2D()(first))
+    backbone = SimpleNamespace(extractor=tf.keras.Model(inputs, outputs))
+    model = SimpleNamespace(trainable_variables=backbone.extractor.trainable_variables, backbone=backbone)
+    experiment = SimpleNamespace(xla=True, deterministic=True)
+    with nullcontext() if frozen_stages else pytest.raises(UserError, match=r"KerasCVBackbone\.frozen_stages = 1"):
         check_determinism(experiment, model)
 
 

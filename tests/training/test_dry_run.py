@@ -102,3 +102,16 @@ def test_a_configuration_that_does_not_fit_is_refused_first(tiny_data):
     experiment, resolved = config.load([TINY], ["NUM_CLASSES=7"])
     with pytest.raises(UserError, match="NUM_CLASSES = 7"):
         dry_run(experiment, resolved, tiny_data.records)
+
+
+@pytest.mark.parametrize(
+    ("params", "devices", "words"),
+    [
+        (["BATCH_SIZE=3", "ACCUMULATE=2"], None, "BATCH_SIZE = 3 is not a multiple of the 1 devices x ACCUMULATE = 2"),
+        ([], ["GPU:7"], "--devices GPU:7: no such device"),
+    ],
+)
+def test_devices_that_do_not_fit_are_refused_as_in_training(tiny_data, params, devices, words):
+    experiment, resolved = config.load([TINY], params, train_records=tiny_data.records)
+    with pytest.raises(UserError, match=words):
+        dry_run(experiment, resolved, tiny_data.records, devices=devices)
