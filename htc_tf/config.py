@@ -13,7 +13,7 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 from htc_tf.gin_aliases import accept_former_names
-from htc_tf.gin_bindings import drop_bindings, superseded
+from htc_tf.gin_bindings import configurable_of, drop_bindings, superseded
 from htc_tf.gin_errors import reading, shorten
 from htc_tf.gin_macros import record_macros
 from htc_tf.ranges import FLAG, TEXT, check_range, choice, either, number, optional, whole
@@ -121,6 +121,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         in_run = len(former.met)
         for path in paths:
             parse_file(gin, path, macros)
+        in_files = macros.find_referred()
         macros.text_name = PARAMS
         with reading(PARAMS):
             gin.parse_config(gin_params)
@@ -134,7 +135,9 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         with reading("gin configuration"):
             gin.finalize()
         experiment = build_experiment()
-        own_names = set().union(*(macros.names[str(source)] for source in (*paths[-1:], PARAMS)))
+        # The flags may replace what the last file uses, but not what it misspells.
+        in_last = set().union(*(macros.names[str(path)] for path in paths[-1:]))
+        own_names = {name for name in in_last if configurable_of(name) not in in_files} | macros.names[PARAMS]
         resolved, operative = gin.config_str(), gin.operative_config_str()
         resolved = drop_bindings(resolved, superseded(resolved, operative, MACROS, own_names, macros.replaced))
     if decided:

@@ -15,16 +15,18 @@ def superseded(resolved, operative, macros, own_names, replaced):
         resolved: str, gin's whole configuration.
         operative: str, the part of it that has reached something, after everything is built.
         macros: Names of the macros that every experiment config defines.
-        own_names: {name} bound where no later file could replace the configurable: in the last file without its
-            includes, and by flags.
+        own_names: {name} that nothing later can have replaced: those of the flags, and those of the last file, without
+            its includes, to which no file refers.
         replaced: {name} of the macros behind settings that the records have replaced.
     Raises:
         UserError: Another binding has not reached anything that was built.
     """
-    named = set(re.findall(r"@(?:\w+/)*([\w.]+)", resolved))
     unused = bound_names(resolved) - used_names(resolved, operative)
-    left = {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
-    left |= (unused & set(macros)) - own_names | unused & replaced
+    left, count = (unused & set(macros)) - own_names | unused & replaced, -1
+    while count < len(left):  # a replaced binding may have been the last to refer to another configurable
+        count = len(left)
+        named = set(re.findall(r"@(?:\w+/)*([\w.]+)", drop_bindings(resolved, left)))
+        left |= {name for name in unused - own_names if "." in name and configurable_of(name) not in named}
     if unused - left:
         raise UserError(
             f"gin configuration: nothing used {listed(sorted(unused - left))}; it is misspelled, or belongs to a part "
@@ -46,8 +48,8 @@ def used_names(resolved, operative):
 
 
 def configurable_of(name):
-    """Returns "Name" of "scope/Name.parameter"."""
-    return name.split("/")[-1].rpartition(".")[0]
+    """Returns "Name" of "scope/Name.parameter", or the macro "NAME"."""
+    return name.split("/")[-1].rpartition(".")[0] or name
 
 
 def bound_names(config):

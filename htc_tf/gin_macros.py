@@ -67,8 +67,14 @@ class Macros:
 
     def is_used(self, name):
         """Returns True if a binding refers to the macro."""
+        return name in self.find_referred()
+
+    def find_referred(self):
+        """Returns {name} of the macros and the configurables that the bindings so far refer to."""
+        registry = self.gin.config._REGISTRY
         references = self.gin.config.iterate_references(self.gin.config._CONFIG)
-        return any(ref.config_key == (name, "gin.macro") for ref in references)
+        keys = {reference.config_key for reference in references}
+        return {scope if name == "gin.macro" else registry.minimal_selector(name) for scope, name in keys}
 
     def settle_length(self):
         """Sets EPOCHS or STEPS to None, whichever was bound earlier.

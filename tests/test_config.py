@@ -127,6 +127,26 @@ def test_a_replaced_binding_of_an_earlier_file_is_dropped(tmp_path):
         assert "Swin" not in config.load(files, [])[1]
 
 
+@pytest.mark.parametrize(
+    ("files", "param", "gone"),
+    [
+        (["gin/cbnet/mask_rcnn_cbv2_swin_t_fpn_3x_coco.gin", "gin/options/convnext_t.gin"], "NUM_CLASSES=2", "Swin"),
+        (["gin/htc_r101_fpn_20e_coco.gin"], "HTC.backbone=@Swin()", "ResNet"),
+        (["gin/cbnet/faster_rcnn_cbv2d1_r50_fpn_1x_coco.gin"], "HTC.backbone=@Swin()", "ResNet"),
+    ],
+)
+def test_another_backbone_replaces_all_settings_of_the_first(files, param, gone):
+    """Also those of backbones inside it, and those of the last file if a flag names the other backbone."""
+    assert not [name for name in names(config.load(files, [param])[1]) if f"{gone}." in name]
+
+
+def test_a_misspelled_name_is_refused_beside_another_backbone(tmp_path):
+    last = tmp_path / "last.gin"
+    last.write_text("ConvNeXt.channels = 5\nResNet.depth = 101\n")
+    with pytest.raises(UserError, match=r"nothing used ConvNeXt\.channels;"):
+        config.load([PAPER, last], ["HTC.backbone=@Swin()"])
+
+
 def test_a_missing_module_is_named(tmp_path):
     path = tmp_path / "mine.gin"
     path.write_text("import no_such_module\n")
