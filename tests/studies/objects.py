@@ -1,4 +1,4 @@
-"""Which objects an evaluation finds, names and outlines: shares by the size of objects and by what is beside them.
+"""Which objects an evaluation finds, names and outlines: shares by size, by what is beside them and by score.
 
 AP says that two networks differ; these shares say on which objects. `tests.studies.ablation` compares its rows by them.
 """
@@ -13,11 +13,13 @@ from htc_tf.evaluation.error_analysis import FOREGROUND, pair_images
 from tests.studies import intervals, recorded
 
 SCORE = 0.3  # the least score of a detection that counts
-GROUPS = ("all", "crowded", "alone", "small", "large")
+GROUPS = ("all", "crowded", "alone", "small", "large", "surest")
 SHARES = {
     "found": "the share of objects with a detection of any class, a score of at least 0.3 and a mask IoU of at least "
     "0.5",
     "named": "of those found, the share whose detection, the best-scored of these, has the right class",
+    "shape": 'of those found, the share whose detection has the right shape, the class\'s name before "on"',
+    "ground": 'of those found, the share whose detection has the right ground, the class\'s name after "on"',
     "outlined": "of those found, the mean mask IoU of this detection",
 }
 
@@ -26,33 +28,41 @@ def measure_objects(annotations, predictions):
     """Measures what the saved detections of an evaluation say of each object.
 
     Args:
-        annotations: Path of the COCO annotation file; no object is a crowd.
+        annotations: Path of the COCO annotation file; no object is a crowd. Classes are named "circle on lines".
         predictions: Path of results in COCO's format, as htc_tf.eval saves them.
     Returns:
         {group: {share: value}} for GROUPS and SHARES, with the number of objects as "objects". An object is crowded if
-        its box overlaps another's, and small if its area is below the median.
+        its box overlaps another's, and small if its area is below the median; the surest are the quarter of those found
+        whose detections have the highest scores.
     """
     inputs = prepare_inputs(json.loads(annotations.read_text()), json.loads(predictions.read_text()))
     pairs = pair_images(inputs, "segm")
-    found = np.concatenate([match_objects(pair) for pair in pairs])
+    names = np.array([name.split(" on ") for name in inputs.names])  # [K, 2]
+    found = np.concatenate([match_objects(pair, names) for pair in pairs])
     crowded = np.concatenate([find_crowded(pair) for pair in pairs])
     areas = np.array([entry["area"] for pair in pairs for entry in pair.annotations])
     small = areas < np.median(areas)
     members = {"all": small | ~small, "crowded": crowded, "alone": ~crowded, "small": small, "large": ~small}
+    scores = found[:, 1]
+    members["surest"] = scores >= np.quantile(scores[scores > 0], 0.75) if scores.any() else scores > 0
     return {group: average(found[members[group]]) for group in GROUPS}
 
 
-def match_objects(pair):
-    """Returns [g, 2]: each object's mask IoU with its detection, 0 without one, and whether the class is right.
+def match_objects(pair, names):
+    """Returns [g, 4]: the mask IoU and the score of each object's detection, and whether shape and ground are right.
+
+    All are 0 for an object without a detection.
 
     Args:
         pair: `error_analysis.Pairs` of an image. Detections are sorted by score, so the first with enough IoU counts.
+        names: [K, 2] str, shape and ground of each class.
     """
     fits = (pair.ious >= FOREGROUND) & (pair.scores >= SCORE)[:, None]
-    found = np.zeros([len(pair.gt_classes), 2])
+    found = np.zeros([len(pair.gt_classes), 4])
     for place in np.flatnonzero(fits.any(0)):
         best = fits[:, place].argmax()
-        found[place] = pair.ious[best, place], pair.classes[best] == pair.gt_classes[place]
+        right = names[pair.classes[best]] == names[pair.gt_classes[place]]
+        found[place] = pair.ious[best, place], pair.scores[best], *right
     return found
 
 
@@ -64,10 +74,12 @@ def find_crowded(pair):
 
 
 def average(found):
-    """Returns {share: value, "objects": n} of the [n, 2] of `match_objects`."""
-    hit = found[:, 0] > 0
-    overlap, named = found[hit].mean(0) if hit.any() else (0, 0)
-    shares = {"found": hit.sum() / max(len(hit), 1), "named": named, "outlined": overlap}
+    """Returns {share: value, "objects": n} of the [n, 4] of `match_objects`."""
+    hit = found[found[:, 0] > 0]
+    shape, ground = hit[:, 2], hit[:, 3]
+    parts = {"named": shape * ground, "shape": shape, "ground": ground, "outlined": hit[:, 0]}
+    shares = {"found": len(hit) / max(len(found), 1)}
+    shares |= {name: values.mean() if len(hit) else 0 for name, values in parts.items()}
     return {**{name: round(float(value), 5) for name, value in shares.items()}, "objects": len(found)}
 
 
@@ -81,7 +93,8 @@ def compare_objects(measured):
     numbers = measured[titles[0]][0]
     lines = [
         "Which objects gain? An object is crowded if its box overlaps another's, and small if its area is below the "
-        "median. Each cell: the mean difference over the seeds and its 95 % interval, in hundredths.",
+        "median; the surest are the quarter of those found whose detections have the highest scores. Each cell: the "
+        "mean difference over the seeds and its 95 % interval, in hundredths.",
     ]
     for share, meaning in SHARES.items():
         rows = []

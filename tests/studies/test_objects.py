@@ -28,7 +28,7 @@ def entry(box, label, **more):
 def measure(tmp_path, results):
     truth = [entry(box, label, id=1 + i, area=box[2] * box[3], iscrowd=0) for i, (box, label) in enumerate(THERE)]
     images = [{"id": 1, "height": SIDE, "width": SIDE}, {"id": 2, "height": SIDE, "width": SIDE}]  # the second is empty
-    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    categories = [{"id": 1, "name": "a on c"}, {"id": 2, "name": "a on d"}]
     files = [tmp_path / "annotations.json", tmp_path / recorded.PREDICTIONS]
     for file, content in zip(
         files, [{"images": images, "annotations": truth, "categories": categories}, results], strict=True
@@ -46,15 +46,19 @@ def test_objects_are_counted_by_what_is_beside_them(tmp_path):
     ]
     found = measure(tmp_path, results)
     assert list(found) == list(objects.GROUPS) and all(set(of) == {*objects.SHARES, "objects"} for of in found.values())
-    assert found["all"] == {"found": pytest.approx(2 / 3, abs=1e-5), "named": 0.5, "outlined": 0.8, "objects": 3}
-    assert found["crowded"] == {"found": 0.5, "named": 0, "outlined": 0.8, "objects": 2}
-    assert found["alone"] == {"found": 1, "named": 1, "outlined": 0.8, "objects": 1}
+    wrong, right = ({"named": x, "shape": 1, "ground": x, "outlined": 0.8} for x in (0, 1))  # "a on c" is not "a on d"
+    half = {"named": 0.5, "shape": 1, "ground": 0.5, "outlined": 0.8}
+    assert found["all"] == {"found": pytest.approx(2 / 3, abs=1e-5), **half, "objects": 3}
+    assert found["crowded"] == {"found": 0.5, **wrong, "objects": 2}
+    assert found["alone"] == {"found": 1, **right, "objects": 1}
+    assert found["surest"] == {"found": 1, **wrong, "objects": 1}  # a score of 0.9 against 0.5
     # The median area, 100, is that of both small objects, so none is below it.
-    assert found["large"]["objects"] == 3 and found["small"] == {"found": 0, "named": 0, "outlined": 0, "objects": 0}
+    assert found["large"]["objects"] == 3 and not any(found["small"].values())
 
 
 def test_no_detections_find_nothing(tmp_path):
-    assert measure(tmp_path, [])["all"] == {"found": 0, "named": 0, "outlined": 0, "objects": 3}
+    found = measure(tmp_path, [])
+    assert found.pop("all")["objects"] == 3 and not any(of["found"] for of in found.values())
 
 
 def test_rows_are_compared_by_group():
@@ -62,6 +66,6 @@ def test_rows_are_compared_by_group():
         return {group: {**dict.fromkeys(objects.SHARES, value), "objects": 1234} for group in objects.GROUPS}
 
     lines = objects.compare_objects({"base": [measured(0.5), measured(0.6)], "part": [measured(0.6), measured(0.7)]})
-    assert lines.count("| objects | base | part | all of them |") == 3
+    assert lines.count("| objects | base | part | all of them |") == len(objects.SHARES)
     row = "**+10.0** (+10.0 to +10.0)"
-    assert lines.count(f"| crowded (1,234) | 55.0 | {row} | {row} |") == 3
+    assert lines.count(f"| crowded (1,234) | 55.0 | {row} | {row} |") == len(objects.SHARES)
