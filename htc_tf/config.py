@@ -87,7 +87,7 @@ def add_flags(parser, reads_run=False):
             "--trust_config",
             action="store_true",
             help="let the run's config.gin import modules, which runs their code (default: it may name only the parts "
-            "of htc_tf and of modules that a --gin_file imports)",
+            "of htc_tf and of modules that a --gin_file or --gin_param imports)",
         )
 
 

@@ -43,13 +43,14 @@ def parse():
     parser.add_argument(
         "--onnx", action="store_true", help="write the network alone as ONNX to EXPORT/onnx (needs the extra onnx)"
     )
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="(default: the run's)")
+    precisions = ("float32", "bfloat16")
+    parser.add_argument("--precision", choices=precisions, help="of convolutions and products (default: the run's)")
     parser.add_argument(
         "--batch_sizes",
         default="1,4",
         metavar="N,...",
-        help="ascending; the last is the largest number of images at a time, a server warms up with each, and with "
-        "--xla each is compiled (default: 1,4)",
+        help="numbers of images, ascending: the last is the largest number at a time, a server warms up with each, and "
+        "with --xla each is compiled (default: 1,4)",
     )
     parser.add_argument(
         "--max_pixels",

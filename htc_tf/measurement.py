@@ -56,9 +56,10 @@ def make_parser(prog, description, modes):
         parser.add_argument(f"--{name}", type=positive, metavar="N", help=f"{about} (default: the mode's)")
     parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
     parser.add_argument("--records", metavar="DIR", help="records to read (default: synthetic ones)")
-    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="train: GPUs, or parts of the CPU")
-    parser.add_argument("--export", metavar="EXPORT", help="serving: the folder written by python -m htc_tf.export")
-    sizes = "serving: images per request (default: --batch)"
+    devices = "of --mode train: GPUs, or parts of the CPU (default: 1)"
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help=devices)
+    parser.add_argument("--export", metavar="EXPORT", help="of --mode serving: the folder that htc_tf.export wrote")
+    sizes = "of --mode serving: images per request (default: --batch)"
     parser.add_argument("--batch_sizes", type=positive, nargs="+", metavar="N", help=sizes)
     config.add_flags(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file as well")

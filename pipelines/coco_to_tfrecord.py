@@ -199,8 +199,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--max_bad_fraction",
         type=command_line.fraction,
         default=0.001,
-        help="fraction of the images, and of the annotations, that may be rejected; default 0.001. Three are always "
-        "allowed if they are less than half; 0 allows none",
+        help="fraction of the images, and of the annotations, that may be rejected; default 0.001. Up to three are "
+        "always allowed if they are less than half; 0 allows none",
     )
     parser.add_argument(
         "--max_pixels",

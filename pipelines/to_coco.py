@@ -89,7 +89,7 @@ def parse(arguments=None):
         help="share of the images for validation, chosen by a hash of their names, so that further images leave the "
         f"choice unchanged; default: the split that the data set states, {VAL_FRACTION} of the images without one",
     )
-    add("--classes", nargs="+", metavar="NAME", help="classes in their order, or a file with one a line; default: all")
+    add("--classes", nargs="+", metavar="NAME", help="classes in order, or a file with one per line; default: all")
     return parser.parse_args(arguments)
 
 
