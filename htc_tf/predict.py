@@ -8,7 +8,7 @@ from pathlib import Path
 
 from htc_tf import command_line, config
 from htc_tf.api import load
-from htc_tf.errors import UserError, command, printable
+from htc_tf.errors import UserError, command
 from htc_tf.inference.inputs import MAX_PIXELS, find_inputs
 from htc_tf.inference.label_files import FORMATS
 from htc_tf.inference.tile_plan import MAX_OVERLAP, MIN_TILE, OVERLAP
@@ -137,17 +137,9 @@ def main():
         tile=flags.tile,
         overlap=flags.overlap,
     )
-    skipped, left_out = [], []
-    try:
-        done = predict_files(
-            model.detector, model.categories, paths, Path(flags.output), options, skipped, left_out
-        ).done
-    finally:  # also after an interruption
-        for path, reason in skipped:
-            print(printable(f"skipped {path}: {reason}"), file=sys.stderr)
-        for path, reason in left_out:
-            print(printable(f"left out of {path}: {reason}"), file=sys.stderr)
-    print(f"{done} image{'s' * (done != 1)} and predictions.json in {flags.output}, {len(skipped)} skipped")
+    outcome = predict_files(model.detector, model.categories, paths, Path(flags.output), options)
+    done, skipped = outcome.done, len(outcome.skipped)
+    print(f"{done} image{'s' * (done != 1)} and predictions.json in {flags.output}, {skipped} skipped")
     if not done:
         raise UserError("nothing was predicted: every input was skipped, for the reason given above")
 

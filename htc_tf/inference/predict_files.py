@@ -6,6 +6,7 @@ Files that cannot be read are skipped and reported. `label_files` has the format
 import contextlib
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from htc_tf.errors import ModelFailed
+from htc_tf.errors import ModelFailed, printable
 from htc_tf.inference import label_files
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, Unreadable, read_image
@@ -87,10 +88,10 @@ def predict_files(
     paths: Sequence[Path],
     output: Path,
     options: Options,
-    skipped: list[tuple[Path, str]] | None = None,
-    left_out: list[tuple[Path, str]] | None = None,
 ) -> Outcome:
     """Detects objects in each image and each frame of each video, and saves drawings and results.
+
+    Standard error names what is skipped or left out as soon as it is, so that an interruption loses none of it.
 
     Args:
         detector: `inference.detector.Detector` or `inference.exported.ExportedDetector`.
@@ -98,7 +99,6 @@ def predict_files(
         paths: Images and videos.
         output: Folder for the drawings and predictions.json.
         options: Options.
-        skipped, left_out: Lists that become those of the Outcome, for a caller that reports them after an interruption.
     Raises:
         UserError: A drawing would replace an input image, or the output cannot be written.
     """
@@ -122,8 +122,6 @@ def predict_files(
         labels = {name: opened(writer) for name, writer in writers.items()}
         bar = stack.enter_context(progress_bar(total=len(files), unit="img", desc="predict"))
         job = Job(detector, categories, files, output, options, results, labels, bar)
-        job.skipped = [] if skipped is None else skipped
-        job.left_out = [] if left_out is None else left_out
         # Consecutive images share batches; a video is written on its own.
         for moving, group in itertools.groupby(files, lambda file: file.path in videos):
             if moving:
@@ -157,9 +155,20 @@ class Job:
         self.frame_ids = (number for number in itertools.count(len(files)) if number not in taken)
         self.skipped, self.left_out = [], []
 
-    def skip(self, file: InputFile, reason: object) -> None:
-        self.skipped.append((file.path, str(reason)))
+    def skip(self, path: Path, reason: object) -> None:
+        self.skipped.append((path, str(reason)))
+        self._say(f"skipped {path}: {reason}")
+
+    def skip_whole(self, file: InputFile, reason: object) -> None:
+        self.skip(file.path, reason)
         self.bar.update()
+
+    def leave_out(self, path: Path, reason: str) -> None:
+        self.left_out.append((path, reason))
+        self._say(f"left out of {path}: {reason}")
+
+    def _say(self, line):
+        self.bar.write(printable(line), file=sys.stderr)
 
     def detect(
         self, images: Iterable[tuple[Any, Any]], failed: Callable[[Any, Any], None], semantic: bool = False
@@ -188,7 +197,7 @@ class Job:
                 self.bar.update()
 
     def predict_images(self, files: Iterable[InputFile]) -> None:
-        for file, prediction in self.detect(self._read_images(files), self.skip, self.options.semantic):
+        for file, prediction in self.detect(self._read_images(files), self.skip_whole, self.options.semantic):
             self.results.add(file, prediction)
             prediction.draw(self.output / file.drawing, self.options.threshold)
             self._save_labels(file, prediction)
@@ -214,7 +223,7 @@ class Job:
             try:
                 yield file, self._read(file.path) if self.options.tile is None else file.path
             except Unreadable as error:
-                self.skip(file, error.reason)
+                self.skip_whole(file, error.reason)
 
     def _save_labels(self, file, prediction):
         if not self.labels:
@@ -222,18 +231,18 @@ class Job:
         shown = prediction.above(self.options.threshold)
         visible = shown.visible()
         if hidden := len(shown) - len(visible):
-            self.left_out.append((file.path, f"{hidden} object{'s' * (hidden > 1)} without a pixel in the mask"))
+            self.leave_out(file.path, f"{hidden} object{'s' * (hidden > 1)} without a pixel in the mask")
         for name, writer in self.labels.items():
             try:
                 writer.add(file, visible)
             except label_files.NotSaved as error:
-                self.left_out.append((file.path, f"not saved as {name}: {error}"))
+                self.leave_out(file.path, f"not saved as {name}: {error}")
 
     def predict_video(self, file: InputFile) -> None:
         try:
             video = read_video(file.path, self.options.every, self.options.max_pixels, "--max_pixels")
         except Unreadable as error:
-            self.skip(file, error.reason)
+            self.skip_whole(file, error.reason)
         else:
             self.bar.total += max(video.count - 1, 0)
             write_video(self.output / file.drawing, self._draw_frames(file, video), video.rate)
@@ -242,7 +251,7 @@ class Job:
         try:
             yield from enumerate(video.frames)
         except Unreadable as error:
-            self.skipped.append((file.path, str(error.reason)))  # the frames before it are kept
+            self.skip(file.path, error.reason)  # the frames before it are kept
 
     def _draw_frames(self, file, video):
         """Yields the drawing of each frame, after its results are saved."""
@@ -259,7 +268,7 @@ class Job:
         if failed:
             index, reason = failed[0]
             first = f"the first is frame {index * self.options.every}: {reason}"
-            self.skipped.append((file.path, f"{len(failed)} frames failed, {first}"))
+            self.skip(file.path, f"{len(failed)} frames failed, {first}")
 
 
 def save_cut_outs(prediction: Prediction, threshold: float, path: Path) -> None:

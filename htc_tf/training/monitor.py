@@ -60,7 +60,7 @@ class Monitor:
             tf.summary.text("gin/config", f"```\n{config}\n```")
             tf.summary.text("gin/operative_config", gin.markdown(gin.operative_config_str()))
             hparams.hparams(macros(config), trial_id=run.folder.resolve().name)
-        self.sinks = Sinks(run.folder, macros(config)) if chief else None
+        self.sinks = Sinks(run.folder, macros(config), chief)
         self.bar = progress_bar(initial=first_step, total=steps, unit="step", desc="train")
         self.batch_size, self.epoch_steps = batch_size, epoch_steps
         self.restart_clock(first_step)
@@ -142,8 +142,7 @@ class Monitor:
                 grouped = name in UNGROUPED or "/" in name
                 tf.summary.scalar(name if grouped else f"loss/{name}", value)
         self.writer.flush()
-        if self.sinks is not None:
-            self.sinks.log(step, numbers)
+        self.sinks.log(step, numbers)
 
     def sync(self):
         """Returns when all lines are on the disk."""
@@ -152,8 +151,7 @@ class Monitor:
     def close(self):
         self.bar.close()
         self.writer.close()
-        if self.sinks is not None:
-            self.sinks.close()
+        self.sinks.close()
 
 
 def read_lines(path, last_step):

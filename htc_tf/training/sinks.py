@@ -61,16 +61,18 @@ SINKS = {"wandb": WandbSink, "mlflow": MLflowSink}
 class Sinks:
     """All sinks of a training: one that fails is reported in a line and gets no more numbers."""
 
-    def __init__(self, folder, settings):
+    def __init__(self, folder, settings, chief=True):
         """
         Args:
             folder: Path of the run.
             settings: {name: value}, the hyperparameters.
+            chief: bool, False on the other workers of a training, which have no sinks.
         Raises:
             UserError: HTC_TF_LOG_TO names an unknown sink, or one whose package is not installed.
         """
         self.open, path = {}, folder / IDS
-        names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+        named = os.environ.get(VARIABLE, "") if chief else ""
+        names = [name.strip() for name in named.split(",") if name.strip()]
         packages = {name: load_package(name) for name in names}
         ids = read_ids(path) if names else {}
         for name, package in packages.items():
