@@ -30,7 +30,9 @@ def parse():
     parser = command_line.Parser(prog="python -m htc_tf.client", description=__doc__, epilog=EPILOG)
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument(
-        "--server", metavar="HOST:PORT", help="TensorFlow Serving (default ports: 8501, with --grpc 8500)"
+        "--server",
+        metavar="HOST:PORT",
+        help="TensorFlow Serving: host, host:port or, without --grpc, a URL (default ports: 8501, with --grpc 8500)",
     )
     place.add_argument(
         "--export",

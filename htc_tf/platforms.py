@@ -93,7 +93,7 @@ def installed_packages():
 
 
 def parse():
-    parser = Parser("htc_tf.platforms", description="Say which TensorFlow this machine and Python get.")
+    parser = Parser("python -m htc_tf.platforms", description="Says which TensorFlow this machine and Python get.")
     parser.add_argument("--extra", choices=("cpu", "gpu"), default="cpu", help="the extra of htc_tf (default: cpu)")
     parser.add_argument("--check", action="store_true", help="print nothing unless TensorFlow cannot be installed")
     return parser.parse_args()

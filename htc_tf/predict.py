@@ -19,9 +19,9 @@ from htc_tf.ops.polygons import TOLERANCE
 EPILOG = """
 DIR receives NAME.png for each image (for each video an MP4, or a WebP for an animation) and predictions.json, a list of
 COCO results with the file's name: all detections, independent of --threshold. With --save it receives the labels of
-images, too: coco.json, labelme/NAME.json, labelstudio.json, cvat.xml, yolo/labels/NAME.txt. A file that cannot be read,
-or on which the model fails, is named on standard error with the reason and left out. Exit status: 0, even if some files
-were left out; 2 if all were, or for a user's mistake; 1 for anything else.
+images, too: coco.json, labelme/NAME.json, labelstudio.json and .xml, cvat.xml, yolo/labels/NAME.txt and yolo/data.yaml.
+A file that cannot be read, or on which the model fails, is named on standard error with the reason and left out. Exit
+status: 0, even if some files were left out; 2 if all were, or for a user's mistake; 1 for anything else.
 """
 
 
@@ -99,14 +99,15 @@ def parse():
         "--tile",
         type=command_line.whole(MIN_TILE),
         metavar="PIXELS",
-        help="detect in overlapping tiles of this side, for images much larger than the training's: about their side",
+        help="detect in overlapping tiles of this side, for images much larger than those of the training; about as "
+        "large as those",
     )
     parser.add_argument(
         "--overlap",
         type=command_line.number(0, MAX_OVERLAP),
         default=OVERLAP,
         metavar="SHARE",
-        help=f"share of a tile's side that neighboring tiles have in common, or more (default: {OVERLAP})",
+        help=f"least share of a tile's side that neighboring tiles have in common (default: {OVERLAP})",
     )
     return parser.parse_args()
 
