@@ -99,8 +99,8 @@ def parse():
         "--tile",
         type=command_line.whole(MIN_TILE),
         metavar="PIXELS",
-        help="detect in overlapping tiles of this side, for images much larger than those of the training; about as "
-        "large as those",
+        help="detect in overlapping tiles of this side, for images much larger than those of the training; give about "
+        "the side of the training's images",
     )
     parser.add_argument(
         "--overlap",
