@@ -38,7 +38,7 @@ def load(
         gin_file: Path or paths of gin files to apply after the run's configuration; for a run only.
         gin_param: Gin binding or bindings to apply after `gin_file`, such as "SEMANTIC=False"; for a run only.
         trust_config: If True, the run's config.gin may import modules, which runs their code. If False, it may name
-            only the parts of htc_tf and of modules that a `gin_file` imports.
+            only the parts of htc_tf and of modules that `gin_file` or `gin_param` imports.
     Returns:
         An `inference.predictor.Predictor`. Called with an image or a list of images, it returns an
         `inference.prediction.Prediction` for each.

@@ -21,7 +21,12 @@ from htc_tf.errors import EXTRAS, UserError, command, printable
 
 # Packages by what they do here: the required ones, then those of the extras.
 REQUIRED = ("numpy", "gin-config", "pycocotools", "pillow", "matplotlib", "protobuf", "grpcio", "safetensors", "pooch")
-OPTIONAL = {name.replace("_", "-"): extra for name, extra in EXTRAS.items() if name not in ("tensorflow", "tf_keras")}
+IMPORTED_AS = {"yaml": "pyyaml"}  # modules whose package has another name
+OPTIONAL = {
+    IMPORTED_AS.get(name, name).replace("_", "-"): extra
+    for name, extra in EXTRAS.items()
+    if name not in ("tensorflow", "tf_keras")
+}
 # The environment variables that change what htc_tf and TensorFlow do.
 VARIABLES = re.compile(
     r"HTC_TF_\w+|TF_(CONFIG|USE|ENABLE|XLA|GPU|FORCE|CUDNN|NUM|DETERMINISTIC)\w*|(XLA|CUDA|NVIDIA|OMP|MKL|KMP|ONEDNN)_\w+"

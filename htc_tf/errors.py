@@ -19,7 +19,7 @@ PYTHONS = "Python 3.10, 3.11, 3.12 or 3.13"
 # The extra of setup.cfg that brings a package; the others come with htc_tf itself.
 EXTRAS = {
     **dict.fromkeys(("tensorflow", "tf_keras"), "cpu"),
-    "apache_beam": "prepare",
+    **dict.fromkeys(("apache_beam", "yaml"), "prepare"),
     **dict.fromkeys(("tensorboard", "keras_cv"), "train"),
     "faster_coco_eval": "fast",
     "av": "video",

@@ -54,7 +54,8 @@ def make_parser(prog, description, modes):
         ("repeats", "measurements"),
     ):
         parser.add_argument(f"--{name}", type=positive, metavar="N", help=f"{about} (default: the mode's)")
-    parser.add_argument("--precision", default="float32", metavar="P", help="float32 (default) or bfloat16")
+    precision = "float32 or bfloat16 (default: the configuration's; float32 without one)"
+    parser.add_argument("--precision", metavar="P", help=precision)
     parser.add_argument("--records", metavar="DIR", help="records to read (default: synthetic ones)")
     devices = "of --mode train: GPUs, or parts of the CPU (default: 1)"
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help=devices)
@@ -75,7 +76,7 @@ def parse(parser, modes):
     flags = parser.parse_args()
     if flags.mode not in modes:
         raise UserError(f"--mode {flags.mode} is unknown; choose from {', '.join(modes)}")
-    if flags.precision not in ("float32", "bfloat16"):
+    if flags.precision not in (None, "float32", "bfloat16"):
         raise UserError(f"--precision {flags.precision} is unknown; choose float32 or bfloat16")
     if modes[flags.mode].needs_export and not flags.export:
         raise UserError(f"--mode {flags.mode} requires --export, the folder written by python -m htc_tf.export")
@@ -87,7 +88,10 @@ def parse(parser, modes):
 
 
 def configure(flags, mode, *bindings):
-    """Starts TensorFlow as training does and parses the gin of a Mode that has one, with the sizes of the flags."""
+    """Starts TensorFlow as training does and parses the gin of a Mode that has one, with the sizes of the flags.
+
+    Then `flags.precision` is the one that is measured.
+    """
     if (flags.gin_file or flags.gin_param) and not mode.gin:
         raise UserError(f"--mode {flags.mode} is not configured by gin: leave --gin_file and --gin_param out")
     config.import_gin()
@@ -95,8 +99,10 @@ def configure(flags, mode, *bindings):
         low, high = sorted((flags.height, flags.width))
         sizes = [f"IMAGE_MIN_SIDE={low}", f"IMAGE_MAX_SIDE={high}", f"BATCH_SIZE={flags.batch}"]
         length = ["STEPS=1000", "EPOCHS=None"]
-        bindings = [*sizes, f"PRECISION='{flags.precision}'", *flags.gin_param, *length, *bindings]
-        config.load(flags.gin_file or [mode.gin], bindings)
+        precision = [f"PRECISION='{flags.precision}'"] if flags.precision else []
+        bindings = [*sizes, *flags.gin_param, *precision, *length, *bindings]
+        experiment, _ = config.load(flags.gin_file or [mode.gin], bindings)
+    flags.precision = experiment.precision if mode.gin else flags.precision or "float32"
 
 
 def run(flags, modes):

@@ -72,6 +72,16 @@ def test_a_length_in_epochs_needs_no_records(tmp_path):
     assert schedule.steps == 1000 and float(schedule(500)) > 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [([], "float32"), (["--gin_param=PRECISION='bfloat16'"], "bfloat16"), (["--precision=bfloat16"], "bfloat16")],
+)
+def test_the_precision_is_the_configurations_or_the_flags(flags, precision):
+    parsed = make_parser("benchmark", "", benchmark.MODES).parse_args([*TINY, "--mode=train", "--batch=2", *flags])
+    configure(parsed, benchmark.MODES["train"])
+    assert parsed.precision == Experiment().precision == precision
+
+
 def test_input(call, tiny_data, tmp_path, capsys):
     flags = [*TINY[1:], "--records", tiny_data.records, "--repeats", 2, "--batch", 4]
     call("--mode", "input", *flags, "--json", tmp_path / "new" / "input.json")

@@ -32,7 +32,7 @@ class PartialResults:
             if first == head:
                 lines = rest
             elif rest:
-                whose = "an evaluation of other weights, configuration or data"
+                whose = "an evaluation of other weights, configuration, data or devices"
                 print(f"note: {path} replaced: {len(rest)} batches of {whose}", file=sys.stderr)
         self.entries = []  # (image ids, results in COCO's format) of each batch
         for line in lines:

@@ -90,7 +90,7 @@ def learning_rate(schedule, scale=1.0):
 
     Args:
         schedule: Schedule; gin binds it once.
-        scale: float, factor of the peak rate; fine-tuning takes a part of the rate of the run file.
+        scale: float, factor of the peak rate; fine-tuning takes a part of the configured rate.
     """
     scaled = copy.copy(schedule)
     scaled.peak *= scale

@@ -11,7 +11,6 @@ from htc_tf.data import image_io
 from .. import file_names
 from ..checks import Counters, Rejected, show
 from ..file_names import IMAGE_SUFFIXES
-from ..plan import Options
 
 
 def find_image(name: Any, folder: Path, images: Path, key: str = "the image's name") -> str:
@@ -67,8 +66,9 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
     """Returns the (height, width) of an image as a tool's file states them, if they are possible."""
     if not all(type(side) is int and side > 0 for side in (height, width)):
         raise Rejected("file_malformed", f"the image's height and width are {show(height)} and {show(width)}")
-    if height * width > Options.max_pixels:
-        raise Rejected("image_too_large", f"{show(width)} x {show(height)} are more than {Options.max_pixels:,} pixels")
+    if height * width > image_io.MAX_PIXELS:
+        size = f"{show(width)} x {show(height)}"
+        raise Rejected("image_too_large", f"{size} are more than {image_io.MAX_PIXELS:,} pixels")
     return height, width
 
 

@@ -83,7 +83,7 @@ def read_task(task: dict[str, Any], folder: Path, images: Path) -> LabeledImage:
 def choose_annotation(task: dict[str, Any]) -> tuple[list[Any], int]:
     """Returns the results of one annotation, the ground truth or else the newest, and the number of the others.
 
-    A cancelled (skipped) annotation does not count; nor do predictions, which nobody has checked.
+    A canceled (skipped) annotation does not count; nor do predictions, which nobody has checked.
     """
     rows = task.get("annotations", task.get("completions"))  # the second in old versions
     if rows is not None and not isinstance(rows, list):
@@ -91,7 +91,7 @@ def choose_annotation(task: dict[str, Any]) -> tuple[list[Any], int]:
     rows = [row for row in rows or () if isinstance(row, dict) and isinstance(row.get("result"), list)]
     valid = [row for row in rows if not row.get("was_cancelled") and not row.get("skipped")]
     if not valid:
-        reason = "all of its annotations are cancelled" if rows else "it has no annotation"
+        reason = "all of its annotations are canceled" if rows else "it has no annotation"
         predictions = "; its predictions are no ground truth" if task.get("predictions") else ""
         raise Rejected("annotation_malformed", reason + predictions)
     best = max(

@@ -52,7 +52,7 @@ def test_only_complete_steps_are_kept(path):
 
 def test_results_of_another_evaluation_are_replaced_with_a_note(path, capsys):
     assert PartialResults(path, "another's").entries == []
-    note = f"note: {path} replaced: 3 batches of an evaluation of other weights, configuration or data\n"
+    note = f"note: {path} replaced: 3 batches of an evaluation of other weights, configuration, data or devices\n"
     assert capsys.readouterr().err == note
     assert json.loads(path.read_text()) == {"identity": "another's"}
     assert PartialResults(path, "mine").entries == []

@@ -131,7 +131,7 @@ def test_tasks_without_a_valid_annotation(tmp_path):
         task(annotations=3),
     )
     assert empty.objects == [] and (empty.height, empty.width) == (HEIGHT, WIDTH)  # submitted: an image of background
-    assert cancelled.detail == "task 7: all of its annotations are cancelled"
+    assert cancelled.detail == "task 7: all of its annotations are canceled"
     assert none.detail == "task x: it has no annotation"
     assert predicted.detail.endswith("its predictions are no ground truth")
     assert bad.detail == "task 7: annotations are 3, not a list"
