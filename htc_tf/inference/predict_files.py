@@ -248,10 +248,15 @@ class Job:
             write_video(self.output / file.drawing, self._draw_frames(file, video), video.rate)
 
     def _read_frames(self, file, video):
+        index = None
         try:
-            yield from enumerate(video.frames)
+            for index, frame in enumerate(video.frames):
+                yield index, frame
         except Unreadable as error:
             self.skip(file.path, error.reason)  # the frames before it are kept
+        else:
+            if index is None:
+                self.skip_whole(file, "no frame can be read")
 
     def _draw_frames(self, file, video):
         """Yields the drawing of each frame, after its results are saved."""

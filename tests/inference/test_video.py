@@ -261,6 +261,22 @@ def test_frames_larger_than_the_header_says(tmp_path):
         next(frames)
 
 
+def test_a_film_without_a_frame_is_skipped(frames, tmp_path):
+    """As a camera leaves one that loses power: the header is written, and no frame."""
+    av = pytest.importorskip("av", reason="the extra `video` is not installed")
+    path, output = tmp_path / "film.avi", tmp_path / "out"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame.from_ndarray(frames[0], "rgb24")), *stream.encode()):
+            container.mux(packet)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"movi") + 4])
+    outcome = predict_files(SimpleNamespace(detect_image=lambda image: EMPTY), [], [path], output, Options())
+    assert outcome == (0, [(path, "no frame can be read")], [])
+    assert [file.name for file in output.iterdir()] == ["predictions.json"]
+
+
 def test_films_with_colons_in_their_names(frames, tmp_path, monkeypatch):
     """FFmpeg would take what is before the colon for a protocol."""
     pytest.importorskip("av", reason="the extra `video` is not installed")
