@@ -13,7 +13,7 @@ from htc_tf.inference.inputs import MAX_PIXELS, find_inputs
 from htc_tf.inference.label_files import FORMATS
 from htc_tf.inference.tile_plan import MAX_OVERLAP, MIN_TILE, OVERLAP
 from htc_tf.inference.tracking import check_tracker
-from htc_tf.inference.video import check_decoder
+from htc_tf.inference.video import check_decoder, is_video
 from htc_tf.ops.polygons import TOLERANCE
 
 EPILOG = """
@@ -86,7 +86,8 @@ def parse():
     parser.add_argument(
         "--track",
         action="store_true",
-        help="give each object of a video a number that it keeps over the frames (needs supervision)",
+        help="give each object of a video a number that it keeps over the frames, from a score of --threshold on, at "
+        "least 0.1 (needs supervision)",
     )
     parser.add_argument(
         "--max_pixels",
@@ -109,7 +110,19 @@ def parse():
         metavar="SHARE",
         help=f"least share of a tile's side that neighboring tiles have in common (default: {OVERLAP})",
     )
-    return parser.parse_args()
+    flags = parser.parse_args()
+    for name, needed in (("overlap", "tile"), ("tolerance", "save")):
+        if parser.given(flags, [name]) and not getattr(flags, needed):
+            parser.error(f"--{name}: only with --{needed}; leave it out")
+    return flags
+
+
+def check_kinds(flags, paths):
+    """Raises UserError for flags about videos without a video, and for flags about images without an image."""
+    if (flags.every > 1 or flags.track) and not any(map(is_video, paths)):
+        raise UserError("--every and --track are for videos, and no input is one: leave them out")
+    if (flags.cutouts or flags.semantic or flags.save) and all(map(is_video, paths)):
+        raise UserError("--cutouts, --semantic and --save are for images, and no input is one: leave them out")
 
 
 @command
@@ -118,6 +131,7 @@ def main():
     if flags.tile and (flags.semantic or flags.cutouts):
         raise UserError("--tile is for detections alone: leave --semantic and --cutouts out")
     paths = find_inputs(flags.input, sys.stdin)
+    check_kinds(flags, paths)
     check_decoder(paths)
     if flags.track:
         check_tracker()

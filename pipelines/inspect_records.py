@@ -135,6 +135,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=command_line.positive, default=24, help="thumbnails on the sheet; default 24")
     parser.add_argument("--verify", action="store_true", help="read all records; compare checksums, indexes and counts")
     flags = parser.parse_args(arguments)
+    if not flags.output and parser.given(flags, ["images"]):
+        parser.error("--images: only with --output; leave it out")
     if flags.output and flags.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--output {flags.output} must end in .png or .jpg")
     return flags

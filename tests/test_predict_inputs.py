@@ -86,6 +86,29 @@ def test_track(call, monkeypatch, tmp_path):
     assert all(("track_id" in entry) == ("frame" in entry) for entry in entries)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--overlap", 0.3], "--overlap: only with --tile; leave it out"),
+        (["--tolerance", 0], "--tolerance: only with --save; leave it out"),
+        (["--every", 2], "--every and --track are for videos, and no input is one"),
+        (["--track"], "--every and --track are for videos, and no input is one"),
+    ],
+)
+def test_flags_that_say_nothing_are_refused_before_the_model_is_loaded(call, tmp_path, capsys, flags, message):
+    (tmp_path / "a.png").write_bytes(blank_png(30, 20))
+    assert call("--input", tmp_path / "a.png", *flags, loads=False) == (2, None)
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--cutouts"], ["--semantic"], ["--save", "coco"]])
+def test_flags_about_images_are_refused_without_an_image(call, tmp_path, capsys, flags):
+    first, second = (Image.fromarray(drawn(frame)) for frame in range(2))
+    first.save(tmp_path / "a.webp", save_all=True, append_images=[second])
+    assert call("--input", tmp_path / "a.webp", *flags, loads=False) == (2, None)
+    assert "--cutouts, --semantic and --save are for images, and no input is one" in capsys.readouterr().err
+
+
 def test_a_missing_tracker_is_one_line_before_the_model_is_loaded(call, monkeypatch, tmp_path, capsys):
     (tmp_path / "a.mp4").touch()
     monkeypatch.setattr(htc_tf.predict, "check_decoder", lambda paths: None)

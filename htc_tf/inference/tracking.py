@@ -34,15 +34,15 @@ def check_tracker() -> None:
 class Tracker:
     """Numbers the objects of one video, frame after frame.
 
-    A track starts at a score of at least `threshold` and continues with lower scores. An object that is not detected
-    keeps its track for a second.
+    A track starts at a score of at least `threshold`, or of 0.1 if that is more, and continues with lower scores. An
+    object that is not detected keeps its track for a second.
     """
 
     def __init__(self, rate: float | Fraction, threshold: float) -> None:
         """
         Args:
             rate: Frames per second.
-            threshold: float, lowest score that begins a track.
+            threshold: float, lowest score that begins a track; below 0.1 it has the effect of 0.1.
         """
         self.rate, self.threshold = float(rate), threshold
         self.trackers = {}  # ByteTrack by class index

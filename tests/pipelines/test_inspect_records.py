@@ -169,6 +169,7 @@ def test_mistaken_flags(folder, capsys):
     assert "no such folder" in refuse(capsys, "--records", folder / "nowhere")
     assert "must end in .png" in refuse(capsys, "--records", folder, "--output", "sheet.txt")
     assert "--images: 0" in refuse(capsys, "--records", folder, "--images", "0")
+    assert "--images: only with --output; leave it out" in refuse(capsys, "--records", folder, "--images", "3")
 
 
 @pytest.mark.parametrize("encoded", [b"", b"<html>", "bomb"])
