@@ -2,17 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from htc_tf.data.datasets import DatasetInfo
+from htc_tf.data.datasets import Category, DatasetInfo
 from htc_tf.data.shard_index import ShardIndex
 from htc_tf.visualization import fonts
 
 BAR = 32
 ROW = "{name:<22}{count:>9,}  {bar}"
+LONGEST_NAME = 19  # letters of a row's name
 OBJECTS = (0, 1, 2, 4, 8, 16, 32)  # lower ends of the bins
 # COCO's size classes, by the area of the mask in square pixels (pycocotools.cocoeval).
 AREAS = {"small, below 32²": 32**2, "medium, below 96²": 96**2, "large": math.inf}
@@ -78,21 +79,21 @@ def describe(info: DatasetInfo, stats: Statistics) -> str:
         + (f"stuff maps of {info.stuff.labels} labels" if info.stuff.present else "no stuff maps"),
         "",
         f"objects per image: {mean:.1f} on average, at most {max(stats.per_image, default=0)}",
-        *_histogram({_range(OBJECTS, least): per_image[least] for least in OBJECTS}),
+        *_histogram((_range(OBJECTS, least), per_image[least]) for least in OBJECTS),
         "",
         "objects by area, COCO's sizes",
-        *_histogram({name: stats.areas[name] for name in AREAS}),
+        *_histogram((name, stats.areas[name]) for name in AREAS),
         "",
         "boxes by side, √(width · height), pixels",
-        *_histogram({_range(SIDES, least): stats.sides[least] for least in SIDES}),
+        *_histogram((_range(SIDES, least), stats.sides[least]) for least in SIDES),
         "",
         "boxes by aspect, width : height",
-        *_histogram({name: stats.aspects[name] for name in ASPECTS}),
+        *_histogram((name, stats.aspects[name]) for name in ASPECTS),
         "",
         "objects per class",
     ]
-    names = {category.id: category.name for category in info.categories}
-    lines += _histogram({names.get(key, str(key)): number for key, number in stats.classes.most_common()})
+    names = _class_names(info.categories)
+    lines += _histogram((names.get(key, str(key)), number) for key, number in stats.classes.most_common())
     unseen = [name for category_id, name in names.items() if not stats.classes[category_id]]
     if unseen:
         lines.append(f"without an object: {', '.join(map(fonts.in_table, unseen))}")
@@ -104,6 +105,18 @@ def describe_masks(info: DatasetInfo) -> str:
     if not info.masks:
         return "boxes only, no masks"
     return "masks, and PNGs of them for Model Garden" if info.options.get("masks") == "png" else "masks"
+
+
+def _class_names(categories: Sequence[Category]) -> dict[int, str]:
+    """Returns the classes' names by id; those that several share get their ids, and are cut to leave room for them."""
+    counts = Counter(category.name for category in categories)
+    names = {}
+    for category in categories:
+        names[category.id] = category.name
+        if counts[category.name] > 1:
+            number = f" ({category.id})"
+            names[category.id] = fonts.in_table(category.name, LONGEST_NAME - len(number)) + number
+    return names
 
 
 def _bin(bins: Sequence[int], value: float) -> int:
@@ -123,9 +136,11 @@ def _range(bins: Sequence[int], least: int) -> str:
     return f"{least}" if least == last else f"{least} to {last}"
 
 
-def _histogram(counts: dict[str, int]) -> list[str]:
-    largest = max([*counts.values(), 1])
+def _histogram(counts: Iterable[tuple[str, int]]) -> list[str]:
+    """Returns a row for each (name, count)."""
+    rows = [(fonts.in_table(name, LONGEST_NAME), number) for name, number in counts]
+    largest = max([*(number for _, number in rows), 1])
     return [
-        ROW.format(name=f"  {fonts.in_table(name, 19)}", count=number, bar="█" * -(-BAR * number // largest)).rstrip()
-        for name, number in counts.items()
+        ROW.format(name=f"  {name}", count=number, bar="█" * -(-BAR * number // largest)).rstrip()
+        for name, number in rows
     ]

@@ -1,5 +1,7 @@
 """Dataset statistics: every object is counted once, in the right bin."""
 
+from collections import Counter
+
 import pytest
 
 from htc_tf.data import record_walk, schema, shard_index
@@ -82,6 +84,20 @@ def test_description():
     assert (counts["small, below 32²"], counts["large"]) == (2, 1)
     assert (counts["2:3 to 3:2"], counts["2:1 to 4:1"]) == (1, 2)
     assert counts["cat"] == 3
+
+
+def test_classes_of_one_name_are_counted_apart():
+    long = "w" * 30
+    categories = tuple(
+        Category(number, name) for number, name in enumerate(("car", "car", "cat", "cat", "dog", long, long), 1)
+    )
+    statistics = Statistics(images=1, classes=Counter({1: 9, 2: 3, 5: 2, 6: 1, 7: 1}))
+    lines = describe(DatasetInfo("there", categories, Stuff(False, 0), True, 1, 16, 0, ()), statistics).splitlines()
+    rows = [line.rstrip("█ ").split() for line in lines[lines.index("objects per class") + 1 : -1]]
+    cut = "w" * 14 + "…"
+    assert rows[:3] == [["car", "(1)", "9"], ["car", "(2)", "3"], ["dog", "2"]]
+    assert rows[3:] == [[cut, "(6)", "1"], [cut, "(7)", "1"]]
+    assert lines[-1] == "without an object: cat (3), cat (4)"
 
 
 def test_names_of_classes_are_one_line():
