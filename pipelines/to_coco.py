@@ -49,11 +49,12 @@ def main(arguments=None):
     if not images.is_dir():
         raise UserError(f"--images {images}: no such folder")
     targets = {split: output / "annotations" / f"instances_{split}.json" for split in SPLITS}
-    for path in targets.values():
+    written = (*targets.values(), output / LEFT_OUT)
+    for path in written:
         refuse_foreign(path)
     tool = importlib.import_module(f".importers.{flags.source}", __package__)
     records = output.parent / "records"
-    paths, unreadable = find_files(source, tool.ENDINGS, targets.values(), records)
+    paths, unreadable = find_files(source, tool.ENDINGS, written, records)
     with without_collector():
         entries, problems = read_all(tool, paths, images)
         names = choose_classes(flags.classes, tool, paths, images, entries)
@@ -94,25 +95,25 @@ def parse(arguments=None):
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuses to replace an annotation file that this command has not written."""
+    """Refuses to replace or remove a file that this command has not written."""
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as file:
             ours = MADE_BY in file.read(200)
     else:
         ours = not path.exists()
     if not ours:
-        raise UserError(f"{path} is not a file that this command wrote: give another --output")
+        raise UserError(f"{path} is not a file that this command wrote: move it away, or give another --output")
 
 
 def find_files(
-    source: Path, endings: tuple[str, ...], targets: Collection[Path], records: Path
+    source: Path, endings: tuple[str, ...], written: Collection[Path], records: Path
 ) -> tuple[list[Path], dict[str, None]]:
     """Returns what `reading.list_files` does for --input, without the files that earlier calls have written.
 
     Args:
         source: --input.
         endings: Of the tool's files.
-        targets: The annotation files that are written.
+        written: The files that the command writes.
         records: The folder of the records that are prepared from them.
     """
     kinds = f"*{' or *'.join(endings)}"
@@ -122,8 +123,8 @@ def find_files(
         return [source], {}
     prepared = {os.path.realpath(records / split) for split in SPLITS if (records / split / PLAN_FILE).is_file()}
     paths, unreadable = list_files(source, endings, prepared)
-    names, written = {path.name for path in targets}, set(map(os.path.realpath, targets))
-    paths = [path for path in paths if path.name not in names or os.path.realpath(path) not in written]
+    names, real_paths = {path.name for path in written}, set(map(os.path.realpath, written))
+    paths = [path for path in paths if path.name not in names or os.path.realpath(path) not in real_paths]
     if not paths:
         why = f"; {printable(next(iter(unreadable)))}" if unreadable else ""
         raise UserError(f"--input {source} holds no {kinds}: name the folder of the tool's files{why}")
@@ -207,7 +208,7 @@ def write(targets, splits, names, output, problems):
         if content["images"]
     }
     if problems:
-        texts[output / LEFT_OUT] = "".join(f"{printable(problem)}\n" for problem in problems)
+        texts[output / LEFT_OUT] = "\n".join([f"left out by {MADE_BY}:", *map(printable, problems), ""])
     try:
         (output / "annotations").mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:

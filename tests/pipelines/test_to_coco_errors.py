@@ -114,11 +114,15 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys):
     (tmp_path / "taken/annotations/instances_val.json").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"dog\n\xe9")
+    note = tmp_path / "noted/left_out.txt"
+    note.parent.mkdir()
+    note.write_text("my own list")
     new, other = str(tmp_path / "new"), str(tmp_path / "other")
     for source, output, words in (
         ("in", new, "no object for training: all are labeled _background_, which are no objects"),
         ("in", other, "instances_train.json is not a file that this command wrote"),
         ("in", str(tmp_path / "taken"), "instances_val.json is not a file that this command wrote"),
+        ("in", str(note.parent), "left_out.txt is not a file that this command wrote: move it away"),
         ("latin.txt", new, "is not a file *.json"),
         ("empty", new, "holds no *.json"),
         ("none", new, "no such folder or file"),
@@ -127,7 +131,7 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys):
             to_coco.main(["--from", "labelme", "--input", str(tmp_path / source), "--output", output])
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("error: ") and words in last
-    assert mine.read_text() == "{}" and not (tmp_path / "new").exists()
+    assert mine.read_text() == "{}" and note.read_text() == "my own list" and not (tmp_path / "new").exists()
 
 
 def test_classes_that_are_not_utf8(tmp_path, capsys):

@@ -10,15 +10,21 @@ from pipelines import to_coco
 
 
 def convert(tool, folder, *flags):
-    """Returns {split: content} of what the command writes, and the lines of left_out.txt."""
+    """Returns {split: content} of what the command writes, and the entries of left_out.txt."""
     output = folder.parent / "coco"
     to_coco.main(["--from", tool, "--input", str(folder), "--output", str(output), *flags])
     files = {split: output / "annotations" / f"instances_{split}.json" for split in to_coco.SPLITS}
-    left_out = output / "left_out.txt"
     return (
         {split: json.loads(path.read_text()) for split, path in files.items() if path.exists()},
-        left_out.read_text().splitlines() if left_out.exists() else [],
+        read_left_out(output) if (output / to_coco.LEFT_OUT).exists() else [],
     )
+
+
+def read_left_out(output):
+    """Returns the entries of left_out.txt, below the line that names the command."""
+    first, *entries = (output / to_coco.LEFT_OUT).read_text().splitlines()
+    assert first == "left out by python -m pipelines.to_coco:"
+    return entries
 
 
 def add_image(path, width=60, height=40):

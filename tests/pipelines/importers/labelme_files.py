@@ -40,5 +40,5 @@ def add(folder, name, *shapes, **fields):
 
 
 def convert(folder, *flags):
-    """Returns {split: content} of what the command writes, and the lines of left_out.txt."""
+    """Returns {split: content} of what the command writes, and the entries of left_out.txt."""
     return conversion.convert("labelme", folder, *flags)

@@ -13,6 +13,7 @@ from pipelines import to_coco
 from pipelines.checks import Rejected
 from pipelines.importers import cvat
 from pipelines.importers.labeled import LabeledImage
+from tests.pipelines.importers.conversion import read_left_out
 
 HEIGHT, WIDTH = 40, 60
 POLYGON = '<polygon label="cat" points="1.00,2.00;9.50,2.00;9.50,8.00"><attribute name="age">3</attribute></polygon>'
@@ -258,5 +259,5 @@ def test_the_conversion_to_coco(tmp_path):
     assert [row["file_name"] for row in content["images"]] == ["images/a.png"]
     assert [row["name"] for row in content["categories"]] == ["cat", "dog"]
     assert [(row["category_id"], row["bbox"]) for row in content["annotations"]][1] == (2, [0, 0, 3, 2])
-    (line,) = (tmp_path / "coco/left_out.txt").read_text().splitlines()
+    (line,) = read_left_out(tmp_path / "coco")
     assert line.endswith("annotations.xml: images/a.png: shapes without an area: points 1")

@@ -13,6 +13,7 @@ from pipelines.checks import Rejected
 from pipelines.importers import labelstudio
 from pipelines.importers.labeled import LabeledImage
 from tests.pipelines.importers.brush_encoding import encode
+from tests.pipelines.importers.conversion import read_left_out
 
 HEIGHT, WIDTH = 40, 60
 POINTS = [[10, 10], [50, 10], [50, 50]]
@@ -256,5 +257,5 @@ def test_the_conversion_to_coco(tmp_path):
     content = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
     assert [row["name"] for row in content["categories"]] == ["cat", "dog"]
     assert [row["area"] for row in content["annotations"]][1] == HEIGHT * WIDTH
-    (line,) = (tmp_path / "coco/left_out.txt").read_text().splitlines()
+    (line,) = read_left_out(tmp_path / "coco")
     assert line.endswith("project.json: another entry describes the image a.png")
