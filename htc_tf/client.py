@@ -1,5 +1,6 @@
 """python -m htc_tf.client: sends images to an exported model, in TensorFlow Serving or in this process."""
 
+import itertools
 import json
 import sys
 from contextlib import ExitStack
@@ -115,8 +116,8 @@ def predict_batch(model, contents):
     return dict(zip(contents, responses, strict=True))
 
 
-def detect(model, paths, flags, left_out):
-    """Prints and draws the detections of images, and appends (path, reason) of those without to `left_out`."""
+def detect(model, paths, flags):
+    """Prints and draws the detections of images; yields (path, reason) of each image without."""
     names = drawing_names(paths)
     with ExitStack() as stack:
         if flags.output:
@@ -129,7 +130,7 @@ def detect(model, paths, flags, left_out):
             if refusal.startswith(UNKNOWN):
                 refusal += f": it is {describe_file(path)}"
             if refusal:
-                left_out.append((path, refusal))
+                yield path, refusal
                 continue
             shown = response.above(flags.threshold)
             print(json.dumps({"file": str(path), **shown.describe()}), flush=True)
@@ -145,16 +146,15 @@ def detect(model, paths, flags, left_out):
 def main():
     flags = parse()
     found = find_inputs(flags.input, sys.stdin)
-    others = {path for path in found if isinstance(path, Url) or path.suffix.lower() in VIDEOS}
+    advice = "a video or URL: python -m htc_tf.predict reads it"
+    others = {path: advice for path in found if isinstance(path, Url) or path.suffix.lower() in VIDEOS}
     paths = [path for path in found if path not in others]
-    left_out = [(path, "a video or URL: python -m htc_tf.predict reads it") for path in found if path in others]
     model = connect(flags)
-    try:
-        detect(model, paths, flags, left_out)
-    finally:  # also if the server fails later
-        for path, reason in left_out:
-            print(printable(f"left out {path}: {reason}"), file=sys.stderr)
-    if len(left_out) == len(found):
+    left_out = 0
+    for path, reason in itertools.chain(others.items(), detect(model, paths, flags)):
+        tqdm.write(printable(f"left out {path}: {reason}"), file=sys.stderr)
+        left_out += 1
+    if left_out == len(found):
         raise UserError("the model returned detections for no image")
 
 
