@@ -31,18 +31,13 @@ def main():
     if flags.output.suffix.lower() not in EXTENSIONS:
         raise UserError(f"--output {flags.output} must end in {', '.join(EXTENSIONS)}")
     experiment, _ = config.load(flags.gin_file, flags.gin_param, train_records=flags.records)
-    from PIL import Image
-
+    from htc_tf.inference.prediction import save
     from htc_tf.training.batch_preview import draw_training_images
     from htc_tf.visualization.drawing import contact_sheet
 
     info = experiment.load_info(flags.records)
     images = draw_training_images(experiment.train_input, info, flags.seed, flags.images)
-    try:
-        flags.output.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(contact_sheet(images, flags.columns)).save(flags.output)
-    except OSError as error:
-        raise UserError(f"--output {flags.output} cannot be written: {error.strerror or error}") from None
+    save(contact_sheet(images, flags.columns), flags.output)
     print(f"{flags.output}: {len(images)} augmented training images")
 
 
