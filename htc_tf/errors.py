@@ -66,6 +66,12 @@ def reason_of(message):
     return reason[:MAX_REASON] or "no reason given"
 
 
+def user_error_in(text):
+    """Returns the message of a UserError that the text of another library's error quotes; None without one."""
+    quoted = re.search(r"UserError: (.*)", text)
+    return quoted and quoted[1]
+
+
 def printable(text):
     """Returns the text in one line that is safe on a terminal: control characters and lone surrogates are escaped."""
     escaped = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

@@ -21,7 +21,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from htc_tf.data import record_walk, schema, shard_index
-from htc_tf.errors import UserError
+from htc_tf.errors import UserError, user_error_in
 from htc_tf.progress import progress_bar
 
 from . import files, images, objects, runners, stuff, workers
@@ -72,9 +72,9 @@ def run(job: Job, shards: list[int], options: PipelineOptions) -> None:
     reason = stop_reason(job.progress)
     if not reason and failure:
         # A worker that does not share the folder can report an error only through the runner, as text.
-        text = f"{type(failure).__name__}: {failure}"
-        named = re.search(rf"{UserError.__name__}: (.*?)( \[while running |\\n|$)", text, re.MULTILINE)
-        reason = named and named[1]
+        # Beam appends the step, or quotes a traceback with its line ends as \n.
+        quoted = user_error_in(f"{type(failure).__name__}: {failure}")
+        reason = quoted and re.split(r" \[while running |\\n", quoted)[0]
     if reason:
         raise UserError(reason) from None
     if failure:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from htc_tf.errors import UserError, command, printable
+from htc_tf.errors import UserError, command, printable, user_error_in
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +51,18 @@ def test_a_path_that_cannot_be_used_is_one_line(capsys, name):
 def test_control_characters_in_a_name_are_escaped(capsys):
     assert end(capsys, UserError("a\x1b[31m\udce9 ä 猫")) == (2, "error: a\\x1b[31m\\udce9 ä 猫\n")
     assert printable("a\r\nb\u202e\\") == "a\\r\\nb\\u202e\\"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{node map}} UserError: a.png is cut: write it again\n\tTraceback", "a.png is cut: write it again"),
+        ("UserError: a, caused by UserError: b", "a, caused by UserError: b"),
+        ("ValueError: a.png is cut", None),
+    ],
+)
+def test_a_user_error_that_another_error_quotes(text, expected):
+    assert user_error_in(text) == expected
 
 
 def test_an_interrupt_ends_with_status_130(capsys):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import struct
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from htc_tf.data import datasets, schema, shard_index
 from htc_tf.data.sample import SampleReader
-from htc_tf.errors import UserError, reason_of
+from htc_tf.errors import UserError, reason_of, user_error_in
 
 # Errors of reading a damaged or foreign shard. FailedPrecondition is a wrong record count (see `data.record_order`).
 _DAMAGE = (
@@ -73,9 +72,8 @@ def named_errors(folder: str | os.PathLike) -> Iterator[None]:
         yield
     # TensorFlow quotes a record that it cannot parse, and Python may fail to decode the quote.
     except (tf.errors.OpError, UnicodeDecodeError) as error:
-        named = re.search(r"UserError: (.*)", str(error))
-        if named:
-            raise UserError(named[1]) from None
+        if quoted := user_error_in(str(error)):
+            raise UserError(quoted) from None
         if isinstance(error, _DAMAGE) and "Collective ops" not in str(error):  # an error of several workers
             _find_damage(datasets.load_info(folder))
         raise

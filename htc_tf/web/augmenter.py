@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 import threading
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 from htc_tf.data.record_order import Entry
 from htc_tf.data.sample import SampleReader
-from htc_tf.errors import UserError, reason_of
+from htc_tf.errors import UserError, reason_of, user_error_in
 from htc_tf.ops.paste import encode_masks
 
 JPEG_QUALITY = 88
@@ -66,8 +65,8 @@ class Augmenter:
             with self.lock:
                 row = self.make_row(entry)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            named = re.search(r"UserError: (.*)", str(error))
-            raise UserError(named[1] if named else f"this record does not decode: {reason_of(str(error))}") from None
+            reason = user_error_in(str(error)) or f"this record does not decode: {reason_of(str(error))}"
+            raise UserError(reason) from None
         height, width = row.sizes.numpy().astype(int).tolist()
         file = io.BytesIO()
         Image.fromarray(row.images.numpy()[:height, :width]).save(file, "JPEG", quality=JPEG_QUALITY)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from htc_tf.errors import UserError
 from tests.pipelines.waiting import SECONDS, wait_for
 from tests.slow import slow
 
@@ -122,6 +123,23 @@ def test_no_worker_without_a_shard(monkeypatch):
         options = PipelineOptions([] if asked is None else [f"--direct_num_workers={asked}"])
         with pytest.raises(Started, match=f"^{expected}$"):
             shards.run(shards.Job(None, "", None, "", os.devnull), [4, 5, 6], options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["UserError: a.png is missing [while running 'WriteShards']", r"Traceback ...\nUserError: a.png is missing\n'"],
+)
+def test_a_user_error_that_the_runner_reports_as_text(monkeypatch, text):
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines import shards
+
+    def start(options):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(shards.beam, "Pipeline", start)
+    with pytest.raises(UserError, match=r"^a\.png is missing$"):
+        shards.run(shards.Job(None, "", None, "", os.devnull), [4], PipelineOptions([]))
 
 
 def test_what_ended_a_worker():
