@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from htc_tf.data.annotations import lacks_box
+
 from . import files, objects
 from .checks import Counters
 from .plan import Plan, read_lines
@@ -70,7 +72,7 @@ def _annotations(output, plan, sidecars):
 def _with_computed(item, image, plan):
     """Returns an object of the plan, with the box and the area of its record where the record's are computed."""
     boxes, height, width = plan.options["boxes"], image["height"], image["width"]
-    from_mask = boxes == "mask" or objects.lacks_box(item)
+    from_mask = boxes == "mask" or lacks_box(item)
     if not from_mask and not objects.lacks_area(item):
         return item
     made = objects.convert(item, "", height, width, plan.masks, Counters(), boxes)

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 from pycocotools import mask as coco_mask
 
-from htc_tf.data.annotations import MAX_OUTLINE, count_pixels, outline_length
+from htc_tf.data.annotations import MAX_OUTLINE, count_pixels, lacks_box, outline_length
 from htc_tf.data.record import Object
 
 from . import agreement
@@ -46,7 +46,7 @@ def convert(
         masks: If True, the object must have a mask, and keeps it.
         counters: Counters.
         boxes: "checked" requires bbox and mask to agree, "unchecked" does not, "mask" computes bbox from the mask. A
-            bbox that is absent or all zeros is always computed from the mask.
+            bbox that is absent, empty or all zeros is always computed from the mask.
     Raises:
         Rejected: The annotation cannot be used.
     """
@@ -89,11 +89,6 @@ def convert(
         area=area,
         mask_rle=counts,
     )
-
-
-def lacks_box(annotation: dict[str, Any]) -> bool:
-    """Returns True if the box is absent or all zeros, so that it is computed from the mask."""
-    return annotation.get("bbox") in (None, [], [0, 0, 0, 0])
 
 
 def lacks_area(annotation: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import sys
 import zlib
 from collections import Counter
 from typing import Any, BinaryIO
@@ -106,6 +107,20 @@ def repair(content: dict[str, Any], repairs: Counter) -> None:
                 _convert_integers(entry, fields, repairs)
                 if "segmentation" in entry:
                     entry["segmentation"] = _repair_segmentation(entry["segmentation"], repairs)
+
+
+def print_repairs(name: str, repairs: Counter) -> None:
+    """Prints the repairs of a file with their counts, on standard error."""
+    for repaired, count in repairs.items():
+        print(f"{name}: {count} repair{'s' * (count > 1)}: {REPAIRS[repaired]}", file=sys.stderr)
+
+
+def lacks_box(annotation: dict[str, Any]) -> bool:
+    """Returns True if the box is absent, empty or all zeros, so that it is computed from the mask."""
+    box = annotation.get("bbox")
+    if isinstance(box, (tuple, np.ndarray)):  # from Python, not from a file
+        box = list(box)
+    return box in (None, [], [0, 0, 0, 0])
 
 
 def as_integer(value: Any) -> int | None:

@@ -165,8 +165,7 @@ def _read(path, advice, annotations_of):
     except UserError as error:
         raise UserError(f"{error}; {advice}") from error
     coco_file.repair(annotations_of(content), repairs)
-    for name, count in repairs.items():
-        print(f"{path}: {count} repair{'s' * (count > 1)}: {coco_file.REPAIRS[name]}", file=sys.stderr)
+    coco_file.print_repairs(str(path), repairs)
     return content
 
 
@@ -183,12 +182,13 @@ def _check_entry(entry, fields, where):
             raise UserError(f"{where}: '{field}' is {_shown(value)}; {INSTANCES_ADVICE}")
     if "category_id" in fields:
         box = entry.get("bbox")
-        if box is None and not entry.get("segmentation"):
-            raise UserError(f"{where} has no 'bbox'; {INSTANCES_ADVICE}")
-        if box is not None and not is_box(box):
-            raise UserError(
-                f"{where}: 'bbox' is {_shown(box)}, not four numbers x, y, width, height; {INSTANCES_ADVICE}"
-            )
+        if not is_box(box):
+            if not coco_file.lacks_box(entry):
+                raise UserError(
+                    f"{where}: 'bbox' is {_shown(box)}, not four numbers x, y, width, height; {INSTANCES_ADVICE}"
+                )
+            if not entry.get("segmentation"):
+                raise UserError(f"{where} has no 'bbox'; {INSTANCES_ADVICE}")
 
 
 def _shown(value):

@@ -118,6 +118,18 @@ def test_a_dict_by_id_becomes_a_list():
     assert repairs == {"lists_from_dicts": 1, "numbers_converted": 1}
 
 
+@pytest.mark.parametrize("box", [None, [], (), [0, 0, 0, 0], [0.0, 0, 0, -0.0], np.zeros(4)])
+def test_a_box_is_lacking(box):
+    assert annotations.lacks_box({"bbox": box}) and annotations.lacks_box({})
+
+
+@pytest.mark.parametrize(
+    "box", [[1, 2, 3, 4], np.ones(4), [0, 0], [None] * 4, [[]] * 4, "", 0, False, {}, [0, 0, 0, 1e-9]]
+)
+def test_a_box_is_there_or_malformed(box):
+    assert not annotations.lacks_box({"bbox": box})
+
+
 def load(data):
     repairs = Counter()
     return annotations.load(io.BytesIO(data), "a.json", repairs), dict(repairs)

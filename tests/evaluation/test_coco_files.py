@@ -56,6 +56,10 @@ def change_box_to_zeros(annotation):
     annotation["bbox"] = [0, 0, 0, 0]
 
 
+def change_box_to_nothing(annotation):
+    annotation["bbox"] = []
+
+
 def change_box_of_runs(annotation):
     del annotation["bbox"]
     annotation["segmentation"] = FULL
@@ -76,6 +80,7 @@ def change_wrapped(annotation):
         (change_ids, "3 repairs: an id or a size"),
         (change_box, ""),
         (change_box_to_zeros, ""),
+        (change_box_to_nothing, ""),
         (change_box_of_runs, ""),
         (change_area, ""),
         (change_wrapped, "1 repair: run lengths are in a list"),
@@ -110,6 +115,8 @@ def test_byte_order_mark(ground_truth, write):
         ("annotations", {"bbox": "10 10 40 40"}, "not four numbers"),
         ("annotations", {"bbox": [10, 10, 40]}, "not four numbers"),
         ("annotations", {"bbox": None, "segmentation": None}, r"annotations\[0\] has no 'bbox'"),
+        ("annotations", {"bbox": [], "segmentation": []}, r"annotations\[0\] has no 'bbox'"),
+        ("annotations", {"bbox": [0, 0]}, "not four numbers"),
         ("annotations", {"image_id": "one"}, "'image_id' is 'one'"),
         ("annotations", {"category_id": None}, "'category_id' is None"),
         ("annotations", {"category_id": [3]}, r"'category_id' is \[3\]"),
