@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pycocotools import mask as coco_mask
 
-from htc_tf.data.annotations import MAX_OUTLINE, outline_length
+from htc_tf.data.annotations import MAX_OUTLINE, lacks_box, outline_length
 from htc_tf.errors import UserError
 from htc_tf.evaluation.coco_files import is_box, is_number, read_ground_truth
 from htc_tf.ops.rle_decoding import is_valid_rle
@@ -25,7 +25,7 @@ class EvalInputs(NamedTuple):
     images: dict  # {id: image}, by ascending id
     categories: dict  # {id: category}, by class index
     names: list  # the categories' names, with the id if two share one
-    annotations: list
+    annotations: dict  # {kind: annotations that pycocotools can process, with ids from 1}
     results: list
     notes: list  # sentences about left-out data
 
@@ -53,53 +53,47 @@ def prepare_inputs(ground_truth, results, category_ids=None, image_ids=None, kin
         selected = [result | {"bbox": [float(value) for value in result["bbox"]]} for result in selected]
     if "segm" in kinds:
         selected = [_compressed(result) for result in selected]
-    return EvalInputs(images, categories, _names(categories), annotations, selected, notes)
+    usable, left_out = _usable_annotations(annotations, images, kinds)
+    return EvalInputs(images, categories, _names(categories), usable, selected, notes + left_out)
 
 
-def usable_annotations(inputs, kind, notes):
-    """Returns copies of the annotations that pycocotools can process, with ids from 1.
-
-    Args:
-        inputs: EvalInputs.
-        kind: "bbox" or "segm".
-        notes: List to which a note about unusable annotations is appended.
-    """
-    usable, boxless, maskless = [], 0, 0
-    for annotation in inputs.annotations:
-        image = inputs.images[annotation["image_id"]]
+def _usable_annotations(annotations, images, kinds):
+    """Returns ({kind: copies of the annotations that pycocotools can process}, notes on the others)."""
+    boxes, masks, maskless = [], [], 0
+    for annotation in annotations:
+        image = images[annotation["image_id"]]
         limit = 4 * max(image["height"], image["width"])
         mask = annotation.get("segmentation")
         drawable = _drawable(mask, image, limit)
         box = annotation.get("bbox")
-        if drawable and (box is None or not any(box)):  # absent, or all zeros, as in `pipelines.objects`
-            box = _box_of(mask, image)
+        if lacks_box(annotation):
+            box = _box_of(mask, image) if drawable else None
         if box is None or not all(math.isfinite(v) and abs(v) <= limit for v in box) or min(box[2:]) < 0:
-            boxless += 1
             continue
         x, y, width, height = box
         area = annotation.get("area")
         if not (is_number(area) and 0 <= area < math.inf):
             area = coco_mask.area(run_lengths(mask, image)) if drawable else width * height
         entry = annotation | {
-            "id": len(usable) + 1,
+            "id": len(boxes) + 1,
             "bbox": list(box),
             "area": float(area),
-            "iscrowd": int(is_crowd(annotation)),
+            "iscrowd": int(annotation.get("iscrowd") in (1, True)),
         }
-        if kind == "segm" and not drawable:
+        boxes.append(entry)
+        if not drawable:
             maskless += 1
             corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-            entry |= {"segmentation": [corners], "iscrowd": 1}
-        usable.append(entry)
-    if boxless:
-        notes.append(f"{kind}: {boxless} annotations with a box that is not finite or far outside were left out.")
-    if maskless:
-        notes.append(f"{kind}: {maskless} annotations without a usable mask were taken as regions to ignore.")
-    return usable
-
-
-def is_crowd(annotation):
-    return annotation.get("iscrowd") in (1, True)
+            entry = entry | {"segmentation": [corners], "iscrowd": 1}
+        masks.append(entry)
+    notes = []
+    if boxless := len(annotations) - len(boxes):
+        notes.append(
+            f"{boxless} annotations without a usable box (none, negative, not finite, or far outside) were left out."
+        )
+    if maskless and "segm" in kinds:
+        notes.append(f"segm: {maskless} annotations without a usable mask were taken as regions to ignore.")
+    return {"bbox": boxes, "segm": masks}, notes
 
 
 def _drawable(segmentation, image, limit):

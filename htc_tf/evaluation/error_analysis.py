@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from htc_tf.evaluation.coco_inputs import FIELDS, run_lengths, usable_annotations
+from htc_tf.evaluation.coco_inputs import FIELDS, run_lengths
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which an object is detected; IoU below which a detection has no object
 WRONG, IGNORED = -1, -2  # instead of the index of a detection's object
@@ -50,7 +50,7 @@ def pair_images(inputs, kind):
     found, there = ({image_id: [] for image_id in inputs.images} for _ in range(2))
     for result in inputs.results:
         found[result["image_id"]].append(result)
-    for annotation in usable_annotations(inputs, kind, notes=[]):
+    for annotation in inputs.annotations[kind]:
         there[annotation["image_id"]].append(annotation)
     pairs = []
     for image_id, image in inputs.images.items():

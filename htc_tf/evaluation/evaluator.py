@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from htc_tf.errors import UserError
-from htc_tf.evaluation.coco_inputs import FIELDS, EvalInputs, is_crowd, prepare_inputs, usable_annotations
+from htc_tf.evaluation.coco_inputs import FIELDS, EvalInputs, prepare_inputs
 
 # COCO's twelve: (precision or recall, IoU or None for the mean over all ten, object sizes, detections per image).
 METRICS = {
@@ -80,12 +80,13 @@ def evaluate(ground_truth, results, category_ids=None, image_ids=None, kinds=("b
     """Returns the Evaluation of results; arguments and errors as in `evaluate_results`."""
     backend_classes = load_backend(backend)
     inputs = prepare_inputs(ground_truth, results, category_ids, image_ids, kinds)
-    notes = inputs.notes
-    found = Counter(a["category_id"] for a in inputs.annotations if not is_crowd(a))
+    notes = list(inputs.notes)
+    objects = inputs.annotations["bbox" if "bbox" in kinds else "segm"]
+    found = Counter(a["category_id"] for a in objects if not a["iscrowd"])
     metrics, by_iou, tables = {}, {}, {}
     per_class = {name: {"objects": found[i]} for i, name in zip(inputs.categories, inputs.names, strict=True)}
     for kind in kinds:
-        table = tables[kind] = _accumulate(inputs, usable_annotations(inputs, kind, notes), kind, backend_classes)
+        table = tables[kind] = _accumulate(inputs, kind, backend_classes)
         for name, metric in METRICS.items():
             metrics[f"{kind}/{name}"] = _mean(table, *metric)
             for index, row in enumerate(per_class.values()):
@@ -125,7 +126,7 @@ def load_backend(backend):
         raise UserError(f"{backend} is not installed; install htc_tf with its extra [fast]") from error
 
 
-def _accumulate(inputs, annotations, kind, classes):
+def _accumulate(inputs, kind, classes):
     """Returns the backend's tables of one kind, without what it prints. Results have that kind's field only."""
     make_data, make_evaluation = classes
     dataset = {"images": list(inputs.images.values()), "categories": list(inputs.categories.values())}
@@ -133,7 +134,8 @@ def _accumulate(inputs, annotations, kind, classes):
     results = [{field: result[field] for field in fields} for result in inputs.results]
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth, detections = make_data(), make_data()
-        ground_truth.dataset = dataset | {"annotations": annotations}
+        # Copies, as the backend writes into them.
+        ground_truth.dataset = dataset | {"annotations": [dict(a) for a in inputs.annotations[kind]]}
         ground_truth.createIndex()
         if results:
             detections = ground_truth.loadRes(results)

@@ -55,11 +55,50 @@ def test_ground_truth_without_a_usable_mask_is_ignored_and_noted(ground_truth):
         assert any("segm: 1 annotations without a usable mask" in note for note in metrics["notes"])
 
 
-def test_ground_truth_without_a_finite_box_is_left_out_and_noted(ground_truth):
-    ground_truth["annotations"][0]["bbox"] = [0, 0, float("inf"), 5]
+UNDRAWABLE = [[0, 0, 9, 9]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bbox": [0, 0, float("inf"), 5]},
+        {"bbox": [1e9, 0, 5, 5]},
+        {"bbox": [0, 0, -5, 5]},
+        {"bbox": None, "segmentation": UNDRAWABLE},
+        {"bbox": [], "segmentation": UNDRAWABLE},
+        {"bbox": [0, 0, 0, 0], "segmentation": UNDRAWABLE},
+    ],
+)
+def test_ground_truth_without_a_usable_box_is_left_out_and_noted(ground_truth, change):
+    ground_truth["annotations"][0] |= change
     metrics = evaluate_results(ground_truth, [result(1, 7, (100, 100, 20, 20), 0.7)], category_ids=[7])
-    assert metrics["bbox/AP"] == pytest.approx(1)
-    assert any("bbox: 1 annotations with a box" in note for note in metrics["notes"])
+    assert [metrics["bbox/AP"], metrics["segm/AP"]] == pytest.approx([1, 1])
+    (note,) = metrics["notes"]
+    assert note.startswith("1 annotations without a usable box")
+    assert metrics["per_class"]["square"]["objects"] == 1
+
+
+@pytest.mark.parametrize("kinds", [("bbox",), ("segm",), ("segm", "bbox")])
+def test_objects_left_out_are_not_counted(ground_truth, kinds):
+    """A class with AP "-" has no object, and is in the note on such classes."""
+    ground_truth["annotations"][2]["bbox"] = [0, 0, float("nan"), 5]
+    metrics = evaluate_results(ground_truth, [], kinds=kinds)
+    disc = metrics["per_class"]["disc"]
+    assert disc["objects"] == 0 and {disc[f"{kind}/AP"] for kind in kinds} == {-1}
+    assert metrics["per_class"]["square"]["objects"] == 2
+    assert metrics["notes"][1:] == ["1 of 2 classes have no object here; they are in no mean."]
+
+
+def test_objects_whose_mask_is_unusable_count_for_boxes_alone(ground_truth):
+    del ground_truth["annotations"][2]["segmentation"]
+    counts = {
+        kinds: evaluate_results(ground_truth, [], kinds=kinds)["per_class"]["disc"]["objects"]
+        for kinds in (("bbox",), ("segm",), ("bbox", "segm"))
+    }
+    assert counts == {("bbox",): 1, ("segm",): 0, ("bbox", "segm"): 1}
+    (note,) = evaluate_results(ground_truth, [], kinds=("bbox", "segm"))["notes"]
+    assert note.startswith("segm: 1 annotations without a usable mask")
+    assert evaluate_results(ground_truth, [], kinds=("bbox",))["notes"] == []
 
 
 @pytest.mark.parametrize(
