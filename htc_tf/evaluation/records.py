@@ -49,11 +49,9 @@ def detect_records(detector, info, drawings=0, workers=SINGLE, partial=None):
                 raise Interrupted
             yield from zip(batches, detector.detect_each(batches), strict=True)
 
-    rows = detector.input.batch_size * detector.replicas
-    total = (
-        -(-info.images // (workers.count * rows)) * rows
-    )  # this worker's images, with those that fill up its last batches
-    with progress_bar(total=min(total, info.images), unit="img", desc="detect") as bar, named_errors(info.folder):
+    # This worker's share. The exact number depends on which worker's rows fill up the last batch of each shape.
+    total = -(-info.images // workers.count)
+    with progress_bar(total=total, unit="img", desc="detect") as bar, named_errors(info.folder):
         bar.update(sum(len(ids) for ids, _ in entries))
         for batch, found in stream_results(detect_steps()):
             ids = batch.image_ids.numpy().tolist()
