@@ -43,11 +43,13 @@ def converted(weights):
         return run
     file = fetch(weights)
     experiment, resolved = config.load(weights.gin_files, [])
+    from htc_tf.caller_state import preserve_caller_state
     from htc_tf.weights.conversion import convert
 
     with writing(run.folder.parent), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=run.folder.parent) as folder:
         made = Run(Path(folder) / "run")
-        convert(experiment, resolved, file, made, weights.source)
+        with preserve_caller_state():
+            convert(experiment, resolved, file, made, weights.source)
         try:
             made.folder.rename(run.folder)
         except OSError:

@@ -83,7 +83,7 @@ MAY_IMPORT |= {
     "config": {"errors", "ranges", "run", "trust", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
     | {"record_settings", "experiment"}
     | {"models", "data", "training"},
-    "named_runs": {"errors", "run", "config", "weights"},
+    "named_runs": {"errors", "caller_state", "run", "config", "weights"},
     "api": {"errors", "caller_state", "config", "named_runs", "checkpoint", "models", "inference"},
     "measurement": {"errors", "process_memory", "progress", "command_line", "config"},
     "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},

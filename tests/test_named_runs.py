@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import sys
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,11 +10,13 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import htc_tf
 import htc_tf.convert
 import htc_tf.named_runs
 from htc_tf import config
+from htc_tf.caller_state import preserve_caller_state
 from htc_tf.errors import UserError
 from htc_tf.named_runs import open_run
 from htc_tf.run import Run
@@ -102,6 +105,25 @@ def test_another_process_may_be_first(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "convert", convert)
     run = open_run(NAME)
     assert run.read_config() == f"# {run.folder}" and listed(tmp_path / "cache/runs") == [name]
+
+
+def test_a_conversion_leaves_the_callers_state_as_it_is(asked, monkeypatch):
+    """The code around the first use of a name draws the same numbers as around a later one."""
+
+    def convert(experiment, resolved, file, run, source):
+        experiment.prepare_runtime(0)
+        run.create(resolved, [])
+
+    monkeypatch.setattr(conversion, "convert", convert)
+    with preserve_caller_state():
+        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+        drawn = []
+        for _ in range(2):
+            tf.keras.utils.set_random_seed(5)
+            open_run(NAME)
+            policy = tf.keras.mixed_precision.global_policy().name
+            drawn.append((random.random(), np.random.rand(), float(tf.random.uniform([])), policy))
+    assert drawn[0] == drawn[1] and drawn[0][-1] == "mixed_bfloat16"
 
 
 def test_a_run_of_that_name_wins(asked, tmp_path, monkeypatch):
