@@ -5,18 +5,18 @@ Training in the folder of the new run starts from its weights.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from htc_tf.checkpoint import Checkpoints
+from htc_tf.data import annotations as coco_file
 from htc_tf.data import coco_classes
 from htc_tf.errors import UserError, listed
 from htc_tf.run import Run, sync
@@ -191,11 +191,17 @@ def compare_order(
 def read_categories(annotations: str | os.PathLike, num_classes: int) -> list[dict[str, Any]]:
     """Returns [{"id": ..., "name": ...}] of a COCO annotation file, in the order of the ids.
 
+    The file is read, and repaired, as by the preparation and the evaluation.
+
     Raises:
         UserError: Their number is not `num_classes`, or the file is not an annotation file.
     """
+    repairs: Counter = Counter()
     try:
-        rows = json.loads(Path(annotations).read_text(encoding="utf-8-sig"))["categories"]
+        with open(annotations, "rb") as file:
+            content = {"categories": coco_file.load(file, f"--annotations {annotations}", repairs)["categories"]}
+        coco_file.repair(content, repairs)
+        rows = content["categories"]
         names = {row["id"]: row["name"] for row in rows}
         if not all(type(key) is int for key in names):
             raise ValueError("an id is not a whole number")
@@ -205,11 +211,12 @@ def read_categories(annotations: str | os.PathLike, num_classes: int) -> list[di
             raise ValueError("an id occurs twice")
     except OSError as error:
         raise UserError(f"--annotations {annotations} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--annotations {annotations} is not a COCO annotation file ({error})") from error
     if len(names) != num_classes:
         raise UserError(
             f"--annotations {annotations} has {len(names)} classes, but NUM_CLASSES = {num_classes}: "
             f"add --gin_param NUM_CLASSES={len(names)}"
         )
+    coco_file.print_repairs(str(annotations), repairs)
     return [{"id": key, "name": names[key]} for key in sorted(names)]

@@ -1,6 +1,7 @@
 """Conversion: from a checkpoint file to a run that restores and starts a training; and the files that it refuses."""
 
 import errno
+import gzip
 import json
 import os
 import sys
@@ -247,7 +248,7 @@ def test_mistakes_are_refused_before_the_model_is_built(refused, write, arrays, 
     assert differs in refused("mmdet", path, annotations=None, params=[*SMALL, "NUM_CLASSES=3"])[-1]
     assert "holds no averaged (EMA) weights: leave out --ema yes" in refused(None, path, "--ema", "yes")[-1]
     assert "add --gin_param NUM_CLASSES=8" in refused("mmdet", path, params=[*SMALL, "NUM_CLASSES=3"])[-1]
-    assert "is not a COCO annotation file" in refused("mmdet", path, annotations=path)[-1]
+    assert f"--annotations {path} is a zip archive" in refused("mmdet", path, annotations=path)[-1]
     assert "nowhere cannot be read" in refused("mmdet", path, annotations=tmp_path / "nowhere")[-1]
     assert "not a regular expression" in refused("mmdet", path, "--allow_partial", "*fc_cls*")[-1]
     name = "neck.fpn_convs.0.conv.weight"
@@ -307,8 +308,30 @@ def test_categories_of_other_types_are_refused(tmp_path, rows, reason):
 def test_deeply_nested_annotations_are_refused(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_text("[" * 100_000)
-    with pytest.raises(UserError, match="is not a COCO annotation file"):
+    with pytest.raises(UserError, match=rf"^--annotations {path} is nested too deeply"):
         conversion.read_categories(path, 2)
+
+
+ROWS = [{"id": 2, "name": "b"}, {"id": 1, "name": "ä"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "repair"),
+    [
+        (json.dumps({"categories": ROWS}).encode(), ""),
+        (gzip.compress(json.dumps({"categories": ROWS}).encode()), "compressed with gzip"),
+        (json.dumps({"categories": ROWS}, ensure_ascii=False).encode("utf-16"), "UTF-16"),
+        (json.dumps({"categories": [{**row, "id": str(row["id"])} for row in ROWS]}).encode(), "2 repairs: an id"),
+        (json.dumps({"categories": {row["id"]: {"name": row["name"]} for row in ROWS}}).encode(), "a dict by id"),
+    ],
+    ids=["plain", "gzip", "UTF-16", "strings", "dict"],
+)
+def test_annotations_are_read_as_by_preparation_and_evaluation(tmp_path, content, repair, capsys):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(content)
+    assert conversion.read_categories(path, 2) == [{"id": 1, "name": "ä"}, {"id": 2, "name": "b"}]
+    err = capsys.readouterr().err
+    assert repair in err and (err.startswith(f"{path}: ") if repair else not err)
 
 
 def test_names_of_classes():
