@@ -85,7 +85,10 @@ def convert(
 
 
 def write_run(run: Run, config: str, categories: list[dict[str, Any]], model: HTC) -> None:
-    """Writes a run aside and renames its files: whatever fails on the way, such as a full disk, leaves none of them."""
+    """Writes a run aside, then renames its files: a failure while writing, such as a full disk, leaves none of them.
+
+    config.gin is the last, so that a folder with it holds a whole run even after a kill.
+    """
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         aside = tempfile.TemporaryDirectory(prefix=".aside", dir=run.folder)
@@ -95,15 +98,17 @@ def write_run(run: Run, config: str, categories: list[dict[str, Any]], model: HT
         made = Run(aside.name)
         made.create(config, categories)
         Checkpoints(made, model).save(0)
-        for path in made.folder.iterdir():
+        for path in (made.checkpoints, made.classes, made.config):
             path.rename(run.folder / path.name)
         sync(run.folder)
 
 
 def check_new(run: Run) -> None:
-    """Raises a UserError if the folder already holds a run."""
-    if run.config.exists() or run.checkpoints.exists():
+    """Raises a UserError if the folder holds a run, or checkpoints whose place a run would need."""
+    if run.config.exists():
         raise UserError(f"{run.folder} already holds a run: name another --output")
+    if run.checkpoints.exists():  # of a killed conversion, or the user's own
+        raise UserError(f"{run.checkpoints} is there without config.gin: move it away, or name another --output")
 
 
 def check_unmatched(

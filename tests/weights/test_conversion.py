@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -332,6 +333,27 @@ def test_annotations_are_read_as_by_preparation_and_evaluation(tmp_path, content
     assert conversion.read_categories(path, 2) == [{"id": 1, "name": "ä"}, {"id": 2, "name": "b"}]
     err = capsys.readouterr().err
     assert repair in err and (err.startswith(f"{path}: ") if repair else not err)
+
+
+def test_config_gin_comes_last(tmp_path, monkeypatch):
+    """A kill leaves no folder that looks like a run, and the next conversion says what is there."""
+    run, rename = Run(tmp_path), Path.rename
+
+    def die_at_the_last(path, target):
+        if path.name == "config.gin":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    def stand_in(run, model):
+        return SimpleNamespace(save=lambda number: run.checkpoints.mkdir())
+
+    monkeypatch.setattr(conversion, "Checkpoints", stand_in)
+    monkeypatch.setattr(Path, "rename", die_at_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        conversion.write_run(run, "", [], None)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "classes.json"}
+    with pytest.raises(UserError, match=rf"^{run.checkpoints} is there without config.gin: move it away, or name"):
+        conversion.check_new(run)
 
 
 def test_names_of_classes():
