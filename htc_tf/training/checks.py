@@ -3,8 +3,6 @@
 import difflib
 import sys
 
-import tensorflow as tf
-
 from htc_tf.errors import UserError
 from htc_tf.evaluation.evaluator import METRICS
 
@@ -147,23 +145,14 @@ def check_continues(run, checkpoints):
 def check_determinism(experiment, model):
     """Refuses XLA with determinism if layers before a max pooling are trained: XLA has no deterministic gradient of it.
 
-    The max pooling of a ResNet follows its stem; a backbone of keras-cv may have others.
+    Backbones with max pooling have a property `trains_max_pooling`.
     """
-    if experiment.xla and experiment.deterministic and trains_max_pooling(model):
+    trained = any(getattr(layer, "trains_max_pooling", False) for layer in model.submodules)
+    if experiment.xla and experiment.deterministic and trained:
         raise UserError(
             "XLA has no deterministic gradient of the backbone's max pooling: turn off XLA or DETERMINISTIC, or freeze "
             "the layers before it (ResNet.frozen_stages = 0 or more, KerasCVBackbone.frozen_stages = 1 or more)"
         )
-
-
-def trains_max_pooling(model):
-    """Returns whether the gradient of an HTC with variables passes a max pooling of its backbone."""
-    if any("/stem/" in v.name for v in model.trainable_variables):
-        return True
-    extractor = getattr(model.backbone, "extractor", None)  # of keras-cv
-    layers = extractor.layers if extractor is not None else []
-    last = max((i for i, layer in enumerate(layers) if isinstance(layer, tf.keras.layers.MaxPooling2D)), default=0)
-    return any(layer.trainable_weights for layer in layers[:last])
 
 
 def check_profile(profile, step, steps):

@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from htc_tf.data.datasets import Stuff, load_info
 from htc_tf.errors import UserError
+from htc_tf.models.backbones.convnext import ConvNeXt
+from htc_tf.models.backbones.keras_cv import KerasCVBackbone
+from htc_tf.models.backbones.resnet import ResNet
 from htc_tf.run import Run
 from htc_tf.training.checks import (
     check_determinism,
@@ -38,29 +41,33 @@ def test_classes_must_be_the_same(tiny_data, tiny_experiment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("xla", "deterministic", "trained"), [(True, True, "stem"), (True, False, "stem"), (True, True, "stage2")]
+    ("xla", "deterministic", "trained"),
+    [(True, True, True), (True, False, True), (False, True, True), (True, True, False)],
 )
-def test_a_trained_stem_is_not_deterministic_in_xla(xla, deterministic, trained):
-    variables = [tf.Variable(0.0, name=f"htc/backbone/{trained}/conv/kernel")]
+def test_a_trained_max_pooling_is_not_deterministic_in_xla(xla, deterministic, trained):
     experiment = SimpleNamespace(xla=xla, deterministic=deterministic)
-    model = SimpleNamespace(trainable_variables=variables, backbone=None)
-    if deterministic and trained == "stem":
-        with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages"):
-            check_determinism(experiment, model)
-    else:
+    model = SimpleNamespace(submodules=[tf.Module(), SimpleNamespace(trains_max_pooling=trained)])
+    refused = xla and deterministic and trained
+    with pytest.raises(UserError, match=r"XLA or DETERMINISTIC.*frozen_stages") if refused else nullcontext():
         check_determinism(experiment, model)
 
 
+@pytest.mark.parametrize("frozen_stages", [-1, 0])
+def test_a_stem_that_is_trained_trains_a_max_pooling(frozen_stages):
+    """Of a ResNet; a ConvNeXt, whose first layer is a stem too, has no max pooling."""
+    backbone = ResNet(depth=18, width=4, frozen_stages=frozen_stages)
+    backbone(tf.zeros([1, 32, 32, 3]))
+    assert backbone.trains_max_pooling == (frozen_stages < 0)
+    assert not hasattr(ConvNeXt, "trains_max_pooling")
+
+
 @pytest.mark.parametrize("frozen_stages", [0, 1])
-def test_layers_before_a_max_pooling_of_keras_cv_are_not_deterministic_in_xla(frozen_stages):
+def test_layers_before_a_max_pooling_of_keras_cv(frozen_stages):
     inputs = tf.keras.Input([8, 8, 3])
     first = tf.keras.layers.Conv2D(2, 1, trainable=not frozen_stages)(inputs)
     outputs = tf.keras.layers.Conv2D(2, 1)(tf.keras.layers.MaxPooling2D()(first))
     backbone = SimpleNamespace(extractor=tf.keras.Model(inputs, outputs))
-    model = SimpleNamespace(trainable_variables=backbone.extractor.trainable_variables, backbone=backbone)
-    experiment = SimpleNamespace(xla=True, deterministic=True)
-    with nullcontext() if frozen_stages else pytest.raises(UserError, match=r"KerasCVBackbone\.frozen_stages = 1"):
-        check_determinism(experiment, model)
+    assert KerasCVBackbone.trains_max_pooling.fget(backbone) == (not frozen_stages)
 
 
 def test_records_without_annotations_are_refused(tiny_data, tiny_experiment, capsys):

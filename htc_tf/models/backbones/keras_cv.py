@@ -169,6 +169,13 @@ class KerasCVBackbone(tf.keras.layers.Layer):
                 raise UserError(f"KerasCVBackbone.network: C{level} has a stride other than {2**level}")
         return features
 
+    @property
+    def trains_max_pooling(self) -> bool:
+        """True if the gradient passes a max pooling, which is so if a layer before the last one is trained."""
+        layers = self.extractor.layers
+        last = max((i for i, layer in enumerate(layers) if isinstance(layer, tf.keras.layers.MaxPooling2D)), default=0)
+        return any(layer.trainable_weights for layer in layers[:last])
+
     def fetch_weights(self) -> str | None:
         """Sets the preset's weights, from Kaggle or from kagglehub's cache. Called before a new training.
 

@@ -109,6 +109,11 @@ class ResidualNetwork(tf.keras.layers.Layer):
                 f"give {-(-64 // width)} or more"
             )
 
+    @property
+    def trains_max_pooling(self) -> bool:
+        """True if the gradient passes the max pooling."""
+        return bool(self.stem.trainable_variables)
+
     def freeze(self, frozen_stages: int) -> None:
         """Makes the stem and the first `frozen_stages` stages untrainable; 0 freezes the stem alone, -1 nothing."""
         if frozen_stages >= 0:
