@@ -205,14 +205,14 @@ class Swin(tf.keras.layers.Layer):
                 0 in the first block.
             frozen_stages: int, number of leading stages that are not trained, together with the patch embedding; 0
                 freezes the embedding alone, -1 nothing. A frozen stage's output norm is frozen too, although a
-                classifier's checkpoint has no weights for it.
+                classifier's checkpoint has no weights for it, and no path of its blocks is dropped.
         """
         super().__init__(name=name)
         widths = [channels * 2**stage for stage in range(4)]
         for stage, (width, count) in enumerate(zip(widths, heads, strict=True), start=1):
             if width % count:
                 raise UserError(f"Swin.heads: stage {stage} has {width} channels, which {count} heads cannot share")
-        self.width, self.window = channels, window
+        self.width, self.window, self.frozen_stages = channels, window, frozen_stages
         self.embed = tf.keras.layers.Conv2D(channels, PATCH, PATCH, name="embed")
         self.embed_norm = ChannelNormalization(NORM_EPSILON, name="embed_norm")
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
@@ -269,7 +269,8 @@ class Swin(tf.keras.layers.Layer):
                 x += added[stage + 2]
             height, width = (side + -side % self.window for side in x.shape[1:3])
             mask = attention_mask(height, width, self.window)
+            trained_seed = seed if stage >= self.frozen_stages else None
             for block in blocks:
-                x, number = block(x, mask, fold_in(seed, number)), number + 1
+                x, number = block(x, mask, fold_in(trained_seed, number)), number + 1
             features[stage + 2] = self.norms[stage](x)
         return features

@@ -143,6 +143,14 @@ def test_a_repeated_step_drops_the_same_paths(images):
     assert abs(trained - last(images, training=False)).max() > 0.1
 
 
+@pytest.mark.parametrize("frozen_stages", [2, 4])
+def test_frozen_stages_drop_no_path(images, frozen_stages):
+    swin = make_swin(mmdet_arrays(), drop_path=0.5, frozen_stages=frozen_stages)
+    trained, tested = swin(images, training=True), swin(images, training=False)
+    same = [level - 1 for level in trained if (trained[level].numpy() == tested[level].numpy()).all()]
+    assert same == list(range(1, frozen_stages + 1))
+
+
 def test_bfloat16_keeps_norms_and_softmax_in_float32(images, reference):
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
