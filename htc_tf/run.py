@@ -100,7 +100,14 @@ def parse_categories(text, path, advice):
 
 
 def write_whole(path, text):
-    """Writes a file atomically, through a file beside it: a crash or a loss of power leaves the old or the new one."""
+    """Writes a file atomically, through a file beside it: a crash or a loss of power leaves the old or the new one.
+
+    A link stays one, and the file that it names is written. A device or a pipe, such as /dev/stdout, is written to.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = Path(os.path.realpath(path))
     aside = path.with_name(path.name + ".aside")
     aside.write_text(text, encoding="utf-8")
     sync(aside)

@@ -2,12 +2,13 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 import htc_tf
 from htc_tf.errors import UserError
-from htc_tf.run import Run, sync
+from htc_tf.run import Run, sync, write_whole
 
 INTACT = '{"categories": [{"id": 1, "name": "a"}]}'
 
@@ -86,3 +87,16 @@ def test_a_failed_sync_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("htc_tf.run.flush", refuse)
     with pytest.raises(OSError):
         sync(tmp_path)
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    (tmp_path / "2026.json").write_text("old")
+    (tmp_path / "latest.json").symlink_to("2026.json")
+    write_whole(tmp_path / "latest.json", "new")
+    assert (tmp_path / "latest.json").is_symlink() and (tmp_path / "2026.json").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_device_is_written_to():
+    write_whole(Path("/dev/null"), "text")
+    assert Path("/dev/null").is_char_device()

@@ -10,6 +10,7 @@ import shutil
 
 import tensorflow as tf
 
+from htc_tf import formats
 from htc_tf.errors import UserError
 from htc_tf.serving.write import hold_folder
 
@@ -31,7 +32,8 @@ def export_onnx(detector, categories, folder):
         folder/onnx.
 
     Raises:
-        UserError: the folder exists already, another export writes into it, or tf2onnx is not installed.
+        UserError: the folder exists already, another export writes into it, it cannot be written, or tf2onnx is not
+            installed.
     """
     place, aside = folder / "onnx", folder / ".unfinished_onnx"
     with hold_folder(folder):
@@ -42,7 +44,7 @@ def export_onnx(detector, categories, folder):
         for height, width in detector.input.shapes:
             content = to_onnx(make_network(detector.model, height, width))
             (aside / f"htc_{height}x{width}.onnx").write_bytes(content)
-        (aside / CLASSES).write_text(json.dumps({"categories": categories}, indent=1) + "\n")
+        (aside / CLASSES).write_text(json.dumps({"format": formats.EXPORT, "categories": categories}, indent=1) + "\n")
         aside.rename(place)
     return place
 

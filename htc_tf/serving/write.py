@@ -3,6 +3,7 @@
 TensorFlow Serving, `htc_tf.client` and `inference.exported` read EXPORT/1, EXPORT/2, ...
 """
 
+import contextlib
 import json
 import shutil
 
@@ -37,22 +38,25 @@ def export(detector, categories, folder, options=None):
     model = detector.model
     options = options or Options(masks=Options().masks if model.masks else ())
     check_options(options, model)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder} cannot be written ({error.strerror}): name another folder") from error
     with hold_folder(folder):
         return _write_version(detector, categories, folder, options)
 
 
+@contextlib.contextmanager
 def hold_folder(folder):
-    """Returns a context in which no other export may write into the folder.
+    """Makes the folder, if it does not exist, and a context in which no other export may write into it.
 
     Raises:
-        UserError: another export writes into it.
+        UserError: another export writes into it, or it cannot be written.
     """
     busy = f"--output {folder} is being written by {{holder}}: wait until that export ends, or name another --output"
-    return lock.hold(folder / LOCK, busy)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.hold(folder / LOCK, busy):
+            yield
+    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:  # such as a full disk
+        reason = getattr(error, "strerror", None) or reason_of(str(error))
+        raise UserError(f"--output {folder} cannot be written ({reason})") from error
 
 
 def _write_version(detector, categories, folder, options):
@@ -64,16 +68,12 @@ def _write_version(detector, categories, folder, options):
     # An export is not trained, and its gradients may be compiled by XLA, which a server need not have.
     settings = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     signatures = module.signatures
-    try:
-        tf.saved_model.save(module, str(aside), signatures=signatures, options=settings)
-        classes = aside / CLASSES
-        classes.parent.mkdir()
-        classes.write_text(json.dumps({"format": formats.EXPORT, "categories": categories}, indent=1) + "\n")
-        write_warmup(aside / WARMUP, detector.input, options.batch_sizes, options.max_pixels)
-        aside.rename(version)
-    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:  # a full disk
-        reason = getattr(error, "strerror", None) or reason_of(str(error))
-        raise UserError(f"--output {folder} cannot be written ({reason})") from error
+    tf.saved_model.save(module, str(aside), signatures=signatures, options=settings)
+    classes = aside / CLASSES
+    classes.parent.mkdir()
+    classes.write_text(json.dumps({"format": formats.EXPORT, "categories": categories}, indent=1) + "\n")
+    write_warmup(aside / WARMUP, detector.input, options.batch_sizes, options.max_pixels)
+    aside.rename(version)
     return version
 
 

@@ -58,6 +58,12 @@ def test_it_finds_what_the_model_finds(tiny_model, drawn_batch, tmp_path, networ
         export_onnx(detector, CATEGORIES, tmp_path)
 
 
+def test_a_file_in_place_of_the_output_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output .*file cannot be written \(File exists\)"):
+        export_onnx(None, CATEGORIES, tmp_path / "file")
+
+
 @pytest.fixture(scope="module")
 def snippet():
     """The program in docs/serving.md that runs the ONNX file, for the tiny model's padded shape."""
