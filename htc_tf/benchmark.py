@@ -87,7 +87,7 @@ def prepare_training(flags):
     check_determinism(experiment, model)
     train = experiment.train_input
     settings = (flags.batch, train.min_side, train.max_side, train.max_objects, train.mask_size)
-    source = Input(*settings, training=False, semantic_stride=train.semantic_stride)  # without augmentation
+    source = Input(*settings, training=False)  # without augmentation
     with tempfile.TemporaryDirectory() as folder:
         write_records(folder, flags.batch, experiment.num_classes, flags.objects, [(flags.height, flags.width)])
         batch = next(iter(source.dataset(folder, seed=0)))
@@ -224,8 +224,10 @@ def run_training(flags):
 MODES = {
     "inference": Mode("a decoded image to its pasted masks", run_inference, gin=PAPER, repeats=5),
     "train": Mode("a training step on --devices", run_training, gin=PAPER, repeats=3),
-    "input": Mode("records to batches: decode, augment, resize, pad", measure_input, 800, 1333, 2, objects=7),
-    "serving": Mode("requests to an exported model", measure_serving, 480, 640, needs_export=True),
+    "input": Mode(
+        "records to batches: decode, augment, resize, pad", measure_input, 800, 1333, 2, objects=7, precision=False
+    ),
+    "serving": Mode("requests to an exported model", measure_serving, 480, 640, needs_export=True, precision=False),
 }
 
 

@@ -26,6 +26,7 @@ class Mode(NamedTuple):
     objects: int = 8  # synthetic objects per image
     repeats: int = 30  # measurements
     needs_export: bool = False
+    precision: bool = True  # whether it is measured in the precision of --precision or of its configuration
 
 
 class Measurement(NamedTuple):
@@ -80,17 +81,21 @@ def parse(parser, modes):
         raise UserError(f"--precision {flags.precision} is unknown; choose float32 or bfloat16")
     if modes[flags.mode].needs_export and not flags.export:
         raise UserError(f"--mode {flags.mode} requires --export, the folder written by python -m htc_tf.export")
+    if flags.precision and not modes[flags.mode].precision:
+        raise UserError(f"--mode {flags.mode} has no precision of its own: leave --precision out")
     for name in ("height", "width", "batch", "objects", "repeats"):
         if getattr(flags, name) is None:
             setattr(flags, name, getattr(modes[flags.mode], name))
     flags.batch_sizes = flags.batch_sizes or [flags.batch]
+    if modes[flags.mode].needs_export:
+        flags.batch = flags.batch_sizes[0]  # the table's; the others are details
     return flags
 
 
 def configure(flags, mode, *bindings):
     """Starts TensorFlow as training does and parses the gin of a Mode that has one, with the sizes of the flags.
 
-    Then `flags.precision` is the one that is measured.
+    Then `flags.precision` is the one that is measured, None for a Mode without.
     """
     if (flags.gin_file or flags.gin_param) and not mode.gin:
         raise UserError(f"--mode {flags.mode} is not configured by gin: leave --gin_file and --gin_param out")
@@ -102,7 +107,8 @@ def configure(flags, mode, *bindings):
         precision = [f"PRECISION='{flags.precision}'"] if flags.precision else []
         bindings = [*sizes, *flags.gin_param, *precision, *length, *bindings]
         experiment, _ = config.load(flags.gin_file or [mode.gin], bindings)
-    flags.precision = experiment.precision if mode.gin else flags.precision or "float32"
+    if mode.precision:
+        flags.precision = experiment.precision if mode.gin else flags.precision or "float32"
 
 
 def run(flags, modes):
@@ -153,8 +159,8 @@ def format_table(flags, measurement):
     """Returns the figures as text: a line per clock, memory, then a line per detail."""
     titles = list(measurement.cpu_seconds)
     margin = max(map(len, ("memory, MB", *measurement.details))) + 2
-    size = f"{flags.height} x {flags.width}, batch {flags.batch}, {flags.precision}"
-    lines = [f"{flags.mode}: {size}; ms per {measurement.unit}"]
+    work = [f"{flags.height} x {flags.width}", f"batch {flags.batch}", *filter(None, [flags.precision])]
+    lines = [f"{flags.mode}: {', '.join(work)}; ms per {measurement.unit}"]
     lines.append(" " * margin + "".join(f"{title:>10}" for title in titles))
     for name, seconds in (("CPU", measurement.cpu_seconds), ("wall", measurement.wall_seconds)):
         lines.append(name.ljust(margin) + "".join(f"{1e3 * seconds[title]:>10.2f}" for title in titles))

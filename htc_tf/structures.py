@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, TypeAlias
 import tensorflow as tf
 
 IGNORED_LABEL = 255
+SEMANTIC_STRIDE = 8  # pixels of the input between semantic labels, and between the logits
+LARGEST_STRIDE = 32  # pixels of the input between the cells of C5; the sides of a padded image are multiples of it
 FeatureMaps: TypeAlias = dict[int, tf.Tensor]  # {level: [B, H / 2^level, W / 2^level, C]}, of a backbone or a neck
 
 

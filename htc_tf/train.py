@@ -82,8 +82,8 @@ def parse():
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="train nothing: print length, memory, FLOPs, parameters, shapes of the first batch, configuration and "
-        "variables",
+        help="train nothing: print length, memory of each device, FLOPs, parameters, shapes of the first batch, "
+        "configuration and variables; weights are not read",
     )
     return parser.parse_args()
 
@@ -103,7 +103,8 @@ def main():
         experiment, resolved = load()
         from htc_tf.training.dry_run import dry_run
 
-        print(dry_run(experiment, resolved, flags.train_records, flags.val_records, flags.seed, flags.devices))
+        records, run = (flags.train_records, flags.val_records), Run(flags.workdir)
+        print(dry_run(experiment, resolved, *records, run, seed=flags.seed, devices=flags.devices))
         return
     with StopRequest(own_process=True) as stop, without_xla_notes():
         experiment, resolved = load()

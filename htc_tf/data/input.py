@@ -23,7 +23,7 @@ from htc_tf.data.integrity import named_errors as named_errors
 from htc_tf.data.sample import Sample, SampleReader, make_row
 from htc_tf.errors import UserError
 from htc_tf.ranges import FLAG, SIDE, Each, check_bindings, check_ranges, number, whole
-from htc_tf.structures import Batch
+from htc_tf.structures import LARGEST_STRIDE, SEMANTIC_STRIDE, Batch
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
     mask_size=whole(4, 1024),
     training=FLAG,
     shuffle_buffer=whole(),
-    semantic_stride=whole(1, 1024),
     size_divisor=whole(1, 1024),
     aspects=Each(number(1, 1000), minimum=0),
 )
@@ -58,8 +57,7 @@ class Input:
         balance: _class_balance.ClassBalance | None = None,
         training: bool = True,
         shuffle_buffer: int = 2048,
-        semantic_stride: int = 8,
-        size_divisor: int = 32,
+        size_divisor: int = LARGEST_STRIDE,
         aspects: Sequence[float] = preprocessing.ASPECTS,
     ) -> None:
         """Checks the settings; reads nothing yet.
@@ -79,17 +77,16 @@ class Input:
             balance: `ClassBalance`, which repeats images of rare classes.
             training: If True, the dataset is endless, shuffled and augmented; otherwise it is one pass in file order.
             shuffle_buffer: Serialized records in the shuffle buffer; 0 for file order. Training only.
-            semantic_stride: Pixels between semantic labels.
-            size_divisor: Padded sides are multiples of it.
+            size_divisor: Padded sides are multiples of it; a multiple of 32 itself.
             aspects: Aspect ratios (long side / short side) that have padded shapes of their own.
         Raises:
             UserError: Two settings contradict each other, or a binding of an augmentation is out of range.
         """
         if max_side < min_side:
             raise UserError(f"Input.max_side = {max_side} is less than Input.min_side = {min_side}")
-        if size_divisor % semantic_stride:
+        if size_divisor % LARGEST_STRIDE:
             raise UserError(
-                f"Input.size_divisor = {size_divisor} is not a multiple of Input.semantic_stride = {semantic_stride}"
+                f"Input.size_divisor = {size_divisor} is not a multiple of {LARGEST_STRIDE}, the network's last stride"
             )
         self.batch_size = batch_size
         self.min_side = min_side
@@ -106,7 +103,6 @@ class Input:
         self.balance = balance if training else None
         self.training = training
         self.shuffle_buffer = shuffle_buffer
-        self.semantic_stride = semantic_stride
         self.shapes = preprocessing.padded_shapes(min_side, max_side, size_divisor, aspects)
 
     def dataset(
@@ -200,7 +196,7 @@ class Input:
         sample |= {"min_side": self.min_side, "max_side": self.max_side, "canvas": shape, "seed": seed}
         for change in self.augment:
             sample = change(sample)
-        return make_row(sample, shape, self.max_objects, self.semantic_stride)
+        return make_row(sample, shape, self.max_objects, SEMANTIC_STRIDE)
 
     def _bucket_of(self, serialized):
         sides = ("image/height", "image/width")

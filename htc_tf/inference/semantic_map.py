@@ -8,12 +8,12 @@ import tensorflow as tf
 from PIL import Image, ImageFilter
 
 from htc_tf.data.coco_classes import STUFF_NAMES, THING_NAMES
+from htc_tf.structures import SEMANTIC_STRIDE
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import SMALLEST_LONG_SIDE
 from htc_tf.visualization.labels import add_legend
 from htc_tf.visualization.palette import palette
 
-STRIDE = 8  # pixels of the network's input between the centers of neighboring cells
 STRIP = 2**24  # logits that are enlarged at a time: 64 MiB
 MIN_LEGEND_SHARE = 0.002  # share of the image from which a label is in the legend
 OPACITY = 0.55  # of the labels' colors
@@ -30,23 +30,46 @@ def enlarge(logits: tf.Tensor, shape: Sequence[int], scale: tf.Tensor) -> np.nda
         [H, W] uint8, the label with the largest logit, bilinear between the cells.
     """
     height, width = shape
-    # Up to half a stride of pixels lies beyond the last cell's center: one more row and column repeat the border.
-    logits = tf.pad(logits, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")[tf.newaxis]  # [1, h + 1, w + 1, S]
+    logits, rows = repeat_border(logits), rows_in_strip(width, logits)
     labels = np.empty(shape, np.uint8)
-    rows = max(1, STRIP // (width * logits.shape[-1]))  # pixel rows in a strip
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        strip = tf.raw_ops.ScaleAndTranslate(
-            images=logits,
-            size=[bottom - top, width],
-            scale=STRIDE / scale,
-            # Cell 0 covers pixels -3.5 to 4.5 of the resized image.
-            translation=(0.5 - STRIDE / 2) / scale - tf.constant([top, 0], tf.float32),
-            kernel_type="triangle",
-            antialias=False,
-        )  # [1, bottom - top, W, S]
-        labels[top:bottom] = tf.argmax(strip[0], axis=-1, output_type=tf.int32).numpy()
+        labels[top:bottom] = enlarge_strip(logits, top, bottom, width, scale).numpy()
     return labels
+
+
+def repeat_border(logits: tf.Tensor) -> tf.Tensor:
+    """Returns [h + 1, w + 1, S], since up to half a stride of pixels lies beyond the last cell's center."""
+    return tf.pad(logits, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")
+
+
+def rows_in_strip(width: int | tf.Tensor, logits: tf.Tensor) -> Any:
+    """Returns the number of pixel rows, an int or [] int32 as `width`, whose enlarged logits are `STRIP` numbers."""
+    rows = STRIP // (width * logits.shape[-1])
+    return tf.maximum(rows, 1) if tf.is_tensor(rows) else max(rows, 1)
+
+
+def enlarge_strip(
+    logits: tf.Tensor, top: int | tf.Tensor, bottom: int | tf.Tensor, width: int | tf.Tensor, scale: tf.Tensor
+) -> tf.Tensor:
+    """Returns the labels of some rows of an image, [bottom - top, width] uint8.
+
+    Args:
+        logits: [h + 1, w + 1, S] float32, of `repeat_border`.
+        top, bottom: First row, and the row after the last one.
+        width: Width of the image.
+        scale: [2] float32, the resized image's height and width divided by the image's.
+    """
+    strip = tf.raw_ops.ScaleAndTranslate(
+        images=logits[tf.newaxis],
+        size=tf.stack([bottom - top, width]),
+        scale=SEMANTIC_STRIDE / scale,
+        # Cell 0 covers pixels -3.5 to 4.5 of the resized image.
+        translation=(0.5 - SEMANTIC_STRIDE / 2) / scale - tf.cast(tf.stack([top, 0]), tf.float32),
+        kernel_type="triangle",
+        antialias=False,
+    )  # [1, bottom - top, width, S]
+    return tf.cast(tf.argmax(strip[0], axis=-1, output_type=tf.int32), tf.uint8)
 
 
 def label_names(

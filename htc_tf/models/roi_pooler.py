@@ -11,10 +11,9 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.ops import roi_align as ops
 from htc_tf.ranges import FLAG, check_ranges, choice, number, whole
-from htc_tf.structures import FeatureMaps, RoIs
+from htc_tf.structures import SEMANTIC_STRIDE, FeatureMaps, RoIs
 
 POOLED_LEVELS = (2, 3, 4, 5)
-SEMANTIC_STRIDE = 8
 IMPLEMENTATIONS = ("crop_and_resize", "xla")
 
 

@@ -14,12 +14,10 @@ import tensorflow as tf
 
 from htc_tf.ops import boxes as box_ops
 from htc_tf.ranges import FLAG, Each, check_ranges, number
-from htc_tf.structures import Detections
+from htc_tf.structures import LARGEST_STRIDE, Detections
 
 if TYPE_CHECKING:
     from htc_tf.models.htc import HTC
-
-DIVISOR = 32  # stride of C5; the sides of a view are multiples of it
 
 
 @gin.register
@@ -95,7 +93,7 @@ def make_view(images: tf.Tensor, sizes: tf.Tensor, scale: float, flipped: bool) 
         columns = tf.maximum(last[:, 1:] - tf.range(width), 0)
     view = tf.gather(tf.gather(images, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
     view = tf.image.resize(view, shape) if shape != [height, width] else tf.cast(view, tf.float32)
-    bottom, right = (-side % DIVISOR for side in shape)
+    bottom, right = (-side % LARGEST_STRIDE for side in shape)
     return tf.pad(view, [[0, 0], [0, bottom], [0, right], [0, 0]]), ratio
 
 

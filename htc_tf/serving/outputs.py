@@ -6,7 +6,7 @@ padding: zeros and empty strings.
 
 import tensorflow as tf
 
-from htc_tf.inference.semantic_map import STRIDE, STRIP
+from htc_tf.inference.semantic_map import enlarge_strip, repeat_border, rows_in_strip
 from htc_tf.ops.rle import encode_masks
 
 # TensorFlow Serving writes outputs whose names end in _bytes in base64, and other strings as text.
@@ -89,22 +89,10 @@ def encode_semantic_maps(logits, sizes, original_sizes):
 def encode_semantic_map(logits, size, original_size):
     scale = size / tf.cast(original_size, tf.float32)
     height, width = tf.unstack(original_size)
-    # There may be half a stride of pixels beyond the last cell.
-    logits = tf.pad(logits, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")[tf.newaxis]  # [1, h + 1, w + 1, S]
-    # The map is enlarged in strips, so that the enlarged logits stay below STRIP numbers.
-    rows = tf.maximum(STRIP // (width * logits.shape[-1]), 1)
+    logits, rows = repeat_border(logits), rows_in_strip(width, logits)
 
     def enlarge(top):
-        strip = tf.raw_ops.ScaleAndTranslate(
-            images=logits,
-            size=tf.stack([tf.minimum(rows, height - top), width]),
-            scale=STRIDE / scale,
-            # Cell 0 covers the resized image's pixels from -3.5 to 4.5.
-            translation=(0.5 - STRIDE / 2) / scale - tf.cast(tf.stack([top, 0]), tf.float32),
-            kernel_type="triangle",
-            antialias=False,
-        )  # [1, rows, width, S]
-        return tf.cast(tf.argmax(strip[0], axis=-1, output_type=tf.int32), tf.uint8)
+        return enlarge_strip(logits, top, tf.minimum(top + rows, height), width, scale)
 
     labels = tf.zeros(tf.stack([0, width]), tf.uint8)
     _, labels = tf.while_loop(

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from htc_tf.data.preprocessing import choose_shape, fitted_size
 from htc_tf.serving.messages import prediction_log
+from htc_tf.structures import LARGEST_STRIDE
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-ALIGNMENT = 32  # padded sides are multiples of it
 
 
 def write_warmup(path, settings, batch_sizes, max_pixels, name="htc"):
@@ -49,8 +49,11 @@ def image_sizes(settings, max_pixels):
         candidates = (
             (height, width),
             (height - 1, width - 1),
-            (height, width - ALIGNMENT),
-            (height - ALIGNMENT, width),
+            (height, width - LARGEST_STRIDE),
+            (height - LARGEST_STRIDE, width),
+            # A short side far below that of the shape makes the long one too short.
+            (settings.min_side, width),
+            (height, settings.min_side),
         )
         for size in candidates:
             shrink = min(1, math.sqrt(max_pixels / max(math.prod(size), 1)))

@@ -18,7 +18,8 @@ from htc_tf.data.input import named_errors
 from htc_tf.models.mask_head import mask_information_flow
 from htc_tf.ops.grouped_convolution import native_grouped_convolution
 from htc_tf.record_settings import steps_per_epoch
-from htc_tf.training.checks import check_determinism, load_records
+from htc_tf.structures import SEMANTIC_STRIDE
+from htc_tf.training.checks import check_determinism, check_run, load_records
 from htc_tf.training.epochs import describe_interval, describe_steps
 from htc_tf.training.guard import flatten
 from htc_tf.training.kept import train_mask_heads
@@ -26,17 +27,20 @@ from htc_tf.training.memory import estimate_memory
 from htc_tf.training.validation import describe_evaluations
 
 
-def dry_run(experiment, config, train_records, val_records=None, seed=0, devices=None):
+def dry_run(experiment, config, train_records, val_records=None, run=None, seed=0, devices=None):
     """Returns a text of sections, the longest last: length, memory, FLOPs, parameters, first batch, ..., variables.
 
     Raises:
-        UserError: Records, configuration and devices do not fit, as in training.
+        UserError: Records, configuration, run and devices do not fit, as in training. Weights are not read.
     """
     train_info, val_info = load_records(experiment, train_records, val_records)
+    if run is not None:
+        check_run(experiment, run, train_info)
     experiment.prepare_runtime(seed)
     # The workers of a cluster have equal devices; their own strategy would wait for the others.
-    replicas = read_cluster().workers * make_strategy(devices, Cluster()).num_replicas_in_sync
-    check_batch(experiment.batch_size, experiment.accumulate, replicas)
+    replicas = make_strategy(devices, Cluster()).num_replicas_in_sync
+    in_sync = read_cluster().workers * replicas
+    check_batch(experiment.batch_size, experiment.accumulate, in_sync)
     model = experiment.build_model()
     model.build_variables()
     check_determinism(experiment, model)
@@ -46,7 +50,7 @@ def dry_run(experiment, config, train_records, val_records=None, seed=0, devices
     parts = Parts(model)
     sections = {
         "length": length_lines(experiment, train_info, val_info),
-        "memory": memory_lines(experiment, model, batch),
+        "memory": memory_lines(experiment, model, batch, replicas, in_sync),
         "GFLOPs per image": flop_lines(graphs, parts),
         "parameters": parameter_lines(model, parts),
         "first batch": shape_lines(batch),
@@ -113,9 +117,8 @@ def trace(experiment, model, batch):
     """Returns the graphs of detection and training by title, each with one image of the largest padded shape."""
     height, width = max(experiment.train_input.shapes, key=np.prod)
     one = tf.nest.map_structure(lambda x: tf.TensorSpec([1, *x.shape[1:]], x.dtype), batch)
-    stride = experiment.train_input.semantic_stride
     images = tf.TensorSpec([1, height, width, 3], batch.images.dtype)
-    semantic = tf.TensorSpec([1, height // stride, width // stride], batch.truth.semantic.dtype)
+    semantic = tf.TensorSpec([1, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE], batch.truth.semantic.dtype)
     one = one._replace(images=images, truth=one.truth._replace(semantic=semantic))
 
     def losses_of(batch):
@@ -212,11 +215,12 @@ def _profile(graph, options):
         logger.setLevel(level)
 
 
-def memory_lines(experiment, model, batch):
-    """Estimates the memory of one device that has the whole batch."""
+def memory_lines(experiment, model, batch, replicas, in_sync):
+    """Estimates the memory of one of the machine's `replicas` devices, of `in_sync` on all machines."""
     optimizer = experiment.optimizer.build()
     optimizer.build(model.trainable_variables)
-    sizes = {**estimate_memory(experiment, model, optimizer), "a batch": count_bytes(tf.nest.flatten(batch))}
+    sizes = estimate_memory(experiment, model, optimizer, replicas=replicas, in_sync=in_sync)
+    sizes["its part of a batch"] = count_bytes(tf.nest.flatten(batch)) / in_sync
     sizes["total"] = sum(sizes.values())
     return align([(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()])
 

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from htc_tf.data.input import Input
 from htc_tf.data.preprocessing import choose_shape, fitted_size
 from htc_tf.serving.warmup import image_sizes, write_warmup
 
@@ -76,3 +77,8 @@ def test_warmup_is_within_max_pixels(tiny_experiment, max_pixels):
 def test_warmup_reaches_every_shape(tiny_experiment, params):
     settings = tiny_experiment("IMAGE_MAX_SIDE=1000", *params).eval_input
     assert len(image_sizes(settings, 50_000_000)) == len(settings.shapes)
+
+
+def test_warmup_reaches_shapes_of_a_large_divisor():
+    settings = Input(1, 800, 1333, 4, training=False, size_divisor=256)
+    assert len(image_sizes(settings, 50_000_000)) == len(settings.shapes) == 4

@@ -9,6 +9,7 @@ import tensorflow as tf
 from htc_tf import config
 from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
+from htc_tf.run import Run
 from htc_tf.training.dry_run import Parts, dry_run, flops, length_lines, run_mask_heads
 from htc_tf.training.memory import PROGRAM
 from htc_tf.training.optim import SGD
@@ -102,6 +103,14 @@ def test_a_configuration_that_does_not_fit_is_refused_first(tiny_data):
     experiment, resolved = config.load([TINY], ["NUM_CLASSES=7"])
     with pytest.raises(UserError, match="NUM_CLASSES = 7"):
         dry_run(experiment, resolved, tiny_data.records)
+
+
+def test_the_classes_of_a_run_must_be_those_of_the_records(tiny_data, tmp_path):
+    experiment, resolved = config.load([TINY], [])
+    run = Run(tmp_path / "run")
+    run.create("", [{"id": 1, "name": "dog"}])
+    with pytest.raises(UserError, match="1 classes, but NUM_CLASSES"):
+        dry_run(experiment, resolved, tiny_data.records, run=run)
 
 
 @pytest.mark.parametrize(
