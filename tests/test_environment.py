@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from htc_tf import errors
+from htc_tf import doctor, errors
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(
@@ -128,5 +128,6 @@ def test_the_versions_are_those_of_setup_cfg():
 
 def test_the_extras_are_those_of_setup_cfg():
     for module, extra in errors.EXTRAS.items():
+        module = doctor.IMPORTED_AS.get(module, module)
         lines = SETUP["options.extras_require"][extra].replace("-", "_").splitlines()
         assert any(re.match(rf"{module}\b", line) for line in lines), module

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 from PIL import Image, ImageDraw
 
-from htc_tf.visualization.drawing import BACKGROUND_COLOR
+from htc_tf.visualization.labels import BACKGROUND_COLOR
 
 OVERSAMPLING = 3  # boxes are drawn larger and scaled down, for smooth lines
 DASH = 5  # length of a dash, in line widths

@@ -3,7 +3,8 @@
 from PIL import Image, ImageDraw
 
 from htc_tf.visualization import fonts
-from htc_tf.visualization.drawing import BACKGROUND_COLOR, TEXT_COLOR
+from htc_tf.visualization.drawing import TEXT_COLOR
+from htc_tf.visualization.labels import BACKGROUND_COLOR
 
 OVERSAMPLING = 3  # drawn larger and scaled down, for smooth lines
 NODE = (236, 236, 232)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw
 
 from htc_tf.visualization import fonts
-from htc_tf.visualization.drawing import BACKGROUND_COLOR, TEXT_COLOR
+from htc_tf.visualization.drawing import TEXT_COLOR
+from htc_tf.visualization.labels import BACKGROUND_COLOR
 
 FAINT_COLOR = (104, 104, 112)
 MARGIN, GAP = 22, 20

@@ -8,8 +8,8 @@ from htc_tf.explanation.page import GAP
 from htc_tf.explanation.trace import softmax
 from htc_tf.inference.semantic_map import draw_labels, label_names
 from htc_tf.visualization import fonts
-from htc_tf.visualization.drawing import BACKGROUND_COLOR, TEXT_COLOR
-from htc_tf.visualization.labels import Label, place_labels
+from htc_tf.visualization.drawing import TEXT_COLOR
+from htc_tf.visualization.labels import BACKGROUND_COLOR, Label, place_labels
 from htc_tf.visualization.palette import palette, readable_on
 
 DRAWN = 100  # most proposals that are drawn

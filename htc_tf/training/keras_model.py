@@ -14,10 +14,11 @@ import collections
 import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints
+from htc_tf.cluster import check_batch
 from htc_tf.errors import UserError
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
-from htc_tf.training.checks import check_labels, check_length, check_run, check_supervision
+from htc_tf.training.checks import check_determinism, check_labels, check_length, check_run, check_supervision
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.freed_memory import keep_freed_memory
 from htc_tf.training.frozen import describe_start
@@ -51,6 +52,7 @@ class KerasModel(tf.keras.Model):
         if experiment.ema_decay is not None:
             raise UserError("Experiment.ema_decay needs python -m htc_tf.train: set it to None for a KerasModel")
         check_length(experiment)
+        check_batch(experiment.batch_size, experiment.accumulate, tf.distribute.get_strategy().num_replicas_in_sync)
         info = experiment.load_info(train_records)
         experiment.prepare_runtime(seed)
         super().__init__(name="keras_htc", dtype="float32")  # under float16 Keras would scale the loss a second time
@@ -60,6 +62,7 @@ class KerasModel(tf.keras.Model):
         check_supervision(self.htc, info)
         check_run(experiment, self.run, info)
         self.htc.build_variables()
+        check_determinism(experiment, self.htc)
         checkpoints = Checkpoints(self.run, self.htc)
         source = initialize(
             checkpoints,

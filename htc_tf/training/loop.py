@@ -68,13 +68,12 @@ class Loop:
         """Trains to the last step. Returns True if a stop request ended it earlier, with a checkpoint saved."""
         if self.evaluation_pending():
             self.evaluate()
-        if self.number == self.experiment.steps == 0:
-            self.save()
         try:
             while not self.finished and not self.agree(self.stop):
                 self.run_until_due()
         finally:
             self.stop_profiler()
+        self.save()  # of a training without steps, or stopped before the first one; else the checkpoint exists
         return self.evaluation_pending() or not self.finished
 
     def run_until_due(self):

@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
 from htc_tf.visualization import fonts
-from htc_tf.visualization.labels import Label, place_labels
+from htc_tf.visualization.labels import BACKGROUND_COLOR, Label, place_labels
 from htc_tf.visualization.palette import palette, readable_on
 
 SMALLEST_LONG_SIDE = 640
-BACKGROUND_COLOR, TEXT_COLOR = (250, 250, 248), (40, 40, 46)
+TEXT_COLOR = (40, 40, 46)
 GAUSS_AT_0, GAUSS_AT_1, NORMAL_AT_1 = 0.3989, 0.2420, 0.8413  # the density at 0 and 1 sigma, the distribution at 1
 
 

@@ -185,6 +185,8 @@ def test_what_a_keras_model_cannot_do_is_refused_in_one_line(network, fitted, ti
         make(network, tiny_data, tmp_path / "run", "Experiment.ema_decay=0.9")
     with pytest.raises(UserError, match="NUM_CLASSES"):
         make(network, tiny_data, tmp_path / "run", "NUM_CLASSES=3")
+    with pytest.raises(UserError, match="BATCH_SIZE = 3 is not a multiple"):
+        make(network, tiny_data, tmp_path / "run", "BATCH_SIZE=3", "ACCUMULATE=2")
     with pytest.raises(UserError, match="size of the records"):
         make(network, tiny_data, tmp_path / "run", "CHECKPOINT_EVERY='epoch'")
     with pytest.raises(UserError, match=r"q\.weights\.h5.*without \.h5"):

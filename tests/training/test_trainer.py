@@ -17,6 +17,7 @@ from htc_tf.inference.detector import restore
 from htc_tf.run import Run
 from htc_tf.training import trainer
 from htc_tf.training.monitor import Monitor
+from htc_tf.training.stop import StopRequest
 from tests import toy_detector
 from tests.training import toy
 from tests.training.runs import TINY, checkpoints, copy, lines, start, start_toy, steps
@@ -179,6 +180,13 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)
+
+
+def test_a_request_before_the_first_step_saves_the_start(tiny_data, tmp_path, eagerly, capsys):
+    run, stop = Run(tmp_path), StopRequest()
+    stop.made = True
+    assert start_toy(run, tiny_data.records, "STEPS=2", stop=stop) is True
+    assert checkpoints(run) == ["ckpt-0"] and "stopped after step 0, saved in" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_and_the_run_continues(tiny_data, tmp_path, eagerly, monkeypatch, capsys, ctrl_c):
