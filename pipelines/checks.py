@@ -52,7 +52,7 @@ REPAIRS = {
     "exif_ignored": "EXIF orientation ignored, as the annotated size or --exif requires: stored unchanged",
     "stuff_converted": "stuff map with a palette: stored as plain labels",
     "boxes_clipped": "box extends outside the image: clipped",
-    "boxes_computed": "bbox absent or all zeros, or --boxes mask: computed from the mask",
+    "boxes_computed": "bbox absent, empty or all zeros, or --boxes mask: computed from the mask",
     "objects_tiny": "box less than one pixel wide or high; the object is kept",
     "polygons_dropped": "polygon of fewer than three points beside others: dropped, as it covers nothing",
     "masks_empty": "mask without pixels; the object is kept",
