@@ -26,6 +26,19 @@ KIND, DATA_SEED = "contexts", 0
 SECTION = "The paper's ablation, on drawn scenes"
 PLOT = "ablation.png"  # beside the page
 RESULTS = recorded.ROOT / "docs" / "ablation.json"
+# Of the five seeds and 4,500 steps of RESULTS; written by hand.
+READING = (
+    "**Reading.** The parts add here what they add in the paper, with the same signs. Interleaved execution alone is "
+    "within chance in AP (the paper: 0.0 box, 0.2 mask), though the masks of the objects that are found fit a little "
+    "better. Mask information flow improves masks alone, by 0.015 mask AP, and most of all those of large objects and "
+    "of objects that overlap others. The semantic branch improves both, by 0.034 box and 0.028 mask AP, but finds no "
+    "more objects and outlines none better: it improves their classes, which are a shape and the ground that it lies "
+    "on. All rows learn the shape, right for 90 % of the objects found. The ground is not learned in 4,500 steps "
+    'without the branch: these rows say "lines", the majority\'s, for 999 of 1,000 objects, which is right for 62 %. '
+    "With the branch, the ground is right for 70.5 % of the surest quarter of the detections in place of 63.9, and AP "
+    "ranks detections by how sure they are. Seeds differ most in this row: their box AP, 0.334 to 0.375, is in the "
+    "order of the share of all objects with the right ground, 62.0 to 64.2 %."
+)
 
 
 def parse():
@@ -145,6 +158,8 @@ def report(entries, flags):
         return lines
     draw(found).savefig(Path(flags.output).with_name(PLOT), dpi=100)
     lines += ["", "Differences, paired by seed:", "", *compare(found), "", f"![AP by row and seed]({PLOT})", ""]
+    if flags.results == RESULTS and flags.steps == STEPS:
+        lines += [READING, ""]
     objects = {row: [entries[row, seed]["objects"] for seed in flags.seeds] for row in recorded.ROWS}
     return lines + compare_objects({recorded.title_of(row): by_seed for row, by_seed in objects.items()})
 
