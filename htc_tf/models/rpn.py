@@ -8,7 +8,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.layers import Convolution
 from htc_tf.ops import boxes as box_ops
-from htc_tf.ops.anchors import pyramid_anchors
+from htc_tf.ops.anchors import level_anchors
 from htc_tf.ops.nms import select_proposals
 from htc_tf.ranges import CHANNELS, FLAG, FRACTION, Each, check_ranges, choice, number, optional, whole
 from htc_tf.structures import FeatureMaps, Proposals, RPNOutput
@@ -93,19 +93,16 @@ class RPN(tf.keras.layers.Layer):
         Returns:
             RPNOutput.
         """
-        levels = sorted(pyramid)
-        logits, deltas = [], []
-        for level in levels:
+        anchors, logits, deltas = [], [], []
+        for level in sorted(pyramid):
             x = pyramid[level]
+            height, width = x.shape[1:3]
+            anchors.append(level_anchors(height, width, 2**level, self.anchor_scale, self.anchor_ratios))
             for conv in self.convs or [self.shared]:
                 x = conv(x, training=training)  # [B, h, w, C]
             batch = tf.shape(x)[0]
             logits.append(tf.reshape(tf.cast(self.objectness(x), tf.float32), [batch, -1]))  # [B, h * w * ratios]
             deltas.append(tf.reshape(tf.cast(self.deltas(x), tf.float32), [batch, -1, 4]))  # [B, h * w * ratios, 4]
-        anchors = [
-            pyramid_anchors([pyramid[level].shape[1:3]], [2**level], self.anchor_scale, self.anchor_ratios)
-            for level in levels
-        ]
         proposals = self.propose(anchors, logits, deltas, sizes, self.proposals[training], self.kept[training])
         return RPNOutput(tf.concat(anchors, 0), tf.concat(logits, 1), tf.concat(deltas, 1), proposals)
 
@@ -131,12 +128,12 @@ class RPN(tf.keras.layers.Layer):
             Proposals.
         """
         candidates = []
-        for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
-            available = min(count, level_anchors.shape[0])
+        for level, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
+            available = min(count, level.shape[0])
             scores, order = tf.math.top_k(tf.sigmoid(tf.stop_gradient(level_logits)), available)  # [B, available]
             boxes = box_ops.decode(
                 tf.gather(tf.stop_gradient(level_deltas), order, batch_dims=1),
-                tf.gather(level_anchors, order),
+                tf.gather(level, order),
                 UNIT,
                 sizes,
             )  # [B, available, 4]
@@ -152,5 +149,5 @@ class RPN(tf.keras.layers.Layer):
             )
         # [B, levels, count, 4], [B, levels, count], [B, levels, count]: NMS runs within each level.
         boxes, scores, valid = (tf.stack(parts, axis=1) for parts in zip(*candidates, strict=True))
-        kept = min(count if kept is None else kept, sum(level_anchors.shape[0] for level_anchors in anchors))
+        kept = min(count if kept is None else kept, sum(level.shape[0] for level in anchors))
         return select_proposals(boxes, scores, valid, self.nms_threshold, kept, self.nms)

@@ -36,29 +36,6 @@ def level_anchors(
     return tf.reshape(centers + _anchors_at_origin(stride, scale, ratios), [-1, 4])
 
 
-def pyramid_anchors(
-    shapes: Sequence[Sequence[int | tf.Tensor]],
-    strides: Sequence[int],
-    scale: float = 8.0,
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
-) -> tf.Tensor:
-    """Generates the anchors of all pyramid levels, one level after the other.
-
-    Args:
-        shapes: (height, width) of each map.
-        strides: the maps' strides, in the same order.
-        scale, ratios: as in `level_anchors`.
-
-    Returns:
-        [A, 4] float32.
-    """
-    levels = [
-        level_anchors(height, width, stride, scale, ratios)
-        for (height, width), stride in zip(shapes, strides, strict=True)
-    ]
-    return tf.concat(levels, axis=0)
-
-
 def inside(anchors: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Selects the anchors inside each image; an anchor that touches the bottom or right edge is outside.
 

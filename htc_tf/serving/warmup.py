@@ -14,9 +14,10 @@ from htc_tf.serving.messages import prediction_log
 from htc_tf.structures import LARGEST_STRIDE
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
+MODEL = "htc"  # the model in the requests; the server ignores its name
 
 
-def write_warmup(path, settings, batch_sizes, max_pixels, name="htc"):
+def write_warmup(path, settings, batch_sizes, max_pixels):
     """Writes a request for each padded shape and batch size to serving_default, and one to each other signature.
 
     Args:
@@ -24,7 +25,6 @@ def write_warmup(path, settings, batch_sizes, max_pixels, name="htc"):
         settings: a `data.input.Input` with the sides and shapes of the images.
         batch_sizes: ints.
         max_pixels: int; the model refuses larger files.
-        name: the model's name in the server; the server ignores it.
     """
     files = [blank_png(*size) for size in image_sizes(settings, max_pixels)]
     requests = [("serving_default", bytes_array("image_bytes", [file] * n)) for file in files for n in batch_sizes]
@@ -38,7 +38,7 @@ def write_warmup(path, settings, batch_sizes, max_pixels, name="htc"):
     ]
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in requests:
-            writer.write(prediction_log(name, signature, inputs).SerializeToString())
+            writer.write(prediction_log(MODEL, signature, inputs).SerializeToString())
 
 
 def image_sizes(settings, max_pixels):

@@ -1,12 +1,16 @@
 """Anchors of small maps written out by hand, and mmdetection's, to the last bit."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from htc_tf.ops import anchors
 
 STRIDES = (4, 8, 16, 32, 64)
+
+
+def pyramid_anchors(shapes, strides):
+    """The anchors of all levels, one level after the other, as mmdetection has them."""
+    return tf.concat([anchors.level_anchors(*shape, stride) for shape, stride in zip(shapes, strides, strict=True)], 0)
 
 
 def test_one_cell():
@@ -28,25 +32,14 @@ def test_two_by_two_cells_go_row_column_ratio():
     np.testing.assert_array_equal(result, expected)
 
 
-def test_pyramid_is_level_after_level():
-    result = anchors.pyramid_anchors([(2, 3), (1, 2)], [4, 8])
-    assert result.shape == [(6 + 2) * 3, 4] and result.dtype == tf.float32
-    np.testing.assert_array_equal(result[18:], anchors.level_anchors(1, 2, 8))
-
-
-def test_levels_and_strides_must_pair_up():
-    with pytest.raises(ValueError):
-        anchors.pyramid_anchors([(2, 3)], [4, 8])
-
-
 def test_shape_may_be_a_tensor():
     build = tf.function(lambda shape: anchors.level_anchors(shape[0], shape[1], 8), autograph=False)
     np.testing.assert_array_equal(build(tf.constant([3, 5])), anchors.level_anchors(3, 5, 8))
 
 
 def test_compiled_is_the_same():
-    build = tf.function(lambda: anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]), jit_compile=True, autograph=False)
-    np.testing.assert_array_equal(build(), anchors.pyramid_anchors([(3, 5), (2, 3)], [8, 16]))
+    build = tf.function(lambda: anchors.level_anchors(3, 5, 8), jit_compile=True, autograph=False)
+    np.testing.assert_array_equal(build(), anchors.level_anchors(3, 5, 8))
 
 
 def test_anchors_equal_mmdetection_to_the_last_bit(reference, compare):
@@ -68,7 +61,7 @@ def test_touching_the_bottom_or_right_edge_is_outside():
 
 def test_inside_equals_mmdetection(reference, compare):
     arrays = reference("op_anchors")
-    given = anchors.pyramid_anchors(arrays["sizes_a"].tolist(), STRIDES)
+    given = pyramid_anchors(arrays["sizes_a"].tolist(), STRIDES)
     sizes = tf.constant([[120.0, 150.0], [1e6, 1e6]])
     result = tf.function(anchors.inside, jit_compile=True, autograph=False)(given, sizes).numpy()
     compare("anchors inside the image", result[0], arrays["inside_a_img120x150"] & arrays["valid_a"])
@@ -78,7 +71,7 @@ def test_inside_equals_mmdetection(reference, compare):
 def test_center_inside_leaves_out_the_batch_s_padding():
     """For an image of 33 x 60 in a batch of 96 x 96, rows and columns up to 64 count, at every stride."""
     shapes, strides = [(24, 24), (12, 12), (3, 3)], [4, 8, 32]
-    given = anchors.pyramid_anchors(shapes, strides)
+    given = pyramid_anchors(shapes, strides)
     result = tf.function(anchors.center_inside, jit_compile=True, autograph=False)(
         given, tf.constant([[33.0, 60.0], [96.0, 65.0]])
     )
