@@ -118,13 +118,14 @@ def report(entries, plot):
         f"Weights from the other kind are those after {FULL:,} steps on its scenes, taken by `--init_from`: all but "
         f"the layers of classes. Those of letters are the ones that ship, `{WEIGHTS}`, in float16. The kinds share no "
         "surface and no outline (`pipelines.scenes`, `pipelines.letters`), so the weights carry no habit of one "
-        f"generator. The demo is the row of {DEMO} steps on shapes.",
+        f"generator. The demo trains as the row of {DEMO} steps from letters does, on 1,200 scenes.",
         "",
         *recorded.format_table(header, rows),
         "",
         *picture,
-        f"Measured on {recorded.machines_of(entries.values())}; mmdetection's HTC on another machine, with which these "
-        f"seconds cannot be compared exactly. [{RESULTS.name}]({RESULTS.name}) has each training's losses.",
+        f"{len(entries)} of {len(TRAININGS)} trainings are done, on {recorded.machines_of(entries.values())}; "
+        "mmdetection's HTC ran on another machine, with which these seconds cannot be compared exactly. "
+        f"[{RESULTS.name}]({RESULTS.name}) has each training's losses.",
     ]
 
 
