@@ -22,7 +22,7 @@ from htc_tf.data.integrity import check_counts
 from htc_tf.data.integrity import named_errors as named_errors
 from htc_tf.data.sample import Sample, SampleReader, make_row
 from htc_tf.errors import UserError
-from htc_tf.ranges import FLAG, SIDE, Each, check_bindings, check_ranges, number, whole
+from htc_tf.ranges import FLAG, SIDE, Each, check_bindings, check_ranges, choice, number, whole
 from htc_tf.structures import LARGEST_STRIDE, SEMANTIC_STRIDE, Batch
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
     mask_size=whole(4, 1024),
     training=FLAG,
     shuffle_buffer=whole(),
+    semantic_stride=choice(SEMANTIC_STRIDE),
     size_divisor=whole(1, 1024),
     aspects=Each(number(1, 1000), minimum=0),
 )
@@ -57,6 +58,7 @@ class Input:
         balance: _class_balance.ClassBalance | None = None,
         training: bool = True,
         shuffle_buffer: int = 2048,
+        semantic_stride: int = SEMANTIC_STRIDE,
         size_divisor: int = LARGEST_STRIDE,
         aspects: Sequence[float] = preprocessing.ASPECTS,
     ) -> None:
@@ -77,6 +79,7 @@ class Input:
             balance: `ClassBalance`, which repeats images of rare classes.
             training: If True, the dataset is endless, shuffled and augmented; otherwise it is one pass in file order.
             shuffle_buffer: Serialized records in the shuffle buffer; 0 for file order. Training only.
+            semantic_stride: Pixels between semantic labels, 8: that of the semantic branch.
             size_divisor: Padded sides are multiples of it; a multiple of 32 itself.
             aspects: Aspect ratios (long side / short side) that have padded shapes of their own.
         Raises:

@@ -256,6 +256,7 @@ def test_gin_builds_it(mixed):
         ({"batch_size": 0}, r"Input\.batch_size = 0"),
         ({"max_side": 40}, r"Input\.max_side = 40.*Input\.min_side = 48"),
         ({"mask_size": 3}, r"Input\.mask_size = 3"),
+        ({"semantic_stride": 4}, r"Input\.semantic_stride = 4"),
         ({"size_divisor": 48}, r"Input\.size_divisor = 48 is not a multiple of 32"),
         ({"aspects": (1.5, 0.5)}, r"Input\.aspects = .*0\.5"),
     ],

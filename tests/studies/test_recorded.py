@@ -22,7 +22,7 @@ def entry(box=0.75, mask=0.625, configuration="c0ffee"):
     seconds = {"train": [100.0, 60.0], "evaluate": [10.0, 6.0]}
     first = {"total": 1.0, "semantic": len(configuration)}
     found = {"metrics": metrics, "losses": losses, "configuration": configuration, "first_losses": first, **seconds}
-    shares = {"found": 0.75, "named": 0.5, "outlined": 0.8, "objects": 9}
+    shares = {**dict.fromkeys(objects.SHARES, 0.75), "objects": 9}
     return {"machine": "2 cores", "objects": dict.fromkeys(objects.GROUPS, shares), **found}
 
 
@@ -96,7 +96,7 @@ def test_intervals_are_those_of_student():
 
 
 def test_the_section_on_the_ablation(tmp_path):
-    flags = SimpleNamespace(gin_param=[], seeds=[0, 1], steps=1000, output=tmp_path / "results.md")
+    flags = SimpleNamespace(gin_param=[], seeds=[0, 1], steps=1000, output=tmp_path / "results.md", results=tmp_path)
     rows = recorded.ROWS
     entries = {(row, 0): entry(configuration=row) for row in rows}
     text = "\n".join(ablation.report(entries, flags))
