@@ -180,8 +180,9 @@ def apply_records(macros, train_records, val_records):
     Raises:
         UserError: The records are incomplete, or nothing says how many classes there are.
     """
+    referred = macros.find_referred()
     if train_records is None:
-        if macros.is_used("NUM_CLASSES") and not macros.read(["NUM_CLASSES"]):
+        if "NUM_CLASSES" in referred and not macros.read(["NUM_CLASSES"]):
             raise UserError(
                 "NUM_CLASSES is not set, and there are no records to take it from: add --gin_param NUM_CLASSES=N"
             )
@@ -190,9 +191,9 @@ def apply_records(macros, train_records, val_records):
 
     info = load_info(train_records)
     with reading("gin configuration"):
-        bound = macros.read(name for name in NAMES if "." in name or macros.is_used(name))
+        bound = macros.read(name for name in NAMES if "." in name or name in referred)
     check_range(BATCH_SIZE, bound.get(BATCH_SIZE), whole(1))
-    if not macros.is_used("NUM_CLASSES"):
+    if "NUM_CLASSES" not in referred:
         bound["NUM_CLASSES"] = info.num_classes
     values, remarks = decide(bound, info, bool(val_records))
     check_range(f"EPOCHS = {bound.get('EPOCHS')!r}, so STEPS", values.get("STEPS"), MACROS["STEPS"])

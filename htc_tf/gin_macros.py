@@ -65,10 +65,6 @@ class Macros:
                 self.replaced |= {"/".join(ref.scopes) for ref in self.gin.config.iterate_references(former)}
             self.gin.bind_parameter(key(name), value)
 
-    def is_used(self, name):
-        """Returns True if a binding refers to the macro."""
-        return name in self.find_referred()
-
     def find_referred(self):
         """Returns {name} of the macros and the configurables that the bindings so far refer to."""
         registry = self.gin.config._REGISTRY
@@ -91,8 +87,8 @@ class Macros:
         for (_, source), own in sources.items():
             if all(own.get(name) is not None for name in LENGTH):
                 raise UserError(f"{source} binds both EPOCHS and STEPS: keep one")
-        bound = self.read(LENGTH)
-        self.bind({name: None for name in LENGTH if length[name] is None and (name in bound or self.is_used(name))})
+        bound, referred = self.read(LENGTH), self.find_referred()
+        self.bind({name: None for name in LENGTH if length[name] is None and (name in bound or name in referred)})
         if "EPOCHS" in bound and not self.read(["Experiment.epochs"]):
             self.gin.parse_config("Experiment.epochs = %EPOCHS")
         for name in LENGTH:

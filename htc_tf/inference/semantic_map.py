@@ -30,7 +30,7 @@ def enlarge(logits: tf.Tensor, shape: Sequence[int], scale: tf.Tensor) -> np.nda
         [H, W] uint8, the label with the largest logit, bilinear between the cells.
     """
     height, width = shape
-    logits, rows = repeat_border(logits), rows_in_strip(width, logits)
+    logits, rows = repeat_border(logits), int(rows_in_strip(width, logits))
     labels = np.empty(shape, np.uint8)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -43,10 +43,9 @@ def repeat_border(logits: tf.Tensor) -> tf.Tensor:
     return tf.pad(logits, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")
 
 
-def rows_in_strip(width: int | tf.Tensor, logits: tf.Tensor) -> Any:
-    """Returns the number of pixel rows, an int or [] int32 as `width`, whose enlarged logits are `STRIP` numbers."""
-    rows = STRIP // (width * logits.shape[-1])
-    return tf.maximum(rows, 1) if tf.is_tensor(rows) else max(rows, 1)
+def rows_in_strip(width: int | tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the number of pixel rows, [] int32, whose enlarged logits are at most `STRIP` numbers; at least 1."""
+    return tf.maximum(STRIP // (width * logits.shape[-1]), 1)
 
 
 def enlarge_strip(

@@ -147,8 +147,9 @@ def check_determinism(experiment, model):
 
     Backbones with max pooling have a property `trains_max_pooling`.
     """
-    trained = any(getattr(layer, "trains_max_pooling", False) for layer in model.submodules)
-    if experiment.xla and experiment.deterministic and trained:
+    if not (experiment.xla and experiment.deterministic):
+        return
+    if any(getattr(layer, "trains_max_pooling", False) for layer in model.submodules):
         raise UserError(
             "XLA has no deterministic gradient of the backbone's max pooling: turn off XLA or DETERMINISTIC, or freeze "
             "the layers before it (ResNet.frozen_stages = 0 or more, KerasCVBackbone.frozen_stages = 1 or more)"

@@ -1,3 +1,5 @@
+"""The fixture `ground_truth`: three rectangles in two images."""
+
 import pytest
 
 from tests.evaluation.toy import ground_truth_of

@@ -44,3 +44,17 @@ def start(run, records, *params, **options):
 def start_toy(run, records, *params, **options):
     """Trains the toy in the detector's place: for runs whose network does not matter."""
     return toy_detector.train(TINY, params, records, None, run, **options)
+
+
+def spoiled(objective, name, at):
+    """Returns an objective with a loss that is NaN from call number `at` on."""
+    calls = []
+
+    def call(*arguments):
+        calls.append(None)
+        named = objective(*arguments)
+        if len(calls) >= at:
+            named[name] = named[name]._replace(total=named[name].total * float("nan"))
+        return named
+
+    return call

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from htc_tf import config, train
+from htc_tf import config
 from htc_tf.errors import UserError
 from htc_tf.inference.detector import restore
 from htc_tf.run import Run
@@ -20,7 +20,7 @@ from htc_tf.training.monitor import Monitor
 from htc_tf.training.stop import StopRequest
 from tests import toy_detector
 from tests.training import toy
-from tests.training.runs import TINY, checkpoints, copy, lines, start, start_toy, steps
+from tests.training.runs import TINY, checkpoints, copy, lines, spoiled, start, start_toy, steps
 
 LOSSES = ["rpn_class", "rpn_box", *(f"stage{t}_{name}" for t in (1, 2) for name in ("class", "box", "mask"))]
 LOSSES.append("semantic")
@@ -136,20 +136,6 @@ def test_no_steps_still_leave_a_run(tiny_data, tmp_path):
     run = Run(tmp_path)
     start_toy(run, tiny_data.records, "STEPS=0")
     assert checkpoints(run) == ["ckpt-0"] and run.config.exists() and not lines(run)
-
-
-def spoiled(objective, name, at):
-    """Returns an objective with a loss that is NaN from call number `at` on."""
-    calls = []
-
-    def call(*arguments):
-        calls.append(None)
-        named = objective(*arguments)
-        if len(calls) >= at:
-            named[name] = named[name]._replace(total=named[name].total * float("nan"))
-        return named
-
-    return call
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path, eagerly, monkeypatch, capsys):
@@ -270,33 +256,3 @@ def test_the_next_commands_quote_paths(tmp_path):
     expected = "--checkpoint 'my runs/one' --records 'the records/val' --output 'my runs/one/metrics.json'"
     assert evaluation == f"next: python -m htc_tf.eval {expected}"
     assert "--checkpoint 'my runs/one' --input 'photos/*.jpg' --output pictures" in prediction
-
-
-@pytest.mark.parametrize("text", ["", "3", "0:2", "3:2", "a:b", "1:²"])
-def test_steps_to_profile_that_are_none(text):
-    with pytest.raises(UserError, match=rf"--profile {text}: give the first and the last step"):
-        train.read_profile(text)
-
-
-def test_a_profile_continues_in_a_resumed_training(tiny_data, tmp_path, eagerly, capsys):
-    """The first process ends between the first and the last step to profile, the second begins there."""
-    run = Run(tmp_path)
-
-    def train_profiled(*params):
-        """Returns the lines about the profile, and the number of files that the call has written."""
-        before = len(list(run.folder.rglob("*.xplane.pb")))
-        start_toy(run, tiny_data.records, *params, profile=(2, 3))
-        said = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("profile of")]
-        return said, len(list(run.folder.rglob("*.xplane.pb"))) - before
-
-    folder = run.folder / "plugins" / "profile"
-    assert train_profiled("STEPS=2") == ([f"profile of step 2: {folder}"], 1)
-    assert train_profiled("STEPS=4") == ([f"profile of step 3: {folder}"], 1)
-
-
-def test_a_failing_training_leaves_its_profile(tiny_data, tmp_path, eagerly, monkeypatch, capsys):
-    monkeypatch.setattr(toy, "objective", spoiled(toy.objective, "few", at=2))
-    with pytest.raises(FloatingPointError):
-        start_toy(Run(tmp_path), tiny_data.records, profile=(1, 4))
-    assert f"profile of steps 1 to 2: {tmp_path}" in capsys.readouterr().out
-    assert list(tmp_path.rglob("*.xplane.pb"))
