@@ -125,7 +125,7 @@ CHECK_TESTS := tests/test_imports.py tests/test_docs.py tests/test_docs_commands
     tests/test_command_line.py tests/test_main.py tests/test_config.py tests/test_gin_files.py tests/test_errors.py \
     tests/test_formats.py tests/test_run.py tests/test_platforms.py tests/ops/test_boxes.py tests/ops/test_matching.py \
     tests/ops/test_masks.py tests/models/test_targets.py tests/pipelines/test_objects.py tests/pipelines/test_to_coco.py
-check: lint ## lint and the tests that find most in a short time: what to run before each commit (two minutes)
+check: lint ## lint and the tests that find most in a short time: what to run before each commit (three minutes)
 	$(PYTEST) $(CHECK_TESTS) $(ARGS)
 
 fuzz: env ## feed random damage to every reader of foreign files, a minute each; faults stay in tests/corpus

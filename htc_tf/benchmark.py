@@ -223,11 +223,24 @@ def run_training(flags):
 
 MODES = {
     "inference": Mode("a decoded image to its pasted masks", run_inference, gin=PAPER, repeats=5),
-    "train": Mode("a training step on --devices", run_training, gin=PAPER, repeats=3),
+    "train": Mode("a training step on --devices", run_training, gin=PAPER, repeats=3, reads=("objects", "devices")),
     "input": Mode(
-        "records to batches: decode, augment, resize, pad", measure_input, 800, 1333, 2, objects=7, precision=False
+        "records to batches: decode, augment, resize, pad",
+        measure_input,
+        width=1333,
+        batch=2,
+        objects=7,
+        precision=False,
+        reads=("objects", "records"),
     ),
-    "serving": Mode("requests to an exported model", measure_serving, 480, 640, needs_export=True, precision=False),
+    "serving": Mode(
+        "requests to an exported model",
+        measure_serving,
+        height=480,
+        width=640,
+        precision=False,
+        reads=("records", "export", "batch_sizes"),
+    ),
 }
 
 

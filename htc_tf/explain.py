@@ -56,7 +56,7 @@ def main():
     from htc_tf.explanation.trace import record_trace
     from htc_tf.inference.detector import restore
     from htc_tf.inference.inputs import read_image
-    from htc_tf.inference.prediction import save
+    from htc_tf.visualization.saving import save
 
     image = read_image(flags.input, limit="")
     trace = record_trace(restore(experiment, run), image, flags.threshold)

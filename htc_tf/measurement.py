@@ -13,6 +13,8 @@ from htc_tf.errors import UserError
 from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
 
+SPECIAL = ("objects", "records", "devices", "export", "batch_sizes")  # flags of some modes only
+
 
 class Mode(NamedTuple):
     """A benchmark and the defaults of its flags."""
@@ -25,8 +27,8 @@ class Mode(NamedTuple):
     gin: str | None = None  # the configuration; None if the mode needs none
     objects: int = 8  # synthetic objects per image
     repeats: int = 30  # measurements
-    needs_export: bool = False
     precision: bool = True  # whether it is measured in the precision of --precision or of its configuration
+    reads: tuple[str, ...] = ()  # those of the flags SPECIAL that have an effect
 
 
 class Measurement(NamedTuple):
@@ -79,15 +81,18 @@ def parse(parser, modes):
         raise UserError(f"--mode {flags.mode} is unknown; choose from {', '.join(modes)}")
     if flags.precision not in (None, "float32", "bfloat16"):
         raise UserError(f"--precision {flags.precision} is unknown; choose float32 or bfloat16")
-    if modes[flags.mode].needs_export and not flags.export:
+    mode = modes[flags.mode]
+    if "export" in mode.reads and not flags.export:
         raise UserError(f"--mode {flags.mode} requires --export, the folder written by python -m htc_tf.export")
-    if flags.precision and not modes[flags.mode].precision:
+    if flags.precision and not mode.precision:
         raise UserError(f"--mode {flags.mode} has no precision of its own: leave --precision out")
+    if ignored := parser.given(flags, [name for name in SPECIAL if name not in mode.reads]):
+        raise UserError(f"--mode {flags.mode} does not read {ignored}: leave it out")
     for name in ("height", "width", "batch", "objects", "repeats"):
         if getattr(flags, name) is None:
-            setattr(flags, name, getattr(modes[flags.mode], name))
+            setattr(flags, name, getattr(mode, name))
     flags.batch_sizes = flags.batch_sizes or [flags.batch]
-    if modes[flags.mode].needs_export:
+    if "batch_sizes" in mode.reads:
         flags.batch = flags.batch_sizes[0]  # the table's; the others are details
     return flags
 

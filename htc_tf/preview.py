@@ -31,9 +31,9 @@ def main():
     if flags.output.suffix.lower() not in EXTENSIONS:
         raise UserError(f"--output {flags.output} must end in {', '.join(EXTENSIONS)}")
     experiment, _ = config.load(flags.gin_file, flags.gin_param, train_records=flags.records)
-    from htc_tf.inference.prediction import save
     from htc_tf.training.batch_preview import draw_training_images
     from htc_tf.visualization.drawing import contact_sheet
+    from htc_tf.visualization.saving import save
 
     info = experiment.load_info(flags.records)
     images = draw_training_images(experiment.train_input, info, flags.seed, flags.images)

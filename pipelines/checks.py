@@ -56,7 +56,7 @@ REPAIRS = {
     "objects_tiny": "box less than one pixel wide or high; the object is kept",
     "polygons_dropped": "polygon of fewer than three points beside others: dropped, as it covers nothing",
     "masks_empty": "mask without pixels; the object is kept",
-    "areas_computed": "area absent, negative or not a number: computed from the mask, or the box",
+    "areas_computed": "area absent, not above 0 or not a number: computed from the mask, or the box",
     "image_ids_renumbered": "image id used by an earlier annotation file, or not an integer: replaced",
     "images_united": "image listed by an earlier annotation file: its objects are put together",
     "annotations_repeated": "the same object of the same image in an earlier annotation file: kept once",

@@ -11,9 +11,12 @@ import itertools
 import os
 from pathlib import Path
 
+import numpy as np
+
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
+from htc_tf.visualization.saving import SAVED, save
 
 
 @command
@@ -113,17 +116,12 @@ def verify_counts(info, stats) -> None:
 
 
 def write_sheet(path: Path, info, stats, samples) -> None:
-    """Draws a sample of records; the suffix of the path chooses PNG or JPEG."""
+    """Draws a sample of records; the suffix of the path chooses the format."""
     from .contact_sheet import draw_sheet
 
     title = " / ".join(Path(os.path.abspath(info.folder)).parts[-2:])
     subtitle = f"{stats.images:,} images  ·  {stats.objects:,} objects  ·  {info.num_classes} classes"
-    sheet = draw_sheet(samples, title, subtitle, info.categories)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
-    except OSError as error:
-        raise UserError(f"--output {path} cannot be written: {error.strerror or error}") from None
+    save(np.asarray(draw_sheet(samples, title, subtitle, info.categories)), path)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -131,14 +129,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog=f"python -m {__package__}.inspect_records", description="Counts, draws and verifies a folder of records."
     )
     parser.add_argument("--records", required=True, help="folder written by pipelines.coco_to_tfrecord")
-    parser.add_argument("--output", type=Path, help="contact sheet to write, a .png or .jpg file")
+    parser.add_argument("--output", type=Path, help="contact sheet to write, a .png, .jpg or .webp file")
     parser.add_argument("--images", type=command_line.positive, default=24, help="thumbnails on the sheet; default 24")
     parser.add_argument("--verify", action="store_true", help="read all records; compare checksums, indexes and counts")
     flags = parser.parse_args(arguments)
     if not flags.output and parser.given(flags, ["images"]):
         parser.error("--images: only with --output; leave it out")
-    if flags.output and flags.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--output {flags.output} must end in .png or .jpg")
+    if flags.output and flags.output.suffix.lower() not in SAVED:
+        raise UserError(f"--output {flags.output} must end in {', '.join(SAVED)}")
     return flags
 
 

@@ -92,9 +92,9 @@ def convert(
 
 
 def lacks_area(annotation: dict[str, Any]) -> bool:
-    """Returns True if the area is absent or impossible, so that it is computed from the mask, or the box."""
+    """Returns True if the area is absent, 0 or impossible, so that it is computed from the mask, or the box."""
     area = annotation.get("area")
-    return not (_is_number(area) and 0 <= area <= FLOAT32_MAX)
+    return not (_is_number(area) and 0 < area <= FLOAT32_MAX)
 
 
 def compute_mask_box(

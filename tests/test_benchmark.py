@@ -103,6 +103,9 @@ def test_input(call, tiny_data, tmp_path, capsys):
         (["--mode", "train", *TINY, "--batch", "2", "--devices", 3], "BATCH_SIZE = 2 is not a multiple of the 3"),
         (["--mode", "train", *TINY, "--gin_param", "NONSENSE=1"], "NONSENSE"),
         (["--mode", "train", "--devices", 0], "--devices: 0"),
+        (["--mode", "inference", "--devices", 2, "--objects", 3], "does not read --objects, --devices: leave"),
+        (["--mode", "train", "--records", "records"], "--mode train does not read --records"),
+        (["--mode", "serving", "--export", "export", "--devices", 2], "--mode serving does not read --devices"),
     ],
 )
 def test_mistakes_are_one_line(call, capsys, flags, named):

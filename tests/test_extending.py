@@ -69,8 +69,8 @@ def test_the_examples_train_together(folder):
     commands = [["numbered_masks.py", "PNGImages", "PedMasks", "annotations.json"]]
     commands += [["pipelines.coco_to_tfrecord", *flags]]
 
-    overlays = ["gin/options/no_semantic.gin", *(f"{name}.gin" for name in [*PARTS, "numbered_masks"])]
-    flags = [part for name in ["tests/tiny.gin", *overlays] for part in ("--gin_file", name)]
+    overrides = ["gin/options/no_semantic.gin", *(f"{name}.gin" for name in [*PARTS, "numbered_masks"])]
+    flags = [part for name in ["tests/tiny.gin", *overrides] for part in ("--gin_file", name)]
     flags += [part for binding in SMALL for part in ("--gin_param", binding)]
     commands += [["htc_tf.train", *flags, "--train_records", "records", "--workdir", "run"]]
     done = forks.run("-c", PROGRAM, json.dumps(commands), cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -87,11 +87,11 @@ def test_a_macro_behind_a_replaced_length_is_no_mistake(tiny_data, tmp_path, tex
 
 
 def test_the_experiment_config_comes_first(tmp_path):
-    overlay, own, imports = "gin/options/fine_tune.gin", tmp_path / "own.gin", tmp_path / "imports.gin"
-    with pytest.raises(UserError, match=rf"{overlay} is no experiment config: begin with .* --gin_file gin/htc_r50"):
-        config.load([overlay], ["NUM_CLASSES=3"])
-    with pytest.raises(UserError, match=rf"tiny\.gin replaces LOG_EVERY of .*{overlay}: give overrides after"):
-        config.load([overlay, TINY], [])
+    override, own, imports = "gin/options/fine_tune.gin", tmp_path / "own.gin", tmp_path / "imports.gin"
+    with pytest.raises(UserError, match=rf"{override} is no experiment config: begin with .* --gin_file gin/htc_r50"):
+        config.load([override], ["NUM_CLASSES=3"])
+    with pytest.raises(UserError, match=rf"tiny\.gin replaces LOG_EVERY of .*{override}: give overrides after"):
+        config.load([override, TINY], [])
     # Files that complement each other may come in any order.
     own.write_text("Experiment.keep_checkpoints = 5\n")
     imports.write_text("import htc_tf.experiment\n")

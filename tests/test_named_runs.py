@@ -28,15 +28,15 @@ from tests.conftest import TINY
 
 NAME = "tiny_coco"
 # The demo's network has norms that mmdetection's lacks. One detection takes least time.
-OVERLAY = [f"{part}.norm = None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
-OVERLAY += ["NUM_STAGES = 2", "SEMANTIC = False", "RPN.inference_proposals = 1", "Postprocess.keep = 1"]
+OVERRIDE = [f"{part}.norm = None" for part in ("FPN", "BoxHead", "MaskHead", "SemanticHead")]
+OVERRIDE += ["NUM_STAGES = 2", "SEMANTIC = False", "RPN.inference_proposals = 1", "Postprocess.keep = 1"]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with tiny.pth, as mmdetection publishes a detector of eight classes, and its overlay plain.gin."""
+    """A folder with tiny.pth, as mmdetection publishes a detector of eight classes, and its override plain.gin."""
     folder = tmp_path_factory.mktemp("files")
-    (folder / "plain.gin").write_text("\n".join(OVERLAY))
+    (folder / "plain.gin").write_text("\n".join(OVERRIDE))
     model, _ = htc_tf.build(TINY, str(folder / "plain.gin"))
     meta = {"CLASSES": tuple("abcdefgh"), "epoch": 12}
     checkpoint_writers.pytorch_zip(folder / "tiny.pth", {"state_dict": mmdet_arrays(model), "meta": meta})

@@ -149,7 +149,7 @@ def test_records_without_stuff_maps_or_masks(tiny_data, tmp_path, capsys, fit):
     assert capsys.readouterr().out == f"from {records}: SEMANTIC = False (no stuff maps)\n"
     load_records(experiment, records, None)
     assert experiment.build_model().semantic_head is None and "SEMANTIC = False\n" in resolved
-    # A configuration without the macro cannot be fitted: the error names the overlay.
+    # A configuration without the macro cannot be fitted: the error names the override.
     own = tmp_path / "own.gin"
     text = config.load([TINY], [])[1].replace("HTC.semantic = %SEMANTIC", "HTC.semantic = True")
     own.write_text(text.replace("SEMANTIC = True\n", "", 1))

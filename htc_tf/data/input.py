@@ -171,7 +171,7 @@ class Input:
         options = tf.data.Options()
         # Rows are written directly into their batch: a tenth less CPU time.
         options.experimental_optimization.map_and_batch_fusion = True
-        return batches.with_options(options).prefetch(2)
+        return datasets.without_autotune(batches.with_options(options).prefetch(2))
 
     def make_row(self, reader: SampleReader, entry: record_order.Entry) -> Batch:
         """Decodes and augments one record.

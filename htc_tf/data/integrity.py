@@ -90,7 +90,8 @@ def _find_damage(info):
 
         count = 0
         try:
-            for _ in tf.data.TFRecordDataset(path).map(decode, tf.data.AUTOTUNE, deterministic=True):
+            decoded = tf.data.TFRecordDataset(path).map(decode, tf.data.AUTOTUNE, deterministic=True)
+            for _ in datasets.without_autotune(decoded):
                 count += 1
         except tf.errors.OpError as error:
             reason = reason_of(error.message)
@@ -103,7 +104,7 @@ def _find_damage(info):
 
 def _name(path, index):
     """Returns the file name of a record's image, or the record's number if it cannot be read."""
-    record = tf.data.TFRecordDataset(path).skip(index).take(1)
+    record = datasets.without_autotune(tf.data.TFRecordDataset(path).skip(index).take(1))
     try:
         (serialized,) = record.as_numpy_iterator()
         return f"{path}: {schema.unpack(serialized).image.filename}"

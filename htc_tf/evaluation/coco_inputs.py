@@ -72,7 +72,7 @@ def _usable_annotations(annotations, images, kinds):
             continue
         x, y, width, height = box
         area = annotation.get("area")
-        if not (is_number(area) and 0 <= area < math.inf):
+        if not (is_number(area) and 0 < area < math.inf):
             area = coco_mask.area(run_lengths(mask, image)) if drawable else width * height
         entry = annotation | {
             "id": len(boxes) + 1,
@@ -110,11 +110,15 @@ def _drawable(segmentation, image, limit):
 
 
 def _box_of(segmentation, image):
-    """Returns the box [x, y, width, height] of a drawable mask."""
-    if isinstance(segmentation, list):
+    """Returns the box [x, y, width, height] of a drawable mask, as the preparation of data computes it.
+
+    Polygons too thin to cover a pixel give the extent of their points.
+    """
+    box = coco_mask.toBbox(run_lengths(segmentation, image)).tolist()
+    if min(box[2:]) == 0 and isinstance(segmentation, list):
         xs, ys = ([v for polygon in segmentation for v in polygon[start::2]] for start in (0, 1))
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return coco_mask.toBbox(run_lengths(segmentation, image)).tolist()
+    return box
 
 
 def run_lengths(segmentation, image):

@@ -23,7 +23,7 @@ class InputFile(NamedTuple):
         path: The file.
         image_id: Number, unique among all images and frames.
         drawing: Name of the drawing, in the output folder.
-        name: Path relative to the folder that all input files share, with slashes.
+        name: Path relative to the folder that all input files share, with slashes; of a URL the file's name, unique.
         stem: `name` without its suffix, with a number if another file has the same.
         frame: Number of a video's frame; None for an image.
     """
@@ -50,13 +50,27 @@ def name_files(paths: Sequence[Path], endings: Sequence[str]) -> list[InputFile]
 
 
 def relative_names(paths: Sequence[Path]) -> list[str]:
-    """Returns each path relative to the folder that all of them share, with slashes; of a URL the file's name."""
+    """Returns each path relative to the folder that all of them share, with slashes.
+
+    A URL has the name of its file, with a number if another path has that name.
+    """
     files = {path: os.path.abspath(path) for path in paths if isinstance(path, Path)}
     try:
         folder = os.path.commonpath([os.path.dirname(path) for path in files.values()] or [os.curdir])
     except ValueError:  # several drives of Windows
         files = {}
-    return [PurePath(os.path.relpath(files[path], folder)).as_posix() if path in files else path.name for path in paths]
+    names = {path: PurePath(os.path.relpath(file, folder)).as_posix() for path, file in files.items()}
+    taken, numbers = set(names.values()), Counter()
+    for path in paths:
+        if path in names:
+            continue
+        name = path.name
+        while name in taken:
+            numbers[path.name] += 1
+            name = f"{path.stem}_{numbers[path.name] + 1}{path.suffix}"
+        names[path] = name
+        taken.add(name)
+    return [names[path] for path in paths]
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:

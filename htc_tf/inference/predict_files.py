@@ -20,7 +20,7 @@ from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, Unreadable, read_image
 from htc_tf.inference.label_files import LabelWriter, predictions
 from htc_tf.inference.output_names import InputFile, cut_out_name, name_files, refuse_replacing
-from htc_tf.inference.prediction import LONGEST, THRESHOLD, Prediction, save
+from htc_tf.inference.prediction import THRESHOLD, Prediction
 from htc_tf.inference.results import ImageDetector
 from htc_tf.inference.semantic_map import draw_labels
 from htc_tf.inference.tile_plan import OVERLAP
@@ -30,6 +30,7 @@ from htc_tf.inference.video import is_video, read_video, video_ending, write_vid
 from htc_tf.ops.polygons import TOLERANCE
 from htc_tf.progress import progress_bar
 from htc_tf.visualization.cutouts import cut_outs
+from htc_tf.visualization.saving import LONGEST, save
 
 CUTOUTS, SEMANTIC = "cutouts", "semantic"  # folders in the output
 

@@ -21,15 +21,13 @@ from htc_tf.inference.results import ImageResult, coco_results
 from htc_tf.ops.polygons import TOLERANCE, Polygon, trace_polygons
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import draw
+from htc_tf.visualization.saving import save
 
 if TYPE_CHECKING:
     import supervision
 
-JPEG = {".jpg", ".jpeg"}
 THRESHOLD = 0.3  # lowest score that is drawn by default
 PREVIEW = 1024  # pixels, the longer side of an image in a notebook
-SAVED = (*sorted(JPEG), ".png", ".webp")
-LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels of a side that the encoders write
 
 
 class DetectedObject:
@@ -256,25 +254,3 @@ class Prediction:
         if path is not None:
             save(drawn, path)
         return drawn
-
-
-def save(image: np.ndarray, path: str | os.PathLike) -> None:
-    """Saves an image [H, W, 3 or 4] uint8 in the format of the path's suffix.
-
-    Raises:
-        UserError: The path has another suffix, cannot be written, or the image is too large for the format.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SAVED:
-        raise UserError(f"{path}: name an image that ends in {', '.join(SAVED)}")
-    longest = LONGEST.get(path.suffix.lower())
-    if longest and max(image.shape) > longest:
-        size = f"{image.shape[1]} x {image.shape[0]} pixels"
-        raise UserError(f"{path}: {size}, and {path.suffix} holds at most {longest} on a side: name a .png")
-    # subsampling 0 keeps colors at full resolution: outlines would fray at half of it.
-    options: dict[str, Any] = {"quality": 92, "subsampling": 0} if path.suffix.lower() in JPEG else {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, **options)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from error

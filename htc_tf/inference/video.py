@@ -18,7 +18,7 @@ from htc_tf.data import image_io
 from htc_tf.data.image_checks import MAX_PARTS
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import MAX_PIXELS, VIDEOS, Unreadable, Url, raise_limit
-from htc_tf.inference.prediction import LONGEST
+from htc_tf.visualization.saving import LONGEST
 
 ANIMATIONS = {".gif", ".webp", ".png", ".apng"}
 DEFAULT_MILLISECONDS = 100  # duration of a frame if the file has none

@@ -11,8 +11,9 @@ from http import HTTPStatus
 from PIL import Image
 
 from htc_tf.data import image_io
-from htc_tf.inference.prediction import LONGEST, THRESHOLD
+from htc_tf.inference.prediction import THRESHOLD
 from htc_tf.visualization.palette import palette, readable_on
+from htc_tf.visualization.saving import LONGEST
 from htc_tf.web.server import HTTPError
 
 JPEG_QUALITY = 90

@@ -89,7 +89,12 @@ def pooling_program(flags, with_gradient):
 
 MODES = {
     "inference": Mode("detection in a batch of images", detection_program, gin=benchmark.PAPER),
-    "train": Mode("forward and backward of a training step", gradient_program, gin=benchmark.PAPER),
+    "train": Mode(
+        "forward and backward of a training step",
+        gradient_program,
+        gin=benchmark.PAPER,
+        reads=benchmark.MODES["train"].reads,
+    ),
     "roi_align": Mode("RoIAlign of 1000 RoIs an image", lambda flags: pooling_program(flags, False)),
     "roi_align_gradient": Mode("the same, forward and backward", lambda flags: pooling_program(flags, True)),
 }

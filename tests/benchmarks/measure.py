@@ -5,7 +5,7 @@
 
 import importlib
 
-from htc_tf import measurement
+from htc_tf import benchmark, measurement
 from htc_tf.benchmark import PAPER
 from htc_tf.errors import command
 from htc_tf.measurement import Mode
@@ -19,7 +19,13 @@ def function(name):
 
 MODES = {
     "inference": Mode("detection, its parts and FLOPs", function("network.run_inference"), gin=PAPER, repeats=5),
-    "train": Mode("a training step and its FLOPs", function("network.run_training"), gin=PAPER, repeats=3),
+    "train": Mode(
+        "a training step and its FLOPs",
+        function("network.run_training"),
+        gin=PAPER,
+        repeats=3,
+        reads=benchmark.MODES["train"].reads,
+    ),
     "machine": Mode("a matrix product; the limits", function("machine.run")),
     "roi_align": Mode("RoIs pooled by each implementation", function("operations.run_roi_align")),
     "nms": Mode("candidates to proposals and to detections", function("operations.run_nms"), batch=2),
@@ -28,7 +34,9 @@ MODES = {
     "eval": Mode("COCO metrics of --batch images", function("evaluation.run_eval"), 480, 640, 100),
     "start": Mode("cold processes: help, first image", function("start.run"), 512, 512, gin=PAPER),
     "environments": Mode("steps in two environments in turns", function("environments.run"), gin=PAPER, repeats=3),
-    "payload": Mode("bytes of an export's answers", function("payload.run"), 480, 640, needs_export=True),
+    "payload": Mode(
+        "bytes of an export's answers", function("payload.run"), 480, 640, reads=benchmark.MODES["serving"].reads
+    ),
 }
 
 

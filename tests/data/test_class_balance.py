@@ -98,7 +98,7 @@ def test_threshold():
         ClassBalance(0)
 
 
-def test_the_overlay(folder):
+def test_the_override(folder):
     """Evaluation is not balanced."""
     experiment, _ = config.load(
         ["tests/tiny.gin", "gin/options/class_balanced.gin"], ["ClassBalance.threshold=1.0", "NUM_STAGES=1"]

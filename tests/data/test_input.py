@@ -280,6 +280,12 @@ def test_an_empty_data_set(tmp_path):
         make().dataset(write_dataset(tmp_path, []), 0)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_end_of_an_iterator_waits_for_no_tuning(mixed, training):
+    """TensorFlow's tuning of a dataset's threads made it wait, often as long as the iterator had lived."""
+    assert make(training=training).dataset(mixed, 0).options().autotune.enabled is False
+
+
 def test_a_program_that_holds_an_iterator_ends(mixed):
     program = f"""
         from htc_tf.data.input import Input

@@ -8,11 +8,14 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from htc_tf.errors import UserError
+from htc_tf.evaluation.coco_inputs import prepare_inputs
 from htc_tf.evaluation.evaluator import evaluate_results
+from pipelines import objects
+from pipelines.checks import Counters
 from tests.evaluation.toy import SIDE, ground_truth_of, result
 
 
-@pytest.mark.parametrize("area", [None, "1600", -1.0, float("nan")])
+@pytest.mark.parametrize("area", [None, "1600", -1.0, 0, float("nan")])
 def test_an_object_without_an_area_is_sized_by_its_mask(area):
     """As the preparation does: a thin diagonal object is small, however large its box is."""
     ground_truth = ground_truth_of([(1, 7, (0, 0, 40, 40), 0)])
@@ -25,6 +28,22 @@ def test_an_object_without_an_area_is_sized_by_its_mask(area):
     assert metrics["segm/APm"] == metrics["bbox/APm"] == -1
     del annotation["segmentation"]
     assert evaluate_results(ground_truth, found, kinds=["bbox"])["bbox/APm"] == pytest.approx(1)
+
+
+THIN = [10.1, 10.2, 50, 10.2, 50, 10.3]
+
+
+@pytest.mark.parametrize("outline", [[10.2, 10.2, 50.4, 10.2, 50.4, 50.4, 10.2, 50.4], THIN])
+def test_a_missing_box_is_the_one_that_the_preparation_computes(outline):
+    """The drawn mask's; a line too thin to cover a pixel has the extent of its points."""
+    ground_truth = ground_truth_of([(1, 7, (0, 0, 40, 40), 0)])
+    (annotation,) = ground_truth["annotations"]
+    del annotation["bbox"]
+    annotation["segmentation"] = [outline]
+    made = objects.convert({**annotation, "id": 1}, "", SIDE, SIDE, True, Counters())
+    box = [SIDE * v for v in (made.xmin, made.ymin, made.xmax - made.xmin, made.ymax - made.ymin)]
+    (usable,) = prepare_inputs(ground_truth, [], kinds=("bbox",)).annotations["bbox"]
+    assert usable["bbox"] == pytest.approx(box)
 
 
 @pytest.mark.parametrize("make", [tuple, np.array, np.float32])

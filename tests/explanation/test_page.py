@@ -216,7 +216,7 @@ def test_a_window_is_padded_with_the_background():
     assert (window(photo, np.array([90, 90, 99, 99.0]), 9) > 240).all()
 
 
-def test_a_tint_colours_what_is_likely_and_outlines_it():
+def test_a_tint_colors_what_is_likely_and_outlines_it():
     share = np.clip((np.arange(60) - 20) / 20, 0, 1) * np.ones((60, 1), np.float32)
     drawn = np.asarray(tint(np.full((60, 60, 3), 90, np.uint8), share, (240, 0, 0), 2)).astype(int)
     assert np.ptp(drawn[30, 5]) == 0  # gray
@@ -239,7 +239,7 @@ def test_a_plate_draws_boxes():
     assert 0.3 < inside.mean() < 0.7 and np.abs(np.diff(inside.astype(int))).sum() > 4  # dashes
 
 
-def test_objects_keep_their_colour_on_every_plate():
+def test_objects_keep_their_color_on_every_plate():
     trace = make_trace()
     panels = Panels(trace, CATEGORIES, 1.0, trace.objects)
     for picture in (panels.proposals(320), panels.stage(1, 320), panels.stage(3, 320)):

@@ -8,6 +8,7 @@ import pytest
 
 from htc_tf.errors import UserError
 from htc_tf.inference import output_names
+from htc_tf.inference.inputs import Url
 from htc_tf.inference.output_names import cut_out_name, drawing_names, refuse_replacing
 
 
@@ -29,6 +30,13 @@ def test_many_equal_names_take_linear_time(monkeypatch):
     names = drawing_names([Path(f"{folder}/image.jpg") for folder in range(100)])
     assert names[0] == "image.png" and names[99] == "image_100.png" and len(set(names)) == 100
     assert len(calls) < 300
+
+
+def test_names_of_urls_are_unique():
+    """Labels name the image by this name alone."""
+    paths = [Path("in/a.jpg"), *map(Url, ("https://x/1/a.jpg", "https://x/2/a.jpg", "https://x/b", "https://y/b"))]
+    assert output_names.relative_names(paths) == ["a.jpg", "a_2.jpg", "a_3.jpg", "b", "b_2"]
+    assert len(set(output_names.relative_names([Url(f"https://x/{n}/a.jpg") for n in range(20000)]))) == 20000
 
 
 def test_long_numbers_are_no_image_ids():

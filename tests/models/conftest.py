@@ -42,10 +42,10 @@ def mmdet_state(stand_in_weights):
 
 @pytest.fixture(scope="session")
 def build():
-    """build(*params, overlays) returns (Experiment, HTC R50-FPN, all zero) of the run file and overlays."""
+    """build(*params, overrides) returns (Experiment, HTC R50-FPN, all zero) of the experiment config and overrides."""
 
-    def build(*params, overlays=()):
-        experiment, _ = config.load(["gin/htc_r50_fpn_1x_coco.gin", *overlays], params)
+    def build(*params, overrides=()):
+        experiment, _ = config.load(["gin/htc_r50_fpn_1x_coco.gin", *overrides], params)
         # As in `Experiment.prepare_runtime`: otherwise each crop_and_resize prints a screen of warnings.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         model = experiment.build_model()
@@ -61,7 +61,7 @@ def build():
 
 @pytest.fixture(scope="session")
 def mmdet_model(build, mmdet_state):
-    """The run file's HTC R50-FPN with `mmdet_state`."""
+    """The experiment config's HTC R50-FPN with `mmdet_state`."""
     _, model = build()
     assert load_mmdet(model, mmdet_state) == Unmatched([], [], [])
     return model
@@ -117,8 +117,8 @@ def mmdet_truth(reference, mmdet_batch):
 
 @pytest.fixture(scope="session")
 def paddle_built(build, stand_in_weights):
-    """The Experiment and the HTC R50-FPN of the run file with gin/options/paddle.gin, with Paddle's weights."""
-    experiment, model = build(overlays=["gin/options/paddle.gin"])
+    """The Experiment and the HTC R50-FPN with gin/options/paddle.gin, and Paddle's weights."""
+    experiment, model = build(overrides=["gin/options/paddle.gin"])
     assert load_paddle(model, stand_in_weights("paddle")) == Unmatched([], [], [])
     return experiment, model
 

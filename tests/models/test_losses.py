@@ -255,7 +255,7 @@ def test_htc_loss_uses_them():
     assert [float(loss.count) for loss in named.values()] == [2, 2, 1]
 
 
-def test_overlays_bind_them():
+def test_overrides_bind_them():
     files = [f"gin/options/{name}.gin" for name in ("giou", "focal", "boundary")]
     objective = config.load(["tests/tiny.gin", *files], [])[0].objective
     kinds = [type(objective.rpn_class_loss), type(objective.class_loss), type(objective.box_loss)]

@@ -1,6 +1,6 @@
 """detectron2, Mask R-CNN and Cascade Mask R-CNN at toy size: maps, proposals, detections, losses and gradients.
 
-Ours are built from the run files of gin/detectron2 and read a .pkl of the drawn weights. The arrays are
+Ours are built from the experiment configs of gin/detectron2 and read a .pkl of the drawn weights. The arrays are
 tests/reference/detectron2.npz, which tests/reference/originals/detectron2.py writes: NHWC; x1, y1, x2, y2.
 """
 

@@ -77,7 +77,7 @@ def test_batch_norm_on_stored_statistics(norm, learning):
     assert len(layer.trainable_variables) == 1 + learning and len(layer.variables) == 5
 
 
-def test_overlays():
+def test_overrides():
     paper = config.load([PAPER], [])[0].build_model()
     assert paper.average_masks and paper.drop_refined_truth and not paper.drop_empty and paper.rpn.minimum_size == 0
     assert paper.roi_sampler.low_quality

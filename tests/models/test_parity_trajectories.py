@@ -1,7 +1,7 @@
 """mmdetection 3.3.0, HTC R50-FPN, step after step: losses, learning rates, gradient norms and weights under its SGD.
 
 The arrays are tests/reference/trajectory_{warmup,clip,const}.npz: 12 steps on the images, proposals and even sampling
-of train_tiny. Here it is the trainer's own step, compiled, under its strategy, with the optimiser of the run file.
+of train_tiny. Here it is the trainer's own step, compiled, under its strategy, with the experiment config's optimizer.
 
 What float32 leaves open grows with the steps, 3 to 10 times each, until a box crosses an IoU threshold. The tolerances
 are 3 to 10 times what mmdetection in float32 and in float64 differ by; past the first such box (`same_boxes`) only the

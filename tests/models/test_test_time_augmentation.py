@@ -95,15 +95,15 @@ def test_invalid_scales_are_refused(scales):
         tta.TestTimeAugmentation(scales=scales)
 
 
-def test_a_gin_overlay_makes_infer_use_it(tiny_experiment, drawn_batch):
+def test_a_gin_override_makes_infer_use_it(tiny_experiment, drawn_batch):
     images, sizes = drawn_batch.images, drawn_batch.sizes
-    overlay = [
+    override = [
         "HTC.test_time=@TestTimeAugmentation()",
         "TestTimeAugmentation.scales=(1.0,)",
         "NUM_STAGES=1",
         "SEMANTIC=False",
     ]
-    model = tiny_experiment(*overlay).build_model()
+    model = tiny_experiment(*override).build_model()
     found = model.infer(images, sizes)
     assert found.masks.shape[:2] == found.scores.shape
     views, model.test_time = model.test_time, None

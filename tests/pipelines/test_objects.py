@@ -158,6 +158,7 @@ def test_numbers_beyond_floats_do_not_end_the_job():
     huge = 10**400
     assert convert(area=huge)[1]["areas_computed"] == 1
     assert convert(area=1e300)[1]["areas_computed"] == 1
+    assert convert(area=0)[1]["areas_computed"] == 1 and convert(area=0)[0].area > 0
 
 
 NAN = float("nan")

@@ -1,6 +1,6 @@
 """The weights and the image that Paddle's reference arrays were computed with, drawn from the parameters' names.
 
-`state_dict({name: shape})` gives {name: array} in Paddle's layout; `image()` the normalised input of 128 x 160.
+`state_dict({name: shape})` gives {name: array} in Paddle's layout; `image()` the normalized input of 128 x 160.
 Gains keep activations of order one.
 """
 

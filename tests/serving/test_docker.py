@@ -92,12 +92,12 @@ def test_prometheus_reads_where_the_server_writes():
     assert targets["targets"] == [f"{service}:8501"]
 
 
-@pytest.mark.parametrize("overlay", [None, "compose.gpu.yaml"])
-def test_compose(overlay):
+@pytest.mark.parametrize("override", [None, "compose.gpu.yaml"])
+def test_compose(override):
     services = read_yaml("compose.yaml")["services"]
     service = services["htc"]
-    if overlay:
-        gpu = read_yaml(overlay)["services"]["htc"]
+    if override:
+        gpu = read_yaml(override)["services"]["htc"]
         assert set(gpu) == {"image", "command", "deploy"}
         assert gpu["image"] == service["image"] + "-gpu"
         assert flags(service).items() <= flags(gpu).items()
@@ -105,7 +105,7 @@ def test_compose(overlay):
         assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         service |= gpu
     given = flags(service)
-    assert set(given) <= FLAGS and ("enable_batching" in given) == (overlay is not None)
+    assert set(given) <= FLAGS and ("enable_batching" in given) == (override is not None)
     mounted = dict(volume.split(":/")[::-1] for volume in service["volumes"])
     assert set(mounted) == {"models/htc:ro", "config:ro"} and mounted["config:ro"] == "."
     for path in filter(None, given.values()):

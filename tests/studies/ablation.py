@@ -1,6 +1,6 @@
 """python -m tests.studies.ablation: the paper's ablation on drawn scenes, four rows with five seeds each.
 
-Each training runs gin/htc_shapes.gin for the same number of steps, with the overlays by which the row's file in
+Each training runs gin/htc_shapes.gin for the same number of steps, with the overrides by which the row's file in
 gin/ablation differs from full HTC, and is evaluated on scenes that no training sees. The scenes are those of
 `pipelines.contexts`, in which occlusion and context matter. The table and a plot are a section of docs/results.md,
 written after every training. docs/ablation.json keeps the results, so that the command, run again here or in another
@@ -56,8 +56,8 @@ def parse():
     return parser.parse_args()
 
 
-def overlays(row):
-    """Returns the overlays by which a row's gin file differs from full HTC: ["gin/options/no_semantic.gin", ...]."""
+def overrides(row):
+    """Returns the overrides by which a row's gin file differs from full HTC: ["gin/options/no_semantic.gin", ...]."""
     text = (recorded.ROOT / "gin" / "ablation" / f"{row}.gin").read_text()
     return re.findall(r"^include '(gin/options/no_\w+\.gin)'$", text, re.MULTILINE)
 
@@ -181,7 +181,7 @@ def plan(flags):
     params = [f"STEPS={flags.steps}", "CHECKPOINT_EVERY=0", *flags.gin_param]
     trainings = [Training(row, seed) for seed in flags.seeds for row in recorded.ROWS]
     return {
-        training: [f"--gin_file={file}" for file in (CONFIGURATION, *overlays(training.row))]
+        training: [f"--gin_file={file}" for file in (CONFIGURATION, *overrides(training.row))]
         + [f"--gin_param={param}" for param in params]
         for training in trainings
     }

@@ -3,7 +3,7 @@
 A network is trained on scenes of some classes, without objects of others. Then networks for the other classes are
 trained on a few scenes, from these weights and from nothing, for the same number of steps, with several seeds each. The
 table is a section of docs/results.md, written after every training. --trials also tries other settings in place of the
-overlay's, one training each. Run again, the command continues after the last finished training.
+override's, one training each. Run again, the command continues after the last finished training.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tests.studies import recorded
 from tests.studies.intervals import gains
 
 CONFIGURATION = "gin/htc_shapes.gin"
-OVERLAY = "gin/options/fine_tune.gin"
+OVERRIDE = "gin/options/fine_tune.gin"
 NEW = ("triangle", "crescent", "hexagon")
 KNOWN = tuple(name for name in THINGS if name not in NEW)
 KNOWN_SCENES = {"train": 2000, "val": 150}
@@ -26,7 +26,7 @@ IMAGES, PRETRAINING = 40, 3000
 SECTION = "Fine-tuning on a few images of new classes"
 
 TUNED, NOTHING, FULL = "pretrained weights", "nothing", "nothing, at the full learning rate"
-# Gin parameters of each row of the tables, in addition to the overlay's: of the arms, and of --trials.
+# Gin parameters of each row of the tables, in addition to the override's: of the arms, and of --trials.
 ARMS = {TUNED: [], NOTHING: [], FULL: ["learning_rate.scale=1.0"]}
 SETTINGS = [f"learning_rate.scale={scale}" for scale in (2.0, 1.0, 0.25, 0.1)]
 SETTINGS += ["EPOCHS=12", "EPOCHS=48", "ResNet.frozen_stages=1", "ResNet.frozen_stages=2"]
@@ -55,7 +55,7 @@ def parse():
     parser.add_argument("--pretraining", type=int, default=PRETRAINING, help=f"steps (default: {PRETRAINING})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training per arm and seed")
     parser.add_argument("--gin_param", action="append", default=[], help="a binding of all fine-tunings; repeatable")
-    parser.add_argument("--trials", action="store_true", help="also try other settings in place of the overlay's")
+    parser.add_argument("--trials", action="store_true", help="also try other settings in place of the override's")
     parser.add_argument("--workdir", type=Path, default=Path("runs/fine_tuning"), help="data, results so far, runs")
     parser.add_argument("--write_only", action="store_true", help="train nothing; write what is finished")
     parser.add_argument("--output", type=Path, default=recorded.RESULTS, help="Markdown file to write the section to")
@@ -71,7 +71,7 @@ def plan(flags, folder):
     """
     first = [f"--gin_param=NUM_CLASSES={len(KNOWN)}", f"--gin_param=STEPS={flags.pretraining}"]
     runs = {PRETRAINING: [f"--gin_file={CONFIGURATION}", *first]}
-    files = [f"--gin_file={file}" for file in (CONFIGURATION, OVERLAY)]
+    files = [f"--gin_file={file}" for file in (CONFIGURATION, OVERRIDE)]
     arms = [(arm, seed, params) for seed in flags.seeds for arm, params in ARMS.items()]
     trials = [(trial, 0, params) for trial, params in TRIALS.items()]
     for arm, seed, params in arms + trials:
@@ -101,13 +101,13 @@ def report(entries, pretraining, flags):
         f"`make fine_tuning` (`python -m tests.studies.fine_tuning --images {flags.images} --pretraining "
         f"{flags.pretraining} --seeds {seeds}{params}`) trains on drawn scenes in two stages. The pretraining, "
         f"`{CONFIGURATION}` for {flags.pretraining:,} steps of 2 images, sees {KNOWN_SCENES['train']:,} scenes of "
-        f"{', '.join(KNOWN)}. The fine-tuning, with `--gin_file {OVERLAY} --init_from RUN`, sees {flags.images} scenes "
-        f"of {', '.join(NEW)}, which the pretraining never sees; they have no stuff maps, so the semantic branch is "
-        f"off. AP is COCO's, on {VALIDATION} other scenes of the new classes.",
+        f"{', '.join(KNOWN)}. The fine-tuning, with `--gin_file {OVERRIDE} --init_from RUN`, sees {flags.images} "
+        f"scenes of {', '.join(NEW)}, which the pretraining never sees; they have no stuff maps, so the semantic "
+        f"branch is off. AP is COCO's, on {VALIDATION} other scenes of the new classes.",
         "",
-        f"All rows train for the overlay's {next(iter(entries.values()))['losses'][-1][0]} steps, with seeds "
+        f"All rows train for the override's {next(iter(entries.values()))['losses'][-1][0]} steps, with seeds "
         f"{', '.join(map(str, flags.seeds))} (of new layers, order and sampling); ± is the standard deviation over "
-        "the seeds. From nothing, the overlay's learning rate and the configuration's own are tried.",
+        "the seeds. From nothing, the override's learning rate and the configuration's own are tried.",
         "",
         *recorded.format_table(
             ["weights from", "box AP", "by seed", "mask AP", "by seed", "CPU-seconds of a training"], rows
@@ -145,13 +145,14 @@ def report_trials(entries):
     if set(done) <= {TUNED}:
         return []
     rows = [
-        ["the overlay" if trial == TUNED else trial, *(f"{metrics[name]:.3f}" for name in recorded.KINDS.values())]
+        ["the override" if trial == TUNED else trial, *(f"{metrics[name]:.3f}" for name in recorded.KINDS.values())]
         for trial, metrics in done.items()
     ]
     return [
         "",
-        "Other settings in place of the overlay's (`--trials`), one training each, with seed 0 and from the pretrained "
-        "weights unless the row says otherwise. One training cannot tell differences of about 0.01 from chance.",
+        "Other settings in place of the override's (`--trials`), one training each, with seed 0 and from the "
+        "pretrained weights unless the row says otherwise. One training cannot tell differences of about 0.01 from "
+        "chance.",
         "",
         *recorded.format_table(["setting", "box AP", "mask AP"], rows),
     ]
@@ -167,9 +168,9 @@ def main():
     flags = parse()
     folder = flags.workdir.resolve()
     cache, runs = recorded.ResultCache(folder / "done.json"), plan(flags, folder)
-    overlay = [line for line in (recorded.ROOT / OVERLAY).read_text().splitlines() if line and line[0] != "#"]
-    # A fine-tuning is made by the overlay, and starts from what the pretraining's flags give.
-    how = {run: own if run == PRETRAINING else [*own, *overlay, *runs[PRETRAINING]] for run, own in runs.items()}
+    override = [line for line in (recorded.ROOT / OVERRIDE).read_text().splitlines() if line and line[0] != "#"]
+    # A fine-tuning is made by the override, and starts from what the pretraining's flags give.
+    how = {run: own if run == PRETRAINING else [*own, *override, *runs[PRETRAINING]] for run, own in runs.items()}
     kept = {run for run in runs if flags.trials or run == PRETRAINING or run.arm in ARMS}
     kept |= {run for run in runs if cache.find(run.name, how[run])}
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from tests.studies import recorded
 
-OVERLAY = "gin/options/overfit.gin"
+OVERRIDE = "gin/options/overfit.gin"
 IMAGES = 8
 OBJECTS = (1, 6)  # fewest and most objects of an image
 SMALLEST = 32 * 32  # pixels: COCO's bound of small objects
@@ -138,7 +138,8 @@ def report(entries, data, flags):
         "objects, none of them a crowd or smaller than 32 x 32 pixels: "
         f"{', '.join(str(image['id']) for image in data['images'])}. "
         f"They contain {len(data['annotations'])} objects of {len(classes)} classes: {', '.join(classes)}.",
-        f"- Configuration: `--gin_file gin/ablation/ROW.gin --gin_file {OVERLAY}`, seed {flags.seed}; no augmentation.",
+        f"- Configuration: `--gin_file gin/ablation/ROW.gin --gin_file {OVERRIDE}`, seed {flags.seed}; "
+        "no augmentation.",
         "- The sample has no stuff maps. The semantic branch learns the objects' own masks, and one label for "
         "everything else.",
         f"- Measured on {recorded.machines_of(entries.values())}, including the start of each command. Training keeps "
@@ -171,7 +172,7 @@ def main():
 
     def train(row, _):
         params = [f"--gin_param={param}" for param in flags.gin_param]
-        configuration = [f"--gin_file=gin/ablation/{row.name}.gin", f"--gin_file={OVERLAY}", *params]
+        configuration = [f"--gin_file=gin/ablation/{row.name}.gin", f"--gin_file={OVERRIDE}", *params]
         run = folder / row.name
         return recorded.train_and_evaluate(run, configuration, records, records, annotations, flags.seed)
 
@@ -179,7 +180,7 @@ def main():
         found.update({row.name: entry for row, entry in entries.items()})
         recorded.write_section(flags.output, SECTION, report(found, data, flags))
 
-    how = [*flags.gin_param, f"--seed={flags.seed}", (recorded.ROOT / OVERLAY).read_text()]
+    how = [*flags.gin_param, f"--seed={flags.seed}", (recorded.ROOT / OVERRIDE).read_text()]
     rows = {Training(row): how for row in flags.rows}
     recorded.run_study("overfit", rows, recorded.ResultCache(folder / "done.json"), train, write)
     missed = [row for row, entry in found.items() if entry["metrics"]["segm/AP"] < TARGET]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from tests.studies import recorded
 
-CONFIGURATION, OVERLAY = "gin/htc_shapes.gin", "gin/options/few_photos.gin"
+CONFIGURATION, OVERRIDE = "gin/htc_shapes.gin", "gin/options/few_photos.gin"
 WEIGHTS = "gin/weights/letters.safetensors"
 SAMPLE = Path("../shared/data/coco_sample")
 CLASS = "person"
@@ -87,7 +87,7 @@ def prepare(sample, folder, split, number=None):
 def plan(training, params):
     """Returns the flags of htc_tf.train for a Training."""
     params = ["CHECKPOINT_EVERY=0", *params]
-    files = [f"--gin_file={file}" for file in (CONFIGURATION, OVERLAY)]
+    files = [f"--gin_file={file}" for file in (CONFIGURATION, OVERRIDE)]
     return [*files, *(f"--gin_param={param}" for param in params), *STARTS[training.start]]
 
 
@@ -125,7 +125,7 @@ def report(entries, plot, flags):
     seeds = ", ".join(map(str, flags.seeds))
     return [
         f"`make photos` (`python -m tests.studies.photos --sample DIR{params}`) trains `{CONFIGURATION}` with "
-        f"`{OVERLAY}` for {steps:,} steps of 4 images to find people in the first training images, by id, of a small "
+        f"`{OVERRIDE}` for {steps:,} steps of 4 images to find people in the first training images, by id, of a small "
         "part of COCO, and evaluates on all of its validation images: from the weights that the demo starts from, "
         "which have seen drawn letters only, and from nothing. "
         + (f"Seeds {seeds}; ± is the standard deviation over them." if len(flags.seeds) > 1 else f"Seed {seeds}."),

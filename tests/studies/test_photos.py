@@ -26,7 +26,7 @@ def test_a_training_from_nothing_takes_no_weights():
     flags = {start: photos.plan(photos.Training(19, start, 0), ["STEPS=3"]) for start in photos.STARTS}
     assert flags["letters"] == [*flags["nothing"], f"--init_from={photos.WEIGHTS}"]
     assert "--gin_param=STEPS=3" in flags["nothing"] and (recorded.ROOT / photos.WEIGHTS).is_file()
-    experiment, _ = config.load([photos.CONFIGURATION, photos.OVERLAY], ["STEPS=3"])
+    experiment, _ = config.load([photos.CONFIGURATION, photos.OVERRIDE], ["STEPS=3"])
     assert experiment.fit_to_records and experiment.batch_size == 4
 
 

@@ -40,12 +40,12 @@ def test_the_rows_are_those_of_the_paper():
     ]
 
 
-def test_every_row_has_its_overlays_on_coco_and_on_shapes():
+def test_every_row_has_its_overrides_on_coco_and_on_shapes():
     for number, row in enumerate(recorded.ROWS):
         for files in (
             [f"gin/ablation/{row}.gin"],
-            [f"gin/ablation/{row}.gin", overfit.OVERLAY],
-            [ablation.CONFIGURATION, *ablation.overlays(row)],
+            [f"gin/ablation/{row}.gin", overfit.OVERRIDE],
+            [ablation.CONFIGURATION, *ablation.overrides(row)],
         ):
             model = config.load(files, [])[0].build_model()
             found = (model.interleaved, model.mask_info_flow, model.semantic_head is not None)
@@ -161,7 +161,7 @@ def test_the_section_on_fine_tuning(monkeypatch):
     text = "\n".join(fine_tuning.report(entries, entry(), FLAGS))
     assert "| pretrained weights | **0.750** ± 0.000 | 0.750, 0.750 | **0.400** ± 0.141 | 0.300, 0.500 | 100 |" in text
     assert "better of the other two (nothing): box AP +0.250 ± 0.000, mask AP +0.300 ± 0.100" in text
-    assert "| the overlay | 0.750 | 0.300 |" in text and "| rate x 2 | 0.250 | 0.125 |" in text
+    assert "| the override | 0.750 | 0.300 |" in text and "| rate x 2 | 0.250 | 0.125 |" in text
     assert "took 880 CPU-seconds" in text  # eight trainings of 100 with evaluations of 10
 
 

@@ -54,7 +54,7 @@ def test_every_file_exists():
     assert zoo.OWN.keys() <= {Path(row.name).name for row in rows} | zoo.FAMILIES.keys()
 
 
-def test_every_folder_with_run_files_is_a_family():
+def test_every_folder_with_experiment_configs_is_a_family():
     folders = {path.parent.name for path in (ROOT / "gin").glob("*/*_coco.gin")}
     assert folders <= zoo.FAMILIES.keys()
     assert {zoo.FAMILIES[folder] for folder in folders} <= zoo.plan().keys()
@@ -62,7 +62,7 @@ def test_every_folder_with_run_files_is_a_family():
 
 @pytest.mark.parametrize("family", ["", *zoo.FAMILIES])
 def test_the_bindings_of_a_family_fit_the_small_size(family):
-    for row in zoo.run_files(family)[:2]:
+    for row in zoo.experiment_configs(family)[:2]:
         experiment, resolved = config.load(list(row.files), list(row.params))
         bound = dict(line.split(" = ", 1) for line in resolved.splitlines() if " = " in line)
         drawn = [change.__name__ for change in experiment.train_input.augment]

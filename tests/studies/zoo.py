@@ -1,4 +1,4 @@
-"""python -m tests.studies.zoo: writes docs/zoo.md, every run file with published AP, size, FLOPs and a short training.
+"""python -m tests.studies.zoo: writes docs/zoo.md: every experiment config, its published AP, size, FLOPs, a training.
 
 Parameters and FLOPs are counted at full size. Ten training steps on a few drawn scenes, at a small size, show
 that it trains. Run again, the command continues after the last finished row; remove --workdir to start anew. The
@@ -24,12 +24,12 @@ BASE = "htc_r50_fpn_1x_coco"
 SIZE = (800, 1344)  # 800 x 1333, padded
 SCENES, CLASSES, LABELS = 24, 8, 13
 STEPS = 10
-# Overlays that change the network or its losses; each is shown on BASE.
-OVERLAYS = (
+# Overrides that change the network or its losses; each is shown on BASE.
+OVERRIDES = (
     *("no_semantic", "boxes_only", "swin_t", "swin_s", "swin_b", "swin_l", "convnext_t", "sac", "rfp"),
     *("keras_cv_backbone", "sync_batch_norm", "giou", "focal", "boundary", "class_balanced"),
 )
-# Folders of gin/ with run files of one family each, in the order of the page.
+# Folders of gin/ with experiment configs of one family each, in the order of the page.
 FAMILIES = {
     "swin": "Swin Transformer",
     "convnext": "ConvNeXt",
@@ -78,7 +78,7 @@ OWN = {
 }
 INTRODUCTION = f"""# The zoo
 
-Every run file, written by `make zoo`; do not edit.
+Every experiment config, written by `make zoo`; do not edit.
 
 - *AP* is box AP, or box / mask AP, on COCO val2017, from the file's header: a published figure, not measured here.
 - *Parameters* are in millions, including frozen ones.
@@ -115,8 +115,8 @@ def parse():
     return parser.parse_args()
 
 
-def run_files(family=""):
-    """Returns the rows of the run files in gin/, or in the folder of a family, whose rows are named FAMILY/NAME."""
+def experiment_configs(family=""):
+    """Returns the rows of the experiment configs in gin/, or in a family's folder, whose rows are named FAMILY/NAME."""
     folder = Path("gin", family)
     names = sorted(path.stem for path in (recorded.ROOT / folder).glob("*_coco.gin"))
     own = (*SMALL, *OWN.get(family, ()))
@@ -125,13 +125,14 @@ def run_files(family=""):
 
 def plan():
     """Returns {title of a table: [Row, ...]}."""
-    families = {title: run_files(family) for family, title in FAMILIES.items()}
+    families = {title: experiment_configs(family) for family, title in FAMILIES.items()}
     return {
-        "Run files": run_files(),
+        "Experiment configs": experiment_configs(),
         **{title: rows for title, rows in families.items() if rows},
         "The paper's ablation": [Row(name, (f"gin/ablation/{name}.gin",), SMALL) for name in recorded.ROWS],
-        f"Overlays on {BASE}": [
-            Row(name, (f"gin/{BASE}.gin", f"gin/options/{name}.gin"), (*SMALL, *OWN.get(name, ()))) for name in OVERLAYS
+        f"Overrides of {BASE}": [
+            Row(name, (f"gin/{BASE}.gin", f"gin/options/{name}.gin"), (*SMALL, *OWN.get(name, ())))
+            for name in OVERRIDES
         ],
     }
 
@@ -210,7 +211,7 @@ def measure(row, records, folder):
 
 
 def published_ap(file):
-    """Returns "42.3 / 37.4", the published AP in a run file's header, or None."""
+    """Returns "42.3 / 37.4", the published AP in an experiment config's header, or None."""
     text = (recorded.ROOT / file).read_text()
     found = re.search(r"^# .*\bAP: (\d[\d.]*(?: / [\d.]+)?)(?=[ .]|$)", text, re.MULTILINE)
     return found[1].rstrip(".") if found else None
@@ -219,8 +220,8 @@ def published_ap(file):
 def cells(row, entry):
     """Returns the cells of a row and its cached result, or None."""
     file = row.files[-1]
-    overlay = len(row.files) > 1
-    first = [f"[{Path(file).stem}](../{file})"] + ([] if overlay else [published_ap(file) or "none published"])
+    override = len(row.files) > 1
+    first = [f"[{Path(file).stem}](../{file})"] + ([] if override else [published_ap(file) or "none published"])
     if entry is None:
         return [*first, *["not yet"] * 4]
     losses = entry["losses"]

@@ -10,7 +10,7 @@ from tests.training.adopting import PLAIN, SMALL
 
 
 @pytest.mark.parametrize("name", ["htc_r50_fpn_1x_coco", "htc_r50_fpn_20e_coco", "cascade_mask_rcnn_r50_fpn_1x_coco"])
-def test_the_overlay_follows_any_run_file(name, tiny_data):
+def test_the_override_follows_any_experiment_config(name, tiny_data):
     files = [f"gin/{name}.gin", "gin/options/fine_tune.gin"]
     experiment, _ = config.load(files, [], train_records=tiny_data.records)
     assert (experiment.num_classes, experiment.batch_size, experiment.steps) == (8, 4, 24 * 2)
@@ -18,14 +18,14 @@ def test_the_overlay_follows_any_run_file(name, tiny_data):
     assert experiment.optimizer.schedule.warmup_steps == 100
 
 
-def test_the_overlay_and_a_cosine_schedule(tiny_data):
+def test_the_override_and_a_cosine_schedule(tiny_data):
     files = ["gin/htc_shapes.gin", "gin/options/fine_tune.gin"]
     experiment, _ = config.load(files, [], train_records=tiny_data.records)
     schedule = experiment.optimizer.schedule
     assert (experiment.steps, schedule.peak, schedule.warmup_steps) == (48, 8e-3 / 4 / 2, 100)
 
 
-def test_the_overlay_and_another_optimizer(tiny_data):
+def test_the_override_and_another_optimizer(tiny_data):
     for options in (["fine_tune", "swin_t"], ["swin_t", "fine_tune"]):
         files = ["gin/mask_rcnn_r50_fpn_1x_coco.gin", *(f"gin/options/{name}.gin" for name in options)]
         experiment, _ = config.load(files, [], train_records=tiny_data.records)

@@ -96,7 +96,7 @@ def test_threshold(image, mask):
     np.testing.assert_array_equal(low, draw(image, BOX, [0], NAMES, [0.4], [mask], threshold=0))
 
 
-def test_the_label_is_a_chip_of_the_class_colour_above_the_box(image):
+def test_the_label_is_a_chip_of_the_class_color_above_the_box(image):
     picture = draw(image, BOX, [2], NAMES, [0.87])
     label = picture[130:149, 202:230]
     assert (distance(label, palette(3)[2]) < 20).mean() > 0.4  # the ground

@@ -39,7 +39,7 @@ def blank(monkeypatch):
 
 
 class Network(tf.keras.layers.Layer):
-    """Backbone and neck of a run file."""
+    """Backbone and neck of an experiment config."""
 
     def __init__(self, name, *params):
         super().__init__(name="htc")

@@ -47,8 +47,8 @@ def test_the_gin_files_of_a_detector_build_it(weights):
     assert not overrides or config.load(weights.gin_files, [])[0].num_classes == 80
 
 
-def test_every_run_file_with_published_ap_has_weights():
-    """The first row of a run file has its AP; further rows are the same model of other projects."""
+def test_every_experiment_config_with_published_ap_has_weights():
+    """The first row of an experiment config has its AP; further rows are the same model of other projects."""
     first = {}
     for weights in DETECTORS:
         first.setdefault(weights.gin_files[0], (weights.box_ap, weights.mask_ap))
@@ -61,7 +61,7 @@ def test_every_run_file_with_published_ap_has_weights():
     assert first == published
 
 
-def test_backbones_of_the_run_files_are_in_the_table():
+def test_backbones_of_the_experiment_configs_are_in_the_table():
     """`BACKBONE_WEIGHTS` of every gin file."""
     text = "".join(path.read_text() for path in (ROOT / "gin").rglob("*.gin"))
     named = set(re.findall(r"^BACKBONE_WEIGHTS = '(\w+)'", text, re.MULTILINE))

@@ -15,7 +15,7 @@ LISTING = Path(__file__).resolve().parents[1] / "reference" / "scnet_state_dict.
 
 @pytest.fixture(scope="module")
 def scnet():
-    """The run file's SCNet with all that follows the pyramid; its variables are zero."""
+    """The experiment config's SCNet with all that follows the pyramid; its variables are zero."""
     experiment, _ = config.load(["gin/scnet/scnet_r50_fpn_1x_coco.gin"], ["RPN.inference_proposals=1"])
     model = experiment.build_model()
     pyramid = {level: tf.zeros([1, 64 >> level, 64 >> level, 256]) for level in range(2, 7)}
