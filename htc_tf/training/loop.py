@@ -200,7 +200,10 @@ class Loop:
 
 
 def distribute(strategy, experiment, records, seed, start_step):
-    """Returns the distributed dataset of the training; each process decodes the rows of its own replicas only."""
+    """Returns the dataset of the training for a strategy; each process decodes the rows of its own replicas only."""
+    # TensorFlow tunes the threads of its own iterators for several replicas: their end may wait, up to a minute.
+    if strategy.num_replicas_in_sync == 1:
+        return experiment.train_input.dataset(records, seed, start_step)
 
     def make_part(context):
         return experiment.train_input.dataset(
