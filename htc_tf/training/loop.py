@@ -13,6 +13,7 @@ from htc_tf.evaluation.records import Interrupted
 from htc_tf.experiment import Experiment
 from htc_tf.models.norms import trained_batch_norms
 from htc_tf.moving_averages import MovingAverages
+from htc_tf.ops.devices import has_gpu
 from htc_tf.run import Run
 from htc_tf.training.freed_memory import keep_freed_memory
 from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
@@ -201,8 +202,9 @@ class Loop:
 
 def distribute(strategy, experiment, records, seed, start_step):
     """Returns the dataset of the training for a strategy; each process decodes the rows of its own replicas only."""
-    # TensorFlow tunes the threads of its own iterators for several replicas: their end may wait, up to a minute.
-    if strategy.num_replicas_in_sync == 1:
+    # A GPU and several replicas take TensorFlow's iterators of each device, which fetch ahead. Their threads are tuned,
+    # whatever the options of the dataset say, so that their end may wait up to a minute (`datasets.without_autotune`).
+    if strategy.num_replicas_in_sync == 1 and not has_gpu():
         return experiment.train_input.dataset(records, seed, start_step)
 
     def make_part(context):
