@@ -210,7 +210,12 @@ add(
     each("bbox", lambda row: [str(v) for v in row["bbox"]]),
 )
 add("bbox absent beside a mask", "repaired: boxes_computed", "no_boxes", each("bbox", lambda row: None))
-add("area absent, NaN or infinite", "repaired: areas_computed", "nan_area", each("area", lambda row: float("nan")))
+add(
+    "area absent, 0, negative, NaN or infinite",
+    "repaired: areas_computed",
+    "nan_area",
+    each("area", lambda row: float("nan")),
+)
 add("iscrowd absent", "works", "no_iscrowd", each("iscrowd", lambda row: None))
 add("every object is a crowd region", "warning: objects are crowd regions", "all_crowd", each("iscrowd", lambda row: 1))
 add("no masks at all", "warning: these records hold boxes only", "boxes_only", each("segmentation", lambda row: []))
