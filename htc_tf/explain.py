@@ -6,8 +6,6 @@ from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.named_runs import open_run
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-
 EPILOG = """
 The page shows the pyramid, the proposals, the boxes and masks of every stage, the semantic branch's map and the
 detections. Parts that the model lacks are left out. It shows a single pass, without test-time augmentation.
@@ -45,8 +43,9 @@ def parse():
 @command
 def main():
     flags = parse()
-    if flags.output.suffix.lower() not in ENDINGS:
-        raise UserError(f"--output {flags.output} must end in {', '.join(ENDINGS)}")
+    from htc_tf.visualization.saving import check_output, save
+
+    check_output(flags.output)
     if flags.output.exists() and flags.input.exists() and flags.output.samefile(flags.input):
         raise UserError(f"--output {flags.output} would replace the image of --input: name another file")
     run = open_run(flags.checkpoint)
@@ -56,7 +55,6 @@ def main():
     from htc_tf.explanation.trace import record_trace
     from htc_tf.inference.detector import restore
     from htc_tf.inference.inputs import read_image
-    from htc_tf.visualization.saving import save
 
     image = read_image(flags.input, limit="")
     trace = record_trace(restore(experiment, run), image, flags.threshold)

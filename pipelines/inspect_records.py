@@ -11,12 +11,9 @@ import itertools
 import os
 from pathlib import Path
 
-import numpy as np
-
 from htc_tf import command_line
 from htc_tf.errors import UserError, command
 from htc_tf.progress import progress_bar
-from htc_tf.visualization.saving import SAVED, save
 
 
 @command
@@ -117,6 +114,10 @@ def verify_counts(info, stats) -> None:
 
 def write_sheet(path: Path, info, stats, samples) -> None:
     """Draws a sample of records; the suffix of the path chooses the format."""
+    import numpy as np
+
+    from htc_tf.visualization.saving import save
+
     from .contact_sheet import draw_sheet
 
     title = " / ".join(Path(os.path.abspath(info.folder)).parts[-2:])
@@ -135,8 +136,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     flags = parser.parse_args(arguments)
     if not flags.output and parser.given(flags, ["images"]):
         parser.error("--images: only with --output; leave it out")
-    if flags.output and flags.output.suffix.lower() not in SAVED:
-        raise UserError(f"--output {flags.output} must end in {', '.join(SAVED)}")
+    if flags.output:
+        from htc_tf.visualization.saving import check_output
+
+        check_output(flags.output)
     return flags
 
 

@@ -12,8 +12,14 @@ from PIL import Image
 from htc_tf.errors import UserError
 
 JPEG = {".jpg", ".jpeg"}
-SAVED = (*sorted(JPEG), ".png", ".webp")
+SAVED = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels of a side that the encoders write
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError, about the flag --output, unless `save` knows the format of a path's suffix."""
+    if path.suffix.lower() not in SAVED:
+        raise UserError(f"--output {path} must end in {', '.join(SAVED)}")
 
 
 def save(image: np.ndarray, path: str | os.PathLike) -> None:

@@ -167,7 +167,7 @@ def test_wrong_counts_are_named(folder, capsys):
 
 def test_mistaken_flags(folder, capsys):
     assert "no such folder" in refuse(capsys, "--records", folder / "nowhere")
-    assert "must end in .jpeg, .jpg, .png, .webp" in refuse(capsys, "--records", folder, "--output", "sheet.txt")
+    assert "must end in .png, .jpg, .jpeg, .webp" in refuse(capsys, "--records", folder, "--output", "sheet.txt")
     assert "--images: 0" in refuse(capsys, "--records", folder, "--images", "0")
     assert "--images: only with --output; leave it out" in refuse(capsys, "--records", folder, "--images", "3")
 

@@ -8,7 +8,7 @@ from htc_tf.visualization.saving import save
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"x\.txt: name an image that ends in .jpeg, .jpg, .png, .webp"):
+    with pytest.raises(UserError, match=r"x\.txt: name an image that ends in .png, .jpg, .jpeg, .webp"):
         save(np.zeros((1, 1, 3), np.uint8), tmp_path / "x.txt")
 
 
