@@ -3,18 +3,14 @@
 from pathlib import Path
 
 from htc_tf import command_line, config
-from htc_tf.errors import UserError, command
-
-EXTENSIONS = (".png", ".jpg", ".jpeg")
+from htc_tf.errors import command
 
 
 def parse():
     parser = command_line.Parser(prog="python -m htc_tf.preview", description=__doc__)
     config.add_flags(parser)
     parser.add_argument("--records", required=True, metavar="DIR", help="folder of the training records")
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="image file of the grid, .png or .jpg"
-    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the grid: .png, .jpg or .webp")
     parser.add_argument(
         "--images", type=command_line.positive, default=12, metavar="N", help="number of images (default: 12)"
     )
@@ -28,12 +24,12 @@ def parse():
 @command
 def main():
     flags = parse()
-    if flags.output.suffix.lower() not in EXTENSIONS:
-        raise UserError(f"--output {flags.output} must end in {', '.join(EXTENSIONS)}")
+    from htc_tf.visualization.saving import check_output, save
+
+    check_output(flags.output)
     experiment, _ = config.load(flags.gin_file, flags.gin_param, train_records=flags.records)
     from htc_tf.training.batch_preview import draw_training_images
     from htc_tf.visualization.drawing import contact_sheet
-    from htc_tf.visualization.saving import save
 
     info = experiment.load_info(flags.records)
     images = draw_training_images(experiment.train_input, info, flags.seed, flags.images)

@@ -43,7 +43,7 @@ def test_a_class_name_without_glyphs_is_drawn_by_its_id(tiny_data, tiny_experime
 @pytest.mark.parametrize(
     "flags, named",
     [
-        (["--output", "sheet.txt"], "--output sheet.txt must end in"),
+        (["--output", "sheet.txt"], "--output sheet.txt must end in .png, .jpg, .jpeg, .webp"),
         (["--output", "sheet.png", "--images", "0"], "--images: 0"),
         (["--output", "sheet.png", "--gin_file", "tests/tiny.gin"], "nowhere"),
     ],
