@@ -22,7 +22,8 @@ NEW = ("triangle", "crescent", "hexagon")
 KNOWN = tuple(name for name in THINGS if name not in NEW)
 KNOWN_SCENES = {"train": 2000, "val": 150}
 VALIDATION = 150  # scenes of new classes
-IMAGES, PRETRAINING = 40, 3000
+IMAGES = 40  # of a fine-tuning
+STEPS = 3000  # of the pretraining
 SECTION = "Fine-tuning on a few images of new classes"
 
 TUNED, NOTHING, FULL = "pretrained weights", "nothing", "nothing, at the full learning rate"
@@ -52,7 +53,7 @@ PRETRAINING = Training("pretrained")
 def parse():
     parser = argparse.ArgumentParser(prog="python -m tests.studies.fine_tuning", description=__doc__)
     parser.add_argument("--images", type=int, default=IMAGES, help=f"images to fine-tune on (default: {IMAGES})")
-    parser.add_argument("--pretraining", type=int, default=PRETRAINING, help=f"steps (default: {PRETRAINING})")
+    parser.add_argument("--pretraining", type=int, default=STEPS, help=f"steps (default: {STEPS})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training per arm and seed")
     parser.add_argument("--gin_param", action="append", default=[], help="a binding of all fine-tunings; repeatable")
     parser.add_argument("--trials", action="store_true", help="also try other settings in place of the override's")
