@@ -28,7 +28,7 @@ ifneq ($(filter-out cpu gpu,$(EXTRA))$(words $(EXTRA)),1)
 $(error EXTRA must be cpu or gpu, not '$(EXTRA)')
 endif
 
-.PHONY: help env test slow lanes other_python lint check fuzz docs links release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
+.PHONY: help env test long slow lanes other_python lint check fuzz docs links release release_check field parity kills overfit ablation fine_tuning pretraining photos zoo benchmarks gpu_kit demo coco_sample constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -86,11 +86,14 @@ clean: ## remove the environments and the caches (runs/ stays)
 # The tests of a file share their fixtures, so they run in one process. The files start in the order of tests/conftest.py.
 PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Dozens of processes start in less time with bytecode, which a container may have turned off.
-test slow: export PYTHONDONTWRITEBYTECODE :=
-test: env ## run the test suite, in one process per core, at most four
-	$(PYTEST) $(ARGS)
+test long slow: export PYTHONDONTWRITEBYTECODE :=
+test: env ## run the tests, but for the longest 2 % and the slow ones, in one process per core, at most four (eight minutes)
+	$(PYTEST) -m "not slow and not long" $(ARGS)
 
-slow: env ## run the tests that `make test` leaves out: every family's further sizes, XLA, trajectories, wheels (an hour)
+long: env ## run the longest 2 % of the tests, whole trainings and commands, before a pull request (eight minutes)
+	$(PYTEST) -m long $(ARGS)
+
+slow: env ## run the further cases and studies that are in neither: every family's sizes, XLA, trajectories, wheels (an hour)
 	$(PYTEST) -m slow $(ARGS)
 
 # A second environment: 3.12 or 3.13 beside 3.10 or 3.11, and the reverse.

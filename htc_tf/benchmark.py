@@ -12,6 +12,7 @@ from htc_tf.errors import UserError, command
 from htc_tf.measurement import Measurement, Mode, measure, summarize
 from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
+from htc_tf.training.freed_memory import share_arena
 
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"
 SERVED_IMAGES = 16  # different images among the requests
@@ -250,7 +251,10 @@ def parse():
 
 @command
 def main():
-    measurement.run(parse(), MODES)
+    flags = parse()
+    if flags.mode == "train":
+        share_arena()  # as htc_tf.train does
+    measurement.run(flags, MODES)
 
 
 if __name__ == "__main__":

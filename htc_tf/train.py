@@ -8,6 +8,7 @@ from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
 from htc_tf.run import Run
 from htc_tf.tensorflow_notes import without_xla_notes
+from htc_tf.training.freed_memory import share_arena
 from htc_tf.training.stop import MISTAKEN, STOPPED, StopRequest, end_process
 
 EPILOG = """
@@ -106,6 +107,7 @@ def main():
         records, run = (flags.train_records, flags.val_records), Run(flags.workdir)
         print(dry_run(experiment, resolved, *records, run, seed=flags.seed, devices=flags.devices))
         return
+    share_arena()
     with StopRequest(own_process=True) as stop, without_xla_notes():
         experiment, resolved = load()
         from htc_tf.training.guard import WorkerLost

@@ -22,7 +22,7 @@ os.environ["HTC_TF_CACHE"] = os.path.join(os.devnull, "htc_tf")
 import numpy as np
 import pytest
 
-from tests import forks
+from tests import forks, long_tests
 
 HERE = Path(__file__).resolve().parent
 TINY = str(HERE / "tiny.gin")
@@ -36,7 +36,9 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # so that -m sees the marks
 def pytest_collection_modifyitems(items):
+    long_tests.mark(items)
     order = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

@@ -1,6 +1,8 @@
-"""glibc's limits on freed memory are set once, where there is glibc."""
+"""glibc's limits on freed memory are set once, and its arenas are limited to one, where there is glibc."""
 
 import ctypes
+import subprocess
+import sys
 
 import pytest
 
@@ -40,6 +42,31 @@ def test_nothing_without_glibc(keep, monkeypatch, platform, library):
     monkeypatch.setattr(freed_memory.sys, "platform", platform)
     keep()
     assert not getattr(library, "calls", [])
+
+
+@pytest.mark.parametrize("variable, calls", [(None, [(-8, 1)]), ("4", [])])
+def test_one_arena(monkeypatch, variable, calls):
+    library = Library()
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(freed_memory.sys, "platform", "linux")
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    if variable:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", variable)
+    freed_memory.share_arena()
+    assert library.calls == calls
+
+
+@pytest.mark.parametrize(
+    "module, words",
+    [("train", "--gin_file a.gin --train_records b --workdir c"), ("benchmark", "--mode train --gin_file a.gin")],
+)
+def test_it_is_chosen_before_tensorflow_starts_threads(module, words):
+    code = (
+        f"import sys\nfrom htc_tf import {module} as command\n"
+        "command.share_arena = lambda: sys.exit('late' if 'tensorflow' in sys.modules else 0)\ncommand.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_glibc_takes_the_limits():
