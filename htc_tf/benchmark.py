@@ -12,7 +12,6 @@ from htc_tf.errors import UserError, command
 from htc_tf.measurement import Measurement, Mode, measure, summarize
 from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
-from htc_tf.training.freed_memory import share_arena
 
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"
 SERVED_IMAGES = 16  # different images among the requests
@@ -251,10 +250,7 @@ def parse():
 
 @command
 def main():
-    flags = parse()
-    if flags.mode == "train":
-        share_arena()  # as htc_tf.train does
-    measurement.run(flags, MODES)
+    measurement.run(parse(), MODES)
 
 
 if __name__ == "__main__":

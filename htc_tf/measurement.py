@@ -12,6 +12,7 @@ from htc_tf import command_line, config
 from htc_tf.errors import UserError
 from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
+from htc_tf.training.freed_memory import share_arena
 
 SPECIAL = ("objects", "records", "devices", "export", "batch_sizes")  # flags of some modes only
 
@@ -118,6 +119,8 @@ def configure(flags, mode, *bindings):
 
 def run(flags, modes):
     """Runs the benchmark that the parsed flags name, prints its table and writes its JSON."""
+    if flags.mode == "train":
+        share_arena()  # as htc_tf.train does, before TensorFlow is imported
     configure(flags, modes[flags.mode])
     measurement = modes[flags.mode].run(flags)
     print(format_table(flags, measurement))

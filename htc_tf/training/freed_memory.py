@@ -6,9 +6,9 @@ with zeros. For gin/htc_shapes.gin on two cores of an AMD EPYC that is 11,000 pa
 CPU-milliseconds. With the limits set here there are 40 faults and 310 milliseconds, as with TensorFlow 2.15, which does
 not change glibc's limits.
 
-glibc gives threads arenas of their own, and what one thread frees serves no other. With one arena for all, a step of HTC
-with a ResNet-50 at 800 x 1344 pixels takes 4.9 GB instead of 5.1, and one of gin/htc_shapes.gin 1.25 instead of 1.34, in
-the same time on two cores of an Intel Xeon at 2.80 GHz.
+glibc gives threads arenas of their own, and what one thread frees serves no other. With one arena for all, a step of
+HTC with a ResNet-50 at 800 x 1344 pixels takes 4.9 GB instead of 5.1, and one of gin/htc_shapes.gin 1.25 instead of
+1.34, in the same time on two cores of an Intel Xeon at 2.80 GHz.
 """
 
 import ctypes

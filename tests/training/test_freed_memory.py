@@ -56,17 +56,17 @@ def test_one_arena(monkeypatch, variable, calls):
     assert library.calls == calls
 
 
-@pytest.mark.parametrize(
-    "module, words",
-    [("train", "--gin_file a.gin --train_records b --workdir c"), ("benchmark", "--mode train --gin_file a.gin")],
-)
-def test_it_is_chosen_before_tensorflow_starts_threads(module, words):
+TRAIN = "--gin_file a.gin --train_records b --workdir c"
+
+
+@pytest.mark.parametrize("at, module, words", [("train", "train", TRAIN), ("measurement", "benchmark", "--mode train")])
+def test_it_is_chosen_before_tensorflow_starts_threads(at, module, words):
     code = (
-        f"import sys\nfrom htc_tf import {module} as command\n"
-        "command.share_arena = lambda: sys.exit('late' if 'tensorflow' in sys.modules else 0)\ncommand.main()"
+        f"import sys\nfrom htc_tf import {at} as at, {module} as command\n"
+        "at.share_arena = lambda: sys.exit('late' if 'tensorflow' in sys.modules else 'early')\ncommand.main()"
     )
     done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+    assert done.stderr.split() == ["early"]
 
 
 def test_glibc_takes_the_limits():
