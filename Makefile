@@ -87,10 +87,10 @@ clean: ## remove the environments and the caches (runs/ stays)
 PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Dozens of processes start in less time with bytecode, which a container may have turned off.
 test long slow: export PYTHONDONTWRITEBYTECODE :=
-test: env ## run the tests, but for the longest 2 % and the slow ones, in one process per core, at most four (eight minutes)
+test: env ## run the tests, but for the longest 3 % and the slow ones, in one process per core, at most four (eight minutes)
 	$(PYTEST) -m "not slow and not long" $(ARGS)
 
-long: env ## run the longest 2 % of the tests, whole trainings and commands, before a pull request (eight minutes)
+long: env ## run the longest 3 % of the tests, whole trainings and commands, before a pull request (eight minutes)
 	$(PYTEST) -m long $(ARGS)
 
 slow: env ## run the further cases and studies that are in neither: every family's sizes, XLA, trajectories, wheels (an hour)

@@ -16,7 +16,7 @@ import pytest
 from tests import forks, long_tests
 
 ROWS = 60
-LONG = 2.5  # CPU-seconds
+LONG = 2.0  # CPU-seconds
 SPENT = Counter()  # {file: CPU-seconds}
 OWN = Counter()  # {test: CPU-seconds without those of shared fixtures}
 _last = 0.0

@@ -25,9 +25,9 @@ def test_every_training_can_be_configured(flags):
     """With the default flags: by its gin files and gin parameters as `htc_tf.train` reads them."""
     runs = fine_tuning.plan(flags, Path("runs"))
     assert len({run.name for run in runs}) == len(runs) == 1 + len(ARMS) * len(flags.seeds) + len(TRIALS)
-    for run, words in runs.items():
+    for run in (run for run in runs if run.seed == 0):
         given = {"--gin_file": [], "--gin_param": [], "--init_from": []}
-        for flag, _, value in (word.partition("=") for word in words):
+        for flag, _, value in (word.partition("=") for word in runs[run]):
             given[flag].append(value)
         experiment, resolved = config.load(given["--gin_file"], given["--gin_param"])
         if run == PRETRAINING:
