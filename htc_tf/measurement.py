@@ -10,9 +10,9 @@ import numpy as np
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError
+from htc_tf.freed_memory import share_arena
 from htc_tf.process_memory import peak_bytes, resident_bytes
 from htc_tf.progress import progress_bar
-from htc_tf.training.freed_memory import share_arena
 
 SPECIAL = ("objects", "records", "devices", "export", "batch_sizes")  # flags of some modes only
 

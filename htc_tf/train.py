@@ -6,9 +6,9 @@ import sys
 
 from htc_tf import command_line, config
 from htc_tf.errors import UserError, command
+from htc_tf.freed_memory import share_arena
 from htc_tf.run import Run
 from htc_tf.tensorflow_notes import without_xla_notes
-from htc_tf.training.freed_memory import share_arena
 from htc_tf.training.stop import MISTAKEN, STOPPED, StopRequest, end_process
 
 EPILOG = """

@@ -64,7 +64,7 @@ def test_the_page_has_all_parts_in_short_files():
     assert {name for name, text in modules.items() if text.count("\n") >= 30} == set()
 
 
-def test_the_examples_train_together(folder):
+def test_the_examples_train_together(folder, monkeypatch):
     flags = ["--annotations", "annotations.json", "--images", "PNGImages", "--output", "records"]
     commands = [["numbered_masks.py", "PNGImages", "PedMasks", "annotations.json"]]
     commands += [["pipelines.coco_to_tfrecord", *flags]]
@@ -77,9 +77,7 @@ def test_the_examples_train_together(folder):
     assert done.returncode == 0, done.stderr
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
-
-def test_the_run_remembers_its_parts(folder, monkeypatch):
-    """After the training, the run's configuration builds the same model once its modules are named."""
+    # The run's configuration builds the same model once its modules are named.
     monkeypatch.syspath_prepend(folder)
     run = Run(folder / "run")
     with pytest.raises(UserError, match=r"config\.gin has the line 'import convolution_head'.*--trust_config"):

@@ -30,7 +30,8 @@ ROOMS = {path.parent.name for path in (ROOT / "htc_tf").glob("*/__init__.py")}
 SHARED = {"errors", "keras_version", "structures", "ranges", "run", "lock", "progress", "cluster", "moving_averages"}
 SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trust", "config", "api", "measurement"}
 SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
-SHARED |= {"record_settings", "named_runs", "flush", "process_memory", "request_errors", "machine", "tensorflow_probe"}
+SHARED |= {"record_settings", "named_runs", "flush", "request_errors", "machine", "tensorflow_probe"}
+SHARED |= {"process_memory", "freed_memory"}
 SHARED |= {"formats", "caller_state"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "record_settings": set(),
     "flush": set(),
     "process_memory": set(),
+    "freed_memory": set(),
     "request_errors": set(),
     "machine": {"process_memory"},
     "tensorflow_probe": {"ops"},
@@ -85,7 +87,7 @@ MAY_IMPORT |= {
     | {"models", "data", "training"},
     "named_runs": {"errors", "caller_state", "run", "config", "weights"},
     "api": {"errors", "caller_state", "config", "named_runs", "checkpoint", "models", "inference"},
-    "measurement": {"errors", "process_memory", "progress", "command_line", "config"},
+    "measurement": {"errors", "process_memory", "freed_memory", "progress", "command_line", "config"},
     "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},
     "pipelines": {"errors", "flush", "formats", "command_line", "lock", "progress", "data", "visualization"},
 }

@@ -16,11 +16,11 @@ import tensorflow as tf
 from htc_tf.checkpoint import Checkpoints
 from htc_tf.cluster import check_batch
 from htc_tf.errors import UserError
+from htc_tf.freed_memory import keep_freed_memory
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
 from htc_tf.training.checks import check_determinism, check_labels, check_length, check_run, check_supervision
 from htc_tf.training.first_weights import initialize
-from htc_tf.training.freed_memory import keep_freed_memory
 from htc_tf.training.frozen import describe_start
 from htc_tf.training.loop import distribute, sync_batch_norm_stats
 from htc_tf.training.optim import attach_schedule

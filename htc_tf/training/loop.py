@@ -11,11 +11,11 @@ from htc_tf.checkpoint import Checkpoints
 from htc_tf.data.input import named_errors
 from htc_tf.evaluation.records import Interrupted
 from htc_tf.experiment import Experiment
+from htc_tf.freed_memory import keep_freed_memory
 from htc_tf.models.norms import trained_batch_norms
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.ops.devices import has_gpu
 from htc_tf.run import Run
-from htc_tf.training.freed_memory import keep_freed_memory
 from htc_tf.training.guard import FiniteGuard, disk_errors, memory_errors
 from htc_tf.training.monitor import Monitor
 from htc_tf.training.step import make_train_loop, make_train_step

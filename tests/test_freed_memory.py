@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from htc_tf.training import freed_memory
+from htc_tf import freed_memory
 
 MIB = 2**20
 
