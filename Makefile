@@ -90,7 +90,7 @@ test long slow: export PYTHONDONTWRITEBYTECODE :=
 test: env ## run the tests, but for the longest 3 % and the slow ones, in one process per core, at most four (eight minutes)
 	$(PYTEST) -m "not slow and not long" $(ARGS)
 
-long: env ## run the longest 3 % of the tests, whole trainings and commands, before a pull request (eight minutes)
+long: env ## run the longest 3 % of the tests, whole trainings and commands, before a pull request (nine minutes)
 	$(PYTEST) -m long $(ARGS)
 
 slow: env ## run the further cases and studies that are in neither: every family's sizes, XLA, trajectories, wheels (an hour)
