@@ -28,27 +28,34 @@ class Library:
         return 1
 
 
-def test_the_limits(keep, monkeypatch):
-    library = Library()
-    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr(freed_memory.sys, "platform", "linux")
+@pytest.fixture
+def use(monkeypatch):
+    """A function of a platform and a C library, which the module then finds."""
+
+    def use(platform, library):
+        monkeypatch.setattr(freed_memory.sys, "platform", platform)
+        monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
+        return library
+
+    return use
+
+
+def test_the_limits(keep, use):
+    library = use("linux", Library())
     keep()
     assert library.calls == [(-3, 32 * MIB), (-1, 64 * MIB)]
 
 
 @pytest.mark.parametrize("platform, library", [("darwin", Library()), ("linux", object())])
-def test_nothing_without_glibc(keep, monkeypatch, platform, library):
-    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr(freed_memory.sys, "platform", platform)
+def test_nothing_without_glibc(keep, use, platform, library):
+    use(platform, library)
     keep()
     assert not getattr(library, "calls", [])
 
 
 @pytest.mark.parametrize("variable, calls", [(None, [(-8, 1)]), ("4", [])])
-def test_one_arena(monkeypatch, variable, calls):
-    library = Library()
-    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr(freed_memory.sys, "platform", "linux")
+def test_one_arena(use, monkeypatch, variable, calls):
+    library = use("linux", Library())
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     if variable:
         monkeypatch.setenv("MALLOC_ARENA_MAX", variable)
