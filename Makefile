@@ -124,10 +124,11 @@ lint: env ## check style, formatting and types
 	$(PY) -m mypy
 
 # What finds most mistakes in a short time: the rules of the tree, the pages, configurations, and the arithmetic.
-CHECK_TESTS := tests/test_imports.py tests/test_docs.py tests/test_docs_commands.py tests/test_project_pages.py \
-    tests/test_command_line.py tests/test_main.py tests/test_config.py tests/test_gin_files.py tests/test_errors.py \
-    tests/test_formats.py tests/test_run.py tests/test_platforms.py tests/ops/test_boxes.py tests/ops/test_matching.py \
-    tests/ops/test_masks.py tests/models/test_targets.py tests/pipelines/test_objects.py tests/pipelines/test_to_coco.py
+CHECK_TESTS := tests/test_imports.py tests/test_tree.py tests/test_docs.py tests/test_docs_commands.py \
+    tests/test_project_pages.py tests/test_command_line.py tests/test_main.py tests/test_config.py \
+    tests/test_gin_files.py tests/test_errors.py tests/test_formats.py tests/test_run.py tests/test_platforms.py \
+    tests/ops/test_boxes.py tests/ops/test_matching.py tests/ops/test_masks.py tests/models/test_targets.py \
+    tests/pipelines/test_objects.py tests/pipelines/test_to_coco.py
 check: lint ## lint and the tests that find most in a short time: what to run before each commit (three minutes)
 	$(PYTEST) $(CHECK_TESTS) $(ARGS)
 

@@ -223,7 +223,14 @@ def run_training(flags):
 
 MODES = {
     "inference": Mode("a decoded image to its pasted masks", run_inference, gin=PAPER, repeats=5),
-    "train": Mode("a training step on --devices", run_training, gin=PAPER, repeats=3, reads=("objects", "devices")),
+    "train": Mode(
+        "a training step on --devices",
+        run_training,
+        gin=PAPER,
+        repeats=3,
+        reads=("objects", "devices"),
+        trains=True,
+    ),
     "input": Mode(
         "records to batches: decode, augment, resize, pad",
         measure_input,

@@ -30,6 +30,7 @@ class Mode(NamedTuple):
     repeats: int = 30  # measurements
     precision: bool = True  # whether it is measured in the precision of --precision or of its configuration
     reads: tuple[str, ...] = ()  # those of the flags SPECIAL that have an effect
+    trains: bool = False  # whether it runs with training's settings of memory
 
 
 class Measurement(NamedTuple):
@@ -119,10 +120,11 @@ def configure(flags, mode, *bindings):
 
 def run(flags, modes):
     """Runs the benchmark that the parsed flags name, prints its table and writes its JSON."""
-    if flags.mode == "train":
+    mode = modes[flags.mode]
+    if mode.trains:
         share_arena()  # as htc_tf.train does, before TensorFlow is imported
-    configure(flags, modes[flags.mode])
-    measurement = modes[flags.mode].run(flags)
+    configure(flags, mode)
+    measurement = mode.run(flags)
     print(format_table(flags, measurement))
     if flags.json:
         work = {name: value for name, value in vars(flags).items() if name != "json"}

@@ -18,8 +18,14 @@ def write(names):
 
 
 def mark(items):
-    """Marks those of pytest's items that are listed as long."""
-    names = set(read())
+    """Marks those of pytest's items that are listed as long.
+
+    Returns:
+        The listed names that none of the items has, though some are tests of the same file.
+    """
+    names, found = set(read()), {item.nodeid for item in items}
     for item in items:
         if item.nodeid in names:
             item.add_marker("long")
+    files = {name.partition("::")[0] for name in found}
+    return sorted(name for name in names - found if name.partition("::")[0] in files)

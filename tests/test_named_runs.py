@@ -24,7 +24,7 @@ from htc_tf.training.first_weights import load_backbone, load_weights
 from htc_tf.weights import conversion, mmdet_arrays, model_zoo
 from htc_tf.weights.public_weights import PublicWeights
 from tests import checkpoint_writers
-from tests.conftest import TINY
+from tests.tiny import TINY
 
 NAME = "tiny_coco"
 # The demo's network has norms that mmdetection's lacks. One detection takes least time.

@@ -25,6 +25,7 @@ MODES = {
         gin=PAPER,
         repeats=3,
         reads=benchmark.MODES["train"].reads,
+        trains=True,
     ),
     "machine": Mode("a matrix product; the limits", function("machine.run")),
     "roi_align": Mode("RoIs pooled by each implementation", function("operations.run_roi_align")),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +25,14 @@ images.read_inside = lambda root, file_name, *links: (
 coco_to_tfrecord.main()
 """
 SECONDS = 400  # longest wait for another process, on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path, monkeypatch):
+    """Takes the temporary files of killed processes, and those of Beam's job server."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # so that the variable is read again
 
 
 @pytest.fixture
