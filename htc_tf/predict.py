@@ -74,7 +74,7 @@ def parse():
         type=command_line.batch,
         default=1,
         metavar="N",
-        help="images detected at once, to fill a GPU (default: 1)",
+        help="images detected at once, to fill a GPU; an export detects one at a time (default: 1)",
     )
     parser.add_argument(
         "--every",

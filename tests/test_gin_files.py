@@ -1,5 +1,6 @@
 """The gin files: each builds, and the numbers are those of the paper and of mmdetection."""
 
+import ast
 import functools
 import itertools
 import json
@@ -12,7 +13,9 @@ import pytest
 from htc_tf import config
 from htc_tf.data.datasets import INFO_FILE
 from htc_tf.models.backbones import resnet
+from htc_tf.models.htc import PIXEL_STD
 from htc_tf.ranges import MAX_WHOLE
+from htc_tf.weights.public_weights import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = "gin/htc_r50_fpn_1x_coco.gin"
@@ -253,6 +256,21 @@ def test_the_backbone_weights_fit_the_backbone(name):
     files = [name] if name in EXPERIMENTS else [PAPER, name]
     if wanted:
         assert load(*files)[0].backbone_weights == wanted[0]
+
+
+DETECTRON2 = "gin/detectron2/mask_rcnn_r50_fpn_1x_coco.gin"
+OTHER_BACKBONES = [f"gin/options/{name}.gin" for name in ("swin_t", "swin_s", "swin_b", "swin_l", "convnext_t")]
+
+
+@pytest.mark.parametrize(
+    "files", [*((name,) for name in EXPERIMENTS), *((DETECTRON2, name) for name in OTHER_BACKBONES)], ids=" ".join
+)
+def test_pixels_are_scaled_as_the_backbone_weights_were_trained(files):
+    experiment, resolved = load(*files)
+    bound = re.search(r"^HTC\.pixel_std = (.*)$", resolved, re.MULTILINE)
+    if experiment.backbone_weights:
+        scale = ast.literal_eval(bound[1]) if bound else PIXEL_STD
+        assert scale == WEIGHTS[experiment.backbone_weights].pixel_std
 
 
 def test_evaluations_are_once_an_epoch_with_validation_records(coco_records):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from htc_tf.data.mask_crops import visible_boxes
+from htc_tf.data.mask_crops import cells_inside, visible_boxes
 from htc_tf.data.numpy_op import numpy_op
 from htc_tf.ranges import FRACTION, check_ranges
 from htc_tf.structures import Batch, GroundTruth
@@ -57,7 +57,10 @@ def copy_paste(row: Batch, source: Batch, seed: tf.Tensor, probability: float = 
     )
     stride = tf.shape(row.images)[0] // tf.shape(ours.semantic)[0]
     semantic = tf.where(pasted[::stride, ::stride], theirs.semantic, ours.semantic)
-    truth = _merge(remaining, theirs._replace(boxes=boxes, valid=drawn), limit)
+    # Where a crop cut the source, its masks go on, and here an image may be.
+    inside = cells_inside(theirs.crop_boxes, size, theirs.masks.shape[-1])
+    cut = tf.where(inside, theirs.masks, tf.zeros_like(theirs.masks))
+    truth = _merge(remaining, theirs._replace(boxes=boxes, masks=cut, valid=drawn), limit)
     return row._replace(images=tf.ensure_shape(images, row.images.shape), truth=truth._replace(semantic=semantic))
 
 

@@ -40,11 +40,9 @@ def visible_boxes(
     cells = masks.shape[-1]
     size = tf.cast(size, tf.float32)
     start, cell = crop_boxes[:, :2], (crop_boxes[:, 2:] - crop_boxes[:, :2]) / cells  # [G, 2] each, cell in pixels
-    centers = start[:, None] + (tf.range(cells, dtype=tf.float32)[:, None] + 0.5) * cell[:, None]  # [G, M, 2]
-    inside = (centers > 0.0) & (centers < size)
     thin = tf.reduce_all((masks if whole is None else whole) < 128, axis=[1, 2], keepdims=True)  # [G, 1, 1]
     covered = (masks >= 128) | (thin & (masks > 0))  # [G, M, M]
-    seen = covered & inside[:, :, None, 0] & inside[:, None, :, 1]
+    seen = covered & cells_inside(crop_boxes, size, cells)
     # [G, 2, M]: rows and columns of cells that hold a visible cell.
     profiles = tf.stack([tf.reduce_any(seen, axis=2), tf.reduce_any(seen, axis=1)], axis=1)
     profiles = tf.cast(profiles, tf.uint8)
@@ -58,6 +56,20 @@ def visible_boxes(
     tight = tf.where(masked[:, None], tf.concat([lower, upper], axis=1), clipped)
     any_area = tf.reduce_all(tight[:, 2:] > tight[:, :2], axis=1)
     return tight, any_area & (tf.reduce_any(profiles > 0, axis=[1, 2]) | ~masked)
+
+
+def cells_inside(crop_boxes: tf.Tensor, size: tf.Tensor, cells: int) -> tf.Tensor:
+    """Returns [G, M, M] bool: the cells whose center is inside an image.
+
+    Args:
+        crop_boxes: [G, 4] float32, the boxes that the cells cover.
+        size: [2] float32, height and width of the image.
+        cells: int, M.
+    """
+    start, cell = crop_boxes[:, :2], (crop_boxes[:, 2:] - crop_boxes[:, :2]) / cells  # [G, 2] each, cell in pixels
+    centers = start[:, None] + (tf.range(cells, dtype=tf.float32)[:, None] + 0.5) * cell[:, None]  # [G, M, 2]
+    inside = (centers > 0.0) & (centers < size)
+    return inside[:, :, None, 0] & inside[:, None, :, 1]
 
 
 def crop_masks(rles: Sequence[bytes], height: int, width: int, cells: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.branches import StageBranches
 from htc_tf.models.drop_path import fold_in
+from htc_tf.models.norms import trained_batch_norms
 from htc_tf.models.postprocess import Postprocess
 from htc_tf.models.roi_pooler import RoIPooler
 from htc_tf.models.rpn import RPN
@@ -120,6 +121,11 @@ class HTC(StageBranches):
         self.roi_pooler, self.stages, self.postprocess = roi_pooler, list(stages[:num_stages]), postprocess
         self.semantic_head = semantic_head if semantic else None
         self.context_head, self.relay = context_head, relay if masks else None
+        if self.relay is not None and trained_batch_norms(self.stages[-1].box_head):
+            raise UserError(
+                "BoxHead.norm and conv_norm must not be 'batch' or 'sync_batch' with a FeatureRelay, which runs "
+                "the head once more, on the positives: give another norm, such as 'group', or None"
+            )
         self.roi_sampler = roi_sampler or RoISampler()
         self.masks, self.interleaved, self.mask_info_flow = masks, interleaved, mask_info_flow
         self._check_channels()

@@ -122,6 +122,7 @@ def read_run(run, model):
 
 def load_backbone(text, model):
     """Loads every variable of the backbone from a checkpoint file or public weights, and returns the file's path."""
+    check_pixels(text, model)
     try:
         path, kind = locate(str(text), "--backbone_weights")
     except UserError as error:
@@ -141,6 +142,16 @@ def load_backbone(text, model):
         raise UserError(f"--backbone_weights {path} does not fit {kind} as configured: {listed(bad)}")
     print_notes(weights.notes)
     return str(path)
+
+
+def check_pixels(text, model):
+    """Refuses public weights that were trained on otherwise scaled pixels: their names and shapes would fit."""
+    if Path(text).exists() or text not in WEIGHTS or WEIGHTS[text].pixel_std == model.pixel_std:
+        return
+    raise UserError(
+        f"HTC.pixel_std = {model.pixel_std}, but {text} was trained with {WEIGHTS[text].pixel_std}: "
+        "bind that, or choose weights that fit the configuration"
+    )
 
 
 def fetch_backbone(model):

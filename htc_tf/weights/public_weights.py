@@ -24,6 +24,7 @@ CBNET_LICENSE = "Apache-2.0, in its README for academic use only"
 DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2"
 MAE = "https://dl.fbaipublicfiles.com/mae/pretrain"
 PADDLE = "https://bj.bcebos.com/v1/paddledet/models"
+IMAGENET_STD = (58.395, 57.12, 57.375)  # of RGB values, 0 ... 255
 
 
 class PublicWeights(NamedTuple):
@@ -39,6 +40,7 @@ class PublicWeights(NamedTuple):
     box_ap: float | None = None
     mask_ap: float | None = None
     license: str | None = None  # of the project that publishes the file; None where it states none
+    pixel_std: tuple[float, float, float] = IMAGENET_STD  # of a backbone: what its images were divided by
 
     @property
     def is_backbone(self) -> bool:
@@ -105,11 +107,18 @@ def of_openmmlab(name: str, digits: str | None, suffix: str = "") -> PublicWeigh
 
 
 def of_classifier(
-    source: str, *addresses: str, license: str | None, name: str | None = None, digest: str | None = None
+    source: str,
+    *addresses: str,
+    license: str | None,
+    name: str | None = None,
+    digest: str | None = None,
+    pixel_std: tuple[float, float, float] = IMAGENET_STD,
 ) -> PublicWeights:
     """Returns an ImageNet classifier of a paper's authors; its name is the file's unless given."""
     file = addresses[0].rsplit("/", 1)[1]
-    return PublicWeights(name or file.split(".")[0], source, file, digest, (), addresses, license=license)
+    return PublicWeights(
+        name or file.split(".")[0], source, file, digest, (), addresses, license=license, pixel_std=pixel_std
+    )
 
 
 # fmt: off
@@ -245,9 +254,11 @@ _ALL = (
                    "base_patch4_window12_384_22k", "large_patch4_window7_224_22k", "large_patch4_window12_384_22k")),
     *(of_classifier("convnext", f"{CONVNEXT}/convnext_{name}_224.pth", license="MIT")
       for name in ("tiny_1k", "small_1k", "base_1k", "tiny_22k", "small_22k", "base_22k", "large_22k", "xlarge_22k")),
-    *(of_classifier("caffe2", f"{DETECTRON2}/ImageNetPretrained/{file}.pkl", name=name, license="CC-BY-SA-3.0")
-      for name, file in (("msra_resnet50", "MSRA/R-50"), ("msra_resnet101", "MSRA/R-101"),
-                         ("caffe2_resnext101_32x8d", "FAIR/X-101-32x8d"))),
+    *(of_classifier("caffe2", f"{DETECTRON2}/ImageNetPretrained/{file}.pkl", name=name, license="CC-BY-SA-3.0",
+                    pixel_std=std)
+      for name, file, std in (("msra_resnet50", "MSRA/R-50", (1.0, 1.0, 1.0)),
+                              ("msra_resnet101", "MSRA/R-101", (1.0, 1.0, 1.0)),
+                              ("caffe2_resnext101_32x8d", "FAIR/X-101-32x8d", IMAGENET_STD))),
     *(of_classifier("vit", f"{MAE}/{file}", f"{DETECTRON2}/ImageNetPretrained/MAE/{file}", license="CC-BY-NC-4.0",
                     digest=digest)
       for file, digest in (("mae_pretrain_vit_base.pth", "md5:8cad7c"), ("mae_pretrain_vit_large.pth", "md5:b8b06e"))),

@@ -12,12 +12,14 @@ class LabeledObject(NamedTuple):
             if the tool stores a box alone.
         box: [x, y, width, height] in pixels; None to compute it from the segmentation.
         crowd: If True, the region holds many objects, as COCO's iscrowd.
+        place: The file and the entry that state it, such as "labels/a.txt: line 3", for messages.
     """
 
     label: str
     segmentation: Any
     box: list[float] | None = None
     crowd: bool = False
+    place: str = ""
 
 
 class LabeledImage(NamedTuple):

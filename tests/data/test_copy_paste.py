@@ -63,6 +63,17 @@ def test_golden(ours):
         np.testing.assert_array_equal(getattr(row, field), getattr(ours, field))
 
 
+def test_what_a_crop_cut_off_is_not_pasted(ours):
+    """The source is cut at column 8, in the middle of its object, whose mask goes on; our image does not end there."""
+    theirs = make_row(2, 100, (16, 8), [(0, 4, 8, 12)])
+    row = copy_paste(ours, theirs, SEED, probability=1.0)
+    np.testing.assert_array_equal(row.truth.boxes[2], [0, 4, 8, 8])
+    expected = theirs.truth.masks[0].numpy()
+    expected[:, 4:] = 0
+    np.testing.assert_array_equal(row.truth.masks[2], expected)
+    assert row.images[0, 7, 0] == 101 and row.images[0, 8, 0] == ours.images[0, 8, 0]
+
+
 def test_boxes_are_tight_around_the_rest(ours):
     row = copy_paste(ours, make_row(2, 100, (16, 16), [(8, 0, 16, 16)]), SEED, probability=1.0)
     # Pasting ends at the edge of our image, column 14.

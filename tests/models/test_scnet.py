@@ -257,5 +257,8 @@ def test_mistakes(tiny_scnet):
         tiny_scnet("FeatureRelay.channels=8")
     with pytest.raises(UserError, match=r"none of 2 stages has a Stage\.mask_head: bind one"):
         tiny_scnet("NUM_STAGES=2")
+    for params in (["BoxHead.norm='batch'"], ["BoxHead.num_convs=1", "BoxHead.conv_norm='sync_batch'"]):
+        with pytest.raises(UserError, match=r"BoxHead\.norm and conv_norm must not be 'batch'"):
+            tiny_scnet(*params)
     with pytest.raises(UserError, match=r"GlobalContextHead.num_classes"):
         GlobalContextHead(0)

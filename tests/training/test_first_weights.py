@@ -1,6 +1,8 @@
 """First weights: the order of their sources, and what does not fit."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from htc_tf.data.datasets import load_info
 from htc_tf.errors import UserError
 from htc_tf.evaluation.records import evaluate_records
 from htc_tf.inference.detector import restore
+from htc_tf.models.htc import PIXEL_STD
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.run import Run
 from htc_tf.training import first_weights
@@ -189,6 +192,16 @@ def test_backbone_weights_of_the_configuration(reset_model, tmp_path, monkeypatc
     with pytest.raises(UserError, match="frozen parts"):
         initialize(checkpoints, model, backbone_weights="none")
     assert asked == ["resnet50", "resnet101", "its own"]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "wanted"),
+    [("swin_tiny_patch4_window7_224", (1.0, 1.0, 1.0), PIXEL_STD), ("msra_resnet50", PIXEL_STD, (1.0, 1.0, 1.0))],
+)
+def test_weights_of_otherwise_scaled_pixels_are_refused(name, scale, wanted):
+    message = f"HTC.pixel_std = {scale}, but {name} was trained with {wanted}: bind that, or choose weights "
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        first_weights.load_backbone(name, SimpleNamespace(pixel_std=scale))
 
 
 def test_weights_that_cannot_be_fetched(reset_model, tmp_path):

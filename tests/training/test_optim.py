@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from htc_tf import config
 from htc_tf.checkpoint import count_bytes, optimizer_variables
 from htc_tf.errors import UserError
 from htc_tf.training.optim import LAMB, SGD, SGDW, AdamW
 from htc_tf.training.parameter_groups import layer_decay
 from htc_tf.training.schedules import CosineSchedule, StepSchedule, learning_rate
 
+PAPER_FILE = "gin/htc_r50_fpn_1x_coco.gin"
 PAPER = {"base": 0.02, "batch_size": 16, "steps": 88716}
 
 
@@ -132,6 +134,20 @@ def named_variables():
 def apply(optimizer, gradients, variables):
     pairs = zip([tf.constant(g) for g in gradients], variables, strict=True)
     optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+
+def test_the_override_of_sgdw_decays_as_much_as_sgd():
+    """Without gradients: a coupled decay passes through the momentum, which multiplies it by 10."""
+    changes = []
+    for files in ([PAPER_FILE], [PAPER_FILE, "gin/options/sgdw.gin"]):
+        experiment, _ = config.load(files, ["WARMUP_STEPS=0", "STEPS=1000", "EPOCHS=None"])
+        kernel, optimizer = tf.Variable([1.0], name="htc/head/kernel"), experiment.optimizer.build()
+        optimizer.build([kernel])
+        for _ in range(80):
+            before = kernel.numpy()
+            apply(optimizer, [np.zeros(1, np.float32)], [kernel])
+        changes.append(kernel.numpy() - before)
+    np.testing.assert_allclose(changes[1], changes[0], rtol=0.01)
 
 
 @pytest.mark.parametrize("recipe", [AdamW, SGDW, LAMB])
