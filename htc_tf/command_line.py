@@ -32,6 +32,12 @@ class Parser(argparse.ArgumentParser):
             argcomplete.autocomplete(self)
         return super().parse_known_args(args, namespace)
 
+    def _get_values(self, action, arg_strings):
+        """Refuses empty words, which argparse passes on: as a path, that of an unset shell variable is this folder."""
+        if "" in arg_strings and not Parser._completing:
+            raise UserError(f"{'/'.join(action.option_strings) or action.dest} is empty: give a value")
+        return super()._get_values(action, arg_strings)
+
     def given(self, flags, names):
         """Returns "--grpc, --version", those of the named flags that are not at their defaults; "" without any."""
         return ", ".join(f"--{name}" for name in names if getattr(flags, name) != self.get_default(name))

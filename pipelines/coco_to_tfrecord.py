@@ -24,9 +24,11 @@ from htc_tf.data.image_io import MAX_PIXELS
 from htc_tf.errors import UserError, command
 
 from . import coco, files, job_progress, merged_file, runners, sources
-from .plan import FOLDER, Options, Plan, make_plan
+from .plan import FOLDER, PLAN_FILE, SUFFIX, Options, Plan, make_plan
 
 LOCK_FILE = "lock"
+# Files that the command replaces in a folder of its own, with names that files of others may have.
+WRITTEN = (PLAN_FILE, "report.json", "rejected.jsonl", merged_file.FILE, "dataset_info.json")
 
 
 @command
@@ -35,9 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
     beam_options = runners.parse_beam(beam_arguments)
     runners.check_runner(beam_options)
     paths = [*flags.annotations, *flags.images, flags.stuff, flags.output]
-    for name in ("annotations", "images", "stuff", "output"):
-        if "" in (getattr(flags, name), *(getattr(flags, name) or ())):  # an unset shell variable
-            raise UserError(f"--{name} is empty: give a path")
     runners.open_stores(filter(None, paths), beam_options)
     panoptic_file = flags.stuff if flags.stuff and flags.stuff.endswith(".json") else None
     # COCO ships a panoptic file's PNGs in the folder of the same name beside it.
@@ -50,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--stuff {stuff}: no such folder")
     if files.size(flags.output) is not None:
         raise UserError(f"--output {flags.output} is a file: give a folder")
+    refuse_foreign(flags.output)
     with reserve(flags.output):
         print(f"reading {', '.join(annotations)}", flush=True)
         options = Options(
@@ -66,6 +66,18 @@ def main(arguments: list[str] | None = None) -> None:
         )
         plan = make_plan(annotations, folders, flags.output, options, stuff, panoptic_file)
         write_records(flags, folders, stuff, plan, beam_options)
+
+
+def refuse_foreign(output: str) -> None:
+    """Refuses a folder with files that the command would replace, unless it also holds the lines of a plan."""
+    if files.names(files.join(output, FOLDER), f"*{SUFFIX}"):
+        return
+    for name in WRITTEN:
+        if files.size(files.join(output, name)) is not None:
+            raise UserError(
+                f"--output {output} holds a {name} that this command has not written: give another folder, "
+                "or move the file away"
+            )
 
 
 @contextlib.contextmanager

@@ -146,7 +146,8 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
 def remove_temporaries(folder: PathLike) -> None:
     """Removes the unfinished files of killed runs."""
     for name in names(folder, f"*{TEMPORARY}*"):
-        remove(join(folder, name))
+        if re.search(rf"{re.escape(TEMPORARY)}[0-9a-f]{{32}}$", name):  # a UUID: not a user's file
+            remove(join(folder, name))
 
 
 def write_json(path: PathLike, content: Any) -> None:

@@ -196,7 +196,7 @@ def _read(output):
         if not isinstance(content, dict) or files.CHECKSUM in content:
             return None
     if content.get("version") != VERSION:
-        raise UserError(f"--output {output} holds records of another version: remove it or give another folder")
+        raise UserError(f"--output {output} holds records of another version: give another folder, or remove them")
     return Plan(**content)
 
 
@@ -274,7 +274,7 @@ def _check_same(plan, output, inputs, folders, options):
     if differing:
         raise UserError(
             f"--output {output} holds records of another input or other options ({'; '.join(differing)}): "
-            "remove it or give another folder"
+            "give another folder, or remove them"
         )
 
 

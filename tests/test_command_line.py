@@ -79,6 +79,8 @@ def test_every_number_has_a_range(monkeypatch, module):
         ("--checkpoint x --input x", "the following arguments are required: --output"),
         ("--checkpoint x --input x --output x --treshold 0.3", "unrecognized arguments: --treshold"),
         ("--checkpoint x --input x --output x --format gif", "--format: invalid choice: 'gif'"),
+        ("--checkpoint x --input x --output=", "--output is empty: give a value"),
+        ("--checkpoint x --input= --output x", "--input is empty: give a value"),
     ],
 )
 def test_every_mistake_is_one_line(monkeypatch, capsys, words, message):

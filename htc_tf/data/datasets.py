@@ -98,7 +98,7 @@ def load_info(folder: str | os.PathLike) -> DatasetInfo:
         with tf.io.gfile.GFile(path) as file:
             content = json.load(file)
     except tf.errors.NotFoundError:
-        raise UserError(f"{folder} has no {INFO_FILE}: the preparation did not finish; run it again") from None
+        raise UserError(f"{folder} has no {INFO_FILE}: {_why_no_info(folder)}") from None
     except (ValueError, RecursionError, tf.errors.OpError) as error:
         raise UserError(f"{path} is unreadable: {error}") from None
     info = _from_json(folder, path, content)
@@ -110,6 +110,14 @@ def load_info(folder: str | os.PathLike) -> DatasetInfo:
         if size != shard.bytes:
             raise UserError(f"{shard_path} has {size} bytes, not {shard.bytes}; prepare the data again")
     return info
+
+
+def _why_no_info(folder):
+    inside = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder))[:1000]
+    records = [name for name in inside if tf.io.gfile.exists(os.path.join(folder, name, INFO_FILE))]
+    if records:
+        return f"the records are in its {', '.join(records)}: give one of these folders"
+    return "the preparation did not finish; run it again, or give a folder of records"
 
 
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:

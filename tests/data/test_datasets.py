@@ -1,6 +1,7 @@
 """Datasets: the info is read, and incomplete or damaged folders are refused by name."""
 
 import json
+import shutil
 
 import pytest
 import tensorflow as tf
@@ -99,6 +100,15 @@ def test_incomplete_folders_are_named(folder):
     assert str(shard) in refused(folder)
     (folder / "dataset_info.json").unlink()
     assert "did not finish" in refused(folder)
+
+
+def test_the_folder_above_names_the_folders_of_records(folder):
+    parent = folder.with_name("parent")
+    for name in ("val", "train"):
+        shutil.copytree(folder, parent / name)
+    (parent / "notes.txt").touch()
+    wanted = f"{parent} has no dataset_info.json: the records are in its train, val: give one of these folders"
+    assert refused(parent) == wanted
 
 
 NESTED = f'{{"version": 1, "categories": {"[" * 100_000}'

@@ -83,7 +83,7 @@ def test_a_rerun_writes_only_unfinished_shards(tiny):
     before = contents(folder)
     (folder / "00001-of-00003.tfrecord").unlink()
     (folder / "dataset_info.json").unlink()
-    (folder / "00002-of-00003.tfrecord.tmp-0123").write_bytes(b"half")
+    (folder / f"00002-of-00003.tfrecord.tmp-{'0' * 32}").write_bytes(b"half")
     untouched = (folder / "00000-of-00003.tfrecord").stat().st_mtime_ns
     prepare(tiny, shards=3)
     assert contents(folder) == before

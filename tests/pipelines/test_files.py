@@ -159,10 +159,10 @@ def test_a_file_is_complete_or_absent(folder):
 
 
 def test_unfinished_files_of_a_killed_run_are_removed(folder):
-    for name in ("a.tfrecord.tmp-12", "a.tfrecord"):
+    for name in (f"a.tfrecord.tmp-{'12' * 16}", "a.tfrecord", "notes.tmp-old.txt"):
         files.write_json(files.join(folder, name), 1)
     files.remove_temporaries(folder)
-    assert files.names(folder, "*") == ["a.tfrecord"]
+    assert files.names(folder, "*") == ["a.tfrecord", "notes.tmp-old.txt"]
 
 
 def test_folders(folder):
@@ -232,7 +232,7 @@ def test_a_whole_job_in_a_store(words, tiny_data):
     assert data_set(written) == data_set(expected)
     for name in ("dataset_info.json", "00001-of-00002.json"):
         del STORE[f"mem://bucket/records/{name}"]
-    STORE["mem://bucket/records/00001-of-00002.tfrecord.tmp-12"] = b"half"
+    STORE[f"mem://bucket/records/00001-of-00002.tfrecord.tmp-{'12' * 16}"] = b"half"
     coco_to_tfrecord.main(words)
     assert records() == written
 

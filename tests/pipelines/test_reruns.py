@@ -8,9 +8,10 @@ import PIL.Image
 import pytest
 
 from htc_tf import lock
-from htc_tf.data.datasets import load_info, read_shard
+from htc_tf.data.datasets import INFO_FILE, load_info, read_shard
 from htc_tf.data.schema import unpack
-from pipelines import files, shards
+from pipelines import coco_to_tfrecord, files, merged_file, report, shards
+from pipelines.plan import PLAN_FILE
 from tests.pipelines.preparation import contents, prepare, read_only, refuse
 
 
@@ -104,6 +105,20 @@ def test_other_annotations_are_refused(folder, capsys):
     path = folder / "instances.json"
     path.write_text(path.read_text() + "\n")
     assert "other content of instances.json" in refuse(capsys, folder)
+
+
+@pytest.mark.parametrize("name", coco_to_tfrecord.WRITTEN)
+def test_a_file_of_the_user_is_not_replaced(folder, capsys, name):
+    path = folder / "images" / name
+    path.write_text("mine")
+    line = refuse(capsys, folder, output="images")
+    assert f"images holds a {name} that this command has not written: give another folder" in line
+    assert path.read_text() == "mine" and not (folder / "images" / "plan").exists()
+
+
+def test_the_files_that_are_not_replaced_have_the_names_that_are_written():
+    names = (PLAN_FILE, report.REPORT_FILE, report.REJECTED_FILE, merged_file.FILE, INFO_FILE)
+    assert names == coco_to_tfrecord.WRITTEN
 
 
 DAMAGED = [
