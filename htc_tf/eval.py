@@ -180,6 +180,8 @@ def main():
     make_folder(output.parent)
     write_whole(output, json.dumps(metrics, indent=1) + "\n")
     print(format_table(metrics))
+    report = "" if flags.report is None else f", and the charts in {flags.report}"
+    print(f"wrote {output}{report}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """python -m htc_tf.export: writes a trained run as a SavedModel that takes encoded image bytes."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from htc_tf import command_line, config
@@ -131,6 +132,8 @@ def main():
         public = None if Path(flags.checkpoint).exists() else WEIGHTS.get(flags.checkpoint)
         write_card(place, run, resolved, run.read_categories(), flags.license, public)
     print(f"exported to {place}")
+    if not flags.onnx:
+        print(f"next: python -m htc_tf.client --export {shlex.quote(flags.output)} --input photo.jpg")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,8 @@ def write_records(
         merged_file.write(flags.output, plan, sidecars)
     info = report.write_info(flags.output, plan, sidecars, counters)
     print(report.describe(flags.output, info))
+    folder = shlex.quote(flags.output)
+    print(f"next: python -m {__package__}.inspect_records --records {folder} --output sheet.png")
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

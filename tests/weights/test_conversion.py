@@ -89,7 +89,9 @@ def test_a_converted_run_is_like_any_other(convert, write, arrays, tiny_data, tm
     listed = json.loads(tiny_data.annotations.read_text())["categories"]
     assert run.read_categories() == [{"id": row["id"], "name": row["name"]} for row in listed]
     count = len(model.variables)
-    assert out == f"{run.folder}: {count} of {count} variables from {path}, 0 keep their initial values\n" and not err
+    made, then = out.splitlines()
+    assert made == f"{run.folder}: {count} of {count} variables from {path}, 0 keep their initial values" and not err
+    assert then == f"next: python -m htc_tf.predict --checkpoint {run.folder} --input photo.jpg --output pictures"
 
     # Training starts from the weights at step 0, but refuses those of a larger network.
     experiment, resolved = config.load([TINY], [*SMALL, "NUM_STAGES=1"])
