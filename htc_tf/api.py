@@ -56,8 +56,10 @@ def load(
         experiment.deterministic = False  # is a setting of the whole process, for training
         with preserve_caller_state():
             return Predictor(restore(experiment, run), categories)
-    if gin_file or gin_param:
-        raise UserError(f"{source} is an exported model, whose configuration is fixed: give no gin_file or gin_param")
+    if gin_file or gin_param or trust_config:
+        raise UserError(
+            f"{source} is an exported model, whose configuration is fixed: give no gin_file, gin_param or trust_config"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it starts; 2 leaves warnings out
     from htc_tf.inference.exported import ExportedDetector
     from htc_tf.inference.predictor import Predictor

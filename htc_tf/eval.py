@@ -169,11 +169,15 @@ def main():
     load_backend(flags.backend)  # before hours of detection, not after
     if flags.report is not None:
         make_folder(Path(flags.report))
-    found = detect(flags, output) if flags.predictions is None else read(flags)
-    results, image_ids, ground_truth, category_ids, kinds = found
+    from htc_tf.evaluation.coco_files import BadResult
     from htc_tf.evaluation.report import format_table, write_report
 
-    evaluation = evaluate(ground_truth, results, category_ids, image_ids, kinds, flags.backend)
+    try:
+        found = detect(flags, output) if flags.predictions is None else read(flags)
+        results, image_ids, ground_truth, category_ids, kinds = found
+        evaluation = evaluate(ground_truth, results, category_ids, image_ids, kinds, flags.backend)
+    except BadResult as error:
+        raise UserError(f"{flags.predictions}: {error}" if flags.predictions else str(error)) from None
     metrics = evaluation.metrics
     if flags.report is not None:
         metrics |= write_report(evaluation, Path(flags.report))

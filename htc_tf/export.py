@@ -15,7 +15,7 @@ inputs and outputs are described in docs/serving.md, the model in EXPORT/N/asset
 server with XLA and pays off on GPUs.
 """
 # Flags that say nothing about an ONNX file of the network alone.
-SAVED_MODEL = ("masks", "semantic", "roi_align", "xla", "batch_sizes", "max_pixels", "license")
+SAVED_MODEL = ("masks", "semantic", "roi_align", "xla", "batch_sizes", "max_pixels", "license", "precision")
 
 
 def parse():
@@ -87,7 +87,15 @@ def gin_params(flags):
         params.append(f"Postprocess.nms = '{nms}'")
     if flags.precision:
         params.append(f"PRECISION = '{flags.precision}'")
+    fixed = {name_of(param) for param in params}
+    for param in flags.gin_param:
+        if name_of(param) in fixed:
+            raise UserError(f"--gin_param {param}: the other flags of this command set it; leave it out")
     return params
+
+
+def name_of(binding):
+    return binding.partition("=")[0].strip()
 
 
 def read_masks(values, has_masks):
@@ -95,6 +103,8 @@ def read_masks(values, has_masks):
     if values is None:
         return ("masks_rle_bytes",) if has_masks else ()
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--masks {','.join(values)}: names no output; give masks_rle_bytes, masks_28 or none")
     return () if names == ["none"] else tuple(dict.fromkeys(names))
 
 
@@ -113,7 +123,7 @@ def main():
     flags = parse()
     batch_sizes = read_batch_sizes(flags.batch_sizes)
     run = open_run(flags.checkpoint)
-    experiment, resolved = config.load(flags.gin_file, [*gin_params(flags), *flags.gin_param], run, flags.trust_config)
+    experiment, resolved = config.load(flags.gin_file, [*flags.gin_param, *gin_params(flags)], run, flags.trust_config)
     from htc_tf.inference.detector import restore
     from htc_tf.serving.model_card import write_card
     from htc_tf.serving.module import Options

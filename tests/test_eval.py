@@ -160,11 +160,15 @@ def test_predictions_of_another_split_are_refused(evaluate, tiny_data, tmp_path,
         ({"category_id": 0}, "the annotations have no category 0 (1 of 2 results)"),
         ({"image_id": [1]}, "the annotations have no image [1] (1 of 2 results)"),
         ({"file_name": "holiday.jpg"}, "result 1 is of holiday, but image 1 is"),
+        ({"score": float("nan")}, "result 1 (image 1): its score is nan"),
+        ({"score": "high"}, "result 1 (image 1): its score is 'high', not a number"),
+        ({"bbox": [1, 2, -3, 1]}, "result 1 (image 1): its box [1, 2, -3, 1], x, y, width, height, has a negative"),
     ):
         path.write_text(json.dumps([result, {**result, **change}]))
         with pytest.raises(SystemExit) as ended:
             evaluate(*flags)
-        assert ended.value.code == 2 and message in capsys.readouterr().err
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert ended.value.code == 2 and line.startswith(f"error: {path}: ") and message in line
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "metrics.predictions.json"])

@@ -70,8 +70,13 @@ def test_implementation_flags(call):
 
 
 def test_onnx_is_built_of_operations_that_it_has(call):
-    experiment, _ = call("--onnx")
+    experiment, _ = call("--onnx", "--gin_file", "gin/options/bf16.gin")
     assert parts(experiment) == ("crop_and_resize", "xla", "xla") and not experiment.xla
+    assert experiment.precision == "float32"
+
+
+def test_a_precision_may_be_a_gin_parameter(call):
+    assert call("--gin_param", "PRECISION='bfloat16'")[0].precision == "bfloat16"
 
 
 def test_output_flags(call):
@@ -94,6 +99,18 @@ def test_output_flags(call):
                 "--batch_sizes 1,2",
                 "--max_pixels 1000",
                 "--license MIT",
+                "--precision bfloat16",
+            )
+        ),
+        (["--masks", ","], "--masks ,: names no output"),
+        *(
+            ([*flags, "--gin_param", param], f"--gin_param {param}: the other flags of this command set it")
+            for flags, param in (
+                ([], "XLA=False"),
+                ([], "RPN.nms = 'xla'"),
+                (["--roi_align", "xla"], "RoIPooler.implementation='crop_and_resize'"),
+                (["--precision", "bfloat16"], "PRECISION='float32'"),
+                (["--onnx"], "PRECISION='bfloat16'"),
             )
         ),
         (["--onnx", "--license", "MIT", "--semantic"], "--semantic, --license: only for the SavedModel; leave"),

@@ -57,6 +57,8 @@ def test_three_lines(tiny_run, scene, tmp_path, eagerly):
     np.testing.assert_array_equal(same.boxes, detections.boxes)
     assert turned.image.shape[:2] == image.size
     assert model.semantic(scene).shape == detections.image.shape[:2]
+    with pytest.raises(UserError, match=r"overlap = 0\.5 is that of tiles: give tile, too"):
+        model(scene, overlap=0.5)
 
 
 def test_models_that_cannot_be_loaded(tiny_run, tmp_path):
@@ -66,6 +68,8 @@ def test_models_that_cannot_be_loaded(tiny_run, tmp_path):
     (tmp_path / "export" / "1" / "saved_model.pb").touch()
     with pytest.raises(UserError, match="configuration is fixed"):
         htc_tf.load(tmp_path / "export", gin_param=["NUM_STAGES=1"])
+    with pytest.raises(UserError, match="configuration is fixed"):
+        htc_tf.load(tmp_path / "export", trust_config=True)
     with pytest.raises(UserError, match="NUMBER_OF_STAGES"):
         htc_tf.load(tiny_run.folder, gin_param=["NUMBER_OF_STAGES=1"])
     with pytest.raises(AttributeError):

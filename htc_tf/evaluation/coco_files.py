@@ -24,6 +24,10 @@ MAX_ID, MAX_SIDE = 2**63 - 1, 1_000_000
 INSTANCES_ADVICE, RESULTS_ADVICE = "give COCO's instances JSON", "give results in COCO's format"
 
 
+class BadResult(UserError):
+    """A result that cannot be evaluated; the message begins with its place in the list."""
+
+
 def read_ground_truth(ground_truth):
     """Returns COCO's validated instances dictionary, given as such or as the path of its JSON file.
 
@@ -119,7 +123,7 @@ def check_file_names(results, ground_truth):
         number = result.get("image_id")
         ours, theirs = file_name(result), names.get(number) if is_number(number) else None
         if None not in (ours, theirs) and ours != theirs:
-            raise UserError(
+            raise BadResult(
                 f"result {index} is of {ours}, but image {result['image_id']} is {theirs} in the annotations: results "
                 "must hold the annotations' image ids, as python -m htc_tf.eval writes them"
             )

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from htc_tf.data.annotations import MAX_OUTLINE, lacks_box, outline_length
 from htc_tf.errors import UserError
-from htc_tf.evaluation.coco_files import is_box, is_number, read_ground_truth
+from htc_tf.evaluation.coco_files import BadResult, is_box, is_number, read_ground_truth
 from htc_tf.ops.rle_decoding import is_valid_rle
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
@@ -157,20 +157,24 @@ def _check_results(results, ground_truth, kinds):
     _check_known(results, "category_id", categories, "category", advice)
     for index, result in enumerate(results):
         if missing := {"score", *(FIELDS[kind] for kind in kinds)} - result.keys():
-            raise UserError(
+            raise BadResult(
                 f"result {index} has no '{sorted(missing)[0]}'; it is needed to evaluate {', '.join(kinds)}"
             )
         where = f"result {index} (image {result['image_id']})"
         if not is_number(result["score"]):
-            raise UserError(f"{where}: its score is {result['score']!r:.80}, not a number")
+            raise BadResult(f"{where}: its score is {result['score']!r:.80}, not a number")
         if not math.isfinite(result["score"]):
-            raise UserError(f"{where}: its score is {result['score']}; the model's weights are probably not finite")
-        if "bbox" in kinds and not (is_box(result["bbox"]) and all(map(math.isfinite, result["bbox"]))):
-            raise UserError(f"{where}: its box {result['bbox']!r:.80} is not four finite numbers x, y, width, height")
+            raise BadResult(f"{where}: its score is {result['score']}, as of a model whose weights are not finite")
+        if "bbox" in kinds:
+            box = result["bbox"]
+            if not (is_box(box) and all(map(math.isfinite, box))):
+                raise BadResult(f"{where}: its box {box!r:.80} is not four finite numbers x, y, width, height")
+            if min(box[2:]) < 0:
+                raise BadResult(f"{where}: its box {box!r:.80}, x, y, width, height, has a negative width or height")
         if "segm" in kinds:
             mask, size = result["segmentation"], sizes[result["image_id"]]
             if not is_valid_rle(mask, *size):
-                raise UserError(f"{where}: its mask must be run lengths that fill the image's height and width, {size}")
+                raise BadResult(f"{where}: its mask must be run lengths that fill the image's height and width, {size}")
 
 
 def _compressed(result):
@@ -182,18 +186,18 @@ def _compressed(result):
 
 
 def _check_known(results, field, known, noun, advice):
-    """Raises UserError unless every result's image or category is in the annotations."""
+    """Raises BadResult unless every result's image or category is in the annotations."""
     unknown = []
     for index, result in enumerate(results):
         if field not in result:
-            raise UserError(f"result {index} has no '{field}'; give results in COCO's format")
+            raise BadResult(f"result {index} has no '{field}'; give results in COCO's format")
         try:
             if result[field] not in known:
                 unknown.append(index)
         except TypeError:  # unhashable, such as a list
             unknown.append(index)
     if unknown:
-        raise UserError(
+        raise BadResult(
             f"result {unknown[0]}: the annotations have no {noun} {results[unknown[0]][field]!r:.80} "
             f"({len(unknown)} of {len(results)} results): {advice}"
         )

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from htc_tf.errors import UserError
 from htc_tf.inference.batching import detect_in_batches
 from htc_tf.inference.inputs import MAX_PIXELS, ImageSource, as_image
 from htc_tf.inference.prediction import Prediction
@@ -72,8 +73,10 @@ class Predictor:
         Returns:
             A Prediction, or a list of them in the order of the images.
         Raises:
-            UserError: A file cannot be read, or an image has another type.
+            UserError: A file cannot be read, or an image has another type; or there is an overlap without tiles.
         """
+        if tile is None and overlap != OVERLAP:
+            raise UserError(f"overlap = {overlap!r} is that of tiles: give tile, too, or leave it out")
         if not isinstance(images, (list, tuple)):
             return self([images], batch, max_pixels, tile, overlap)[0]  # type: ignore[list-item]
         if tile is not None:

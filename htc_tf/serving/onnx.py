@@ -16,8 +16,13 @@ from htc_tf.serving.write import hold_folder
 
 OPSET = 17
 CLASSES = "classes.json"
-# Bindings that build a model of operations that tf2onnx supports.
-BINDINGS = ("RoIPooler.implementation = 'crop_and_resize'", "RPN.nms = 'xla'", "Postprocess.nms = 'xla'")
+# Bindings that build a model of operations and types that tf2onnx supports.
+BINDINGS = (
+    "RoIPooler.implementation = 'crop_and_resize'",
+    "RPN.nms = 'xla'",
+    "Postprocess.nms = 'xla'",
+    "PRECISION = 'float32'",
+)
 
 
 def export_onnx(detector, categories, folder):
