@@ -60,7 +60,8 @@ def main(arguments=None):
         names = choose_classes(flags.classes, tool, paths, images, entries)
         ignored = {*tool.IGNORED, *getattr(tool, "OPTIONAL", ())}.difference(names)
         splits, left_out, skipped = divide(entries, names, ignored, flags.val_fraction)
-    problems = list(dict.fromkeys([*unreadable, *problems, *left_out]))  # both folders may name the same links
+    # Both folders may name the same links. Of two equal objects, each is left out.
+    problems = [*unreadable, *(line for line in problems if line not in unreadable), *left_out]
     where = f"--input {source}, {len(paths)} {'file' if len(paths) == 1 else 'files'}"
     conversion_summary.refuse_without_objects(splits, skipped, problems, where)
     write(targets, splits, names, output, problems)

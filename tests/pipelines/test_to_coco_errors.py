@@ -91,6 +91,16 @@ def test_bad_shapes_are_listed_and_the_others_kept(tmp_path):
         assert words in line
 
 
+def test_equal_bad_shapes_count_one_each(tmp_path, capsys):
+    outside = shape(points=[(-30, -30), (-10, -30), (-10, -10)])
+    add(tmp_path / "in", "a", shape(), *[outside] * 7)
+    os.symlink(tmp_path, tmp_path / "in/elsewhere")  # which --input and --images name both
+    found, left_out = convert(tmp_path / "in", "--val_fraction", "0")
+    assert len(found["train"]["annotations"]) == 1
+    assert sum("no pixel" in line for line in left_out) == 7 and sum("elsewhere" in line for line in left_out) == 1
+    assert len(left_out) == 8 and "left out: 8" in capsys.readouterr().out
+
+
 def test_a_damaged_mask_never_ends_the_command(tmp_path):
     rng = random.Random(0)
     add(tmp_path, "a")
