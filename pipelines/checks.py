@@ -147,7 +147,10 @@ def encodable(text: str) -> str:
 
 
 def show(value: Any) -> str:
-    """Formats a value of the annotation file for a message: in full if it is short, else its kind."""
+    """Formats a value of the annotation file for a message: in full if it is short, else its kind.
+
+    The numbers of a list that is too long are rounded to six digits, if it is short then.
+    """
     if isinstance(value, str):
         text = encodable(value) or '""'
         return text if len(text) <= MAX_SHOWN * 4 else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
@@ -156,8 +159,10 @@ def show(value: Any) -> str:
     if isinstance(value, (list, dict)):
         flat = value if isinstance(value, list) else [*value, *value.values()]
         simple = len(flat) <= 8 and all(isinstance(item, (int, float, str, type(None))) for item in flat)
-        text = json.dumps(value) if simple and isinstance(value, list) else ""
-        if text and len(text) <= MAX_SHOWN:
-            return text
+        if simple and isinstance(value, list):
+            rounded = [float(f"{item:.6g}") if isinstance(item, float) else item for item in value]
+            for text in map(json.dumps, (value, rounded)):
+                if len(text) <= MAX_SHOWN:
+                    return text
         return f"a list of {len(value):,}" if isinstance(value, list) else "a dict"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -25,7 +25,7 @@ from htc_tf import command_line
 from htc_tf.errors import UserError, command, printable
 from htc_tf.flush import flush
 
-from . import conversion_summary, files, objects
+from . import agreement, conversion_summary, files, objects
 from .checks import Counters, Rejected, encodable, show
 from .importers import documents
 from .importers.labeled import LabeledImage, LabeledObject
@@ -167,7 +167,7 @@ def divide(entries: dict[str, LabeledImage], names, ignored, val_fraction):
                     raise Rejected("category_unknown", f"label {show(found.label)} is not {reason}")
                 row = annotate(found, image.height, image.width, counters)
             except Rejected as error:
-                problems.append(f"{name}: {error.detail}")
+                problems.append(f"{found.place or name}: {error.detail}")
                 continue
             ids = {"id": next(numbers), "image_id": image_id, "category_id": class_ids[found.label]}
             splits[split]["annotations"].append({**ids, **row})
@@ -195,9 +195,17 @@ def annotate(found: LabeledObject, height: int, width: int, counters: Counters) 
     mask = {"size": [height, width], "counts": objects.to_rle(found.segmentation, height, width, counters)}
     area = int(coco_mask.area(mask))
     if not area:
-        raise Rejected("box_empty", "an object covers no pixel of the image")
+        raise Rejected("box_empty", _describe_extent(found.segmentation, height, width))
     box = coco_mask.toBbox(mask).tolist() if found.box is None else found.box
     return {**row, "area": area, "bbox": box, "segmentation": found.segmentation}
+
+
+def _describe_extent(segmentation, height, width):
+    if isinstance(segmentation, dict):
+        return "the mask has no pixels"
+    left, top, right, bottom = agreement.extent(segmentation)
+    extent = f"from x {left:g} to {right:g}, y {top:g} to {bottom:g}"
+    return f"an object {extent} covers no pixel of the image, {width} x {height}"
 
 
 def write(targets, splits, names, output, problems):

@@ -32,7 +32,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
         print(printable(f"{path}: the class of a region is its attribute {show(attribute)}"))
     for key, entry in entries:
         try:
-            yield read_image(entry, attribute, path.parent, images)
+            yield read_image(entry, attribute, path, images)
         except Rejected as error:
             yield Rejected(error.reason, f"{show(key)}: {error.detail}")
 
@@ -105,18 +105,19 @@ def choose_attribute(entries) -> str | None:
     return next(iter(names), None)
 
 
-def read_image(entry: dict[str, Any], attribute: str | None, folder: Path, images: Path) -> LabeledImage:
+def read_image(entry: dict[str, Any], attribute: str | None, path: Path, images: Path) -> LabeledImage:
     regions = list_regions(entry)
     if regions is None:
         raise Rejected("file_malformed", f"regions is {show(entry['regions'])}, not a list")
-    name = image_files.find_image(entry["filename"], folder, images, "filename")
+    name = image_files.find_image(entry["filename"], path.parent, images, "filename")
     height, width = image_files.read_size(images / name)
     found, problems = [], []
-    for place, region in enumerate(regions):
+    for number, region in enumerate(regions):
+        place = f"{show(entry['filename'])}: regions[{number}]"
         try:
-            found.append(read_region(region, attribute, height, width))
+            found.append(read_region(region, attribute, height, width)._replace(place=f"{path}: {place}"))
         except Rejected as error:
-            problems.append(f"{show(entry['filename'])}: regions[{place}]: {error.detail}")
+            problems.append(f"{place}: {error.detail}")
     return LabeledImage(name, height, width, found, problems)
 
 

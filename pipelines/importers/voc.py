@@ -44,7 +44,8 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     found, problems = [], []
     for place, element in enumerate(root.findall("object")):
         try:
-            found.append(read_object(element, height, width))
+            row = read_object(element, height, width)
+            found.append(row._replace(place=f"{path}: object[{place}]"))
         except Rejected as error:
             problems.append(f"object[{place}]: {error.detail}")
     folder = path.parent.parent

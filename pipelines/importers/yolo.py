@@ -43,7 +43,8 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             if line.strip():
-                found.append(read_line(line.split(), names, height, width))
+                row = read_line(line.split(), names, height, width)
+                found.append(row._replace(place=f"{path}: line {number}"))
         except Rejected as error:
             problems.append(f"line {number}: {error.detail}")
     yield LabeledImage(name, height, width, found, problems, _split(images, name, str(path.parent)))
@@ -82,8 +83,10 @@ def read_line(words: list[str], names: list[str], height: int, width: int) -> La
     number, *values = map(float, words)
     if not (number.is_integer() and 0 <= number < len(names) and names[int(number)]):
         raise Rejected("category_unknown", f"class {show(words[0])}: data.yaml or classes.txt has {len(names)} names")
-    if not all(abs(value) <= MAX_FRACTION for value in values):
-        raise Rejected("polygon_malformed", "the numbers are not fractions of the image's width and height")
+    if abs(largest := max(values, key=abs)) > MAX_FRACTION:
+        raise Rejected(
+            "polygon_malformed", f"the numbers are not fractions of the image's width and height: {largest:g}"
+        )
     label = names[int(number)]
     scaled = [value * (height if place % 2 else width) for place, value in enumerate(values)]
     if len(scaled) == 4:

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines import to_coco
 from pipelines.importers import labelme
+from pipelines.importers.labeled import LabeledImage, LabeledObject
 from tests.pipelines.importers.labelme_files import add, convert, mask_shape, png, shape
 
 BAD_FILES = {
@@ -99,6 +100,25 @@ def test_equal_bad_shapes_count_one_each(tmp_path, capsys):
     assert len(found["train"]["annotations"]) == 1
     assert sum("no pixel" in line for line in left_out) == 7 and sum("elsewhere" in line for line in left_out) == 1
     assert len(left_out) == 8 and "left out: 8" in capsys.readouterr().out
+
+
+def test_the_place_of_a_bad_object_is_named_with_its_numbers():
+    objects = [
+        LabeledObject("dog", None, [115.1999999999999, 86.4000000000001, 6.4000000000001, 4.80000000000001]),
+        LabeledObject("dog", None, [1.0, 2.0, 0.0, 3.0], place="a.txt: line 3"),
+        LabeledObject("dog", [[-9, -8.5, -3, -8.5, -3, -2], [-1, -1, -2, -2, -3, -1]], place="a.txt: line 4"),
+        LabeledObject("dog", {"size": [40, 60], "counts": [2400]}, place="a.txt: line 5"),
+        LabeledObject("cat", None, [1, 1, 1, 1], place="a.txt: line 6"),
+    ]
+    image = LabeledImage("a.jpg", 40, 60, objects, [])
+    _, problems, _ = to_coco.divide({"a.jpg": image}, ["dog"], set(), 0)
+    assert problems == [
+        "a.jpg: bbox [115.2, 86.4, 6.4, 4.8] in an image of 60 x 40 pixels",
+        "a.txt: line 3: bbox [1.0, 2.0, 0.0, 3.0]: [x, y, width, height] must have a width and height above 0",
+        "a.txt: line 4: an object from x -9 to -1, y -8.5 to -1 covers no pixel of the image, 60 x 40",
+        "a.txt: line 5: the mask has no pixels",
+        "a.txt: line 6: label cat is not one of --classes",
+    ]
 
 
 def test_a_damaged_mask_never_ends_the_command(tmp_path):

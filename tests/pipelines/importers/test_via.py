@@ -120,7 +120,7 @@ def test_the_attribute_of_the_class(tmp_path):
         (region(name="circle", cx=1, cy=1), "not numbers"),
         (region(name="ellipse", cx=1, cy=1, rx=3, ry=3, theta="x"), "not numbers"),
         (region(x=1, y=1, width=0, height=3), "above 0"),
-        (region(x=100, y=1, width=5, height=3), "no pixel"),
+        (region(x=100, y=1, width=5, height=3), "from x 100 to 105, y 1 to 4 covers no pixel"),
     ],
 )
 def test_bad_regions_are_named(tmp_path, bad, words):
@@ -128,7 +128,7 @@ def test_bad_regions_are_named(tmp_path, bad, words):
     add(folder, [entry("a.jpg", bad, region())])
     found, left_out = convert("via", folder, "--val_fraction", "0")
     assert len(found["train"]["annotations"]) == 1 == len(left_out)
-    assert words in left_out[0] and "a.jpg" in left_out[0]
+    assert left_out[0].startswith(f"{folder}/via.json: a.jpg: regions[0]: ") and words in left_out[0]
 
 
 def test_bad_images_are_named_and_the_others_kept(tmp_path):

@@ -153,7 +153,7 @@ def test_bad_files_are_refused(tmp_path, text, words):
         (xml_object(box=("nan", 1, 2, 3)), "not numbers"),
         (xml_object(box=(1, 1, "1e300", 3)), "far outside"),
         (xml_object(box=(9, 1, 2, 3)), "xmax"),
-        (xml_object(box=(70, 1, 72, 3)), "bbox"),
+        (xml_object(box=(70, 1, 72, 3)), "bbox [69.0, 0.0, 3.0, 3.0] in an image of 60 x 40 pixels"),
         ("<object><name>dog</name></object>", "not numbers"),
     ],
 )
@@ -161,7 +161,8 @@ def test_bad_objects_are_named(tmp_path, bad, words):
     folder = tmp_path / "in"
     add(folder, "a", bad, xml_object())
     found, left_out = convert("voc", folder, "--val_fraction", "0")
-    assert len(found["train"]["annotations"]) == 1 == len(left_out) and words in left_out[0]
+    assert len(found["train"]["annotations"]) == 1 == len(left_out)
+    assert left_out[0].startswith(f"{folder}/Annotations/a.xml: object[0]: ") and words in left_out[0]
 
 
 def test_bad_masks_are_named(tmp_path):
