@@ -5,6 +5,7 @@ the box. Masks are matched with the objects of the XML file by their boxes.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .labeled import LabeledImage, LabeledObject
 ENDINGS = (".xml",)
 IGNORED = ()
 EDGES = ("xmin", "ymin", "xmax", "ymax")
+COORDINATE = re.compile("[xy][0-9]+")  # the names of a polygon's numbers
 SPLITS = ("train", "val", "test")  # files of ImageSets
 MASKS = "SegmentationObject"
 VOID, VOID_COLOR = 255, 0xE0E0C0  # the border between objects, in a palette and as a color
@@ -80,18 +82,37 @@ def read_object(element, height, width):
     if not label:
         raise Rejected("annotation_malformed", "has no name")
     crowd = element.findtext("difficult", "0").strip() == "1"
-    polygon = element.find("polygon")  # of Roboflow: x1, y1, x2, y2, ...
-    if polygon is not None and len(polygon) >= 6:
-        points = {child.tag: child.text for child in polygon}
-        tags = [f"{axis}{number}" for number in range(1, len(polygon) // 2 + 1) for axis in "xy"]
-        numbers = _numbers([points.get(tag) for tag in tags], "polygon")
-        outlines.check_numbers(numbers, height, width)
-        return LabeledObject(label, [numbers], crowd=crowd)
+    polygons = [read_polygon(polygon, height, width) for polygon in element.findall("polygon") if len(polygon)]
+    if polygons:
+        return LabeledObject(label, polygons, crowd=crowd)
+    if (number := len(element.findall("bndbox"))) > 1:
+        raise Rejected("box_malformed", f"has {number} bndbox: an object has one")
     xmin, ymin, xmax, ymax = _numbers([element.findtext(f"bndbox/{edge}") for edge in EDGES], "bndbox")
     outlines.check_numbers((xmin, ymin, xmax, ymax), height, width)
     if xmax < xmin or ymax < ymin:
         raise Rejected("box_empty", f"bndbox {show([xmin, ymin, xmax, ymax])}: xmax or ymax is less than xmin or ymin")
     return LabeledObject(label, None, [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1], crowd)
+
+
+def read_polygon(polygon, height, width):
+    """Returns [x1, y1, ...] of Roboflow's <polygon>, whose children are x1, y1, x2, y2, ..."""
+    points = {}
+    for child in polygon:
+        if COORDINATE.fullmatch(child.tag) and points.setdefault(child.tag, child) is not child:
+            raise Rejected("polygon_malformed", f"polygon has {show(child.tag)} more than once")
+    for tag in points:
+        other = ("y" if tag[0] == "x" else "x") + tag[1:]
+        if other not in points:
+            raise Rejected("polygon_malformed", f"polygon has {show(tag)} without {show(other)}")
+    tags = [f"{axis}{number}" for number in range(1, max(1, len(points) // 2) + 1) for axis in "xy"]
+    missing = [tag for tag in tags if tag not in points]
+    if missing:
+        raise Rejected("polygon_malformed", f"polygon has no {missing[0]}: its points are x1, y1, x2, y2, ...")
+    if len(tags) < 6:
+        raise Rejected("polygon_malformed", f"a polygon of {len(tags) // 2} points: it needs 3")
+    numbers = _numbers([points[tag].text for tag in tags], "polygon")
+    outlines.check_numbers(numbers, height, width)
+    return numbers
 
 
 def _numbers(texts, what):

@@ -88,14 +88,24 @@ def test_colors_are_ids_too(tmp_path, blue):
     assert len(found.problems) == 1 and "of no object" in found.problems[0]
 
 
+def polygon(*numbers, extra=""):
+    tags = [f"{axis}{number}" for number in range(1, len(numbers) // 2 + 2) for axis in "xy"]
+    children = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(tags, numbers, strict=False))
+    return f"<polygon>{children}{extra}</polygon>"
+
+
 def test_polygons_of_roboflow(tmp_path):
-    points = "".join(
-        f"<{axis}{i}>{value}</{axis}{i}>"
-        for i, xy in enumerate(((1, 2), (30, 2), (9, 20)), 1)
-        for axis, value in zip("xy", xy, strict=True)
+    one, two = [1, 2, 30, 2, 9, 20], [40, 2, 50, 2, 50, 9, 40, 9]
+    add(
+        tmp_path,
+        "a",
+        xml_object(extra=polygon(*one)),
+        xml_object(extra=polygon(*one) + polygon() + polygon(*two)),
+        xml_object(extra=polygon()),
+        xml_object(extra=polygon(*one, extra="<closed>1</closed>")),
     )
-    add(tmp_path, "a", xml_object(extra=f"<polygon>{points}</polygon>"))
-    assert read(tmp_path).objects[0].segmentation == [[1, 2, 30, 2, 9, 20]]
+    found = read(tmp_path)
+    assert [row.segmentation for row in found.objects] == [[one], [one, two], None, [one]] and not found.problems
 
 
 def test_the_splits_of_image_sets_are_kept(tmp_path):
@@ -155,6 +165,15 @@ def test_bad_files_are_refused(tmp_path, text, words):
         (xml_object(box=(9, 1, 2, 3)), "xmax"),
         (xml_object(box=(70, 1, 72, 3)), "bbox [69.0, 0.0, 3.0, 3.0] in an image of 60 x 40 pixels"),
         ("<object><name>dog</name></object>", "not numbers"),
+        (xml_object(extra="<bndbox/>"), "has 2 bndbox: an object has one"),
+        (xml_object(extra=polygon(1, 2, 30, 2, 9, 20, 5)), "polygon has x4 without y4"),
+        (xml_object(extra=polygon(1, 2, 30, 2, 9, 20, extra="<y7>3</y7>")), "polygon has y7 without x7"),
+        (xml_object(extra=polygon(1, 2, 30, 2, 9, 20, extra="<x5>1</x5><y5>3</y5>")), "polygon has no x4"),
+        (xml_object(extra=polygon(1, 2, 30, 2, 9, 20, extra="<x3>1</x3>")), "polygon has x3 more than once"),
+        (xml_object(extra=polygon(1, 2, 30, 2, 9, "b")), '"b"] are not numbers'),
+        (xml_object(extra=polygon(1, 2, 30, 2)), "a polygon of 2 points: it needs 3"),
+        (xml_object(extra="<polygon><pt><x>1</x></pt></polygon>"), "polygon has no x1"),
+        (xml_object(extra=polygon(1, 2, 30, 2, 9, 20) + polygon(1, 2, 30)), "polygon has x2 without y2"),
     ],
 )
 def test_bad_objects_are_named(tmp_path, bad, words):
