@@ -37,13 +37,16 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
             yield Rejected(error.reason, f"{show(key)}: {error.detail}")
 
 
-def read_json(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (key, entry) of each image."""
+def read_json(path: Path) -> list[tuple[str, Any]]:
+    """Returns (key, entry) of each image. An entry may be anything; one at least is VIA's, or the file is a project."""
     content = documents.read_json(path)
-    if isinstance(content, dict):
-        content = content.get(METADATA, content)
+    is_project = isinstance(content, dict) and METADATA in content
+    if is_project:
+        content = content[METADATA]
+    if is_project and not isinstance(content, (dict, list)):
+        raise Rejected("file_malformed", f"it is not a file of VIA 2: its {METADATA} is {show(content)}")
     rows = list(content.items() if isinstance(content, dict) else enumerate(content) if type(content) is list else ())
-    if not rows or not all(isinstance(row, dict) and "filename" in row and "regions" in row for _, row in rows):
+    if not is_project and not any(isinstance(row, dict) and "filename" in row and "regions" in row for _, row in rows):
         raise Rejected(
             "file_malformed", f"it is not a file of VIA 2: it has no {METADATA}, nor a filename with regions"
         )
@@ -78,18 +81,27 @@ def _parse(text):
         return None
 
 
-def list_regions(entry: dict[str, Any]) -> list[Any] | None:
-    """Returns the regions, which version 1 writes as a dict; None if they are neither."""
-    regions = entry["regions"] or []
-    regions = list(regions.values()) if isinstance(regions, dict) else regions
-    return regions if isinstance(regions, list) else None
+def list_regions(entry: Any) -> list[Any]:
+    """Returns the regions, which version 1 writes as a dict."""
+    if not isinstance(entry, dict):
+        raise Rejected("file_malformed", f"the entry is {show(entry)}, not an object")
+    if "regions" not in entry:
+        raise Rejected("file_malformed", "it has no regions")
+    regions = entry["regions"]
+    if not isinstance(regions, (dict, list)):
+        raise Rejected("file_malformed", f"regions is {show(regions)}, neither a list nor an object")
+    return list(regions.values()) if isinstance(regions, dict) else regions
 
 
 def choose_attribute(entries) -> str | None:
     """Returns the attribute that holds the class; None if no region has any."""
     names = {}
     for _, entry in entries:
-        for region in list_regions(entry) or ():
+        try:
+            regions = list_regions(entry)
+        except Rejected:  # `read_image` names it
+            continue
+        for region in regions:
             attributes = region.get("region_attributes") if isinstance(region, dict) else None
             names.update(dict.fromkeys(attributes if isinstance(attributes, dict) else ()))
     for wanted in ATTRIBUTES:
@@ -105,11 +117,9 @@ def choose_attribute(entries) -> str | None:
     return next(iter(names), None)
 
 
-def read_image(entry: dict[str, Any], attribute: str | None, path: Path, images: Path) -> LabeledImage:
+def read_image(entry: Any, attribute: str | None, path: Path, images: Path) -> LabeledImage:
     regions = list_regions(entry)
-    if regions is None:
-        raise Rejected("file_malformed", f"regions is {show(entry['regions'])}, not a list")
-    name = image_files.find_image(entry["filename"], path.parent, images, "filename")
+    name = image_files.find_image(entry.get("filename"), path.parent, images, "filename")
     height, width = image_files.read_size(images / name)
     found, problems = [], []
     for number, region in enumerate(regions):

@@ -139,9 +139,37 @@ def test_bad_images_are_named_and_the_others_kept(tmp_path):
     add(folder, [entry("a.jpg", region()), *bad, entry("text.jpg")])
     found, left_out = convert("via", folder, "--val_fraction", "0")
     assert [image["file_name"] for image in found["train"]["images"]] == ["a.jpg"]
-    words = ("is missing", "outside", "not the name", "another entry", "not a list", "cannot be read")
+    words = ("is missing", "outside", "not the name", "another entry", "neither a list", "cannot be read")
     for place, word in enumerate(words):
         assert word in left_out[place]
+
+
+@pytest.mark.parametrize("form", ["project", "annotations", "list"])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (3, "the entry is 3, not an object"),
+        ({"filename": "b.jpg"}, "it has no regions"),
+        ({"regions": []}, "filename is null"),
+        ({"filename": "b.jpg", "regions": ""}, 'regions is "", neither a list nor an object'),
+        ({"filename": "b.jpg", "regions": None}, "regions is null, neither"),
+        ({"filename": "b.jpg", "regions": "x"}, "regions is x, neither"),
+        ({"filename": "b.jpg", "regions": False}, "regions is false, neither"),
+    ],
+)
+def test_an_entry_without_regions_leaves_the_others(tmp_path, form, bad, words):
+    rows = {"a": entry("a.jpg", region()), "b": bad, "c": entry("c.jpg", region("cat"))}
+    content = {"project": {via.METADATA: rows}, "annotations": rows, "list": list(rows.values())}[form]
+    found = list(via.read(add(tmp_path, content, images=("a.jpg", "b.jpg", "c.jpg")), tmp_path))
+    assert [image.objects[0].label for image in (found[0], found[2])] == ["dog", "cat"]
+    assert found[1].detail.startswith(f"{'[1]' if form == 'list' else 'b'}: {words}")
+
+
+def test_a_project_is_one_whatever_it_holds(tmp_path):
+    """The reason for an entry is not that the file is of another tool."""
+    (found,) = via.read(add(tmp_path, {via.METADATA: {"a": {"filename": "a.jpg"}}}), tmp_path)
+    assert found.detail == "a: it has no regions"
+    assert not list(via.read(add(tmp_path, {via.METADATA: {}}), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +178,7 @@ def test_bad_images_are_named_and_the_others_kept(tmp_path):
         ("x.json", "[]", "not a file of VIA"),
         ("x.json", '{"images": [], "annotations": []}', "not a file of VIA"),
         ("x.json", '{"_via_img_metadata": 3}', "not a file of VIA"),
+        ("x.json", '{"a": {"regions": []}, "b": {"filename": "b.jpg"}}', "not a file of VIA"),
         ("x.json", "[" * 100_000, "JSON"),
         ("x.csv", "a,b\n1,2\n", "no columns"),
         ("x.csv", "", "no columns"),
