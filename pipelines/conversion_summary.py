@@ -16,7 +16,14 @@ MAX_CLASSES = 100  # rows of the table
 Splits = Mapping[str, Mapping[str, list[dict[str, Any]]]]  # {split: {"images", "annotations"}}
 
 
-def describe(splits: Splits, names: Sequence[str], skipped: Counter, problems: Sequence[str], path: Path) -> list[str]:
+def describe(
+    splits: Splits,
+    names: Sequence[str],
+    skipped: Counter,
+    problems: Sequence[str],
+    path: Path,
+    warnings: Sequence[str] = (),
+) -> list[str]:
     """Returns lines.
 
     Args:
@@ -25,10 +32,14 @@ def describe(splits: Splits, names: Sequence[str], skipped: Counter, problems: S
         skipped: Numbers of objects of each label that is no class.
         problems: A text for each entry that is left out.
         path: The file that lists all of them.
+        warnings: Texts of the tool's importer.
     """
     lines = [*_count(splits, names)]
     if skipped:
         lines.append(f"{sum(skipped.values())} objects labeled {' or '.join(skipped)} are no objects")
+    lines += [f"warning: {text}" for text in warnings[:MAX_LISTED]]
+    if len(warnings) > MAX_LISTED:
+        lines.append(f"warning: {len(warnings) - MAX_LISTED} more like these")
     return [*lines, *_case_variants(names), *_boxes_alone(splits), *_list_problems(problems, path)]
 
 

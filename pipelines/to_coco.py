@@ -65,7 +65,8 @@ def main(arguments=None):
     where = f"--input {source}, {len(paths)} {'file' if len(paths) == 1 else 'files'}"
     conversion_summary.refuse_without_objects(splits, skipped, problems, where)
     write(targets, splits, names, output, problems)
-    lines = [*conversion_summary.describe(splits, names, skipped, problems, output / LEFT_OUT)]
+    warnings = tool.list_warnings(paths, images) if hasattr(tool, "list_warnings") else ()
+    lines = [*conversion_summary.describe(splits, names, skipped, problems, output / LEFT_OUT, warnings)]
     lines += conversion_summary.next_commands(splits, targets, images, records)
     if flags.val_fraction != 0 and not splits["val"]["images"]:
         lines.append("no image is for validation: give a larger --val_fraction")

@@ -5,11 +5,14 @@ Format: https://docs.ultralytics.com/datasets/segment. The images are in a folde
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from htc_tf.errors import listed
 
 from ..checks import Rejected, show
 from . import documents, image_files
@@ -37,7 +40,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
         if first and not _is_number(first[0]):
             return
         raise Rejected("image_missing", f"no image {path.stem}.* beside it, in the folder 'images', or in {images}")
-    names = _names(str(path.parent), str(images))
+    names, _ = _names(str(path.parent), str(images))
     height, width = image_files.read_size(os.path.join(images, name))
     found, problems = [], []
     for number, line in enumerate(text.splitlines(), 1):
@@ -63,13 +66,34 @@ def read_unlabeled(path: Path, images: Path) -> LabeledImage | None:
 
 def read_classes(paths: list[Path], images: Path) -> list[str]:
     """Returns the names of data.yaml or classes.txt, in their order."""
+    return list(dict.fromkeys(name for names in _name_lists(paths, images).values() for name in names))
+
+
+def list_warnings(paths: list[Path], images: Path) -> list[str]:
+    """Returns a text for each name that several classes of a data.yaml or classes.txt have."""
+    texts = []
+    for file, names in _name_lists(paths, images).items():
+        places = defaultdict(list)
+        for place, name in enumerate(names):
+            places[name].append(str(place))
+        texts += [
+            f"{len(ids)} classes are named {show(name)} (numbers {listed(ids)} in {file}): they become one class"
+            for name, ids in places.items()
+            if name and len(ids) > 1
+        ]
+    return texts
+
+
+def _name_lists(paths, images):
+    """Returns {data.yaml or classes.txt: names} of label files."""
     found = {}
     for folder in dict.fromkeys(str(path.parent) for path in paths):
         try:
-            found.update(dict.fromkeys(_names(folder, str(images))))
+            names, file = _names(folder, str(images))
         except Rejected:  # its files are left out for that reason
             continue
-    return list(found)
+        found[file] = names
+    return found
 
 
 def read_line(words: list[str], names: list[str], height: int, width: int) -> LabeledObject:
@@ -112,8 +136,8 @@ def _swapped(folder, old, new):
 
 
 @documents.cached(maxsize=1024)
-def _names(folder: str, images: str) -> list[str]:
-    """Returns the names of the classes for the labels in a folder."""
+def _names(folder: str, images: str) -> tuple[list[str], str]:
+    """Returns the names of the classes for the labels in a folder, and the file that states them."""
     for above in _above(folder, images):
         for path in _yaml_files(above):
             content = _read_yaml(path)
@@ -124,10 +148,10 @@ def _names(folder: str, images: str) -> list[str]:
                 names = [names.get(str(number), "") for number in range(max(map(int, names), default=-1) + 1)]
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise Rejected("file_malformed", f"names in {path} is not a list of names")
-            return [name.strip() for name in names]
+            return [name.strip() for name in names], path
         for name in CLASS_FILES:
             if os.path.isfile(path := os.path.join(above, name)):
-                return documents.read_lines(Path(path))
+                return documents.read_lines(Path(path)), path
     raise Rejected(
         "category_unknown",
         f"no data.yaml or classes.txt in {folder} or above names the classes: write one name a line",

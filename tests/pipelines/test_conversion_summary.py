@@ -30,6 +30,13 @@ def test_the_table():
     ]
 
 
+def test_warnings_of_the_tool():
+    found = splits([1])
+    plain = describe(found, ["dog"], ["bad"])
+    lines = conversion_summary.describe(found, ["dog"], Counter(), ["bad"], Path("left_out.txt"), ["a", "b"])
+    assert lines == [*plain[:-2], "warning: a", "warning: b", *plain[-2:]]
+
+
 def test_long_lists_are_cut():
     names = [f"c{number}" for number in range(1203)]
     lines = describe(splits([1]), names, [f"problem {number}" for number in range(12)])

@@ -170,6 +170,29 @@ def test_bad_names_are_refused(tmp_path, text, words):
         read(tmp_path)
 
 
+def test_classes_of_one_name_are_one_with_a_warning(tmp_path, capsys):
+    folder = tmp_path / "in"
+    write(folder / "one/data.yaml", "names: {0: cat, 1: dog, 3: ' cat', 5: cat, 6: dog}")
+    write(folder / "two/classes.txt", "dog\n\n\ncat\n")
+    add(folder / "one", "a", SQUARE.replace("1", "3", 1) + SQUARE)
+    add(folder / "two", "b", SQUARE.replace("1", "3", 1))
+    found, left_out = convert("yolo", folder, "--val_fraction", "0")
+    assert [row["name"] for row in found["train"]["categories"]] == ["cat", "dog"] and not left_out
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")] == [
+        f"warning: 3 classes are named cat (numbers 0, 3, 5 in {folder}/one/data.yaml): they become one class",
+        f"warning: 2 classes are named dog (numbers 1, 6 in {folder}/one/data.yaml): they become one class",
+    ]
+
+
+def test_many_classes_of_one_name_are_one_warning(tmp_path, capsys):
+    write(tmp_path / "in/classes.txt", "".join(f"c{number % 15}\n" for number in range(300)))
+    add(tmp_path / "in", "a")
+    convert("yolo", tmp_path / "in", "--val_fraction", "0", "--classes", "c1")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert len(lines) == 11 and lines[-1] == "warning: 5 more like these"
+    assert "20 classes are named c0 (numbers 0, 15, 30, 45, 60, 75, 90, 105 and 12 more in " in lines[0]
+
+
 def test_a_damaged_data_yaml_is_read_once(tmp_path, monkeypatch):
     calls, load = [], yaml.load
     monkeypatch.setattr(yaml, "load", lambda *args: calls.append(1) or load(*args))
