@@ -1,5 +1,6 @@
 """Summary of `pipelines.to_coco`: counts, warnings, what is left out, and the commands that prepare the records."""
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,9 +67,23 @@ def next_commands(splits: Splits, targets: Mapping[str, Path], images: Path, rec
     for place, split in enumerate(split for split, content in splits.items() if content["images"]):
         yield (
             f"{' and:' if place else 'next:'} python -m {__package__}.coco_to_tfrecord "
-            f"--annotations {shlex.quote(str(targets[split]))} --images {shlex.quote(str(images))} "
-            f"--output {shlex.quote(str(records / split))}{'' if masks else ' --masks none'}"
+            f"--annotations {_quote(targets[split])} --images {_quote(images)} "
+            f"--output {_quote(records / split)}{'' if masks else ' --masks none'}"
         )
+
+
+def _quote(path):
+    """Returns a path as a word of bash, without characters that a terminal may obey."""
+    if (text := str(path)).isprintable():
+        return shlex.quote(text)
+    escapes = {"\\": "\\\\", "'": "\\'"}
+    letters = (
+        escapes.get(letter, letter)
+        if letter.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in os.fsencode(letter))
+        for letter in text
+    )
+    return f"$'{''.join(letters)}'"
 
 
 def _count(splits, names):

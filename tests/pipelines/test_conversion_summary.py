@@ -1,5 +1,7 @@
 """The lines that a conversion of labels ends with."""
 
+import os
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +30,24 @@ def test_the_table():
         "dog             2      0",
         "\\x1b[2Jcat      1      1",
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "two words", "a'b $c `d` \\n", "tab\tline\nend", 'it\'s\x1b[2J\\ "$x"\x07f', "\xa0\u2028é", "\udce9"],
+)
+def test_the_commands_can_be_pasted(name):
+    """Of a name with control characters too, which the terminal does not receive."""
+    found = splits([1], [1])
+    targets = {split: Path(name, f"{split}.json") for split in found}
+    lines = list(conversion_summary.next_commands(found, targets, Path(name), Path("out", name)))
+    for split, line in zip(("train", "val"), lines, strict=True):
+        assert line.isprintable()
+        words = line.partition(": ")[2].removeprefix("python")
+        done = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True)
+        pairs = {"annotations": f"{name}/{split}.json", "images": name, "output": f"out/{name}/{split}"}
+        wanted = ["-m", "pipelines.coco_to_tfrecord", *(word for k, v in pairs.items() for word in (f"--{k}", v))]
+        assert [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]] == wanted
 
 
 def test_warnings_of_the_tool():
