@@ -1,10 +1,9 @@
 """python -m htc_tf.convert: makes a run from public weights by name, or from a file of another framework."""
 
 import argparse
-import shlex
 
 from htc_tf import command_line, config
-from htc_tf.errors import command
+from htc_tf.errors import command, shell_word
 from htc_tf.run import Run
 from htc_tf.weights import model_zoo
 
@@ -91,7 +90,7 @@ def main():
         allow_partial=flags.allow_partial,
     )
     print(f"{run.folder}: {matched} of {count} variables from {path}, {count - matched} keep their initial values")
-    folder = shlex.quote(str(run.folder))
+    folder = shell_word(run.folder)
     print(f"next: python -m htc_tf.predict --checkpoint {folder} --input photo.jpg --output pictures")
 
 

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import re
+import shlex
 import signal
 import sys
 
@@ -76,6 +77,20 @@ def printable(text):
     """Returns the text in one line that is safe on a terminal: control characters and lone surrogates are escaped."""
     escaped = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
     return "".join(escaped)
+
+
+def shell_word(path):
+    """Returns a path as a word that bash reads back, without characters that a terminal may obey."""
+    if (text := str(path)).isprintable():
+        return shlex.quote(text)
+    escapes = {"\\": "\\\\", "'": "\\'"}
+    letters = (
+        escapes.get(letter, letter)
+        if letter.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in os.fsencode(letter))
+        for letter in text
+    )
+    return f"$'{''.join(letters)}'"
 
 
 def listed(names, limit=8):

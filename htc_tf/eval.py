@@ -2,12 +2,11 @@
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
 from htc_tf import command_line, config
-from htc_tf.errors import UserError, command
+from htc_tf.errors import UserError, command, printable, shell_word
 from htc_tf.named_runs import open_run
 from htc_tf.run import write_whole
 
@@ -74,7 +73,7 @@ def detect(flags, output):
     saved = predictions_beside(output)
     write_whole(saved, json.dumps(results) + "\n")
     partial.remove()
-    print(f"predictions are in {saved}; --predictions {shlex.quote(str(saved))} evaluates them again", file=sys.stderr)
+    print(f"predictions are in {printable(saved)}; --predictions {shell_word(saved)} evaluates them again", file=sys.stderr)
     return results, image_ids, ground_truth, info.category_ids, detector.kinds
 
 
@@ -185,7 +184,7 @@ def main():
     write_whole(output, json.dumps(metrics, indent=1) + "\n")
     print(format_table(metrics))
     report = "" if flags.report is None else f", and the charts in {flags.report}"
-    print(f"wrote {output}{report}", file=sys.stderr)
+    print(printable(f"wrote {output}{report}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """python -m htc_tf.export: writes a trained run as a SavedModel that takes encoded image bytes."""
 
 import argparse
-import shlex
 from pathlib import Path
 
 from htc_tf import command_line, config
-from htc_tf.errors import UserError, command
+from htc_tf.errors import UserError, command, shell_word
 from htc_tf.named_runs import open_run
 
 EPILOG = """
@@ -143,7 +142,7 @@ def main():
         write_card(place, run, resolved, run.read_categories(), flags.license, public)
     print(f"exported to {place}")
     if not flags.onnx:
-        print(f"next: python -m htc_tf.client --export {shlex.quote(flags.output)} --input photo.jpg")
+        print(f"next: python -m htc_tf.client --export {shell_word(flags.output)} --input photo.jpg")
 
 
 if __name__ == "__main__":

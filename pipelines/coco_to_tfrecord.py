@@ -15,14 +15,13 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 from htc_tf import command_line, lock
 from htc_tf.data.image_io import MAX_PIXELS
-from htc_tf.errors import UserError, command
+from htc_tf.errors import UserError, command, shell_word
 
 from . import coco, files, job_progress, merged_file, runners, sources
 from .plan import FOLDER, PLAN_FILE, SUFFIX, Options, Plan, make_plan
@@ -140,7 +139,7 @@ def write_records(
         merged_file.write(flags.output, plan, sidecars)
     info = report.write_info(flags.output, plan, sidecars, counters)
     print(report.describe(flags.output, info))
-    folder = shlex.quote(flags.output)
+    folder = shell_word(flags.output)
     print(f"next: python -m {__package__}.inspect_records --records {folder} --output sheet.png")
 
 

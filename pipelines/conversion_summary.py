@@ -1,13 +1,11 @@
 """Summary of `pipelines.to_coco`: counts, warnings, what is left out, and the commands that prepare the records."""
 
-import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from htc_tf.errors import UserError, printable
+from htc_tf.errors import UserError, printable, shell_word
 
 from .checks import show
 
@@ -67,23 +65,9 @@ def next_commands(splits: Splits, targets: Mapping[str, Path], images: Path, rec
     for place, split in enumerate(split for split, content in splits.items() if content["images"]):
         yield (
             f"{' and:' if place else 'next:'} python -m {__package__}.coco_to_tfrecord "
-            f"--annotations {_quote(targets[split])} --images {_quote(images)} "
-            f"--output {_quote(records / split)}{'' if masks else ' --masks none'}"
+            f"--annotations {shell_word(targets[split])} --images {shell_word(images)} "
+            f"--output {shell_word(records / split)}{'' if masks else ' --masks none'}"
         )
-
-
-def _quote(path):
-    """Returns a path as a word of bash, without characters that a terminal may obey."""
-    if (text := str(path)).isprintable():
-        return shlex.quote(text)
-    escapes = {"\\": "\\\\", "'": "\\'"}
-    letters = (
-        escapes.get(letter, letter)
-        if letter.isprintable()
-        else "".join(f"\\x{byte:02x}" for byte in os.fsencode(letter))
-        for letter in text
-    )
-    return f"$'{''.join(letters)}'"
 
 
 def _count(splits, names):

@@ -5,7 +5,6 @@ There is one code path for any number of devices and machines (`cluster`). `trai
 """
 
 import contextlib
-import shlex
 import sys
 import tempfile
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from htc_tf.checkpoint import Checkpoints, data_fingerprint, fingerprint
 from htc_tf.cluster import check_batch, check_same, check_same_step, make_agreement, make_strategy, read_cluster
+from htc_tf.errors import shell_word
 from htc_tf.moving_averages import MovingAverages
 from htc_tf.record_settings import steps_per_epoch
 from htc_tf.run import Run
@@ -203,7 +203,7 @@ def closing_lines(run, loop, stopped, val_records):
     if best:
         ending += f"; the best, {best[1]:.3f} at step {best[0]}, is in {weights}"
     paths = weights, val_records or "VAL_RECORDS", run.folder / "metrics.json"
-    weights, records, output = (shlex.quote(str(path)) for path in paths)
+    weights, records, output = (shell_word(path) for path in paths)
     return [
         ending,
         f"next: python -m htc_tf.eval --checkpoint {weights} --records {records} --output {output}",

@@ -11,6 +11,7 @@ Each module reads the files of one tool:
 If the tool has them, also:
 
 - `read_classes(paths, images)`: returns the names of the classes in the tool's order, from all its files.
+- `list_warnings(paths, images)`: returns texts that the summary shows as warnings, from all its files.
 - `OPTIONAL`: a tuple of labels that are no objects unless --classes names them.
 - `read_unlabeled(path, images)`: returns the LabeledImage of an image that no file describes, if that means an image
   without objects; None if it does not.
