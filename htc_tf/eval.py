@@ -73,7 +73,10 @@ def detect(flags, output):
     saved = predictions_beside(output)
     write_whole(saved, json.dumps(results) + "\n")
     partial.remove()
-    print(f"predictions are in {printable(saved)}; --predictions {shell_word(saved)} evaluates them again", file=sys.stderr)
+    print(
+        f"predictions are in {printable(saved)}; --predictions {shell_word(saved)} evaluates them again",
+        file=sys.stderr,
+    )
     return results, image_ids, ground_truth, info.category_ids, detector.kinds
 
 

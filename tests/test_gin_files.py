@@ -268,9 +268,11 @@ OTHER_BACKBONES = [f"gin/options/{name}.gin" for name in ("swin_t", "swin_s", "s
 def test_pixels_are_scaled_as_the_backbone_weights_were_trained(files):
     experiment, resolved = load(*files)
     bound = re.search(r"^HTC\.pixel_std = (.*)$", resolved, re.MULTILINE)
+    scale = ast.literal_eval(bound[1]) if bound else PIXEL_STD
     if experiment.backbone_weights:
-        scale = ast.literal_eval(bound[1]) if bound else PIXEL_STD
         assert scale == WEIGHTS[experiment.backbone_weights].pixel_std
+    for weights in WEIGHTS.values():
+        assert weights.gin_files != files or scale == weights.pixel_std
 
 
 def test_evaluations_are_once_an_epoch_with_validation_records(coco_records):

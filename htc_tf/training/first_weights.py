@@ -13,7 +13,7 @@ from htc_tf.training.frozen import check_frozen
 from htc_tf.training.stored_weights import StoredWeights
 from htc_tf.weights.assign import NamedWeights, load
 from htc_tf.weights.model_zoo import locate
-from htc_tf.weights.public_weights import WEIGHTS
+from htc_tf.weights.public_weights import IMAGENET_STD, WEIGHTS
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.tables import vit
 from htc_tf.weights.tables.composite import LINK_NAMES
@@ -21,6 +21,7 @@ from htc_tf.weights.tables.swin import OUTPUT_NORMS
 from htc_tf.weights.tables.switchable import ADDED, SECOND
 
 NOTHING = "none"  # --backbone_weights none: initial values
+MAX_SCALE = 2.0  # between the pixels of weights and those of the model that takes them
 OPTIONAL = rf"{OUTPUT_NORMS}|{LINK_NAMES}|{ADDED}|{vit.ADDED}"  # names that the weights of a backbone may lack
 
 
@@ -81,6 +82,8 @@ def load_weights(init_from, model, class_names):
         run = init_from if isinstance(init_from, Run) else Run(init_from)
         source, gin_files = read_run(run, model), [run.config]
     else:
+        if init_from in WEIGHTS and not Path(init_from).exists():
+            check_pixels(init_from, WEIGHTS[init_from].pixel_std, model)
         path, kind = locate(str(init_from), "--init_from")
         weights = read_weights(path, kind)
         print_notes(weights.notes)
@@ -113,6 +116,7 @@ def check_whole(source):
 def read_run(run, model):
     """Returns the StoredWeights of a run's newest intact checkpoint."""
     run.check_exists()
+    check_pixels(f"the run {run.folder}", read_pixel_std(run), model)
     checkpoints = Checkpoints(run, model)
     number = checkpoints.find_latest()
     if number is None:
@@ -122,7 +126,8 @@ def read_run(run, model):
 
 def load_backbone(text, model):
     """Loads every variable of the backbone from a checkpoint file or public weights, and returns the file's path."""
-    check_pixels(text, model)
+    if text in WEIGHTS and not Path(text).exists():
+        check_pixels(text, WEIGHTS[text].pixel_std, model)
     try:
         path, kind = locate(str(text), "--backbone_weights")
     except UserError as error:
@@ -144,14 +149,29 @@ def load_backbone(text, model):
     return str(path)
 
 
-def check_pixels(text, model):
-    """Refuses public weights that were trained on otherwise scaled pixels: their names and shapes would fit."""
-    if Path(text).exists() or text not in WEIGHTS or WEIGHTS[text].pixel_std == model.pixel_std:
+def check_pixels(source, theirs, model):
+    """Refuses weights of pixels in another scale: names and shapes fit, but the first convolution expects others.
+
+    Args:
+        source: str, for the message.
+        theirs: 3 floats, what the source's pixels were divided by; None if unknown.
+        model: Keras layer; an HTC has `pixel_std`.
+    """
+    ours = getattr(model, "pixel_std", None)
+    if ours is None or theirs is None:
         return
-    raise UserError(
-        f"HTC.pixel_std = {model.pixel_std}, but {text} was trained with {WEIGHTS[text].pixel_std}: "
-        "bind that, or choose weights that fit the configuration"
-    )
+    if any(max(own, their) > MAX_SCALE * min(own, their) for own, their in zip(ours, theirs, strict=True)):
+        raise UserError(
+            f"HTC.pixel_std = {ours}, but {source} was trained with {theirs}: bind that, or choose weights "
+            "that fit the configuration"
+        )
+
+
+def read_pixel_std(run):
+    """Returns HTC.pixel_std of a run's configuration; None if it is not three plain numbers there."""
+    bound = re.search(r"^HTC\.pixel_std = (.*)$", run.config.read_text(encoding="utf-8"), re.MULTILINE)
+    numbers = re.fullmatch(r"\((\d+\.?\d*), (\d+\.?\d*), (\d+\.?\d*)\)", bound[1]) if bound else None
+    return IMAGENET_STD if bound is None else numbers and tuple(map(float, numbers.groups()))
 
 
 def fetch_backbone(model):

@@ -25,6 +25,7 @@ DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2"
 MAE = "https://dl.fbaipublicfiles.com/mae/pretrain"
 PADDLE = "https://bj.bcebos.com/v1/paddledet/models"
 IMAGENET_STD = (58.395, 57.12, 57.375)  # of RGB values, 0 ... 255
+MSRA_STD = (1.0, 1.0, 1.0)  # of detectron2's ResNets, whose weights hold the standard deviation
 
 
 class PublicWeights(NamedTuple):
@@ -40,7 +41,7 @@ class PublicWeights(NamedTuple):
     box_ap: float | None = None
     mask_ap: float | None = None
     license: str | None = None  # of the project that publishes the file; None where it states none
-    pixel_std: tuple[float, float, float] = IMAGENET_STD  # of a backbone: what its images were divided by
+    pixel_std: tuple[float, float, float] = IMAGENET_STD  # what the pixels were divided by
 
     @property
     def is_backbone(self) -> bool:
@@ -82,14 +83,15 @@ def of_detectron2(
     file = f"model_final_{digits}.pkl"
     address = f"{DETECTRON2}/{folder}/{name}/{number}/{file}"
     gin_files, license = (gin_file,), "CC-BY-SA-3.0"
-    return PublicWeights(name, "detectron2", file, f"md5:{digits}", gin_files, (address,), box_ap, mask_ap, license)
+    weights = PublicWeights(name, "detectron2", file, f"md5:{digits}", gin_files, (address,), box_ap, mask_ap, license)
+    return weights._replace(pixel_std=IMAGENET_STD if "X_101" in name else MSRA_STD)
 
 
 def of_vitdet(name: str, number: str, digits: str, box_ap: float, mask_ap: float) -> PublicWeights:
     """Returns a detector of detectron2's ViTDet, whose page states neither a hash nor a license of the files."""
     gin_file = f"gin/vitdet/{name}_100ep_coco.gin"
     weights = of_detectron2("ViTDet/COCO", name, number, digits, gin_file, box_ap, mask_ap)
-    return weights._replace(name=f"{name}_100ep", digest=None, license="Apache-2.0")
+    return weights._replace(name=f"{name}_100ep", digest=None, license="Apache-2.0", pixel_std=IMAGENET_STD)
 
 
 def of_torchvision(name: str, digits: str | None) -> PublicWeights:
@@ -256,8 +258,8 @@ _ALL = (
       for name in ("tiny_1k", "small_1k", "base_1k", "tiny_22k", "small_22k", "base_22k", "large_22k", "xlarge_22k")),
     *(of_classifier("caffe2", f"{DETECTRON2}/ImageNetPretrained/{file}.pkl", name=name, license="CC-BY-SA-3.0",
                     pixel_std=std)
-      for name, file, std in (("msra_resnet50", "MSRA/R-50", (1.0, 1.0, 1.0)),
-                              ("msra_resnet101", "MSRA/R-101", (1.0, 1.0, 1.0)),
+      for name, file, std in (("msra_resnet50", "MSRA/R-50", MSRA_STD),
+                              ("msra_resnet101", "MSRA/R-101", MSRA_STD),
                               ("caffe2_resnext101_32x8d", "FAIR/X-101-32x8d", IMAGENET_STD))),
     *(of_classifier("vit", f"{MAE}/{file}", f"{DETECTRON2}/ImageNetPretrained/MAE/{file}", license="CC-BY-NC-4.0",
                     digest=digest)

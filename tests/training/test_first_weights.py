@@ -204,6 +204,30 @@ def test_weights_of_otherwise_scaled_pixels_are_refused(name, scale, wanted):
         first_weights.load_backbone(name, SimpleNamespace(pixel_std=scale))
 
 
+def test_other_models_of_otherwise_scaled_pixels_are_refused(trained, reset_model):
+    name, model = "mask_rcnn_R_50_FPN_1x", reset_model(*SMALL)
+    with pytest.raises(UserError, match=rf"^HTC.pixel_std = .*, but {name} was trained with \(1.0, 1.0, 1.0\)"):
+        load_weights(name, model, [])
+    run, _ = trained
+    with pytest.raises(UserError, match=r"^HTC.pixel_std = \(1.0, 1.0, 1.0\), but the run .* was trained with \(58"):
+        load_weights(run, SimpleNamespace(pixel_std=(1.0, 1.0, 1.0), variables=model.variables), [])
+
+
+@pytest.mark.parametrize(
+    ("line", "scale"),
+    [
+        ("", PIXEL_STD),
+        ("HTC.pixel_std = (1.0, 2, 3.5)", (1.0, 2.0, 3.5)),
+        ("HTC.pixel_std = %STD", None),
+        ("HTC.pixel_std = (1.0, 2, __import__('os'))", None),
+    ],
+)
+def test_the_scale_of_a_runs_pixels(tmp_path, line, scale):
+    run = Run(tmp_path)
+    run.create(f"HTC.masks = True\n{line}\nHTC.xla = False\n", [])
+    assert first_weights.read_pixel_std(run) == scale
+
+
 def test_weights_that_cannot_be_fetched(reset_model, tmp_path):
     model = reset_model(*SMALL)
     checkpoints = Checkpoints(Run(tmp_path / "new"), model)
