@@ -13,6 +13,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from htc_tf.data.annotations import MAX_OUTLINE, outline_length
+
 from ..checks import Rejected, show
 from . import documents, image_files, outlines
 from .labeled import LabeledImage, LabeledObject
@@ -95,7 +97,14 @@ def read_shape(shape: Any, height: int, width: int) -> tuple[str, list[tuple[flo
         raise Rejected("polygon_malformed", f"the polygon of the {show(label)} is not a list of [x, y]")
     if len(points) < 3:
         raise Rejected("polygon_malformed", f"the polygon of the {show(label)} has {len(points)} points: it needs 3")
-    outlines.check_numbers([value for point in points for value in point], height, width)
+    numbers = [value for point in points for value in point]
+    outlines.check_numbers(numbers, height, width)
+    length = outline_length(numbers)
+    if length > MAX_OUTLINE:
+        raise Rejected(
+            "polygon_too_long",
+            f"the outline of the {show(label)} is {length:,.0f} pixels long, more than {MAX_OUTLINE:,}",
+        )
     return label, [tuple(point) for point in points]
 
 
@@ -116,10 +125,17 @@ def visible_masks(polygons: list[list[tuple[float, float]]], height: int, width:
     drawer = PIL.ImageDraw.Draw(canvas)
     for number, points in enumerate(polygons, 1):
         drawer.polygon(points, fill=number)
-    pixels = np.asarray(canvas).ravel(order="F")  # [H * W], down the columns
-    starts = np.flatnonzero(np.diff(pixels, prepend=-1))  # of runs of one number
-    ends = np.append(starts[1:], pixels.size)
-    numbers = pixels[starts]
+    found, total = [], 0
+    for first, end in outlines.strips(height, width):
+        pixels = np.asarray(canvas.crop((first, 0, end, height)))  # [H, columns]
+        new = np.ones(pixels.shape, bool)  # a run of one number starts there, down the column
+        np.not_equal(pixels[1:], pixels[:-1], out=new[1:])
+        column, row = np.nonzero(new.T)
+        total += len(row)
+        outlines.check_runs(total)
+        starts = (column + first) * height + row
+        found.append([pixels[row, column], starts, np.append(starts[1:], end * height)])
+    numbers, starts, ends = np.concatenate(found, axis=1)
     order = np.argsort(numbers, kind="stable")  # the runs of one number together, in the order of the pixels
     bounds = np.searchsorted(numbers[order], np.arange(1, len(polygons) + 2))
     masks = []

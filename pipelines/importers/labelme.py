@@ -96,11 +96,12 @@ def read_mask(numbers, shape, height, width):
         with PIL.Image.open(data, formats=("PNG",)) as image:  # other formats of Pillow start programs, as EPS does
             if image.size != (right - left + 1, bottom - top + 1):
                 raise Rejected("polygon_malformed", f"a mask of {image.size} pixels in the box {numbers}")
-            pixels = np.asarray(image) > 0
+            strips = outlines.strips(image.height, image.width)
+            parts = (np.asarray(image.crop((first, 0, end, image.height))) > 0 for first, end in strips)
+            inside = (part if part.ndim == 2 else part.any(axis=2) for part in parts)
+            return outlines.encode_strips(inside, top, left, height, width)
     except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, PIL.Image.DecompressionBombError) as error:
         raise Rejected("polygon_malformed", f"its mask is not a PNG in base64 ({error})") from None
-    inside = pixels if pixels.ndim == 2 else pixels.any(axis=2)
-    return outlines.encode_crop(inside, top, left, height, width)
 
 
 READERS = {"polygon": read_polygon, "rectangle": read_rectangle, "circle": read_circle, "mask": read_mask}

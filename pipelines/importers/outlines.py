@@ -1,7 +1,10 @@
-"""Outlines of shapes: polygons for circles, ellipses and rectangles, run lengths for masks, and objects of several."""
+"""Outlines of shapes: polygons for circles, ellipses and rectangles, run lengths for masks, and objects of several.
+
+A mask costs memory for its runs, not for the pixels of its image, and has a bounded number of runs.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from ..checks import Counters, Rejected
 
 MIN_CORNERS = 16  # of the polygon that stands for an ellipse
 MAX_GAP = 0.1  # pixels between the two
+STRIP = 1 << 22  # pixels of a mask whose runs are found at a time; 16 bytes each at most
+MAX_RUNS = 2_000_000  # of a mask, down the columns: more than outlines of MAX_OUTLINE pixels can have
 
 
 def are_points(points: Any) -> bool:
@@ -61,7 +66,7 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float =
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
     """Returns the run lengths of a [H, W] mask, as COCO writes them in JSON."""
-    return as_text(coco_mask.encode(np.asfortranarray(mask, np.uint8)))
+    return encode_crop(mask, 0, 0, *mask.shape)
 
 
 def encode_crop(mask: np.ndarray, top: int, left: int, height: int, width: int) -> dict[str, Any]:
@@ -69,19 +74,45 @@ def encode_crop(mask: np.ndarray, top: int, left: int, height: int, width: int) 
 
     The time depends on the size of the mask alone.
     """
-    edges = np.diff(np.pad(mask.astype(bool), ((1, 1), (0, 0))), axis=0)  # [h + 1, w]: where a run starts or ends
-    column, row = np.nonzero(edges.T)
-    places = (column + left) * height + row + top  # down the columns of the image
-    # A run that ends at the bottom and one that starts at the top of the next column are one.
-    places, number = np.unique(places, return_counts=True)
-    return encode_runs(places[number == 1], height, width)
+    parts = (mask[:, first:end] for first, end in strips(*mask.shape))
+    return encode_strips(parts, top, left, height, width)
+
+
+def strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yields the first column, and that after the last one, of strips of at most `STRIP` pixels, or of one column."""
+    step = max(1, STRIP // height)
+    for first in range(0, width, step):
+        yield first, min(first + step, width)
+
+
+def encode_strips(parts: Iterable[np.ndarray], top: int, left: int, height: int, width: int) -> dict[str, Any]:
+    """Returns what `encode_crop` does for a mask that comes in strips, [h, columns] each."""
+    found, runs = [], 0
+    for part in parts:
+        edges = np.diff(np.pad(part.astype(bool), ((1, 1), (0, 0))), axis=0)  # [h + 1, columns]: a run starts or ends
+        column, row = np.nonzero(edges.T)
+        runs += len(row) // 2
+        check_runs(runs)
+        found.append((column + left) * height + row + top)  # down the columns of the image
+        left += part.shape[1]
+    return encode_runs(np.concatenate(found), height, width)
+
+
+def check_runs(number: int) -> None:
+    """Raises Rejected if masks have too many runs."""
+    if number > MAX_RUNS:
+        raise Rejected(
+            "polygon_too_long", f"masks of more than {MAX_RUNS:,} runs of pixels, as of noise: smooth the outlines"
+        )
 
 
 def encode_runs(places: np.ndarray, height: int, width: int) -> dict[str, Any]:
     """Returns run lengths from the pixels, counted down the columns, where each run starts and ends in turn."""
-    counts = np.diff(places, prepend=0, append=height * width).tolist()
+    # A run that ends where the next one starts, at the top of the next column, is one with it.
+    places, number = np.unique(places, return_counts=True)
+    counts = np.diff(places[number == 1], prepend=0, append=height * width)
     if not counts[-1]:  # the mask covers the last pixel
-        counts.pop()
+        counts = counts[:-1]
     return as_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
 
 

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from pipelines import to_coco
 from pipelines.checks import Rejected
-from pipelines.importers import cityscapes
+from pipelines.importers import cityscapes, outlines
 
 HEIGHT, WIDTH = 40, 60
 CITY = "leftImg8bit/train/ulm"
@@ -88,7 +88,9 @@ def test_groups_are_crowd_regions_and_some_objects_are_left_out(tmp_path):
     ]
 
 
-def test_masks_agree_with_a_drawing_of_each_object_alone():
+@pytest.mark.parametrize("strip", [1, 300, outlines.STRIP])
+def test_masks_agree_with_a_drawing_of_each_object_alone(monkeypatch, strip):
+    monkeypatch.setattr(outlines, "STRIP", strip)
     rng = np.random.default_rng(3)
     for _ in range(20):
         polygons = [

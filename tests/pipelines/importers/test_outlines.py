@@ -1,11 +1,13 @@
-"""Outlines of rectangles and ellipses."""
+"""Outlines of rectangles and ellipses, and run lengths of masks, whose memory is bounded."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipelines.checks import Rejected
 from pipelines.importers import outlines
 
 
@@ -37,7 +39,9 @@ def test_an_ellipse_covers_the_pixels_of_its_equation(degrees):
     assert abs(mask.sum() / (math.pi * a * b) - 1) < 0.05
 
 
-def test_the_run_lengths_of_a_part_are_those_of_the_whole_image():
+@pytest.mark.parametrize("strip", [1, 7, 50, outlines.STRIP])
+def test_the_run_lengths_of_a_part_are_those_of_the_whole_image(monkeypatch, strip):
+    monkeypatch.setattr(outlines, "STRIP", strip)
     rng = np.random.default_rng(0)
     for share in [0.0, 1.0, *rng.uniform(0, 1, 100)]:
         height, width = rng.integers(1, 20, 2)
@@ -49,4 +53,29 @@ def test_the_run_lengths_of_a_part_are_those_of_the_whole_image():
         part = rng.random((high, wide)) < share
         whole[top : top + high, left : left + wide] = part
         found = outlines.encode_crop(part, int(top), int(left), int(height), int(width))
-        assert found == outlines.encode(whole)
+        expected = coco_mask.encode(np.asfortranarray(whole))
+        assert found == {"size": [height, width], "counts": expected["counts"].decode()} == outlines.encode(whole)
+
+
+def test_a_mask_of_too_many_runs_is_refused_in_little_memory():
+    mask = np.zeros((3000, 3000), np.uint8)
+    mask[::2] = 1  # 4.5 million runs
+    tracemalloc.start()
+    try:
+        with pytest.raises(Rejected, match=r"more than 2,000,000 runs of pixels"):
+            outlines.encode(mask)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_memory_of_a_mask_is_that_of_its_runs():
+    mask = np.zeros((4000, 4000), bool)
+    mask[::20] = True  # 800,000 runs
+    tracemalloc.start()
+    try:
+        found = outlines.encode_crop(mask, 0, 0, 4000, 4000)
+        assert tracemalloc.get_traced_memory()[1] < 120e6
+    finally:
+        tracemalloc.stop()
+    assert coco_mask.area(found) == mask.sum()
