@@ -41,8 +41,9 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     content = documents.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise Rejected("file_malformed", "it is not a file of Cityscapes: it has no list 'objects'")
-    height, width = image_files.check_size(content.get("imgHeight"), content.get("imgWidth"))
     name = find_image(path, images)
+    sides = {key: content.get(key) for key in ("imgHeight", "imgWidth")}
+    height, width = image_files.stated_size(images / name, **sides)
     drawn, problems, deleted = [], [], 0
     for place, shape in enumerate(content["objects"]):
         if isinstance(shape, dict) and shape.get("deleted"):
@@ -60,7 +61,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
         crowd = single not in ("", label) and label not in NO_GROUP
         label = single if crowd else label
         if mask is not None:
-            found.append(LabeledObject(label, mask, crowd=crowd))
+            found.append(LabeledObject(label, mask, crowd=crowd, place=f"{path}: {place}"))
         elif label not in OPTIONAL:
             problems.append(f"{place}: the {label} is entirely hidden by later objects, or outside of the image")
     yield LabeledImage(name, height, width, found, problems, SPLITS.get(path.parent.parent.name))

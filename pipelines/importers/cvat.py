@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import Rejected, show
 from . import documents, image_files, outlines
-from .labeled import LabeledImage, LabeledObject
+from .labeled import LabeledImage
 
 ENDINGS = (".xml",)
 IGNORED = ()
@@ -32,17 +32,17 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
     for element in root.iterfind("image"):
         name = element.get("name")
         try:
-            size = [whole(element, "height"), whole(element, "width")]
             image = find_image(name, element.get("subset") or "", path.parent, images)
             split = SPLITS.get((element.get("subset") or "").lower())
-            yield collect(image, *image_files.check_size(*size), list(element), split)
+            size = image_files.stated_size(images / image, height=element.get("height"), width=element.get("width"))
+            yield collect(path, image, *size, list(element), split)
         except Rejected as error:
             yield Rejected(error.reason, f"the image {show(name)}: {error.detail}")
     if root.find("track") is not None:
-        yield from read_video(root, path.parent, images)
+        yield from read_video(root, path, images)
 
 
-def read_video(root: Element, folder: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
+def read_video(root: Element, path: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
     """Yields the frames with objects of a file with tracks, which names no images."""
     frames = {}
     for track in root.iterfind("track"):
@@ -52,13 +52,15 @@ def read_video(root: Element, folder: Path, images: Path) -> Iterator[LabeledIma
                 frames.setdefault(shape.get("frame") or "", []).append(shape)
     size = root.find("meta/task/original_size")
     if size is not None:
-        size = image_files.check_size(*(integer(size.findtext(side), side) for side in ("height", "width")))
+        size = image_files.whole_size(height=size.findtext("height"), width=size.findtext("width"))
     missing = []
     for number, shapes in frames.items():
         try:
             frame = FRAME.format(integer(number, "the number"))
-            image = find_image([frame + ending for ending in FRAME_ENDINGS], "", folder, images)
-            yield collect(image, *(size or image_files.read_size(images / image)), shapes, None)
+            image = find_image([frame + ending for ending in FRAME_ENDINGS], "", path.parent, images)
+            if size is not None:
+                image_files.compare_size(images / image, *size)
+            yield collect(path, image, *(size or image_files.read_size(images / image)), shapes, None)
         except Rejected as error:
             problem = Rejected(error.reason, f"frame {show(number)}: {error.detail}")
             if error.reason == "image_missing":
@@ -84,36 +86,34 @@ def find_image(name, subset, folder: Path, images: Path) -> str:
     return image_files.find_image(names[0], folder, images, "name")
 
 
-def collect(name: str, height: int, width: int, shapes: Iterable[Element], split: str | None) -> LabeledImage:
-    """Returns an image with the objects of its shapes."""
+def collect(
+    path: Path, name: str, height: int, width: int, shapes: Iterable[Element], split: str | None
+) -> LabeledImage:
+    """Returns an image of a file with the objects of its shapes."""
     parts, crowds, problems, others = {}, set(), [], Counter()
     for place, shape in enumerate(shapes):
         if shape.tag not in READERS:
             others[shape.tag] += 1
             continue
+        entry = f"{name}: the {shape.tag} at {place} of its shapes"
         try:
             label = (shape.get("label") or "").strip()
             if not label:
                 raise Rejected("annotation_malformed", "has no label")
             part = READERS[shape.tag](shape, height, width)
         except Rejected as error:
-            problems.append(f"{name}: the {shape.tag} at {place} of its shapes: {error.detail}")
+            problems.append(f"{entry}: {error.detail}")
             continue
         group = shape.get("group_id") or "0"
-        key = label, place if group == "0" else f"group {group}"
+        key = label, entry if group == "0" else f"{name}: the {show(label)} of group {group}"
         parts.setdefault(key, []).append(part)
         if any(row.get("name") in CROWD and (row.text or "").lower() in ("true", "1") for row in shape):
             crowds.add(key)
     if others:
         counts = ", ".join(f"{kind} {number}" for kind, number in others.items())
         problems.append(f"{name}: shapes without an area: {counts}")
-    found = []
-    for key, of_one in parts.items():
-        try:
-            found.append(LabeledObject(key[0], outlines.join(of_one, height, width), crowd=key in crowds))
-        except Rejected as error:
-            problems.append(f"{name}: the {show(key[0])} of {key[1]}: {error.detail}")
-    return LabeledImage(name, height, width, found, problems, split)
+    found, unjoined = outlines.join_all(parts, path, height, width, crowds)
+    return LabeledImage(name, height, width, found, problems + unjoined, split)
 
 
 def read_box(shape, height, width):

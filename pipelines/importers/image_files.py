@@ -7,6 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from htc_tf.data import image_io
+from htc_tf.data.annotations import as_integer
 
 from .. import file_names
 from ..checks import Counters, Rejected, show
@@ -70,6 +71,46 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
         size = f"{show(width)} x {show(height)}"
         raise Rejected("image_too_large", f"{size} are more than {image_io.MAX_PIXELS:,} pixels")
     return height, width
+
+
+def stated_size(path: Path | str, **sides: Any) -> tuple[int, int]:
+    """Returns the (height, width) of an image as a tool's file states them, if they are the image's.
+
+    Args:
+        path: The image file.
+        **sides: The height and the width, by the keys under which the file states them.
+    Raises:
+        Rejected: They are no size, or not the image's.
+    """
+    height, width = whole_size(**sides)
+    compare_size(path, height, width)
+    return height, width
+
+
+def whole_size(**sides: Any) -> tuple[int, int]:
+    """Returns the (height, width) that `stated_size` takes, which may be written as "48" or 48.0, if it is possible."""
+    height, width = map(as_integer, sides.values())
+    if not (height and width and min(height, width) > 0):
+        stated = [f"no {key}" if side is None else f"{key} is {show(side)}" for key, side in sides.items()]
+        raise Rejected("image_malformed", f"{', '.join(stated)}; both must be the image's, in pixels")
+    return check_size(height, width)
+
+
+def compare_size(path: Path | str, height: int, width: int) -> None:
+    """Raises Rejected unless a stated size is that of an image file, with or without its EXIF orientation.
+
+    The preparation refuses the others in the same words, but only after masks of the stated size have been made.
+    """
+    high, wide = read_size(path)
+    if (height, width) == (high, wide):
+        return
+    try:
+        stored = image_io.stored_size(image_io.open_image(image_io.read_file(path)))
+    except image_io.ImageError as error:
+        raise Rejected("image_unreadable", f"{show(str(path))} cannot be read ({error})") from None
+    if (width, height) != stored:
+        found = f"{stored[0]} x {stored[1]}" + (f" ({wide} x {high} upright)" if (wide, high) != stored else "")
+        raise Rejected("image_size_differs", f"the image's file {found}, annotated {width} x {height}")
 
 
 def find_by_stem(stem: str, folders: Iterable[Path], images: Path) -> str | None:

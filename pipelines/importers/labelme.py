@@ -17,7 +17,7 @@ import PIL.Image
 
 from ..checks import Rejected, show
 from . import documents, image_files, outlines
-from .labeled import LabeledImage, LabeledObject
+from .labeled import LabeledImage
 
 ENDINGS = (".json",)
 IGNORED = ("_background_", "__ignore__")  # LabelMe's labels of what is no object
@@ -29,11 +29,11 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise Rejected("file_malformed", "it is not a file of LabelMe: it has no list 'shapes'")
     name = image_files.find_image(content.get("imagePath"), path.parent, images, "imagePath")
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if height is None and width is None:
+    sides = {key: content.get(key) for key in ("imageHeight", "imageWidth")}
+    if all(side is None for side in sides.values()):
         height, width = image_files.read_size(images / name)  # upright, as LabelMe shows the image
     else:
-        image_files.check_size(height, width)  # the preparation compares them with the image
+        height, width = image_files.stated_size(images / name, **sides)
     parts, problems = {}, []
     for place, shape in enumerate(content["shapes"]):
         try:
@@ -41,14 +41,10 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
         except Rejected as error:
             problems.append(f"shapes[{place}]: {error.detail}")
         else:
-            parts.setdefault((label, place if group is None else f"group {group}"), []).append(part)
-    found = []
-    for (label, group), shapes in parts.items():
-        try:
-            found.append(LabeledObject(label, outlines.join(shapes, height, width)))
-        except Rejected as error:
-            problems.append(f"{group} of {show(label)}: {error.detail}")
-    yield LabeledImage(name, height, width, found, problems)
+            entry = f"shapes[{place}]" if group is None else f"group {group} of {show(label)}"
+            parts.setdefault((label, entry), []).append(part)
+    found, others = outlines.join_all(parts, path, height, width)
+    yield LabeledImage(name, height, width, found, problems + others)
 
 
 def read_shape(shape: Any, height: int, width: int) -> tuple[str, int | str | None, Any]:

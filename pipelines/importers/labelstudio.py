@@ -37,25 +37,26 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage | Rejected]:
         raise Rejected("file_malformed", "its tasks have no 'data': choose the export JSON, not JSON-MIN or another")
     for place, task in enumerate(tasks):
         try:
-            yield read_task(task, path.parent, images)
+            yield read_task(task, path, images)
         except Rejected as error:
             yield Rejected(error.reason, f"task {show(task.get('id', f'at {place}'))}: {error.detail}")
 
 
-def read_task(task: dict[str, Any], folder: Path, images: Path) -> LabeledImage:
-    """Returns the image of a task, with the objects of one annotation."""
-    name = find_image(task.get("data"), folder, images)
+def read_task(task: dict[str, Any], path: Path, images: Path) -> LabeledImage:
+    """Returns the image of a task of a file, with the objects of one annotation."""
+    name = find_image(task.get("data"), path.parent, images)
     results, others = choose_annotation(task)
     problems = [f"{name}: {others} further annotations of the task"] if others else []
     sized = [row for row in results if isinstance(row, dict) and row.get("original_width") is not None]
     if sized:
-        height, width = sized[0].get("original_height"), sized[0]["original_width"]
-        image_files.check_size(height, width)
+        sides = {key: sized[0].get(key) for key in ("original_height", "original_width")}
+        height, width = image_files.stated_size(images / name, **sides)
     else:
         height, width = image_files.read_size(images / name)
     found, kinds = [], Counter()
     labeled = {row["id"] for row in results if own_labels(row) and isinstance(row.get("id"), str)}
-    for place, row in enumerate(results):
+    for number, row in enumerate(results):
+        entry = f"{name}: result {number}"
         try:
             if not isinstance(row, dict) or not isinstance(row.get("value", {}), dict):
                 raise Rejected("annotation_malformed", "has no value")
@@ -71,9 +72,10 @@ def read_task(task: dict[str, Any], folder: Path, images: Path) -> LabeledImage:
                 raise Rejected(
                     "polygon_malformed", f"the image is turned by {show(row['image_rotation'])}: turn its file"
                 )
-            found.append(LabeledObject(label, outlines.join([shape(value, height, width)], height, width)))
+            segmentation = outlines.join([shape(value, height, width)], height, width)
+            found.append(LabeledObject(label, segmentation, place=f"{path}: {entry}"))
         except Rejected as error:
-            problems.append(f"{name}: result {place}: {error.detail}")
+            problems.append(f"{entry}: {error.detail}")
     if kinds:
         counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
         problems.append(f"{name}: results without an area: {counts}")

@@ -4,7 +4,8 @@ A mask costs memory for its runs, not for the pixels of its image, and has a bou
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from .. import objects
 from ..checks import Counters, Rejected
+from .labeled import LabeledObject
 
 MIN_CORNERS = 16  # of the polygon that stands for an ellipse
 MAX_GAP = 0.1  # pixels between the two
@@ -114,6 +116,32 @@ def encode_runs(places: np.ndarray, height: int, width: int) -> dict[str, Any]:
     if not counts[-1]:  # the mask covers the last pixel
         counts = counts[:-1]
     return as_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+
+
+def join_all(
+    parts: Mapping[tuple[str, str], Sequence[Any]],
+    path: Path,
+    height: int,
+    width: int,
+    crowds: Collection[tuple[str, str]] = (),
+) -> tuple[list[LabeledObject], list[str]]:
+    """Returns the objects of a file's shapes, and a text for each object whose parts cannot be joined.
+
+    Args:
+        parts: The parts of each object as in `join`, by its label and the entry of the file that states it.
+        path: The file.
+        height, width: The image's size in pixels.
+        crowds: The keys of the objects that are crowd regions.
+    """
+    found, problems = [], []
+    for (label, entry), shapes in parts.items():
+        try:
+            joined = join(shapes, height, width)
+        except Rejected as error:
+            problems.append(f"{entry}: {error.detail}")
+        else:
+            found.append(LabeledObject(label, joined, crowd=(label, entry) in crowds, place=f"{path}: {entry}"))
+    return found, problems
 
 
 def join(parts: Sequence[Any], height: int, width: int) -> Any:

@@ -30,8 +30,8 @@ BAD_FIELDS = {
     "nul": ({"imagePath": "\0.png"}, "is missing"),
     "surrogate": ({"imagePath": "\ud800.png"}, "is missing"),
     "long": ({"imagePath": "x" * 100_000}, "is missing"),
-    "size": ({"imageHeight": -3}, "height and width are -3 and 40"),
-    "words": ({"imageWidth": "40"}, "height and width are 32 and 40"),
+    "size": ({"imageHeight": -3}, "imageHeight is -3, imageWidth is 40; both must be the image's, in pixels"),
+    "words": ({"imageWidth": "4O"}, "imageHeight is 32, imageWidth is 4O; both must"),
     "huge": ({"imageHeight": 10**9, "imageWidth": 10**9}, "more than"),
     "shapes": ({"shapes": "dog"}, "no list 'shapes'"),
 }

@@ -151,7 +151,8 @@ def test_a_bad_object_is_named_and_the_others_stay(tmp_path, shape, message):
     ("fields", "message"),
     [
         ({"objects": {}}, "not a file of Cityscapes"),
-        ({"imgHeight": "40"}, "height and width are 40 and 60"),
+        ({"imgHeight": "40.5"}, "imgHeight is 40.5, imgWidth is 60; both must be the image's, in pixels"),
+        ({"imgHeight": 6000, "imgWidth": 6000}, "the image's file 60 x 40, annotated 6000 x 6000"),
         ({"imgHeight": 10**9, "imgWidth": 10**9}, "are more than"),
     ],
 )
@@ -160,6 +161,23 @@ def test_a_bad_file_is_rejected(tmp_path, fields, message):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(Rejected, match=message):
         list(cityscapes.read(path, tmp_path))
+
+
+def test_a_size_in_another_notation_and_the_place_of_each_object(tmp_path):
+    path = write(tmp_path, square("pole", 1, 1, 9, 9, deleted=1), square("car", 1, 1, 9, 9), imgHeight="40")
+    (found,) = cityscapes.read(path, tmp_path)
+    assert found.height == HEIGHT and [row.place for row in found.objects] == [f"{path}: objects[1]"]
+
+
+def test_outlines_and_masks_that_take_too_much_memory(tmp_path, monkeypatch):
+    comb = {"label": "car", "polygon": [[row % 4 // 2 * 50, row] for row in range(40)]}
+    monkeypatch.setattr(cityscapes, "MAX_OUTLINE", 500)
+    found = read(tmp_path, square("bus", 1, 1, 9, 9), comb)
+    assert [row.label for row in found.objects] == ["bus"]
+    assert found.problems == ["objects[1]: the outline of the car is 1,020 pixels long, more than 500"]
+    monkeypatch.setattr(outlines, "MAX_RUNS", 10)
+    with pytest.raises(Rejected, match="masks of more than 10 runs of pixels"):
+        read(tmp_path, square("bus", 1, 1, 9, 9))
 
 
 def test_a_missing_image_is_rejected(tmp_path):

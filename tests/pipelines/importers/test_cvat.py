@@ -178,9 +178,24 @@ def test_frames_of_an_impossible_size_are_no_missing_images(tmp_path):
     add_image(tmp_path, "images/frame_000000.png")
     size = "<meta><task><original_size><width>{}</width><height>40</height></original_size></task></meta>"
     box = '<box frame="0" outside="0" xtl="1" ytl="1" xbr="9" ybr="9"/>'
-    for width, words in ((0, "are 40 and 0"), ("x", "width is x, not an integer"), (10**9, "more than")):
+    for width, words in ((0, "height is 40, width is 0; both"), ("x", "width is x; both"), (10**9, "more than")):
         with pytest.raises(Rejected, match=words):
             read(tmp_path, size.format(width) + track(box))
+
+
+def test_frames_of_another_size_are_refused(tmp_path):
+    add_image(tmp_path, "images/frame_000000.png")
+    size = "<meta><task><original_size><width>6000</width><height>6000</height></original_size></task></meta>"
+    (bad,) = read(tmp_path, size + track('<box frame="0" outside="0" xtl="1" ytl="1" xbr="9" ybr="9"/>'))
+    assert bad.detail == "frame 0: the image's file 60 x 40, annotated 6000 x 6000"
+
+
+def test_the_place_of_each_object(tmp_path):
+    part = '<polygon label="cat" points="1,2;9,2;9,8" group_id="5"/>'
+    found = read_shapes(tmp_path, part, POLYGON, part)
+    path = tmp_path / "annotations.xml"
+    expected = [f"{path}: a.png: the cat of group 5", f"{path}: a.png: the polygon at 1 of its shapes"]
+    assert [row.place for row in found.objects] == expected
 
 
 @pytest.mark.parametrize(
@@ -220,9 +235,10 @@ def test_a_bad_shape_is_named_and_the_others_stay(tmp_path, shape, message):
         ({"name": "missing.png"}, "missing.png is missing"),
         ({"name": ""}, "not the name of an image"),
         ({"name": "x" * 5000}, "is missing"),
-        ({"width": "60.5"}, "width is 60.5, not an integer"),
+        ({"width": "60.5"}, "height is 40, width is 60.5; both must be the image's, in pixels"),
+        ({"width": 6000, "height": 6000}, "the image's file 60 x 40, annotated 6000 x 6000"),
         ({"width": 10**9, "height": 10**9}, "are more than"),
-        ({"height": 0}, "height and width are 0 and 60"),
+        ({"height": 0}, "height is 0, width is 60; both"),
     ],
 )
 def test_a_bad_image_is_rejected_and_the_others_stay(tmp_path, fields, message):

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from pipelines.checks import Rejected
+from pipelines import images
+from pipelines.checks import Counters, Rejected
 from pipelines.importers import image_files
 from tests.pipelines.importers.conversion import add_image
 
@@ -56,6 +58,35 @@ def test_impossible_sizes_are_described_briefly(size):
     with pytest.raises(Rejected) as error:
         image_files.check_size(*size)
     assert len(error.value.detail) < 150
+
+
+@pytest.mark.parametrize("size", [("40", "60"), (40.0, 60.0), ("40.0", 60)])
+def test_sizes_are_whole_numbers_in_any_notation(folder, size):
+    assert image_files.stated_size(folder / "b.jpg", high=size[0], wide=size[1]) == (40, 60)
+
+
+@pytest.mark.parametrize("size", [(30, 20), (20, 30), (21, 30), (30, 21), (6000, 4000)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_size_is_refused_where_the_preparation_refuses_it(tmp_path, size, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    expected = ours = None
+    try:
+        images.load_image(str(tmp_path), "a.jpg", *size, 10**6, "full", "apply", Counters())
+    except Rejected as error:
+        expected = error.reason, f"the image's {error.detail}"
+    try:
+        assert image_files.stated_size(tmp_path / "a.jpg", height=size[0], width=size[1]) == size
+    except Rejected as error:
+        ours = error.reason, error.detail
+    assert ours == expected and (expected is None) == (size == (20, 30) or (orientation, size) == (6, (30, 20)))
+
+
+def test_an_image_that_cannot_be_read_has_no_size(folder):
+    (folder / "b.jpg").write_bytes(b"x")
+    with pytest.raises(Rejected, match=r"b\.jpg cannot be read"):
+        image_files.stated_size(folder / "b.jpg", height=40, width=60)
 
 
 def test_an_image_by_its_stem(folder):

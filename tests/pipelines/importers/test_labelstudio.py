@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from pipelines import to_coco
 from pipelines.checks import Rejected
-from pipelines.importers import labelstudio
+from pipelines.importers import labelstudio, outlines
 from pipelines.importers.labeled import LabeledImage
 from tests.pipelines.importers.brush_encoding import encode
 from tests.pipelines.importers.conversion import read_left_out
@@ -229,9 +229,28 @@ def test_a_relation_of_two_objects_is_no_defect(tmp_path):
 
 def test_an_impossible_size_rejects_the_task(tmp_path):
     add_image(tmp_path / "a.png")
-    for size in ((10**9, 10**9), ("40", 60), (-1, 60)):
+    for size, words in (
+        ((10**9, 10**9), "1000000000 x 1000000000 are more than"),
+        (("40x", 60), "original_height is 40x, original_width is 60; both must be the image's, in pixels"),
+        ((-1, 60), "original_height is -1, "),
+        ((6000, 6000), "the image's file 60 x 40, annotated 6000 x 6000"),
+    ):
         (found,) = read(tmp_path, task(result(size=size)))
-        assert isinstance(found, Rejected) and found.detail.startswith("task 7: ")
+        assert isinstance(found, Rejected) and found.detail.startswith(f"task 7: {words}")
+
+
+def test_a_size_in_another_notation_and_the_place_of_each_object(tmp_path):
+    found = read_results(tmp_path, result(labels=()), result(size=("40", 60.0)))
+    assert (found.height, found.width) == (HEIGHT, WIDTH)
+    assert [row.place for row in found.objects] == [f"{tmp_path}/project.json: a.png: result 1"]
+
+
+def test_a_brush_of_too_many_runs_is_named_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(outlines, "MAX_RUNS", 100)
+    rows = np.zeros((HEIGHT, WIDTH), np.uint8)
+    rows[::2] = 1
+    found = read_results(tmp_path, result("brushlabels", rle=encode(rows), format="rle"), result())
+    assert len(found.objects) == 1 and found.problems[0].startswith("a.png: result 0: masks of more than 100 runs")
 
 
 @pytest.mark.parametrize(
