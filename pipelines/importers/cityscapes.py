@@ -91,9 +91,8 @@ def find_image(path: Path, images: Path) -> str:
 
 def read_shape(shape: Any, height: int, width: int) -> tuple[str, list[tuple[float, float]]]:
     """Returns the label and the points of an object."""
-    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
-        raise Rejected("annotation_malformed", "has no label")
-    label, points = shape["label"].strip(), shape.get("polygon")
+    label = outlines.read_label(shape)
+    points = shape.get("polygon")
     if not outlines.are_points(points):
         raise Rejected("polygon_malformed", f"the polygon of the {show(label)} is not a list of [x, y]")
     if len(points) < 3:

@@ -49,8 +49,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
 
 def read_shape(shape: Any, height: int, width: int) -> tuple[str, int | str | None, Any]:
     """Returns the label, the group or None, and a polygon [x1, y1, ...] or run lengths."""
-    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
-        raise Rejected("annotation_malformed", "has no label")
+    label = outlines.read_label(shape)
     group = shape.get("group_id")
     if group is not None and type(group) not in (int, str):
         raise Rejected("annotation_malformed", f"group_id is {show(group)}")
@@ -64,7 +63,7 @@ def read_shape(shape: Any, height: int, width: int) -> tuple[str, int | str | No
     needed = 3 if kind == "polygon" else 2
     if len(points) < needed:
         raise Rejected("polygon_malformed", f"a {kind} of {len(points)} points: it needs {needed}")
-    return shape["label"].strip(), group, READERS[kind](numbers, shape, height, width)
+    return label, group, READERS[kind](numbers, shape, height, width)
 
 
 def read_polygon(numbers, shape, height, width):

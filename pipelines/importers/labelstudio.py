@@ -149,7 +149,9 @@ def find_label(row: dict[str, Any], labeled: set[str]) -> str | None:
     names = own_labels(row)
     if not names and isinstance(row.get("id"), str) and row["id"] in labeled:
         return None
-    if len(names) != 1 or not isinstance(names[0], str) or not names[0].strip():
+    if len(names) == 1 and not isinstance(names[0], str):
+        raise Rejected("annotation_malformed", f"its label is {show(names[0])}, not a text in quotes")
+    if len(names) != 1 or not names[0].strip():
         raise Rejected("annotation_malformed", f"its labels are {show(names)}: one is needed")
     return names[0].strip()
 

@@ -12,13 +12,23 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from .. import objects
-from ..checks import Counters, Rejected
+from ..checks import Counters, Rejected, show
 from .labeled import LabeledObject
 
 MIN_CORNERS = 16  # of the polygon that stands for an ellipse
 MAX_GAP = 0.1  # pixels between the two
 STRIP = 1 << 22  # pixels of a mask whose runs are found at a time; 16 bytes each at most
 MAX_RUNS = 2_000_000  # of a mask, down the columns: more than outlines of MAX_OUTLINE pixels can have
+
+
+def read_label(shape: Any) -> str:
+    """Returns the label of a shape in a JSON file, without blanks around it."""
+    label = shape.get("label") if isinstance(shape, dict) else None
+    if not isinstance(label, (str, type(None))):
+        raise Rejected("annotation_malformed", f"label is {show(label)}, not a text in quotes")
+    if not label or not label.strip():
+        raise Rejected("annotation_malformed", "has no label")
+    return label.strip()
 
 
 def are_points(points: Any) -> bool:

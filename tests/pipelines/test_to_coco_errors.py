@@ -37,7 +37,7 @@ BAD_FIELDS = {
 }
 BAD_SHAPES = {
     "null": (None, "no label"),
-    "label": (shape(label=7), "no label"),
+    "label": (shape(label=7), "label is 7, not a text"),
     "blank": (shape(label=" "), "no label"),
     "line": (shape(kind="line"), "has no area"),
     "kind": (shape(kind=["polygon"]), "has no area"),

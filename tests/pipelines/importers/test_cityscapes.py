@@ -133,6 +133,7 @@ def test_the_image_in_other_folders(tmp_path, place):
     [
         (3, "has no label"),
         ({"label": "", "polygon": []}, "has no label"),
+        ({"label": 1, "polygon": []}, "label is 1, not a text in quotes"),
         ({"label": "car"}, "the polygon of the car is not a list"),
         ({"label": "car", "polygon": [[1, 2], [3, 4]]}, "has 2 points: it needs 3"),
         ({"label": "car", "polygon": [[1, 2], [3, "4"], [5, 6]]}, "points are not numbers"),

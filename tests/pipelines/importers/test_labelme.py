@@ -1,4 +1,4 @@
-"""LabelMe's files: sizes that differ from the image's, masks of every kind of PNG, and where objects stand."""
+"""LabelMe's files: sizes that differ from the image's, masks of every kind of PNG, labels, and where objects stand."""
 
 import base64
 import io
@@ -40,6 +40,16 @@ def test_another_size_is_shown_before_any_mask_is_decoded(tmp_path, monkeypatch,
     monkeypatch.setattr(labelme, "read_shape", None)
     with pytest.raises(Rejected, match=words):
         read(tmp_path, mask_shape(np.ones((4, 4))), imageHeight=size[0], imageWidth=size[1])
+
+
+def test_a_label_that_is_no_text_is_named(tmp_path):
+    found = read(tmp_path, shape(1), shape(["dog"]), shape(None), None)
+    assert found.problems == [
+        "shapes[0]: label is 1, not a text in quotes",
+        'shapes[1]: label is ["dog"], not a text in quotes',
+        "shapes[2]: has no label",
+        "shapes[3]: has no label",
+    ]
 
 
 def test_the_place_of_each_object(tmp_path):

@@ -199,7 +199,7 @@ def test_the_image_in_the_data(tmp_path, data, message):
         ({"type": "polygonlabels", "value": []}, "has no value"),
         (result(labels=(), fields={"id": "other"}), "its labels are []: one is needed"),
         (result(labels=("a", "b")), 'its labels are ["a", "b"]: one is needed'),
-        (result(labels=(3,)), "one is needed"),
+        (result(labels=(3,)), "its label is 3, not a text in quotes"),
         (result(points=[[1, 2], [3, 4]]), "a polygon of 2 points"),
         (result(points=[[1, 2], [3, 4], [5]]), "not a list of [x, y]"),
         (result(points=[[1, 2], [3, 4], [5, "6"]]), "coordinates are not numbers"),
