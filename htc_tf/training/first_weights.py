@@ -116,11 +116,12 @@ def check_whole(source):
 def read_run(run, model):
     """Returns the StoredWeights of a run's newest intact checkpoint."""
     run.check_exists()
-    check_pixels(f"the run {run.folder}", read_pixel_std(run), model)
     checkpoints = Checkpoints(run, model)
     number = checkpoints.find_latest()
     if number is None:
         raise UserError(f"--init_from {run.folder}: {run.checkpoints} holds no checkpoint; give the folder of a run")
+    if run.config.exists():
+        check_pixels(f"the run {run.folder}", read_pixel_std(run), model)
     return StoredWeights(str(checkpoints.files.prefix(number)), model, [row["name"] for row in run.read_categories()])
 
 

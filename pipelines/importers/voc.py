@@ -41,6 +41,7 @@ def read(path: Path, images: Path) -> Iterator[LabeledImage]:
         stated = False
     if stated:
         image_files.check_size(height, width)
+        image_files.compare_size(os.path.join(images, name), height, width)
     else:
         height, width = image_files.read_size(os.path.join(images, name))
     found, problems = [], []

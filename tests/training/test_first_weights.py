@@ -204,13 +204,13 @@ def test_weights_of_otherwise_scaled_pixels_are_refused(name, scale, wanted):
         first_weights.load_backbone(name, SimpleNamespace(pixel_std=scale))
 
 
-def test_other_models_of_otherwise_scaled_pixels_are_refused(trained, reset_model):
+def test_other_models_of_otherwise_scaled_pixels_are_refused(trained, reset_model, monkeypatch):
     name, model = "mask_rcnn_R_50_FPN_1x", reset_model(*SMALL)
     with pytest.raises(UserError, match=rf"^HTC.pixel_std = .*, but {name} was trained with \(1.0, 1.0, 1.0\)"):
         load_weights(name, model, [])
-    run, _ = trained
+    monkeypatch.setattr(model, "pixel_std", (1.0, 1.0, 1.0))
     with pytest.raises(UserError, match=r"^HTC.pixel_std = \(1.0, 1.0, 1.0\), but the run .* was trained with \(58"):
-        load_weights(run, SimpleNamespace(pixel_std=(1.0, 1.0, 1.0), variables=model.variables), [])
+        load_weights(trained[0], model, [])
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_the_image_is_found(tmp_path):
         assert (found.file_name, found.height, found.width) == (f"JPEGImages/{name}.jpg", 40, 60)
 
 
+def test_a_stated_size_must_be_the_images(tmp_path):
+    add(tmp_path, "a", xml_object(), size="<size><width>13000</width><height>13000</height></size>")
+    with pytest.raises(Rejected, match="file 60 x 40, annotated 13000 x 13000"):
+        read(tmp_path)
+
+
 def test_random_masks_belong_to_their_objects(tmp_path):
     rng, folder, drawn = np.random.default_rng(1), tmp_path / "in", {}
     for number in range(12):
