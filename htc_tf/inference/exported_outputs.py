@@ -21,6 +21,7 @@ from htc_tf.ops.rle_decoding import MAX_PIXELS, is_valid_rle
 
 REQUIRED = ("boxes", "scores", "classes", "class_names", "num_detections", "sizes", "status")
 MAX_SIDE = 2**20  # of an image with masks_28: pasting takes 470 bytes for each column of a box, and 28 for each row
+ROUNDING = 0.5  # pixels that a box may lie outside of the image: a program between here and the model may round
 MAX_CLASSES = 2**15  # many times the largest data set's; a drawing makes a color for each class below the highest
 
 
@@ -116,6 +117,10 @@ def _check_row(row):
         raise UserError("the model's response is damaged: sizes are out of range")
     if rows and not 0 <= min(row["classes"]) <= max(row["classes"]) < MAX_CLASSES:
         raise UserError(f"the model's response is damaged: class indices are from 0 to {MAX_CLASSES - 1}")
+    starts, ends = np.split(row["boxes"][: row["num_detections"]], 2, axis=1)  # [n, 2] each: y and x
+    height, width = row["sizes"].tolist()
+    if not ((starts >= -ROUNDING) & (starts <= ends) & (ends <= np.add([height, width], ROUNDING))).all():
+        raise UserError(f"the model's response is damaged: boxes are not within {height} x {width} pixels")
 
 
 def read_masks(row: dict[str, Any], height: int, width: int) -> list[dict[str, Any]] | None:

@@ -82,10 +82,54 @@ def test_outputs_that_do_not_fit_together_are_refused(changed):
         read_responses(outputs() | changed, 1)
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        [-3e38, -3e38, 3e38, 3e38],  # finite, and a drawing would fail
+        [12, 3, 2, 23],
+        [2, 23, 12, 3],
+        [-2, 3, 12, 23],
+        [2, -2, 12, 23],
+        [2, 3, 22, 23],
+        [2, 3, 12, 32],
+    ],
+)
+def test_boxes_that_are_none_of_the_image_are_refused(box):
+    """A model gives boxes that are clipped to the image, so nothing that reads a response expects others."""
+    found = outputs()
+    found["boxes"][0, 0] = box
+    with pytest.raises(UserError, match=r"the model's response is damaged: boxes are not within 20 x 30 pixels$"):
+        read_responses(found, 1)
+
+
+@pytest.mark.parametrize(
+    ("box", "count"),
+    [
+        ([0, 0, 20, 30], 1),
+        ([0, 0, 20.001, 30.001], 1),  # another program may have rounded it
+        ([20, 30, 20, 30], 1),  # of an object beyond the border
+        ([0, 0, 0, 0], 1),
+        ([9, 9, 3, 3], 0),  # padding, which nothing reads
+    ],
+)
+def test_boxes_of_the_image_are_read(box, count):
+    found = outputs() | {"num_detections": np.array([count], np.int32)}
+    found["boxes"][0, 0] = box
+    (answer,) = read_responses(found, 1)
+    assert answer.result.boxes.tolist() == found["boxes"][0, :count].tolist()
+
+
+def test_a_refused_image_has_no_boxes():
+    refused = {"sizes": np.zeros([1, 2], np.int32), "num_detections": np.zeros([1], np.int32)}
+    (answer,) = read_responses(outputs() | refused | {"status": np.array([b"empty: no bytes"], object)}, 1)
+    assert answer.status == "empty: no bytes" and answer.result.boxes.shape == (0, 4)
+
+
 @pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
 def test_masks_of_a_very_long_image(size):
     """A server may state any size, and pasting takes memory for each row and column."""
     long = {"sizes": np.array([size], np.int32), "masks_28": np.ones([1, 2, 28, 28], np.float32)}
+    long["boxes"] = np.zeros([1, 2, 4], np.float32)
     with pytest.raises(UserError, match="export the run with --masks masks_rle_bytes"):
         read_responses(outputs() | long, 1)
 
