@@ -16,8 +16,17 @@ import urllib.request
 import numpy as np
 
 from htc_tf.errors import ModelFailed, TooLate, UserError, reason_of
+from htc_tf.serving import bounded_http
 
 PORT = 8501
+MIB = 2**20
+# An image's answer by REST has 0.9 MB with 100 masks_28, and 50 KB with 100 run lengths (docs/serving.md): 4 MiB are
+# enough for the images of a large batch, by gRPC too. A single one may have more: 100 masks of noise in 50 million
+# pixels have 30 MB of run lengths, and their semantic map is smaller. An answer that does not fit fails, so the images
+# of a batch are sent one by one. In memory JSON takes up to 28 times its bytes.
+LARGEST_ANSWER, EACH_ANSWER = 64 * MIB, 4 * MIB
+MESSAGE = 2047 * MIB  # the largest that protocol buffers can hold
+ERROR = 2**14  # bytes of a refusal, or of a model's state, that are read
 DAMAGED = (ValueError, KeyError, TypeError, RecursionError)  # that JSON of any content may raise
 
 
@@ -41,7 +50,7 @@ class RestClient:
         """Returns {output: array [B, ...]} for B encoded images; strings are arrays of bytes objects."""
         body = {"instances": [{"b64": base64.b64encode(file).decode()} for file in files]}
         try:
-            content = self.fetch(f"{self.model_url}:predict", json.dumps(body).encode())
+            content = self.fetch(f"{self.model_url}:predict", max_answer(len(files)), json.dumps(body).encode())
         except urllib.error.HTTPError as error:
             message = server_message(error)
             if error.code == 404:
@@ -59,25 +68,27 @@ class RestClient:
     def describe_versions(self):
         """Returns the state of the model's versions, in words."""
         try:
-            status = json.loads(self.fetch(self.status_url))["model_version_status"]
+            status = json.loads(self.fetch(self.status_url, ERROR))["model_version_status"]
             versions = ", ".join(f"version {version['version']} is {version['state']}" for version in status)
             return versions or "no version"
         except (urllib.error.HTTPError, UserError, *DAMAGED):
             return "no version known"
 
-    def fetch(self, url, body=None):
-        """Sends a GET request, or a POST request with a body, and returns the answer's bytes.
+    def fetch(self, url, limit, body=None):
+        """Sends a GET request, or a POST request with a body, and returns the answer's bytes, at most `limit`.
 
         Raises:
             urllib.error.HTTPError: the status is 400 or higher.
+            ModelFailed: the answer is larger.
             UserError: there is no answer.
         """
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return response.read()
+            return bounded_http.send(request, self.timeout, limit)
         except urllib.error.HTTPError:
             raise
+        except bounded_http.TooLarge:
+            raise too_large(self.address, limit) from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 raise self.too_late() from None
@@ -101,6 +112,15 @@ class RestClient:
         return TooLate(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
 
 
+def max_answer(images):
+    """Returns the most bytes that an answer for this many images may have."""
+    return min(max(LARGEST_ANSWER, EACH_ANSWER * images), MESSAGE)
+
+
+def too_large(address, limit):
+    return ModelFailed(f"{address}: the answer has more than {limit / MIB:g} MiB")
+
+
 def with_port(address, port):
     return address if ":" in address.rpartition("]")[2] else f"{address}:{port}"
 
@@ -108,7 +128,7 @@ def with_port(address, port):
 def server_message(error):
     """Returns the message in the body of an HTTPError, on one line."""
     try:
-        content = error.read()
+        content = error.read(ERROR)
     except (OSError, http.client.HTTPException):  # the connection ended
         return str(error.reason)
     try:

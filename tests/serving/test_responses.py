@@ -173,12 +173,12 @@ def test_json_of_any_content(monkeypatch, content):
 
 @pytest.mark.parametrize("failure", [http.client.IncompleteRead(b"{", 99), TimeoutError(), ConnectionResetError()])
 def test_a_refusal_whose_body_is_cut(failure):
-    def cut():
+    def cut(size):
         raise failure
 
     assert server_message(SimpleNamespace(reason="Internal Server Error", read=cut)) == "Internal Server Error"
 
 
 def test_a_refusal_of_deep_json():
-    refused = SimpleNamespace(reason="Internal Server Error", read=lambda: DEEP)
+    refused = SimpleNamespace(reason="Internal Server Error", read=lambda size: DEEP[:size])
     assert server_message(refused).startswith("Internal Server Error ('[[[")
