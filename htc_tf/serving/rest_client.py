@@ -63,7 +63,7 @@ class RestClient:
             rows = json.loads(content)["predictions"]
             return {name: read_values([row[name] for row in rows], name) for name in rows[0]}
         except (*DAMAGED, IndexError, AttributeError):
-            raise UserError(f"{self.address}: not an answer of htc_tf.export's models {excerpt(content)}") from None
+            raise not_an_answer(self.address, content) from None
 
     def describe_versions(self):
         """Returns the state of the model's versions, in words."""
@@ -119,6 +119,10 @@ def max_answer(images):
 
 def too_large(address, limit):
     return ModelFailed(f"{address}: the answer has more than {limit / MIB:g} MiB")
+
+
+def not_an_answer(address, content):
+    return UserError(f"{address}: not an answer of htc_tf.export's models {excerpt(content)}")
 
 
 def with_port(address, port):

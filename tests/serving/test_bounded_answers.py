@@ -5,13 +5,17 @@ import itertools
 import ssl
 import threading
 import time
+from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import pytest
 
 from htc_tf import client
 from htc_tf.errors import ModelFailed, TooLate, UserError
 from htc_tf.serving import rest_client
+from htc_tf.serving.grpc_client import GrpcClient
+from htc_tf.serving.messages import PREDICT
 from htc_tf.serving.rest_client import MESSAGE, MIB, RestClient, max_answer
 from tests.inference.https_server import write_certificate
 
@@ -169,7 +173,7 @@ def test_the_timeout_is_of_the_whole_request(serve, behavior):
 
 
 def test_a_refusal_that_comes_slowly(serve):
-    with pytest.raises(ModelFailed, match="refused with status 500: Internal Server Error$"):
+    with pytest.raises(ModelFailed, match=r"refused with status 500: Internal Server Error$"):
         RestClient(serve(dripping(500)), "htc", None, 0.2).predict([b"image"])
 
 
@@ -209,3 +213,43 @@ def test_https(serve, tmp_path, monkeypatch):
     assert RestClient(address, "htc", None, 9).predict([bytes(2**18)])["sizes"].tolist() == [[6, 8]]
     with pytest.raises(TooLate):
         RestClient(address, "htc", None, 0.2).predict([b"image"])
+
+
+@pytest.fixture
+def serve_by_grpc():
+    """serve_by_grpc(content, compression) starts a server that answers with these bytes, and returns its address."""
+    server = None
+
+    def start(content, compression=grpc.Compression.NoCompression):
+        nonlocal server
+        options = [("grpc.max_receive_message_length", 2**20)]
+        server = grpc.server(futures.ThreadPoolExecutor(1), options=options, compression=compression)
+        method = grpc.unary_unary_rpc_method_handler(lambda request, context: content)
+        service, _, name = PREDICT[1:].partition("/")
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {name: method})])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_an_answer_by_grpc_that_is_too_large(serve_by_grpc, compression, monkeypatch):
+    monkeypatch.setattr(rest_client, "LARGEST_ANSWER", 3 * MIB)
+    monkeypatch.setattr(rest_client, "EACH_ANSWER", MIB)
+    model = GrpcClient(serve_by_grpc(bytes(2**23), compression), "htc", None, 9)
+    for images, size in ((1, 3), (4, 4)):
+        with pytest.raises(ModelFailed, match=rf"^127\.0\.0\.1:\d+: the answer has more than {size} MiB$"):
+            model.predict([b"image"] * images)
+    with pytest.raises(UserError, match=r"not an answer of htc_tf\.export's models"):
+        model.predict([b"image"] * 9)  # it fits
+    with pytest.raises(ModelFailed, match=r"refused with RESOURCE_EXHAUSTED: .*larger than max"):  # by the server
+        model.predict([bytes(2**21)])
+
+
+def test_an_answer_by_grpc_that_is_no_message(serve_by_grpc, caplog):
+    with pytest.raises(UserError, match=r"not an answer of htc_tf\.export's models \('welcome' \.\.\.\)$"):
+        GrpcClient(serve_by_grpc(b"welcome"), "htc", None, 9).predict([b"image"])
+    assert not caplog.records  # gRPC logs a traceback
