@@ -27,7 +27,7 @@ MIB = 2**20
 LARGEST_ANSWER, EACH_ANSWER = 64 * MIB, 4 * MIB
 MESSAGE = 2047 * MIB  # the largest that protocol buffers can hold
 ERROR = 2**14  # bytes of a refusal, or of a model's state, that are read
-DAMAGED = (ValueError, KeyError, TypeError, RecursionError)  # that JSON of any content may raise
+DAMAGED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # that JSON of any content may raise
 
 
 class RestClient:
@@ -149,10 +149,19 @@ def read_values(values, name):
     """Converts nested lists of JSON to an array of float32, int32 or bytes objects."""
     if name.endswith("_bytes"):
         return np.array(decode_base64(values), object)
-    array = np.array(values)
-    if array.dtype.kind == "U":
-        return np.char.encode(array, "utf-8").astype(object)
-    return array.astype({"f": np.float32, "i": np.int32}[array.dtype.kind])
+    array = np.array(values, object)  # NumPy's own strings have room for the longest in every row
+    kinds = {type(value) for value in array.ravel().tolist()}
+    if kinds == {str}:
+        return np.frompyfunc(str.encode, 1, 1)(array)
+    if kinds == {int}:
+        wide = array.astype(np.int64)
+        if (wide != wide.astype(np.int32)).any():
+            raise OverflowError(f"more than 32 bits: {name}")
+        return wide.astype(np.int32)
+    if not kinds <= {int, float}:
+        raise TypeError(f"neither numbers nor strings: {name}")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with the other infinite numbers
+        return array.astype(np.float32)
 
 
 def decode_base64(values):

@@ -1,5 +1,6 @@
 """Responses of a server or an exported model: both forms of masks, and anything damaged is one line."""
 
+import contextlib
 import http.client
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 from htc_tf.errors import UserError
 from htc_tf.inference.exported_outputs import MAX_SIDE, read_responses
 from htc_tf.ops.paste import encode_masks
-from htc_tf.serving.rest_client import RestClient, server_message
+from htc_tf.serving.rest_client import RestClient, read_values, server_message
 
 
 def outputs(**masks):
@@ -169,6 +170,40 @@ def test_json_of_any_content(monkeypatch, content):
     with pytest.raises(UserError, match="here: not an answer of"):
         model.predict([b"image"])
     assert model.describe_versions() == "no version known"
+
+
+def test_json_takes_no_memory_for_what_it_does_not_hold():
+    """An array of NumPy's own strings has room for the longest in every row: here 4 TB."""
+    values = ["x" * 10**6] + [""] * 10**6
+    for mixed in (values, [1.5, *values]):
+        with contextlib.suppress(TypeError):
+            assert read_values(mixed, "class_names").tolist() == [value.encode() for value in mixed]
+
+
+@pytest.mark.parametrize(
+    ("values", "array"),
+    [
+        ([[0.5, 2]], np.array([[0.5, 2]], np.float32)),
+        ([3, 4], np.array([3, 4], np.int32)),
+        ([["a", "Käse"]], np.array([[b"a", "Käse".encode()]], object)),
+        ([1e300], np.array([np.inf], np.float32)),
+        ([[], []], np.zeros([2, 0], np.float32)),
+    ],
+)
+def test_values_of_json(values, array):
+    found = read_values(values, "x")
+    assert found.dtype == array.dtype and found.shape == array.shape and found.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    "value", ["[1, [2]]", "[null]", "[true]", "{}", "9" * 400, "0.5, " + "9" * 400, "3000000000", "[" * 99 + "]" * 99]
+)
+def test_values_of_json_that_are_no_arrays(monkeypatch, value):
+    content = f'{{"predictions": [{{"boxes": [{value}]}}]}}'.encode()
+    model = RestClient("here", "htc", None, 9)
+    monkeypatch.setattr(model, "fetch", lambda *arguments: content)
+    with pytest.raises(UserError, match="here: not an answer of"):
+        model.predict([b"image"])
 
 
 @pytest.mark.parametrize("failure", [http.client.IncompleteRead(b"{", 99), TimeoutError(), ConnectionResetError()])
