@@ -24,6 +24,8 @@ class GrpcClient:
             version: int, or None for the newest.
             timeout: seconds to wait for an answer.
         """
+        if "://" in address:
+            raise UserError(f"--server {address} is not an address (a URL, with --grpc): give host or host:port")
         self.address, self.model, self.version, self.timeout = address, model, version, timeout
         self.channels = {}
 

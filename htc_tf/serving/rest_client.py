@@ -41,9 +41,8 @@ class RestClient:
             version: int, or None for the newest.
             timeout: seconds to wait for an answer.
         """
-        url = address if "://" in address else f"http://{with_port(address, PORT)}"
         self.address, self.name, self.timeout = address, model, timeout
-        self.status_url = f"{url.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}"
+        self.status_url = f"{base_url(address)}/v1/models/{urllib.parse.quote(model, safe='')}"
         self.model_url = self.status_url + ("" if version is None else f"/versions/{version}")
 
     def predict(self, files):
@@ -99,9 +98,7 @@ class RestClient:
         except TimeoutError:
             raise self.too_late() from None
         except (ValueError, http.client.InvalidURL) as error:
-            raise UserError(
-                f"--server {self.address} is not an address ({error}): give host, host:port or http://host:port"
-            ) from None
+            raise no_address(self.address, error) from None
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"{self.address}: no REST interface ({type(error).__name__}): TensorFlow Serving's is at port {PORT}, "
@@ -110,6 +107,26 @@ class RestClient:
 
     def too_late(self):
         return TooLate(f"{self.address}: no answer within {self.timeout:g} seconds: allow more with --timeout")
+
+
+def base_url(address):
+    """Returns the URL of a server whose address is a host, host:port, or a URL by http or https."""
+    has_scheme = "://" in address
+    try:
+        parts = urllib.parse.urlsplit(address if has_scheme else f"http://{with_port(address, PORT)}")
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise no_address(address, error) from None
+    if parts.scheme not in ("http", "https"):
+        raise no_address(address, f"a URL by {parts.scheme}")
+    if not host or parts.query or parts.fragment or (parts.path and not has_scheme):
+        raise no_address(address, "more than a host and a port" if host else "no host")
+    return parts.geturl().rstrip("/")
+
+
+def no_address(address, reason):
+    advice = "give host, host:port, http://host:port or https://host"
+    return UserError(f"--server {address} is not an address ({reason}): {advice}")
 
 
 def max_answer(images):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf import client
+from htc_tf.errors import UserError
 from htc_tf.inference.exported import LocalClient
 from htc_tf.inference.exported_outputs import read_pixels
 from htc_tf.inference.inputs import Unreadable
@@ -155,6 +157,40 @@ def test_another_server(call, fake_server, impostor, images):
 def test_an_invalid_address(call, images, address):
     line = refusal(call(client, "--server", address, "--input", images / "a.png"))
     assert address in line and "--server" in line
+
+
+@pytest.mark.parametrize("address", ["file://{}/page", "FILE://{}/page", "ftp://127.0.0.1:9", "data://x", "{}/page"])
+@pytest.mark.parametrize("grpc", [[], ["--grpc"]])
+def test_an_address_of_something_else(call, images, tmp_path, address, grpc):
+    """A file beside the address of the model would be read as a server's answer."""
+    if grpc and "://" not in address:
+        pytest.skip("gRPC has addresses with a path: unix:/run/socket")
+    address = address.format(tmp_path)
+    (tmp_path / "page" / "v1" / "models").mkdir(parents=True)
+    (tmp_path / "page" / "v1" / "models" / "htc:predict").write_text('{"predictions": [{"sizes": [1, 2]}]}')
+    line = refusal(call(client, "--server", address, *grpc, "--input", images / "a.png"))
+    assert line.startswith(f"error: --server {address} is not an address (") and "): give host" in line
+    assert ("https://" in line) != bool(grpc)
+
+
+@pytest.mark.parametrize("address", ["http://", "https:///prefix", "localhost/prefix", "localhost?x", "http://here/#x"])
+def test_an_address_of_which_a_part_would_be_lost(address):
+    with pytest.raises(UserError, match=rf"^--server {re.escape(address)} is not an address \("):
+        RestClient(address, "htc", None, 9)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("here", "http://here:8501"),
+        ("here:99", "http://here:99"),
+        ("[::1]", "http://[::1]:8501"),
+        ("HTTPS://here/prefix/", "https://here/prefix"),
+        ("http://here:99", "http://here:99"),
+    ],
+)
+def test_addresses(address, url):
+    assert RestClient(address, "a/b", 2, 9).model_url == f"{url}/v1/models/a%2Fb/versions/2"
 
 
 def test_a_model_of_any_name(call, fake_server, images):
