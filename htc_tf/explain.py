@@ -18,7 +18,7 @@ def parse():
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="--workdir of a training run, or name of public weights"
     )
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help="the image")
+    parser.add_argument("--input", required=True, metavar="FILE", help="the image")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the page: .png, .jpg or .webp")
     parser.add_argument(
         "--threshold", type=command_line.fraction, default=0.3, help="lowest score of a detection (default: 0.3)"
@@ -43,10 +43,14 @@ def parse():
 @command
 def main():
     flags = parse()
+    from htc_tf.inference.inputs import Url, as_location, read_image
     from htc_tf.visualization.saving import check_output, save
 
+    source = as_location(flags.input)
+    if isinstance(source, Url):
+        raise UserError(f"--input {source} is a URL: download it and give the file")
     check_output(flags.output)
-    if flags.output.exists() and flags.input.exists() and flags.output.samefile(flags.input):
+    if flags.output.exists() and source.exists() and flags.output.samefile(source):
         raise UserError(f"--output {flags.output} would replace the image of --input: name another file")
     run = open_run(flags.checkpoint)
     categories = run.read_categories()
@@ -54,13 +58,12 @@ def main():
     from htc_tf.explanation.layout import draw_explanation
     from htc_tf.explanation.trace import record_trace
     from htc_tf.inference.detector import restore
-    from htc_tf.inference.inputs import read_image
 
-    image = read_image(flags.input, limit="")
+    image = read_image(source, limit="")
     trace = record_trace(restore(experiment, run), image, flags.threshold)
-    page = draw_explanation(trace, categories, flags.input.name, flags.width, flags.objects)
+    page = draw_explanation(trace, categories, source.name, flags.width, flags.objects)
     save(page, flags.output)
-    print(f"{flags.output}: {flags.input} from pixels to {len(trace.objects)} detected objects")
+    print(f"{flags.output}: {source} from pixels to {len(trace.objects)} detected objects")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_what_is_refused(call, tiny_run, tiny_data, tmp_path, capsys):
         (["--checkpoint", tmp_path], "classes.json is missing"),
         ([], "none.jpg"),
         (["--input", scene, "--output", scene.parent / "page.jpg"], "page.jpg would replace the image of --input"),
+        (["--input", "HTTPS://here/x.png"], "--input https://here/x.png is a URL: download it and give the file"),
     ):
         assert call(*flags, *wrong) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
