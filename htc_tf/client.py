@@ -33,7 +33,8 @@ def parse():
     place.add_argument(
         "--server",
         metavar="HOST:PORT",
-        help="TensorFlow Serving: host, host:port or, without --grpc, a URL (default ports: 8501, with --grpc 8500)",
+        help="TensorFlow Serving: host, host:port or, without --grpc, a URL by http or https (default ports: 8501, "
+        "with --grpc 8500)",
     )
     place.add_argument(
         "--export",
@@ -62,7 +63,7 @@ def parse():
         type=command_line.number(0.001, 1e6),
         default=60,
         metavar="S",
-        help="seconds to wait for a response (default: 60)",
+        help="seconds to wait for a whole response (default: 60)",
     )
     parser.add_argument(
         "--batch", type=command_line.batch, default=1, metavar="N", help="images per request (default: 1)"
@@ -146,8 +147,7 @@ def detect(model, paths, flags):
 def main():
     flags = parse()
     found = find_inputs(flags.input, sys.stdin)
-    advice = "a video or URL: python -m htc_tf.predict reads it"
-    others = {path: advice for path in found if isinstance(path, Url) or path.suffix.lower() in VIDEOS}
+    others = {path: reason for path in found if (reason := why_not_sent(path))}
     paths = [path for path in found if path not in others]
     model = connect(flags)
     left_out = 0
@@ -156,6 +156,14 @@ def main():
         left_out += 1
     if left_out == len(found):
         raise UserError("the model returned detections for no image")
+
+
+def why_not_sent(path):
+    """Returns in words why a path or Url is left out; "" if its content is sent."""
+    if isinstance(path, Url) and not path.startswith("https://"):
+        return "a URL: download it and give the file"
+    kind = "a URL" if isinstance(path, Url) else "a video" if path.suffix.lower() in VIDEOS else ""
+    return kind and f"{kind}: python -m htc_tf.predict reads it"
 
 
 def describe_file(path):
