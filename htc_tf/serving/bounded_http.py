@@ -65,12 +65,22 @@ def _opener(deadline):
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _Redirects(),
         urllib.request.HTTPErrorProcessor(),
         _Handler(deadline),
     ):
         opener.add_handler(handler)
     return opener
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects without reading their bodies, which may be endless."""
+
+    def http_error_302(self, request, file, *arguments):
+        file.close()
+        return super().http_error_302(request, io.BytesIO(), *arguments)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class _Handler(urllib.request.AbstractHTTPHandler):

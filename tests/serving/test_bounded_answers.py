@@ -193,6 +193,23 @@ def test_the_command_names_the_file(serve, call, images, monkeypatch):
     assert done.status == 2 and "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_without_end(serve, status):
+    """urllib reads its whole body: until the deadline, into memory."""
+    sent = []
+
+    def answer(handler):
+        handler.send_response(status)
+        handler.send_header("Location", "/there")
+        handler.end_headers()
+        while sum(sent) < 2**26:
+            sent.append(handler.wfile.write(SPACES))
+
+    with pytest.raises(ModelFailed, match=r"refused with status (500|307|308)"):
+        RestClient(serve(answer, endless(500)), "htc", None, 9).predict([b"image"])
+    assert sum(sent) < 2**25  # what the buffers of the system hold
+
+
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1:9/x", "data:,{}"])
 def test_a_redirect_leads_to_http_alone(serve, url):
     with pytest.raises(UserError, match=r"^127\.0\.0\.1:\d+: "):
