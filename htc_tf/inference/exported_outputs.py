@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from htc_tf.data import image_io
 from htc_tf.errors import UserError
 from htc_tf.inference.inputs import Unreadable, Url, read_image
 from htc_tf.inference.prediction import Prediction
@@ -133,10 +134,11 @@ def read_masks(row: dict[str, Any], height: int, width: int) -> list[dict[str, A
             raise UserError(f"the model's response is damaged: run lengths that do not fill {height} x {width} pixels")
         return [run | {"counts": run["counts"].decode()} for run in runs]
     if "masks_28" in row:
-        if max(height, width) > MAX_SIDE:
+        # A mask that is close to the threshold takes 8 bytes for each pixel of its box.
+        if max(height, width) > MAX_SIDE or height * width > image_io.MAX_PIXELS:
             raise UserError(
-                f"masks_28 of an image of {height} x {width} pixels: its sides may have {MAX_SIDE}; export the run "
-                "with --masks masks_rle_bytes"
+                f"masks_28 of an image of {height} x {width} pixels: it may have {image_io.MAX_PIXELS}, its sides "
+                f"{MAX_SIDE}; export the run with --masks masks_rle_bytes"
             )
         # In parts, whose rows take memory together.
         masks, boxes = row["masks_28"], row["boxes"]

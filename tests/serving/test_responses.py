@@ -126,9 +126,9 @@ def test_a_refused_image_has_no_boxes():
     assert answer.status == "empty: no bytes" and answer.result.boxes.shape == (0, 4)
 
 
-@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1)])
-def test_masks_of_a_very_long_image(size):
-    """A server may state any size, and pasting takes memory for each row and column."""
+@pytest.mark.parametrize("size", [(1, MAX_SIDE + 1), (MAX_SIDE + 1, 1), (2**14, 2**14)])
+def test_masks_of_a_very_large_image(size):
+    """A server may state any size, and pasting takes memory for each row and column, or even for each pixel."""
     long = {"sizes": np.array([size], np.int32), "masks_28": np.ones([1, 2, 28, 28], np.float32)}
     long["boxes"] = np.zeros([1, 2, 4], np.float32)
     with pytest.raises(UserError, match="export the run with --masks masks_rle_bytes"):
