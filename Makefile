@@ -104,7 +104,8 @@ OTHER_VENV = $(VENV)-$(firstword $(OTHERS))
 LANES_TESTS := tests/lanes tests/ops tests/models/test_parity_*.py tests/training/test_step.py \
     tests/training/test_trainer.py tests/training/test_profile.py tests/training/test_run_evaluations.py \
     tests/training/test_optim.py tests/test_checkpoint.py tests/test_export.py tests/inference/test_exported.py \
-    tests/serving/test_client.py tests/serving/test_responses.py tests/test_environment.py
+    tests/serving/test_client.py tests/serving/test_bounded_answers.py tests/serving/test_responses.py \
+    tests/test_environment.py
 lanes: env ## run the tests that depend on TensorFlow's version with the other version too, in a second environment
 	@python=$$($(MAKE) --silent --no-print-directory other_python) || exit 2; \
 	    $(MAKE) --no-print-directory env VENV=$(OTHER_VENV) PYTHON="$$python"
