@@ -11,7 +11,7 @@ PYTHON ?= python3.11 python3.10 python3.12 python3.13 python3
 OTHER_PYTHON ?= python3.12 python3.13 python3.11 python3.10 python3
 ## DEMO     the folder of the data set, records and run of `make demo`
 DEMO ?= runs/demo
-## SAMPLE   a small data set in COCO's layout, for `make coco_sample`
+## SAMPLE   a small data set in COCO's layout, for `make coco_sample`, `make overfit` and `make photos`
 SAMPLE ?= ../shared/data/coco_sample
 ## TAG      yes: `make release` tags the commit
 TAG ?=

@@ -12,23 +12,16 @@ Beam can reach: gs://…, s3://…, hdfs://… (`pipelines.files`). Documentatio
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-from htc_tf import command_line, lock
+from htc_tf import command_line
 from htc_tf.data.image_io import MAX_PIXELS
 from htc_tf.errors import UserError, command, shell_word
 
-from . import coco, files, job_progress, merged_file, runners, sources
-from .plan import FOLDER, PLAN_FILE, SUFFIX, Options, Plan, make_plan
-
-LOCK_FILE = "lock"
-# Files that the command replaces in a folder of its own, with names that files of others may have.
-WRITTEN = (PLAN_FILE, "report.json", "rejected.jsonl", merged_file.FILE, "dataset_info.json")
+from . import coco, files, job_progress, merged_file, output_folder, runners, sources
+from .plan import FOLDER, Options, Plan, make_plan
 
 
 @command
@@ -49,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--stuff {stuff}: no such folder")
     if files.size(flags.output) is not None:
         raise UserError(f"--output {flags.output} is a file: give a folder")
-    refuse_foreign(flags.output)
-    with reserve(flags.output):
+    output_folder.refuse_foreign(flags.output)
+    with output_folder.reserve(flags.output):
         print(f"reading {', '.join(annotations)}", flush=True)
         options = Options(
             shards=flags.shards,
@@ -66,40 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
         )
         plan = make_plan(annotations, folders, flags.output, options, stuff, panoptic_file)
         write_records(flags, folders, stuff, plan, beam_options)
-
-
-def refuse_foreign(output: str) -> None:
-    """Refuses a folder with files that the command would replace, unless it also holds the lines of a plan."""
-    if files.names(files.join(output, FOLDER), f"*{SUFFIX}"):
-        return
-    for name in WRITTEN:
-        if files.size(files.join(output, name)) is not None:
-            raise UserError(
-                f"--output {output} holds a {name} that this command has not written: give another folder, "
-                "or move the file away"
-            )
-
-
-@contextlib.contextmanager
-def reserve(output: str) -> Iterator[None]:
-    """Keeps other jobs out of a folder on this machine while the block writes to it.
-
-    Raises:
-        UserError: Another job is writing there, or a file cannot be read or written.
-    """
-    with contextlib.ExitStack() as stack:
-        if not files.is_remote(output):
-            busy = f"--output {output} is being written by {{holder}}: wait for it, or give another folder"
-            # Without write permission the lock fails, but if the folder is complete, nothing has to be written.
-            with contextlib.suppress(OSError):
-                stack.enter_context(lock.hold(Path(output, LOCK_FILE), busy))
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{files.describe_error(error, output)}; finished shards are kept: fix this, then run the same "
-                "command to continue"
-            ) from error
 
 
 def write_records(

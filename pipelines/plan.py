@@ -28,6 +28,7 @@ from .sources import ImageFolders
 PLAN_FILE = "plan.json"
 FOLDER = "plan"  # of the shards' lines, below the output
 SUFFIX = ".jsonl"
+LINES = f"{'[0-9]' * 5}{SUFFIX}"  # pattern of the names of the shards' lines
 STATES_FILE = "files.json"  # in the same folder
 VERSION = 3
 IMAGES_PER_SHARD = 100
@@ -172,7 +173,7 @@ def _make_new_plan(dataset, counters, output, options, panoptic_file, inputs, fo
     )
     folder = files.join(output, FOLDER)
     files.make_folder(folder)
-    for stale in files.names(folder, "*"):
+    for stale in files.names(folder, LINES):
         files.remove(files.join(folder, stale))
     with progress_bar(total=len(rows), desc="plan", unit="image") as bar:
         for shard, ids in enumerate(members):

@@ -170,7 +170,7 @@ def check_pixels(source, theirs, model):
 
 def read_pixel_std(run):
     """Returns HTC.pixel_std of a run's configuration; None if it is not three plain numbers there."""
-    bound = re.search(r"^HTC\.pixel_std = (.*)$", run.config.read_text(encoding="utf-8"), re.MULTILINE)
+    bound = re.search(r"^HTC\.pixel_std = (.*)$", run.read_config(), re.MULTILINE)
     numbers = re.fullmatch(r"\((\d+\.?\d*), (\d+\.?\d*), (\d+\.?\d*)\)", bound[1]) if bound else None
     return IMAGENET_STD if bound is None else numbers and tuple(map(float, numbers.groups()))
 

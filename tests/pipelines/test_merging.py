@@ -269,7 +269,7 @@ def test_unusable_words(two, capsys):
     line = refuse(capsys, two, "--images", str(two), str(two))
     assert "--images names 2 folders for 1 annotation files" in line
     for words in (["--annotations", f"{two}/a.json", ""], ["--images", ""]):
-        assert "is empty: give a path" in refuse(capsys, two, *words)
+        assert "is empty: give a value" in refuse(capsys, two, *words)
     assert "no such file" in refuse(capsys, two, "--annotations", f"{two}/a.json", f"{two}/c.json")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import PIL.Image
@@ -10,7 +11,7 @@ import pytest
 from htc_tf import lock
 from htc_tf.data.datasets import INFO_FILE, load_info, read_shard
 from htc_tf.data.schema import unpack
-from pipelines import coco_to_tfrecord, files, merged_file, report, shards
+from pipelines import files, lvis, merged_file, output_folder, report, shards
 from pipelines.plan import PLAN_FILE
 from tests.pipelines.preparation import contents, prepare, read_only, refuse
 
@@ -107,18 +108,38 @@ def test_other_annotations_are_refused(folder, capsys):
     assert "other content of instances.json" in refuse(capsys, folder)
 
 
-@pytest.mark.parametrize("name", coco_to_tfrecord.WRITTEN)
-def test_a_file_of_the_user_is_not_replaced(folder, capsys, name):
-    path = folder / "images" / name
+@pytest.mark.parametrize("pattern", output_folder.WRITTEN)
+def test_a_file_of_the_user_is_not_replaced(folder, capsys, pattern):
+    name = pattern.replace("*", "00000", 1).replace("*", "00006")
+    path, plan = folder / "images" / name, folder / "images" / "plan"
     path.write_text("mine")
+    plan.mkdir()
+    (plan / "notes.jsonl").write_text("mine")
     line = refuse(capsys, folder, output="images")
     assert f"images holds a {name} that this command has not written: give another folder" in line
-    assert path.read_text() == "mine" and not (folder / "images" / "plan").exists()
+    assert path.read_text() == "mine"
+    path.unlink()
+    prepare(folder, output="images")
+    assert (plan / "notes.jsonl").read_text() == "mine"
 
 
-def test_the_files_that_are_not_replaced_have_the_names_that_are_written():
-    names = (PLAN_FILE, report.REPORT_FILE, report.REJECTED_FILE, merged_file.FILE, INFO_FILE)
-    assert names == coco_to_tfrecord.WRITTEN
+def test_the_files_that_are_not_replaced_have_the_names_that_are_written(folder):
+    written = {path.name for path in (folder / "records").iterdir() if path.is_file()}
+    fixed = {name for name in output_folder.WRITTEN if "*" not in name}
+    assert written <= fixed | {name for name in written if re.match(r"\d{5}-of-00006\.", name)}
+    assert fixed >= {PLAN_FILE, report.REPORT_FILE, report.REJECTED_FILE, merged_file.FILE, lvis.FILE, INFO_FILE}
+
+
+@pytest.mark.parametrize(
+    "missing", [["plan"], ["plan.json"], ["plan", "plan.json"], ["plan/*.jsonl", "dataset_info.json"]]
+)
+def test_a_rerun_writes_a_missing_plan(folder, missing):
+    before = contents(folder)
+    for pattern in missing:
+        for path in (folder / "records").glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    prepare(folder)
+    assert contents(folder) == before
 
 
 DAMAGED = [

@@ -68,7 +68,8 @@ float32 on a CPU.
 - *Weights* is the memory of the process before the first detection, with Python and TensorFlow; *on top* is what its
   peak adds.
 - *Training step* is the second step of one image, with the memory of the process at its peak; *relative* divides it by
-  the first row's. *Too large*: memory ran out; the peak is what the process held when it was killed.
+  the first row's. *Too large*: memory ran out; the peak is what the process held when it was killed. Newer peaks of
+  some rows are in docs/reliability.md.
 
 Other work on the machine adds to the CPU-seconds: repeated beside it, a training step differed by up to a fifth."""
 

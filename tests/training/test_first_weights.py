@@ -1,5 +1,6 @@
 """First weights: the order of their sources, and what does not fit."""
 
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,13 @@ def test_the_scale_of_a_runs_pixels(tmp_path, line, scale):
     run = Run(tmp_path)
     run.create(f"HTC.masks = True\n{line}\nHTC.xla = False\n", [])
     assert first_weights.read_pixel_std(run) == scale
+
+
+def test_a_configuration_of_a_stranger_is_not_read_whole(tmp_path):
+    run = Run(tmp_path)
+    os.mkfifo(run.config)
+    with pytest.raises(UserError, match="not a regular file"):
+        first_weights.read_pixel_std(run)
 
 
 def test_weights_that_cannot_be_fetched(reset_model, tmp_path):
