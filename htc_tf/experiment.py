@@ -104,7 +104,19 @@ class Experiment:
                 None.
             fit_to_records: bool, True to take the number of classes and of semantic labels from the training records,
                 and to turn off the semantic branch or the mask heads if the records have no annotations for them.
+        Raises:
+            UserError: An input has another batch size, or is one of the other kind; or there is no optimizer.
         """
+        if train_input.batch_size != batch_size:
+            raise UserError(
+                f"train/Input.batch_size = {train_input.batch_size}, but Experiment.batch_size = {batch_size}: bind "
+                "BATCH_SIZE alone"
+            )
+        for scope, reader, wanted in (("train", train_input, True), ("eval", eval_input, False)):
+            if reader.training != wanted:
+                raise UserError(f"{scope}/Input.training = {reader.training}: it must be {wanted}")
+        if not hasattr(optimizer, "build"):
+            raise UserError(f"Experiment.optimizer = {optimizer!r:.80}: give an optimizer's recipe, such as @SGD()")
         self.build_model, self.objective, self.optimizer = build_model, objective, optimizer
         self.train_input, self.eval_input = train_input, eval_input
         self.num_classes, self.batch_size, self.clip_norm = num_classes, batch_size, clip_norm

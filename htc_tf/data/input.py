@@ -6,6 +6,7 @@ resizing and padding), `data.copy_paste`, and here the batch.
 
 import contextlib
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -96,13 +97,13 @@ class Input:
         self.max_side = max_side
         self.max_objects = max_objects
         self.mask_size = mask_size
-        self.augment = tuple(change for change in (*augment, resize, color_jitter) if change) if training else ()
+        if not isinstance(augment, (list, tuple)):
+            raise UserError(f"Input.augment = {_name(augment)}: give a list of functions, such as [@flip]")
+        named = [*(("augment", change) for change in augment), ("resize", resize), ("color_jitter", color_jitter)]
+        for name, change in (*named, ("paste", paste)):
+            _check_change(f"Input.{name}", change, given=3 if name == "paste" else 1)
+        self.augment = tuple(change for _, change in named if change) if training else ()
         self.paste = paste if training else None
-        for change in (*self.augment, self.paste):
-            # Augmentations are called for the first image; their gin bindings are checked now. gin does not return the
-            # bindings of a scoped function, @scope/flip; those are checked when it is called.
-            with contextlib.suppress(ValueError):
-                check_bindings(change, gin.get_bindings(change))
         self.balance = balance if training else None
         self.training = training
         self.shuffle_buffer = shuffle_buffer
@@ -215,3 +216,32 @@ class Input:
         if len(self.shapes) == 1:
             return self.shapes[0]
         return tf.unstack(tf.gather(tf.constant(self.shapes), self._choose_shape(*tf.unstack(original_size))))
+
+
+def _check_change(parameter, change, given):
+    """Checks an augmentation, which is called for the first image, and its gin bindings.
+
+    Args:
+        parameter: Str, that of Input, for messages.
+        change: A function, or None.
+        given: Int, arguments that the input gives to it.
+    """
+    if change is None:
+        return
+    if not callable(change):
+        raise UserError(f"{parameter} = {_name(change)}: give a function, such as @flip, or None")
+    # gin does not return the bindings of a scoped function, @scope/flip; those are checked when it is called.
+    with contextlib.suppress(ValueError):
+        bindings = gin.get_bindings(change)
+        check_bindings(change, bindings)
+        for argument in list(inspect.signature(change).parameters.values())[given:]:
+            required = argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD
+            if required and argument.name not in bindings:
+                raise UserError(f"{parameter} = {_name(change)}: bind {_name(change)[1:]}.{argument.name}")
+
+
+def _name(value):
+    """Returns a binding's value as gin files write it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_name, value))}]"
+    return f"@{value.__name__}" if hasattr(value, "__name__") else f"{value!r:.80}"

@@ -111,6 +111,9 @@ class HTC(StageBranches):
             xla: If True, the model will be compiled by XLA.
         """
         super().__init__(name=name, autocast=False)  # mixed precision must not round the pixels
+        for part, layer in (("backbone", backbone), ("neck", neck), ("rpn", rpn)):
+            if not isinstance(layer, tf.keras.layers.Layer):
+                raise UserError(f"HTC.{part} = {layer!r:.80}: give a layer, such as @ResNet(), @FPN() or @RPN()")
         if not 1 <= num_stages <= len(stages):
             raise UserError(f"HTC.num_stages = {num_stages!r}, but HTC.stages has {len(stages)}; choose from 1 to that")
         if masks and all(stage.mask_head is None for stage in stages[:num_stages]):
