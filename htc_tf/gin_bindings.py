@@ -37,14 +37,17 @@ def superseded(resolved, operative, macros, own_names, replaced):
 
 def used_names(resolved, operative):
     """Returns the bindings that have reached something that was built, or will reach something called later."""
+    bound, called = bound_names(resolved), bound_names(operative)
+    # A reference without parentheses, such as an augmentation, is called only later, in the scope of the reference.
+    for reference in re.findall(r"@((?:\w+/)*[\w.]+)(?![\w./]*\()", operative):
+        configurable = reference.split("/")[-1]
+        called |= {f"{reference}.{name.rpartition('.')[2]}" for name in bound if configurable_of(name) == configurable}
     used = set()
-    for name in bound_names(operative):
+    for name in called:
         # A call in scope a/b takes bindings without a scope, in a, and in a/b.
         *scopes, parameter = name.split("/")
         used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
-    # A reference without parentheses, such as an augmentation, is called only later.
-    later = set(re.findall(r"@(?:\w+/)*([\w.]+)(?![\w.]*\()", operative))
-    return used | {name for name in bound_names(resolved) if configurable_of(name) in later}
+    return used
 
 
 def configurable_of(name):

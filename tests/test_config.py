@@ -158,6 +158,22 @@ def test_a_binding_of_a_function_that_is_called_later_counts_as_used():
     assert "flip.probability = 0.25" in config.load([PAPER], ["flip.probability=0.25"])[1]
 
 
+@pytest.mark.parametrize("name", ["train/flip.probability", "a/flip.probability", "b/flip.probability"])
+def test_a_scope_that_no_reference_to_a_function_has_is_refused(name):
+    """It is called in the scope of the reference, not in that of the input which has it."""
+    with pytest.raises(UserError, match=f"nothing used {name};"):
+        config.load([PAPER], [f"{name}=0.25"])
+
+
+@pytest.mark.parametrize("scope", ["", "a/", "a/b/"])
+def test_a_function_that_is_called_later_takes_bindings_of_the_scopes_of_its_reference(scope):
+    scoped = "train/Input.augment=[@a/b/flip]"
+    assert f"{scope}flip.probability = 0.25" in config.load([PAPER], [scoped, f"{scope}flip.probability=0.25"])[1]
+    for name in ("b/flip.probability", "train/flip.probability", "a/b/c/flip.probability"):
+        with pytest.raises(UserError, match=f"nothing used {name};"):
+            config.load([PAPER], [scoped, f"{name}=0.25"])
+
+
 def test_missing_files_are_named(tmp_path, caplog):
     with pytest.raises(UserError, match=r"gin/nowhere\.gin"):
         config.load(["gin/nowhere.gin"], [])
