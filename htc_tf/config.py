@@ -118,10 +118,12 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
     with accept_former_names(gin) as former, record_macros(gin) as macros:
         if run is not None:
             read_run(gin, run, paths, gin_params, trust_config, macros)
-        in_run = len(former.met)
+        in_run, own_names = len(former.met), set()
         for path in paths:
             parse_file(gin, path, macros)
-        in_files = macros.find_referred()
+            # Later files and flags may replace what a file uses, but not excuse what it misspells.
+            referred = macros.find_referred()
+            own_names |= {name for name in macros.names[str(path)] if configurable_of(name) not in referred}
         macros.text_name = PARAMS
         with reading(PARAMS):
             gin.parse_config(gin_params)
@@ -135,9 +137,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         with reading("gin configuration"):
             gin.finalize()
         experiment = build_experiment()
-        # The flags may replace what the last file uses, but not what it misspells.
-        in_last = set().union(*(macros.names[str(path)] for path in paths[-1:]))
-        own_names = {name for name in in_last if configurable_of(name) not in in_files} | macros.names[PARAMS]
+        own_names |= macros.names[PARAMS]
         resolved, operative = gin.config_str(), gin.operative_config_str()
         resolved = drop_bindings(resolved, superseded(resolved, operative, MACROS, own_names, macros.replaced))
     if decided:

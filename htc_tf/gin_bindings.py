@@ -15,8 +15,8 @@ def superseded(resolved, operative, macros, own_names, replaced):
         resolved: str, gin's whole configuration.
         operative: str, the part of it that has reached something, after everything is built.
         macros: Names of the macros that every experiment config defines.
-        own_names: {name} that nothing later can have replaced: those of the flags, and those of the last file, without
-            its includes, to which no file refers.
+        own_names: {name} that nothing later can have replaced: those of the flags, and those that a file binds itself,
+            not its includes, although neither it nor what precedes it refers to them.
         replaced: {name} of the macros behind settings that the records have replaced.
     Raises:
         UserError: Another binding has not reached anything that was built.

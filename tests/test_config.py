@@ -119,12 +119,42 @@ def test_an_unused_macro_or_scope_is_refused_however_it_is_written(text):
 
 
 def test_a_replaced_binding_of_an_earlier_file_is_dropped(tmp_path):
-    """Only the last file and the flags must be used completely: their includes may be replaced like earlier files."""
-    (tmp_path / "swin.gin").write_text("include 'gin/options/swin_t.gin'\nHTC.backbone = @ResNet()\n")
-    earlier = tmp_path / "earlier.gin"
-    earlier.write_text("Swin.window = 5\nHTC.backbone = @ResNet()\n")
-    for files in ([PAPER, tmp_path / "swin.gin"], [PAPER, "gin/options/swin_t.gin", earlier, "gin/options/ema.gin"]):
+    """Each file must be used completely where it stands; later ones may replace it, and a file its includes."""
+    for name, text in (
+        ("replaced", "include 'gin/options/swin_t.gin'\nHTC.backbone = @ResNet()\n"),
+        ("window", "Swin.window = 5\n"),
+        ("resnet", "HTC.backbone = @ResNet()\n"),
+    ):
+        (tmp_path / f"{name}.gin").write_text(text)
+    later = [tmp_path / "window.gin", tmp_path / "resnet.gin", "gin/options/ema.gin"]
+    for files in ([PAPER, tmp_path / "replaced.gin"], [PAPER, "gin/options/swin_t.gin", *later]):
         assert "Swin" not in config.load(files, [])[1]
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (["gin/swin/mask_rcnn_swin_t_fpn_1x_coco.gin", "gin/options/slow_backbone.gin"], r"SGD\.groups"),
+        ([PAPER, "window.gin"], r"Swin\.window"),
+        ([PAPER, "gin/options/swin_t.gin", "both.gin"], r"Swin\.window"),
+        ([PAPER, "macro.gin"], "WARMUP_STEPZ"),
+    ],
+)
+@pytest.mark.parametrize("later", [[], ["gin/options/fine_tune.gin"], ["gin/options/ema.gin", "gin/options/giou.gin"]])
+def test_a_file_that_fits_nothing_is_refused_wherever_it_stands(tmp_path, monkeypatch, files, name, later):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "window.gin").write_text("Swin.window = 5\n")
+    (tmp_path / "both.gin").write_text("Swin.window = 5\nHTC.backbone = @ResNet()\n")
+    (tmp_path / "macro.gin").write_text("WARMUP_STEPZ = 5\n")
+    with pytest.raises(UserError, match=rf"nothing used {name};"):
+        config.load(files + later, [])
+
+
+def test_a_later_file_may_use_what_an_earlier_one_binds(tmp_path):
+    (tmp_path / "window.gin").write_text("Swin.window = 5\nMINE = 3\n")
+    (tmp_path / "mine.gin").write_text("LOG_EVERY = %MINE\nHTC.backbone = @Swin()\n")
+    resolved = config.load([PAPER, tmp_path / "window.gin", tmp_path / "mine.gin"], [])[1]
+    assert {"Swin.window", "MINE"} < names(resolved)
 
 
 @pytest.mark.parametrize(
