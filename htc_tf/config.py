@@ -13,7 +13,7 @@ from pathlib import Path
 
 from htc_tf.errors import UserError
 from htc_tf.gin_aliases import accept_former_names
-from htc_tf.gin_bindings import configurable_of, drop_bindings, superseded
+from htc_tf.gin_bindings import check_effect, configurable_of, drop_bindings, superseded
 from htc_tf.gin_errors import reading, shorten
 from htc_tf.gin_macros import record_macros
 from htc_tf.ranges import FLAG, TEXT, check_range, choice, either, number, optional, whole
@@ -107,8 +107,9 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
     Returns:
         (Experiment, resolved configuration as text)
     Raises:
-        UserError: A file is missing, a name is unknown, a value is out of range, nothing used a binding, one file binds
-            both EPOCHS and STEPS, the records are incomplete, or the run imports a module that the user has not named.
+        UserError: A file is missing, a name is unknown, a value is out of range, nothing used a binding, or
+            others hide it, one file binds both EPOCHS and STEPS, the records are incomplete, or the run imports a
+            module that the user has not named.
     """
     gin = import_gin()
     if run is None and not gin_files:
@@ -118,12 +119,13 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
     with accept_former_names(gin) as former, record_macros(gin) as macros:
         if run is not None:
             read_run(gin, run, paths, gin_params, trust_config, macros)
-        in_run, own_names = len(former.met), set()
+        in_run, own_names, sources = len(former.met), set(), []
         for path in paths:
             parse_file(gin, path, macros)
             # Later files and flags may replace what a file uses, but not excuse what it misspells.
-            referred = macros.find_referred()
-            own_names |= {name for name in macros.names[str(path)] if configurable_of(name) not in referred}
+            referred, own = macros.find_referred(), macros.names[str(path)]
+            own_names |= {name for name in own if configurable_of(name) not in referred}
+            sources.append((own, set().union(*macros.names.values())))
         macros.text_name = PARAMS
         with reading(PARAMS):
             gin.parse_config(gin_params)
@@ -138,7 +140,9 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
             gin.finalize()
         experiment = build_experiment()
         own_names |= macros.names[PARAMS]
+        sources.append((macros.names[PARAMS], set().union(*macros.names.values())))
         resolved, operative = gin.config_str(), gin.operative_config_str()
+        check_effect(resolved, operative, sources)
         resolved = drop_bindings(resolved, superseded(resolved, operative, MACROS, own_names, macros.replaced))
     if decided:
         print(decided, flush=True)

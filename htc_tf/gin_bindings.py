@@ -1,8 +1,12 @@
 """Bindings of a configuration after everything is built: which ones an override replaced, and which nothing used."""
 
 import re
+from collections import defaultdict
 
 from htc_tf.errors import UserError, listed
+
+# Parameters of an Input that it does not read unless Input.training is True.
+TRAINING_ONLY = ("augment", "resize", "color_jitter", "paste", "balance", "shuffle_buffer")
 
 
 def superseded(resolved, operative, macros, own_names, replaced):
@@ -35,19 +39,55 @@ def superseded(resolved, operative, macros, own_names, replaced):
     return left
 
 
+def check_effect(resolved, operative, sources):
+    """Checks that each binding of the user reaches a call, and that no binding of a deeper scope hides it everywhere.
+
+    Args:
+        resolved: str, gin's whole configuration.
+        operative: str, the part of it that has reached something, after everything is built.
+        sources: [(own, bound)] of each file and of the flags: {name} that it binds itself, without its includes, and
+            {name} bound once it is read. What comes later may hide a binding, as it may replace one.
+    Raises:
+        UserError: A binding was hidden from the beginning.
+    """
+    called = called_names(resolved, operative)
+    for prefix in re.findall(r"^(.*\bInput\.)training = False$", operative, re.MULTILINE):
+        called -= {prefix + parameter for parameter in TRAINING_ONLY}
+    for own, bound in sources:
+        winners = defaultdict(set)
+        for name in called:
+            found = [outer for outer in outer_names(name) if outer in bound]
+            for outer in found:
+                winners[outer].add(found[-1])
+        for name in sorted(own & winners.keys()):
+            if "." in name and name not in winners[name]:
+                verb, these = ("is", "that") if len(winners[name]) == 1 else ("are", "those")
+                scoped = listed(sorted(winners[name]))
+                raise UserError(f"gin configuration: {name} has no effect: {scoped} {verb} bound; bind {these}")
+
+
 def used_names(resolved, operative):
-    """Returns the bindings that have reached something that was built, or will reach something called later."""
+    """Returns the bindings that have reached something that was built, or will reach something called later.
+
+    Among them are those that a binding of a deeper scope hides: `check_effect` says which of them are mistakes.
+    """
+    return {outer for name in called_names(resolved, operative) for outer in outer_names(name)}
+
+
+def called_names(resolved, operative):
+    """Returns "scope/Name.parameter" of the calls while everything was built, and of those that come later."""
     bound, called = bound_names(resolved), bound_names(operative)
     # A reference without parentheses, such as an augmentation, is called only later, in the scope of the reference.
     for reference in re.findall(r"@((?:\w+/)*[\w.]+)(?![\w./]*\()", operative):
         configurable = reference.split("/")[-1]
         called |= {f"{reference}.{name.rpartition('.')[2]}" for name in bound if configurable_of(name) == configurable}
-    used = set()
-    for name in called:
-        # A call in scope a/b takes bindings without a scope, in a, and in a/b.
-        *scopes, parameter = name.split("/")
-        used |= {"/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)}
-    return used
+    return called
+
+
+def outer_names(name):
+    """Returns the names whose bindings a call in scope a/b takes: without a scope, in a, and in a/b, which wins."""
+    *scopes, parameter = name.split("/")
+    return ["/".join([*scopes[:depth], parameter]) for depth in range(len(scopes) + 1)]
 
 
 def configurable_of(name):

@@ -2,8 +2,8 @@
 
 Each is a function from sample to sample (`data.sample` lists the keys) that changes image and ground truth alike.
 Images still have their original size, where a change costs least; they are resized afterwards. Gin files list the
-functions in their order, `Input.augment = [@flip, @yours]`, or set one of the slots `Input.resize` and
-`Input.color_jitter`. `data.copy_paste` takes two images and comes last.
+functions in their order, `train/Input.augment = [@flip, @yours]`, or set one of the slots `train/Input.resize` and
+`train/Input.color_jitter`. `data.copy_paste` takes two images and comes last.
 
 All randomness comes from the sample's seed, a function of (seed, epoch, index): the same for any number of workers, and
 after a restart.
