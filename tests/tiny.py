@@ -38,16 +38,20 @@ def tiny_experiment():
     return lambda *params: config.load([TINY], params)[0]
 
 
+def with_model(experiment):
+    """Returns an Experiment and its model, with the same weights each time."""
+    experiment.prepare_runtime(seed=0)
+    model = experiment.build_model()
+    model.build_variables()
+    return experiment, model
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tiny_experiment):
     """A function: tiny_model("NUM_STAGES=1", ...) returns an Experiment and a model with the same weights each time."""
 
     def build(*params):
-        experiment = tiny_experiment(*params)
-        experiment.prepare_runtime(seed=0)
-        model = experiment.build_model()
-        model.build_variables()
-        return experiment, model
+        return with_model(tiny_experiment(*params))
 
     return build
 
@@ -81,11 +85,7 @@ def tiny_scnet():
     small += ["GlobalContextHead.channels=16", "FeatureRelay.channels=16"]
 
     def build(*params):
-        experiment, _ = config.load([TINY, "gin/base/scnet.gin"], [*small, *params])
-        experiment.prepare_runtime(seed=0)
-        model = experiment.build_model()
-        model.build_variables()
-        return experiment, model
+        return with_model(config.load([TINY, "gin/base/scnet.gin"], [*small, *params])[0])
 
     return build
 

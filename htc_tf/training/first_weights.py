@@ -12,8 +12,8 @@ from htc_tf.training.adoption import adopt
 from htc_tf.training.frozen import check_frozen
 from htc_tf.training.stored_weights import StoredWeights
 from htc_tf.weights.assign import NamedWeights, load
-from htc_tf.weights.model_zoo import locate
-from htc_tf.weights.public_weights import IMAGENET_STD, WEIGHTS
+from htc_tf.weights.model_zoo import find, locate
+from htc_tf.weights.public_weights import IMAGENET_STD
 from htc_tf.weights.sources import read_weights
 from htc_tf.weights.tables import vit
 from htc_tf.weights.tables.composite import LINK_NAMES
@@ -82,13 +82,14 @@ def load_weights(init_from, model, class_names):
         run = init_from if isinstance(init_from, Run) else Run(init_from)
         source, gin_files = read_run(run, model), [run.config]
     else:
-        if init_from in WEIGHTS and not Path(init_from).exists():
-            check_pixels(init_from, WEIGHTS[init_from].pixel_std, model)
+        named = find(str(init_from), "--init_from")
+        if named is not None:
+            check_pixels(init_from, named.pixel_std, model)
         path, kind = locate(str(init_from), "--init_from")
         weights = read_weights(path, kind)
         print_notes(weights.notes)
         source = NamedWeights(str(init_from), model, weights.arrays, weights.framework, weights.class_names)
-        gin_files = WEIGHTS[init_from].gin_files if init_from in WEIGHTS else ()
+        gin_files = () if named is None else named.gin_files
         optional = {key for key, entry in source.entries.items() if re.search(OPTIONAL, entry.name)}
     adopted = adopt(model, source, class_names, gin_files, optional)
     check_frozen(model, {*adopted.variables, *optional})
@@ -127,12 +128,13 @@ def read_run(run, model):
 
 def load_backbone(text, model):
     """Loads every variable of the backbone from a checkpoint file or public weights, and returns the file's path."""
-    if text in WEIGHTS and not Path(text).exists():
-        check_pixels(text, WEIGHTS[text].pixel_std, model)
+    named = find(str(text), "--backbone_weights")
+    if named is not None:
+        check_pixels(text, named.pixel_std, model)
     try:
         path, kind = locate(str(text), "--backbone_weights")
     except UserError as error:
-        if text not in WEIGHTS:
+        if named is None:
             raise
         raise UserError(
             f"{error}. To start without: --backbone_weights {NOTHING} --gin_file gin/options/from_scratch.gin"

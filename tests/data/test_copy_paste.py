@@ -64,7 +64,7 @@ def test_golden(ours):
 
 
 def test_what_a_crop_cut_off_is_not_pasted(ours):
-    """The source is cut at column 8, in the middle of its object, whose mask goes on; our image does not end there."""
+    """The source image ends at column 8, inside its object, but the object's mask and our image extend beyond it."""
     theirs = make_row(2, 100, (16, 8), [(0, 4, 8, 12)])
     row = copy_paste(ours, theirs, SEED, probability=1.0)
     np.testing.assert_array_equal(row.truth.boxes[2], [0, 4, 8, 8])
