@@ -39,14 +39,17 @@ def prepare_inference(flags):
     return experiment, Detector(model, experiment), images
 
 
-def measure_inference(flags, experiment, detector, images):
-    """Measures `htc_tf.predict`'s path from a decoded image to pasted masks; random weights fill every detection."""
+def measure_inference(flags, experiment, detector, images, before=None):
+    """Measures `htc_tf.predict`'s path from a decoded image to pasted masks; random weights fill every detection.
+
+    `before` is that of `measurement.measure`.
+    """
     found = []
 
     def step():
         found[:] = detector.detect_images(images)
 
-    took = measure(step, "image", flags.batch, flags.repeats, warmup=1)
+    took = measure(step, "image", flags.batch, flags.repeats, warmup=1, before=before)
     detections = sum(len(result.boxes) for result in found) / flags.batch
     compiled = "by XLA, as a whole" if experiment.xla else "as a graph"
     return took._replace(details={"compiled": compiled, "detections per image": detections})
@@ -94,8 +97,10 @@ def prepare_training(flags):
     return experiment, strategy, model, batch
 
 
-def measure_training(flags, experiment, strategy, model, batch):
+def measure_training(flags, experiment, strategy, model, batch, before=None):
     """Measures a training step, forward, backward and update, on one batch again and again.
+
+    `before` is that of `measurement.measure`.
 
     Raises:
         FloatingPointError: A step was not finite.
@@ -130,7 +135,8 @@ def measure_training(flags, experiment, strategy, model, batch):
         "trained parameters": sum(v.shape.num_elements() for v in model.trainable_variables),
         "gradient bytes": count_bytes(model.trainable_variables),
     }
-    return measure(step, "step", 1, flags.repeats, warmup=3 if flags.devices > 1 else 1, details=details)
+    warmup = 3 if flags.devices > 1 else 1
+    return measure(step, "step", 1, flags.repeats, warmup, details=details, before=before)
 
 
 def measure_input(flags):

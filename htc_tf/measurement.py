@@ -137,17 +137,19 @@ def run(flags, modes):
     print(f"wrote {flags.json}" if flags.json else "add --json FILE to keep these figures")
 
 
-def measure(step, unit, units, repeats, warmup, details=None):
+def measure(step, unit, units, repeats, warmup, details=None, before=None):
     """Calls `step()`, which does `units` units of work, `warmup` times and then `repeats` times.
 
     CPU seconds are the process's own, user and system, over all its threads: other programs on the machine disturb them
-    far less than the wall time.
+    far less than the wall time. `before()`, if there is one, is called before each step that counts, and is not timed.
 
     Returns:
         Measurement.
     """
     cpu, wall, memory, loaded = [], [], [], resident_bytes()
     for number in progress_bar(range(-warmup, repeats), unit="step", desc="measure"):
+        if before is not None and number >= 0:
+            before()
         cpu_before, wall_before = time.process_time(), time.perf_counter()
         step()
         if number >= 0:

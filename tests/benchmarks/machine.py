@@ -17,13 +17,9 @@ ATTEMPTS = 8
 
 
 def run(flags):
-    """Measures one product of two matrices; the details hold both limits."""
-    return measure(product(flags.precision), "product", 1, flags.repeats, 1, {"machine": rates(flags.precision)})
-
-
-def rates(precision):
-    """Returns both limits: FLOP, and bytes read and written, per CPU second."""
-    return {"matmul_rate": matmul_rate(precision), "copy_rate": copy_rate()}
+    """Measures one product of two matrices; the details hold both limits, per CPU second."""
+    limits = {"matmul_rate": matmul_rate(flags.precision), "copy_rate": copy_rate()}
+    return measure(product(flags.precision), "product", 1, flags.repeats, 1, {"machine": limits})
 
 
 def matmul_rate(precision, side=SIDE):

@@ -1,10 +1,12 @@
 """Inference and training beside the machine's limit: the network's FLOPs at its rate of products, and part by part.
 
-The whole is timed as `python -m htc_tf.benchmark` does; the parts of inference are timed afterwards, each on its
-inputs in the `Outputs` of one pass, so that the peak of memory is that of inference alone.
+The whole is timed as `python -m htc_tf.benchmark` does, with the rate of products measured before each of its steps,
+because both change with what else the machine does. The parts of inference are timed afterwards, each on its inputs in
+the `Outputs` of one pass, so that the peak of memory is that of inference alone.
 """
 
 import collections
+import statistics
 import time
 
 import tensorflow as tf
@@ -21,10 +23,11 @@ SEED = (0, 0)
 
 def run_inference(flags):
     experiment, detector, images = benchmark.prepare_inference(flags)
-    measurement = benchmark.measure_inference(flags, experiment, detector, images)
+    rates = []
+    measurement = benchmark.measure_inference(flags, experiment, detector, images, add_rate(flags, rates))
     detections = round(measurement.details["detections per image"] * flags.batch)
     flop = inference_flop(detector, flags, detections)
-    details = with_limit(flags, measurement, sum(part.forward for part in flop.values()) / flags.batch)
+    details = with_limit(measurement, sum(part.forward for part in flop.values()) / flags.batch, rates)
     if not experiment.xla:
         seconds, proposals = time_parts(detector, images)
         details["proposals per image"] = proposals / flags.batch
@@ -34,18 +37,31 @@ def run_inference(flags):
 
 def run_training(flags):
     experiment, strategy, model, batch = benchmark.prepare_training(flags)
-    measurement = benchmark.measure_training(flags, experiment, strategy, model, batch)
+    rates = []
+    measurement = benchmark.measure_training(flags, experiment, strategy, model, batch, add_rate(flags, rates))
     counts = count_sampled(model, batch)
     flop = training_flop(model, batch, counts["RoIs per stage"], counts["positives for masks"])
-    details = with_limit(flags, measurement, sum(map(sum, flop.values())))
+    details = with_limit(measurement, sum(map(sum, flop.values())), rates)
     return measurement._replace(details=details | counts | {name: part._asdict() for name, part in flop.items()})
 
 
-def with_limit(flags, measurement, amount):
-    """Returns the details with the machine's rates and the share of its products that was reached."""
-    rates = machine.rates(flags.precision)
-    share = machine.share_of_limit("FLOP", amount, rates["matmul_rate"], measurement.cpu_seconds["median"])
-    return measurement.details | {"share of the limit": share, "machine": rates}
+def add_rate(flags, rates):
+    """Returns a function that adds the rate of products at the moment to a list."""
+    return lambda: rates.append(machine.matmul_rate(flags.precision))
+
+
+def with_limit(measurement, amount, rates):
+    """Returns the details with the machine's rates and the share of its products that was reached.
+
+    Args:
+        measurement: Measurement.
+        amount: FLOP of a unit.
+        rates: FLOP per CPU second of products, before each step; the median is compared with that of the steps.
+    """
+    rate = statistics.median(rates)
+    share = machine.share_of_limit("FLOP", amount, rate, measurement.cpu_seconds["median"])
+    limits = {"matmul_rate": rate, "copy_rate": machine.copy_rate()}
+    return measurement.details | {"share of the limit": share, "machine": limits}
 
 
 def inference_flop(detector, flags, detections=None):
