@@ -143,7 +143,7 @@ def load(gin_files, gin_params, run=None, trust_config=False, train_records=None
         sources.append((macros.names[PARAMS], set().union(*macros.names.values())))
         resolved, operative = gin.config_str(), gin.operative_config_str()
         check_effect(resolved, operative, sources)
-        resolved = drop_bindings(resolved, superseded(resolved, operative, MACROS, own_names, macros.replaced))
+        resolved = drop_bindings(resolved, superseded(resolved, operative, own_names, macros.replaced))
     if decided:
         print(decided, flush=True)
     # Nobody edits a run's config.gin, so only names in the user's own files and flags are worth a note.

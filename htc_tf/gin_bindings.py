@@ -9,7 +9,7 @@ from htc_tf.errors import UserError, listed
 TRAINING_ONLY = ("augment", "resize", "color_jitter", "paste", "balance", "shuffle_buffer")
 
 
-def superseded(resolved, operative, macros, own_names, replaced):
+def superseded(resolved, operative, own_names, replaced):
     """Returns the bindings that an override replaced.
 
     They are those of configurables that nothing refers to any more, such as ResNet.depth once the backbone is a Swin,
@@ -18,7 +18,6 @@ def superseded(resolved, operative, macros, own_names, replaced):
     Args:
         resolved: str, gin's whole configuration.
         operative: str, the part of it that has reached something, after everything is built.
-        macros: Names of the macros that every experiment config defines.
         own_names: {name} that nothing later can have replaced: those of the flags, and those that a file binds itself,
             not its includes, although neither it nor what precedes it refers to them.
         replaced: {name} of the macros behind settings that the records have replaced.
@@ -26,7 +25,7 @@ def superseded(resolved, operative, macros, own_names, replaced):
         UserError: Another binding has not reached anything that was built.
     """
     unused = bound_names(resolved) - used_names(resolved, operative)
-    left, count = (unused & set(macros)) - own_names | unused & replaced, -1
+    left, count = {name for name in unused - own_names if "." not in name} | unused & replaced, -1
     while count < len(left):  # a replaced binding may have been the last to refer to another configurable
         count = len(left)
         named = set(re.findall(r"@(?:\w+/)*([\w.]+)", drop_bindings(resolved, left)))
@@ -40,7 +39,7 @@ def superseded(resolved, operative, macros, own_names, replaced):
 
 
 def check_effect(resolved, operative, sources):
-    """Checks that each binding of the user reaches a call, and that no binding of a deeper scope hides it everywhere.
+    """Checks that each binding of the user is read by a call, and that no binding of a deeper scope hides it everywhere.
 
     Args:
         resolved: str, gin's whole configuration.
@@ -48,17 +47,21 @@ def check_effect(resolved, operative, sources):
         sources: [(own, bound)] of each file and of the flags: {name} that it binds itself, without its includes, and
             {name} bound once it is read. What comes later may hide a binding, as it may replace one.
     Raises:
-        UserError: A binding was hidden from the beginning.
+        UserError: A binding was hidden from the beginning, or reaches only an Input that does not read it.
     """
-    called = called_names(resolved, operative)
+    called, unread = called_names(resolved, operative), set()
     for prefix in re.findall(r"^(.*\bInput\.)training = False$", operative, re.MULTILINE):
-        called -= {prefix + parameter for parameter in TRAINING_ONLY}
+        unread |= {prefix + parameter for parameter in TRAINING_ONLY}
+    called -= unread
+    reached = {outer for name in called for outer in outer_names(name)}
     for own, bound in sources:
         winners = defaultdict(set)
         for name in called:
             found = [outer for outer in outer_names(name) if outer in bound]
             for outer in found:
                 winners[outer].add(found[-1])
+        for name in sorted(own & unread - reached):
+            raise UserError(f"gin configuration: {name} has no effect: an Input with training = False does not read it")
         for name in sorted(own & winners.keys()):
             if "." in name and name not in winners[name]:
                 verb, these = ("is", "that") if len(winners[name]) == 1 else ("are", "those")

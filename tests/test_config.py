@@ -86,8 +86,9 @@ def test_an_override_may_replace_a_configurable(tmp_path):
 
 
 def test_a_parameter_may_be_bound_without_its_macro():
-    experiment, resolved = config.load([PAPER], ["StepSchedule.warmup_steps=7"])
-    assert experiment.optimizer.schedule.warmup_steps == 7 and "WARMUP_STEPS" not in names(resolved)
+    experiment, resolved = config.load([PAPER], ["StepSchedule.warmup_steps=7", "Input.aspects=()"])
+    assert experiment.optimizer.schedule.warmup_steps == 7 and len(experiment.train_input.shapes) == 2
+    assert not {"WARMUP_STEPS", "ASPECTS"} & names(resolved)
     with pytest.raises(UserError, match="nothing used WARMUP_STEP;"):
         config.load([PAPER], ["WARMUP_STEP=7"])
 

@@ -26,6 +26,13 @@ def test_a_hidden_binding_is_refused(tmp_path, text, winners):
         assert str(refused.value) == f"gin configuration: {text.partition('=')[0]} has no effect: {winners}"
 
 
+@pytest.mark.parametrize("binding", ["augment=[@flip]", "shuffle_buffer=7"])
+def test_a_binding_of_training_alone_is_refused_for_evaluation(binding):
+    refused = f"eval/Input.{binding.partition('=')[0]} has no effect: an Input with training = False does not read it$"
+    with pytest.raises(UserError, match=refused):
+        config.load([PAPER], [f"eval/Input.{binding}"])
+
+
 def test_a_hidden_binding_of_a_function_that_is_called_later_is_refused():
     params = ["train/Input.augment=[@a/flip]", "a/flip.probability=0.5", "flip.probability=0.0"]
     with pytest.raises(UserError, match=r"flip\.probability has no effect: a/flip\.probability is bound; bind that$"):
