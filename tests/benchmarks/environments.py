@@ -153,7 +153,7 @@ def serve():
 
     imports = time.process_time()
 
-    def take_turns(step, unit, units, repeats, warmup, details=None):
+    def take_turns(step, unit, units, repeats, warmup, details=None, before=None):
         step()
         answer({"tensorflow": tf.__version__, "imports": imports, "step": time.process_time()})
         for _ in sys.stdin:
