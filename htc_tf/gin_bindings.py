@@ -39,7 +39,7 @@ def superseded(resolved, operative, own_names, replaced):
 
 
 def check_effect(resolved, operative, sources):
-    """Checks that each binding of the user is read by a call, and that no binding of a deeper scope hides it everywhere.
+    """Checks that a call reads each binding of the user, and that no binding of a deeper scope hides it everywhere.
 
     Args:
         resolved: str, gin's whole configuration.

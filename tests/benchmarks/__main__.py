@@ -2,8 +2,8 @@
 
 Each job is a benchmark command in a process of its own. Results are kept in --workdir, so an interrupted run continues
 after the last finished job; failed jobs are named in the page and set exit status 1. On two idle cores it takes half an
-hour. HTC_TF_OTHER_PYTHON, the Python of another environment, adds a comparison with its TensorFlow. --toy runs
-everything on a tiny network, to try the program itself.
+hour. HTC_TF_OTHER_PYTHON, the Python of another environment, adds a comparison with its TensorFlow, and
+HTC_TF_MMDETECTION_PYTHON one with mmdetection. --toy runs everything on a tiny network, to try the program itself.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from htc_tf.progress import progress_bar
 from tests.benchmarks import growth, page
-from tests.benchmarks.figures import OTHER
+from tests.benchmarks.figures import MMDETECTION_PYTHON, OTHER
 from tests.studies import recorded
 
 PAGE = recorded.ROOT / "docs" / "benchmarks.md"
@@ -50,7 +50,7 @@ def sized(height, width, repeats, batch=1, **flags):
     return {"height": height, "width": width, "batch": batch, "repeats": repeats, **flags}
 
 
-def main_jobs(bfloat16, export, other=None):
+def main_jobs(bfloat16, export, other=None, mmdetection=None):
     """Returns the jobs whose names the page's sections ask for."""
     jobs = [
         Job("machine", "machine", {"repeats": 3}),
@@ -72,6 +72,8 @@ def main_jobs(bfloat16, export, other=None):
         jobs += [Job(f"{job.name}_bfloat16", job.mode, job.flags | {"precision": "bfloat16"}) for job in paper]
     if other:
         jobs.append(Job("environments", "environments", {"repeats": 3}))
+    if mmdetection:
+        jobs.append(Job("mmdetection", "mmdetection", sized(800, 1344, 3)))
     if export:
         jobs.append(Job("serving", "serving", {"export": export, "repeats": 20}, USERS))
     return jobs
@@ -108,7 +110,7 @@ def memory_job():
 def as_toy(job):
     """Returns the same job at a size that takes seconds."""
     flags = job.flags | {"repeats": 20 if job.name == "memory" else 1}
-    if job.mode in ("inference", "train", "start", "environments"):
+    if job.mode in ("inference", "train", "start", "environments", "mmdetection"):
         shrunk = {side: max(32, flags[side] // 8) for side in ("height", "width") if side in flags}
         flags |= {"height": 64, "width": 64, "gin_file": TINY} | shrunk
     if job.mode in ("roi_align", "nms", "postprocess"):
@@ -160,7 +162,8 @@ def main():
     cache = recorded.ResultCache(folder / "done.json")
     series = {key: jobs[: 2 if flags.toy else None] for key, jobs in growth_jobs().items()}
     growing = [job for jobs in series.values() for job in jobs]
-    jobs = [*main_jobs(page.has_bfloat16(), flags.export, os.environ.get(OTHER)), memory_job(), *growing]
+    pythons = map(os.environ.get, (OTHER, MMDETECTION_PYTHON))
+    jobs = [*main_jobs(page.has_bfloat16(), flags.export, *pythons), memory_job(), *growing]
     chosen = {job.name for job in (growing if flags.growth else jobs)}
     if flags.only:
         chosen = set(flags.only)

@@ -47,15 +47,18 @@ CASES = {
 class Environment:
     """A process of one Python that prepares the steps of a case and takes the first.
 
-    Attributes: `first`, after `start`: {"tensorflow": version, "imports": CPU seconds until everything is imported,
-    "step": CPU seconds until the first step is done}.
+    Attributes: `first`, after `start`: what it has answered then, as `serve` does.
     """
 
-    def __init__(self, python, words):
-        self.python = python
+    def __init__(self, command):
+        """
+        Args:
+            command: Words, the first of which is the Python.
+        """
+        self.python = command[0]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `end`)
         self.process = subprocess.Popen(
-            [python, "-m", "tests.benchmarks.environments", *words],
+            command,
             cwd=recorded.ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -108,14 +111,16 @@ def run(flags):
     for name, case in CASES.items():
         if flags.gin_file:
             case = Case(case.mode, flags.height, flags.width, case.batch, 1, flags.gin_file[-1])
-        cpu, wall, details[name] = compare(name, case, pythons, flags.repeats * case.rounds)
+        commands = [[python, *words_of(case)] for python in pythons]
+        cpu, wall, found = compare(name, commands, flags.repeats * case.rounds)
+        details[name] = found | {"work": case._asdict()}
         seconds = seconds or (cpu, wall)
     return Measurement("step", *map(summarize, seconds), {"peak": peak_bytes()}, details)
 
 
-def compare(name, case, pythons, rounds):
-    """Returns the CPU seconds and the wall seconds of this environment's steps, and the figures of both."""
-    environments = [Environment(python, words_of(case)) for python in pythons]
+def compare(name, commands, rounds):
+    """Returns the CPU seconds and the wall seconds of the first command's steps, and the figures of both."""
+    environments = [Environment(command) for command in commands]
     for environment in environments:
         environment.start()
     taken = np.empty([rounds, 2, 2])  # environments; CPU and wall seconds
@@ -127,22 +132,28 @@ def compare(name, case, pythons, rounds):
         {
             **environment.first,
             "cpu_seconds": summarize(taken[:, place, 0]),
+            "wall_seconds": summarize(taken[:, place, 1]),
             "peak_bytes": environment.end(),
         }
         for place, environment in enumerate(environments)
     ]
     ratio = float(np.median(taken[:, 1, 0] / taken[:, 0, 0]))
-    return *taken[:, 0].T.tolist(), {"this": figures[0], "other": figures[1], "ratio": ratio, "work": case._asdict()}
+    return *taken[:, 0].T.tolist(), {"this": figures[0], "other": figures[1], "ratio": ratio}
 
 
 def words_of(case):
+    """Returns the words after a Python that serve the steps of a case."""
     sizes = [f"--{name}={getattr(case, name)}" for name in ("mode", "height", "width", "batch", "gin_file")]
-    return [*sizes, *(f"--gin_param={binding}" for binding in case.gin_param)]
+    return ["-m", "tests.benchmarks.environments", *sizes, *(f"--gin_param={one}" for one in case.gin_param)]
 
 
 @command
 def serve():
-    """Prepares the benchmark of the command line, and answers each line of the standard input with a step's seconds."""
+    """Prepares the benchmark of the command line, and answers each line of the standard input with a step's seconds.
+
+    The first answer is {"tensorflow": version, "imports": CPU seconds until everything is imported, "step": CPU seconds
+    until the first step is done}, the last one the most memory that the process has held, in bytes.
+    """
     answers, sys.stdout = sys.stdout, sys.stderr
 
     def answer(value):

@@ -6,6 +6,7 @@ A job without figures is {"failed": reason}.
 # Of the machine where the peers were measured and the targets set: FLOP, or bytes read and written, per CPU second.
 THEIRS = {"float32": 174e9, "bfloat16": 508e9, "copy": 24e9}
 OTHER = "HTC_TF_OTHER_PYTHON"  # variable with the Python of an environment that has another TensorFlow
+MMDETECTION_PYTHON = "HTC_TF_MMDETECTION_PYTHON"  # the same for mmdetection
 
 
 class Missing(Exception):

@@ -35,6 +35,7 @@ MODES = {
     "eval": Mode("COCO metrics of --batch images", function("evaluation.run_eval"), 480, 640, 100),
     "start": Mode("cold processes: help, first image", function("start.run"), 512, 512, gin=PAPER),
     "environments": Mode("steps in two environments in turns", function("environments.run"), gin=PAPER, repeats=3),
+    "mmdetection": Mode("steps beside mmdetection's in turns", function("mmdetection.run"), gin=PAPER, repeats=3),
     "payload": Mode(
         "bytes of an export's answers", function("payload.run"), 480, 640, reads=benchmark.MODES["serving"].reads
     ),

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from tests.benchmarks import growth, peers
-from tests.benchmarks.figures import OTHER, THEIRS, Missing, need, percent, seconds_of, short
+from tests.benchmarks.figures import MMDETECTION_PYTHON, OTHER, THEIRS, Missing, need, percent, seconds_of, short
 from tests.studies import recorded
 
 # Targets in CPU milliseconds, on the machine where they were set: RoIAlign of one image, NMS of two.
@@ -199,6 +199,26 @@ def environments(results):
     ]
 
 
+def mmdetection(results):
+    """A table of the same steps by both."""
+    result = results.get("mmdetection", {"failed": f"it requires {MMDETECTION_PYTHON}, the Python of mmdetection"})
+    details = need({"mmdetection": result}, "mmdetection")["details"]
+    theirs, rows = next(iter(details.values()))["other"], []
+    for name, case in details.items():
+        figures, work = [case[place] for place in PLACES], case["work"]
+        cells = [short(figure[clock]["median"]) for clock in ("cpu_seconds", "wall_seconds") for figure in figures]
+        peaks = [f"{figure['peak_bytes'] / 1e9:.2f}" for figure in figures]
+        rows.append([f"{name}, {work['height']} x {work['width']}", *cells, f"{case['ratio']:.2f}", *peaks])
+    columns = [f"{unit}{name}" for unit in ("CPU-seconds, ", "wall, ") for name in ("htc_tf", "mmdetection")]
+    header = ["float32", *columns, "ratio of CPU-seconds", "peak GB, htc_tf", "mmdetection"]
+    return [
+        f"mmdetection {theirs['mmdetection']}, PyTorch {theirs['torch']}, {theirs['threads']} threads; "
+        f"{recorded.describe_machine()}, {datetime.date.today()}; the ratio is the median over the rounds.",
+        "",
+        *recorded.format_table(header, rows),
+    ]
+
+
 def memory(results):
     result = need(results, "memory")
     held, steps = result["memory_bytes"], result["work"]["repeats"]
@@ -223,5 +243,6 @@ BLOCKS = {
     "serving": serving,
     "start": start,
     "environments": environments,
+    "mmdetection": mmdetection,
     "memory": memory,
 }

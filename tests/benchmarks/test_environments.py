@@ -51,8 +51,8 @@ def test_each_round_turns_the_order_around(monkeypatch):
     asked = []
 
     class Answering:
-        def __init__(self, python, words):
-            self.python, self.first = python, {}
+        def __init__(self, command):
+            (self.python,), self.first = command, {}
 
         def start(self):
             asked.append(self.python)
@@ -65,13 +65,13 @@ def test_each_round_turns_the_order_around(monkeypatch):
             return 0
 
     monkeypatch.setattr(environments, "Environment", Answering)
-    environments.compare("case", environments.Case("train", 64, 64, 1, 1, "file"), ["this", "other"], 3)
+    environments.compare("case", [["this"], ["other"]], 3)
     assert asked == ["this", "other", "other", "this", "this", "other", "other", "this"]
 
 
 def test_every_case_is_a_command_of_the_benchmark(monkeypatch):
     for case in environments.CASES.values():
-        monkeypatch.setattr(sys, "argv", ["benchmark", *environments.words_of(case)])
+        monkeypatch.setattr(sys, "argv", environments.words_of(case)[1:])
         flags = benchmark.parse()
         assert [flags.mode, flags.height, flags.batch] == [case.mode, case.height, case.batch]
         assert flags.gin_file == [case.gin_file] and flags.gin_param == list(case.gin_param)
@@ -86,14 +86,14 @@ def test_another_environment_is_needed(monkeypatch):
 
 
 def test_a_process_that_fails_is_named():
-    environment = environments.Environment(sys.executable, ["--mode=nothing"])
+    environment = environments.Environment([sys.executable, "-m", "tests.benchmarks.environments", "--mode=nothing"])
     with pytest.raises(UserError, match="ended with status 2; its last line: error: --mode nothing is unknown"):
         environment.start()
 
 
 def test_a_process_answers_each_line(tmp_path):
     words = environments.words_of(environments.Case("inference", 64, 64, 1, 1, "tests/tiny.gin", BARE))
-    environment = environments.Environment(sys.executable, words)
+    environment = environments.Environment([sys.executable, *words])
     environment.start()
     assert environment.first["step"] > environment.first["imports"] > 0
     assert all(seconds > 0 for _ in range(2) for seconds in environment.step())
