@@ -40,10 +40,11 @@ class HRFPN(tf.keras.layers.Layer):
             resized.append(tf.cast(x, features[level].dtype))
         joined = self.reduction(tf.concat(resized, axis=-1), training=training)  # [B, H / 4, W / 4, channels]
         pyramid = {2: joined}
+        wide = tf.cast(joined, tf.float32)  # P6 averages 256 cells: too many to add up in half precision
         for level in range(3, 7):
             # Only whole windows are averaged: P6 has H // 64 rows, where an FPN's has one more if H % 64 is 32.
             window = [min(2 ** (level - 2), side) for side in joined.shape[1:3]]
-            pyramid[level] = tf.nn.avg_pool2d(joined, window, window, "VALID")
+            pyramid[level] = tf.cast(tf.nn.avg_pool2d(wide, window, window, "VALID"), joined.dtype)
         return {
             level: output(pyramid[level], training=training)
             for level, output in zip(pyramid, self.outputs, strict=True)
