@@ -111,7 +111,7 @@ def kernel_gradient(
     margin = side // 2
     height, width = x.shape[1:3]
     if None in (height, width) or height * width * side**2 * channels <= large:
-        return _kernel_gradient(x, upstream, shape, margin, margin)
+        return tf.cast(_kernel_gradient(x, upstream, shape, margin, margin), x.dtype)
     rows = max(strip // (width * side**2 * channels), 1)
 
     def of_strip(first):
@@ -121,18 +121,17 @@ def kernel_gradient(
         padding = top - first + margin, last + margin - bottom
         return _kernel_gradient(x[:, top:bottom], upstream[:, first:last], shape, *padding)
 
-    return tf.add_n([of_strip(first) for first in range(0, height, rows)])
+    return tf.cast(tf.add_n([of_strip(first) for first in range(0, height, rows)]), x.dtype)
 
 
 def _kernel_gradient(x, upstream, shape, above, below):
-    """Computes the kernel's gradient with `above` and `below` rows of zeros around x.
+    """Computes the kernel's gradient with `above` and `below` rows of zeros around x, in float32 or x's wider type.
 
     Never with EXPLICIT padding, for which oneDNN has no kernel; and never in float16 or bfloat16, in which Eigen would
     add up the pixels.
     """
     if x.dtype.size == 2:
-        wide = _kernel_gradient(tf.cast(x, tf.float32), tf.cast(upstream, tf.float32), shape, above, below)
-        return tf.cast(wide, x.dtype)
+        x, upstream = tf.cast(x, tf.float32), tf.cast(upstream, tf.float32)
     margin = shape[1] // 2
     same = above == below == margin
     return tf.raw_ops.Conv2DBackpropFilter(

@@ -54,6 +54,16 @@ def test_strips_add_up_to_the_whole(rows, side):
     np.testing.assert_allclose(strips, whole, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype, rounding", (("float16", 2**-11), ("bfloat16", 2**-8)))
+def test_strips_of_half_precision_are_rounded_once(dtype, rounding):
+    x, upstream = (tf.cast(x, dtype) for x in draw((1, 48, 8, 2), (1, 48, 8, 4)))
+    shape = [3, 3, 2, 4]
+    exact = kernel_gradient(tf.cast(x, tf.float32), tf.cast(upstream, tf.float32), shape)
+    strips = kernel_gradient(x, upstream, shape, large=0, strip=8 * 9 * 2)
+    assert strips.dtype == dtype
+    np.testing.assert_allclose(tf.cast(strips, tf.float32), exact, rtol=rounding, atol=1e-5)
+
+
 def test_unrolled_strips_of_a_large_map_are_small():
     """P2 of 800 x 1344 is processed in ten strips; a map of unknown size, and one of P3's size, in one."""
 
