@@ -82,7 +82,7 @@ class GroupNormalization(tf.keras.layers.Layer):
         self.beta = self.add_weight("beta", [shape[-1]], initializer="zeros")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x [B, ..., C], normalized, in its own dtype."""
+        """Returns x [B, ..., C], normalized in float32, in its own dtype."""
         spatial = list(range(1, len(x.shape) - 1))
         channels = x.shape[-1]
         wide = tf.cast(x, tf.float32)
@@ -97,7 +97,7 @@ class GroupNormalization(tf.keras.layers.Layer):
         scale = gamma * tf.math.rsqrt(group_variance + self.epsilon)  # [B, groups, C / groups]
         shape = [-1, *[1] * len(spatial), channels]  # [B, 1, 1, C] for an image
         offset = tf.reshape(beta - scale * group_mean, shape)
-        return x * tf.cast(tf.reshape(scale, shape), x.dtype) + tf.cast(offset, x.dtype)
+        return tf.cast(wide * tf.reshape(scale, shape) + offset, x.dtype)
 
 
 class ChannelNormalization(tf.keras.layers.LayerNormalization):
