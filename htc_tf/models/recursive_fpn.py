@@ -6,6 +6,7 @@ import tensorflow as tf
 from htc_tf.errors import UserError
 from htc_tf.models.fpn import FPN
 from htc_tf.models.layers import Convolution
+from htc_tf.models.switchable import global_mean
 from htc_tf.ops.convolution import dilated_conv2d
 from htc_tf.ranges import CHANNELS, check_ranges
 from htc_tf.structures import FeatureMaps
@@ -42,8 +43,7 @@ class SpatialPyramidPooling(tf.keras.layers.Layer):
         """Returns [B, H, W, 4 channels] of x [B, H, W, C]."""
         *local, pooled = self.branches
         outputs = [branch(x) for branch in local]
-        mean = tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2], keepdims=True), x.dtype)  # [B, 1, 1, C]
-        return tf.concat([*outputs, tf.broadcast_to(pooled(mean), tf.shape(outputs[0]))], axis=-1)
+        return tf.concat([*outputs, tf.broadcast_to(pooled(global_mean(x)), tf.shape(outputs[0]))], axis=-1)
 
 
 @gin.register
