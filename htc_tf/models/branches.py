@@ -137,6 +137,6 @@ class StageBranches(tf.keras.layers.Layer):
             return map_valid_rows(predict, rows, detections.valid, self.xla)
 
     def add_masks(self, detections: Detections, stage_masks: tf.Tensor) -> Detections:
-        """Returns Detections with `stage_masks` and, in `masks`, their mean over the stages or the last stage's."""
+        """Returns Detections with `stage_masks` and, in `masks`, their mean over the mask heads or the last head's."""
         masks = tf.unstack(stage_masks, axis=2)[0 if self.average_masks else -1 :]  # each [B, D, 28, 28]
         return detections._replace(masks=tf.add_n(masks) / len(masks), stage_masks=stage_masks)

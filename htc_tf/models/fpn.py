@@ -53,7 +53,10 @@ class FPN(tf.keras.layers.Layer):
         self.outputs = {str(level): Convolution(channels, 3, name=f"output{level}", **kind) for level in LEVELS}
 
     def call(self, features: FeatureMaps, training: bool | None = None) -> FeatureMaps:
-        """Returns {2: P2, ..., 6: P6}, each [B, H / 2^level, W / 2^level, channels], of {2: C2, ..., 5: C5}."""
+        """Returns {2: P2, ..., 6: P6} of {2: C2, ..., 5: C5}.
+
+        A level is [B, H / 2^level, W / 2^level, channels]; the sides of P6 are rounded up.
+        """
         check_levels(self, features)
         merged = {level: self.laterals[str(level)](features[level], training=training) for level in LEVELS}
         for level in (4, 3, 2):  # the top-down pathway

@@ -104,8 +104,8 @@ class DeformableConv2D(tf.keras.layers.Conv2D):
 class Convolution(tf.keras.layers.Layer):
     """A convolution with symmetric padding, then optionally a norm and a ReLU.
 
-    A frozen batch norm is a part of the kernel and a bias. So the backward pass needs no second map, the norm's input:
-    the gradient of its scale is that of the kernel, times the kernel, summed over each output channel.
+    A frozen batch norm is folded into the kernel and a bias (`ops.folded_norm`), so that the backward pass needs no
+    copy of the norm's input.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class TestTimeAugmentation:
         for view_features, (scale, flipped) in zip(features, self.views, strict=True):
             _, ratio = scaled_shape(images, scale)
             in_view = detections._replace(boxes=to_view_frame(detections.boxes, sizes, ratio, flipped))
-            mask = model.stage_masks(view_features, in_view)  # [B, D, stages, 28, 28]
+            mask = model.stage_masks(view_features, in_view)  # [B, D, heads, 28, 28]
             masks.append(mask[..., ::-1] if flipped else mask)
         return model.add_masks(detections, tf.add_n(masks) / len(masks))
 

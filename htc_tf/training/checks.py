@@ -6,7 +6,7 @@ import sys
 from htc_tf.errors import UserError
 from htc_tf.evaluation.evaluator import METRICS
 
-FEW_MASKS = 0.1  # share of objects with an empty mask from which on a training with masks warns
+MANY_EMPTY_MASKS = 0.1  # share of the objects with an empty mask at which a training with masks warns
 
 
 def load_records(experiment, train_records, val_records):
@@ -50,7 +50,7 @@ def check_length(experiment):
 
 
 def check_supervision(model, info):
-    """Refuses a branch without annotations, which would learn nothing, or to predict nothing. Warns if few have masks.
+    """Refuses records without annotations for a branch of the model; warns if many objects have an empty mask.
 
     Args:
         model: HTC, without variables yet.
@@ -73,7 +73,7 @@ def check_supervision(model, info):
             f"{info.folder} has {what}, which the mask heads are trained on (MASKS = True): add "
             "--gin_file gin/options/boxes_only.gin, or prepare the data with segmentations"
         )
-    if empty >= FEW_MASKS * objects:
+    if empty >= MANY_EMPTY_MASKS * objects:
         print(
             f"warning: {empty} of {objects} objects of {info.folder} have an empty mask, which trains the mask heads "
             "to predict nothing; gin/options/boxes_only.gin trains without masks",

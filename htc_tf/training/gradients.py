@@ -1,10 +1,10 @@
 """Losses and gradients of one replica: normalization over the global batch, gradient accumulation, sampling metrics.
 
 Every loss is divided by its count over the global batch: all replicas, and all micro-batches if gradients are
-accumulated. So any split of the batch has the losses and gradients of the whole (except for batch norm, which sees the
-images at hand). The counts follow from sampling, so they come out of the forward pass: XLA compiles forward and
-backward as one computation with one replica, or if an earlier pass has counted; otherwise as two, between which the
-replicas add their counts.
+accumulated. So any split of the batch has the losses and gradients of the whole, given the same sampled anchors and
+RoIs (each part draws its own) and no batch norm on statistics of the batch. The counts follow from sampling, so they
+come out of the forward pass: XLA compiles forward and backward as one computation with one replica, or if an earlier
+pass has counted; otherwise as two, between which the replicas add their counts.
 """
 
 import tensorflow as tf

@@ -1,6 +1,6 @@
 """Optimizers: the references' SGD, AdamW, SGDW and LAMB as recipes, and the loss scale of float16.
 
-A recipe creates no variable until `build`, which `training.loop` calls under its strategy and with the precision set.
+A recipe creates no variable before `build`, which `training.trainer` calls under its strategy, with the precision set.
 `training.step` then passes the optimizer gradients that are already summed over replicas and clipped. Besides what
 Keras' optimizers have, each has its `schedule` and, under float16, a `loss_scale`.
 """

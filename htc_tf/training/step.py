@@ -1,7 +1,7 @@
 """The compiled training step, and a loop of several: gradients summed over replicas, checked, clipped and applied.
 
-`training.gradients` computes the part of one replica, `training.loop` calls the step. The update equals the one of a
-single replica that has the whole batch.
+`training.gradients` computes the part of one replica and says how far any split of a batch equals the whole;
+`training.loop` calls the step.
 """
 
 import tensorflow as tf

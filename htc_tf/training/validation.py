@@ -23,7 +23,7 @@ from htc_tf.training.validation_losses import MAX_IMAGES, ValidationLosses
 from htc_tf.visualization import fonts
 from htc_tf.visualization.drawing import contact_sheet, draw
 
-STAGE_IMAGES = 2  # images that are drawn with the masks of every stage
+STAGE_IMAGES = 2  # images that are drawn with the masks of every mask head
 
 
 class Validation:
@@ -88,13 +88,13 @@ class Validation:
         return metrics, images
 
     def draw_stages(self, batches):
-        """Draws the first row's detections with the masks of each stage, one image per stage from left to right."""
+        """Draws the first row's detections with the masks of each mask head, one image per head from left to right."""
         batch, detections = batches[0], self.detector.detect_each(batches, stage_masks=True)[0]
         sizes = batch.sizes.numpy().astype(int)
         image = batch.images[0].numpy()[: sizes[0, 0], : sizes[0, 1]]
         drawn = []
-        for stage in range(detections.stage_masks.shape[2]):
-            masks = detections.stage_masks[:, :, stage]  # [B, detections, stages, S, S] -> [B, detections, S, S]
+        for head in range(detections.stage_masks.shape[2]):
+            masks = detections.stage_masks[:, :, head]  # [B, D, heads, 28, 28] -> [B, D, 28, 28]
             result = image_results(detections._replace(masks=masks, stage_masks=None), sizes, sizes)[0]
             names, scores = fonts.class_names(self.info.class_names, self.info.category_ids), result.scores
             drawn.append(draw(image, result.boxes, result.classes, names, scores, result.masks, DRAW_THRESHOLD))
