@@ -166,7 +166,7 @@ class HTC(StageBranches):
             truth: GroundTruth in training: RoIs are sampled, and mask heads run on the positives. None in inference.
             seed: [2] int32, random seed of all samplers in training.
             validate: If True, the ground truth is for the losses of an evaluation: everything is sampled as in
-                training, but batch norms use their stored statistics, which keep every bit, and no path is dropped.
+                training, but batch norms use their stored statistics and do not update them, and no path is dropped.
         Returns:
             Outputs.
         """

@@ -28,7 +28,7 @@ class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
 
 
 class SynchronizedBatchNormalization(tf.keras.layers.BatchNormalization):
-    """Batch norm over the images of all replicas, in float32: Keras' own sums bfloat16 squares in bfloat16."""
+    """Batch norm over the images of all replicas, in float32; Keras' own adds up squares of bfloat16 in bfloat16."""
 
     def __init__(
         self,

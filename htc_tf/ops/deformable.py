@@ -40,7 +40,7 @@ def without_islands() -> Iterator[None]:
 
 
 def island(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Returns a function that calls another one, compiled by XLA inside of a tf.function but in `without_islands`."""
+    """Wraps a function: inside a tf.function, XLA compiles it, except in the context `without_islands`."""
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
     @functools.wraps(function)

@@ -94,8 +94,7 @@ def estimate_memory(experiment, model, optimizer, kept=None, replicas=1, in_sync
 def gpu_memory():
     """Returns the smallest limit of a GPU in bytes, or None if no GPU has one.
 
-    TensorFlow tells the limit of a logical device that was configured with one; the memory of a whole GPU, which grows
-    with use, it tells nobody.
+    TensorFlow reports the limit of a logical device that was configured with one, but not the memory of a whole GPU.
     """
     limits = []
     for gpu in tf.config.list_physical_devices("GPU"):
