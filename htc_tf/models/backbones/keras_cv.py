@@ -21,11 +21,11 @@ import gin
 import tensorflow as tf
 
 from htc_tf.errors import UserError
+from htc_tf.models.fpn import LEVELS
 from htc_tf.models.htc import MEAN, PIXEL_MEAN, PIXEL_STD, STD
 from htc_tf.ranges import FLAG, check_range, check_ranges, choice, number, optional, whole
 from htc_tf.structures import FeatureMaps
 
-LEVELS = (2, 3, 4, 5)
 MAX_STAGES = 100
 # Classes of keras_cv.models that gin may name.
 NETWORKS = (
