@@ -39,6 +39,7 @@ def save(image: np.ndarray, path: str | os.PathLike) -> None:
     options: dict[str, Any] = {"quality": 92, "subsampling": 0} if path.suffix.lower() in JPEG else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path, **options)
+        # Pillow finds no suffix in a name like "..jpg".
+        Image.fromarray(image).save(path, Image.registered_extensions()[path.suffix.lower()], **options)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from error
