@@ -28,6 +28,28 @@ def test_folders_globs_and_files(folder):
     assert find("b.png", "*.jpg", "b.png") == ["b.png", "a[1].jpg"]  # each once, as named
 
 
+def test_a_glob_enters_no_folder_again_through_links(folder):
+    (folder / "again").symlink_to(folder)
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "deep" / "itself").symlink_to("itself")
+    (folder / "deep" / ".hidden").mkdir()
+    (folder / "other").symlink_to(folder / "deep")
+    for name in ("deep/d.png", "deep/.hidden/e.png"):
+        (folder / name).touch()
+
+    def find(name):
+        return [path.relative_to(folder).as_posix() for path in find_inputs([f"{folder}/{name}"])]
+
+    assert find("**/*.png") == ["b.png", "deep/d.png", "other/d.png"]
+    assert find("**/deep/**/*.webp") == ["deep/c.webp"]
+    assert find("deep/**/d.png") == ["deep/d.png"]
+
+
+def test_a_glob_is_relative_to_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert list(map(str, find_inputs(["**/*.webp", "**/b.png"]))) == ["deep/c.webp", "b.png"]
+
+
 def test_images_of_other_formats_are_not_passed_over(tmp_path):
     for name in ("a.HEIC", "b.jfif", "c.avif", "d.mpo", "e.json", "f"):
         (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
