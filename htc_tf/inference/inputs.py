@@ -149,7 +149,9 @@ def as_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         if isinstance(source, Image.Image):
             if getattr(source, "tile", None):  # not decoded yet
                 image_io.check_pixels(source.size, max_pixels, raise_limit(max_pixels))
-            return image_io.to_rgb(source)
+            if 0 in source.size:
+                raise image_io.ImageError("an image without pixels, {} x {}".format(*source.size))
+            return _open_pixels(source)
         if not isinstance(source, np.ndarray) and hasattr(source, "read"):
             name = str(getattr(source, "name", name))
             return _decode(image_io.read_stream(source), name, max_pixels)
@@ -163,6 +165,17 @@ def as_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if not array.size:
         raise UserError(f"an image without pixels, {list(array.shape)}: {EXPECTED}")
     return pixels
+
+
+def _open_pixels(image):
+    """Returns a PIL image's pixels; the errors of one that was closed do not say so."""
+    without_file = getattr(image, "fp", None) is None
+    try:
+        return image_io.to_rgb(image)
+    except image_io.ImageError as error:
+        if without_file and error.kind == "unreadable":
+            raise image_io.ImageError("it is closed: give it before it is closed, or a copy of it") from None
+        raise
 
 
 def read_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> np.ndarray:

@@ -296,3 +296,20 @@ def test_jpeg_2000_is_named(pixels, tmp_path):
     assert find_inputs([str(tmp_path)]) == [tmp_path / "x.jp2"]  # not passed over
     with pytest.raises(Unreadable, match="JPEG 2000, an unsupported format: convert it to JPEG or PNG"):
         read_image(tmp_path / "x.jp2")
+
+
+def test_pil_images_that_are_closed_or_empty_are_named_as_such(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3)).save(path)
+    with Image.open(path) as unread, Image.open(path) as read:
+        read.load()
+    read.close()
+    for image in (unread, read):
+        with pytest.raises(UserError, match=r"PngImageFile: .*closed"):
+            as_image(image)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"IDAT") + 6] ^= 255
+    with pytest.raises(UserError, match=r"PngImageFile: a PNG, but damaged"):
+        as_image(Image.open(io.BytesIO(damaged)))
+    with pytest.raises(UserError, match=r"an image without pixels, 0 x 5"):
+        as_image(Image.new("RGB", (0, 5)))
