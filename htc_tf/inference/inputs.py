@@ -138,8 +138,10 @@ def as_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             byte, so the same image has the same pixels in any of these forms.
         max_pixels: int, limit on the pixels of what is decoded here.
     Raises:
-        UserError: It is none of these, has no pixels, or cannot be decoded.
+        UserError: It is none of these, has no pixels, or cannot be decoded; or the limit is no number of pixels.
     """
+    if not isinstance(max_pixels, (int, np.integer)) or max_pixels < 1:
+        raise UserError(f"max_pixels={max_pixels!r}: give a number of pixels, 1 or more")
     if isinstance(source, (str, os.PathLike)):
         return read_image(source, max_pixels)
     name = f"an image of type {type(source).__name__}"

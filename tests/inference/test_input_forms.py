@@ -313,3 +313,9 @@ def test_pil_images_that_are_closed_or_empty_are_named_as_such(tmp_path):
         as_image(Image.open(io.BytesIO(damaged)))
     with pytest.raises(UserError, match=r"an image without pixels, 0 x 5"):
         as_image(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("max_pixels", [None, "100", 0, 1.5])
+def test_a_limit_that_is_no_number_of_pixels_is_refused(max_pixels):
+    with pytest.raises(UserError, match=r"max_pixels=.*: give a number of pixels, 1 or more"):
+        as_image(np.zeros((2, 2), np.uint8), max_pixels)
