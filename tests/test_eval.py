@@ -185,6 +185,16 @@ def test_files_that_are_read_are_not_replaced(evaluate, tmp_path, capsys, name):
     assert (tmp_path / name).read_text() == "[]"
 
 
+@pytest.mark.parametrize("results", [[{}], [{"bbox": [0, 0, 1, 1]}, {}]])
+def test_results_without_a_field_are_named_with_their_file(evaluate, tmp_path, capsys, results):
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    truth = {"images": [{"id": 1, "height": 9, "width": 9}], "categories": [{"id": 1, "name": "a"}], "annotations": []}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(SystemExit):
+        evaluate("--predictions", str(tmp_path / "found.json"), "--annotations", str(tmp_path / "truth.json"))
+    assert f"error: {tmp_path / 'found.json'}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

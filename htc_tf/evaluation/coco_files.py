@@ -25,7 +25,7 @@ INSTANCES_ADVICE, RESULTS_ADVICE = "give COCO's instances JSON", "give results i
 
 
 class BadResult(UserError):
-    """A result that cannot be evaluated; the message begins with its place in the list."""
+    """A result that cannot be evaluated; the message begins with its place in the list, and needs the file's name."""
 
 
 def read_ground_truth(ground_truth):
@@ -69,20 +69,20 @@ def find_kinds(results):
     """Returns the kinds by which results can be evaluated: "bbox", "segm" or both.
 
     Raises:
-        UserError: Only some results have a field, or none has any.
+        BadResult: Only some results have a field, or none has any.
     """
     kinds = []
     for kind, field in (("bbox", "bbox"), ("segm", "segmentation")):
         lacking = [index for index, result in enumerate(results) if field not in result]
         if lacking and len(lacking) < len(results):
-            raise UserError(
+            raise BadResult(
                 f"result {lacking[0]} has no '{field}' ({len(lacking)} of {len(results)} have none): give it to all "
                 "results or to none"
             )
         if not lacking:
             kinds.append(kind)
     if not kinds:
-        raise UserError(f"the results have neither 'bbox' nor 'segmentation'; {RESULTS_ADVICE}")
+        raise BadResult(f"the results have neither 'bbox' nor 'segmentation'; {RESULTS_ADVICE}")
     return tuple(kinds)
 
 
