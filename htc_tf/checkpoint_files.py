@@ -26,13 +26,24 @@ from htc_tf.run import sync, write_whole
 
 STEP = "step/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name of a training's step, which numbers its checkpoints
 READ_ERRORS = (tf.errors.OpError, ValueError, IndexError, RuntimeError)  # TensorFlow raises these on damaged files
+# TensorFlow takes the path of a checkpoint that it reads as a pattern. * and ? match themselves.
+PATTERN = re.compile(r"\\|\[.+\]", re.DOTALL)
 
 
 class CheckpointFiles:
     """Finds, acknowledges and removes the checkpoints of one folder."""
 
     def __init__(self, folder):
+        """
+        Raises:
+            UserError: TensorFlow could write checkpoints in the folder, but not read them.
+        """
         self.folder = Path(folder)
+        if PATTERN.search(str(folder)):
+            raise UserError(
+                f"{folder}: TensorFlow cannot read checkpoints from a path with [ and ] or with a backslash: rename "
+                "the folder, or name another"
+            )
         self.state = self.folder / "checkpoint"  # TensorFlow's list
         self._problems = {}  # by number: the problem, or None if intact; each file is verified once
 

@@ -120,6 +120,21 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(run, monkeypatch):
         restored(run)
 
 
+@pytest.mark.parametrize("name", ["run[1]", "back\\slash"])
+def test_a_path_that_tensorflow_takes_as_a_pattern_is_refused(tmp_path, name):
+    """It would write checkpoints there, and then not find them."""
+    with pytest.raises(UserError, match=r"TensorFlow cannot read checkpoints .*rename"):
+        save(Run(tmp_path / name), 2)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["half[", "star*q?", "a b", "{a,b}"])
+def test_other_characters_of_patterns_may_be_in_a_path(tmp_path, name):
+    run = Run(tmp_path / name)
+    save(run, 2)
+    assert restored(run) == 2
+
+
 def test_only_unfinished_files_are_removed(run):
     before = names(run)
     (run.checkpoints / "ckpt-8_temp").mkdir()
