@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 import re
 import sys
 
@@ -151,6 +152,20 @@ def run_lock(path):
         except OSError as error:
             raise UserError(f"{path.parent} cannot be written ({error.strerror}): name another folder") from error
         yield
+
+
+def check_folder(folder):
+    """Refuses a folder to write to later that is none, such as a link to a disk that is not mounted, or not usable.
+
+    Raises:
+        UserError: It exists, but is no folder, or files in it cannot be read and written.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder, or a link to a missing one: restore it, or name another --workdir")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be read and written: change its permissions, or name another --workdir")
 
 
 def remove_empty(folder):

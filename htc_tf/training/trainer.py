@@ -20,7 +20,7 @@ from htc_tf.training.checks import check_continues, check_determinism, check_pro
 from htc_tf.training.epochs import describe_epoch, describe_steps
 from htc_tf.training.first_weights import initialize
 from htc_tf.training.frozen import describe_start
-from htc_tf.training.guard import FiniteGuard, disk_errors, run_lock, worker_errors
+from htc_tf.training.guard import FiniteGuard, check_folder, disk_errors, run_lock, worker_errors
 from htc_tf.training.loop import Loop
 from htc_tf.training.memory import check_memory
 from htc_tf.training.monitor import Monitor
@@ -98,6 +98,8 @@ def train(
         check_same(strategy, cluster, same | {"--backbone_weights": backbone_weights})
         if cluster.chief:
             stack.enter_context(run_lock(run.lock))
+            for folder in (run.checkpoints, run.best.folder, run.best.checkpoints):
+                check_folder(folder)
 
         # Model, optimizer and averages, with all variables; then their first values.
         with strategy.scope():

@@ -16,6 +16,7 @@ from htc_tf.training.guard import (
     LOST_WORKER,
     FiniteGuard,
     WorkerLost,
+    check_folder,
     disk_errors,
     memory_errors,
     run_lock,
@@ -140,6 +141,25 @@ def test_a_second_training_in_a_run_is_refused(tmp_path):
             pass
     with run_lock(path):
         assert path.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "unreadable", "unwritable"])
+def test_a_folder_of_checkpoints_that_cannot_be_used_is_refused(tmp_path, monkeypatch, kind):
+    """Else the training would start anew, and fail at its first checkpoint."""
+    folder = tmp_path / "run" / "checkpoints"
+    check_folder(folder)
+    folder.parent.mkdir()
+    if kind == "file":
+        folder.write_text("")
+    elif kind == "link":
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+        check_folder(folder)
+        refused = os.R_OK if kind == "unreadable" else os.W_OK
+        monkeypatch.setattr(os, "access", lambda path, mode: path != folder or not mode & refused)
+    with pytest.raises(UserError, match=f"{folder} (is no folder|cannot be read and written)"):
+        check_folder(folder)
 
 
 def test_a_run_that_cannot_be_written_is_refused(tmp_path):

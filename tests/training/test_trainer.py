@@ -122,6 +122,18 @@ def test_a_run_without_an_intact_checkpoint_is_left_unchanged(toy_run, tiny_data
     assert (run.metrics.read_text(), sorted(run.checkpoints.iterdir())) == before
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "best"])
+def test_a_run_whose_folders_are_gone_is_left_unchanged(toy_run, tiny_data, tmp_path, name):
+    """Such as a link to a disk that is not mounted."""
+    run = copy(toy_run, tmp_path / "run", newest=4)
+    folder, before = run.folder / name, run.metrics.read_text()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.symlink_to(tmp_path / "not_mounted")
+    with pytest.raises(UserError, match=f"{folder} is no folder"):
+        start_toy(run, tiny_data.records)
+    assert run.metrics.read_text() == before and not run.metrics_cut.exists()
+
+
 def test_a_run_that_cannot_resume_is_left_unchanged(tiny_run, tiny_data, tmp_path):
     run = copy(tiny_run, tmp_path / "run", newest=4)
     before = run.read_config(), run.metrics.read_text()
