@@ -150,6 +150,20 @@ def _explain_path(error):
     return f"{name}: {why}" if name else why
 
 
+def _open_streams():
+    """Opens the null device in place of standard streams that are closed, as `>&-` does, where Python has None."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets this number, the lowest one, which the next file would get
+        if getattr(sys, f"__{name}__") is None:
+            stream = os.fdopen(number, mode, closefd=False)
+            setattr(sys, f"__{name}__", stream)
+            if getattr(sys, name) is None:
+                setattr(sys, name, stream)
+
+
 def command(main):
     """Decorates the main function of a command, so that a user's mistake ends it with one line and exit status 2.
 
@@ -158,6 +172,7 @@ def command(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        _open_streams()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow starts: its notes are left out
         # Writes characters that the terminal's encoding lacks as escapes, instead of failing.
         with contextlib.suppress(AttributeError):  # a notebook's stream has no `reconfigure`

@@ -80,6 +80,28 @@ def test_a_reader_that_ends_early_ends_the_command_without_a_word(lines):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_command_runs_with_its_standard_streams_closed(tmp_path, closed):
+    """As a shell's `>&-` closes them: Python has None in their place, and the next file would get their number."""
+    script = (
+        "import os, sys\n"
+        "from htc_tf.errors import command\n"
+        "@command\n"
+        "def main():\n"
+        f"    file = open({str(tmp_path / 'file')!r}, 'w')\n"
+        "    print('out'), print('err', file=sys.stderr), sys.stdin.read()\n"
+        "    sys.stdout.flush(), sys.stderr.isatty(), sys.__stderr__.fileno()\n"
+        "    file.write(f'number {file.fileno() > 2}')\n"
+        "main()"
+    )
+    shell = f'exec {sys.executable} -c "$0" {" ".join(f"{number}>&-" for number in closed)}'
+    flags = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(["sh", "-c", shell, script], **flags)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == "number True"
+    assert (done.stdout, done.stderr) == ("" if 1 in closed else "out\n", "" if 2 in closed else "err\n")
+
+
 def test_an_interrupt_during_imports_is_one_line():
     """Imports take seconds before `main` is called."""
     script = "from htc_tf.errors import start_command; start_command(); raise KeyboardInterrupt"
