@@ -6,6 +6,7 @@ the records, and the chief computes the metrics while the others wait in their n
 """
 
 import itertools
+import math
 import sys
 import time
 
@@ -135,7 +136,8 @@ class BestCheckpoint:
         if problems:
             print(f"note: {'; '.join(problems)}: step {step} replaces it", file=sys.stderr)
         self.run.create(self.config, self.categories)
-        checkpoints.save(step, metrics={self.metric: value})
+        # All of them, since `keep_best` may change before the run resumes.
+        checkpoints.save(step, metrics=finite_numbers(metrics))
         checkpoints.files.remove(lambda number: number > step)  # a resumed training repeats earlier steps
         return True
 
@@ -151,6 +153,11 @@ class BestCheckpoint:
         metrics = None if number is None else files.manifest(number).get("metrics")
         value = metrics.get(self.metric) if isinstance(metrics, dict) else None
         return (number, value) if isinstance(value, float) else None
+
+
+def finite_numbers(metrics):
+    """Returns the metrics that are finite floats: JSON has no NaN, such as a loss that overflows in float16."""
+    return {name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)}
 
 
 def evaluations_since_best(evaluations, metric):

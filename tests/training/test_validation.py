@@ -59,6 +59,17 @@ def test_only_better_weights_replace_the_best(tmp_path):
     assert again(6, {"segm/AP": 0.6}, Model(3)) and kept(run) == ("6", 3.0, 1)
 
 
+def test_another_metric_is_compared_with_that_of_the_best_weights(tmp_path):
+    """`keep_best` may change between two trainings of a run."""
+    run = Run(tmp_path)
+    metrics = {"segm/AP": 0.5, "bbox/AP": 0.4, "val_loss/total": float("nan"), "images": 6}
+    assert BestCheckpoint(run, "segm/AP", "", []).update(8, metrics, Model(1))
+    other = BestCheckpoint(run, "bbox/AP", "", [])
+    assert other.saved() == (8, 0.4)
+    assert not other.update(9, {**metrics, "bbox/AP": 0.3}, Model(2)) and kept(run) == ("8", 1.0, 1)
+    assert other.update(9, {**metrics, "bbox/AP": 0.45}, Model(3)) and kept(run) == ("9", 3.0, 1)
+
+
 def test_damaged_best_weights_are_replaced(tmp_path, capsys):
     run = Run(tmp_path)
     update = BestCheckpoint(run, "segm/AP", "", []).update
