@@ -32,6 +32,7 @@ def read_cluster():
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
+        os.environ.pop("TF_CONFIG", None)  # TensorFlow reads an empty one as JSON
         return Cluster()
     try:
         content = json.loads(text)

@@ -39,6 +39,15 @@ def test_the_rank_among_the_workers(monkeypatch, content, expected):
     assert read_cluster() == expected
 
 
+@pytest.mark.parametrize("content", ["", " "])
+def test_an_empty_tf_config_is_none(monkeypatch, content):
+    """TensorFlow itself would read it, and fail."""
+    monkeypatch.setenv("TF_CONFIG", content)
+    cluster = read_cluster()
+    assert cluster == Cluster(0, 1, True)
+    assert make_strategy(None, cluster).num_replicas_in_sync >= 1
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"cluster": {}}', json.dumps({**TWO, "task": {"index": 0}}), "3"])
 def test_a_wrong_tf_config_is_an_error(monkeypatch, content):
     monkeypatch.setenv("TF_CONFIG", content)
