@@ -5,6 +5,7 @@ weights or their averages are copied each time, so the training's are never touc
 the records, and the chief computes the metrics while the others wait in their next step.
 """
 
+import contextlib
 import itertools
 import math
 import sys
@@ -137,7 +138,12 @@ class BestCheckpoint:
             print(f"note: {'; '.join(problems)}: step {step} replaces it", file=sys.stderr)
         self.run.create(self.config, self.categories)
         # All of them, since `keep_best` may change before the run resumes.
-        checkpoints.save(step, metrics=finite_numbers(metrics))
+        try:
+            checkpoints.save(step, metrics=finite_numbers(metrics))
+        except (OSError, tf.errors.OpError):  # such as a full disk
+            with contextlib.suppress(OSError):
+                checkpoints.sweep()
+            raise
         checkpoints.files.remove(lambda number: number > step)  # a resumed training repeats earlier steps
         return True
 

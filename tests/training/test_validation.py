@@ -1,6 +1,8 @@
 """Evaluation during training: equal results on any number of devices and workers, and the best checkpoint."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +70,23 @@ def test_another_metric_is_compared_with_that_of_the_best_weights(tmp_path):
     assert other.saved() == (8, 0.4)
     assert not other.update(9, {**metrics, "bbox/AP": 0.3}, Model(2)) and kept(run) == ("8", 1.0, 1)
     assert other.update(9, {**metrics, "bbox/AP": 0.45}, Model(3)) and kept(run) == ("9", 3.0, 1)
+
+
+def test_a_full_disk_leaves_nothing_unfinished(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    best = BestCheckpoint(run, "segm/AP", "", [])
+    best.update(8, {"segm/AP": 0.5}, Model(1))
+    before = sorted(path.name for path in run.best.checkpoints.iterdir())
+
+    def write(_, path):
+        Path(f"{path}_temp").mkdir()
+        Path(f"{path}.index").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        best.update(12, {"segm/AP": 0.6}, Model(2))
+    assert sorted(path.name for path in run.best.checkpoints.iterdir()) == before and best.saved() == (8, 0.5)
 
 
 def test_damaged_best_weights_are_replaced(tmp_path, capsys):
