@@ -1,5 +1,6 @@
 """The folder of a run: names and contents of its files, written by training and read by all commands."""
 
+import contextlib
 import errno
 import json
 import os
@@ -109,9 +110,14 @@ def write_whole(path, text):
         return
     path = Path(os.path.realpath(path))
     aside = path.with_name(path.name + ".aside")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        sync(aside)
+        os.replace(aside, path)
+    except OSError:  # such as a full disk
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
     sync(path.parent)
 
 

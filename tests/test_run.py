@@ -13,6 +13,21 @@ from htc_tf.run import Run, sync, write_whole
 INTACT = '{"categories": [{"id": 1, "name": "a"}]}'
 
 
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_file_that_cannot_be_written_whole_leaves_nothing_beside_it(tmp_path, monkeypatch, before):
+    path = tmp_path / "config.gin"
+    if before is not None:
+        path.write_text(before)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("htc_tf.run.sync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "new")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
 def test_a_file_in_place_of_a_folder(tmp_path):
     path = tmp_path / "model.h5"
     path.write_text("")
