@@ -28,6 +28,7 @@ from htc_tf.training.step import make_train_step
 from htc_tf.training.validation_losses import make_losses
 
 NOT_LOSSES = {"total", "finite", "gradient_norm", "learning_rate", "loss_scale"}  # of a step's numbers
+RATE_CALLBACKS = (tf.keras.callbacks.LearningRateScheduler, tf.keras.callbacks.ReduceLROnPlateau)
 
 
 class KerasModel(tf.keras.Model):
@@ -78,20 +79,40 @@ class KerasModel(tf.keras.Model):
         self.categories = [{"id": c.id, "name": c.name} for c in info.categories]
         self.losses_of = make_losses(experiment, self.htc)
         self.detect = tf.function(self.htc.infer, jit_compile=experiment.xla, autograph=False)
+        self.scheduled = False  # True if the compiled optimizer has the configuration's schedule
         self.reset_metrics()
         print(describe_start(self.htc, source, first_step), flush=True)
 
     def compile(self, optimizer=None):
         """Sets a Keras optimizer, by default the Experiment's with its schedule and weight decay."""
         with self.distribute_strategy.scope():
+            name = type(self.experiment.optimizer).__name__
+            if optimizer is not None and not isinstance(optimizer, str):
+                name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             optimizer = self.experiment.optimizer.build() if optimizer is None else tf.keras.optimizers.get(optimizer)
             if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
-                raise UserError(f"Keras cannot use {type(self.experiment.optimizer).__name__}: choose SGD or AdamW")
-            if not hasattr(optimizer, "schedule"):
+                raise UserError(f"Keras cannot use {name}: choose SGD or AdamW")
+            self.scheduled = hasattr(optimizer, "schedule")
+            if not self.scheduled:
                 attach_schedule(optimizer, lambda _: optimizer.learning_rate)
             optimizer.build(self.htc.trainable_variables)
         optimizer.iterations.assign(self.step)
         super().compile(optimizer)
+
+    def fit(self, *args, **options):
+        """As Keras' own.
+
+        Raises:
+            UserError: A callback sets the learning rate, which the configuration's schedule sets in each step.
+        """
+        callbacks = options.get("callbacks") or ()
+        for callback in callbacks if isinstance(callbacks, (list, tuple)) else ():
+            if isinstance(callback, RATE_CALLBACKS) and self.scheduled:
+                raise UserError(
+                    f"{type(callback).__name__} has no effect on the configuration's schedule: leave it out, or give "
+                    "compile an optimizer of Keras"
+                )
+        return super().fit(*args, **options)
 
     def train_dataset(self):
         """Returns the endless batches of the training records from the next step on, for `fit`."""

@@ -202,6 +202,28 @@ def test_what_a_keras_model_cannot_do_is_refused_in_one_line(network, fitted, ti
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["LearningRateScheduler", "ReduceLROnPlateau"])
+def test_callbacks_of_the_rate_need_a_rate_of_their_own(tiny_data, tmp_path, kind):
+    """The configuration's schedule sets the rate in each step, so they would have no effect."""
+    callback = tf.keras.callbacks.LearningRateScheduler(lambda *_: 0.0)
+    if kind == "ReduceLROnPlateau":
+        callback = tf.keras.callbacks.ReduceLROnPlateau("loss", patience=0, factor=0.0, min_delta=100)
+    model = make("toy", tiny_data, tmp_path / "run")
+    model.compile()
+    options = {"steps_per_epoch": 1, "epochs": 2, "verbose": 0, "callbacks": [callback]}
+    with pytest.raises(UserError, match=f"{kind} .* compile"):
+        model.fit(model.train_dataset(), **options)
+    model.compile(tf.keras.optimizers.SGD(0.01))
+    model.fit(model.train_dataset(), **options)
+    assert float(model.optimizer.learning_rate) == 0.0
+
+
+def test_an_optimizer_that_keras_cannot_use_is_named(tiny_data, tmp_path):
+    model = make("toy", tiny_data, tmp_path / "run")
+    with pytest.raises(UserError, match=r"Keras cannot use \S*legacy\S*SGD"):
+        model.compile(tf.keras.optimizers.legacy.SGD())
+
+
 def test_weights_older_than_the_run_are_not_saved(network, tiny_data, tmp_path):
     """All commands would read the newer ones."""
     model = make(network, tiny_data, tmp_path / "run")
