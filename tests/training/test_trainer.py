@@ -144,6 +144,12 @@ def test_a_run_that_cannot_resume_is_left_unchanged(tiny_run, tiny_data, tmp_pat
     assert (run.read_config(), run.metrics.read_text()) == before
 
 
+def test_another_optimizer_is_named(toy_run, tiny_data, tmp_path):
+    run = copy(toy_run, tmp_path / "run", newest=4)
+    with pytest.raises(UserError, match=r"ckpt-4 does not fit.*optimizer is another, or .*PRECISION.*--init_from"):
+        start_toy(run, tiny_data.records, "PRECISION='float16'", "STEPS=5")
+
+
 def test_no_steps_still_leave_a_run(tiny_data, tmp_path):
     run = Run(tmp_path)
     start_toy(run, tiny_data.records, "STEPS=0")
