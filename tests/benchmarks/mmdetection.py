@@ -56,16 +56,18 @@ def write_load(path, mode, height, width):
     truth = draw_boxes(OBJECTS, height, width, seed=1)
     boxes = draw_boxes(PROPOSALS[mode], height, width)
     if mode == "train":
-        boxes = offer_positives(boxes, truth)
+        boxes = offer_positives(boxes, truth, height)
     np.savez(path, boxes=boxes[:, [1, 0, 3, 2]], truth=truth[:, [1, 0, 3, 2]])
 
 
-def offer_positives(boxes, truth):
+def offer_positives(boxes, truth, height):
     """Replaces the first boxes by those of NEAR, and shrinks every other one that would be positive."""
     overlaps = np.repeat(list(NEAR), list(NEAR.values()))
     near = truth[np.arange(len(overlaps)) % len(truth)].copy()
-    # A box moved by a share s of its height has IoU (1 - s) / (1 + s) with the object.
-    near[:, [0, 2]] += ((1 - overlaps) / (1 + overlaps) * (near[:, 2] - near[:, 0]))[:, None]
+    # A box moved by a share s of its height has IoU (1 - s) / (1 + s) with the object. It moves toward the center, since
+    # a stage would cut it at the edge of the image.
+    inward = np.sign(height / 2 - (near[:, 0] + near[:, 2]) / 2)
+    near[:, [0, 2]] += (inward * (1 - overlaps) / (1 + overlaps) * (near[:, 2] - near[:, 0]))[:, None]
     boxes = boxes[len(near) :].copy()
     positive = iou(boxes, truth).max(axis=1) >= min(NEAR) - 0.1
     boxes[positive, 2:] -= 0.75 * (boxes[positive, 2:] - boxes[positive, :2])

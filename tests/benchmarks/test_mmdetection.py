@@ -17,7 +17,7 @@ def test_the_stages_have_their_positives(tmp_path):
     mmdetection.write_load(tmp_path / "load.npz", "train", 800, 1344)
     load = np.load(tmp_path / "load.npz")
     assert load["boxes"].shape == (2000, 4) and load["truth"].shape == (8, 4)
-    assert load["boxes"][:, [0, 2]].max() <= 1344 and load["truth"][:, 3].max() <= 800
+    assert all(load[name].min() >= 0 and (load[name].max(axis=0)[2:] <= [1344, 800]).all() for name in load)
     best = mmdetection.iou(load["boxes"], load["truth"]).max(axis=1)
     # The 8 objects are positive too.
     assert [8 + int((best >= threshold).sum()) for threshold in (0.5, 0.6, 0.7)] == [128, 76, 44]
