@@ -12,6 +12,7 @@ own checksums.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -26,8 +27,21 @@ from htc_tf.run import sync, write_whole
 
 STEP = "step/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow's name of a training's step, which numbers its checkpoints
 READ_ERRORS = (tf.errors.OpError, ValueError, IndexError, RuntimeError)  # TensorFlow raises these on damaged files
-# TensorFlow takes the path of a checkpoint that it reads as a pattern. * and ? match themselves.
+# TensorFlow takes the path of a file that it reads as a pattern. * and ? match themselves.
 PATTERN = re.compile(r"\\|\[.+\]", re.DOTALL)
+
+
+def check_path(path: str | os.PathLike, content: str) -> None:
+    """Refuses a path that TensorFlow would write to, and not find again.
+
+    Raises:
+        UserError: The path is a pattern.
+    """
+    if PATTERN.search(os.fspath(path)):
+        raise UserError(
+            f"{path}: TensorFlow cannot read {content} from a path with [ and ] or with a backslash: rename the "
+            "folder, or name another"
+        )
 
 
 class CheckpointFiles:
@@ -39,11 +53,7 @@ class CheckpointFiles:
             UserError: TensorFlow could write checkpoints in the folder, but not read them.
         """
         self.folder = Path(folder)
-        if PATTERN.search(str(folder)):
-            raise UserError(
-                f"{folder}: TensorFlow cannot read checkpoints from a path with [ and ] or with a backslash: rename "
-                "the folder, or name another"
-            )
+        check_path(folder, "checkpoints")
         self.state = self.folder / "checkpoint"  # TensorFlow's list
         self._problems = {}  # by number: the problem, or None if intact; each file is verified once
 

@@ -107,8 +107,8 @@ def check_batch(batch_size, accumulate, replicas):
         UserError: It cannot.
     """
     if batch_size % (replicas * accumulate):
-        parts = f" x ACCUMULATE = {accumulate}" if accumulate > 1 else ""
-        raise UserError(f"BATCH_SIZE = {batch_size} is not a multiple of the {replicas} devices{parts}")
+        factors = [f"the {replicas} devices"] * (replicas > 1) + [f"ACCUMULATE = {accumulate}"] * (accumulate > 1)
+        raise UserError(f"BATCH_SIZE = {batch_size} is not a multiple of {' x '.join(factors)}")
 
 
 def make_agreement(strategy, cluster):

@@ -123,12 +123,15 @@ def main():
     batch_sizes = read_batch_sizes(flags.batch_sizes)
     run = open_run(flags.checkpoint)
     experiment, resolved = config.load(flags.gin_file, [*flags.gin_param, *gin_params(flags)], run, flags.trust_config)
+    from htc_tf.checkpoint_files import check_path
     from htc_tf.inference.detector import restore
     from htc_tf.serving.model_card import write_card
     from htc_tf.serving.module import Options
     from htc_tf.serving.write import export
     from htc_tf.weights.public_weights import WEIGHTS
 
+    if not flags.onnx:
+        check_path(flags.output, "a SavedModel")
     detector, folder = restore(experiment, run), Path(flags.output)
     if flags.onnx:
         from htc_tf.serving.onnx import export_onnx

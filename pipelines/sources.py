@@ -1,11 +1,11 @@
 """Input of a preparation: the annotation files that the flags name, and the folders of their images."""
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from htc_tf.errors import UserError
+from htc_tf.path_patterns import matching
 
 from . import coco, files
 
@@ -103,7 +103,7 @@ def _expand(word, flag):
         folder = word.rstrip("/").rpartition("/")[0]
         found = [files.join(folder, name) for name in files.names(folder, files.base_name(word))]
     else:
-        found = sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
+        found = sorted(path for path in matching(word) if os.path.isfile(path))
     if not found:
         raise UserError(f"{flag} {word}: no file matches this pattern")
     return found

@@ -103,6 +103,7 @@ def test_output_flags(call):
             )
         ),
         (["--masks", ","], "--masks ,: names no output"),
+        (["--output", "x[1]"], "x[1]: TensorFlow cannot read a SavedModel"),
         *(
             ([*flags, "--gin_param", param], f"--gin_param {param}: the other flags of this command set it")
             for flags, param in (

@@ -31,7 +31,7 @@ SHARED |= {"checkpoint_files", "checkpoint", "experiment", "command_line", "trus
 SHARED |= {"addons", "tensorflow_notes", "gin_aliases", "gin_bindings", "gin_errors", "gin_macros"}
 SHARED |= {"record_settings", "named_runs", "flush", "request_errors", "machine", "tensorflow_probe"}
 SHARED |= {"process_memory", "freed_memory"}
-SHARED |= {"formats", "caller_state"}
+SHARED |= {"formats", "caller_state", "path_patterns"}
 COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf.") and m[7:] not in ROOMS | SHARED)
 
 # A layer is a folder of htc_tf ("room") or a file that the rooms share; "root" is htc_tf/__init__.py, "commands" every
@@ -39,6 +39,7 @@ COMMANDS = sorted(m for m in FILES if m.count(".") == 1 and m.startswith("htc_tf
 MAY_IMPORT = {
     "root": {"errors", "keras_version", "tensorflow_notes"},
     "errors": set(),
+    "path_patterns": set(),
     "keras_version": {"errors"},
     "tensorflow_notes": set(),
     "structures": {"errors"},
@@ -66,7 +67,7 @@ MAY_IMPORT = {
     "experiment": {"errors", "ranges", "data"},
     "visualization": {"errors"},
     "inference": {"errors", "formats", "run", "request_errors", "structures", "progress", "ops", "data", "checkpoint"}
-    | {"visualization"},
+    | {"path_patterns", "visualization"},
     "evaluation": {"errors", "structures", "run", "progress", "cluster", "ops", "data", "visualization", "inference"},
     "weights": {"errors", "run", "request_errors", "progress", "ops", "data", "checkpoint", "inference"},
     "explanation": {"structures", "ops", "visualization", "inference"},
@@ -88,7 +89,8 @@ MAY_IMPORT |= {
     "api": {"errors", "caller_state", "config", "named_runs", "checkpoint", "models", "inference"},
     "measurement": {"errors", "process_memory", "freed_memory", "progress", "command_line", "config"},
     "commands": {*MAY_IMPORT, "command_line", "config", "named_runs", "api", "measurement"} - {"root"},
-    "pipelines": {"errors", "flush", "formats", "command_line", "lock", "progress", "data", "visualization"},
+    "pipelines": {"errors", "flush", "formats", "path_patterns", "command_line", "lock", "progress", "data"}
+    | {"visualization"},
 }
 SHARED_WITH_PIPELINES = {
     f"htc_tf.data{name}" for name in ("", ".annotations", ".record", ".schema", ".datasets", ".image_io")

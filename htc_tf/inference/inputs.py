@@ -3,7 +3,6 @@
 This module does not import TensorFlow, so a mistake in a path is reported at once.
 """
 
-import glob
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from PIL import Image
 
 from htc_tf.data import image_io, image_pixels
 from htc_tf.errors import UserError, printable
+from htc_tf.path_patterns import matching
 
 IMAGES = {*image_io.SUFFIXES}
 # Formats that cannot be read. In a folder they are reported as skipped instead of being ignored silently.
@@ -24,7 +24,6 @@ UNSUPPORTED = {".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".psd", ".eps", ".svg"}
 UNSUPPORTED |= {".dng", ".cr2", ".nef", ".arw", ".dcm"}
 VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"}
 STANDARD_INPUT = "-"
-SEPARATOR = f"[{re.escape(os.sep + (os.altsep or ''))}]"  # of folders, as a regular expression
 EXPECTED = (
     "give a path, an https URL, a file's bytes, a binary file object, a PIL image or an array, [H, W, 3] or [H, W] of "
     "uint8 or uint16, or a list of them"
@@ -86,41 +85,11 @@ def find_inputs(names: Iterable[str], lines: Iterable[str] = ()) -> list[Path | 
         elif path.is_file():  # before the glob: a file's name may contain brackets
             matches = [path]
         else:
-            matches = [p for p in map(Path, sorted(_match(name))) if p.is_file()]
+            matches = [p for p in map(Path, sorted(matching(name))) if p.is_file()]
         if not matches:
             raise UserError(f"--input {name}: no image there")
         found.update(dict.fromkeys(matches))
     return list(found)
-
-
-def _match(pattern: str) -> set[str]:
-    """Returns the paths that match a glob.
-
-    `**` enters no folder again that it is in: where two links lead to outer folders, `glob` would go round for years.
-    """
-    found = re.search(rf"(?:^|(?<={SEPARATOR}))\*\*(?:{SEPARATOR}+|$)", pattern)
-    if found is None:
-        return set(glob.glob(pattern))
-    outer, rest = pattern[: found.start()], pattern[found.end() :] or "*"
-    inner = {folder for start in (glob.glob(outer) if outer else [""]) for folder in _walk(start, set())}
-    return {path for folder in inner for path in _match(os.path.join(glob.escape(folder), rest))}
-
-
-def _walk(folder, outside):
-    """Yields a folder and the visible ones in it; `outside` has the devices and inodes of those that it is in."""
-    try:
-        status = os.stat(folder or os.curdir)
-        names = os.listdir(folder or os.curdir)
-    except OSError:
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in outside:
-        return
-    yield folder
-    for name in names:
-        path = os.path.join(folder, name)
-        if not name.startswith(".") and os.path.isdir(path):
-            yield from _walk(path, outside | {identity})
 
 
 def as_location(name: str) -> Path | Url:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -32,6 +33,7 @@ class Predictor:
             categories: K dicts {"id", "name"} by class index.
         """
         self.detector, self.categories = detector, list(categories)
+        self._process = os.getpid()
         self.class_names: list[str] = [category["name"] for category in self.categories]
 
     @overload
@@ -73,22 +75,38 @@ class Predictor:
         Returns:
             A Prediction, or a list of them in the order of the images.
         Raises:
-            UserError: A file cannot be read, or an image has another type; or there is an overlap without tiles.
+            UserError: A file cannot be read, or an image has another type; there is an overlap without tiles; or the
+                model was loaded before this process was forked.
         """
+        self._check_process()
         if tile is None and overlap != OVERLAP:
             raise UserError(f"overlap = {overlap!r} is that of tiles: give tile, too, or leave it out")
-        if not isinstance(images, (list, tuple)):
-            return self([images], batch, max_pixels, tile, overlap)[0]  # type: ignore[list-item]
-        if tile is not None:
-            return [self._detect_tiled(image, tile, overlap, batch, max_pixels) for image in images]
-        arrays = ((None, as_image(image, max_pixels)) for image in images)
-        detected = detect_in_batches(self.detector, arrays, batch)
-        return [Prediction(image, result, self.categories) for _, image, result in detected]
+        listed = isinstance(images, (list, tuple))
+        sources: Sequence[ImageSource] = images if listed else [images]  # type: ignore[assignment,list-item]
 
-    def _detect_tiled(self, image, tile, overlap, batch, max_pixels):
-        read = functools.partial(as_image, max_pixels=max_pixels)
-        image, size, result = detect_tiled(self.detector, image, tile, overlap, batch, read)
+        def reader(number):
+            return functools.partial(read, f"image {number} of the list: " if listed else "", max_pixels)
+
+        if tile is not None:
+            found = [self._detect_tiled(one, tile, overlap, batch, reader(n)) for n, one in enumerate(sources)]
+        else:
+            # A Prediction keeps its image, and the caller may use an array again.
+            arrays = ((None, np.array(reader(n)(one))) for n, one in enumerate(sources))
+            detected = detect_in_batches(self.detector, arrays, batch)
+            found = [Prediction(image, result, self.categories) for _, image, result in detected]
+        return found if listed else found[0]
+
+    def _detect_tiled(self, source, tile, overlap, batch, reader):
+        image, size, result = detect_tiled(self.detector, source, tile, overlap, batch, reader)
         return Prediction(image, result, self.categories, size)
+
+    def _check_process(self):
+        """Refuses a forked process, in which TensorFlow's threads are missing: it would wait for them without end."""
+        if os.getpid() != self._process:
+            raise UserError(
+                "this model was loaded in another process: load it in the process that uses it, or start processes by "
+                'multiprocessing.get_context("spawn")'
+            )
 
     def semantic(self, image: ImageSource, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Returns the semantic branch's label of each pixel of an image, [H, W] uint8.
@@ -98,4 +116,15 @@ class Predictor:
         Raises:
             UserError: As for a call; or the model has no semantic branch, or was exported without --semantic.
         """
+        self._check_process()
         return self.detector.label_map(as_image(image, max_pixels))
+
+
+def read(where: str, max_pixels: int, source: ImageSource) -> np.ndarray:
+    """Returns a source by `as_image`; the error of one that has no name of its own begins with `where`."""
+    try:
+        return as_image(source, max_pixels)
+    except UserError as error:
+        if isinstance(source, (str, os.PathLike)):
+            raise
+        raise UserError(f"{where}{error}") from error

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from htc_tf import lock
-from htc_tf.errors import UserError, reason_of
+from htc_tf.errors import DISK_FULL, UserError, reason_of
 
 # Errors of the operations that workers do together, once one of them has ended or does not answer.
 LOST_WORKER = (
@@ -99,10 +99,11 @@ def disk_errors(path, checkpoints):
         with contextlib.suppress(OSError):
             checkpoints.sweep()
         reason = getattr(error, "strerror", None) or reason_of(str(error))
-        last = checkpoints.latest or "none yet"
+        full = any(words in str(error) for words in DISK_FULL)
+        room = f"make room for {checkpoints.megabytes:.0f} MB a checkpoint and " if full else ""
         raise UserError(
-            f"{path} cannot be written ({reason}): make room for {checkpoints.megabytes:.0f} MB a checkpoint and start "
-            f"again; the last good checkpoint: {last}"
+            f"{path} cannot be written ({reason}): {room}start again; the last good checkpoint: "
+            f"{checkpoints.latest or 'none yet'}"
         ) from error
 
 

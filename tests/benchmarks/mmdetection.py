@@ -64,8 +64,8 @@ def offer_positives(boxes, truth, height):
     """Replaces the first boxes by those of NEAR, and shrinks every other one that would be positive."""
     overlaps = np.repeat(list(NEAR), list(NEAR.values()))
     near = truth[np.arange(len(overlaps)) % len(truth)].copy()
-    # A box moved by a share s of its height has IoU (1 - s) / (1 + s) with the object. It moves toward the center, since
-    # a stage would cut it at the edge of the image.
+    # A box moved by a share s of its height has IoU (1 - s) / (1 + s) with the object. It moves toward the center,
+    # since a stage would cut it at the edge of the image.
     inward = np.sign(height / 2 - (near[:, 0] + near[:, 2]) / 2)
     near[:, [0, 2]] += (inward * (1 - overlaps) / (1 + overlaps) * (near[:, 2] - near[:, 0]))[:, None]
     boxes = boxes[len(near) :].copy()

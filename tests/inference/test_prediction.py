@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc_tf.errors import UserError
+from htc_tf.inference import predictor
 from htc_tf.inference.output_names import image_ids
 from htc_tf.inference.prediction import Prediction
 from htc_tf.inference.predictor import Predictor
@@ -183,6 +184,29 @@ def test_a_predictor_takes_one_image_or_a_list(image, tmp_path):
     first, second = model([image, image[:, ::-1]])
     np.testing.assert_array_equal(second.boxes, [[30, 89, 31, 90]])
     assert model([]) == [] and first.class_names == ["car"]
+    kept = first.image.copy()
+    image[:] = 0  # a buffer of the caller, used for the next image
+    np.testing.assert_array_equal(first.image, kept)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 64}])
+def test_an_image_of_a_list_that_cannot_be_read_is_named(image, tmp_path, options):
+    model = Predictor(BrightestPixelDetector(), CATEGORIES)
+    with pytest.raises(UserError, match=r"^image 1 of the list: an image of type NoneType: "):
+        model([image, None], **options)
+    with pytest.raises(UserError, match=r"^an image of type bytes: "):
+        model(b"no image", **options)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/none\.png: "):
+        model([image, tmp_path / "none.png"], **options)
+
+
+def test_a_forked_process_is_refused(image, monkeypatch):
+    """TensorFlow would wait there without end, for threads that the fork has left behind."""
+    model = Predictor(BrightestPixelDetector(), CATEGORIES)
+    monkeypatch.setattr(predictor.os, "getpid", lambda: -1)
+    for use in (model, model.semantic):
+        with pytest.raises(UserError, match=r'loaded in another process: .* multiprocessing\.get_context\("spawn"\)$'):
+            use(image)
 
 
 def test_colors_follow_the_class(found):

@@ -152,6 +152,9 @@ def test_missing_inputs_and_mistaken_flags(tiny, capsys):
     (tiny / "instances.json").mkdir()
     assert "is a folder: give the JSON file in it" in refuse(capsys, tiny)
     assert "no file matches this pattern" in refuse(capsys, tiny, f"--annotations={tiny}/*.jsonl")
+    (tiny / "again").symlink_to(tiny)  # two links to outer folders, through which ** does not go round
+    (tiny / "once_more").symlink_to(tiny)
+    assert "no file matches this pattern" in refuse(capsys, tiny, f"--annotations={tiny}/**/x.jsonl")
     assert not list((tiny / "records").glob("*.tfrecord"))
 
 

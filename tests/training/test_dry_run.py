@@ -116,7 +116,7 @@ def test_the_classes_of_a_run_must_be_those_of_the_records(tiny_data, tmp_path):
 @pytest.mark.parametrize(
     ("params", "devices", "words"),
     [
-        (["BATCH_SIZE=3", "ACCUMULATE=2"], None, "BATCH_SIZE = 3 is not a multiple of the 1 devices x ACCUMULATE = 2"),
+        (["BATCH_SIZE=3", "ACCUMULATE=2"], None, "BATCH_SIZE = 3 is not a multiple of ACCUMULATE = 2"),
         ([], ["GPU:7"], "--devices GPU:7: no such device"),
     ],
 )

@@ -83,6 +83,10 @@ def test_a_log_that_cannot_be_written_names_its_path(tmp_path):
     expected = r"metrics\.jsonl cannot be written \(No space left.*none yet"
     with pytest.raises(UserError, match=expected), disk_errors(path, checkpoints):
         raise OSError(28, "No space left on device")
+    # Room is advised only where it is missing.
+    expected = r"metrics\.jsonl cannot be written \(Is a directory\): start again; the last good checkpoint: none yet$"
+    with pytest.raises(UserError, match=expected), disk_errors(path, checkpoints):
+        raise OSError(21, "Is a directory")
 
 
 def test_what_cannot_be_swept_hides_no_error(tmp_path, monkeypatch):

@@ -58,7 +58,11 @@ def write_labels(
         prediction: Prediction.
         tolerance: float, pixels by which polygons may differ from the masks' outlines.
         image_path: Path of the image file; None to store the image's pixels in the JSON file.
+    Raises:
+        UserError: The path is that of the image, or cannot be written.
     """
+    if image_path is not None and os.path.realpath(path) == os.path.realpath(image_path):
+        raise UserError(f"{path} is the image itself: give another path for the JSON file")
     height, width = prediction.size
     if image_path is None:
         if prediction.image.shape[:2] != prediction.size:

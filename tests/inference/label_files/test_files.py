@@ -176,6 +176,9 @@ def test_shapes_by_kind(tmp_path, prediction):
     labelme.write_labels(tmp_path / "x.json", prediction, 1, tmp_path / "photos" / "x.jpg")
     content = json.loads((tmp_path / "x.json").read_text())
     assert content["imagePath"] == "photos/x.jpg" and content["imageData"] is None
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "x.json")
+    with pytest.raises(UserError, match="is the image itself"):
+        labelme.write_labels(tmp_path / "x.json", prediction, 1, tmp_path / "link.jpg")
     overview = Prediction(prediction.image, prediction.result, CATEGORIES, (80, 100))
     with pytest.raises(UserError, match="give image_path"):
         labelme.write_labels(tmp_path / "y.json", overview, 1)
