@@ -142,8 +142,8 @@ class Checkpoints:
             what = (
                 f"it also has {listed(rest)}"
                 if rest
-                else "its parts are arranged otherwise, or its optimizer is another, or only one of both has PRECISION "
-                "= 'float16': train with its run's, or name another --workdir and give this run to --init_from"
+                else "its parts are arranged otherwise, its optimizer is another, or only one of them has PRECISION = "
+                "'float16': train with the run's own settings, or name another --workdir and this run as --init_from"
             )
             raise UserError(f"{refusal}: {what}") from error
 
