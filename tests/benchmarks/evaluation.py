@@ -156,6 +156,7 @@ def draw_result(draw, ground_truth, image):
     errors = draw.exponential(0.15, DETECTIONS)
     shifts = draw.normal(0, 1, (DETECTIONS, 4)) * errors[:, None] / 2
     boxes = np.stack([y, x, y + high, x + wide], axis=1) + shifts * np.stack([high, wide, high, wide], axis=1)
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
     boxes = np.clip(boxes, 0, [image["height"], image["width"]] * 2).astype(np.float32)
     right = draw.uniform(size=DETECTIONS) < 0.4
     classes = np.array([o["category_id"] - 1 for o in objects])[owners]

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from htc_tf.errors import UserError
@@ -30,6 +31,15 @@ def test_eval():
     # Drawn so that some objects are found and others are not.
     assert all(0.1 < ap < 0.99 for ap in found.details["AP"].values())
     assert found.details["pycocotools"]["cpu_seconds"] > 0
+
+
+def test_drawn_boxes_have_a_size():
+    """Also where the corners of a small object have moved past each other: results of negative size are refused."""
+    draw = np.random.default_rng(0)
+    ground_truth = evaluation.draw_ground_truth(draw, 20, 480, 640)
+    for image in ground_truth["images"]:
+        boxes = evaluation.draw_result(draw, ground_truth, image).boxes
+        assert (boxes[:, 2:] >= boxes[:, :2]).all()
 
 
 def test_different_metrics_are_an_error(monkeypatch):
