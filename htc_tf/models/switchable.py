@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from htc_tf.ops.convolution import KERNEL_EPSILON, conv2d
 from htc_tf.ops.deformable import deformable_conv2d
+from htc_tf.ops.pooling import average_pool2d
 
 LARGE_DILATION = 3
 WINDOW = 5  # cells along each side of the average that the switch and the offsets are predicted from
@@ -108,5 +109,5 @@ def window_mean(x: tf.Tensor) -> tf.Tensor:
     margin = WINDOW // 2
     # A map of one or two cells, of an image below 96 pixels, has nothing to reflect; the original refuses it.
     mode = "REFLECT" if all(side is None or side > margin for side in x.shape[1:3]) else "CONSTANT"
-    padded = tf.pad(tf.cast(x, tf.float32), [[0, 0], [margin, margin], [margin, margin], [0, 0]], mode)
-    return tf.cast(tf.nn.avg_pool2d(padded, WINDOW, 1, "VALID"), x.dtype)
+    padded = tf.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]], mode)
+    return average_pool2d(padded, WINDOW, 1, "VALID")

@@ -1,7 +1,7 @@
-"""Max pooling by elementwise maxima, whose gradient is deterministic on every device, compiled by XLA or not.
+"""Pooling: maxima with a deterministic gradient on every device, compiled by XLA or not; means summed in float32.
 
-TensorFlow's operation has no deterministic gradient under XLA. It is faster with many channels: the stem of a ResNet,
-which is usually frozen, keeps it.
+TensorFlow's max pooling has no deterministic gradient under XLA. It is faster with many channels: the stem of a ResNet,
+which is usually frozen, keeps it. TensorFlow's average pooling may sum in half precision.
 """
 
 import functools
@@ -34,3 +34,18 @@ def max_pool2d(x: tf.Tensor, window: int, stride: int = 1, margin: int = 0) -> t
 
         x = functools.reduce(tf.maximum, map(shifted, range(window)))
     return x
+
+
+def average_pool2d(x: tf.Tensor, window: int, stride: int, padding: str) -> tf.Tensor:
+    """Computes the mean of each window, in float32.
+
+    Args:
+        x: [B, H, W, C], any float type.
+        window: int, cells along each side of a window.
+        stride: int.
+        padding: "VALID", or "SAME", in which cells beyond the border do not count.
+
+    Returns:
+        [B, h, w, C], of x's type.
+    """
+    return tf.cast(tf.nn.avg_pool2d(tf.cast(x, tf.float32), window, stride, padding), x.dtype)

@@ -53,7 +53,7 @@ class Environment:
     def __init__(self, command):
         """
         Args:
-            command: Words, the first of which is the Python.
+            command: List of strings, the path of a Python and its arguments.
         """
         self.python = command[0]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `end`)

@@ -1,4 +1,4 @@
-"""Benchmark of mmdetection beside htc_tf: the same work on the same machine, by steps of each in turns.
+"""Benchmark of mmdetection beside htc_tf: the same work on the same machine, with their steps in turns.
 
 HTC_TF_MMDETECTION_PYTHON names the Python of an environment with mmdetection 3, which needs PyTorch and mmcv. Both
 networks have random weights, propose the same typical boxes, and have as many positives in each stage; an image of

@@ -10,12 +10,8 @@ import tensorflow as tf
 from htc_tf.models.backbones.resnet import BLOCKS, BOTTLENECK_FROM, ResidualNetwork
 from htc_tf.models.layers import Convolution
 from htc_tf.models.norms import NORM
+from htc_tf.ops.pooling import average_pool2d
 from htc_tf.ranges import check_ranges, choice, whole
-
-
-def average(x: tf.Tensor, window: int, stride: int, padding: str) -> tf.Tensor:
-    """Returns the mean of each window of x [B, H, W, C], summed in float32, in x's dtype."""
-    return tf.cast(tf.nn.avg_pool2d(tf.cast(x, tf.float32), window, stride, padding), x.dtype)
 
 
 class DeepStem(tf.keras.layers.Layer):
@@ -73,8 +69,8 @@ class Res2NetBlock(tf.keras.layers.Layer):
             outputs.append(conv(group, training=training))
         if self.stride > 1:
             # Zeros of the padding count in this average, but not in that of the shortcut.
-            last = average(tf.pad(last, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, self.stride, "VALID")
-            x = average(x, self.stride, self.stride, "SAME")
+            last = average_pool2d(tf.pad(last, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, self.stride, "VALID")
+            x = average_pool2d(x, self.stride, self.stride, "SAME")
         shortcut = x if self.projection is None else self.projection(x, training=training)
         return tf.nn.relu(self.expand(tf.concat([*outputs, last], axis=-1), training=training) + shortcut)
 

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from htc_tf.errors import UserError
-from htc_tf.models.backbones.res2net import Res2Net, average
+from htc_tf.models.backbones.res2net import Res2Net
+from htc_tf.ops.pooling import average_pool2d
 from tests.models.backbones.originals import DRAWN, check_bfloat16, compare_with_original, load_drawn
 from tests.slow import slow
 
@@ -50,7 +51,7 @@ def test_bfloat16(images, reference):
 def test_averages_of_half_precision_lose_no_cells(dtype):
     x = tf.cast(tf.random.stateless_normal([1, 16, 16, 8], [1, 2]) + 3, dtype)
     expected = tf.nn.avg_pool2d(tf.cast(x, tf.float32), 3, 2, "VALID")
-    np.testing.assert_array_equal(average(x, 3, 2, "VALID"), tf.cast(expected, dtype))
+    np.testing.assert_array_equal(average_pool2d(x, 3, 2, "VALID"), tf.cast(expected, dtype))
 
 
 def test_an_odd_map_is_averaged_without_padding(images):
